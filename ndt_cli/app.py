@@ -1,0 +1,162 @@
+"""The ``ndt`` program: commands by name, loaded when used; errors to messages and exit codes."""
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Annotated, Any, NamedTuple
+
+import typer
+import typer.main
+from typer.core import TyperCommand, TyperGroup
+
+import ndt_cli
+from ndt_cli.errors import NdtError, nearest
+
+
+class _Command(NamedTuple):
+    target: str
+    help: str
+
+
+# In the order of use. The help lines are held here so that `ndt --help` imports no command;
+# a test compares each with the command's own.
+COMMANDS = {
+    "gen-data": _Command("ndt_cli.commands.gen_data:gen_data_app", "Make a synthetic set."),
+    "check-data": _Command("ndt_cli.commands.check_data:check_data", "Check a spike file."),
+    "presets": _Command(
+        "ndt_cli.commands.presets:presets", "List the presets, show one, or explain every setting."
+    ),
+    "train": _Command("ndt_cli.commands.train:train", "Train a model."),
+    "evaluate": _Command("ndt_cli.commands.evaluate:evaluate", "Evaluate a run."),
+}
+
+_OS_HINTS = {
+    errno.ENOSPC: "Free some space on that disk.",
+    errno.EACCES: "Check who may read or write there.",
+}
+
+
+def load_command(name: str) -> Any:
+    """Import a command's module and return the click command of it."""
+    module, _, attribute = COMMANDS[name].target.partition(":")
+    target = getattr(import_module(module), attribute)
+    if isinstance(target, typer.Typer):
+        command: Any = typer.main.get_group(target)
+    else:
+        single = typer.Typer(add_completion=False)
+        single.command(name)(target)
+        command = typer.main.get_command(single)
+    command.name = name
+    return command
+
+
+# Click's types are written Any: recent versions of Typer carry their own copy of click, older
+# ones take the package, so no import of them holds for both.
+class NdtGroup(TyperGroup):
+    """Knows every command by name and help line, and imports only the one that is run."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        for name, command in COMMANDS.items():
+            self.commands[name] = TyperCommand(name, help=command.help)
+        self.debug = False
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name = args[0]
+        if name in COMMANDS:
+            self.commands[name] = load_command(name)
+        elif not name.startswith("-") and not ctx.resilient_parsing:
+            close = nearest(name, COMMANDS)
+            known = f"did you mean {close}?" if close else f"there are {', '.join(COMMANDS)}."
+            ctx.fail(f"There is no command {name!r}; {known}")
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        self.debug = ctx.params["debug"]
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo("Interrupted.", err=True)
+            raise typer.Exit(130) from None
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run, and turn errors into a message and an exit code.
+
+        Outside of the parent's ``main``, which has dealt with wrong usage and exits by then.
+        """
+        try:
+            return super().main(*args, **kwargs)
+        except Exception as error:
+            if self.debug:
+                raise
+            _explain(error)
+            sys.exit(error.exit_code if isinstance(error, NdtError) else 1)
+
+
+def _explain(error: Exception) -> None:
+    if isinstance(error, NdtError):
+        _print_error(error.message, error.hint)
+    elif isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        _print_error(f"{where}{error.strerror}", _OS_HINTS.get(error.errno or 0))
+    else:
+        kind = type(error).__name__
+        _print_error(
+            f"This is a bug in ndt: {kind}: {error}",
+            "Run it again as  ndt --debug ...  and report the traceback.",
+        )
+
+
+def _print_error(message: str, hint: str | None = None) -> None:
+    from rich.text import Text
+
+    from ndt_cli.commands.console import log
+
+    log.print(Text.assemble(("Error: ", "bold red"), message), soft_wrap=True)
+    if hint is not None:
+        log.print(Text(hint), soft_wrap=True)
+
+
+app = typer.Typer(
+    cls=NdtGroup,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # --debug shows Python's own traceback
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ndt {ndt_cli.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global_options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the full traceback of an error.")
+    ] = False,
+) -> None:
+    """Neural Data Transformer: single-trial firing rates from spike counts."""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run ``ndt``; always leaves by SystemExit.
+
+    Parameters
+    ----------
+    args : sequence of str, optional
+        Arguments after the program's name. Default: those of the process.
+    """
+    # OpenMP threads spin while they wait. When another process takes a core, the spinning ones
+    # starve the one that works, and training slows down tenfold. Read once, when torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    app(None if args is None else list(args), prog_name="ndt")

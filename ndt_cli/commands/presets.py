@@ -1,0 +1,76 @@
+"""``ndt presets``: what ``--config`` can take, and what each setting means."""
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.syntax import Syntax
+from rich.table import Table
+
+from ndt_cli.commands.console import out, print_json
+from ndt_cli.commands.options import JsonOption
+from ndt_cli.settings.explain import commented_toml, field_table
+from ndt_cli.settings.load import preset_names, read_preset
+
+
+def presets(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Show this preset.", show_default=False),
+    ] = None,
+    fields: Annotated[
+        bool, typer.Option("--fields", help="List every setting: type, range, default, doc.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """List the presets, show one, or explain every setting.
+
+    A shown preset is a complete config: ndt presets lorenz > mine.toml
+    """
+    if name is not None and fields:
+        raise typer.BadParameter("give a preset's name or --fields, not both")
+    if fields:
+        _show_fields(as_json)
+    elif name is not None:
+        _show_preset(name, as_json)
+    else:
+        _list_presets(as_json)
+
+
+def _list_presets(as_json: bool) -> None:
+    infos = [read_preset(name) for name in preset_names()]
+    if as_json:
+        print_json({"presets": [{"name": info.name, "title": info.title} for info in infos]})
+        return
+    table = Table("Preset", "What it is", box=None, pad_edge=False)
+    for info in infos:
+        table.add_row(info.name, escape(info.title))
+    out.print(table)
+
+
+def _show_preset(name: str, as_json: bool) -> None:
+    info = read_preset(name)
+    if as_json:
+        settings = info.settings.model_dump(mode="json")
+        print_json({"name": info.name, "title": info.title, "settings": settings})
+        return
+    text = commented_toml(info.settings, info.title)
+    if out.is_terminal:
+        out.print(
+            Syntax(text, "toml", theme="ansi_dark", background_color="default", word_wrap=True)
+        )
+    else:
+        out.out(text, end="", highlight=False)
+
+
+def _show_fields(as_json: bool) -> None:
+    if as_json:
+        print_json({"fields": [asdict(field) for field in field_table()]})
+        return
+    table = Table("Setting", "Takes", "Default", "What it does", show_lines=True)
+    for field in field_table():
+        default = "" if field.default is None else json.dumps(field.default)
+        table.add_row(field.key, field.expected, default, escape(field.doc))
+    out.print(table)

@@ -1,0 +1,78 @@
+"""Everything that can go wrong in a way a person can mend.
+
+::
+
+    NdtError              exit code 1   base: a message, and the next thing to try
+    |- SettingsError      exit code 2   a key, value or combination of settings
+    |- DataError          exit code 1   a spike file: layout, shape, counts
+    |- RunError           exit code 1   a run folder: missing, taken, damaged, of another version
+    |  `- CheckpointError exit code 1   a checkpoint that is truncated, of another shape, not one
+    |- TrainingError      exit code 1   training cannot go on: loss or gradient not finite
+    |- DeviceError        exit code 2   a device or precision that this machine does not have
+    `- MissingExtraError  exit code 1   an optional package that is not installed
+
+A command prints ``message`` and ``hint`` and nothing else; ``ndt --debug`` adds the traceback.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class NdtError(Exception):
+    """Base of the errors that a user is expected to read.
+
+    Parameters
+    ----------
+    message : str
+        What is wrong, in which file, key or flag, and what was found there.
+    hint : str, optional
+        The next command or change to try.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message if self.hint is None else f"{self.message}\n{self.hint}"
+
+
+class SettingsError(NdtError):
+    """A settings key, value or combination that cannot be used."""
+
+    exit_code = 2
+
+
+class DataError(NdtError):
+    """A spike file that cannot be read or trained on."""
+
+
+class RunError(NdtError):
+    """A run folder that is missing, already taken or damaged."""
+
+
+class CheckpointError(RunError):
+    """A checkpoint that is truncated, of another shape, or not a checkpoint."""
+
+
+class TrainingError(NdtError):
+    """Training that cannot go on, such as a loss that is not finite."""
+
+
+class DeviceError(NdtError):
+    """A device or precision that this machine does not have."""
+
+    exit_code = 2
+
+
+class MissingExtraError(NdtError):
+    """An optional package that is not installed."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name most like ``name``, or None when nothing is close."""
+    matches = get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return matches[0] if matches else None

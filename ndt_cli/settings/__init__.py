@@ -1,0 +1,1 @@
+"""The settings tree, and how TOML files, presets and --set become one."""

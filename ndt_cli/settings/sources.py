@@ -1,0 +1,108 @@
+"""Where settings come from: a TOML file, or a preset that ships with the package."""
+
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+from ndt_cli.errors import SettingsError, nearest
+
+DEFAULT_PRESET = "lorenz-quick"
+
+
+@dataclass(frozen=True)
+class ConfigSource:
+    """A config that was found, not yet parsed.
+
+    Parameters
+    ----------
+    name : str
+        The file's path as given, or the preset's name.
+    kind : {"file", "preset"}
+        Which of the two was taken.
+    text : str
+        The TOML text.
+    path : Path or None
+        The file; None for a preset.
+    """
+
+    name: str
+    kind: Literal["file", "preset"]
+    text: str
+    path: Path | None
+
+    @property
+    def label(self) -> str:
+        """What to call it in a message."""
+        return self.name if self.kind == "file" else f"preset {self.name}"
+
+
+def preset_names() -> list[str]:
+    """Return the shipped presets: quick ones first, ablations last."""
+    names = [
+        entry.name.removesuffix(".toml")
+        for entry in files("ndt_cli.presets").iterdir()
+        if entry.name.endswith(".toml")
+    ]
+    return sorted(names, key=lambda n: (n.startswith("ablation"), not n.endswith("-quick"), n))
+
+
+def read_preset_source(name: str) -> ConfigSource:
+    """Return the shipped preset of this name, with or without ``.toml``.
+
+    Raises
+    ------
+    SettingsError
+        No preset has that name.
+    """
+    stem = name.removesuffix(".toml")
+    if stem not in preset_names():
+        raise _not_found(f"there is no preset {stem!r}", stem)
+    text = files("ndt_cli.presets").joinpath(f"{stem}.toml").read_text(encoding="utf-8")
+    return ConfigSource(stem, "preset", text, None)
+
+
+def find_config(config: str | Path | None = None) -> ConfigSource:
+    """Find the config that ``--config`` means: the file if it exists, else the preset.
+
+    Parameters
+    ----------
+    config : str or Path, optional
+        A TOML file, or a preset's name with or without ``.toml``. Default: the preset
+        ``lorenz-quick``.
+
+    Raises
+    ------
+    SettingsError
+        There is neither such a file nor such a preset, or the file is not text.
+    """
+    if config is None:
+        return read_preset_source(DEFAULT_PRESET)
+    path = Path(config).expanduser()
+    name = str(config)
+    if path.is_file():
+        return ConfigSource(name, "file", _read_text(path), path)
+    stem = name.removesuffix(".toml")
+    if stem in preset_names():
+        return read_preset_source(stem)
+    if path.is_dir():
+        raise _not_found(f"{name} is a folder, not a config file", path.stem)
+    raise _not_found(f"there is no config file {name}, and no preset of that name", path.stem)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        # Editors on Windows may begin a file with a byte-order mark, which TOML does not allow.
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SettingsError(
+            f"{path} is not a config file: byte {error.start} is not UTF-8 text",
+            "--config takes a TOML file or a preset's name; a spike file goes into "
+            "--set data.file=PATH",
+        ) from error
+
+
+def _not_found(message: str, name: str) -> SettingsError:
+    close = nearest(name, preset_names())
+    suggestion = f"; did you mean the preset {close}?" if close else ""
+    return SettingsError(message + suggestion, "List the presets with: ndt presets")

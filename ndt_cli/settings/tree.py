@@ -1,0 +1,251 @@
+"""The one settings tree that every command shares.
+
+The string below a field is its help: ``ndt presets --fields`` prints it. "NDT1" is the
+research code of Ye & Pandarinath 2021; section numbers are those of that paper.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import Self
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+    )
+
+
+class DataSettings(_Section):
+    """Which spikes to train on."""
+
+    file: Path | None = None
+    """Spike file: LFADS or NLB HDF5, or the project's own .npz or .h5 layout. Without one, the
+    synthetic set below is made."""
+
+    synthetic: Literal["none", "lorenz", "chaotic-rnn"] = "lorenz"
+    """Synthetic set that is made when no file is given; "none" means that a file is needed."""
+
+    bin_ms: float | None = Field(None, gt=0)
+    """Bin width to train at, in ms. Wider than the file's bins: neighbouring bins are summed, and
+    it must be a whole multiple. Default: the file's own."""
+
+    file_bin_ms: float | None = Field(None, gt=0)
+    """Bin width of the file, in ms, where the file does not say."""
+
+    conversion_factor: float | None = Field(None, gt=0)
+    """True rates are divided by this to become spikes per bin. Default: what the file says, or
+    what the scale of the rates against the counts tells."""
+
+    valid_fraction: float = Field(0.2, gt=0, lt=1)
+    """Share of the trials that validate, where the file has no split; drawn within each
+    condition where conditions are known."""
+
+    split_seed: int = Field(0, ge=0)
+    """Seed of that split."""
+
+
+class ModelSettings(_Section):
+    """The network: embedding, encoder, context window, read-out."""
+
+    embedding: Literal["identity", "count-table", "linear"] = "count-table"
+    """How a bin's counts enter. identity: as they are; count-table: a learned vector for each
+    count, shared by all neurons; linear: a learned projection."""
+
+    embedding_size: int = Field(2, ge=1, le=64)
+    """Numbers per neuron in the count table."""
+
+    positions: Literal["learned", "sinusoid", "none"] = "learned"
+    """What tells the encoder where in the trial a bin is."""
+
+    position_offset: bool = True
+    """Sinusoids start at one, not at zero."""
+
+    n_layers: int = Field(6, ge=1, le=64)
+    """Encoder layers."""
+
+    n_heads: int = Field(2, ge=1, le=64)
+    """Attention heads. The width is rounded up to a multiple of it."""
+
+    feedforward_size: int = Field(128, ge=1, le=16384)
+    """Hidden units of each layer's feed-forward part."""
+
+    activation: Literal["relu", "gelu"] = "relu"
+    """Non-linearity of the feed-forward part."""
+
+    norm: Literal["layer", "scale"] = "layer"
+    """LayerNorm, or ScaleNorm (g * x / ||x||, one learned g)."""
+
+    norm_place: Literal["pre", "post"] = "post"
+    """Normalise before each part of a layer, or after it."""
+
+    tfixup_init: bool = False
+    """T-Fixup initialisation: smaller weights, the deeper the encoder."""
+
+    context_back: int = Field(8, ge=-1)
+    """Bins before its own that a bin attends to in each layer; -1: all of them. Over L layers
+    information travels L times as far."""
+
+    context_forward: int = Field(4, ge=-1)
+    """Bins after its own that a bin attends to in each layer; -1: all of them."""
+
+    full_context: bool = False
+    """No limit in either direction, whatever the two above say."""
+
+    context_wrap_initial: bool = False
+    """The first context_back bins all see one another."""
+
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """Dropout inside the encoder: attention weights, and after each part."""
+
+    dropout_embedding: float = Field(0.2, ge=0, lt=1)
+    """Dropout of the embedded counts."""
+
+    dropout_rates: float = Field(0.2, ge=0, lt=1)
+    """Dropout of the encoder's output before the read-out."""
+
+    readout: Literal["linear", "mlp"] = "linear"
+    """linear, or two layers with 16 hidden units between."""
+
+    readout_init: Literal["mean-rate", "zero"] = "mean-rate"
+    """What the read-out gives before training. mean-rate: each neuron's mean rate in the training
+    trials, so that no epoch is spent on finding it; zero: a bias of zero, as NDT1."""
+
+    loss: Literal["poisson", "cross-entropy"] = "poisson"
+    """Poisson likelihood of a rate, or a class for each spike count."""
+
+    log_rates: bool = True
+    """The read-out gives log-rates; otherwise a ReLU makes it a rate. Poisson loss only."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.context_wrap_initial and not self.full_context and self.context_back < 1:
+            raise ValueError(
+                "context_wrap_initial needs a context_back of at least 1: it joins the first "
+                f"context_back bins, and context_back is {self.context_back}"
+            )
+        return self
+
+
+class MaskSettings(_Section):
+    """Which counts are hidden from the model while it trains."""
+
+    mode: Literal["timestep", "full", "neuron", "timestep-only"] = "timestep"
+    """timestep: a hidden bin hides all neurons; full: entry by entry; neuron: a neuron is
+    hidden for the whole trial; timestep-only: the same bins for every trial of a batch."""
+
+    ratio: float = Field(0.25, gt=0, le=1)
+    """Share of the entries that is hidden, in expectation, with spans or without."""
+
+    token_ratio: float = Field(1.0, ge=0, le=1)
+    """Of the hidden entries, the share that is replaced by zero (or by the mask token)."""
+
+    random_ratio: float = Field(0.5, ge=0, le=1)
+    """Of the hidden entries that are left, the share replaced by a random count; the rest
+    stay as they were."""
+
+    zero_token: bool = True
+    """Hidden entries become zero; otherwise a token one past the largest count."""
+
+    max_span: int = Field(1, ge=1)
+    """Longest run of bins hidden together; the width is drawn from 1 to this for each batch."""
+
+    span_ramp_start_epoch: int = Field(0, ge=0)
+    """Epoch until which no spans are drawn."""
+
+    span_ramp_end_epoch: int = Field(0, ge=0)
+    """Epoch from which every batch draws a span width."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.span_ramp_end_epoch < self.span_ramp_start_epoch:
+            raise ValueError(
+                f"span_ramp_end_epoch ({self.span_ramp_end_epoch}) must not be before "
+                f"span_ramp_start_epoch ({self.span_ramp_start_epoch})"
+            )
+        if self.mode == "neuron" and self.max_span > 1:
+            raise ValueError(
+                f'mode = "neuron" hides whole trials, so max_span must be 1, not {self.max_span}'
+            )
+        return self
+
+
+class TrainSettings(_Section):
+    """How long, how fast, on what, and when to stop."""
+
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
+        examples=["auto", "cpu", "mps", "cuda", "cuda:N"],
+    )
+    """auto takes a CUDA GPU, then Apple's MPS, then the CPU."""
+
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Matrix products in float32 or bfloat16; weights and sums stay float32. auto takes
+    bfloat16 where the processor multiplies it in hardware."""
+
+    n_threads: int = Field(0, ge=0, le=1024)
+    """CPU threads; 0 lets the engine choose."""
+
+    seed: int = Field(0, ge=0, lt=2**31)
+    """Seed of the weights, the order of trials, the masks and the dropout."""
+
+    max_epochs: int = Field(1000, ge=1)
+    """Passes over the training trials (NDT1 calls one an "update")."""
+
+    batch_size: int = Field(64, ge=1)
+    """Trials in a step, over all devices together; a last, smaller batch is kept."""
+
+    learning_rate: float = Field(1e-3, gt=0, le=1)
+    """Peak learning rate of AdamW."""
+
+    weight_decay: float = Field(0.0, ge=0, le=1)
+    """Weight decay of AdamW."""
+
+    clip_norm: float = Field(200.0, gt=0)
+    """Gradients are scaled down to this norm."""
+
+    schedule: Literal["constant", "cosine", "inverse-sqrt"] = "constant"
+    """Learning rate over the epochs, after the warm-up."""
+
+    warmup_epochs: int = Field(0, ge=0)
+    """Epochs over which the learning rate rises linearly from zero."""
+
+    topk_fraction: float = Field(1.0, gt=0, le=1)
+    """Train on this share of the hidden entries, the worst predicted ones."""
+
+    val_interval_epochs: int = Field(10, ge=1)
+    """Validate, and save the last checkpoint, every so many epochs."""
+
+    tensorboard: bool = False
+    """Write TensorBoard events to the run folder (needs the extra of that name)."""
+
+    patience_epochs: int = Field(750, ge=1)
+    """Stop when the masked validation loss has not improved for so many epochs."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.schedule == "cosine" and self.warmup_epochs >= self.max_epochs:
+            raise ValueError(
+                f"warmup_epochs ({self.warmup_epochs}) must be below max_epochs "
+                f"({self.max_epochs}): the cosine begins after the warm-up"
+            )
+        if self.schedule == "inverse-sqrt" and self.warmup_epochs < 1:
+            raise ValueError(
+                'schedule = "inverse-sqrt" falls from the end of the warm-up, so warmup_epochs '
+                "must be at least 1"
+            )
+        return self
+
+
+class Settings(_Section):
+    """All settings of a run."""
+
+    data: DataSettings = DataSettings()
+    model: ModelSettings = ModelSettings()
+    mask: MaskSettings = MaskSettings()
+    train: TrainSettings = TrainSettings()

@@ -1,0 +1,25 @@
+import pytest
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--slow"):
+        _skip(items, "slow", "takes more than a few seconds; run with --slow")
+    # torch takes a second to import, so it is asked only where a test needs the answer.
+    if any("gpu" in item.keywords for item in items) and not _has_cuda():
+        _skip(items, "gpu", "needs a CUDA GPU, and torch sees none")
+
+
+def _skip(items, mark, reason):
+    for item in items:
+        if item.get_closest_marker(mark):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _has_cuda():
+    import torch
+
+    return torch.cuda.is_available()

@@ -1,0 +1,200 @@
+import errno
+import os
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+
+import ndt_cli
+from ndt_cli import app
+from ndt_cli.errors import DataError, SettingsError
+
+
+@pytest.fixture
+def ndt(capsys):
+    def run(*args: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as caught:
+            app.main(args)
+        printed = capsys.readouterr()
+        return caught.value.code, printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture
+def failing_train(monkeypatch):
+    """Make ``ndt train`` raise the error given."""
+
+    def fail_with(error: BaseException) -> None:
+        def train() -> None:
+            """Train a model."""
+            raise error
+
+        module = ModuleType("failing_train")
+        module.train = train
+        monkeypatch.setitem(sys.modules, "failing_train", module)
+        command = app.COMMANDS["train"]._replace(target="failing_train:train")
+        monkeypatch.setitem(app.COMMANDS, "train", command)
+
+    return fail_with
+
+
+def test_help_lists_every_command_in_the_order_of_use(ndt):
+    code, out, _ = ndt("--help")
+    assert code == 0
+    places = [
+        out.index(name) for name in ("gen-data", "check-data", "presets", "train", "evaluate")
+    ]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("name", list(app.COMMANDS))
+def test_the_help_line_held_for_a_command_is_its_own(name):
+    command = app.load_command(name)
+    assert command.name == name
+    assert command.help.strip().splitlines()[0] == app.COMMANDS[name].help
+
+
+@pytest.mark.parametrize("name", list(app.COMMANDS))
+def test_every_command_has_help(ndt, name):
+    code, out, _ = ndt(name, "--help")
+    assert code == 0
+    assert f"ndt {name}" in out
+
+
+def test_only_the_command_that_runs_is_imported(ndt, monkeypatch):
+    monkeypatch.setitem(
+        app.COMMANDS, "train", app.COMMANDS["train"]._replace(target="no_such_module:train")
+    )
+    assert ndt("presets")[0] == 0
+    assert ndt("--help")[0] == 0
+    code, _, err = ndt("train")
+    assert code == 1
+    assert "no_such_module" in err
+
+
+def test_version(ndt):
+    assert ndt("--version") == (0, f"ndt {ndt_cli.__version__}\n", "")
+
+
+# Wrong usage
+
+
+@pytest.mark.parametrize(("typed", "said"), [("trian", "train"), ("preset", "presets")])
+def test_an_unknown_command_gets_the_nearest(ndt, typed, said):
+    code, out, err = ndt(typed)
+    assert (code, out) == (2, "")
+    assert f"did you mean {said}?" in err
+
+
+def test_a_command_like_no_other_gets_the_list(ndt):
+    code, _, err = ndt("qqqq")
+    assert code == 2
+    assert "gen-data" in err
+
+
+def test_an_unknown_option_gets_the_nearest(ndt):
+    code, out, err = ndt("presets", "--field")
+    assert (code, out) == (2, "")
+    assert "--fields" in err
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(DataError("a.h5: no spikes", "Look at it."), 1), (SettingsError("bad"), 2)]
+)
+def test_an_expected_error_is_a_message_and_its_exit_code(ndt, failing_train, error, code):
+    failing_train(error)
+    hint = "" if error.hint is None else f"{error.hint}\n"
+    assert ndt("train") == (code, "", f"Error: {error.message}\n{hint}")
+
+
+def test_a_message_is_printed_as_it_is(ndt, failing_train):
+    message = "data[0] of [bold]a.h5[/bold] " + "is long " * 40 + "end\nsecond :smile: line"
+    failing_train(DataError(message))
+    assert ndt("train")[2] == f"Error: {message}\n"
+
+
+def test_a_full_disk_is_a_message(ndt, failing_train):
+    failing_train(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/a/last.pt"))
+    code, _, err = ndt("train")
+    assert code == 1
+    assert f"Error: runs/a/last.pt: {os.strerror(errno.ENOSPC)}\nFree some space" in err
+
+
+def test_an_unexpected_error_is_called_a_bug(ndt, failing_train):
+    failing_train(ZeroDivisionError("division by zero"))
+    code, _, err = ndt("train")
+    assert code == 1
+    assert "This is a bug in ndt: ZeroDivisionError: division by zero" in err
+    assert "ndt --debug" in err
+    assert "Traceback" not in err
+
+
+def test_debug_shows_the_traceback(failing_train):
+    failing_train(DataError("a.h5: no spikes"))
+    with pytest.raises(DataError):
+        app.main(["--debug", "train"])
+
+
+def test_an_interrupt_is_one_line_and_130(ndt, failing_train):
+    failing_train(KeyboardInterrupt())
+    assert ndt("train") == (130, "", "Interrupted.\n")
+
+
+# The process
+
+
+def run_python(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    # What the person running the tests wants of colour is no part of them.
+    plain = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR")}
+    return subprocess.run(
+        [sys.executable, *args],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        env={**plain, "PYTHONIOENCODING": "utf-8", **env},
+    )
+
+
+def test_python_m_is_the_same_program():
+    done = run_python("-m", "ndt_cli", "--version")
+    assert (done.returncode, done.stdout) == (0, f"ndt {ndt_cli.__version__}\n")
+
+
+def test_an_error_s_traceback_reaches_the_user_with_debug():
+    done = run_python("-m", "ndt_cli", "--debug", "presets", "lorens")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "SettingsError" in done.stderr
+
+
+def test_colour_stays_out_of_pipes_and_no_color_is_honoured():
+    piped = run_python("-m", "ndt_cli", "presets")
+    assert "\x1b" not in piped.stdout
+    show = "from ndt_cli.commands.console import out; out.print('[red]a[/red]')"
+    colour = {"FORCE_COLOR": "1", "TERM": "xterm-256color"}
+    assert "\x1b[31m" in run_python("-c", show, **colour).stdout
+    assert "\x1b[31m" not in run_python("-c", show, **colour, NO_COLOR="1").stdout
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    with subprocess.Popen(
+        [sys.executable, "-m", "ndt_cli", "presets", "--fields", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_openmp_threads_sleep_unless_the_user_wants_otherwise(ndt, monkeypatch, before, after):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if before is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", before)
+    ndt("--version")
+    assert os.environ["OMP_WAIT_POLICY"] == after

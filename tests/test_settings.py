@@ -1,0 +1,264 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from ndt_cli.errors import SettingsError
+from ndt_cli.settings.load import (
+    DEFAULT_PRESET,
+    find_config,
+    load_settings,
+    read_preset,
+)
+from ndt_cli.settings.tree import Settings
+
+
+def write(folder: Path, text: str, name: str = "lab.toml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def problems(config=None, *overrides: str) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(config, overrides)
+    return caught.value.message
+
+
+# Which config is meant
+
+
+def test_without_a_config_the_default_preset_is_taken():
+    source = find_config(None)
+    assert (source.kind, source.name, source.path) == ("preset", DEFAULT_PRESET, None)
+    assert load_settings() == read_preset(DEFAULT_PRESET).settings
+
+
+@pytest.mark.parametrize("name", ["lorenz", "lorenz.toml"])
+def test_a_preset_is_found_with_and_without_its_ending(name):
+    assert (find_config(name).kind, find_config(name).name) == ("preset", "lorenz")
+
+
+def test_a_file_goes_before_the_preset_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, "[train]\nmax_epochs = 7\n", "lorenz.toml")
+    assert find_config("lorenz.toml").kind == "file"
+    assert load_settings("lorenz.toml").train.max_epochs == 7
+    assert find_config("lorenz").kind == "preset"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("lorens.toml", "did you mean the preset lorenz?"),
+        ("configs/zzzz.toml", "no config file configs/zzzz.toml"),
+        (".", "is a folder"),
+    ],
+)
+def test_a_config_that_is_nowhere_is_named_with_the_nearest_preset(
+    tmp_path, monkeypatch, name, said
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingsError) as caught:
+        find_config(name)
+    assert said in caught.value.message
+    assert "ndt presets" in caught.value.hint
+
+
+def test_a_spike_file_is_refused_as_a_config(tmp_path):
+    path = tmp_path / "spikes"
+    path.write_bytes(b"\x89HDF\r\n\x1a\n\xff")
+    assert "byte 0 is not UTF-8" in problems(path)
+
+
+def test_a_byte_order_mark_is_no_obstacle(tmp_path):
+    path = tmp_path / "lab.toml"
+    path.write_bytes(b"\xef\xbb\xbf[train]\nseed = 3\n")
+    assert load_settings(path).train.seed == 3
+
+
+# TOML
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("[train]\ndevice = cpu\n", "line 2, column 10"),
+        ("[train]\nseed = 1\nseed = 2\n", "line 3"),
+        ("[data]\nfile = 'a.h5\n", "line 3, column 1"),
+        ("[train", "line 1, column 7"),
+    ],
+)
+def test_a_syntax_error_names_file_line_and_column(tmp_path, text, place):
+    path = write(tmp_path, text)
+    assert problems(path).startswith(f"{path}, {place}")
+
+
+def test_a_relative_spike_file_counts_from_the_config_or_from_the_working_directory(
+    tmp_path, monkeypatch
+):
+    folder = tmp_path / "lab"
+    folder.mkdir()
+    path = write(folder, '[data]\nfile = "a.h5"\n')
+    monkeypatch.chdir(tmp_path)
+    assert load_settings("lab/lab.toml").data.file == folder / "a.h5"
+    assert load_settings(path, ["data.file=b.h5"]).data.file == tmp_path / "b.h5"
+    assert load_settings(path, ["data.file=/abs/b.h5"]).data.file == Path("/abs/b.h5").absolute()
+
+
+def test_a_home_folder_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert load_settings("lorenz", ["data.file=~/a.h5"]).data.file == tmp_path / "a.h5"
+
+
+# Overrides
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "name", "value"),
+    [
+        ("train.learning_rate=3e-4", "train", "learning_rate", 3e-4),
+        ("train.learning_rate=1", "train", "learning_rate", 1.0),
+        ("model.dropout=.1", "model", "dropout", 0.1),
+        ("train.device=cpu", "train", "device", "cpu"),
+        ('train.device="cuda:1"', "train", "device", "cuda:1"),
+        (" train.seed = 12 ", "train", "seed", 12),
+        ("model.full_context=true", "model", "full_context", True),
+        ("data.bin_ms=20", "data", "bin_ms", 20.0),
+    ],
+)
+def test_an_override_is_a_toml_value_or_bare_text(override, section, name, value):
+    found = getattr(getattr(load_settings("lorenz", [override]), section), name)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize("name", ["/a/b.h5", r"C:\new\table.h5", "2024", "true", "my spikes=2.h5"])
+def test_any_file_name_can_be_set(name):
+    found = load_settings("lorenz", [f"data.file={name}"]).data.file
+    assert found == Path(os.path.abspath(name))  # noqa: PTH100
+
+
+def test_the_last_override_wins():
+    assert load_settings("lorenz", ["train.seed=1", "train.seed=2"]).train.seed == 2
+
+
+@pytest.mark.parametrize("override", ["train.seed", "train.seed=", "train.seed 3"])
+def test_an_override_without_a_value_is_refused(override):
+    assert f"--set {override} has no value" in problems("lorenz", override)
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("train.learning_rat", "did you mean train.learning_rate?"),
+        ("train.dropout", "did you mean model.dropout?"),
+        ("trian.seed", "did you mean train.seed?"),
+        ("learning_rate", "did you mean train.learning_rate?"),
+        ("qq.zzzz", "the sections are data, model, mask, train"),
+        ("mask.zzzz", "section mask has mode, ratio,"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_nearest(tmp_path, key, said):
+    assert f"{key} (--set) is not a setting" in problems("lorenz", f"{key}=1")
+    assert said in problems("lorenz", f"{key}=1")
+    section, _, name = key.rpartition(".")
+    path = write(tmp_path, f"[{section}]\n{name} = 1\n" if section else f"{name} = 1\n")
+    in_file = problems(path)
+    assert f"({path}) is not a setting" in in_file
+    if section in Settings.model_fields or not section:
+        assert said in in_file
+
+
+def test_a_section_must_be_a_section(tmp_path):
+    path = write(tmp_path, "train = 5\n")
+    assert problems(path) == f"train = 5 ({path}): [train] must be a section"
+    assert "[train] must be a section" in problems(path, "train.seed=3")
+
+
+# Values
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.seed=true", "train.seed = true (--set): must be a whole number, at least 0, below"),
+        ("train.seed=1.5", "must be a whole number"),
+        ("train.seed=1.0", "must be a whole number"),
+        ('train.seed="1"', 'train.seed = "1" (--set): must be a whole number'),
+        ("train.seed=-1", "must be a whole number, at least 0, below 2147483648"),
+        ('train.learning_rate="1e-3"', "must be a number, above 0, at most 1"),
+        ("train.learning_rate=true", "must be a number, above 0, at most 1"),
+        ("train.learning_rate=0", "train.learning_rate = 0 (--set): must be a number, above 0"),
+        ("train.clip_norm=inf", "train.clip_norm = inf (--set): must be a number, above 0"),
+        ("data.bin_ms=nan", "data.bin_ms = nan (--set): must be a number, above 0"),
+        ("model.full_context=1", "must be true or false"),
+        ("model.norm_place=poste", "must be one of pre, post; did you mean post?"),
+        ("train.device=gpu", "must be one of auto, cpu, mps, cuda, cuda:N"),
+        ("train.device=cuda:x", "must be one of auto, cpu, mps, cuda, cuda:N"),
+    ],
+)
+def test_a_wrong_value_is_shown_with_what_is_allowed(override, said):
+    assert said in problems("lorenz", override)
+
+
+def test_a_spike_file_must_be_a_path(tmp_path):
+    path = write(tmp_path, "[data]\nfile = 3\n")
+    assert problems(path) == f"data.file = 3 ({path}): must be a path"
+    empty = write(tmp_path, '[data]\nfile = ""\n')
+    assert problems(empty) == f'data.file = "" ({empty}): must be a path'
+
+
+def test_every_problem_is_reported_at_once_with_its_origin(tmp_path):
+    path = write(tmp_path, "[train]\nseed = -1\n[model]\nlayers = 4\n")
+    lines = problems(path, "model.n_heads=0", "mask.rato=0.2").splitlines()
+    assert len(lines) == 4
+    for start in (
+        "mask.rato (--set) is not a setting",
+        f"train.seed = -1 ({path}):",
+        f"model.layers ({path}) is not a setting",
+        "model.n_heads = 0 (--set):",
+    ):
+        assert sum(line.startswith(start) for line in lines) == 1
+
+
+# Combinations
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right", "said"),
+    [
+        (
+            ["train.schedule=cosine", "train.warmup_epochs=20001"],
+            ["train.schedule=cosine", "train.warmup_epochs=20000"],
+            "(max_epochs: preset lorenz, warmup_epochs: --set)",
+        ),
+        (
+            ["train.schedule=inverse-sqrt"],
+            ["train.schedule=inverse-sqrt", "train.warmup_epochs=1"],
+            "warmup_epochs must be at least 1 (schedule: --set, warmup_epochs: default)",
+        ),
+        (
+            ["mask.mode=neuron", "mask.max_span=2"],
+            ["mask.mode=neuron", "mask.max_span=1"],
+            "[mask] mode",
+        ),
+        (
+            ["mask.span_ramp_start_epoch=1201"],
+            ["mask.span_ramp_start_epoch=1200"],
+            "span_ramp_end_epoch (1200) must not be before",
+        ),
+        (
+            ["model.context_wrap_initial=true", "model.context_back=0"],
+            ["model.context_wrap_initial=true", "model.context_back=1"],
+            "[model] context_wrap_initial needs a context_back",
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(wrong, right, said):
+    assert said in problems("lorenz", *wrong)
+    load_settings("lorenz", right)
