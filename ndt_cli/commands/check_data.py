@@ -1,0 +1,107 @@
+"""``ndt check-data``: what a spike file holds, and whether it can be trained on."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from ndt_cli.commands.console import out, print_json
+from ndt_cli.commands.options import ConfigOption, JsonOption, SetOption
+
+if TYPE_CHECKING:
+    from ndt_cli.data.file_report import FileReport
+
+
+def check_data(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="Spike file: LFADS or NLB HDF5, or the own .npz or .h5 layout."
+        ),
+    ],
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a spike file.
+
+    Says what the file holds, what is assumed about it, what it is good for and what looks odd.
+    Leaves with code 1 when it cannot be trained on. Only the data settings matter here, such as
+    --set data.bin_ms=20.
+
+    The own layout is an .npz or .h5 file with spikes (trials x bins x neurons) and bin_ms.
+    Optional are lengths (bins) or length_ms, split (train or valid), conditions, trial_ids,
+    rates (true ones, in spikes per bin), latents, behavior, n_heldout and n_forward.
+    """
+    from ndt_cli.data.describe import describe_file
+    from ndt_cli.settings.load import load_settings
+
+    report = describe_file(file, load_settings(config, overrides or ()).data)
+    if as_json:
+        print_json(report.to_json())
+    else:
+        _show(report)
+    if not report.trainable:
+        raise typer.Exit(1)
+
+
+def _show(report: "FileReport") -> None:
+    out.print(f"[bold]{escape(report.path)}[/bold]", soft_wrap=True)
+    if report.splits:
+        _show_facts(report)
+    else:
+        _show_arrays(report)
+    for title, style, lines in (
+        ("Problem", "bold red", report.problems),
+        ("Warning", "yellow", report.warnings),
+        ("Note", "dim", report.notes),
+    ):
+        for line in lines:
+            out.print(f"[{style}]{title}:[/] {escape(line)}", soft_wrap=True)
+    if report.trainable:
+        out.print(f"[green]Good for:[/] {', '.join(report.uses)}", soft_wrap=True)
+    else:
+        out.print("This file cannot be trained on.")
+
+
+def _show_arrays(report: "FileReport") -> None:
+    if not report.arrays:
+        return
+    table = Table("Key", "Shape", "Type", box=None, pad_edge=False)
+    for array in report.arrays:
+        table.add_row(escape(array.key), " x ".join(map(str, array.shape)), array.dtype)
+    out.print(table)
+
+
+def _show_facts(report: "FileReport") -> None:
+    table = Table("", *(split.name for split in report.splits), box=None, pad_edge=False)
+    for label, cells in (
+        ("trials", [f"{s.n_trials}" for s in report.splits]),
+        ("bins", [f"{s.n_bins}" for s in report.splits]),
+        ("shortest trial, bins", [f"{s.shortest_bins}" for s in report.splits]),
+        ("neurons", [f"{s.n_neurons}" for s in report.splits]),
+        ("mean rate, Hz", [f"{s.mean_rate_hz:.3g}" for s in report.splits]),
+        ("largest count in a bin", [f"{s.max_count}" for s in report.splits]),
+    ):
+        table.add_row(label, *cells)
+    out.print(table)
+    facts = Table("", "", box=None, pad_edge=False, show_header=False)
+    facts.add_row("layout", report.layout)
+    facts.add_row("bin width", f"{report.bin_ms:g} ms, {report.duration_ms:g} ms a trial")
+    if report.neuron_rates_hz is not None:
+        low, middle, high = report.neuron_rates_hz
+        facts.add_row("neurons' rates", f"{low:.3g} to {high:.3g} Hz, median {middle:.3g}")
+    facts.add_row("true rates", _yes(report.has_rates))
+    facts.add_row("conditions", "no" if report.n_conditions is None else f"{report.n_conditions}")
+    facts.add_row("latents", _yes(report.has_latents))
+    facts.add_row("behaviour", _yes(report.has_behavior))
+    facts.add_row("held-out neurons", f"{report.n_heldout}")
+    facts.add_row("forward bins", f"{report.n_forward}")
+    facts.add_row("memory when loaded", f"{(report.memory_bytes or 0) / 1e6:.1f} MB")
+    out.print(facts)
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"

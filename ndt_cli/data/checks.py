@@ -1,0 +1,52 @@
+"""What must hold of any recording before it can be trained on."""
+
+import numpy as np
+
+from ndt_cli.data.spike_data import IntArray, Recording
+from ndt_cli.errors import DataError
+
+MAX_COUNT = int(np.iinfo(np.uint16).max)
+"""Largest spike count that a bin can hold."""
+
+
+def check_recording(recording: Recording) -> None:
+    """Refuse a recording that cannot be trained on, wherever it comes from.
+
+    Raises
+    ------
+    DataError
+        If a split is empty, no neuron of the training trials ever fires, or the splits differ
+        in bins, neurons or bin width.
+    """
+    train, valid, source = recording.train, recording.valid, recording.source
+    for name, data in (("training", train), ("validation", valid)):
+        if data.n_trials == 0:
+            raise DataError(f"{source}: found no {name} trials; expected at least one")
+    kinds = [(d.n_bins, d.n_neurons, d.bin_ms, d.n_heldout, d.n_forward) for d in (train, valid)]
+    if kinds[0] != kinds[1]:
+        raise DataError(
+            f"{source}: training and validation trials differ in bins, neurons, bin width in ms, "
+            f"held-out neurons or forward bins: found {kinds[0]} and {kinds[1]}; expected the same"
+        )
+    if train.max_count == 0:
+        raise DataError(
+            f"{source}: found no spike in {train.n_trials} training trials; expected some",
+            hint="Was the right array saved? `ndt check-data` lists what the file holds.",
+        )
+
+
+def compact_counts(counts: IntArray) -> IntArray:
+    """Return counts as uint8 where all are below 256, else as uint16.
+
+    Raises
+    ------
+    DataError
+        If a count is above 65535.
+    """
+    largest = int(counts.max(initial=0))
+    if largest > MAX_COUNT:
+        raise DataError(
+            f"found a spike count of {largest} in a bin; expected at most {MAX_COUNT}",
+            hint="Use narrower bins or lower rates.",
+        )
+    return counts.astype(np.uint8 if largest < 256 else np.uint16)

@@ -1,0 +1,190 @@
+"""What a spike file holds, whether it can be trained on, and what to look at first.
+
+Axes in names: B trials, T bins, N neurons.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ndt_cli.data.arrays import ArrayFile
+from ndt_cli.data.file_report import ArrayFacts, FileReport, SplitFacts
+from ndt_cli.data.layout_lfads import COUNT_KEYS as LFADS_COUNT_KEYS
+from ndt_cli.data.layout_nlb import COUNT_KEYS as NLB_COUNT_KEYS
+from ndt_cli.data.load import detect_layout, load_file
+from ndt_cli.data.read_array import read_counts
+from ndt_cli.data.spike_data import Recording, SpikeData
+from ndt_cli.errors import DataError
+from ndt_cli.settings.tree import DataSettings
+
+_LOW_RATE_HZ = 0.1
+_HIGH_RATE_HZ = 500.0
+_RATE_MISMATCH = 1.25
+_COUNT_KEYS = ("spikes", *LFADS_COUNT_KEYS, *NLB_COUNT_KEYS)
+
+
+def describe_file(path: Path, settings: DataSettings) -> FileReport:
+    """Describe a spike file, a broken one as far as it can be read.
+
+    Parameters
+    ----------
+    path : Path
+        HDF5 or .npz file.
+    settings : DataSettings
+        Bin width, conversion factor and split that training would use.
+
+    Returns
+    -------
+    FileReport
+        Problems are in the report; none is raised.
+    """
+    layout: str | None = None
+    arrays: tuple[ArrayFacts, ...] = ()
+    try:
+        with ArrayFile(path) as file:
+            arrays = _list_arrays(file)
+            layout = detect_layout(file)
+        recording = load_file(path, settings)
+    except DataError as error:
+        problems = [_in_one_line(error)]
+        problems += [p for p in _count_problems(path, arrays) if p not in problems]
+        return FileReport(str(path), layout, arrays, problems=tuple(problems))
+    return _describe_recording(path, arrays, recording)
+
+
+def _list_arrays(file: ArrayFile) -> tuple[ArrayFacts, ...]:
+    facts = []
+    for key in file.keys:
+        try:
+            facts.append(ArrayFacts(key, file.shape(key), str(file.dtype(key))))
+        except DataError:
+            facts.append(ArrayFacts(key, (), "unreadable"))
+    return tuple(facts)
+
+
+def _in_one_line(error: DataError) -> str:
+    return error.message if error.hint is None else f"{error.message}. {error.hint}"
+
+
+def _count_problems(path: Path, arrays: tuple[ArrayFacts, ...]) -> list[str]:
+    """Return what is wrong with each array of counts: loading stops at the first."""
+    problems = []
+    for key in [a.key for a in arrays if a.key in _COUNT_KEYS and a.dtype != "unreadable"]:
+        try:
+            with ArrayFile(path) as file:
+                read_counts(file, key)
+        except DataError as error:
+            problems.append(_in_one_line(error))
+    return problems
+
+
+def _describe_recording(
+    path: Path, arrays: tuple[ArrayFacts, ...], recording: Recording
+) -> FileReport:
+    train, valid = recording.train, recording.valid
+    rates_N = _neuron_rates_hz(train)
+    both = (train, valid)
+    has_rates = all(d.rates_BTN is not None for d in both)
+    conditions = [d.conditions_B for d in both if d.conditions_B is not None]
+    uses = ["train"]
+    if has_rates:
+        uses.append("evaluate against true rates")
+    if train.n_heldout and valid.hidden_counts_known:
+        uses.append("co-smoothing")
+    if train.n_forward and valid.hidden_counts_known:
+        uses.append("forward prediction")
+    return FileReport(
+        path=str(path),
+        layout=recording.layout,
+        arrays=arrays,
+        bin_ms=train.bin_ms,
+        duration_ms=train.n_bins * train.bin_ms,
+        splits=(_split_facts("train", train), _split_facts("valid", valid)),
+        neuron_rates_hz=(float(rates_N.min()), float(np.median(rates_N)), float(rates_N.max())),
+        silent_neurons=tuple(int(n) for n in np.flatnonzero(rates_N == 0)),
+        n_conditions=len(np.unique(np.concatenate(conditions))) if conditions else None,
+        n_heldout=train.n_heldout,
+        n_forward=train.n_forward,
+        has_rates=has_rates,
+        has_latents=all(d.latents_BTK is not None for d in both),
+        has_behavior=all(d.behavior_BTK is not None for d in both),
+        memory_bytes=sum(_memory_bytes(d) for d in both),
+        uses=tuple(uses),
+        warnings=tuple(_warnings(train, valid, rates_N)),
+        notes=recording.notes,
+    )
+
+
+def _split_facts(name: str, data: SpikeData) -> SplitFacts:
+    return SplitFacts(
+        name=name,
+        n_trials=data.n_trials,
+        n_bins=data.n_bins,
+        n_neurons=data.n_neurons,
+        shortest_bins=int(np.min(data.lengths_B)),
+        mean_rate_hz=_mean_rate_hz(data),
+        max_count=data.max_count,
+    )
+
+
+def _neuron_rates_hz(data: SpikeData) -> NDArray[np.float64]:
+    seconds = float(np.sum(data.lengths_B)) * data.bin_ms / 1000
+    counts_N: NDArray[np.int64] = data.spikes_BTN.sum(axis=(0, 1), dtype=np.int64)
+    return counts_N / seconds
+
+
+def _mean_rate_hz(data: SpikeData) -> float:
+    """Mean over the counts that are known: hidden ones that the file lacks are stored as zeros."""
+    known = data.hidden_counts_known
+    n_bins = data.n_bins - (0 if known else data.n_forward)
+    n_neurons = data.n_neurons - (0 if known else data.n_heldout)
+    n_entries = int(data.inside_BT[:, :n_bins].sum()) * n_neurons
+    n_spikes = int(data.spikes_BTN[:, :n_bins, :n_neurons].sum(dtype=np.int64))
+    return n_spikes / n_entries * 1000 / data.bin_ms
+
+
+def _memory_bytes(data: SpikeData) -> int:
+    arrays = (data.spikes_BTN, data.rates_BTN, data.latents_BTK, data.behavior_BTK)
+    return sum(array.nbytes for array in arrays if array is not None)
+
+
+def _warnings(train: SpikeData, valid: SpikeData, rates_N: NDArray[np.float64]) -> list[str]:
+    warnings = []
+    silent = np.flatnonzero(rates_N == 0)
+    low = np.flatnonzero((rates_N > 0) & (rates_N < _LOW_RATE_HZ))
+    high = np.flatnonzero(rates_N > _HIGH_RATE_HZ)
+    inside_spikes = train.spikes_BTN[train.inside_BT]
+    constant = np.flatnonzero((inside_spikes == inside_spikes[0]).all(axis=0) & (rates_N > 0))
+    for neurons, what in (
+        (silent, "never fire in the training trials"),
+        (constant, "have the same count in every bin"),
+        (low, f"fire less than {_LOW_RATE_HZ:g} spikes per second"),
+        (high, f"fire more than {_HIGH_RATE_HZ:g} spikes per second: is the bin width right?"),
+    ):
+        if len(neurons):
+            listed = ", ".join(str(n) for n in neurons[:10]) + (
+                ", ..." if len(neurons) > 10 else ""
+            )
+            warnings.append(f"{len(neurons)} of {len(rates_N)} neurons {what}: {listed}")
+    rates_hz = (_mean_rate_hz(train), _mean_rate_hz(valid))
+    if max(rates_hz) > _RATE_MISMATCH * min(rates_hz):
+        warnings.append(
+            f"Mean rates differ: {rates_hz[0]:.3g} Hz in training, {rates_hz[1]:.3g} Hz in "
+            "validation trials"
+        )
+    n_padded = sum(int((~d.inside_BT).sum()) for d in (train, valid))
+    if n_padded:
+        n_all = sum(d.inside_BT.size for d in (train, valid))
+        warnings.append(
+            f"{100 * n_padded / n_all:.1f} % of all bins are padding of shorter trials: the model "
+            "does not learn from them"
+        )
+    for name, data in (("training", train), ("validation", valid)):
+        if data.behavior_BTK is not None:
+            window_BTK = data.behavior_BTK[:, : data.n_bins - data.n_forward]
+            n_missing = int(np.isnan(window_BTK).sum())
+            if n_missing:
+                share = 100 * n_missing / window_BTK.size
+                warnings.append(f"{share:.1f} % of the {name} trials' behaviour is NaN")
+    return warnings

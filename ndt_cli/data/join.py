@@ -1,0 +1,33 @@
+"""Training and validation trials put back together."""
+
+import numpy as np
+
+from ndt_cli.data.spike_data import Recording, SpikeData
+
+
+def all_trials(recording: Recording) -> SpikeData:
+    """Return the trials of both splits, in the order of the file where that is known."""
+    train, valid = recording.train, recording.valid
+
+    def both(name: str) -> "np.ndarray | None":
+        parts = [getattr(train, name), getattr(valid, name)]
+        if any(part is None for part in parts):
+            return None
+        return np.concatenate(parts)
+
+    joined = SpikeData(
+        spikes_BTN=np.concatenate([train.spikes_BTN, valid.spikes_BTN]),
+        bin_ms=train.bin_ms,
+        lengths_B=np.concatenate([train.lengths_B, valid.lengths_B]),
+        rates_BTN=both("rates_BTN"),
+        conditions_B=both("conditions_B"),
+        latents_BTK=both("latents_BTK"),
+        behavior_BTK=both("behavior_BTK"),
+        trial_ids_B=both("trial_ids_B"),
+        n_heldout=train.n_heldout,
+        n_forward=train.n_forward,
+        hidden_counts_known=train.hidden_counts_known and valid.hidden_counts_known,
+    )
+    if joined.trial_ids_B is None:
+        return joined
+    return joined.take(np.argsort(joined.trial_ids_B, kind="stable"))

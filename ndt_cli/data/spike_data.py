@@ -1,0 +1,140 @@
+"""One set of trials in memory: what every reader makes and everything else takes.
+
+Axes in names: B trials, T bins, N neurons, K any other channel.
+"""
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+IntArray = NDArray[np.integer]
+FloatArray = NDArray[np.floating]
+
+
+@dataclass(frozen=True, eq=False)
+class SpikeData:
+    """Trials of binned spike counts, with what is known about them.
+
+    Held-out neurons are the last ``n_heldout`` columns and forward bins the last
+    ``n_forward`` bins: the model never sees their counts, it only predicts them.
+
+    Parameters
+    ----------
+    spikes_BTN : (trials, bins, neurons) unsigned int array
+        Spike counts per bin; zero past the end of a shorter trial.
+    bin_ms : float
+        Bin width in milliseconds.
+    lengths_B : (trials,) int array
+        Bins that each trial really has; what lies past them is padding, never scored.
+    rates_BTN : (trials, bins, neurons) float array, optional
+        True rates in expected spikes per bin.
+    conditions_B : (trials,) int array, optional
+        Condition of each trial.
+    latents_BTK : (trials, bins, latents) float array, optional
+        Latent states behind synthetic data.
+    behavior_BTK : (trials, bins, channels) float array, optional
+        Behaviour, one row a bin.
+    trial_ids_B : (trials,) int array, optional
+        Position of each trial in the order of the file or the recording, from 0.
+    n_heldout : int
+        Neurons that are never seen.
+    n_forward : int
+        Bins past the window, never seen.
+    hidden_counts_known : bool
+        False where the file lacks the counts of held-out neurons and forward bins (a
+        benchmark's test phase): they are stored as zero and cannot be scored.
+    """
+
+    spikes_BTN: IntArray
+    bin_ms: float
+    lengths_B: IntArray
+    rates_BTN: FloatArray | None = None
+    conditions_B: IntArray | None = None
+    latents_BTK: FloatArray | None = None
+    behavior_BTK: FloatArray | None = None
+    trial_ids_B: IntArray | None = None
+    n_heldout: int = 0
+    n_forward: int = 0
+    hidden_counts_known: bool = True
+
+    @property
+    def n_trials(self) -> int:
+        return int(self.spikes_BTN.shape[0])
+
+    @property
+    def n_bins(self) -> int:
+        return int(self.spikes_BTN.shape[1])
+
+    @property
+    def n_neurons(self) -> int:
+        return int(self.spikes_BTN.shape[2])
+
+    @property
+    def max_count(self) -> int:
+        """Largest count in any bin, 0 for a silent or empty set."""
+        return int(self.spikes_BTN.max(initial=0))
+
+    @cached_property
+    def inside_BT(self) -> NDArray[np.bool_]:
+        """True for bins of the trial, False for padding."""
+        return np.arange(self.n_bins)[None, :] < np.asarray(self.lengths_B)[:, None]
+
+    @property
+    def has_padding(self) -> bool:
+        return bool((np.asarray(self.lengths_B) < self.n_bins).any())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Sha256 of the counts, lengths, bin width and held-out layout."""
+        digest = hashlib.sha256()
+        head = (self.spikes_BTN.shape, float(self.bin_ms), self.n_heldout, self.n_forward)
+        digest.update(repr(head).encode())
+        # One width for all, so that the same counts stored as uint8 or uint16 agree.
+        for trial_TN in self.spikes_BTN:
+            digest.update(np.ascontiguousarray(trial_TN, dtype="<u2").tobytes())
+        digest.update(np.ascontiguousarray(self.lengths_B, dtype="<i8").tobytes())
+        return digest.hexdigest()
+
+    def take(self, trials: IntArray) -> "SpikeData":
+        """Return the trials at these positions, in this order."""
+
+        def pick(array: NDArray[Any] | None) -> NDArray[Any] | None:
+            return None if array is None else array[trials]
+
+        return replace(
+            self,
+            spikes_BTN=self.spikes_BTN[trials],
+            lengths_B=self.lengths_B[trials],
+            rates_BTN=pick(self.rates_BTN),
+            conditions_B=pick(self.conditions_B),
+            latents_BTK=pick(self.latents_BTK),
+            behavior_BTK=pick(self.behavior_BTK),
+            trial_ids_B=pick(self.trial_ids_B),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """What a file, or a synthetic set, holds.
+
+    Parameters
+    ----------
+    train, valid : SpikeData
+        The two splits: same neurons, same number of bins, same bin width.
+    source : str
+        The file's path, or the name of the synthetic set.
+    layout : str
+        ``"lfads"``, ``"nlb"``, ``"ndt"`` or ``"synthetic"``.
+    notes : tuple of str
+        What was assumed on the way in, one sentence each, to be shown to the user.
+    """
+
+    train: SpikeData
+    valid: SpikeData
+    source: str
+    layout: str
+    notes: tuple[str, ...] = field(default=())
