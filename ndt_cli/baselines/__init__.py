@@ -1,0 +1,21 @@
+"""What a model has to beat: each neuron's mean rate, and smoothed spikes.
+
+Axes in names: B trials, T bins, N neurons.
+"""
+
+from ndt_cli.baselines.kernel import MeanPrior, smooth, smooth_hidden
+from ndt_cli.baselines.mean import constant_rates, mean_rate
+from ndt_cli.baselines.smoother import Smoother
+from ndt_cli.baselines.width import KernelChoice, choose_kernel, default_widths_ms
+
+__all__ = [
+    "KernelChoice",
+    "MeanPrior",
+    "Smoother",
+    "choose_kernel",
+    "constant_rates",
+    "default_widths_ms",
+    "mean_rate",
+    "smooth",
+    "smooth_hidden",
+]

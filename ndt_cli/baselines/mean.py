@@ -1,0 +1,38 @@
+"""Each neuron's mean rate."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ndt_cli.data.spike_data import SpikeData
+from ndt_cli.errors import DataError
+
+Float64Array = NDArray[np.float64]
+
+
+def mean_rate(train: SpikeData) -> Float64Array:
+    """Return each neuron's mean rate in spikes per bin, (neurons,), padding left out.
+
+    Raises
+    ------
+    DataError
+        A set without trials, or without the counts of its held-out neurons.
+    """
+    if not train.hidden_counts_known:
+        raise DataError(
+            "A mean rate needs the counts of every neuron, and this set lacks those of its "
+            "held-out neurons or forward bins.",
+            hint="Take the mean rate of the training trials.",
+        )
+    n_bins = int(np.sum(train.lengths_B))
+    if n_bins == 0:
+        raise DataError(
+            f"A mean rate needs at least one bin; found {train.n_trials} trials with no bin.",
+            hint="Look at the file with ndt info.",
+        )
+    totals_N = np.sum(train.spikes_BTN, axis=(0, 1), where=train.inside_BT[:, :, None], dtype=float)
+    return np.asarray(totals_N / n_bins)
+
+
+def constant_rates(rates_N: Float64Array, data: SpikeData) -> Float64Array:
+    """Return one rate a neuron as a read-only (trials, bins, neurons) array for these trials."""
+    return np.broadcast_to(rates_N, data.spikes_BTN.shape)

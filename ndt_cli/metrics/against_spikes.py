@@ -1,0 +1,151 @@
+"""Poisson likelihood and bits per spike of inferred rates."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import gammaln, xlogy
+
+from ndt_cli.data.spike_data import FloatArray, IntArray
+from ndt_cli.metrics.entries import (
+    BoolArray,
+    Float64Array,
+    finite_entries,
+    scored_entries,
+    trial_blocks,
+)
+
+# What nlb_tools puts in place of a rate of zero, so that scores agree with the benchmark's.
+ZERO_RATE = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class SpikeScores:
+    """How well inferred rates predict spike counts.
+
+    Parameters
+    ----------
+    bits_per_spike : float
+        Log-likelihood gained over each neuron's mean count, in bits, for each spike of the
+        whole population. NaN when ``n_spikes`` is 0.
+    bits_per_spike_N : (neurons,) float array
+        The same for each neuron alone; NaN for the ``n_silent`` neurons without a scored spike.
+    bits_per_spike_mean : float
+        Mean of the neurons that spiked; NaN when none did.
+    nll : float
+        Poisson negative log-likelihood in nats per scored entry, log y! included. NaN when
+        ``n_scored`` is 0.
+    poisson_loss : float
+        The same without log y!, as training minimises it: rate - y log rate.
+    n_spikes, n_scored, n_silent : int
+        Scored spikes, scored entries, and neurons without a scored spike.
+    """
+
+    bits_per_spike: float
+    bits_per_spike_N: Float64Array
+    bits_per_spike_mean: float
+    nll: float
+    poisson_loss: float
+    n_spikes: int
+    n_scored: int
+    n_silent: int
+
+
+class SpikeScoreSums:
+    """Sums behind `SpikeScores`, to which batches of trials are added."""
+
+    def __init__(self, n_neurons: int) -> None:
+        self._n_N = np.zeros(n_neurons)
+        self._spikes_N = np.zeros(n_neurons)
+        self._loss_N = np.zeros(n_neurons)
+        self._log_factorial_N = np.zeros(n_neurons)
+
+    def add(
+        self,
+        rates_BTN: FloatArray,
+        spikes_BTN: IntArray | FloatArray,
+        scored: BoolArray | None = None,
+    ) -> None:
+        """Add a batch of trials.
+
+        Parameters
+        ----------
+        rates_BTN : (trials, bins, neurons) float array
+            Inferred rates in expected spikes per bin. A rate of exactly 0 counts as 1e-9, as in
+            nlb_tools: a spike there costs 20.7 nats instead of an infinity.
+        spikes_BTN : (trials, bins, neurons) array
+            Spike counts.
+        scored : (trials, bins) or (trials, bins, neurons) bool array, optional
+            Which entries are scored; all of them by default. The others may hold anything.
+
+        Raises
+        ------
+        ValueError
+            Shapes that differ, a scored value that is not finite, or one below zero.
+        """
+        scored_BTN = scored_entries(scored, rates_BTN, spikes_BTN)
+        counts_BTN = finite_entries(spikes_BTN, scored_BTN, "spike counts", lowest=0.0)
+        clipped_BTN = _clip_zero(
+            finite_entries(rates_BTN, scored_BTN, "inferred rates", lowest=0.0)
+        )
+        loss_BTN = clipped_BTN - xlogy(counts_BTN, clipped_BTN)
+
+        self._n_N += scored_BTN.sum(axis=(0, 1))
+        self._spikes_N += counts_BTN.sum(axis=(0, 1))
+        self._loss_N += loss_BTN.sum(axis=(0, 1), where=scored_BTN)
+        self._log_factorial_N += gammaln(counts_BTN + 1.0).sum(axis=(0, 1))
+
+    def result(self) -> SpikeScores:
+        """Return the scores of everything added so far."""
+        null_rate_N = _clip_zero(self._spikes_N / np.maximum(self._n_N, 1))
+        null_loss_N = self._n_N * null_rate_N - xlogy(self._spikes_N, null_rate_N)
+        # log y! is the same for both and drops out of the gain.
+        gain_bits_N = (null_loss_N - self._loss_N) / np.log(2)
+        spiked_N = self._spikes_N > 0
+        bits_N = np.full(len(gain_bits_N), np.nan)
+        bits_N[spiked_N] = gain_bits_N[spiked_N] / self._spikes_N[spiked_N]
+        n_spikes, n_scored = float(self._spikes_N.sum()), float(self._n_N.sum())
+        loss, log_factorial = float(self._loss_N.sum()), float(self._log_factorial_N.sum())
+        return SpikeScores(
+            bits_per_spike=float(gain_bits_N.sum()) / n_spikes if n_spikes else np.nan,
+            bits_per_spike_N=bits_N,
+            bits_per_spike_mean=float(bits_N[spiked_N].mean()) if n_spikes else np.nan,
+            nll=(loss + log_factorial) / n_scored if n_scored else np.nan,
+            poisson_loss=loss / n_scored if n_scored else np.nan,
+            n_spikes=int(n_spikes),
+            n_scored=int(n_scored),
+            n_silent=int((~spiked_N).sum()),
+        )
+
+
+def bits_per_spike(
+    rates_BTN: FloatArray,
+    spikes_BTN: IntArray | FloatArray,
+    scored: BoolArray | None = None,
+) -> SpikeScores:
+    """Score inferred rates against spike counts; see `SpikeScoreSums.add` for the arguments.
+
+    (L_model - L_null) / (n_spikes ln 2), the benchmark's score for held-out neurons and forward
+    bins (Neural Latents Benchmark '21, arXiv 2109.04463, section on co-smoothing); the null
+    model is each neuron's mean count over the very entries that are scored.
+    """
+    scored_BTN = scored_entries(scored, rates_BTN, spikes_BTN)
+    sums = SpikeScoreSums(rates_BTN.shape[2])
+    for trials in trial_blocks(len(rates_BTN)):
+        sums.add(rates_BTN[trials], spikes_BTN[trials], scored_BTN[trials])
+    return sums.result()
+
+
+def poisson_nll(
+    rates_BTN: FloatArray,
+    spikes_BTN: IntArray | FloatArray,
+    scored: BoolArray | None = None,
+) -> float:
+    """Poisson negative log-likelihood, log y! included, in nats per scored entry.
+
+    See `SpikeScoreSums.add` for the arguments; NaN when nothing is scored.
+    """
+    return bits_per_spike(rates_BTN, spikes_BTN, scored).nll
+
+
+def _clip_zero(rates: Float64Array) -> Float64Array:
+    return np.where(rates == 0.0, ZERO_RATE, rates)

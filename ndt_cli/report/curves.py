@@ -1,0 +1,167 @@
+"""Training curves: losses, R2 and learning rate over the epochs."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from ndt_cli.report.style import (
+    MODEL,
+    MUTED,
+    SECOND,
+    SMOOTHED,
+    label_beside,
+    new_figure,
+    styled,
+)
+
+History = Sequence[Mapping[str, float]]
+
+
+class _Look(NamedTuple):
+    label: str
+    color: str
+    dashes: str
+    width: float
+
+
+_LOSSES = {
+    "train_loss": _Look("train,\nhidden bins", MUTED, "-", 0.7),
+    "valid_masked_loss": _Look("validation,\nhidden bins", MODEL, "-", 1.2),
+    "valid_unmasked_loss": _Look("validation,\nnothing hidden", SMOOTHED, "--", 1.2),
+}
+
+
+@styled
+def training_curves(history: History) -> Figure:
+    """Draw losses, R2 (where true rates are known) and learning rate over the epochs.
+
+    The epoch with the lowest masked validation loss is marked: its weights are the best
+    checkpoint. The loss axis leaves out the top of the fall in the first epochs.
+
+    Parameters
+    ----------
+    history : sequence of mappings
+        One record an epoch: ``epoch``, ``train_loss``, ``learning_rate``, and in some of them
+        ``valid_masked_loss``, ``valid_unmasked_loss`` and ``valid_rate_r2``. Losses in nats per
+        entry. A key that is absent, or a value that is not finite, is a gap.
+
+    Raises
+    ------
+    ValueError
+        An empty history.
+    """
+    if not history:
+        raise ValueError("no epoch to draw: the history is empty")
+    best = _best(history)
+    has_r2 = bool(_series(history, "valid_rate_r2")[0])
+    figure = new_figure("two", 2.8)
+    layout: Any = [["loss", "r2"], ["loss", "rate"]] if has_r2 else [["loss", "rate"]]
+    panels = figure.subplot_mosaic(
+        layout, width_ratios=[1.3, 1.0], height_ratios=[1.7, 1.0][: len(layout)]
+    )
+    for axes in panels.values():
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+        axes.set_xlim(min(1, history[0]["epoch"]) - 1, history[-1]["epoch"] + 1)
+        if best is not None:
+            axes.axvline(best[0], color=MUTED, lw=0.8, ls=(0, (1, 2)), zorder=0)
+    if has_r2:
+        panels["r2"].sharex(panels["rate"])
+        panels["r2"].set_xlabel("")
+        panels["r2"].tick_params(labelbottom=False)
+        _draw_r2(figure, panels["r2"], history)
+    _draw_learning_rate(panels["rate"], history)
+    figure.align_ylabels([panels[name] for name in panels if name != "loss"])
+    _draw_losses(figure, panels["loss"], history, best)
+    return figure
+
+
+def _draw_losses(
+    figure: Figure, axes: Axes, history: History, best: tuple[float, float] | None
+) -> None:
+    axes.set_ylabel("loss (nats per entry)")
+    lines = {key: _series(history, key) for key in _LOSSES}
+    lines = {key: line for key, line in lines.items() if line[0]}
+    if not lines:
+        return
+    for key, (epochs, values) in lines.items():
+        label, color, dashes, width = _LOSSES[key]
+        marker = _marker(epochs)
+        axes.plot(epochs, values, dashes, color=color, lw=width, label=label, marker=marker, ms=3)
+    axes.set_ylim(*_loss_limits(np.concatenate([values for _, values in lines.values()])))
+    axes.ticklabel_format(axis="y", useOffset=False)
+    if best is not None:
+        axes.plot(*best, "o", ms=4.5, mfc="white", mec=MODEL, mew=1, zorder=5)
+        _name_best(axes, best[0])
+    label_beside(
+        figure,
+        axes,
+        [values[-1] for _, values in lines.values()],
+        [_LOSSES[key].label for key in lines],
+        [_LOSSES[key].color for key in lines],
+    )
+
+
+def _name_best(axes: Axes, epoch: float) -> None:
+    left, right = axes.get_xlim()
+    place = (epoch - left) / (right - left)
+    axes.annotate(
+        f"best: epoch {epoch:g}",
+        (place, 1.0),
+        (0, 2),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        ha="left" if place < 0.2 else "right" if place > 0.8 else "center",
+        fontsize=7,
+        color=MUTED,
+    )
+
+
+def _draw_r2(figure: Figure, axes: Axes, history: History) -> None:
+    epochs, values = _series(history, "valid_rate_r2")
+    axes.plot(epochs, values, color=SECOND, marker=_marker(epochs), ms=3)
+    axes.set_ylabel("R² of the rate")
+    # An untrained network can score far below zero, which would flatten the rest.
+    axes.set_ylim(max(min(values), min(-0.5, max(values) - 1.0)) - 0.05, 1)
+    label_beside(figure, axes, [values[-1]], [f"{values[-1]:.3f}"], [SECOND])
+
+
+def _draw_learning_rate(axes: Axes, history: History) -> None:
+    epochs, values = _series(history, "learning_rate")
+    axes.plot(epochs, values, color=MUTED, marker=_marker(epochs), ms=3)
+    axes.set_ylim(0, 1.15 * max(values, default=1.0))
+    axes.set_ylabel("learning rate")
+    axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0), useMathText=True)
+
+
+def _series(history: History, key: str) -> tuple[list[float], list[float]]:
+    """Return the epochs that have a finite value of this key, and the values."""
+    points = [
+        (float(record["epoch"]), float(record[key]))
+        for record in history
+        if math.isfinite(record.get(key, math.nan))
+    ]
+    return [epoch for epoch, _ in points], [value for _, value in points]
+
+
+def _best(history: History) -> tuple[float, float] | None:
+    """Return the epoch with the lowest masked validation loss, and that loss."""
+    epochs, values = _series(history, "valid_masked_loss")
+    return min(zip(epochs, values, strict=True), key=lambda point: point[1], default=None)
+
+
+def _marker(epochs: list[float]) -> str | None:
+    # A run of one epoch is a point, and no line would show it.
+    return "." if len(epochs) == 1 else None
+
+
+def _loss_limits(values: NDArray[np.float64]) -> tuple[float, float]:
+    lowest, high, highest = np.quantile(values, [0.0, 0.95, 1.0])
+    room = max(high - lowest, 0.01 * abs(lowest), 1e-6)
+    return float(lowest - 0.08 * room), float(min(highest, high + 0.5 * room) + 0.08 * room)

@@ -1,0 +1,67 @@
+"""What of a trial is drawn: its bins without padding, its time axis, and which neurons."""
+
+import numpy as np
+
+from ndt_cli.data.spike_data import FloatArray, SpikeData
+
+# Trials longer than this are drawn in seconds.
+_SECONDS_FROM_MS = 3000.0
+
+
+def choose_neurons(data: SpikeData, inferred_BTN: FloatArray, trial: int, n: int = 4) -> list[int]:
+    """Return neurons worth showing: modulated in this trial, from quiet ones to busy ones.
+
+    Modulation is the standard deviation over the trial's bins of the true rate, or of the
+    inferred rate where no true one is known, over the square root of its mean: how far the
+    rate moves against the Poisson noise of its counts. Of the better half, ranked by mean
+    rate, ``n`` evenly spaced ones are taken, both ends included.
+
+    Parameters
+    ----------
+    data : SpikeData
+        Trials.
+    inferred_BTN : (trials, bins, neurons) float array
+        Inferred rates.
+    trial : int
+        Position of the trial.
+    n : int
+        Neurons to return, fewer where the better half has fewer.
+
+    Returns
+    -------
+    list of int
+        Neurons, from the lowest to the highest mean rate.
+    """
+    n_bins = trial_bins(data, trial)
+    source_BTN = inferred_BTN if data.rates_BTN is None else data.rates_BTN
+    rates_TN = np.asarray(source_BTN[trial, :n_bins], dtype=np.float64)
+    mean_N = rates_TN.mean(axis=0)
+    modulation_N = rates_TN.std(axis=0) / np.sqrt(np.maximum(mean_N, 1e-9))
+    n_better = max(n, (data.n_neurons + 1) // 2)
+    better = np.argsort(-modulation_N, kind="stable")[:n_better]
+    ranked = better[np.argsort(mean_N[better], kind="stable")]
+    spaced = np.linspace(0, len(ranked) - 1, min(n, len(ranked))).round().astype(int)
+    return [int(neuron) for neuron in ranked[spaced]]
+
+
+def trial_bins(data: SpikeData, trial: int) -> int:
+    """Return how many bins the trial has, padding left out.
+
+    Raises
+    ------
+    ValueError
+        A trial that does not exist, or has no bins.
+    """
+    if not 0 <= trial < data.n_trials:
+        raise ValueError(f"trial {trial} does not exist: the set has {data.n_trials}")
+    n_bins = int(data.lengths_B[trial])
+    if n_bins == 0:
+        raise ValueError(f"trial {trial} has no bins")
+    return n_bins
+
+
+def time_axis(data: SpikeData, n_bins: int) -> tuple[float, str]:
+    """Return the bin width in the unit that the time axis has, and that unit."""
+    if n_bins * data.bin_ms > _SECONDS_FROM_MS:
+        return data.bin_ms / 1000.0, "s"
+    return data.bin_ms, "ms"
