@@ -1,0 +1,1 @@
+"""Tensors in, tensors out: the network, its context window, masking and losses."""

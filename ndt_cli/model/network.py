@@ -1,0 +1,217 @@
+"""The Neural Data Transformer (Ye & Pandarinath 2021, section 2).
+
+Axes: B trials, T bins, N neurons, D width of the encoder, L layers, C spike-count classes.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ndt_cli.model.attention import ContextAttention, Window, attention_window, linear
+from ndt_cli.model.context import Context
+from ndt_cli.model.dropout import Dropout
+from ndt_cli.model.embedding import Embedding, encoder_width
+from ndt_cli.model.losses import cross_entropy_BTN, poisson_loss_BTN
+from ndt_cli.model.norm import ScaleNorm
+from ndt_cli.settings.tree import ModelSettings
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What the data decide about the network.
+
+    Parameters
+    ----------
+    n_neurons : int
+        N, held-out neurons included.
+    n_bins : int
+        T, forward bins included; the longest trial that learned positions can take.
+    max_count : int
+        Largest spike count in the training trials.
+    """
+
+    n_neurons: int
+    n_bins: int
+    max_count: int
+
+
+class NeuralDataTransformer(nn.Module):
+    """Counts in, log-rates (or rates, or class scores) out.
+
+    Parameters
+    ----------
+    settings : ModelSettings
+        The ``[model]`` section.
+    shape : ModelShape
+        Neurons, bins and the largest count of the training data.
+
+    Notes
+    -----
+    The weights are float32. ``compute_dtype`` is the dtype of the matrix products; norms, the
+    residual stream and the read-out stay float32.
+    """
+
+    def __init__(self, settings: ModelSettings, shape: ModelShape) -> None:
+        super().__init__()
+        self.settings = settings
+        self.shape = shape
+        self.context = Context.from_settings(settings)
+        self.compute_dtype = torch.float32
+        width = encoder_width(settings, shape.n_neurons)
+        self.embedding = Embedding(settings, shape.n_neurons, shape.n_bins, shape.max_count)
+        self.layers = nn.ModuleList(EncoderLayer(settings, width) for _ in range(settings.n_layers))
+        self.norm = make_norm(settings, width)
+        self.readout = Readout(settings, width, shape)
+        if settings.tfixup_init:
+            self._tfixup()
+
+    @torch.no_grad()
+    def _tfixup(self) -> None:
+        """Scale the weights of the encoder by 0.67 * L^(-1/4) (Huang et al. 2020).
+
+        The value projection takes another sqrt(2). NDT1 left it out by mistake.
+        """
+        scale = 0.67 * len(self.layers) ** -0.25
+        for layer in self.layers:
+            assert isinstance(layer, EncoderLayer)
+            layer.expand.weight.mul_(scale)
+            layer.contract.weight.mul_(scale)
+            layer.attention.out.weight.mul_(scale)
+            layer.attention.qkv.weight.chunk(3)[2].mul_(scale * math.sqrt(2))
+
+    def forward(
+        self, input_BTN: Tensor, inside_BT: Tensor | None = None, dropout: Dropout | None = None
+    ) -> Tensor:
+        """Return the read-out of a batch.
+
+        Parameters
+        ----------
+        input_BTN : Tensor
+            Spike counts, any integer dtype, hidden ones replaced.
+        inside_BT : Tensor of bool, optional
+            False for padding; no bin attends to it. Needed only when trials differ in length.
+        dropout : Dropout, optional
+            Given while training; without it nothing is dropped.
+
+        Returns
+        -------
+        (B, T, N) float32, or (B, T, N, C) for the cross-entropy loss.
+        """
+        output: Tensor = self.readout(self.encode(input_BTN, inside_BT, dropout), dropout)
+        return output
+
+    def encode(
+        self, input_BTN: Tensor, inside_BT: Tensor | None = None, dropout: Dropout | None = None
+    ) -> Tensor:
+        """Return the encoder's activations, (B, T, D) float32; parameters as in `forward`."""
+        window = attention_window(
+            self.context, input_BTN.shape[1], inside_BT, self.compute_dtype, input_BTN.device
+        )
+        x_BTD = self.embedding(input_BTN, dropout)
+        for layer in self.layers:
+            x_BTD = layer(x_BTD, window, dropout, self.compute_dtype)
+        normed_BTD: Tensor = self.norm(x_BTD)
+        return normed_BTD
+
+    def rates(self, output: Tensor) -> Tensor:
+        """Turn a read-out into rates, (B, T, N) in expected spikes per bin."""
+        if self.settings.loss == "cross-entropy":
+            counts_C = torch.arange(output.shape[-1], device=output.device, dtype=output.dtype)
+            expected: Tensor = output.softmax(-1) @ counts_C
+            return expected
+        return output.exp() if self.settings.log_rates else output
+
+    def loss_BTN(self, output: Tensor, counts_BTN: Tensor) -> Tensor:
+        """Loss of each entry, (B, T, N), for the loss that the settings name."""
+        if self.settings.loss == "cross-entropy":
+            return cross_entropy_BTN(output, counts_BTN)
+        return poisson_loss_BTN(output, counts_BTN, self.settings.log_rates)
+
+
+class EncoderLayer(nn.Module):
+    """Attention and a feed-forward part, each with dropout, a residual and a norm."""
+
+    def __init__(self, settings: ModelSettings, width: int) -> None:
+        super().__init__()
+        self.pre_norm = settings.norm_place == "pre"
+        self.p = settings.dropout
+        self.attention = ContextAttention(width, settings.n_heads, settings.dropout)
+        self.norm_attention = make_norm(settings, width)
+        self.norm_feedforward = make_norm(settings, width)
+        self.expand = nn.Linear(width, settings.feedforward_size)
+        self.contract = nn.Linear(settings.feedforward_size, width)
+        self.activation = nn.ReLU() if settings.activation == "relu" else nn.GELU()
+
+    def forward(
+        self, x_BTD: Tensor, window: Window, dropout: Dropout | None, dtype: torch.dtype
+    ) -> Tensor:
+        def drop(x: Tensor) -> Tensor:
+            return x if dropout is None else dropout(x, self.p)
+
+        def attend(x: Tensor) -> Tensor:
+            return drop(self.attention(x.to(dtype), window, dropout))
+
+        def feed(x: Tensor) -> Tensor:
+            hidden = drop(self.activation(linear(x.to(dtype), self.expand)))
+            return drop(linear(hidden, self.contract))
+
+        if self.pre_norm:
+            x_BTD = x_BTD + attend(self.norm_attention(x_BTD))
+            return x_BTD + feed(self.norm_feedforward(x_BTD))
+        x_BTD = self.norm_attention(x_BTD + attend(x_BTD))
+        normed_BTD: Tensor = self.norm_feedforward(x_BTD + feed(x_BTD))
+        return normed_BTD
+
+
+class Readout(nn.Module):
+    """From the encoder's activations to log-rates, rates or class scores."""
+
+    N_HIDDEN = 16  # of the two-layer variant
+
+    def __init__(self, settings: ModelSettings, width: int, shape: ModelShape) -> None:
+        super().__init__()
+        self.p = settings.dropout_rates
+        self.n_classes = shape.max_count + 1 if settings.loss == "cross-entropy" else None
+        self.rectify = settings.loss == "poisson" and not settings.log_rates
+        self.n_neurons = shape.n_neurons
+        n_outputs = shape.n_neurons * (self.n_classes or 1)
+        self.hidden = nn.Linear(width, self.N_HIDDEN) if settings.readout == "mlp" else None
+        self.last = nn.Linear(self.N_HIDDEN if self.hidden else width, n_outputs)
+        nn.init.uniform_(self.last.weight, -0.1, 0.1)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, x_BTD: Tensor, dropout: Dropout | None) -> Tensor:
+        if dropout is not None:
+            x_BTD = dropout(x_BTD, self.p)
+        if self.hidden is not None:
+            x_BTD = self.hidden(x_BTD).relu()
+        output: Tensor = self.last(x_BTD)
+        if self.rectify:
+            output = output.relu()
+        if self.n_classes is not None:
+            output = output.view(*output.shape[:-1], self.n_neurons, self.n_classes)
+        return output
+
+    @torch.no_grad()
+    def start_at(self, rates_N: Tensor) -> None:
+        """Set the bias so that, before training, the read-out gives about these rates.
+
+        Parameters
+        ----------
+        rates_N : (neurons,) Tensor
+            Expected spikes per bin, above 0.
+        """
+        if self.n_classes is not None:
+            # Log-probability of each count under a Poisson distribution, up to a constant.
+            counts_C = torch.arange(self.n_classes, dtype=rates_N.dtype)
+            scores_NC = counts_C * rates_N.log()[:, None] - torch.lgamma(counts_C + 1)
+            self.last.bias.copy_(scores_NC.flatten())
+        else:
+            self.last.bias.copy_(rates_N if self.rectify else rates_N.log())
+
+
+def make_norm(settings: ModelSettings, width: int) -> nn.Module:
+    """Return the norm that the settings name."""
+    return nn.LayerNorm(width) if settings.norm == "layer" else ScaleNorm(width)

@@ -1,0 +1,95 @@
+"""Dropout: fraction, scale, expectation, independence, gradient, and a state that can be saved."""
+
+import pytest
+import torch
+
+from ndt_cli.model.dropout import Dropout
+
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+N = 400_000
+
+
+def _dropout(seed=0):
+    return Dropout(torch.Generator().manual_seed(seed))
+
+
+@DTYPES
+@pytest.mark.parametrize("p", [0.002, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9])
+def test_the_asked_fraction_is_dropped_and_the_expectation_is_kept(dtype, p):
+    dropped = _dropout()(torch.ones(N, dtype=dtype), p).float()
+    sigma = (p * (1 - p) / N) ** 0.5
+    # A bfloat16 scale is a rounded number, and p follows it.
+    rounding = 0.004 if dtype == torch.bfloat16 else 1 / 2**15
+    assert (dropped == 0).float().mean().item() == pytest.approx(p, abs=5 * sigma + rounding)
+    assert dropped.double().mean().item() == pytest.approx(1.0, abs=5 * sigma / (1 - p) + 1e-3 * p)
+
+
+@DTYPES
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.7])
+def test_an_entry_is_either_zero_or_scaled_by_one_number(dtype, p):
+    x = torch.linspace(-3, 3, 999, dtype=dtype)
+    dropped = _dropout()(x, p)
+    assert dropped.dtype == dtype
+    scale = torch.tensor(1 / (1 - p), dtype=dtype)
+    assert torch.equal(dropped[dropped != 0], (x * scale)[dropped != 0])
+    assert 0 < (dropped != 0).sum() < 999
+
+
+@DTYPES
+def test_no_dropout_is_the_identity_and_draws_nothing(dtype):
+    dropout = _dropout()
+    before = dropout.generator.get_state()
+    x = torch.randn(50, generator=_dropout(1).generator).to(dtype)
+    assert torch.equal(dropout(x, 0.0), x)
+    assert torch.equal(dropout.generator.get_state(), before)
+
+
+@DTYPES
+@pytest.mark.parametrize("lag", [1, 2, 3, 4, 8])
+def test_entries_are_dropped_independently_of_their_neighbours(dtype, lag):
+    # Several entries may share one random number: none may follow from another.
+    p = 0.3
+    kept = (_dropout()(torch.ones(N, dtype=dtype), p) != 0).float()
+    both = (kept[lag:] * kept[:-lag]).mean().item()
+    assert both == pytest.approx(kept.mean().item() ** 2, abs=5 * 0.5 / N**0.5)
+
+
+@DTYPES
+def test_the_gradient_passes_where_the_entry_did(dtype):
+    x = torch.ones(1000, dtype=dtype, requires_grad=True)
+    dropped = _dropout()(x, 0.4)
+    dropped.sum().backward()
+    assert torch.equal(x.grad, dropped.detach())
+
+
+@DTYPES
+def test_a_restored_generator_drops_the_same_entries(dtype):
+    dropout, x = _dropout(), torch.ones(33, 7, dtype=dtype)
+    dropout(x, 0.5)
+    state = dropout.generator.get_state()
+    first, second = dropout(x, 0.5), dropout(x, 0.5)
+    assert not torch.equal(first, second)
+    dropout.generator.set_state(state)
+    assert torch.equal(dropout(x, 0.5), first)
+    assert torch.equal(dropout(x, 0.5), second)
+
+
+@DTYPES
+@pytest.mark.parametrize("shape", [(0,), (1,), (3,), (5, 1, 7), (2, 3, 4, 5)])
+def test_any_shape_can_be_dropped(dtype, shape):
+    x = torch.ones(shape, dtype=dtype)
+    dropped = _dropout()(x, 0.5)
+    assert dropped.shape == x.shape
+    assert set(dropped.flatten().tolist()) <= {0.0, 2.0}
+
+
+def test_a_tensor_that_is_not_contiguous_keeps_its_values_in_place():
+    x = torch.arange(1.0, 13.0).view(3, 4).T
+    dropped = _dropout()(x, 0.5)
+    assert torch.equal(dropped[dropped != 0], (2 * x)[dropped != 0])
+
+
+def test_the_global_generator_is_left_alone():
+    before = torch.get_rng_state()
+    _dropout()(torch.ones(100), 0.5)
+    assert torch.equal(torch.get_rng_state(), before)
