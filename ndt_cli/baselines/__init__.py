@@ -4,7 +4,7 @@ Axes in names: B trials, T bins, N neurons.
 """
 
 from ndt_cli.baselines.kernel import MeanPrior, smooth, smooth_hidden
-from ndt_cli.baselines.mean import constant_rates, mean_rate
+from ndt_cli.baselines.mean import constant_rates, mean_rate, starting_rates
 from ndt_cli.baselines.smoother import Smoother
 from ndt_cli.baselines.width import KernelChoice, choose_kernel, default_widths_ms
 
@@ -18,4 +18,5 @@ __all__ = [
     "mean_rate",
     "smooth",
     "smooth_hidden",
+    "starting_rates",
 ]

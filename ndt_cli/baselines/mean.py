@@ -33,6 +33,12 @@ def mean_rate(train: SpikeData) -> Float64Array:
     return np.asarray(totals_N / n_bins)
 
 
+def starting_rates(train: SpikeData) -> Float64Array:
+    """Return each neuron's mean rate, a silent one's as if it had half a spike; all above 0."""
+    n_bins = float(np.sum(train.lengths_B))
+    return np.maximum(mean_rate(train), 0.5 / n_bins)
+
+
 def constant_rates(rates_N: Float64Array, data: SpikeData) -> Float64Array:
     """Return one rate a neuron as a read-only (trials, bins, neurons) array for these trials."""
     return np.broadcast_to(rates_N, data.spikes_BTN.shape)

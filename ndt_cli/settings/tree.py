@@ -224,8 +224,12 @@ class TrainSettings(_Section):
     tensorboard: bool = False
     """Write TensorBoard events to the run folder (needs the extra of that name)."""
 
+    choose_by: Literal["masked-loss", "unmasked-loss", "rate-r2", "co-bps"] = "masked-loss"
+    """Validation measure that picks the weights to evaluate, and that early stopping watches.
+    rate-r2 needs true rates; co-bps (bits per spike of held-out neurons) needs held-out neurons."""
+
     patience_epochs: int = Field(750, ge=1)
-    """Stop when the masked validation loss has not improved for so many epochs."""
+    """Stop when that measure has not improved for so many epochs."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

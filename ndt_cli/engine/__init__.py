@@ -1,0 +1,1 @@
+"""Training: device, one step, the loop, validation, checkpoints, the run folder, inference."""

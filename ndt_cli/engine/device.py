@@ -1,0 +1,120 @@
+"""Which device, which precision, how many threads."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from ndt_cli.errors import DeviceError
+from ndt_cli.settings.tree import TrainSettings
+
+# More threads than this only wait for each other at the sizes that NDT has.
+MAX_THREADS = 8
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where and how a run computes.
+
+    Attributes
+    ----------
+    device : torch.device
+        Holds the weights and the data.
+    dtype : torch.dtype
+        Of the matrix products; weights and sums are float32.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def name(self) -> str:
+        """Device and precision, as in "cuda:0 (NVIDIA H200), bfloat16"."""
+        label = str(self.device)
+        if self.device.type == "cuda":
+            label += f" ({torch.cuda.get_device_name(self.device)})"
+        return f"{label}, {str(self.dtype).removeprefix('torch.')}"
+
+
+def choose_compute(settings: TrainSettings, local_rank: int = 0) -> Compute:
+    """Pick the device and precision that the settings ask for.
+
+    Raises
+    ------
+    DeviceError
+        When the device, or bfloat16 on it, is not there.
+    """
+    device = _choose_device(settings.device, local_rank)
+    fast_bfloat16 = multiplies_bfloat16(device)
+    if settings.precision == "auto":
+        return Compute(device, torch.bfloat16 if fast_bfloat16 else torch.float32)
+    if settings.precision == "bfloat16" and device.type == "mps":
+        raise DeviceError(
+            'train.precision = "bfloat16" is not supported on Apple MPS',
+            'use --set train.precision=float32 (or "auto")',
+        )
+    return Compute(device, getattr(torch, settings.precision))
+
+
+def _choose_device(wanted: str, local_rank: int) -> torch.device:
+    if wanted == "auto":
+        if torch.cuda.is_available():
+            return _check_gpu(torch.device("cuda", local_rank), wanted)
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if wanted.startswith("cuda"):
+        if not torch.cuda.is_available():
+            raise DeviceError(
+                f'train.device = "{wanted}", but PyTorch {torch.__version__} sees no CUDA GPU here',
+                "use --set train.device=auto, or install a CUDA build of PyTorch",
+            )
+        device = torch.device("cuda", local_rank) if wanted == "cuda" else torch.device(wanted)
+        return _check_gpu(device, wanted)
+    if wanted == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError(
+            'train.device = "mps", but this machine has no Apple GPU that PyTorch can use',
+            "use --set train.device=auto",
+        )
+    return torch.device(wanted)
+
+
+def _check_gpu(device: torch.device, wanted: str) -> torch.device:
+    n_gpus = torch.cuda.device_count()
+    if device.index >= n_gpus:
+        raise DeviceError(
+            f'train.device = "{wanted}" asks for {device}, but there are {n_gpus} CUDA GPUs',
+            f"use cuda:0 to cuda:{n_gpus - 1}, and at most {n_gpus} processes on this machine",
+        )
+    return device
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Tell whether the device has instructions for bfloat16 products."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != "cpu":
+        return False
+    # AVX512-BF16 alone is no faster than float32 at these sizes; the AMX tiles are. torch has no
+    # public name for the question, so an older or newer one without this name means no.
+    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(supported and supported())
+
+
+def available_cpus() -> int:
+    """Processors that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextmanager
+def cpu_threads(n_threads: int) -> Iterator[int]:
+    """Compute with this many CPU threads (0: as many as pay), and put the old number back."""
+    before = torch.get_num_threads()
+    wanted = n_threads or min(available_cpus(), MAX_THREADS)
+    torch.set_num_threads(wanted)
+    try:
+        yield wanted
+    finally:
+        torch.set_num_threads(before)

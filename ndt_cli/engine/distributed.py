@@ -1,0 +1,91 @@
+"""Several processes, one a device, as torchrun starts them."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which of the processes that train together this one is.
+
+    Attributes
+    ----------
+    rank, world_size : int
+        Number of this process, and of all.
+    local_rank : int
+        Number of this process on its machine, which is also the number of its GPU.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+
+    @classmethod
+    def from_environment(cls) -> "Ranks":
+        """Read what torchrun sets; a single process where it set nothing."""
+        return cls(
+            rank=int(os.environ.get("RANK", 0)),
+            world_size=int(os.environ.get("WORLD_SIZE", 1)),
+            local_rank=int(os.environ.get("LOCAL_RANK", 0)),
+        )
+
+    @property
+    def is_first(self) -> bool:
+        """True for the one process that validates and writes."""
+        return self.rank == 0
+
+    def share(self, rows: Tensor) -> Tensor:
+        """Return this process' share of the rows of a batch."""
+        return rows[self.rank :: self.world_size]
+
+    def sum(self, value: Tensor) -> Tensor:
+        """Return the sum of a tensor over all processes."""
+        if self.world_size > 1:
+            value = value.clone()
+            dist.all_reduce(value)
+        return value
+
+    def any(self, flag: bool, device: torch.device) -> bool:
+        """Tell whether the flag is set in any process."""
+        if self.world_size == 1:
+            return flag
+        return bool(self.sum(torch.tensor(int(flag), device=device)).item())
+
+    def gather(self, states: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+        """Return the states of all processes, named ``rank<number>.<name>``."""
+        if self.world_size == 1:
+            return {f"rank0.{name}": state for name, state in states.items()}
+        gathered: dict[str, Tensor] = {}
+        for name, state in states.items():
+            mine = state.to(device)
+            parts = [torch.empty_like(mine) for _ in range(self.world_size)]
+            dist.all_gather(parts, mine)
+            gathered |= {f"rank{rank}.{name}": part for rank, part in enumerate(parts)}
+        return gathered
+
+    def from_first(self, values: list[float], device: torch.device) -> list[float]:
+        """Return the first process' numbers in every process."""
+        if self.world_size == 1:
+            return values
+        numbers = torch.tensor(values, dtype=torch.float64, device=device)
+        dist.broadcast(numbers, src=0)
+        return [float(number) for number in numbers.tolist()]
+
+
+@contextmanager
+def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
+    """Join the other processes for as long as the block runs."""
+    if ranks.world_size == 1 or dist.is_initialized():
+        yield
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()

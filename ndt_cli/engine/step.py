@@ -1,0 +1,125 @@
+"""One training step: hide, predict, and change the weights unless something is not finite."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ndt_cli.engine.distributed import Ranks
+from ndt_cli.engine.streams import Streams
+from ndt_cli.engine.trial_set import TrialSet
+from ndt_cli.model.dropout import Dropout
+from ndt_cli.model.losses import keep_worst, masked_sum, only_scored
+from ndt_cli.model.masking import draw_hidden, hide
+from ndt_cli.model.network import NeuralDataTransformer
+from ndt_cli.settings.tree import Settings
+
+
+def make_optimizer(
+    parameters: Iterable[nn.Parameter], settings: Settings, device: torch.device
+) -> torch.optim.AdamW:
+    """Return AdamW as the settings ask; fused into one kernel where the device has it."""
+    return torch.optim.AdamW(
+        parameters,
+        lr=settings.train.learning_rate,
+        weight_decay=settings.train.weight_decay,
+        fused=device.type in ("cpu", "cuda"),
+    )
+
+
+class TrainingStep:
+    """Changes the weights by one batch.
+
+    Nothing in it waits for a GPU: loss and gradient norm stay on the device, and an update that
+    is not finite is skipped there. `first_bad_step` tells afterwards whether that happened.
+
+    Parameters
+    ----------
+    model : NeuralDataTransformer or DistributedDataParallel
+        The network, wrapped where several processes train.
+    optimizer : torch.optim.AdamW
+        Over its parameters.
+    settings : Settings
+        Masking, top-k, clipping.
+    streams : Streams
+        Source of the masks and the dropout.
+    ranks : Ranks
+        This process among those that train together.
+    """
+
+    def __init__(
+        self,
+        model: NeuralDataTransformer | DistributedDataParallel,
+        optimizer: torch.optim.AdamW,
+        settings: Settings,
+        streams: Streams,
+        ranks: Ranks,
+    ) -> None:
+        self.model = model
+        self.network: NeuralDataTransformer = (
+            model.module if isinstance(model, DistributedDataParallel) else model
+        )
+        self.optimizer = optimizer
+        self.settings = settings
+        self.mask_stream = streams.mask
+        self.dropout = Dropout(streams.dropout)
+        self.ranks = ranks
+        device = streams.mask.device
+        self.n_steps = 0
+        self._first_bad = torch.full((), -1, dtype=torch.int64, device=device)
+
+    def __call__(self, batch: TrialSet, epoch: int) -> tuple[Tensor, Tensor]:
+        """Take a step on a batch, the same in every process.
+
+        Returns
+        -------
+        Summed loss and number of scored entries, over all processes, as tensors.
+        """
+        total, n_scored = self.loss_sum(batch, epoch)
+        n_scored = self.ranks.sum(n_scored)
+        # DistributedDataParallel averages gradients over processes: undo it, so that the loss
+        # is the mean over the scored entries of the whole batch. A batch may hide nothing.
+        loss = total * (self.ranks.world_size / n_scored.clamp_min(1))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.train.clip_norm)
+        self._update(torch.isfinite(loss.detach()) & torch.isfinite(norm))
+        return self.ranks.sum(total.detach()), n_scored
+
+    def loss_sum(self, batch: TrialSet, epoch: int) -> tuple[Tensor, Tensor]:
+        """Return the summed loss of this process' share of a batch, and its number of entries."""
+        hidden = draw_hidden(batch.shape, self.settings.mask, epoch, self.mask_stream)
+        masked = hide(
+            batch.counts_BTN,
+            batch.visible_1TN,
+            batch.scorable,
+            hidden,
+            self.settings.mask,
+            self.network.shape.max_count,
+            self.mask_stream,
+        )
+        share = self.ranks.share
+        counts_BTN = share(batch.counts_BTN)
+        inside_BT = None if batch.inside_BT is None else share(batch.inside_BT)
+        scored_BTN = share(masked.scored_BTN.expand(batch.shape))
+        output = self.model(share(masked.input_BTN), inside_BT, self.dropout)
+        loss_BTN = self.network.loss_BTN(only_scored(output, scored_BTN), counts_BTN)
+        scored_BTN = keep_worst(loss_BTN, scored_BTN, self.settings.train.topk_fraction)
+        return masked_sum(loss_BTN, scored_BTN)
+
+    def _update(self, finite: Tensor) -> None:
+        first = ~finite & (self._first_bad < 0)
+        self._first_bad = torch.where(first, self.n_steps, self._first_bad)
+        self.n_steps += 1
+        if self.optimizer.defaults["fused"]:
+            # The fused optimizer skips its update on the device where found_inf is 1.
+            self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+            self.optimizer.step()
+        elif bool(finite):
+            self.optimizer.step()
+
+    def first_bad_step(self) -> int | None:
+        """Number of the first step whose loss or gradient was not finite (waits for the device)."""
+        first = int(self._first_bad.item())
+        return None if first < 0 else first

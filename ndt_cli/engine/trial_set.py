@@ -1,0 +1,67 @@
+"""Trials on the device, in the form that a training step and validation take them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ndt_cli.data.spike_data import SpikeData
+
+
+@dataclass(frozen=True)
+class TrialSet:
+    """All trials of a split, on the device that computes.
+
+    Attributes
+    ----------
+    counts_BTN : Tensor of uint8 or int32
+        Spike counts; uint8 where the counts and a mask token fit.
+    inside_BT : Tensor of bool or None
+        False for padding; None when all trials are as long as the longest.
+    visible_1TN : Tensor of bool
+        False for held-out neurons and forward bins, which the model never sees.
+    """
+
+    counts_BTN: Tensor
+    inside_BT: Tensor | None
+    visible_1TN: Tensor
+
+    @classmethod
+    def load(cls, data: SpikeData, device: torch.device) -> "TrialSet":
+        """Copy a split to the device."""
+        small = data.max_count < np.iinfo(np.uint8).max
+        counts = np.ascontiguousarray(data.spikes_BTN, dtype=np.uint8 if small else np.int32)
+        visible = torch.ones(1, data.n_bins, data.n_neurons, dtype=torch.bool)
+        visible[:, :, data.n_neurons - data.n_heldout :] = False
+        visible[:, data.n_bins - data.n_forward :] = False
+        return cls(
+            counts_BTN=torch.from_numpy(counts).to(device),
+            inside_BT=torch.from_numpy(data.inside_BT).to(device) if data.has_padding else None,
+            visible_1TN=visible.to(device),
+        )
+
+    def __len__(self) -> int:
+        return self.counts_BTN.shape[0]
+
+    def take(self, trials: Tensor | slice) -> "TrialSet":
+        """Return some of the trials."""
+        inside_BT = None if self.inside_BT is None else self.inside_BT[trials]
+        return TrialSet(self.counts_BTN[trials], inside_BT, self.visible_1TN)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Trials, bins, neurons."""
+        n_trials, n_bins, n_neurons = self.counts_BTN.shape
+        return n_trials, n_bins, n_neurons
+
+    @property
+    def scorable(self) -> Tensor:
+        """True for entries inside their trial; broadcasts to the counts."""
+        if self.inside_BT is None:
+            return torch.ones(1, 1, 1, dtype=torch.bool, device=self.counts_BTN.device)
+        return self.inside_BT[:, :, None]
+
+    def batches(self, size: int) -> "list[TrialSet]":
+        """Return consecutive batches of at most ``size`` trials."""
+        return [self.take(slice(i, i + size)) for i in range(0, len(self), size)]

@@ -1,0 +1,146 @@
+"""The run folder: made once, never overwritten, read back whole."""
+
+import json
+import math
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from builders import tiny_settings
+
+from ndt_cli.engine.run_folder import CHECKPOINTS, RunFolder, default_path
+from ndt_cli.errors import RunError
+
+
+def _contents(path):
+    return {p.relative_to(path): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+def test_a_new_folder_is_made_with_its_parents(tmp_path):
+    folder = RunFolder(tmp_path / "runs" / "first")
+    folder.create()
+    assert sorted(p.name for p in folder.path.iterdir()) == ["checkpoints", "figures"]
+
+
+def test_an_empty_folder_may_be_used(tmp_path):
+    RunFolder(tmp_path).create()
+    assert (tmp_path / "checkpoints").is_dir()
+
+
+def test_ndt1_fault_runs_an_existing_run_is_never_overwritten(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.safetensors").write_bytes(b"weeks of work")
+    before = _contents(tmp_path)
+    with pytest.raises(RunError, match="never overwritten") as caught:
+        RunFolder(tmp_path).create()
+    assert str(tmp_path) in caught.value.message
+    assert "--out" in caught.value.hint
+    assert _contents(tmp_path) == before
+
+
+def test_a_file_in_the_way_is_refused(tmp_path):
+    path = tmp_path / "run"
+    path.write_text("notes")
+    for taken in (path, path / "below"):
+        with pytest.raises(RunError, match="run"):
+            RunFolder(taken).create()
+    assert path.read_text() == "notes"
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_open_refuses_what_is_no_run_folder(tmp_path, there):
+    path = tmp_path / "run"
+    if there:
+        path.mkdir()
+    with pytest.raises(RunError, match="not a run folder") as caught:
+        RunFolder.open(path)
+    assert ("settings.toml" in caught.value.message) is there
+
+
+def test_settings_come_back_as_they_were(tmp_path):
+    settings = tiny_settings(model={"context_back": -1}, mask={"ratio": 0.4})
+    folder = RunFolder(tmp_path)
+    folder.write_settings(settings)
+    assert RunFolder.open(tmp_path).settings() == settings
+    assert folder.settings(["train.max_epochs=77"]).train.max_epochs == 77
+
+
+def test_json_that_is_not_finite_becomes_null(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.write_json("summary.json", {"r2": math.nan, "list": [1.5, {"x": math.inf}], "n": 3})
+    content = folder.read_json("summary.json")
+    assert content == {"r2": None, "list": [1.5, {"x": None}], "n": 3}
+
+
+@pytest.mark.parametrize("text", [None, "{", "[1, 2]", ""])
+def test_a_damaged_json_file_is_named(tmp_path, text):
+    if text is not None:
+        (tmp_path / "run.json").write_text(text)
+    with pytest.raises(RunError, match=r"run\.json"):
+        RunFolder(tmp_path).read_json("run.json")
+
+
+def test_metrics_come_back_line_by_line(tmp_path):
+    folder = RunFolder(tmp_path)
+    assert folder.read_metrics() == []
+    records = [{"epoch": epoch, "train_loss": 1 / epoch} for epoch in (1, 2, 3)]
+    for record in records:
+        folder.append_metrics(record)
+    assert folder.read_metrics() == records
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == records
+
+
+def test_a_metric_that_is_not_finite_is_written_as_null(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.append_metrics({"epoch": 1, "valid_rate_r2": math.nan})
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert json.loads(text, parse_constant=pytest.fail) == {"epoch": 1, "valid_rate_r2": None}
+
+
+def test_a_cut_last_line_is_left_out(tmp_path):
+    folder = RunFolder(tmp_path)
+    for epoch in (1, 2, 3):
+        folder.append_metrics({"epoch": epoch, "train_loss": 0.5})
+    path = tmp_path / "metrics.jsonl"
+    whole = path.read_text()
+    for cut in range(len(whole) - 28, len(whole) - 1):
+        path.write_text(whole[:cut])
+        assert [record["epoch"] for record in folder.read_metrics()] == [1, 2]
+
+
+def test_lines_past_an_epoch_are_dropped_for_a_resumed_run(tmp_path):
+    folder = RunFolder(tmp_path)
+    for epoch in (1, 2, 3, 4):
+        folder.append_metrics({"epoch": epoch, "train_loss": 0.5})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 5, "tra')
+    kept = folder.keep_metrics(2)
+    assert [record["epoch"] for record in kept] == [1, 2]
+    assert folder.read_metrics() == kept
+    folder.append_metrics({"epoch": 3, "train_loss": 0.1})
+    assert [record["epoch"] for record in folder.read_metrics()] == [1, 2, 3]
+
+
+def test_checkpoints_are_found_by_name(tmp_path):
+    paths = [RunFolder(tmp_path).checkpoint(name) for name in CHECKPOINTS]
+    assert [path.name for path in paths] == [
+        "best-masked-loss.safetensors",
+        "best-unmasked-loss.safetensors",
+        "best-rate-r2.safetensors",
+        "best-co-bps.safetensors",
+        "last.safetensors",
+    ]
+    assert {path.parent for path in paths} == {tmp_path / "checkpoints"}
+
+
+def test_the_default_folder_is_fresh_also_within_one_second(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    now = datetime(2026, 1, 31, 14, 25, 0)
+    paths = []
+    for _ in range(3):
+        path = default_path("lorenz", now)
+        RunFolder(path).create()
+        paths.append(path)
+    stem = Path("runs") / "lorenz-20260131-142500"
+    assert paths == [stem, Path(f"{stem}-2"), Path(f"{stem}-3")]
