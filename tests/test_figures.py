@@ -11,7 +11,7 @@ from matplotlib.image import imread
 
 from ndt_cli.baselines import smooth
 from ndt_cli.data.spike_data import SpikeData
-from ndt_cli.errors import SettingsError
+from ndt_cli.errors import DataError, SettingsError
 from ndt_cli.report.figures import (
     choose_neurons,
     per_neuron_scores,
@@ -173,9 +173,9 @@ def test_neurons_are_chosen_among_the_modulated_from_quiet_to_busy():
 
 def test_what_does_not_exist_is_refused():
     data, inferred_BTN, smoothed_BTN = _data()
-    with pytest.raises(ValueError, match="trial 3 does not exist"):
+    with pytest.raises(DataError, match="trial 3 does not exist"):
         rates_over_raster(data, inferred_BTN, smoothed_BTN, trial=3)
-    with pytest.raises(ValueError, match="neuron 6 does not exist"):
+    with pytest.raises(DataError, match="neuron 6 does not exist"):
         rates_over_raster(data, inferred_BTN, smoothed_BTN, trial=0, neurons=[6])
     with pytest.raises(ValueError, match="no neuron"):
         per_neuron_scores(np.array([np.nan]), np.array([0.5]))

@@ -37,7 +37,7 @@ def rate_heatmaps(
 
     Raises
     ------
-    ValueError
+    DataError
         A trial that does not exist, or has no bins.
     """
     n_bins = trial_bins(data, trial)

@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from ndt_cli.data.spike_data import FloatArray, SpikeData
+from ndt_cli.errors import DataError
 from ndt_cli.report.style import MODEL, MUTED, SMOOTHED, TRUTH, label_beside, new_figure, styled
 from ndt_cli.report.trial import choose_neurons, time_axis, trial_bins
 
@@ -51,7 +52,7 @@ def rates_over_raster(
 
     Raises
     ------
-    ValueError
+    DataError
         A trial or a neuron that does not exist, or a trial without bins.
     """
     n_bins = trial_bins(data, trial)
@@ -59,7 +60,10 @@ def rates_over_raster(
         neurons = choose_neurons(data, inferred_BTN, trial)
     for neuron in neurons:
         if not 0 <= neuron < data.n_neurons:
-            raise ValueError(f"neuron {neuron} does not exist: the set has {data.n_neurons}")
+            raise DataError(
+                f"neuron {neuron} does not exist: the set has {data.n_neurons}",
+                f"neurons are counted from 0 to {data.n_neurons - 1}",
+            )
     bin_time, unit = time_axis(data, n_bins)
 
     figure = new_figure("two", 1.9 + 0.85 * len(neurons))

@@ -30,8 +30,8 @@ def write_run_figures(
     Returns
     -------
     list of Path
-        ``rates.png``, ``heatmaps.png``, ``training.png`` and, where true rates are known,
-        ``neurons.png``.
+        ``rates.png``, ``heatmaps.png``, ``training.png`` and, where true rates are known and
+        change, ``neurons.png``.
     """
     trial = typical_trial(evaluation)
     data, inferred, smoothed = evaluation.data, evaluation.rates_BTN, evaluation.smoothed_BTN
@@ -42,7 +42,9 @@ def write_run_figures(
     }
     model, smoothing = evaluation.scores["NDT"], evaluation.scores["smoothed spikes"]
     if model.rates is not None and smoothing.rates is not None:
-        figures["neurons.png"] = per_neuron_scores(model.rates.r2_N, smoothing.rates.r2_N)
+        both_N = np.isfinite(model.rates.r2_N) & np.isfinite(smoothing.rates.r2_N)
+        if both_N.any():
+            figures["neurons.png"] = per_neuron_scores(model.rates.r2_N, smoothing.rates.r2_N)
     return [save_figure(figure, folder / name) for name, figure in figures.items()]
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from ndt_cli.data.spike_data import FloatArray, SpikeData
+from ndt_cli.errors import DataError
 
 # Trials longer than this are drawn in seconds.
 _SECONDS_FROM_MS = 3000.0
@@ -49,14 +50,17 @@ def trial_bins(data: SpikeData, trial: int) -> int:
 
     Raises
     ------
-    ValueError
+    DataError
         A trial that does not exist, or has no bins.
     """
     if not 0 <= trial < data.n_trials:
-        raise ValueError(f"trial {trial} does not exist: the set has {data.n_trials}")
+        raise DataError(
+            f"trial {trial} does not exist: the set has {data.n_trials}",
+            f"trials are counted from 0 to {data.n_trials - 1}",
+        )
     n_bins = int(data.lengths_B[trial])
     if n_bins == 0:
-        raise ValueError(f"trial {trial} has no bins")
+        raise DataError(f"trial {trial} has no bins", "choose another trial")
     return n_bins
 
 

@@ -1,0 +1,114 @@
+"""``ndt evaluate``: scores of a run, its rates as a file, and pictures of chosen trials."""
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ndt_cli.commands.console import log, out, print_json
+from ndt_cli.commands.options import JsonOption, SetOption
+
+
+class SplitChoice(str, Enum):
+    """Which trials to score."""
+
+    train = "train"
+    valid = "valid"
+    all = "all"
+
+
+class CheckpointChoice(str, Enum):
+    """Which weights of the run."""
+
+    best_masked_loss = "best-masked-loss"
+    best_unmasked_loss = "best-unmasked-loss"
+    best_rate_r2 = "best-rate-r2"
+    best_co_bps = "best-co-bps"
+    last = "last"
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Run folder.", show_default=False)],
+    split: Annotated[
+        SplitChoice | None,
+        typer.Option("--split", help="Trials to score.", show_default="valid; all of another file"),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", "-d", help="Another file of the same neurons and bin width."),
+    ] = None,
+    overrides: SetOption = None,
+    checkpoint: Annotated[
+        CheckpointChoice | None,
+        typer.Option(
+            "--checkpoint", help="Weights to use.", show_default="best by train.choose_by"
+        ),
+    ] = None,
+    rates: Annotated[
+        Path | None,
+        typer.Option(
+            "--rates",
+            help="Write rates (spikes per bin and Hz) and activations to this .h5 or .npz file.",
+        ),
+    ] = None,
+    figure: Annotated[
+        Path | None,
+        typer.Option("--figure", help="Draw one trial to this .png, .svg or .pdf file."),
+    ] = None,
+    trial: Annotated[
+        int | None,
+        typer.Option("--trial", min=0, help="Trial to draw.", show_default="a typical one"),
+    ] = None,
+    neurons: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--neuron", help="Neuron to draw. May be repeated.", show_default="the most modulated"
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Evaluate a run.
+
+    Scores its rates beside the mean rate, smoothed spikes and, where known, the true rates.
+    """
+    from ndt_cli.commands.score_table import score_notes, score_table, score_title
+    from ndt_cli.engine.inference import load_trained
+    from ndt_cli.evaluation import evaluate as evaluate_run
+    from ndt_cli.rates_file import write_rates
+
+    weights = checkpoint.value if checkpoint else None
+    evaluation = evaluate_run(
+        run,
+        split=split.value if split else None,
+        data=data,
+        checkpoint=weights,
+        overrides=tuple(overrides or ()),
+        device=device,
+    )
+    if rates is not None:
+        activations = load_trained(run, weights, device).activations(evaluation.data)
+        write_rates(rates, evaluation.data, evaluation.rates_BTN, activations)
+        log.print(f"rates: {rates}", highlight=False, soft_wrap=True)
+    if figure is not None:
+        from ndt_cli.report.figures import save_figure
+        from ndt_cli.report.rates import rates_over_raster
+        from ndt_cli.report.run_figures import typical_trial
+
+        drawn = rates_over_raster(
+            evaluation.data,
+            evaluation.rates_BTN,
+            evaluation.smoothed_BTN,
+            trial=typical_trial(evaluation) if trial is None else trial,
+            neurons=neurons or None,
+        )
+        save_figure(drawn, figure)
+        log.print(f"picture: {figure}", highlight=False, soft_wrap=True)
+    if as_json:
+        print_json(evaluation.to_json())
+        return
+    out.print(score_title(evaluation), highlight=False, soft_wrap=True)
+    out.print(score_table(evaluation))
+    for note in score_notes(evaluation):
+        log.print(note, style="dim", highlight=False)

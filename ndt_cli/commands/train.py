@@ -1,0 +1,128 @@
+"""``ndt train``: from spikes to a run folder with rates, scores and pictures."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from ndt_cli.commands.console import log, out, print_json
+from ndt_cli.commands.options import ConfigOption, JsonOption, SetOption
+from ndt_cli.errors import SettingsError
+from ndt_cli.settings.load import find_config, load_settings
+
+
+def train(
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", "-d", help="Spike file; short for --set data.file=FILE."),
+    ] = None,
+    out_folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="New run folder.",
+            show_default="runs/<data>-<time>",
+        ),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option("--resume", help="Go on with this run folder, exactly where it stopped."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a model.
+
+    Without options it makes the Lorenz set and fits it in a few minutes on a laptop.
+
+    Several GPUs: torchrun --nproc-per-node 4 -m ndt_cli train ...
+    """
+    changes = list(overrides or [])
+    if data is not None:
+        changes.append(f"data.file={data}")
+    if resume is not None and (config is not None or out_folder is not None):
+        raise SettingsError(
+            "--resume goes on in the run's own folder with its own settings",
+            "leave out --config and --out",
+        )
+    if resume is None:
+        source = find_config(config)
+        settings = load_settings(config, changes)
+        log.print(f"settings: {source.label}", highlight=False, soft_wrap=True)
+
+    from ndt_cli.commands.progress import TrainingProgress
+    from ndt_cli.commands.score_table import score_notes, score_table, score_title
+    from ndt_cli.fit import fit, resume_fit
+
+    with TrainingProgress() as progress, _stop_request() as stop:
+        if resume is not None:
+            result = resume_fit(resume, overrides=changes, watch=progress, should_stop=stop)
+        else:
+            result = fit(settings, out=out_folder, watch=progress, should_stop=stop)
+    run = result.training.run
+    if result.training.stopped == "interrupted":
+        log.print(f"Stopped and saved. Go on with: ndt train --resume {run}", soft_wrap=True)
+        raise typer.Exit(130)
+    if result.evaluation is None:  # another process of a distributed run writes and reports
+        return
+    if as_json:
+        print_json(
+            {
+                "run": str(run),
+                "stopped": result.training.stopped,
+                "epochs": len(result.training.history),
+                "seconds": result.training.seconds,
+                "figures": [str(path) for path in result.figures],
+                "evaluation": result.evaluation.to_json(),
+            }
+        )
+        return
+    reasons = {"early": "no improvement for so long as patience_epochs says"}
+    why = reasons.get(result.training.stopped, result.training.stopped)
+    log.print(
+        f"{len(result.training.history)} epochs in {result.training.seconds:.0f} s ({why})",
+        highlight=False,
+    )
+    out.print(score_title(result.evaluation), highlight=False, soft_wrap=True)
+    out.print(score_table(result.evaluation))
+    for note in score_notes(result.evaluation):
+        log.print(note, style="dim", highlight=False)
+    for figure in result.figures:
+        out.print(f"picture: {figure}", highlight=False, soft_wrap=True)
+    out.print(f"run: {run}", highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _stop_request() -> "Iterator[_StopFlag]":
+    """Turn the first Ctrl-C (or SIGTERM) into a request; a second one interrupts at once."""
+    flag = _StopFlag()
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, flag.set) for number in signals}
+    try:
+        yield flag
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _StopFlag:
+    """Says whether the user has asked to stop."""
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def set(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+        log.print("Stopping after this step; press Ctrl-C again to stop at once.")
+
+    def __call__(self) -> bool:
+        return self._asked

@@ -1,0 +1,82 @@
+"""Train, evaluate the best checkpoint, draw: what ``ndt train`` does, in one call."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ndt_cli.data.load import load_recording
+from ndt_cli.data.spike_data import Recording
+from ndt_cli.engine.distributed import Ranks
+from ndt_cli.engine.events import Watcher
+from ndt_cli.engine.run_folder import RunFolder
+from ndt_cli.engine.train import TrainResult, resume, train
+from ndt_cli.evaluation import Evaluation, evaluate
+from ndt_cli.report.run_figures import write_run_figures
+from ndt_cli.settings.tree import Settings
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """What `fit` returns.
+
+    Attributes
+    ----------
+    training : TrainResult
+        The run folder, the history, why it stopped.
+    evaluation : Evaluation or None
+        Of the best checkpoint on the validation trials; None when training was interrupted.
+    figures : list of Path
+        The pictures in the run folder.
+    """
+
+    training: TrainResult
+    evaluation: Evaluation | None
+    figures: list[Path]
+
+
+def fit(
+    settings: Settings,
+    *,
+    out: Path | str | None = None,
+    recording: Recording | None = None,
+    watch: Watcher | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Fit:
+    """Train, then evaluate on the validation trials and draw; see `ndt_cli.engine.train.train`."""
+    recording = recording or load_recording(settings.data)
+    result = train(settings, out=out, recording=recording, watch=watch, should_stop=should_stop)
+    return _finish(result, recording)
+
+
+def resume_fit(
+    run: Path | str,
+    *,
+    overrides: Sequence[str] = (),
+    recording: Recording | None = None,
+    watch: Watcher | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Fit:
+    """Go on with a run, then evaluate and draw; see `ndt_cli.engine.train.resume`."""
+    recording = recording or load_recording(RunFolder.open(Path(run)).settings().data)
+    result = resume(
+        run, overrides=overrides, recording=recording, watch=watch, should_stop=should_stop
+    )
+    return _finish(result, recording)
+
+
+def _finish(result: TrainResult, recording: Recording) -> Fit:
+    # Of several processes one writes; the others are done.
+    if result.stopped == "interrupted" or not Ranks.from_environment().is_first:
+        return Fit(result, None, [])
+    folder = RunFolder.open(result.run)
+    evaluation = evaluate(result.run, recording=recording)
+    summary = {
+        "stopped": result.stopped,
+        "epochs": len(result.history),
+        "seconds": result.seconds,
+        "best": {name: {"value": v, "epoch": epoch} for name, (v, epoch) in result.best.items()},
+        "evaluation": evaluation.to_json(),
+    }
+    folder.write_json("summary.json", summary)
+    figures = write_run_figures(folder.figures, result.history, evaluation)
+    return Fit(result, evaluation, figures)

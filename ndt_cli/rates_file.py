@@ -1,0 +1,60 @@
+"""Inferred rates as a file that other programs read."""
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from ndt_cli.atomic import write_atomic
+from ndt_cli.data.spike_data import SpikeData
+from ndt_cli.engine.inference import Float32Array
+from ndt_cli.errors import DataError
+
+_ENDINGS = (".h5", ".npz")
+
+
+def write_rates(
+    path: Path, data: SpikeData, rates_BTN: Float32Array, activations_BTD: Float32Array
+) -> None:
+    """Write rates and the encoder's activations.
+
+    Parameters
+    ----------
+    path : Path
+        A new ``.h5`` or ``.npz`` file. Its keys: ``rates`` (expected spikes per bin),
+        ``rates_hz``, ``activations``, all trials x bins x channels; ``bin_ms``; ``lengths``
+        (bins of each trial, beyond which everything is 0); ``trial_ids`` where known.
+    data : SpikeData
+        The trials.
+    rates_BTN, activations_BTD : float32 array
+        What the model makes of them.
+
+    Raises
+    ------
+    DataError
+        When the file is there already, or its ending is another.
+    """
+    if path.suffix not in _ENDINGS:
+        raise DataError(f"{path}: rates are written as {' or '.join(_ENDINGS)}")
+    if path.exists():
+        raise DataError(f"{path} is already there", "give another name to --rates")
+    arrays: dict[str, Any] = {
+        "rates": rates_BTN,
+        "rates_hz": rates_BTN * np.float32(1000.0 / data.bin_ms),
+        "activations": np.where(data.inside_BT[:, :, None], activations_BTD, np.float32(0)),
+        "bin_ms": np.float64(data.bin_ms),
+        "lengths": np.asarray(data.lengths_B),
+    }
+    if data.trial_ids_B is not None:
+        arrays["trial_ids"] = np.asarray(data.trial_ids_B)
+
+    def write(temporary: Path) -> None:
+        if path.suffix == ".npz":
+            np.savez_compressed(temporary, allow_pickle=False, **arrays)
+            return
+        with h5py.File(temporary, "w") as file:
+            for name, array in arrays.items():
+                file.create_dataset(name, data=array)
+
+    write_atomic(path, write)
