@@ -6,7 +6,7 @@ import pytest
 import torch
 from builders import build_network, counts_BTN, model_settings
 
-from ndt_cli.model.embedding import Embedding, encoder_width, sinusoid_TD
+from ndt_cli.model.embedding import POSITION_STD, Embedding, encoder_width, sinusoid_TD
 
 
 def _embed(input_BTN, *, max_count=4, n_bins=None, **model):
@@ -112,3 +112,12 @@ def test_a_shorter_trial_takes_the_first_positions(positions):
     counts = counts_BTN(1, 6, 3)
     embedding, x_BTD = _embed(counts, positions=positions)
     torch.testing.assert_close(embedding(counts[:, :4], None), x_BTD[:, :4])
+
+
+@pytest.mark.parametrize("n_neurons", [8, 50])
+def test_the_count_table_starts_with_unit_variance_and_positions_start_small(n_neurons):
+    counts = counts_BTN(1, 400, n_neurons)
+    embedding, _ = _embed(counts, max_count=60, embedding="count-table", embedding_size=8)
+    scale = embedding.width**0.5
+    assert (embedding.table.weight * scale).std().item() == pytest.approx(1, rel=0.1)
+    assert embedding.positions.std().item() == pytest.approx(POSITION_STD, rel=0.1)
