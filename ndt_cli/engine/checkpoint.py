@@ -118,20 +118,21 @@ class Checkpoint:
                 state[key] = tensor if key == "step" and not fused else tensor.to(parameter.device)
             optimizer.state[parameter] = state
 
-    def stream_states(self, rank: int) -> dict[str, Tensor]:
+    def stream_states(self, rank: int, world_size: int) -> dict[str, Tensor]:
         """Return the states of the random streams of a process.
 
         Raises
         ------
         CheckpointError
-            When they are not all there.
+            When they are not all there, or another number of processes saved them.
         """
-        states = {name: self.streams.get(f"rank{rank}.{name}") for name in _STREAMS}
-        if rank > 0 and not any(name.startswith(f"rank{rank}.") for name in self.streams):
+        saved_by = len({name.partition(".")[0] for name in self.streams})
+        if saved_by not in (0, world_size):
             raise CheckpointError(
-                f"{self.path}: it was saved by fewer processes than now resume it",
-                "start as many as before",
+                f"{self.path}: it was saved by {saved_by} processes, and {world_size} resume it",
+                "start as many as before: each has its own random streams",
             )
+        states = {name: self.streams.get(f"rank{rank}.{name}") for name in _STREAMS}
         found = {name: state for name, state in states.items() if state is not None}
         if len(found) < len(_STREAMS):
             raise self._damaged("the random streams to resume with are not in it")
@@ -171,7 +172,10 @@ class Checkpoint:
             When the file is missing, truncated, not a checkpoint, or of a newer version.
         """
         if not path.is_file():
-            raise CheckpointError(f"{path}: there is no such checkpoint")
+            raise CheckpointError(
+                f"{path}: there is no such checkpoint",
+                "a run has none before its first validation (train.val_interval_epochs)",
+            )
         try:
             with safe_open(path, framework="pt") as file:
                 header = file.metadata() or {}

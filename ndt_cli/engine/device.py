@@ -1,6 +1,5 @@
 """Which device, which precision, how many threads."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -101,18 +100,12 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     return bool(supported and supported())
 
 
-def available_cpus() -> int:
-    """Processors that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 @contextmanager
 def cpu_threads(n_threads: int) -> Iterator[int]:
     """Compute with this many CPU threads (0: as many as pay), and put the old number back."""
     before = torch.get_num_threads()
-    wanted = n_threads or min(available_cpus(), MAX_THREADS)
+    # What torch would take: the cores that this process may use, or OMP_NUM_THREADS.
+    wanted = n_threads or min(before, MAX_THREADS)
     torch.set_num_threads(wanted)
     try:
         yield wanted

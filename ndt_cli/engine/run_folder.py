@@ -139,15 +139,17 @@ class RunFolder:
         records = []
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
-                records.append(json.loads(line))
+                record = json.loads(line)
             except ValueError:
                 break
+            # JSON has no NaN: a measure that was not finite stands as null.
+            records.append({key: math.nan if v is None else v for key, v in record.items()})
         return records
 
     def keep_metrics(self, last_epoch: int) -> list[dict[str, float]]:
         """Drop the lines past an epoch, which a resumed run will write again; return the rest."""
         records = [record for record in self.read_metrics() if record["epoch"] <= last_epoch]
-        text = "".join(json.dumps(record) + "\n" for record in records)
+        text = "".join(json.dumps(_finite(record)) + "\n" for record in records)
         write_text_atomic(self.path / "metrics.jsonl", text)
         return records
 

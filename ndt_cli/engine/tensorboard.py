@@ -33,13 +33,13 @@ class EventLog:
         self._writer = writer
 
     @classmethod
-    def maybe(cls, folder: RunFolder, wanted: bool) -> "EventLog":
-        """Open the log of a run where it is wanted."""
+    def maybe(cls, folder: RunFolder, wanted: bool, first_epoch: int) -> "EventLog":
+        """Open a run's log where it is wanted; events past ``first_epoch`` are dropped."""
         if not wanted:
             return cls(None)
         from torch.utils.tensorboard import SummaryWriter
 
-        return cls(SummaryWriter(str(folder.tensorboard)))
+        return cls(SummaryWriter(str(folder.tensorboard), purge_step=first_epoch + 1))
 
     def add(self, record: Mapping[str, float]) -> None:
         """Add the record of an epoch."""

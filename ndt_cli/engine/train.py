@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -27,7 +28,7 @@ from ndt_cli.engine.streams import Streams, stream_seed
 from ndt_cli.engine.tensorboard import EventLog, require_tensorboard
 from ndt_cli.engine.trial_set import TrialSet
 from ndt_cli.engine.validation import Validator
-from ndt_cli.errors import TrainingError
+from ndt_cli.errors import RunError, TrainingError
 from ndt_cli.model.network import ModelShape, NeuralDataTransformer
 from ndt_cli.settings.tree import Settings
 
@@ -105,10 +106,7 @@ def train(
     with cpu_threads(settings.train.n_threads) as n_threads, process_group(ranks, compute.device):
         folder = RunFolder(path)
         trainer = _Trainer(settings, recording, folder, compute, ranks)
-        if ranks.is_first:
-            folder.create()
-            folder.write_settings(settings)
-            folder.write_json("run.json", describe_run(recording, compute, n_threads))
+        _start_folder(folder, settings, ranks, compute, describe_run(recording, compute, n_threads))
         return trainer.run(n_threads, watch or _ignore, should_stop)
 
 
@@ -201,7 +199,7 @@ class _Trainer:
         """Go to where a checkpoint was taken."""
         checkpoint.load_into(self.network)
         checkpoint.load_optimizer(self.optimizer, self.network)
-        states = checkpoint.stream_states(self.ranks.rank)
+        states = checkpoint.stream_states(self.ranks.rank, self.ranks.world_size)
         self.streams.restore(states)
         self.order_state = self.streams.order.get_state()
         self.progress = Progress.from_json(checkpoint.progress)
@@ -227,7 +225,8 @@ class _Trainer:
             )
         )
         with ExitStack() as closing:
-            self.events = EventLog.maybe(self.folder, settings.tensorboard and self.ranks.is_first)
+            wanted = settings.tensorboard and self.ranks.is_first
+            self.events = EventLog.maybe(self.folder, wanted, progress.epoch)
             closing.callback(self.events.close)
             stopped = self._loop(tell, should_stop)
         return TrainResult(
@@ -351,6 +350,24 @@ class _Trainer:
             )
         if self.ranks.is_first:
             checkpoint.save(self.folder.checkpoint(name))
+
+
+def _start_folder(
+    folder: RunFolder, settings: Settings, ranks: Ranks, compute: Compute, about: dict[str, Any]
+) -> None:
+    """Let the first process make the run folder, and every process fail if it cannot."""
+    refusal: RunError | None = None
+    if ranks.is_first:
+        try:
+            folder.create()
+        except RunError as error:
+            refusal = error
+    (failed,) = ranks.from_first([float(refusal is not None)], compute.device)
+    if refusal is not None or failed:
+        raise refusal or RunError("the first process could not make the run folder")
+    if ranks.is_first:
+        folder.write_settings(settings)
+        folder.write_json("run.json", about)
 
 
 def _ignore(event: Event) -> None:

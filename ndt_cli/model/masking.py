@@ -18,7 +18,8 @@ class HiddenBatch:
     Attributes
     ----------
     input_BTN : Tensor
-        Counts with hidden ones replaced; held-out neurons, forward bins and padding are zero.
+        Counts with hidden ones replaced; held-out neurons and forward bins are zero. What
+        stands in padding is of no matter: no bin attends to it.
     scored_BTN : Tensor of bool
         Entries to predict.
     """
