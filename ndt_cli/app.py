@@ -30,6 +30,18 @@ COMMANDS = {
     ),
     "train": _Command("ndt_cli.commands.train:train", "Train a model."),
     "evaluate": _Command("ndt_cli.commands.evaluate:evaluate", "Evaluate a run."),
+    "nlb-data": _Command(
+        "ndt_cli.commands.nlb_data:nlb_data",
+        "Fetch or check the public files of the Neural Latents Benchmark.",
+    ),
+    "nlb-submit": _Command(
+        "ndt_cli.commands.nlb_submit:nlb_submit",
+        "Make, check and score a submission to the Neural Latents Benchmark.",
+    ),
+    "nlb-check": _Command(
+        "ndt_cli.commands.nlb_check:nlb_check",
+        "Check a submission file of the Neural Latents Benchmark.",
+    ),
 }
 
 _OS_HINTS = {

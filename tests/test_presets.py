@@ -104,7 +104,7 @@ ABLATED = {
         "model.dropout_rates": 0.15,
     },
 }
-QUICK = ["chaotic-rnn-quick", "lorenz-quick"]
+QUICK = ["chaotic-rnn-quick", "lorenz-quick", "nlb-quick"]
 
 
 def flat(name: str) -> dict[str, object]:
@@ -142,7 +142,7 @@ def test_a_span_ramp_has_a_span_to_ramp_to(name):
     assert found["mask.span_ramp_end_epoch"] < found["train.max_epochs"]
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", ["chaotic-rnn-quick", "lorenz-quick"])
 def test_a_quick_preset_trains_the_full_one_s_set_for_fewer_epochs(name):
     quick, full = flat(name), flat(name.removesuffix("-quick"))
     assert quick["data.synthetic"] == full["data.synthetic"]

@@ -76,6 +76,9 @@ class TrainingProgress:
             log.print(f"going on after epoch {event.first_epoch}", highlight=False)
         self._steps_per_epoch = event.steps_per_epoch
         self._max_epochs = event.max_epochs
+        for task in self._bar.task_ids:  # of a model that was trained before this one
+            self._bar.remove_task(task)
+        self._latest = {}
         self._task = self._bar.add_task(
             "training",
             total=event.max_epochs * event.steps_per_epoch,

@@ -1,16 +1,13 @@
 """``ndt train``: from spikes to a run folder with rates, scores and pictures."""
 
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
 
 from ndt_cli.commands.console import log, out, print_json
 from ndt_cli.commands.options import ConfigOption, JsonOption, SetOption
+from ndt_cli.commands.stopping import stop_request
 from ndt_cli.errors import SettingsError
 from ndt_cli.settings.load import find_config, load_settings
 
@@ -60,7 +57,7 @@ def train(
     from ndt_cli.commands.score_table import score_notes, score_table, score_title
     from ndt_cli.fit import fit, resume_fit
 
-    with TrainingProgress() as progress, _stop_request() as stop:
+    with TrainingProgress() as progress, stop_request() as stop:
         if resume is not None:
             result = resume_fit(resume, overrides=changes, watch=progress, should_stop=stop)
         else:
@@ -96,33 +93,3 @@ def train(
     for figure in result.figures:
         out.print(f"picture: {figure}", highlight=False, soft_wrap=True)
     out.print(f"run: {run}", highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def _stop_request() -> "Iterator[_StopFlag]":
-    """Turn the first Ctrl-C (or SIGTERM) into a request; a second one interrupts at once."""
-    flag = _StopFlag()
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, flag.set) for number in signals}
-    try:
-        yield flag
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-class _StopFlag:
-    """Says whether the user has asked to stop."""
-
-    def __init__(self) -> None:
-        self._asked = False
-
-    def set(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
-        if self._asked:
-            raise KeyboardInterrupt
-        self._asked = True
-        log.print("Stopping after this step; press Ctrl-C again to stop at once.")
-
-    def __call__(self) -> bool:
-        return self._asked

@@ -1,0 +1,93 @@
+"""``ndt nlb-check``: is a submission file right, and what is to be mended."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from ndt_cli.commands.console import out, print_json
+from ndt_cli.commands.options import JsonOption
+
+if TYPE_CHECKING:
+    from ndt_cli.nlb.check_shapes import Shape
+    from ndt_cli.nlb.findings import Finding
+
+_STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
+
+
+def nlb_check(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Submission file (HDF5).", show_default=False)
+    ],
+    targets: Annotated[
+        Path | None,
+        typer.Option(
+            "--targets",
+            metavar="FILE",
+            help="Target file, as nlb_tools' save_to_h5 writes it: checks exact sizes, and by the "
+            "spikes the unit of the rates and the order of the trials.",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a submission file of the Neural Latents Benchmark.
+
+    Any program's file: groups, keys, types, shapes, axes, values that are not finite or
+    negative, rates in Hz or as logarithms, rates that are constant, the order of the trials.
+    Leaves with code 1 when something must be mended.
+    """
+    from ndt_cli.nlb.check import check_submission, submission_shapes
+    from ndt_cli.nlb.expected import Expected
+    from ndt_cli.nlb.submission import read_groups
+
+    expected = None
+    if targets is not None:
+        expected = {name: Expected.of(arrays) for name, arrays in read_groups(targets).items()}
+    findings = check_submission(file, expected)
+    shapes = submission_shapes(file)
+    wrong = any(finding.severity == "error" for finding in findings)
+    if as_json:
+        print_json(
+            {
+                "file": str(file),
+                "ok": not wrong,
+                "groups": {name: dict(arrays) for name, arrays in shapes.items()},
+                "findings": [asdict(finding) for finding in findings],
+            }
+        )
+    else:
+        _show(file, shapes, findings)
+    if wrong:
+        raise typer.Exit(1)
+
+
+def _show(file: Path, shapes: "dict[str, dict[str, Shape]]", findings: "Sequence[Finding]") -> None:
+    out.print(f"[bold]{escape(str(file))}[/bold]", soft_wrap=True)
+    table = Table("Group", "Array", "Trials x bins x neurons", box=None, pad_edge=False)
+    for name, arrays in shapes.items():
+        for i, (key, shape) in enumerate(arrays.items()):
+            table.add_row(escape(name) if i == 0 else "", escape(key), " x ".join(map(str, shape)))
+    if shapes:
+        out.print(table)
+    for finding in findings:
+        style = _STYLES[finding.severity]
+        label = finding.severity.capitalize()
+        out.print(f"[{style}]{label}:[/] {escape(str(finding))}", soft_wrap=True, highlight=False)
+        if finding.hint is not None:
+            out.print(f"  {escape(finding.hint)}", soft_wrap=True, highlight=False)
+    counts = Counter(finding.severity for finding in findings)
+    if counts["error"]:
+        out.print(f"[bold red]Must be mended: {_number(counts['error'], 'error')}.[/]")
+    elif counts["warning"]:
+        out.print(f"Can be scored; {_number(counts['warning'], 'warning')}.")
+    else:
+        out.print("[green]Can be scored; nothing to mend.[/]")
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"

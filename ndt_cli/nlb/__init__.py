@@ -1,0 +1,1 @@
+"""The Neural Latents Benchmark '21: its files, tensors, submissions and scores."""

@@ -1,0 +1,227 @@
+"""The check of a submission file, also of one that another program wrote."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from ndt_cli.errors import DataError
+from ndt_cli.nlb.check_keys import check_keys, check_name, check_type, get_item, groups_hint
+from ndt_cli.nlb.check_order import check_order
+from ndt_cli.nlb.check_scale import Scale, check_scale
+from ndt_cli.nlb.check_shapes import Shape, check_shapes, group_by_bins, released_note
+from ndt_cli.nlb.check_values import check_values, check_variation
+from ndt_cli.nlb.expected import Array, Expected
+from ndt_cli.nlb.findings import Finding
+from ndt_cli.nlb.groups import AXES, GROUPS, RATE_KEYS, Group, nearest_group
+
+_NOTHING = Expected({})
+_SEVERITIES = ("error", "warning", "note")
+
+
+def check_submission(path: Path, expected: Mapping[str, Expected] | None = None) -> list[Finding]:
+    """Check a submission file.
+
+    Parameters
+    ----------
+    path : Path
+        HDF5 file with one group a dataset and bin width.
+    expected : mapping of str to Expected, optional
+        Sizes and spike counts by group. Without them, arrays are held against one another, the
+        benchmark's windows and what neurons can fire.
+
+    Returns
+    -------
+    list of Finding
+        Errors first within each group; empty when there is nothing to say.
+
+    Raises
+    ------
+    DataError
+        If there is no such file.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    if not h5py.is_hdf5(path):
+        return [_not_hdf5(path)]
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        return [_broken("", "", f"the file cannot be opened as HDF5: {error}")]
+    findings: list[Finding] = []
+    with file:
+        loose = [name for name in file if not isinstance(get_item(file, name), h5py.Group)]
+        if loose:
+            findings.append(_loose(loose))
+        groups = [name for name in file if name not in loose]
+        if not groups and not loose:
+            findings.append(Finding("error", "", "", "the file holds no group", groups_hint()))
+        for name in groups:
+            known = (expected or {}).get(_meant(name))
+            found = _joined(check_group(name, file[name], known))
+            if expected is not None and known is None:
+                text = "the targets hold nothing for this group; it was checked without"
+                found.append(Finding("note", name, "", text))
+            findings += sorted(found, key=lambda finding: _SEVERITIES.index(finding.severity))
+    return findings
+
+
+def check_group(
+    name: str, arrays: Mapping[str, Any], expected: Expected | None = None
+) -> list[Finding]:
+    """Check one group: arrays by key, in memory or in a file that is open.
+
+    See `check_submission` for the rest.
+    """
+    readable, findings = check_arrays(name, arrays, expected)
+    expected = expected or _NOTHING
+    if not readable:
+        return findings
+    group = _group(name, {key: array.shape for key, array in readable.items()})
+    if group is not None:
+        findings += released_note(name, group, {k: a.shape for k, a in readable.items()})
+    wrong = {finding.key for finding in findings if finding.severity == "error"}
+    right = {key: np.asarray(array) for key, array in readable.items() if key not in wrong}
+    for key, rates_BTN in right.items():
+        findings += check_variation(name, key, rates_BTN)
+    counts = {key: c for key, c in expected.counts.items() if key in right}
+    if group is not None:
+        scales = {key: Scale.of(rates, counts.get(key)) for key, rates in right.items()}
+        findings += check_scale(name, scales, group.bin_ms)
+    return findings + _check_orders(name, right, counts)
+
+
+def check_arrays(
+    name: str, arrays: Mapping[str, Any], expected: Expected | None = None
+) -> tuple[dict[str, Any], list[Finding]]:
+    """Check what the benchmark's evaluation cannot do without.
+
+    Names, keys, types, shapes, and that all is finite and not negative.
+
+    Returns
+    -------
+    dict of str to array
+        The arrays that have a right key, a type of number and three axes.
+    list of Finding
+        What is wrong.
+    """
+    findings = check_name(name)
+    findings += check_keys(name, arrays)
+    readable: dict[str, Any] = {}
+    for key in RATE_KEYS:
+        if key not in arrays:
+            continue
+        problem = check_type(name, key, get_item(arrays, key))
+        findings += problem
+        if not any(finding.severity == "error" for finding in problem):
+            readable[key] = arrays[key]
+    shapes: dict[str, Shape] = {key: tuple(array.shape) for key, array in readable.items()}
+    group = _group(name, shapes)
+    if group is not None and group.name != name and name in GROUPS:
+        findings.append(_wrong_width(name, group, shapes))
+    findings += check_shapes(name, group, shapes, (expected or _NOTHING).sizes)
+    for key in list(readable):
+        try:
+            values = np.asarray(readable[key])
+        except OSError as error:
+            del readable[key]
+            findings.append(_broken(name, key, f"cannot be read: {error}"))
+            continue
+        findings += check_values(name, key, values, group.bin_ms if group else None)
+    return readable, findings
+
+
+def submission_shapes(path: Path) -> dict[str, dict[str, Shape]]:
+    """Return the shapes of the arrays of a submission file, by group and key.
+
+    What is no array of a group is left out; of a file that cannot be opened, everything.
+    """
+    if not h5py.is_hdf5(path):
+        return {}
+    try:
+        with h5py.File(path, "r") as file:
+            return {
+                name: {
+                    key: tuple(item.shape)
+                    for key in group
+                    if isinstance(item := get_item(group, key), h5py.Dataset)
+                }
+                for name in file
+                if isinstance(group := get_item(file, name), h5py.Group)
+            }
+    except OSError:
+        return {}
+
+
+def _check_orders(
+    name: str, rates: Mapping[str, Array], counts: Mapping[str, Array]
+) -> list[Finding]:
+    findings = []
+    unknown = []
+    for half in ("train", "eval"):
+        keys = [key for key in rates if key.startswith(half)]
+        known = {key: counts[key] for key in keys if key in counts}
+        if known:
+            findings += check_order(name, {key: rates[key] for key in known}, known)
+        elif keys:
+            unknown.append(half)
+    if unknown:
+        text = f"the order of {' and '.join(unknown)} trials cannot be told without their spikes"
+        hint = None if counts else "Compare with the targets: --targets FILE."
+        findings.append(Finding("note", name, "", text, hint))
+    return findings
+
+
+def _meant(name: str) -> str:
+    """Return the name that a group should have."""
+    group = nearest_group(name)
+    return name if name in GROUPS or group is None else group.name
+
+
+def _joined(findings: list[Finding]) -> list[Finding]:
+    """Join findings that say the same of several arrays."""
+    keys: dict[Finding, list[str]] = {}
+    for finding in findings:
+        keys.setdefault(replace(finding, key=""), []).append(finding.key)
+    return [replace(finding, key=", ".join(k)) for finding, k in keys.items()]
+
+
+def _group(name: str, shapes: Mapping[str, Shape]) -> Group | None:
+    group = GROUPS.get(_meant(name))
+    return None if group is None else group_by_bins(group, shapes)
+
+
+def _wrong_width(name: str, group: Group, shapes: Mapping[str, Shape]) -> Finding:
+    n_bins = next(iter(shapes.values()))[1]
+    return Finding(
+        "error",
+        name,
+        "",
+        f"has {n_bins} bins a trial: bins of {group.bin_ms} ms, but the name stands for "
+        f"{GROUPS[name].bin_ms} ms",
+        f"Name the group `{group.name}`.",
+    )
+
+
+def _loose(names: list[str]) -> Finding:
+    shown = ", ".join(f"`{name}`" for name in names)
+    if any(name in AXES for name in names):
+        text = f"arrays lie outside of any group: {shown}"
+        return Finding("error", "", "", text, "Put them in a group. " + groups_hint())
+    return Finding("warning", "", "", f"the file holds more than groups, not looked at: {shown}")
+
+
+def _not_hdf5(path: Path) -> Finding:
+    with path.open("rb") as file:
+        start = file.read(4)
+    kinds = {b"PK\x03\x04": "a zip or .npz file", b"\x93NUM": "a .npy file", b"": "empty"}
+    what = kinds.get(start, "something else")
+    text = f"the file is not HDF5: it is {what}"
+    return Finding("error", "", "", text, "Write it with h5py, one group a dataset.")
+
+
+def _broken(name: str, key: str, text: str) -> Finding:
+    return Finding("error", name, key, text, "The file is damaged or cut short: write it again.")

@@ -1,0 +1,107 @@
+"""Benchmark tensors as the trials that the engine trains on.
+
+One array of counts a trial: held-out neurons are the last columns, forward bins the last bins.
+
+Axes in names: B trials, T bins, N neurons.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ndt_cli.data.spike_data import IntArray, Recording, SpikeData
+from ndt_cli.nlb.tensors import NlbTensors
+
+
+def to_recording(tensors: NlbTensors) -> Recording:
+    """Return the trials of a benchmark data set as the engine takes them.
+
+    Parameters
+    ----------
+    tensors : NlbTensors
+
+    Returns
+    -------
+    Recording
+        Validation phase: train and validation split, all counts known. Test phase: ``train``
+        holds train and validation trials together, ``valid`` the test trials, whose held-out and
+        forward counts are not known: nothing may be chosen by them.
+    """
+    train = _spike_data(tensors, tensors.train_trial_ids, *_train_parts(tensors))
+    if tensors.phase == "test":
+        valid = scored_inputs(tensors)
+    else:
+        target = tensors.target or {}
+        valid = _spike_data(
+            tensors,
+            tensors.eval_trial_ids,
+            tensors.eval["eval_spikes_heldin"],
+            # Not the target's: in dmfc_rsg that one is blank before the interval begins.
+            tensors.eval["eval_spikes_heldout"],
+            target["eval_spikes_heldin_forward"],
+            target["eval_spikes_heldout_forward"],
+        )
+    source = f"{tensors.key}, {tensors.phase} phase"
+    notes = (*tensors.notes, *_missing_notes(tensors))
+    return Recording(train, valid, source, "nlb", notes)
+
+
+def scored_inputs(tensors: NlbTensors) -> SpikeData:
+    """Return the trials that are scored with held-in counts only.
+
+    Parameters
+    ----------
+    tensors : NlbTensors
+        Of either phase.
+
+    Returns
+    -------
+    SpikeData
+        Counts of held-out neurons and of forward bins are zero, and marked as not known.
+    """
+    heldin_BTN = tensors.eval["eval_spikes_heldin"]
+    n_trials = len(heldin_BTN)
+    shapes = [array.shape[1:] for array in _train_parts(tensors)[1:]]
+    blank = [np.zeros((n_trials, *shape), dtype=np.uint8) for shape in shapes]
+    return _spike_data(tensors, tensors.eval_trial_ids, heldin_BTN, *blank, known=False)
+
+
+def _train_parts(tensors: NlbTensors) -> list[NDArray[Any]]:
+    parts = ("heldin", "heldout", "heldin_forward", "heldout_forward")
+    return [tensors.train[f"train_spikes_{part}"] for part in parts]
+
+
+def _spike_data(
+    tensors: NlbTensors,
+    trial_ids_B: IntArray,
+    heldin_BTN: NDArray[Any],
+    heldout_BTN: NDArray[Any],
+    heldin_forward_BTN: NDArray[Any],
+    heldout_forward_BTN: NDArray[Any],
+    *,
+    known: bool = True,
+) -> SpikeData:
+    window_BTN = np.concatenate([heldin_BTN, heldout_BTN], axis=2)
+    forward_BTN = np.concatenate([heldin_forward_BTN, heldout_forward_BTN], axis=2)
+    counts_BTN = np.nan_to_num(np.concatenate([window_BTN, forward_BTN], axis=1))
+    small = counts_BTN.max(initial=0) <= np.iinfo(np.uint8).max
+    return SpikeData(
+        spikes_BTN=counts_BTN.astype(np.uint8 if small else np.uint16),
+        bin_ms=float(tensors.bin_ms),
+        lengths_B=np.full(len(counts_BTN), counts_BTN.shape[1]),
+        trial_ids_B=np.asarray(trial_ids_B),
+        n_heldout=heldout_BTN.shape[2],
+        n_forward=forward_BTN.shape[1],
+        hidden_counts_known=known,
+    )
+
+
+def _missing_notes(tensors: NlbTensors) -> tuple[str, ...]:
+    n_missing = int(np.isnan(tensors.eval["eval_spikes_heldin"]).any(axis=2).sum())
+    if not n_missing:
+        return ()
+    return (
+        f"In {n_missing} bins of the trials that are scored nothing was recorded; their counts "
+        "are taken as zero.",
+    )

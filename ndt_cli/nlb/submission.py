@@ -1,0 +1,172 @@
+"""The submission file of the benchmark: six arrays of rates a dataset."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from ndt_cli.atomic import write_atomic
+from ndt_cli.errors import DataError
+from ndt_cli.nlb.check import check_arrays
+from ndt_cli.nlb.groups import RATE_KEYS
+
+FloatArray = NDArray[np.floating]
+
+
+@dataclass(frozen=True, eq=False)
+class SubmissionRates:
+    """Rates of one dataset at one bin width.
+
+    All are expected spike counts per bin, trials x bins x neurons; the fields are the keys of
+    the file.
+
+    Parameters
+    ----------
+    train_rates_heldin, train_rates_heldout : float array
+        Window of the trials that trained; in the test phase train and val trials together.
+    eval_rates_heldin, eval_rates_heldout : float array
+        Window of the evaluated trials.
+    eval_rates_heldin_forward, eval_rates_heldout_forward : float array
+        The 200 ms after the window of the evaluated trials.
+    """
+
+    train_rates_heldin: FloatArray
+    train_rates_heldout: FloatArray
+    eval_rates_heldin: FloatArray
+    eval_rates_heldout: FloatArray
+    eval_rates_heldin_forward: FloatArray
+    eval_rates_heldout_forward: FloatArray
+
+    def arrays(self) -> dict[str, FloatArray]:
+        """Return the arrays by the key that they have in the file."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def split_rates(
+    train_rates_BTN: FloatArray, eval_rates_BTN: FloatArray, n_heldout: int, n_forward: int
+) -> SubmissionRates:
+    """Cut what a model infers into the six arrays.
+
+    Parameters
+    ----------
+    train_rates_BTN, eval_rates_BTN : (trials, bins, neurons) float array
+        Expected counts per bin; held-out neurons are the last columns, forward bins the last
+        bins. Train rates may be of the window alone.
+    n_heldout, n_forward : int
+        How many neurons and bins those are.
+
+    Raises
+    ------
+    ValueError
+        If neurons or bins of the two do not fit together, or nothing would be left.
+    """
+    n_window, n_heldin = eval_rates_BTN.shape[1] - n_forward, eval_rates_BTN.shape[2] - n_heldout
+    n_train_bins = train_rates_BTN.shape[1]
+    fits = train_rates_BTN.shape[2] == eval_rates_BTN.shape[2] and n_train_bins in (
+        n_window,
+        n_window + n_forward,
+    )
+    if not fits or min(n_window, n_heldin, n_heldout, n_forward) < 1:
+        raise ValueError(
+            f"train rates {train_rates_BTN.shape} and eval rates {eval_rates_BTN.shape} cannot "
+            f"be split into {n_heldout} held-out neurons and {n_forward} forward bins"
+        )
+    return SubmissionRates(
+        train_rates_heldin=train_rates_BTN[:, :n_window, :n_heldin],
+        train_rates_heldout=train_rates_BTN[:, :n_window, n_heldin:],
+        eval_rates_heldin=eval_rates_BTN[:, :n_window, :n_heldin],
+        eval_rates_heldout=eval_rates_BTN[:, :n_window, n_heldin:],
+        eval_rates_heldin_forward=eval_rates_BTN[:, n_window:, :n_heldin],
+        eval_rates_heldout_forward=eval_rates_BTN[:, n_window:, n_heldin:],
+    )
+
+
+def write_submission(
+    path: Path, rates: Mapping[str, SubmissionRates], overwrite: bool = False
+) -> None:
+    """Write a submission file in one piece.
+
+    Parameters
+    ----------
+    path : Path
+        HDF5 file to write.
+    rates : mapping of str to SubmissionRates
+        By group: ``mc_maze`` for bins of 5 ms, ``mc_maze_20`` for bins of 20 ms. They are stored
+        as float32.
+    overwrite : bool
+        Replace a file that is there.
+
+    Raises
+    ------
+    DataError
+        If the file is there already, or a group could not be scored: an unknown name, arrays
+        that do not fit together, a rate that is negative or not finite.
+    """
+    if path.exists() and not overwrite:
+        raise DataError(f"{path} is already there", "give another name, or say to overwrite it")
+    if not rates:
+        raise DataError(f"{path}: there are no rates to write; expected at least one dataset")
+    for name, group in rates.items():
+        _, findings = check_arrays(name, group.arrays())
+        for finding in findings:
+            if finding.severity == "error":
+                raise DataError(f"{path}: {finding}", finding.hint)
+
+    def write(temporary: Path) -> None:
+        with h5py.File(temporary, "w") as file:
+            for name, group in rates.items():
+                for key, array in group.arrays().items():
+                    file.create_dataset(f"{name}/{key}", data=np.asarray(array, dtype=np.float32))
+
+    write_atomic(path, write)
+
+
+def read_submission(path: Path) -> dict[str, SubmissionRates]:
+    """Read a submission file that has all six arrays in every group.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read or lacks an array; `check_submission` tells more.
+    """
+    groups = read_groups(path)
+    for name, arrays in groups.items():
+        for key in RATE_KEYS:
+            if key not in arrays:
+                hint = f"`ndt nlb-check {path}` lists what is wrong."
+                raise DataError(f"{path}: {name}/{key} is missing", hint)
+    return {
+        name: SubmissionRates(**{key: arrays[key] for key in RATE_KEYS})
+        for name, arrays in groups.items()
+    }
+
+
+def read_groups(path: Path) -> dict[str, dict[str, NDArray[Any]]]:
+    """Read the arrays of a submission or target file, by group and key.
+
+    Raises
+    ------
+    DataError
+        If it is no HDF5 file, cannot be read, or holds no group of arrays.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            groups = {
+                name: {
+                    key: item[()] for key, item in group.items() if isinstance(item, h5py.Dataset)
+                }
+                for name, group in file.items()
+                if isinstance(group, h5py.Group)
+            }
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except OSError as error:
+        hint = "Is it an HDF5 file, and was it copied whole?"
+        raise DataError(f"{path}: cannot be read as HDF5: {error}", hint) from error
+    if not groups:
+        raise DataError(f"{path}: holds no groups; expected one a dataset, such as mc_maze")
+    return groups

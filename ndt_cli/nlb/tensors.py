@@ -1,0 +1,163 @@
+"""Tensors of a benchmark data set: what a model is given, and what its rates are scored against.
+
+Array keys are those of nlb_tools. Arrays of counts are trials x bins x neurons; their dtypes are
+those that nlb_tools gives, float16 for counts.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ndt_cli.data.spike_data import IntArray
+from ndt_cli.nlb.catalogue import NlbDataset, Phase, find_dataset, submission_key
+from ndt_cli.nlb.extra import require_nlb_extra
+from ndt_cli.nlb.local_files import locate
+from ndt_cli.nlb.progress import Progress, no_progress
+from ndt_cli.nlb.tensor_cache import cache_path, read_cache, write_cache
+
+Arrays = dict[str, NDArray[Any]]
+
+_NEEDED = ("nlb_tools", "pandas", "pynwb", "sklearn")
+
+
+@dataclass(frozen=True, eq=False)
+class NlbTensors:
+    """Tensors of one data set, bin width and phase.
+
+    Attributes
+    ----------
+    dataset : NlbDataset
+    bin_ms : int
+        Bin width in milliseconds.
+    phase : {"val", "test"}
+        ``"val"``: trained on the train split, scored on the validation split. ``"test"``: trained
+        on both, scored on the test split.
+    train : dict of str to array
+        ``train_spikes_heldin``, ``train_spikes_heldout``, both again with ``_forward``, and
+        ``train_behavior``.
+    eval : dict of str to array
+        ``eval_spikes_heldin`` and, in the validation phase, ``eval_spikes_heldout``.
+    target : dict of str to array, or None
+        What nlb_tools' ``evaluate`` takes under the data set's key, PSTHs included. None in the
+        test phase, whose labels come in a file of their own.
+    train_trial_ids, eval_trial_ids : (trials,) int array
+        Row of each trial in the trial tables of the files, the test file's first.
+    notes : tuple of str
+        What the user should know of the files, one sentence each.
+    """
+
+    dataset: NlbDataset
+    bin_ms: int
+    phase: Phase
+    train: Arrays
+    eval: Arrays
+    target: Arrays | None
+    train_trial_ids: IntArray
+    eval_trial_ids: IntArray
+    notes: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Group of this data set and bin width in a submission."""
+        return submission_key(self.dataset.name, self.bin_ms)
+
+
+def make_tensors(
+    dataset: NlbDataset | str,
+    bin_ms: int,
+    phase: Phase,
+    data_dir: Path | str,
+    *,
+    cache: bool = True,
+    progress: Progress | None = None,
+) -> NlbTensors:
+    """Make the tensors of a data set through nlb_tools, or take them from the cache.
+
+    Parameters
+    ----------
+    dataset : NlbDataset or str
+    bin_ms : {5, 20}
+        Bin width in milliseconds.
+    phase : {"val", "test"}
+        Which trials are scored. The validation phase reads the train file only.
+    data_dir : Path or str
+        Folder of the NWB files, as `ndt_cli.nlb.local_files.locate` finds them.
+    cache : bool
+        Take the tensors from, and leave them in, the folder ``tensors`` beside the train file. A
+        file there serves the same packages and the same NWB files only.
+    progress : callable, optional
+        Told what is done and how far it is.
+
+    Returns
+    -------
+    NlbTensors
+
+    Raises
+    ------
+    SettingsError
+        When there is no such data set or bin width.
+    DataError
+        When a file is missing or damaged, or lacks what the benchmark needs.
+    MissingExtraError
+        When nlb_tools or a package it needs is not installed.
+    """
+    dataset = find_dataset(dataset) if isinstance(dataset, str) else dataset
+    submission_key(dataset.name, bin_ms)
+    files = locate(dataset, Path(data_dir), phase)
+    # Also for tensors in the cache: what is made of them cannot be scored without.
+    require_nlb_extra(*_NEEDED)
+    sources = [path for path in files if path is not None]
+    cached = cache_path(dataset, bin_ms, phase, sources)
+    made = read_cache(cached) if cache else None
+    if made is None:
+        from ndt_cli.nlb.cutting import cut_tensors
+
+        made = cut_tensors(dataset, bin_ms, phase, files, progress or no_progress)
+        if cache and not write_cache(cached, made):
+            made["notes"] += (f"{cached.parent} cannot be written: the tensors were not kept.",)
+    return NlbTensors(dataset, bin_ms, phase, **made)
+
+
+def make_private_target(
+    dataset: NlbDataset,
+    bin_ms: int,
+    private_file: Path,
+    *,
+    train_file: Path | None = None,
+    progress: Progress | None = None,
+) -> Arrays:
+    """Make the target of the test phase from a file that has all trials and units.
+
+    There is such a file for synthetic sets only; the labels of the public ones come as a file of
+    their own (`ndt_cli.nlb.catalogue.TEST_LABELS`).
+
+    Parameters
+    ----------
+    dataset : NlbDataset
+    bin_ms : {5, 20}
+        Bin width in milliseconds.
+    private_file : Path
+        NWB file of the whole recording.
+    train_file : Path, optional
+        Take only those training trials that are in this file too, told by their start times.
+    progress : callable, optional
+        Told what is done and how far it is.
+
+    Returns
+    -------
+    dict of str to array
+        As `NlbTensors.target`.
+
+    Raises
+    ------
+    DataError
+        When a file is missing or damaged, or lacks what the benchmark needs.
+    MissingExtraError
+        When nlb_tools or a package it needs is not installed.
+    """
+    require_nlb_extra(*_NEEDED)
+    from ndt_cli.nlb.cutting import cut_private_target
+
+    return cut_private_target(dataset, bin_ms, private_file, train_file, progress or no_progress)
