@@ -308,7 +308,15 @@ def test_another_release_of_nlb_tools_is_refused(monkeypatch):
         extra.require_nlb_extra("nlb_tools")
 
 
-def test_nlb_tools_is_not_needed_to_import_this(monkeypatch):
+def test_a_source_tree_that_was_never_installed_is_installed_with_the_extra(monkeypatch):
+    def refuse(name):
+        raise extra.PackageNotFoundError(name)
+
+    monkeypatch.setattr(extra, "requires", refuse)
+    assert 'pip install ".[nlb]" && ' in extra.install_line()
+
+
+def test_nlb_tools_is_not_needed_to_import_this():
     assert "nlb_tools" not in vars(tensors)
 
 

@@ -53,8 +53,12 @@ def install_line() -> str:
 
 def _extra_requirements() -> list[str]:
     """Return what the extra ``nlb`` names, from the installed package's own metadata."""
+    try:
+        lines = requires("ndt-cli") or []
+    except PackageNotFoundError:  # run from a source tree that was never installed
+        return [".[nlb]"]
     needs = []
-    for line in requires("ndt-cli") or []:
+    for line in lines:
         need, _, marker = line.partition(";")
         if marker.replace('"', "'").strip() == "extra == 'nlb'":
             needs.append(need.strip())
