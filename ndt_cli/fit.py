@@ -9,7 +9,8 @@ from ndt_cli.data.spike_data import Recording
 from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.events import Watcher
 from ndt_cli.engine.run_folder import RunFolder
-from ndt_cli.engine.train import TrainResult, resume, train
+from ndt_cli.engine.train import resume, train
+from ndt_cli.engine.trainer import TrainResult
 from ndt_cli.evaluation import Evaluation, evaluate
 from ndt_cli.report.run_figures import write_run_figures
 from ndt_cli.settings.tree import Settings

@@ -14,7 +14,7 @@ from builders import (
     tiny_settings,
 )
 
-from ndt_cli.engine import train as train_module
+from ndt_cli.engine import trainer as trainer_module
 from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.schedule import learning_rate
@@ -43,7 +43,7 @@ class _Recorder(TrainingStep):
 def steps(monkeypatch):
     """The steps that training takes, as (epoch, learning rate, trials)."""
     monkeypatch.setattr(_Recorder, "taken", [], raising=False)
-    monkeypatch.setattr(train_module, "TrainingStep", _Recorder)
+    monkeypatch.setattr(trainer_module, "TrainingStep", _Recorder)
     return _Recorder.taken
 
 
@@ -88,7 +88,7 @@ def _scripted(monkeypatch, masked_losses):
             loss = self.losses.pop(0) if len(self.losses) > 1 else self.losses[0]
             return {"valid_masked_loss": loss, "valid_unmasked_loss": 1.0}
 
-    monkeypatch.setattr(train_module, "Validator", Scripted)
+    monkeypatch.setattr(trainer_module, "Validator", Scripted)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_training_never_stops_early_without_a_new_measurement(
 def test_the_measure_to_choose_by_decides_when_to_stop(tmp_path, monkeypatch):
     # The masked loss is best at once; the unmasked one, 1.0 each time, too. R2 improves.
     _scripted(monkeypatch, [0.5])
-    with_r2 = train_module.Validator
+    with_r2 = trainer_module.Validator
     scores = iter(range(20))
 
     class WithR2(with_r2):
@@ -146,7 +146,7 @@ def test_the_measure_to_choose_by_decides_when_to_stop(tmp_path, monkeypatch):
         def __call__(self, model):
             return {**super().__call__(model), "valid_rate_r2": min(next(scores), 4) / 10}
 
-    monkeypatch.setattr(train_module, "Validator", WithR2)
+    monkeypatch.setattr(trainer_module, "Validator", WithR2)
     settings = tiny_settings(train={"max_epochs": 20, "patience_epochs": 3})
     by_r2 = changed(settings, "train", choose_by="rate-r2")
     data = recording(rates=True)

@@ -1,6 +1,5 @@
 """Write a recording in the project's own layout: see `ndt_cli.data.layout_own` for its keys."""
 
-import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from ndt_cli.atomic import write_atomic
 from ndt_cli.data.spike_data import Recording
 from ndt_cli.errors import DataError
 
@@ -52,17 +52,11 @@ def write_recording(recording: Recording, path: Path, *, overwrite: bool = False
             f"{path}: the file is there already, and nothing is overwritten",
             hint="Choose another name, or remove the file first.",
         )
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(part, own_arrays(recording))
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
+        write_atomic(path, lambda part: write(part, own_arrays(recording)))
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def own_arrays(recording: Recording) -> dict[str, NDArray[Any]]:

@@ -12,7 +12,8 @@ from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.events import EpochDone, Event, Watcher
 from ndt_cli.engine.inference import load_trained
 from ndt_cli.engine.run_folder import RunFolder
-from ndt_cli.engine.train import TrainResult, train
+from ndt_cli.engine.train import train
+from ndt_cli.engine.trainer import TrainResult
 from ndt_cli.errors import RunError
 from ndt_cli.nlb.submission import SubmissionRates, split_rates
 from ndt_cli.settings.tree import Settings

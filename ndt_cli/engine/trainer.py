@@ -1,0 +1,255 @@
+"""The state of a training run, and its loop."""
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from ndt_cli.baselines import starting_rates
+from ndt_cli.data.spike_data import Recording
+from ndt_cli.engine.checkpoint import Checkpoint, optimizer_tensors
+from ndt_cli.engine.checks import check_trainable
+from ndt_cli.engine.device import Compute
+from ndt_cli.engine.distributed import Ranks
+from ndt_cli.engine.events import EpochDone, Event, Started, StepDone, Watcher
+from ndt_cli.engine.progress import Progress
+from ndt_cli.engine.run_folder import RunFolder
+from ndt_cli.engine.schedule import learning_rate
+from ndt_cli.engine.step import TrainingStep, make_optimizer
+from ndt_cli.engine.streams import Streams, stream_seed
+from ndt_cli.engine.tensorboard import EventLog
+from ndt_cli.engine.trial_set import TrialSet
+from ndt_cli.engine.validation import Validator
+from ndt_cli.errors import TrainingError
+from ndt_cli.model.network import ModelShape, NeuralDataTransformer
+from ndt_cli.settings.tree import Settings
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What training leaves behind.
+
+    Attributes
+    ----------
+    run : Path
+        The run folder.
+    history : list of dict
+        The records of ``metrics.jsonl``, one an epoch.
+    best : dict
+        By checkpoint name: best value and the number of epochs done when it came.
+    stopped : str
+        ``"finished"``, ``"early"`` (no improvement) or ``"interrupted"``.
+    seconds : float
+        Time spent training, over all resumptions.
+    """
+
+    run: Path
+    history: list[dict[str, float]]
+    best: dict[str, tuple[float, int]]
+    stopped: str
+    seconds: float
+
+
+class Trainer:
+    """The state of a training run, and its loop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        recording: Recording,
+        folder: RunFolder,
+        compute: Compute,
+        ranks: Ranks,
+    ) -> None:
+        check_trainable(recording, settings)
+        self.settings = settings
+        self.recording = recording
+        self.folder = folder
+        self.compute = compute
+        self.ranks = ranks
+        train = recording.train
+        device = compute.device
+        self.trials = TrialSet.load(train, device)
+        self.validator = Validator(recording.valid, settings, device)
+        # Weights are drawn on the CPU from the global generator, so that any device starts from
+        # the same ones; the caller's generator is left as it was.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stream_seed(settings.train.seed, "weights"))
+            shape = ModelShape(train.n_neurons, train.n_bins, train.max_count)
+            self.network = NeuralDataTransformer(settings.model, shape)
+        if settings.model.readout_init == "mean-rate":
+            self.network.readout.start_at(torch.from_numpy(starting_rates(train)))
+        self.network.to(device)
+        self.network.compute_dtype = compute.dtype
+        self.optimizer = make_optimizer(self.network.parameters(), settings, device)
+        self.streams = Streams.from_seed(settings.train.seed, device, ranks.rank)
+        self.progress = Progress()
+        self.history: list[dict[str, float]] = []
+        # The order of the epoch under way is drawn again on resuming, from this state.
+        self.order_state = self.streams.order.get_state()
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go to where a checkpoint was taken."""
+        checkpoint.load_into(self.network)
+        checkpoint.load_optimizer(self.optimizer, self.network)
+        states = checkpoint.stream_states(self.ranks.rank, self.ranks.world_size)
+        self.streams.restore(states)
+        self.order_state = self.streams.order.get_state()
+        self.progress = Progress.from_json(checkpoint.progress)
+        if self.ranks.is_first:
+            self.history = self.folder.keep_metrics(self.progress.epoch)
+
+    def run(self, n_threads: int, watch: Watcher, should_stop: Callable[[], bool]) -> TrainResult:
+        settings, progress = self.settings.train, self.progress
+        steps_per_epoch = math.ceil(len(self.trials) / settings.batch_size)
+        tell = watch if self.ranks.is_first else ignore
+        tell(
+            Started(
+                run=self.folder.path,
+                compute=self.compute.name,
+                n_threads=n_threads,
+                n_parameters=sum(p.numel() for p in self.network.parameters()),
+                n_train_trials=len(self.trials),
+                n_valid_trials=self.recording.valid.n_trials,
+                first_epoch=progress.epoch,
+                max_epochs=settings.max_epochs,
+                steps_per_epoch=steps_per_epoch,
+                notes=self.recording.notes,
+            )
+        )
+        with ExitStack() as closing:
+            wanted = settings.tensorboard and self.ranks.is_first
+            self.events = EventLog.maybe(self.folder, wanted, progress.epoch)
+            closing.callback(self.events.close)
+            stopped = self._loop(tell, should_stop)
+        return TrainResult(
+            self.folder.path, self.history, dict(progress.best), stopped, progress.seconds
+        )
+
+    def _loop(self, tell: Watcher, should_stop: Callable[[], bool]) -> str:
+        settings, progress = self.settings.train, self.progress
+        step = TrainingStep(
+            self._wrapped(), self.optimizer, self.settings, self.streams, self.ranks
+        )
+        while progress.epoch < settings.max_epochs:
+            if progress.epochs_without_improvement(settings.choose_by) >= settings.patience_epochs:
+                return "early"
+            began = time.perf_counter()
+            finished = self._epoch(step, tell, should_stop)
+            progress.seconds += time.perf_counter() - began
+            if not finished:
+                self._save("last")
+                return "interrupted"
+            self._end_epoch(tell)
+            if self.ranks.any(should_stop(), self.compute.device):
+                self._save("last")
+                return "interrupted" if progress.epoch < settings.max_epochs else "finished"
+        return "finished"
+
+    def _wrapped(self) -> NeuralDataTransformer | DistributedDataParallel:
+        if self.ranks.world_size == 1:
+            return self.network
+        return DistributedDataParallel(self.network)
+
+    def _epoch(self, step: TrainingStep, tell: Watcher, should_stop: Callable[[], bool]) -> bool:
+        """Take the steps of an epoch that are left; return False when asked to stop before."""
+        progress, settings = self.progress, self.settings.train
+        device = self.compute.device
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(progress.epoch, settings)
+        self.streams.order.set_state(self.order_state)
+        order = torch.randperm(len(self.trials), generator=self.streams.order, device=device)
+        batches = order.split(settings.batch_size)
+        sums = torch.tensor([progress.loss_total, progress.n_scored], device=device)
+        finished = True
+        for batch in batches[progress.step :]:
+            total, n_scored = step(self.trials.take(batch), progress.epoch)
+            sums += torch.stack((total, n_scored))
+            progress.step += 1
+            if device.type == "cpu":  # there is nothing to wait for
+                self._check_finite(step)
+            tell(StepDone(progress.epoch, progress.step))
+            # Processes must stop together, so several of them only do between epochs.
+            if self.ranks.world_size == 1 and should_stop() and progress.step < len(batches):
+                finished = False
+                break
+        # The one place in an epoch where the host waits for the device.
+        self._check_finite(step)
+        progress.loss_total, progress.n_scored = sums.tolist()
+        return finished
+
+    def _check_finite(self, step: TrainingStep) -> None:
+        bad = step.first_bad_step()
+        if bad is None:
+            return
+        advice = (
+            "Try a lower learning rate "
+            f"(--set train.learning_rate={self.settings.train.learning_rate / 3:.1g}), a longer "
+            "warm-up (--set train.warmup_epochs=20), or --set train.precision=float32."
+        )
+        if self.progress.best:
+            advice += f" The checkpoints in {self.folder.path} are from before and good."
+        raise TrainingError(
+            f"loss or gradient is not finite in epoch {self.progress.epoch + 1}, "
+            f"at update {bad + 1} since this start; the weights were not changed by it",
+            advice,
+        )
+
+    def _end_epoch(self, tell: Watcher) -> None:
+        progress, settings = self.progress, self.settings.train
+        record: dict[str, float] = {
+            "epoch": progress.epoch + 1,
+            "train_loss": progress.loss_total / max(progress.n_scored, 1),
+            "learning_rate": learning_rate(progress.epoch, settings),
+        }
+        progress.epoch += 1
+        progress.step, progress.loss_total, progress.n_scored = 0, 0.0, 0.0
+        self.order_state = self.streams.order.get_state()
+        due = progress.epoch % settings.val_interval_epochs == 0
+        to_save: list[str] = []
+        if due or progress.epoch == settings.max_epochs:
+            began = time.perf_counter()
+            measures = self._validate()
+            progress.seconds += time.perf_counter() - began
+            record |= measures
+            to_save = [*progress.validated(measures), "last"]
+        record["seconds"] = round(progress.seconds, 3)
+        self.history.append(record)
+        if self.ranks.is_first:
+            self.folder.append_metrics(record)
+            self.events.add(record)
+        for name in to_save:
+            self._save(name)
+        tell(EpochDone(record))
+
+    def _validate(self) -> dict[str, float]:
+        """Validate in the first process; every process gets its numbers."""
+        names = self.validator.measures
+        measures = self.validator(self.network) if self.ranks.is_first else {}
+        values = [measures.get(name, math.nan) for name in names]
+        return dict(zip(names, self.ranks.from_first(values, self.compute.device), strict=True))
+
+    def _save(self, name: str) -> None:
+        if name != "last":
+            checkpoint = Checkpoint.of_model(self.network, self.progress.to_json())
+        else:
+            states = {**self.streams.state(), "order": self.order_state}
+            streams = self.ranks.gather(states, self.compute.device)
+            checkpoint = Checkpoint.of_model(
+                self.network,
+                self.progress.to_json(),
+                optimizer_tensors(self.optimizer, self.network),
+                streams,
+            )
+        if self.ranks.is_first:
+            checkpoint.save(self.folder.checkpoint(name))
+
+
+def ignore(event: Event) -> None:
+    """Watch nothing."""
+    del event
