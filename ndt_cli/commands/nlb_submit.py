@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from ndt_cli.commands.console import log, out, print_json
-from ndt_cli.commands.options import ConfigOption, JsonOption, SetOption
+from ndt_cli.commands.options import JsonOption, SetOption
 
 if TYPE_CHECKING:
     from ndt_cli.nlb.submit import DatasetResult
@@ -52,13 +52,23 @@ def nlb_submit(
             "--labels", help="The published test labels (eval_data_test.h5), to score --phase test."
         ),
     ] = None,
-    config: ConfigOption = None,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            "--config",
+            "-c",
+            metavar="FILE|PRESET",
+            help="Settings: a TOML file, or a preset's name, such as nlb-quick.",
+            show_default="the preset of each dataset",
+        ),
+    ] = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make, check and score a submission to the Neural Latents Benchmark.
 
-    The default settings are the preset of each dataset.
+    One dataset or several, in one file. With the presets of the paper training takes hours on a
+    GPU; --config nlb-quick takes minutes on a laptop.
     """
     from ndt_cli.commands.progress import TrainingProgress
     from ndt_cli.commands.stopping import stop_request
