@@ -174,7 +174,8 @@ class Checkpoint:
         if not path.is_file():
             raise CheckpointError(
                 f"{path}: there is no such checkpoint",
-                "a run has none before its first validation (train.val_interval_epochs)",
+                "a run has none before its first validation (train.val_interval_epochs), and "
+                "none for a measure that its data do not allow",
             )
         try:
             with safe_open(path, framework="pt") as file:
