@@ -49,7 +49,7 @@ def test_a_run_tells_its_scores_and_its_folder(spikes, tmp_path):
     out = tmp_path / "run"
     result = ndt("train", "--data", spikes, "--out", out, *settings())
     assert result.exit_code == 0
-    for words in ("NDT", "smoothed spikes", "mean rate", "true rates", "R2 mean", str(out)):
+    for words in ("NDT", "smoothed spikes", "mean rate", "true rates", "median", str(out)):
         assert words in result.stdout
     assert "settings: preset lorenz-quick" in result.stderr
 

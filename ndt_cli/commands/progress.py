@@ -34,7 +34,7 @@ class TrainingProgress:
     def __init__(self) -> None:
         self._bar = Progress(
             TextColumn("epoch {task.fields[epoch]}/{task.fields[max_epochs]}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=12),
             _Measures(),
             TimeRemainingColumn(compact=True),
             console=log,
@@ -60,7 +60,8 @@ class TrainingProgress:
             self._bar.update(self._task, completed=done)
         elif isinstance(event, EpochDone):
             self._latest |= event.record
-            self._bar.update(self._task, epoch=int(event.record["epoch"]), text=_text(self._latest))
+            epoch = int(event.record["epoch"])
+            self._bar.update(self._task, epoch=epoch, text=_short_text(self._latest))
             self._line(event.record)
 
     def _start(self, event: Started) -> None:
@@ -102,7 +103,20 @@ class TrainingProgress:
 
 class _Measures(ProgressColumn):
     def render(self, task: Task) -> Text:
-        return Text(task.fields["text"])
+        return Text(task.fields["text"], no_wrap=True)
+
+
+def _short_text(record: dict[str, float]) -> str:
+    """Say the same in half the width: validation losses as masked/unmasked."""
+    parts = [f"loss {record['train_loss']:.4f}"]
+    if "valid_masked_loss" in record:
+        masked, unmasked = record["valid_masked_loss"], record["valid_unmasked_loss"]
+        parts.append(f"valid {masked:.4f}/{unmasked:.4f}")
+    if "valid_rate_r2" in record:
+        parts.append(f"R2 {record['valid_rate_r2']:.3f}")
+    if "valid_co_bps" in record:
+        parts.append(f"co-bps {record['valid_co_bps']:.3f}")
+    return " ".join(parts)
 
 
 def _text(record: dict[str, float]) -> str:

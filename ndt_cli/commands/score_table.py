@@ -10,16 +10,17 @@ from ndt_cli.metrics import SpikeScores
 
 def score_table(evaluation: Evaluation) -> Table:
     """Return a table with one estimate a row."""
-    table = Table(box=None, pad_edge=False)
+    # Two lines of header and of label: the table fits a terminal of 80 columns.
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     columns = _columns(evaluation.scores["NDT"])
     table.add_column("")
     for name in columns:
-        table.add_column(name, justify="right")
+        table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
     for estimate, scores in evaluation.scores.items():
         values = _columns(scores)
         label = estimate
         if estimate == "smoothed spikes":
-            label += f" ({evaluation.smoothing_ms:.0f} ms)"
+            label += f"\n({evaluation.smoothing_ms:.0f} ms)"
         style = "bold" if estimate == "NDT" else ""
         table.add_row(label, *(_number(values.get(name)) for name in columns), style=style)
     return table
