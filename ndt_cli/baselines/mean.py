@@ -27,7 +27,7 @@ def mean_rate(train: SpikeData) -> Float64Array:
     if n_bins == 0:
         raise DataError(
             f"A mean rate needs at least one bin; found {train.n_trials} trials with no bin.",
-            hint="Look at the file with ndt info.",
+            hint="Look at the file with ndt check-data.",
         )
     totals_N = np.sum(train.spikes_BTN, axis=(0, 1), where=train.inside_BT[:, :, None], dtype=float)
     return np.asarray(totals_N / n_bins)
