@@ -74,15 +74,6 @@ def test_wrap_initial_means_nothing_without_a_limit_behind():
     assert torch.equal(_influence_TS(**with_limit), _window_TS(N_BINS, N_BINS))
 
 
-@pytest.mark.parametrize("n_layers", [1, 3])
-def test_reach_bounds_the_bins_that_matter(n_layers):
-    context = Context(back=2, forward=1)
-    assert context.reach(n_layers) == (2 * n_layers, n_layers)
-    assert Context(None, 1).reach(n_layers) == (None, n_layers)
-    # With a wrapped start, a bin depends on bins further ahead than its window.
-    assert Context(4, 1, wrap_initial=True).reach(1) == (None, None)
-
-
 @pytest.mark.parametrize("full_context", [True, False])
 @pytest.mark.parametrize("norm_place", ["pre", "post"])
 def test_what_stands_in_padding_changes_no_rate_inside_the_trial(full_context, norm_place):

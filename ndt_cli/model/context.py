@@ -45,11 +45,3 @@ class Context:
             initial_T = bins < self.back
             allowed_TS |= initial_T[:, None] & initial_T[None, :]
         return allowed_TS
-
-    def reach(self, n_layers: int) -> tuple[int | None, int | None]:
-        """Bins behind and ahead that can change a rate, through all layers together."""
-        back = None if self.back is None else self.back * n_layers
-        forward = None if self.forward is None else self.forward * n_layers
-        if self.wrap_initial:
-            return None, None
-        return back, forward
