@@ -7,7 +7,7 @@ import pytest
 import torch
 from builders import NO_DROPOUT, build_network, counts_BTN, model_settings, same_tensors
 
-from ndt_cli.model.dropout import Dropout
+from ndt_cli.model.dropout import Dropout, RandomBits
 from ndt_cli.model.losses import masked_sum
 from ndt_cli.model.norm import ScaleNorm
 
@@ -18,7 +18,7 @@ def _train_once(settings, n_neurons, n_bins=5, max_count=3):
     """Run forward and backward with dropout; return the loss and the network."""
     network = build_network(settings, n_neurons, n_bins, max_count)
     counts = counts_BTN(3, n_bins, n_neurons, max_count)
-    dropout = Dropout(torch.Generator().manual_seed(0))
+    dropout = Dropout(RandomBits(0))
     output = network(counts, None, dropout)
     total, n = masked_sum(
         network.loss_BTN(output, counts), torch.ones(counts.shape, dtype=torch.bool)
@@ -128,7 +128,7 @@ def test_the_read_out_starts_uniform_within_a_tenth_and_without_bias(readout):
 
 def test_without_dropout_two_runs_are_equal_and_with_it_they_differ():
     network, counts = build_network(), counts_BTN(2, 6, 3)
-    dropout = Dropout(torch.Generator().manual_seed(0))
+    dropout = Dropout(RandomBits(0))
     assert torch.equal(network(counts), network(counts))
     assert not torch.equal(network(counts, None, dropout), network(counts, None, dropout))
 
@@ -138,7 +138,7 @@ def test_each_dropout_setting_acts_and_zero_turns_it_off(where):
     counts = counts_BTN(2, 6, 3)
     for p, acts in ((0.5, True), (0.0, False)):
         network = build_network(model_settings(**{**NO_DROPOUT, where: p}))
-        dropped = network(counts, None, Dropout(torch.Generator().manual_seed(0)))
+        dropped = network(counts, None, Dropout(RandomBits(0)))
         assert torch.equal(dropped, network(counts)) is not acts
 
 

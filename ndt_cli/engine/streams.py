@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ndt_cli.model.dropout import RandomBits
+
 
 def stream_seed(seed: int, name: str) -> int:
     """Return the seed of a named stream, unrelated to that of any other name or seed."""
@@ -32,14 +34,14 @@ class Streams:
 
     order: torch.Generator
     mask: torch.Generator
-    dropout: torch.Generator
+    dropout: torch.Generator | RandomBits
 
     @classmethod
     def from_seed(cls, seed: int, device: torch.device, rank: int = 0) -> "Streams":
         return cls(
             order=make_stream(seed, "order", device),
             mask=make_stream(seed, "mask", device),
-            dropout=make_stream(seed, f"dropout-{rank}", device),
+            dropout=_dropout_stream(seed, f"dropout-{rank}", device),
         )
 
     def state(self) -> dict[str, Tensor]:
@@ -50,3 +52,11 @@ class Streams:
         """Set each stream to a state that `state` returned."""
         for name, stream in vars(self).items():
             stream.set_state(state[name])
+
+
+def _dropout_stream(seed: int, name: str, device: torch.device) -> torch.Generator | RandomBits:
+    return (
+        RandomBits(stream_seed(seed, name))
+        if device.type == "cpu"
+        else make_stream(seed, name, device)
+    )

@@ -1,21 +1,20 @@
-"""Multi-head attention within a context window, dense or over blocks of the band.
+"""Multi-head attention within a context window, over blocks of the band that it allows.
 
-Axes: B trials, T bins that ask, S bins looked at, H heads, D width, E width of a head.
+Axes: B trials, T bins, H heads, D width, E width of a head; K blocks of a trial, C bins of a
+block, W bins that a block looks at.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ndt_cli.model.band import Blocks, gather_windows
+from ndt_cli.model.band import Blocks
 from ndt_cli.model.context import Context
 from ndt_cli.model.dropout import Dropout
-
-Drop = Callable[[Tensor], Tensor]
 
 
 class ContextAttention(nn.Module):
@@ -50,14 +49,25 @@ class ContextAttention(nn.Module):
         ``window`` comes from `attention_window`; ``dropout`` is None outside training.
         """
         n_trials, n_bins, width = x_BTD.shape
-        qkv_BT3HE = linear(x_BTD, self.qkv).view(
-            n_trials, n_bins, 3, self.n_heads, width // self.n_heads
-        )
-        attended_BTHE = window.attend(
-            qkv_BT3HE,
-            lambda weights: weights if dropout is None else dropout(weights, self.dropout),
-        )
-        return linear(attended_BTHE.reshape(n_trials, n_bins, width), self.out)
+        blocks = window.blocks
+        q_BTD, k_BTD, v_BTD = linear(x_BTD, self.qkv).chunk(3, dim=-1)
+
+        def heads(bins: Tensor, x_BTD: Tensor) -> Tensor:
+            """Gather bins, (K, n), into (B, K, H, n, E)."""
+            if blocks.n_blocks > 1 or blocks.spare:
+                x_BTD = x_BTD.index_select(1, bins.clamp(0, n_bins - 1).flatten())
+            cut = x_BTD.view(n_trials, *bins.shape, self.n_heads, width // self.n_heads)
+            return cut.transpose(2, 3)
+
+        rows, columns = blocks.row_KC(x_BTD.device), blocks.column_KW(x_BTD.device)
+        q_BKHCE = heads(rows, q_BTD) * (width // self.n_heads) ** -0.5
+        scores_BKHCW = q_BKHCE @ heads(columns, k_BTD).transpose(-1, -2)
+        weights_BKHCW = (scores_BKHCW + window.blocked).softmax(dim=-1)
+        if dropout is not None:
+            weights_BKHCW = dropout(weights_BKHCW, self.dropout)
+        attended_BKHCE = weights_BKHCW @ heads(columns, v_BTD)
+        attended_BTD = attended_BKHCE.transpose(2, 3).reshape(n_trials, rows.numel(), width)
+        return linear(attended_BTD[:, :n_bins], self.out)
 
 
 def linear(x: Tensor, layer: nn.Linear) -> Tensor:
@@ -66,60 +76,22 @@ def linear(x: Tensor, layer: nn.Linear) -> Tensor:
 
 
 @dataclass(frozen=True)
-class DenseWindow:
-    """Scores between all pairs of bins, those outside the window set to -inf.
+class Window:
+    """What all layers and heads share of the context window.
 
-    Attributes
-    ----------
-    blocked : Tensor
-        0 where attention is allowed, -inf elsewhere; (T, S) or (B, 1, T, S).
-    """
-
-    blocked: Tensor
-
-    def attend(self, qkv_BT3HE: Tensor, drop: Drop) -> Tensor:
-        """Return the values weighted by attention, (B, T, H, E)."""
-        q_BHTE, k_BHSE, v_BHSE = qkv_BT3HE.permute(2, 0, 3, 1, 4).unbind(0)
-        scores_BHTS = (q_BHTE * q_BHTE.shape[-1] ** -0.5) @ k_BHSE.transpose(-1, -2)
-        weights_BHTS = (scores_BHTS + self.blocked).softmax(dim=-1)
-        return (drop(weights_BHTS) @ v_BHSE).transpose(1, 2)
-
-
-@dataclass(frozen=True)
-class BandWindow:
-    """Scores between each block of bins and the bins around it that the window reaches.
-
-    The same mathematics as `DenseWindow`. With a window of 13 bins in a trial of 100 it makes
-    a third of the scores.
+    With a window of 13 bins, a trial of 100 in blocks of 20 has a third of the scores.
 
     Attributes
     ----------
     blocks : Blocks
-        How the trial is cut.
+        How the trial is cut; one block where that costs less.
     blocked : Tensor
-        0 where attention is allowed, -inf elsewhere; (K, C, W), or (B, 1, K, C, W) where trials
-        differ in length.
+        0 where attention is allowed, -inf elsewhere; (K, 1, C, W), or (B, K, 1, C, W) where
+        trials differ in length.
     """
 
     blocks: Blocks
     blocked: Tensor
-
-    def attend(self, qkv_BT3HE: Tensor, drop: Drop) -> Tensor:
-        """Return the values weighted by attention, (B, T, H, E)."""
-        # K blocks, C bins of a block, W bins around it
-        q_BHTE, k_BHTE, v_BHTE = qkv_BT3HE.permute(2, 0, 3, 1, 4).contiguous().unbind(0)
-        blocks = self.blocks
-        spare = blocks.n_blocks * blocks.size - blocks.n_bins
-        q_BHKCE = F.pad(q_BHTE * q_BHTE.shape[-1] ** -0.5, (0, 0, 0, spare)).unflatten(
-            2, (blocks.n_blocks, blocks.size)
-        )
-        scores_BHKCW = q_BHKCE @ gather_windows(k_BHTE, blocks).transpose(-1, -2)
-        weights_BHKCW = (scores_BHKCW + self.blocked).softmax(dim=-1)
-        attended_BHKCE = drop(weights_BHKCW) @ gather_windows(v_BHTE, blocks)
-        return attended_BHKCE.flatten(2, 3)[:, :, : blocks.n_bins].transpose(1, 2)
-
-
-Window = DenseWindow | BandWindow
 
 
 def attention_window(
@@ -129,7 +101,7 @@ def attention_window(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Window:
-    """Prepare what all layers and heads share, in the form that costs less.
+    """Prepare what all layers and heads share.
 
     Parameters
     ----------
@@ -142,16 +114,25 @@ def attention_window(
     dtype, device
         Of the scores.
     """
-    allowed = context.allowed_TS(n_bins, device)
-    if inside_BT is not None:
-        # A padded bin still sees itself: a row without a single allowed bin would be NaN.
-        itself_TS = torch.eye(n_bins, dtype=torch.bool, device=device)
-        allowed = (allowed & inside_BT[:, None, :]) | itself_TS
+    if inside_BT is None:
+        return _shared_window(context, n_bins, dtype, device)
     blocks = Blocks.for_context(context, n_bins)
-    if blocks is None:
-        return DenseWindow(_blocked(allowed if inside_BT is None else allowed[:, None], dtype))
-    cut = blocks.cut_out(allowed)
-    return BandWindow(blocks, _blocked(cut if inside_BT is None else cut[:, None], dtype))
+    # A padded bin still sees itself: a row without a single allowed bin would be NaN.
+    itself_TS = torch.eye(n_bins, dtype=torch.bool, device=device)
+    allowed_BTS = (context.allowed_TS(n_bins, device) & inside_BT[:, None, :]) | itself_TS
+    return Window(blocks, _blocked(blocks.cut_out(allowed_BTS).unsqueeze(2), dtype))
+
+
+@lru_cache(maxsize=8)
+def _shared_window(
+    context: Context, n_bins: int, dtype: torch.dtype, device: torch.device
+) -> Window:
+    # Kept, because for a single trial making it costs more than a layer. Tensors made in
+    # inference mode could not be used in training.
+    with torch.inference_mode(False):
+        blocks = Blocks.for_context(context, n_bins)
+        allowed_KCW = blocks.cut_out(context.allowed_TS(n_bins, device))
+        return Window(blocks, _blocked(allowed_KCW.unsqueeze(1), dtype))
 
 
 def _blocked(allowed: Tensor, dtype: torch.dtype) -> Tensor:

@@ -62,27 +62,28 @@ class Embedding(nn.Module):
             self.positions = None
 
     def forward(self, input_BTN: Tensor, dropout: Dropout | None) -> Tensor:
-        x_BTD = self._counts(input_BTN) * math.sqrt(self.width)
+        x_BTD = self._scaled_counts(input_BTN)
         if x_BTD.shape[-1] < self.width:
             x_BTD = nn.functional.pad(x_BTD, (0, self.width - x_BTD.shape[-1]))
         if self.positions is not None:
             x_BTD = x_BTD + self.positions[: input_BTN.shape[1]]
         return x_BTD if dropout is None else dropout(x_BTD, self.p)
 
-    def _counts(self, input_BTN: Tensor) -> Tensor:
+    def _scaled_counts(self, input_BTN: Tensor) -> Tensor:
+        scale = math.sqrt(self.width)
         if self.kind == "identity":
-            return input_BTN.float()
+            return input_BTN.float() * scale
         if self.kind == "linear":
-            projected: Tensor = self.projection(input_BTN.float())
-            return projected
+            weight, bias = self.projection.weight * scale, self.projection.bias * scale
+            return nn.functional.linear(input_BTN.float(), weight, bias)
         counts_BTN = input_BTN.long().clamp_max(self.max_index)
+        table = self.table.weight * scale
         if input_BTN.device.type != "cpu":
-            vectors_BTNE: Tensor = self.table(counts_BTN)
-            return vectors_BTNE.flatten(-2)
+            return nn.functional.embedding(counts_BTN, table).flatten(-2)
         # The same rows; on a CPU the gradient of index_select is an eighth of the time.
-        rows = self.table.weight.index_select(0, counts_BTN.flatten())
+        rows = table.index_select(0, counts_BTN.flatten())
         n_trials, n_bins, n_neurons = counts_BTN.shape
-        return rows.view(n_trials, n_bins, n_neurons * self.table.embedding_dim)
+        return rows.view(n_trials, n_bins, n_neurons * table.shape[1])
 
 
 def sinusoid_TD(n_bins: int, width: int, offset: int) -> Tensor:

@@ -7,12 +7,15 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ndt_cli.model.attention import ContextAttention, Window, attention_window, linear
 from ndt_cli.model.context import Context
 from ndt_cli.model.dropout import Dropout
 from ndt_cli.model.embedding import Embedding, encoder_width
+from ndt_cli.model.fast_attention import fast_attention
+from ndt_cli.model.fast_feedforward import fast_feedforward
 from ndt_cli.model.losses import cross_entropy_BTN, poisson_loss_BTN
 from ndt_cli.model.norm import ScaleNorm
 from ndt_cli.settings.tree import ModelSettings
@@ -50,7 +53,9 @@ class NeuralDataTransformer(nn.Module):
     Notes
     -----
     The weights are float32. ``compute_dtype`` is the dtype of the matrix products; norms, the
-    residual stream and the read-out stay float32.
+    residual stream and the read-out stay float32. On a CPU the parts of a layer are computed by
+    `fast_attention` and `fast_feedforward`; ``plain`` computes them with PyTorch's own operations
+    and their automatic gradients everywhere, to the same results but for rounding.
     """
 
     def __init__(self, settings: ModelSettings, shape: ModelShape) -> None:
@@ -59,6 +64,7 @@ class NeuralDataTransformer(nn.Module):
         self.shape = shape
         self.context = Context.from_settings(settings)
         self.compute_dtype = torch.float32
+        self.plain = False
         width = encoder_width(settings, shape.n_neurons)
         self.embedding = Embedding(settings, shape.n_neurons, shape.n_bins, shape.max_count)
         self.layers = nn.ModuleList(EncoderLayer(settings, width) for _ in range(settings.n_layers))
@@ -111,7 +117,7 @@ class NeuralDataTransformer(nn.Module):
         )
         x_BTD = self.embedding(input_BTN, dropout)
         for layer in self.layers:
-            x_BTD = layer(x_BTD, window, dropout, self.compute_dtype)
+            x_BTD = layer(x_BTD, window, dropout, self.compute_dtype, self.plain)
         normed_BTD: Tensor = self.norm(x_BTD)
         return normed_BTD
 
@@ -142,20 +148,32 @@ class EncoderLayer(nn.Module):
         self.norm_feedforward = make_norm(settings, width)
         self.expand = nn.Linear(width, settings.feedforward_size)
         self.contract = nn.Linear(settings.feedforward_size, width)
-        self.activation = nn.ReLU() if settings.activation == "relu" else nn.GELU()
+        self.activation = settings.activation
 
     def forward(
-        self, x_BTD: Tensor, window: Window, dropout: Dropout | None, dtype: torch.dtype
+        self,
+        x_BTD: Tensor,
+        window: Window,
+        dropout: Dropout | None,
+        dtype: torch.dtype,
+        plain: bool,
     ) -> Tensor:
-        def drop(x: Tensor) -> Tensor:
-            return x if dropout is None else dropout(x, self.p)
+        # A process may hold no trial of a small batch.
+        fast = x_BTD.device.type == "cpu" and not plain and x_BTD.numel() > 0
 
-        def attend(x: Tensor) -> Tensor:
-            return drop(self.attention(x.to(dtype), window, dropout))
+        def attend(x_BTD: Tensor) -> Tensor:
+            if fast:
+                return fast_attention(x_BTD, self.attention, window, dropout, self.p)
+            return self._drop(self.attention(x_BTD.to(dtype), window, dropout), dropout)
 
-        def feed(x: Tensor) -> Tensor:
-            hidden = drop(self.activation(linear(x.to(dtype), self.expand)))
-            return drop(linear(hidden, self.contract))
+        def feed(x_BTD: Tensor) -> Tensor:
+            if fast:
+                return fast_feedforward(
+                    x_BTD, self.expand, self.contract, self.activation, dropout, self.p, dtype
+                )
+            activation = F.relu if self.activation == "relu" else F.gelu
+            hidden = self._drop(activation(linear(x_BTD.to(dtype), self.expand)), dropout)
+            return self._drop(linear(hidden, self.contract), dropout)
 
         if self.pre_norm:
             x_BTD = x_BTD + attend(self.norm_attention(x_BTD))
@@ -163,6 +181,9 @@ class EncoderLayer(nn.Module):
         x_BTD = self.norm_attention(x_BTD + attend(x_BTD))
         normed_BTD: Tensor = self.norm_feedforward(x_BTD + feed(x_BTD))
         return normed_BTD
+
+    def _drop(self, x: Tensor, dropout: Dropout | None) -> Tensor:
+        return x if dropout is None else dropout(x, self.p)
 
 
 class Readout(nn.Module):

@@ -1,0 +1,99 @@
+"""The fast layers give what the plain ones give: outputs, gradients, dropout included."""
+
+import pytest
+import torch
+from builders import build_network, counts_BTN, model_settings
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ndt_cli.model.dropout import Dropout, RandomBits
+
+# Largest difference, as a share of the largest number.
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 4e-2}
+
+
+def _both(network, counts, inside_BT, seed):
+    """Outputs and gradients of the fast layers and of the plain ones."""
+    inside_BT1 = torch.ones(1, 1, 1) if inside_BT is None else inside_BT[..., None]
+    for plain in (False, True):
+        network.plain = plain
+        network.zero_grad()
+        output = network(counts, inside_BT, Dropout(RandomBits(seed))) * inside_BT1
+        output.sin().sum().backward()
+        gradient = {name: p.grad.clone() for name, p in network.named_parameters()}
+        yield {"output": output.detach(), **gradient}
+
+
+def _assert_alike(fast, plain, dtype):
+    # Some gradients vanish but for rounding: those are held against the others.
+    least = 1e-3 * max(expected.abs().max() for expected in plain.values())
+    for name, expected in plain.items():
+        error = (fast[name] - expected).abs().max() / expected.abs().max().clamp_min(least)
+        assert error < TOLERANCE[dtype], f"{name} differs by {error:.2g}"
+
+
+_windows = st.integers(-1, 40)
+_ps = st.sampled_from([0.0, 0.1, 0.5, 0.9])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    model=st.fixed_dictionaries(
+        {
+            "norm_place": st.sampled_from(["pre", "post"]),
+            "norm": st.sampled_from(["layer", "scale"]),
+            "activation": st.sampled_from(["relu", "gelu"]),
+            "context_back": _windows,
+            "context_forward": _windows,
+            "n_heads": st.integers(1, 4),
+            "n_layers": st.integers(1, 3),
+            "feedforward_size": st.integers(1, 40),
+            "dropout": _ps,
+            "dropout_embedding": _ps,
+            "dropout_rates": _ps,
+        }
+    ),
+    n_trials=st.integers(1, 4),
+    n_bins=st.integers(1, 45),
+    n_neurons=st.integers(1, 20),
+    padded=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_outputs_and_gradients_are_those_of_the_plain_layers(
+    model, n_trials, n_bins, n_neurons, padded, seed
+):
+    network = build_network(model_settings(**model), n_neurons, n_bins)
+    counts = counts_BTN(n_trials, n_bins, n_neurons)
+    lengths = torch.arange(n_bins, n_bins - n_trials, -1).clamp_min(1)
+    inside_BT = torch.arange(n_bins) < lengths[:, None] if padded else None
+    _assert_alike(*_both(network, counts, inside_BT, seed), torch.float32)
+
+
+@pytest.mark.parametrize("n_bins", [7, 60])
+@pytest.mark.parametrize("norm_place", ["pre", "post"])
+def test_in_bfloat16_they_agree_to_its_rounding(norm_place, n_bins):
+    model = model_settings(
+        norm_place=norm_place, n_layers=2, dropout=0.2, context_back=6, context_forward=2
+    )
+    network = build_network(model, 12, n_bins)
+    network.compute_dtype = torch.bfloat16
+    fast, plain = _both(network, counts_BTN(5, n_bins, 12), None, 0)
+    _assert_alike({"output": fast["output"]}, {"output": plain["output"]}, torch.bfloat16)
+    # Rounding turns some gradients of single weights around; the direction as a whole holds.
+    flat = [torch.cat([v.flatten() for v in g.values()]) for g in (fast, plain)]
+    assert torch.nn.functional.cosine_similarity(*flat, dim=0) > 0.995
+
+
+def test_the_rectifier_passes_what_is_above_zero_and_nothing_else():
+    # It compares integers: either zero, tiny and huge numbers must come out as from relu.
+    network = build_network(model_settings(n_layers=1, feedforward_size=8), 4, 5)
+    layer = network.layers[0]
+    with torch.no_grad():
+        layer.expand.weight.zero_()
+        layer.expand.bias.copy_(torch.tensor([0.0, -0.0, 1e-38, -1e-38, 1e30, -1e30, 2.0, -2.0]))
+        layer.contract.weight[:, 4:6] = 1e-30
+    fast, plain = _both(network, counts_BTN(2, 5, 4), None, 0)
+    _assert_alike(fast, plain, torch.float32)
+    passed = fast["layers.0.contract.weight"].abs().sum(0) > 0
+    assert passed[[4, 6]].all()
+    assert not passed[[0, 1, 3, 5, 7]].any()
