@@ -1,54 +1,30 @@
-"""Scores of a run's rates, always beside those of the references.
+"""Scores of a run's rates, always beside those of the references."""
 
-Two ways to score rates against spikes are kept apart, because a model, and a smoother, could
-copy the count that they are asked to predict:
-
-- *hidden*: each entry is predicted in a pass in which its own count is hidden. This is a fair
-  prediction, and the one to compare.
-- *seen*: nothing is hidden. These are the rates that a user takes away.
-"""
-
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from ndt_cli.baselines import Smoother, constant_rates
 from ndt_cli.data.join import all_trials
 from ndt_cli.data.load import load_file, load_recording
 from ndt_cli.data.spike_data import FloatArray, Recording, SpikeData
 from ndt_cli.engine.inference import (
+    Ensemble,
     Float32Array,
     TrainedModel,
     hiding_folds,
     load_trained,
 )
-from ndt_cli.metrics import RateScores, SpikeScores, bits_per_spike, rate_scores
+from ndt_cli.errors import DataError
+from ndt_cli.metrics import PSTH_SMOOTHING_MS
+from ndt_cli.references import References
+from ndt_cli.scores import Estimate, Scores, score_estimate
+
+__all__ = ["Evaluation", "Scores", "Split", "evaluate"]
 
 Split = Literal["train", "valid", "all"]
-
-
-@dataclass(frozen=True, eq=False)
-class Scores:
-    """Scores of one estimate of the rates.
-
-    Attributes
-    ----------
-    rates : RateScores or None
-        Against true rates, nothing hidden; None where they are not known.
-    hidden, seen : SpikeScores
-        Against the counts of held-in neurons in the window; see the module's text.
-    heldout, forward : SpikeScores or None
-        Against the counts of held-out neurons in the window (co-smoothing), and of all neurons
-        in the forward bins; None where there are none, or their counts are not known.
-    """
-
-    rates: RateScores | None
-    hidden: SpikeScores
-    seen: SpikeScores
-    heldout: SpikeScores | None
-    forward: SpikeScores | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +40,7 @@ class Evaluation:
     rates_BTN : (trials, bins, neurons) float array
         Inferred rates in spikes per bin, nothing hidden.
     smoothed_BTN : (trials, bins, neurons) float array
-        Smoothed spikes in spikes per bin.
+        Smoothed spikes in spikes per bin; held-out neurons are foretold from the others.
     smoothing_ms : float
         Standard deviation of the smoothing kernel, chosen on the training trials.
     scores : dict of str to Scores
@@ -82,7 +58,11 @@ class Evaluation:
     scores: dict[str, Scores]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the scores as plain values; a number that is not defined is None."""
+        """Return the scores as plain values; a number that is not defined is None.
+
+        Arrays of neurons are in the order of ``heldin_neurons``, then ``heldout_neurons``: their
+        places in the file.
+        """
         return {
             "run": self.run,
             "checkpoint": self.checkpoint,
@@ -92,7 +72,10 @@ class Evaluation:
             "n_bins": self.data.n_bins,
             "n_neurons": self.data.n_neurons,
             "bin_ms": self.data.bin_ms,
+            "heldin_neurons": self.data.heldin_ids.tolist(),
+            "heldout_neurons": self.data.heldout_ids.tolist(),
             "smoothing_ms": self.smoothing_ms,
+            "psth_smoothing_ms": PSTH_SMOOTHING_MS,
             "scores": {name: _plain(asdict(scores)) for name, scores in self.scores.items()},
         }
 
@@ -106,8 +89,12 @@ def evaluate(
     overrides: tuple[str, ...] = (),
     device: str = "auto",
     recording: Recording | None = None,
+    lags_ms: Sequence[float] | None = None,
 ) -> Evaluation:
     """Score the rates that a run infers, beside mean rate, smoothing and the true rates.
+
+    Of validation trials, decoders of behaviour are fitted to the training trials of the same
+    data, and PSTHs are theirs; of other trials, both are from parts of the scored trials.
 
     Parameters
     ----------
@@ -126,6 +113,9 @@ def evaluate(
         As the setting ``train.device``.
     recording : Recording, optional
         The run's own data, where they are in memory already.
+    lags_ms : sequence of float, optional
+        Lags to decode behaviour with, in ms from rates to behaviour; see
+        `ndt_cli.metrics.decode_behaviour`.
 
     Returns
     -------
@@ -145,25 +135,35 @@ def evaluate(
         evaluated, split = load_file(Path(data), data_settings), split or "all"
     trials = all_trials(evaluated) if split == "all" else getattr(evaluated, split)
     trained.check_fits(trials, evaluated.source)
-    smoother = Smoother.fit(own.train)
-    return _score(trained, smoother, evaluated.source, split, trials)
+    _check_same_neurons(trials, own.train, evaluated.source)
+    references = References.fit(own.train)
+    train = evaluated.train if split == "valid" else None
+    return _score(trained, references, evaluated.source, split, trials, train, lags_ms)
 
 
 def _score(
-    trained: TrainedModel, smoother: Smoother, source: str, split: Split, data: SpikeData
+    trained: TrainedModel | Ensemble,
+    references: References,
+    source: str,
+    split: Split,
+    data: SpikeData,
+    train: SpikeData | None,
+    lags_ms: Sequence[float] | None,
 ) -> Evaluation:
+    both_behave = (
+        train is not None and train.behaviour_BTV is not None and data.behaviour_BTV is not None
+    )
+    decoder_trials = train if both_behave else None
     folds_BTN = hiding_folds(data, trained.settings)
     inferred_BTN = trained.rates(data)
-    smoothed_BTN = smoother.rates(data)
-    mean_BTN = constant_rates(smoother.mean_rates_N, data)
-    # (nothing hidden, each count hidden once); the last two look at no count.
-    estimates: dict[str, tuple[FloatArray, FloatArray]] = {
-        "NDT": (inferred_BTN, trained.rates_while_hidden(data, folds_BTN)),
-        "smoothed spikes": (smoothed_BTN, _smoothed_while_hidden(smoother, data, folds_BTN)),
-        "mean rate": (mean_BTN, mean_BTN),
+    estimates = {
+        "NDT": Estimate(
+            inferred_BTN,
+            trained.rates_while_hidden(data, folds_BTN),
+            None if decoder_trials is None else trained.rates(decoder_trials),
+        ),
+        **references.estimates(data, folds_BTN, decoder_trials),
     }
-    if data.rates_BTN is not None:
-        estimates["true rates"] = (data.rates_BTN, data.rates_BTN)
     return Evaluation(
         run=str(trained.run.path),
         checkpoint=trained.checkpoint,
@@ -171,43 +171,21 @@ def _score(
         split=split,
         data=data,
         rates_BTN=inferred_BTN,
-        smoothed_BTN=smoothed_BTN,
-        smoothing_ms=smoother.width_ms,
-        scores={name: _scores(data, *pair) for name, pair in estimates.items()},
+        smoothed_BTN=estimates["smoothed spikes"].seen_BTN,
+        smoothing_ms=references.smoother.width_ms,
+        scores={
+            name: score_estimate(estimate, data, train, lags_ms)
+            for name, estimate in estimates.items()
+        },
     )
 
 
-def _smoothed_while_hidden(
-    smoother: Smoother, data: SpikeData, folds_BTN: "np.ndarray"
-) -> FloatArray:
-    rates_BTN = np.zeros(data.spikes_BTN.shape)
-    for fold in range(int(folds_BTN.max()) + 1):
-        hidden_BTN = np.broadcast_to(folds_BTN == fold, rates_BTN.shape)
-        np.copyto(rates_BTN, smoother.rates_hidden(data, hidden_BTN), where=hidden_BTN)
-    return rates_BTN
-
-
-def _scores(data: SpikeData, seen_BTN: FloatArray, hidden_BTN: FloatArray) -> Scores:
-    inside_BT = data.inside_BT
-    window = slice(0, data.n_bins - data.n_forward)
-    heldin = slice(0, data.n_neurons - data.n_heldout)
-    heldout = slice(data.n_neurons - data.n_heldout, None)
-    forward = slice(data.n_bins - data.n_forward, None)
-
-    def against_spikes(rates_BTN: FloatArray, bins: slice, neurons: slice) -> SpikeScores:
-        counts_BTN = data.spikes_BTN[:, bins, neurons]
-        return bits_per_spike(rates_BTN[:, bins, neurons], counts_BTN, inside_BT[:, bins])
-
-    known = data.hidden_counts_known
-    return Scores(
-        rates=None if data.rates_BTN is None else rate_scores(seen_BTN, data.rates_BTN, inside_BT),
-        hidden=against_spikes(hidden_BTN, window, heldin),
-        seen=against_spikes(seen_BTN, window, heldin),
-        heldout=against_spikes(seen_BTN, window, heldout) if data.n_heldout and known else None,
-        forward=against_spikes(seen_BTN, forward, slice(None))
-        if data.n_forward and known
-        else None,
-    )
+def _check_same_neurons(data: SpikeData, own: SpikeData, source: str) -> None:
+    if not np.array_equal(data.heldout_ids, own.heldout_ids):
+        raise DataError(
+            f"{source} is read with other held-out neurons than the run was trained with",
+            "leave data.heldout_fraction, data.heldout_seed and data.heldout_neurons out of --set",
+        )
 
 
 def _plain(value: Any) -> Any:

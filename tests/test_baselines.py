@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ndt_cli.baselines import (
+    HeldoutRegression,
     MeanPrior,
     Smoother,
     choose_kernel,
@@ -15,6 +16,7 @@ from ndt_cli.baselines import (
     smooth,
     smooth_hidden,
 )
+from ndt_cli.baselines.poisson_regression import fit_poisson
 from ndt_cli.data.spike_data import SpikeData
 from ndt_cli.errors import DataError
 from ndt_cli.metrics import bits_per_spike, rate_scores
@@ -247,3 +249,100 @@ def test_trials_of_another_recording_are_refused():
         smoother.rates(_data(other.spikes_BTN[:, :, :7]))
     with pytest.raises(ValueError, match="above 0"):
         smooth(other.spikes_BTN, other.inside_BT, 0.0, 10.0)
+
+
+def _driven(n_trials=30, seed=0, *, coupled=True, **fields):
+    """Eight neurons driven by one slow wave a trial, two of them held out."""
+    rng = np.random.default_rng(seed)
+    phase_B11 = rng.uniform(0, 2 * np.pi, (n_trials, 1, 1))
+    signs_N = np.array([1, -1, 1, -1, 1, -1, 1, -1]) * np.where(np.arange(8) < 6, 1, coupled)
+    wave_BT1 = np.sin(2 * np.pi * np.arange(60)[:, None] / 40 + phase_B11)
+    counts_BTN = rng.poisson(0.3 * np.exp(1.2 * wave_BT1 * signs_N)).astype(np.uint8)
+    return _data(counts_BTN, n_heldout=2, **fields)
+
+
+def _heldout_bits(train, data):
+    rates_BTN = HeldoutRegression.fit(train, Smoother.fit(train)).rates(data)
+    return bits_per_spike(rates_BTN, data.spikes_BTN[:, :, 6:], data.inside_BT).bits_per_spike
+
+
+def test_held_out_neurons_are_foretold_from_the_others():
+    assert _heldout_bits(_driven(), _driven(10, seed=1)) > 0.15
+    # Neurons that share nothing with the others are given no more than their mean rate.
+    assert abs(_heldout_bits(_driven(coupled=False), _driven(10, seed=1, coupled=False))) < 0.02
+
+
+def test_foretelling_looks_at_no_held_out_count():
+    train, data = _driven(), _driven(5, seed=1)
+    regression = HeldoutRegression.fit(train, Smoother.fit(train))
+    rates_BTN = regression.rates(data)
+    unseen_BTN = data.spikes_BTN.copy()
+    unseen_BTN[:, :, 6:] += 3
+    assert (regression.rates(_data(unseen_BTN, n_heldout=2)) == rates_BTN).all()
+    seen_BTN = data.spikes_BTN.copy()
+    seen_BTN[:, :, 0] += 3
+    assert (regression.rates(_data(seen_BTN, n_heldout=2)) != rates_BTN).any()
+
+
+def test_padding_and_forward_bins_have_no_part_in_the_regression():
+    full = _driven(20)
+    lengths_B = np.full(20, 40)
+    cut = _data(full.spikes_BTN[:, :40], n_heldout=2)
+    padded_BTN = full.spikes_BTN.copy()
+    padded_BTN[:, 40:] = 9
+    padded = _data(padded_BTN, lengths_B, n_heldout=2)
+    smoother = Smoother(30.0, 0.3, mean_rate(cut), 10.0)
+    expected_BTN = HeldoutRegression.fit(cut, smoother).rates(cut)
+    found_BTN = HeldoutRegression.fit(padded, smoother).rates(padded)
+    assert found_BTN[:, :40] == pytest.approx(expected_BTN, rel=1e-6)
+    assert (found_BTN[:, 40:] == 0).all()
+    forward = _data(padded_BTN, n_heldout=2, n_forward=20)
+    found_BTN = HeldoutRegression.fit(forward, smoother).rates(forward)
+    assert found_BTN[:, :40] == pytest.approx(expected_BTN, rel=1e-6)
+    assert found_BTN[:, 40:] == pytest.approx(
+        np.broadcast_to(smoother.mean_rates_N[6:], (20, 20, 2))
+    )
+
+
+def test_silent_neurons_are_ordinary_to_the_regression():
+    train, data = _driven(), _driven(5, seed=1)
+    silent_BTN = train.spikes_BTN.copy()
+    silent_BTN[:, :, [0, 7]] = 0  # one seen, one held out
+    silent = _data(silent_BTN, n_heldout=2)
+    regression = HeldoutRegression.fit(silent, Smoother.fit(silent))
+    rates_BTN = regression.rates(data)
+    assert np.isfinite(rates_BTN).all()
+    assert rates_BTN[:, :, 1] == pytest.approx(0.5 / (30 * 60))
+    assert rates_BTN.max() <= silent_BTN[:, :, 6].max()
+
+
+def test_one_training_trial_and_one_neuron_will_do():
+    data = _data(np.array([[[1, 0], [0, 1], [2, 1]]]), n_heldout=1)
+    rates_BTN = HeldoutRegression.fit(data, Smoother.fit(data)).rates(data)
+    assert rates_BTN.shape == (1, 3, 1)
+    assert ((rates_BTN > 0) & (rates_BTN <= 1)).all()
+
+
+def test_the_regression_needs_the_counts_that_it_foretells():
+    smoother = Smoother.fit(_driven())
+    with pytest.raises(DataError, match="found 0 held-out neurons"):
+        HeldoutRegression.fit(_data(_driven().spikes_BTN), smoother)
+    with pytest.raises(DataError, match="of unknown counts"):
+        HeldoutRegression.fit(_driven(hidden_counts_known=False), smoother)
+
+
+@pytest.mark.parametrize("penalty", [0.3, 0.003])
+def test_a_poisson_regression_is_at_its_minimum(penalty):
+    rng = np.random.default_rng(0)
+    features_XF = rng.standard_normal((400, 5))
+    features_XF -= features_XF.mean(axis=0)
+    counts_XN = rng.poisson(np.exp(features_XF[:, :3] * [0.5, -1, 0.1] - [3, 0, 1]))
+    fitted = fit_poisson(features_XF, counts_XN.astype(float), penalty)
+    excess_XN = np.exp(fitted.log_rates(features_XF)) - counts_XN
+    gradient_FN = features_XF.T @ excess_XN / 400 + penalty * fitted.weights_FN
+    assert abs(gradient_FN).max() < 1e-4
+    assert abs(excess_XN.mean(axis=0)).max() < 1e-4
+    weaker = fit_poisson(features_XF, counts_XN.astype(float), penalty / 10)
+    assert (
+        np.linalg.norm(weaker.weights_FN, axis=0) > np.linalg.norm(fitted.weights_FN, axis=0)
+    ).all()

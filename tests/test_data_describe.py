@@ -43,7 +43,7 @@ def test_facts_of_a_good_file(save):
     assert report.splits[1].max_count == 2
     assert report.n_conditions == 2
     assert report.memory_bytes == 10 * 20 * 2
-    assert report.uses == ("train",)
+    assert report.uses == ("train", "match to PSTHs")
     assert report.warnings == ()
     assert "10 trials were drawn" in report.notes[0]
 
@@ -66,6 +66,13 @@ def test_uses_follow_from_what_the_file_holds(save):
     hidden = np.zeros(40, bool)
     report = describe_file(save(spikes=spikes, **everything, hidden_known=hidden), DEFAULTS)
     assert report.uses == ("train", "evaluate against true rates")
+
+
+def test_behaviour_and_repeated_conditions_have_their_uses(save):
+    velocity = RNG.standard_normal((40, 20, 2))
+    assert describe_file(save(behaviour=velocity), DEFAULTS).uses == ("train", "decode behaviour")
+    # With a condition of its own for each trial there is nothing to average.
+    assert describe_file(save(conditions=np.arange(40)), DEFAULTS).uses == ("train",)
 
 
 def test_unknown_counts_are_no_drop_of_the_rate(tmp_path):
@@ -107,7 +114,7 @@ def test_what_looks_odd_is_warned_of(save):
     assert warned(report, "fire more than 500 spikes per second: is the bin width right?: 4")
     assert warned(report, "Mean rates differ")
     assert warned(report, "25.0 % of all bins are padding")
-    assert warned(report, "25.0 % of the training trials' behaviour is NaN")
+    assert warned(report, "37.5 % of the training trials' behaviour is NaN")
 
 
 def test_every_broken_array_is_named_at_once(tmp_path):

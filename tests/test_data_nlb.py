@@ -81,9 +81,9 @@ def test_behaviour_ends_with_the_window(save):
     arrays = {**parts("train"), **parts("eval"), "train_behavior": velocity}
     arrays["eval_behavior"] = np.ones((5, 1))  # one value a trial, as dmfc_rsg has
     recording = load_file(save(arrays), FIVE_MS)
-    np.testing.assert_array_equal(recording.train.behavior_BTK[:, :10], velocity)
-    assert np.isnan(recording.train.behavior_BTK[:, 10:]).all()
-    assert recording.valid.behavior_BTK is None
+    np.testing.assert_array_equal(recording.train.behaviour_BTV[:, :10], velocity)
+    assert np.isnan(recording.train.behaviour_BTV[:, 10:]).all()
+    assert recording.valid.behaviour_BTV is None
     assert "`eval_behavior`" in recording.notes[-1]
 
 

@@ -198,3 +198,78 @@ def test_what_is_no_run_or_checkpoint_is_named(run, spikes, tmp_path):
         evaluate(run, checkpoint="best-rate-r2", recording=spikes)
     with pytest.raises(SettingsError, match="bin_mss"):
         evaluate(run, data="x.h5", overrides=("data.bin_mss=3",), recording=spikes)
+
+
+@pytest.fixture(scope="module")
+def behaving(tmp_path_factory):
+    """A run on trials with behaviour, conditions and a held-out neuron."""
+    recorded = recording(12, 6, rates=True, n_bins=8, n_neurons=4, n_heldout=1)
+
+    def behave(data):
+        return dataclasses.replace(
+            data,
+            behaviour_BTV=data.rates_BTN[:, :, :2] + 1.0,
+            behaviour_names=("hand x", "hand y"),
+            conditions_B=np.arange(data.n_trials) % 2,
+        )
+
+    spikes = Recording(behave(recorded.train), behave(recorded.valid), "tiny", "synthetic")
+    out = tmp_path_factory.mktemp("runs") / "run"
+    return train(tiny_settings(), out=out, recording=spikes).run, spikes
+
+
+def test_validation_trials_are_decoded_by_a_fit_to_training_trials(behaving):
+    run, spikes = behaving
+    scores = evaluate(run, recording=spikes, lags_ms=[0.0]).scores
+    # Behaviour is a linear function of the true rates, and of nothing else.
+    assert scores["true rates"].behaviour.r2_mean > 0.99
+    assert scores["NDT"].behaviour.r2_mean < 0.5
+    for estimate in scores.values():
+        assert estimate.behaviour.names == ("hand x", "hand y")
+        assert estimate.behaviour.n_folds == 0
+        assert not estimate.psth.split_half
+        assert estimate.behaviour.n_scored == 6 * 8
+
+
+@pytest.mark.parametrize("split", ["train", "all"])
+def test_other_splits_are_decoded_in_folds(behaving, split):
+    run, spikes = behaving
+    scores = evaluate(run, split=split, recording=spikes).scores
+    assert all(estimate.behaviour.n_folds == 5 for estimate in scores.values())
+    assert all(estimate.psth.split_half for estimate in scores.values())
+
+
+def test_the_references_foretell_held_out_neurons(behaving):
+    run, spikes = behaving
+    evaluation = evaluate(run, recording=spikes)
+    assert evaluation.scores["smoothed spikes"].heldout.n_scored == 6 * 8
+    flipped = spikes.valid.spikes_BTN.copy()
+    flipped[:, :, -1] += 2
+    other = dataclasses.replace(spikes, valid=with_spikes(spikes.valid, flipped))
+    np.testing.assert_array_equal(
+        evaluate(run, recording=other).smoothed_BTN, evaluation.smoothed_BTN
+    )
+
+
+def test_the_json_holds_behaviour_and_psth(behaving):
+    run, spikes = behaving
+    content = json.loads(json.dumps(evaluate(run, recording=spikes).to_json(), allow_nan=False))
+    scores = content["scores"]["smoothed spikes"]
+    assert scores["behaviour"]["names"] == ["hand x", "hand y"]
+    assert len(scores["behaviour"]["r2_V"]) == len(scores["behaviour"]["lag_ms_V"]) == 2
+    assert len(scores["psth"]["r2_N"]) == 4
+    assert len(scores["hidden"]["bits_per_spike_N"]) == 3
+    assert content["heldout_neurons"] == [3]
+
+
+def test_true_rates_of_one_split_alone_are_no_obstacle(behaving):
+    run, spikes = behaving
+    blind = dataclasses.replace(spikes, train=dataclasses.replace(spikes.train, rates_BTN=None))
+    scores = evaluate(run, recording=blind).scores
+    assert scores["true rates"].behaviour.n_folds == 5
+    assert scores["NDT"].behaviour.n_folds == 0
+
+
+def test_without_behaviour_and_conditions_there_are_no_such_scores(run, spikes):
+    scores = evaluate(run, recording=spikes).scores["NDT"]
+    assert (scores.behaviour, scores.psth, scores.heldout) == (None, None, None)

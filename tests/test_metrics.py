@@ -201,3 +201,20 @@ def test_masks_and_shapes_must_fit():
         rate_scores(rates_BTN, truth_BTN[:, :, :3])
     with pytest.raises(ValueError, match="mask of shape"):
         rate_scores(rates_BTN, truth_BTN, np.ones((7, 4), dtype=bool))
+
+
+def test_the_population_and_its_neurons_have_bits_per_spike_of_their_own():
+    # Three neurons of 1, 2 and 12 spikes: the pooled score follows the busy one, the median not.
+    spikes_BTN = np.zeros((1, 20, 3))
+    spikes_BTN[0, 0, 0] = spikes_BTN[0, :2, 1].flat[0] = spikes_BTN[0, 1, 1] = 1
+    spikes_BTN[0, :12, 2] = 1
+    rates_BTN = np.broadcast_to(spikes_BTN.mean(axis=(0, 1)), spikes_BTN.shape).copy()
+    rates_BTN[0, :, 2] = np.where(spikes_BTN[0, :, 2] > 0, 0.9, 0.2)
+    scores = bits_per_spike(rates_BTN, spikes_BTN)
+    busy = scores.bits_per_spike_N[2]
+    assert busy > 0.2
+    assert scores.bits_per_spike_N[:2] == pytest.approx([0, 0])
+    assert scores.bits_per_spike == pytest.approx(12 / 15 * busy)
+    assert scores.bits_per_spike_mean == pytest.approx(busy / 3)
+    assert scores.bits_per_spike_median == pytest.approx(0)
+    assert math.isnan(bits_per_spike(rates_BTN, 0 * spikes_BTN).bits_per_spike_median)

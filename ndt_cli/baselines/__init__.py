@@ -1,14 +1,17 @@
-"""What a model has to beat: each neuron's mean rate, and smoothed spikes.
+"""What a model has to beat: each neuron's mean rate, and smoothed spikes, which foretell
+held-out neurons by regression.
 
 Axes in names: B trials, T bins, N neurons.
 """
 
+from ndt_cli.baselines.heldout import HeldoutRegression
 from ndt_cli.baselines.kernel import MeanPrior, smooth, smooth_hidden
 from ndt_cli.baselines.mean import constant_rates, mean_rate, starting_rates
 from ndt_cli.baselines.smoother import Smoother
 from ndt_cli.baselines.width import KernelChoice, choose_kernel, default_widths_ms
 
 __all__ = [
+    "HeldoutRegression",
     "KernelChoice",
     "MeanPrior",
     "Smoother",

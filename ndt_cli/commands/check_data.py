@@ -33,7 +33,8 @@ def check_data(
 
     The own layout is an .npz or .h5 file with spikes (trials x bins x neurons) and bin_ms.
     Optional are lengths (bins) or length_ms, split (train or valid), conditions, trial_ids,
-    rates (true ones, in spikes per bin), latents, behavior, n_heldout and n_forward.
+    rates (true ones, in spikes per bin), latents, behaviour (trials x bins x variables) with
+    behaviour_names, start_bins (of windows of one recording), n_heldout and n_forward.
     """
     from ndt_cli.data.describe import describe_file
     from ndt_cli.settings.load import load_settings

@@ -66,12 +66,24 @@ def evaluate(
             "--neuron", help="Neuron to draw. May be repeated.", show_default="the most modulated"
         ),
     ] = None,
+    lags_ms: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--lag-ms",
+            help="Lag from rates to behaviour, for decoding. May be repeated: cross-validation "
+            "chooses one.",
+            show_default="several from -80 to 160",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate a run.
 
     Scores its rates beside the mean rate, smoothed spikes and, where known, the true rates.
+
+    They are scored on the spikes and, where the data have them, on held-out neurons, behaviour
+    and condition averages.
     """
     from ndt_cli.commands.score_table import score_notes, score_table, score_title
     from ndt_cli.engine.inference import load_trained
@@ -86,20 +98,24 @@ def evaluate(
         checkpoint=weights,
         overrides=tuple(overrides or ()),
         device=device,
+        lags_ms=lags_ms,
     )
     if rates is not None:
         activations = load_trained(run, weights, device).activations(evaluation.data)
         write_rates(rates, evaluation.data, evaluation.rates_BTN, activations)
         log.print(f"rates: {rates}", highlight=False, soft_wrap=True)
     if figure is not None:
+        from ndt_cli.data.hold_out import in_file_order
         from ndt_cli.report.figures import save_figure
         from ndt_cli.report.rates import rates_over_raster
         from ndt_cli.report.run_figures import typical_trial
 
+        # Neurons are numbered as in the file, also where some are held out.
+        order_N = evaluation.data.file_order_N
         drawn = rates_over_raster(
-            evaluation.data,
-            evaluation.rates_BTN,
-            evaluation.smoothed_BTN,
+            in_file_order(evaluation.data),
+            evaluation.rates_BTN[:, :, order_N],
+            evaluation.smoothed_BTN[:, :, order_N],
             trial=typical_trial(evaluation) if trial is None else trial,
             neurons=neurons or None,
         )

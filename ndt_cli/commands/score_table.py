@@ -1,77 +1,44 @@
-"""The table of scores, the same after training and on evaluation."""
+"""The tables of scores, the same after training and on evaluation."""
 
-import math
-
+from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 
-from ndt_cli.evaluation import Evaluation, Scores
-from ndt_cli.metrics import SpikeScores
+from ndt_cli.evaluation import Evaluation
+from ndt_cli.score_text import MODEL, SMOOTHED, ScoreTable, score_number, score_tables
+from ndt_cli.score_text import score_notes as all_score_notes
+from ndt_cli.score_text import score_title as score_title
+
+# As many as fit; --json has them all.
+_SHOWN_VARIABLES = 5
+_WIDEST = 11
 
 
-def score_table(evaluation: Evaluation) -> Table:
-    """Return a table with one estimate a row."""
-    # Two lines of header and of label: the table fits a terminal of 80 columns.
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    columns = _columns(evaluation.scores["NDT"])
-    table.add_column("")
-    for name in columns:
-        table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
-    for estimate, scores in evaluation.scores.items():
-        values = _columns(scores)
-        label = estimate
-        if estimate == "smoothed spikes":
-            label += f"\n({evaluation.smoothing_ms:.0f} ms)"
-        style = "bold" if estimate == "NDT" else ""
-        table.add_row(label, *(_number(values.get(name)) for name in columns), style=style)
-    return table
-
-
-def score_title(evaluation: Evaluation) -> str:
-    """Return one line that says what was scored."""
-    data = evaluation.data
-    return (
-        f"{evaluation.split} trials of {evaluation.source}: {data.n_trials} trials x "
-        f"{data.n_bins} bins of {data.bin_ms:g} ms x {data.n_neurons} neurons"
-    )
+def score_table(evaluation: Evaluation) -> Group:
+    """Return tables with one estimate a row."""
+    parts: list[Table | str] = []
+    for table in score_tables(evaluation, _SHOWN_VARIABLES):
+        parts += ["", _drawn(table, evaluation)] if parts else [_drawn(table, evaluation)]
+    return Group(*parts)
 
 
 def score_notes(evaluation: Evaluation) -> list[str]:
-    """Return what a reader of the table needs to know, one line each."""
-    notes = ["hidden: each count is predicted while it is hidden; seen: nothing is hidden"]
-    rates = evaluation.scores["NDT"].rates
-    if rates is not None:
-        notes.insert(0, "R2, EV (explained variance): of the rates against the true rates")
-        if rates.n_undefined:
-            notes.append(
-                f"{rates.n_undefined} neurons with a constant true rate have no R2 and are left out"
-            )
-    silent = evaluation.scores["NDT"].hidden.n_silent
-    if silent:
-        notes.append(f"{silent} neurons have no spike in these trials")
-    return notes
+    """Return what a reader of the tables needs to know, one line each."""
+    return all_score_notes(evaluation, _SHOWN_VARIABLES)
 
 
-def _columns(scores: Scores) -> dict[str, float]:
-    columns: dict[str, float] = {}
-    if scores.rates is not None:
-        columns |= {
-            "R2 mean": scores.rates.r2_mean,
-            "R2 median": scores.rates.r2_median,
-            "R2 pooled": scores.rates.r2_pooled,
-            "EV mean": scores.rates.explained_variance_mean,
-        }
-    columns |= {
-        "NLL hidden": scores.hidden.nll,
-        "bits/spike hidden": scores.hidden.bits_per_spike,
-        "bits/spike seen": scores.seen.bits_per_spike,
-    }
-    optional: dict[str, SpikeScores | None] = {
-        "bits/spike held-out": scores.heldout,
-        "bits/spike forward": scores.forward,
-    }
-    columns |= {name: part.bits_per_spike for name, part in optional.items() if part is not None}
-    return columns
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None or not math.isfinite(value) else f"{value:.4f}"
+def _drawn(scores: ScoreTable, evaluation: Evaluation) -> Table:
+    # Two lines of header and of label: the table fits a terminal of 80 columns.
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column(scores.corner)
+    for name in scores.columns:
+        # Names of behaviour come from a file: no markup.
+        header = name.replace(" ", "\n") if scores.corner else name
+        table.add_column(escape(header), justify="right", max_width=_WIDEST, overflow="fold")
+    for estimate, values in scores.rows.items():
+        label = estimate
+        if estimate == SMOOTHED:
+            label += f"\n({evaluation.smoothing_ms:.0f} ms)"
+        style = "bold" if estimate == MODEL else ""
+        table.add_row(label, *map(score_number, values), style=style)
+    return table

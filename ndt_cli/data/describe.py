@@ -94,6 +94,10 @@ def _describe_recording(
         uses.append("co-smoothing")
     if train.n_forward and valid.hidden_counts_known:
         uses.append("forward prediction")
+    if all(d.behaviour_BTV is not None for d in both):
+        uses.append("decode behaviour")
+    if _has_psths(train, valid):
+        uses.append("match to PSTHs")
     return FileReport(
         path=str(path),
         layout=recording.layout,
@@ -108,12 +112,20 @@ def _describe_recording(
         n_forward=train.n_forward,
         has_rates=has_rates,
         has_latents=all(d.latents_BTK is not None for d in both),
-        has_behavior=all(d.behavior_BTK is not None for d in both),
+        has_behavior=all(d.behaviour_BTV is not None for d in both),
         memory_bytes=sum(_memory_bytes(d) for d in both),
         uses=tuple(uses),
         warnings=tuple(_warnings(train, valid, rates_N)),
         notes=recording.notes,
     )
+
+
+def _has_psths(train: SpikeData, valid: SpikeData) -> bool:
+    """Tell whether a validation trial has a condition of at least two training trials."""
+    if train.conditions_B is None or valid.conditions_B is None:
+        return False
+    conditions, n_trials = np.unique(train.conditions_B, return_counts=True)
+    return bool(np.isin(valid.conditions_B, conditions[n_trials >= 2]).any())
 
 
 def _split_facts(name: str, data: SpikeData) -> SplitFacts:
@@ -145,7 +157,7 @@ def _mean_rate_hz(data: SpikeData) -> float:
 
 
 def _memory_bytes(data: SpikeData) -> int:
-    arrays = (data.spikes_BTN, data.rates_BTN, data.latents_BTK, data.behavior_BTK)
+    arrays = (data.spikes_BTN, data.rates_BTN, data.latents_BTK, data.behaviour_BTV)
     return sum(array.nbytes for array in arrays if array is not None)
 
 
@@ -181,10 +193,11 @@ def _warnings(train: SpikeData, valid: SpikeData, rates_N: NDArray[np.float64]) 
             "does not learn from them"
         )
     for name, data in (("training", train), ("validation", valid)):
-        if data.behavior_BTK is not None:
-            window_BTK = data.behavior_BTK[:, : data.n_bins - data.n_forward]
-            n_missing = int(np.isnan(window_BTK).sum())
+        if data.behaviour_BTV is not None:
+            window = slice(0, data.n_bins - data.n_forward)
+            values_XV = data.behaviour_BTV[:, window][data.inside_BT[:, window]]
+            n_missing = int(np.isnan(values_XV).sum())
             if n_missing:
-                share = 100 * n_missing / window_BTK.size
+                share = 100 * n_missing / values_XV.size
                 warnings.append(f"{share:.1f} % of the {name} trials' behaviour is NaN")
     return warnings

@@ -3,7 +3,7 @@
 Counts come in four parts: held-in and held-out neurons, each in the window and in the forward
 bins after it. Here they are one array: held-out neurons last, forward bins last.
 
-Axes in names: B trials, T bins, N neurons, K behaviour channels.
+Axes in names: B trials, T bins, N neurons, V behavioural variables.
 """
 
 import numpy as np
@@ -68,14 +68,16 @@ def read_nlb(file: ArrayFile, settings: DataSettings) -> Recording:
     splits = []
     for half, parts in (("train", train_parts), ("eval", eval_parts)):
         spikes_BTN = _assemble(parts)
-        behavior_BTK, behavior_notes = _read_behavior(file, half, spikes_BTN.shape[:2], n_forward)
-        notes += behavior_notes
+        behaviour_BTV, behaviour_notes = _read_behaviour(
+            file, half, spikes_BTN.shape[:2], n_forward
+        )
+        notes += behaviour_notes
         splits.append(
             SpikeData(
                 spikes_BTN=spikes_BTN,
                 bin_ms=bin_ms,
                 lengths_B=np.full(len(spikes_BTN), spikes_BTN.shape[1]),
-                behavior_BTK=behavior_BTK,
+                behaviour_BTV=behaviour_BTV,
                 n_heldout=n_heldout,
                 n_forward=n_forward,
                 hidden_counts_known=half == "train" or not unknown,
@@ -118,7 +120,7 @@ def _assemble(parts: dict[str, IntArray]) -> IntArray:
     return np.concatenate(stretches, axis=1)
 
 
-def _read_behavior(
+def _read_behaviour(
     file: ArrayFile, half: str, shape: tuple[int, ...], n_forward: int
 ) -> tuple[FloatArray | None, list[str]]:
     """Return behaviour of the window, NaN in the forward bins: the file has none there."""
@@ -127,9 +129,9 @@ def _read_behavior(
         return None, []
     n_trials, n_bins = shape
     try:
-        window_BTK = read_series(file, key, n_trials, n_bins - n_forward)
+        window_BTV = read_series(file, key, n_trials, n_bins - n_forward)
     except DataError as error:
         # dmfc_rsg stores one value a trial, which is no time series.
         return None, [f"Behaviour is not used: {error.message}."]
     blank = ((0, 0), (0, n_forward), (0, 0))
-    return np.pad(window_BTK, blank, constant_values=np.nan), []
+    return np.pad(window_BTV, blank, constant_values=np.nan), []

@@ -10,15 +10,18 @@ key                  shape                    meaning
 ``split``            trials                   ``train`` or ``valid``; without it a seeded split
 ``conditions``       trials                   condition (``condition`` is read too)
 ``trial_ids``        trials                   place in the original order, from 0
+``start_bins``       trials                   first bin on the clock of a chopped recording
 ``rates``            as ``spikes``            true rates, expected spikes per bin
 ``latents``          trials x bins x latents  latent states behind synthetic data
-``behavior``         trials x bins x channels behaviour, NaN where it is missing
+``behaviour``        trials x bins x values   behaviour, NaN where it is missing
+``behaviour_names``  values                   what each of them is, such as ``hand velocity x``
+``neuron_names``     neurons                  what tells them apart; compared when evaluating
 ``n_heldout``        one number               the last neurons, never seen by the model
 ``n_forward``        one number               the last bins, never seen by the model
 ``hidden_known``     trials                   False: counts of those two are not in the file
 ===================  =======================  ====================================================
 
-All but the first two are optional.
+All but the first two are optional. ``behavior`` and ``behavior_names`` are read too.
 """
 
 from dataclasses import replace
@@ -29,6 +32,7 @@ from ndt_cli.data.arrays import ArrayFile
 from ndt_cli.data.read_array import (
     read_counts,
     read_labels,
+    read_names,
     read_per_trial,
     read_rates,
     read_series,
@@ -74,6 +78,7 @@ def read_own(file: ArrayFile, settings: DataSettings) -> Recording:
             )
     condition_key = "conditions" if "conditions" in file else "condition"
     conditions_B = read_labels(file, condition_key, n_trials) if condition_key in file else None
+    behaviour_BTV, behaviour_names = _read_behaviour(file, n_trials, n_bins)
     whole = SpikeData(
         spikes_BTN=spikes_BTN,
         bin_ms=bin_ms,
@@ -81,10 +86,13 @@ def read_own(file: ArrayFile, settings: DataSettings) -> Recording:
         rates_BTN=rates_BTN,
         conditions_B=conditions_B,
         latents_BTK=_read_optional_series(file, "latents", n_trials, n_bins),
-        behavior_BTK=_read_optional_series(file, "behavior", n_trials, n_bins),
+        behaviour_BTV=behaviour_BTV,
+        behaviour_names=behaviour_names,
         trial_ids_B=(
             read_labels(file, "trial_ids", n_trials) if "trial_ids" in file else np.arange(n_trials)
         ),
+        neuron_names=_read_neuron_names(file, n_neurons),
+        start_bins_B=_read_start_bins(file, n_trials),
         n_heldout=_read_size(file, "n_heldout", n_neurons),
         n_forward=_read_size(file, "n_forward", n_bins),
     )
@@ -128,6 +136,41 @@ def _read_optional_series(
     file: ArrayFile, key: str, n_trials: int, n_bins: int
 ) -> FloatArray | None:
     return read_series(file, key, n_trials, n_bins) if key in file else None
+
+
+def _read_behaviour(
+    file: ArrayFile, n_trials: int, n_bins: int
+) -> tuple[FloatArray | None, tuple[str, ...]]:
+    """Return behaviour and the names of its variables, no names where the file has none."""
+    key = "behaviour" if "behaviour" in file else "behavior"
+    behaviour_BTV = _read_optional_series(file, key, n_trials, n_bins)
+    if behaviour_BTV is None or f"{key}_names" not in file:
+        return behaviour_BTV, ()
+    names = read_names(file, f"{key}_names", behaviour_BTV.shape[2])
+    return behaviour_BTV, tuple(names)
+
+
+def _read_neuron_names(file: ArrayFile, n_neurons: int) -> tuple[str, ...]:
+    if "neuron_names" not in file:
+        return ()
+    if file.dtype("neuron_names").kind in "iu":  # numbers of units
+        names = [str(number) for number in file.read("neuron_names").reshape(-1).tolist()]
+    else:
+        names = read_names(file, "neuron_names", n_neurons)
+    if len(names) != n_neurons or len(set(names)) < n_neurons:
+        found = f"{len(set(names))} different ones"
+        raise file.wrong("neuron_names", found, f"{n_neurons}, another for each neuron")
+    return tuple(names)
+
+
+def _read_start_bins(file: ArrayFile, n_trials: int) -> IntArray | None:
+    key = "start_bins"
+    if key not in file:
+        return None
+    values = read_per_trial(file, key, n_trials)
+    if values.dtype.kind not in "ui":
+        raise file.wrong(key, f"values of type {values.dtype}", "whole numbers, in bins")
+    return values.astype(np.int64)
 
 
 def _read_size(file: ArrayFile, key: str, n_all: int) -> int:

@@ -8,6 +8,7 @@ from ndt_cli.data import layout_lfads, layout_nlb
 from ndt_cli.data.arrays import ArrayFile
 from ndt_cli.data.chaotic_rnn import make_chaotic_rnn
 from ndt_cli.data.checks import check_recording
+from ndt_cli.data.hold_out import hold_out_neurons
 from ndt_cli.data.layout_lfads import read_lfads
 from ndt_cli.data.layout_nlb import read_nlb
 from ndt_cli.data.layout_own import read_own
@@ -27,7 +28,7 @@ def load_recording(settings: DataSettings) -> Recording:
     Parameters
     ----------
     settings : DataSettings
-        Which file or set, bin width, split.
+        Which file or set, bin width, split, held-out neurons.
 
     Returns
     -------
@@ -38,6 +39,8 @@ def load_recording(settings: DataSettings) -> Recording:
     ------
     DataError
         If there is neither file nor set, or the file cannot be read or trained on.
+    SettingsError
+        If the neurons to hold out are not there.
     """
     if settings.file is not None:
         return load_file(settings.file, settings)
@@ -47,7 +50,7 @@ def load_recording(settings: DataSettings) -> Recording:
             hint="Give a file: --data FILE.",
         )
     made = make_lorenz() if settings.synthetic == "lorenz" else make_chaotic_rnn()
-    return rebin_recording(made, settings.bin_ms)
+    return hold_out_neurons(rebin_recording(made, settings.bin_ms), settings)
 
 
 def load_file(path: Path, settings: DataSettings) -> Recording:
@@ -58,7 +61,7 @@ def load_file(path: Path, settings: DataSettings) -> Recording:
     path : Path
         HDF5 or .npz file, with or without an ending.
     settings : DataSettings
-        Bin width, conversion factor and split; its ``file`` is not looked at.
+        Bin width, conversion factor, split and held-out neurons; its ``file`` is not looked at.
 
     Returns
     -------
@@ -69,12 +72,14 @@ def load_file(path: Path, settings: DataSettings) -> Recording:
     ------
     DataError
         If the file cannot be read or trained on.
+    SettingsError
+        If the neurons to hold out are not there.
     """
     with ArrayFile(path) as file:
         recording = _READERS[detect_layout(file)](file, settings)
     recording = rebin_recording(recording, settings.bin_ms)
     check_recording(recording)
-    return recording
+    return hold_out_neurons(recording, settings)
 
 
 def detect_layout(file: ArrayFile) -> str:

@@ -228,3 +228,18 @@ def read_words(file: ArrayFile, key: str, n_trials: int) -> list[str]:
     """Read one word a trial, however the file stores text."""
     values = read_per_trial(file, key, n_trials).tolist()
     return [v.decode() if isinstance(v, bytes) else str(v) for v in values]
+
+
+def read_names(file: ArrayFile, key: str, n_names: int) -> list[str]:
+    """Read one name for each channel of another array.
+
+    Raises
+    ------
+    DataError
+        If there are more or fewer names than channels, or they are no text.
+    """
+    values = file.read(key)
+    if values.size != n_names or values.dtype.kind not in "USO":
+        found = f"{values.size} values of type {values.dtype}"
+        raise file.wrong(key, found, f"{n_names} names, one for each channel")
+    return [v.decode() if isinstance(v, bytes) else str(v) for v in values.reshape(-1).tolist()]

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt_cli.data.checks import compact_counts
-from ndt_cli.data.spike_data import FloatArray, Recording, SpikeData
+from ndt_cli.data.spike_data import FloatArray, IntArray, Recording, SpikeData
 from ndt_cli.errors import DataError
 
 
@@ -87,9 +87,17 @@ def rebin(data: SpikeData, bin_ms: float) -> SpikeData:
         lengths_B=lengths_B,
         rates_BTN=rates_BTN,
         latents_BTK=averaged(data.latents_BTK),
-        behavior_BTK=averaged(data.behavior_BTK),
+        behaviour_BTV=averaged(data.behaviour_BTV),
+        start_bins_B=_wider_starts(data.start_bins_B, k),
         n_forward=data.n_forward // k,
     )
+
+
+def _wider_starts(start_bins_B: IntArray | None, k: int) -> IntArray | None:
+    """Return starts in wider bins; None where a window begins inside one: it fits no grid then."""
+    if start_bins_B is None or (start_bins_B % k).any():
+        return None
+    return np.asarray(start_bins_B // k)
 
 
 def rebin_recording(recording: Recording, bin_ms: float | None) -> Recording:
@@ -115,4 +123,6 @@ def rebin_recording(recording: Recording, bin_ms: float | None) -> Recording:
     if cut:
         n_trials = train.n_trials + valid.n_trials
         note += f" {cut} of {n_trials} trials lost a partial last bin."
+    if recording.train.start_bins_B is not None and train.start_bins_B is None:
+        note += " Windows begin inside these bins, so rates are not merged to one recording."
     return replace(recording, train=train, valid=valid, notes=(*recording.notes, note))

@@ -1,6 +1,6 @@
 """One set of trials in memory: what every reader makes and everything else takes.
 
-Axes in names: B trials, T bins, N neurons, K any other channel.
+Axes in names: B trials, T bins, N neurons, V behavioural variables, K any other channel.
 """
 
 import hashlib
@@ -36,10 +36,20 @@ class SpikeData:
         Condition of each trial.
     latents_BTK : (trials, bins, latents) float array, optional
         Latent states behind synthetic data.
-    behavior_BTK : (trials, bins, channels) float array, optional
-        Behaviour, one row a bin.
+    behaviour_BTV : (trials, bins, variables) float array, optional
+        Behaviour, one row a bin; NaN where it is not known, which is never scored.
+    behaviour_names : tuple of str
+        Name of each behavioural variable; empty where nobody named them.
     trial_ids_B : (trials,) int array, optional
         Position of each trial in the order of the file or the recording, from 0.
+    start_bins_B : (trials,) int array, optional
+        For windows chopped from a continuous recording: the bin at which each begins, counted
+        from time 0 of the recording's clock.
+    neuron_ids_N : (neurons,) int array, optional
+        Place of each neuron in the order of the file, from 0, where the columns stand in another
+        one.
+    neuron_names : tuple of str
+        Name of each neuron in the order of the file; empty where nobody named them.
     n_heldout : int
         Neurons that are never seen.
     n_forward : int
@@ -55,8 +65,12 @@ class SpikeData:
     rates_BTN: FloatArray | None = None
     conditions_B: IntArray | None = None
     latents_BTK: FloatArray | None = None
-    behavior_BTK: FloatArray | None = None
+    behaviour_BTV: FloatArray | None = None
+    behaviour_names: tuple[str, ...] = ()
     trial_ids_B: IntArray | None = None
+    start_bins_B: IntArray | None = None
+    neuron_ids_N: IntArray | None = None
+    neuron_names: tuple[str, ...] = ()
     n_heldout: int = 0
     n_forward: int = 0
     hidden_counts_known: bool = True
@@ -87,6 +101,27 @@ class SpikeData:
     def has_padding(self) -> bool:
         return bool((np.asarray(self.lengths_B) < self.n_bins).any())
 
+    @property
+    def _ids_N(self) -> NDArray[np.int64]:
+        if self.neuron_ids_N is None:
+            return np.arange(self.n_neurons)
+        return np.asarray(self.neuron_ids_N, dtype=np.int64)
+
+    @property
+    def file_order_N(self) -> NDArray[np.int64]:
+        """Column of each neuron of the file: ``rates_BTN[..., file_order_N]`` is in its order."""
+        return np.argsort(self._ids_N)
+
+    @property
+    def heldin_ids(self) -> NDArray[np.int64]:
+        """Places of the neurons that are seen, in the order of the file."""
+        return self._ids_N[: self.n_neurons - self.n_heldout]
+
+    @property
+    def heldout_ids(self) -> NDArray[np.int64]:
+        """Places of the held-out neurons in the order of the file."""
+        return self._ids_N[self.n_neurons - self.n_heldout :]
+
     @cached_property
     def fingerprint(self) -> str:
         """Sha256 of the counts, lengths, bin width and held-out layout."""
@@ -112,8 +147,9 @@ class SpikeData:
             rates_BTN=pick(self.rates_BTN),
             conditions_B=pick(self.conditions_B),
             latents_BTK=pick(self.latents_BTK),
-            behavior_BTK=pick(self.behavior_BTK),
+            behaviour_BTV=pick(self.behaviour_BTV),
             trial_ids_B=pick(self.trial_ids_B),
+            start_bins_B=pick(self.start_bins_B),
         )
 
 

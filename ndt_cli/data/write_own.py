@@ -18,9 +18,12 @@ _PER_TRIAL = {
     "rates": "rates_BTN",
     "conditions": "conditions_B",
     "latents": "latents_BTK",
-    "behavior": "behavior_BTK",
+    "behaviour": "behaviour_BTV",
     "trial_ids": "trial_ids_B",
+    "start_bins": "start_bins_B",
 }
+
+_ENDINGS = (".npz", ".h5", ".hdf5")
 
 
 def write_recording(recording: Recording, path: Path, *, overwrite: bool = False) -> None:
@@ -43,20 +46,30 @@ def write_recording(recording: Recording, path: Path, *, overwrite: bool = False
     DataError
         If the file is there already, the ending is another, or the disk refuses.
     """
-    writers = {".npz": _write_npz, ".h5": _write_h5, ".hdf5": _write_h5}
-    write = writers.get(path.suffix.lower())
-    if write is None:
+    check_target(path, overwrite=overwrite)
+    write = _write_npz if path.suffix.lower() == ".npz" else _write_h5
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, lambda part: write(part, own_arrays(recording)))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error}") from error
+
+
+def check_target(path: Path, *, overwrite: bool = False) -> None:
+    """Refuse a file that `write_recording` would not write, before any work is done for it.
+
+    Raises
+    ------
+    DataError
+        If the file is there already, or the ending is another.
+    """
+    if path.suffix.lower() not in _ENDINGS:
         raise DataError(f"{path}: found the ending {path.suffix!r}; expected .npz, .h5 or .hdf5")
     if path.exists() and not overwrite:
         raise DataError(
             f"{path}: the file is there already, and nothing is overwritten",
             hint="Choose another name, or remove the file first.",
         )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, lambda part: write(part, own_arrays(recording)))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error}") from error
 
 
 def own_arrays(recording: Recording) -> dict[str, NDArray[Any]]:
@@ -67,6 +80,12 @@ def own_arrays(recording: Recording) -> dict[str, NDArray[Any]]:
         halves = [getattr(data, name) for data in (train, valid)]
         if all(half is not None for half in halves):
             arrays[key] = np.concatenate(halves)
+    if "behaviour" in arrays and train.behaviour_names:
+        names = [name.encode() for name in train.behaviour_names]
+        arrays["behaviour_names"] = np.array(names)
+    if train.neuron_names:
+        ids_N = range(train.n_neurons) if train.neuron_ids_N is None else train.neuron_ids_N
+        arrays["neuron_names"] = np.array([train.neuron_names[i].encode() for i in ids_N])
     sizes = (train.n_trials, valid.n_trials)
     arrays["split"] = np.repeat(np.array([b"train", b"valid"]), sizes)
     arrays["bin_ms"] = np.array(train.bin_ms)

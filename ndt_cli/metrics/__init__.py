@@ -1,7 +1,7 @@
-"""Scores of inferred rates: against true rates, and against spike counts.
+"""Scores of inferred rates: against true rates, spike counts, behaviour, and PSTHs.
 
-Each score is a set of sums that batches of trials are added to, so a set never has to be in
-memory at once; the functions add their arrays to the same sums. Axes in names: B trials,
+The first two are sets of sums that batches of trials are added to, so a set never has to be in
+memory at once; their functions add their arrays to the same sums. Axes in names: B trials,
 T bins, N neurons.
 """
 
@@ -12,13 +12,20 @@ from ndt_cli.metrics.against_spikes import (
     bits_per_spike,
     poisson_nll,
 )
+from ndt_cli.metrics.decoding import DecodingScores, decode_behaviour
+from ndt_cli.metrics.psth import PSTH_SMOOTHING_MS, PsthScores, psth_scores
 
 __all__ = [
+    "PSTH_SMOOTHING_MS",
+    "DecodingScores",
+    "PsthScores",
     "RateScoreSums",
     "RateScores",
     "SpikeScoreSums",
     "SpikeScores",
     "bits_per_spike",
+    "decode_behaviour",
     "poisson_nll",
+    "psth_scores",
     "rate_scores",
 ]

@@ -29,8 +29,8 @@ class SpikeScores:
         whole population. NaN when ``n_spikes`` is 0.
     bits_per_spike_N : (neurons,) float array
         The same for each neuron alone; NaN for the ``n_silent`` neurons without a scored spike.
-    bits_per_spike_mean : float
-        Mean of the neurons that spiked; NaN when none did.
+    bits_per_spike_mean, bits_per_spike_median : float
+        Mean and median of the neurons that spiked; NaN when none did.
     nll : float
         Poisson negative log-likelihood in nats per scored entry, log y! included. NaN when
         ``n_scored`` is 0.
@@ -43,6 +43,7 @@ class SpikeScores:
     bits_per_spike: float
     bits_per_spike_N: Float64Array
     bits_per_spike_mean: float
+    bits_per_spike_median: float
     nll: float
     poisson_loss: float
     n_spikes: int
@@ -109,6 +110,7 @@ class SpikeScoreSums:
             bits_per_spike=float(gain_bits_N.sum()) / n_spikes if n_spikes else np.nan,
             bits_per_spike_N=bits_N,
             bits_per_spike_mean=float(bits_N[spiked_N].mean()) if n_spikes else np.nan,
+            bits_per_spike_median=float(np.median(bits_N[spiked_N])) if n_spikes else np.nan,
             nll=(loss + log_factorial) / n_scored if n_scored else np.nan,
             poisson_loss=loss / n_scored if n_scored else np.nan,
             n_spikes=int(n_spikes),

@@ -15,6 +15,7 @@ _TYPE_WORDS = {
     "number": "number",
     "boolean": "true or false",
     "string": "text",
+    "array": "list",
 }
 _BOUND_WORDS = {
     "exclusiveMinimum": "above",
@@ -33,13 +34,13 @@ class FieldDoc:
     key : str
         Dotted name, such as ``"train.learning_rate"``.
     type : str
-        ``"whole number"``, ``"number"``, ``"true or false"``, ``"text"``, ``"path"`` or
-        ``"choice"``.
+        ``"whole number"``, ``"number"``, ``"true or false"``, ``"text"``, ``"path"``,
+        ``"choice"`` or ``"list of whole numbers"``.
     choices : tuple of str
         The values allowed, where there is a list of them.
     range : str
         The bounds in words, such as ``"above 0, at most 1"``; empty where there are none.
-    default : str, int, float, bool or None
+    default : str, int, float, bool, list or None
         None means that the setting is left out.
     doc : str
         What it does, on one line.
@@ -49,7 +50,7 @@ class FieldDoc:
     type: str
     choices: tuple[str, ...]
     range: str
-    default: str | int | float | bool | None
+    default: str | int | float | bool | list[int] | None
     doc: str
 
     @property
@@ -67,6 +68,9 @@ def _describe(key: str, schema: dict[str, Any]) -> FieldDoc:
     kind = kinds[0]
     choices = kind.get("enum") or kind.get("examples") or ()
     type_word = "path" if kind.get("format") == "path" else _TYPE_WORDS[kind["type"]]
+    if kind["type"] == "array":
+        kind = kind["items"]
+        type_word += f" of {_TYPE_WORDS[kind['type']]}s"
     # JSON Schema holds whole bounds as 1.0 where the field is a float: 1 reads better.
     bounds = [
         f"{word} {int(kind[bound]) if kind[bound] == int(kind[bound]) else kind[bound]}"

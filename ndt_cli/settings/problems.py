@@ -30,7 +30,8 @@ def describe_problem(error: ErrorDetails, origins: Origins) -> str:
     origins : mapping of str to str
         Where the value of each dotted key, and each section, was written.
     """
-    key = ".".join(str(part) for part in error["loc"])
+    # Of a list, the place in it follows section and name.
+    key = ".".join(str(part) for part in error["loc"][:2])
     if error["type"] == "extra_forbidden":
         return unknown_key(key, origins[key])
     if key in Settings.model_fields:

@@ -5,9 +5,9 @@ research code of Ye & Pandarinath 2021; section numbers are those of that paper.
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
 
@@ -18,6 +18,14 @@ class _Section(BaseModel):
         use_attribute_docstrings=True,
         allow_inf_nan=False,
     )
+
+
+def _as_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+# TOML has lists; a frozen section holds a tuple.
+NeuronList = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_as_tuple)]
 
 
 class DataSettings(_Section):
@@ -47,6 +55,27 @@ class DataSettings(_Section):
 
     split_seed: int = Field(0, ge=0)
     """Seed of that split."""
+
+    heldout_fraction: float = Field(0.0, ge=0, lt=1)
+    """Share of the neurons that the model never sees and only predicts (co-smoothing); drawn at
+    random."""
+
+    heldout_seed: int = Field(0, ge=0)
+    """Seed of that draw."""
+
+    heldout_neurons: NeuronList = ()
+    """The neurons to hold out, by their place in the file, from 0; instead of a share."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.heldout_neurons and self.heldout_fraction:
+            raise ValueError(
+                "heldout_neurons and heldout_fraction are both given: one of them says which "
+                "neurons are held out"
+            )
+        if len(set(self.heldout_neurons)) < len(self.heldout_neurons):
+            raise ValueError("heldout_neurons names a neuron twice")
+        return self
 
 
 class ModelSettings(_Section):
@@ -220,6 +249,23 @@ class TrainSettings(_Section):
 
     val_interval_epochs: int = Field(10, ge=1)
     """Validate, and save the last checkpoint, every so many epochs."""
+
+    save_interval_minutes: float = Field(5.0, gt=0)
+    """Save the last checkpoint also when so much time has passed, within an epoch too: what a
+    kill can cost at most. (Several processes save at the end of an epoch.)"""
+
+    on_save_error: Literal["go-on", "stop"] = "go-on"
+    """When a checkpoint cannot be written, as on a full disk: go-on warns, keeps what could not be
+    written in memory and tries again at the next save; stop ends the run with the checkpoints that
+    it has. A run whose last save fails always ends with an error."""
+
+    deterministic: bool = False
+    """On a GPU: only kernels that give the same bits each time, some of them slower. A CPU always
+    does, with the same number of threads."""
+
+    plain_layers: bool = False
+    """Compute layers with PyTorch's own operations and automatic gradients only; slower, and the
+    same results but for rounding. To check the faster ways against."""
 
     tensorboard: bool = False
     """Write TensorBoard events to the run folder (needs the extra of that name)."""

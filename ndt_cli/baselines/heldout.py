@@ -1,0 +1,162 @@
+"""Held-out neurons foretold from the smoothed spikes of the others.
+
+Axes in names: B trials, T bins, N neurons, X entries (trials x bins), F held-in neurons.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import Self
+
+from ndt_cli.baselines.poisson_regression import PoissonRegression, fit_poisson
+from ndt_cli.baselines.smoother import Smoother
+from ndt_cli.data.spike_data import SpikeData
+from ndt_cli.errors import DataError
+
+Float64Array = NDArray[np.float64]
+
+PENALTIES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
+"""Ridge penalties that are tried."""
+
+_LOG_OFFSET = 1e-4
+_N_FOLDS = 3
+_SEED = 0
+# Bins that suffice to tell penalties apart, and to fit: memory and time grow with them.
+_BINS_TO_CHOOSE = 10_000
+_BINS_TO_FIT = 100_000
+
+
+@dataclass(frozen=True, eq=False)
+class HeldoutRegression:
+    """Poisson regression of held-out counts on the logarithms of smoothed held-in rates.
+
+    The co-smoothing of spike smoothing in the Neural Latents Benchmark '21 (arXiv 2109.04463).
+    There kernel and penalty come from a sweep for each dataset; here the kernel is that of the
+    `Smoother`, and the penalty the one of `PENALTIES` with the largest likelihood of the held-out
+    counts under cross-validation over training trials.
+
+    Parameters
+    ----------
+    smoother : Smoother
+        Smooths the held-in spikes.
+    regression : PoissonRegression
+        From standardised logarithms to log-rates.
+    means_F, scales_F : (held-in neurons,) float array
+        Of those logarithms in the training trials.
+    highest_N : (held-out neurons,) float array
+        Largest count of each neuron in the training trials: no rate is above it.
+    penalty : float
+        The ridge.
+    """
+
+    smoother: Smoother
+    regression: PoissonRegression
+    means_F: Float64Array
+    scales_F: Float64Array
+    highest_N: Float64Array
+    penalty: float
+
+    @classmethod
+    def fit(cls, train: SpikeData, smoother: Smoother) -> Self:
+        """Choose the penalty and fit; of a large set, trials drawn with a fixed seed are used.
+
+        Raises
+        ------
+        DataError
+            A set without held-out neurons, or without their counts.
+        """
+        if not (train.n_heldout and train.hidden_counts_known):
+            raise DataError(
+                "Foretelling held-out neurons needs training trials with their counts; found "
+                f"{train.n_heldout} held-out neurons"
+                + ("." if train.hidden_counts_known else " of unknown counts.")
+            )
+        few = _some_trials(train, _BINS_TO_CHOOSE)
+        features_XF, counts_XN, trial_X = _entries(few, smoother)
+        standard_XF, _, _ = _standardised(features_XF)
+        penalty = _choose_penalty(standard_XF, counts_XN, trial_X)
+        if few.n_trials < train.n_trials:
+            many = _some_trials(train, _BINS_TO_FIT)
+            features_XF, counts_XN, _ = _entries(many, smoother)
+        standard_XF, means_F, scales_F = _standardised(features_XF)
+        regression = fit_poisson(standard_XF, counts_XN, penalty)
+        return cls(smoother, regression, means_F, scales_F, counts_XN.max(axis=0), penalty)
+
+    def rates(self, data: SpikeData) -> Float64Array:
+        """Return rates of the held-out neurons, (trials, bins, held-out) in spikes per bin.
+
+        Only held-in counts in the window are looked at. 0 in padding; forward bins have each
+        neuron's mean rate.
+
+        Raises
+        ------
+        DataError
+            Trials with another bin width or number of neurons than those it was fitted to.
+        """
+        n_heldin = data.n_neurons - data.n_heldout
+        window_BT = _window_bins(data)
+        smoothed_BTN = self.smoother.rates(data)
+        logs_XF = np.log(smoothed_BTN[:, :, :n_heldin][window_BT] + _LOG_OFFSET)
+        log_rates_XN = self.regression.log_rates((logs_XF - self.means_F) / self.scales_F)
+        rates_BTN = smoothed_BTN[:, :, n_heldin:].copy()
+        # Far from the training trials an exponential has no bound of its own.
+        highest = np.log(np.maximum(self.highest_N, 1.0))
+        rates_BTN[window_BT] = np.exp(np.minimum(log_rates_XN, highest))
+        return rates_BTN
+
+
+def _window_bins(data: SpikeData) -> NDArray[np.bool_]:
+    before_forward_T = np.arange(data.n_bins) < data.n_bins - data.n_forward
+    return data.inside_BT & before_forward_T
+
+
+def _entries(
+    train: SpikeData, smoother: Smoother
+) -> tuple[Float64Array, Float64Array, NDArray[np.int64]]:
+    """Return features and counts of every bin of the window, and the trial of each."""
+    n_heldin = train.n_neurons - train.n_heldout
+    window_BT = _window_bins(train)
+    logs_XF = np.log(smoother.rates(train)[:, :, :n_heldin][window_BT] + _LOG_OFFSET)
+    counts_XN = train.spikes_BTN[:, :, n_heldin:][window_BT].astype(np.float64)
+    return logs_XF, counts_XN, np.nonzero(window_BT)[0]
+
+
+def _standardised(features_XF: Float64Array) -> tuple[Float64Array, Float64Array, Float64Array]:
+    """Return features of mean 0 and variance 1, and what was taken off and divided by."""
+    means_F, scales_F = features_XF.mean(axis=0), features_XF.std(axis=0)
+    scales_F[scales_F < 1e-9] = 1.0  # a silent neuron tells nothing
+    return (features_XF - means_F) / scales_F, means_F, scales_F
+
+
+def _choose_penalty(
+    features_XF: Float64Array, counts_XN: Float64Array, trial_X: NDArray[np.int64]
+) -> float:
+    trials = np.unique(trial_X)
+    n_folds = min(_N_FOLDS, len(trials))
+    if n_folds < 2:
+        return PENALTIES[0]
+    folds = np.random.default_rng(_SEED).permutation(len(trials)) % n_folds
+    fold_X = folds[np.searchsorted(trials, trial_X)]
+    losses: list[float] = []
+    for penalty in PENALTIES:
+        loss = 0.0
+        for fold in range(n_folds):
+            train_X = fold_X != fold
+            fitted = fit_poisson(features_XF[train_X], counts_XN[train_X], penalty)
+            logs_XN = np.minimum(
+                fitted.log_rates(features_XF[~train_X]), np.log(counts_XN.max(initial=1.0))
+            )
+            loss += float(np.sum(np.exp(logs_XN) - counts_XN[~train_X] * logs_XN))
+        if losses and loss > losses[-1]:
+            break  # the loss has one valley: weaker penalties only overfit more
+        losses.append(loss)
+    return PENALTIES[len(losses) - 1]
+
+
+def _some_trials(train: SpikeData, n_bins: int) -> SpikeData:
+    n_trials = max(_N_FOLDS, n_bins // train.n_bins)
+    if train.n_trials <= n_trials:
+        return train
+    drawn = np.random.default_rng(_SEED).permutation(train.n_trials)[:n_trials]
+    return train.take(np.sort(drawn))

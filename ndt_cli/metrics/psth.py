@@ -1,0 +1,143 @@
+"""Match of condition-averaged rates to the peri-stimulus time histogram (PSTH).
+
+Axes in names: B trials, T bins, N neurons, C conditions.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ndt_cli.baselines.kernel import smooth
+from ndt_cli.data.spike_data import FloatArray, IntArray, SpikeData
+from ndt_cli.metrics.against_rates import rate_scores
+from ndt_cli.metrics.entries import BoolArray, Float64Array
+
+PSTH_SMOOTHING_MS = 70.0
+"""Standard deviation of the kernel for the spikes of a PSTH, as for the benchmark's mc_maze."""
+
+_SEED = 0
+
+
+@dataclass(frozen=True, eq=False)
+class PsthScores:
+    """How well condition-averaged rates match condition-averaged smoothed spikes.
+
+    Parameters
+    ----------
+    r2_N : (neurons,) float array
+        1 - SSE / SST over conditions x bins; NaN for a neuron whose PSTHs never change. Of the
+        held-in neurons alone where the counts of the others are not known.
+    r2_mean, r2_median, r2_pooled : float
+        Over the defined neurons; pooled weighs each by its variance. NaN when there is none.
+    n_conditions : int
+        Conditions that are compared.
+    split_half : bool
+        True where the PSTHs are from the scored trials themselves: see `psth_scores`.
+    """
+
+    r2_N: Float64Array
+    r2_mean: float
+    r2_median: float
+    r2_pooled: float
+    n_conditions: int
+    split_half: bool
+
+
+def psth_scores(
+    rates_BTN: FloatArray, data: SpikeData, train: SpikeData | None = None
+) -> PsthScores | None:
+    """Score the averages of rates over the trials of a condition against PSTHs.
+
+    The measure of the Neural Latents Benchmark '21 (arXiv 2109.04463, "Match to PSTH"), except
+    that spikes in a PSTH are never of trials whose rates are averaged: the benchmark takes all
+    trials for it. A PSTH is the mean over trials of spikes smoothed with `PSTH_SMOOTHING_MS`.
+    A bin of a condition is compared when at least two trials of the PSTH and one of the rates
+    reach it; forward bins are not.
+
+    With ``train`` the PSTHs are those of the training trials. Without, the trials of each
+    condition are dealt into two halves by a fixed seed, the rates of each half are compared with
+    the spikes of the other, and both comparisons are pooled.
+
+    Parameters
+    ----------
+    rates_BTN : (trials, bins, neurons) float array
+        Rates of the scored trials, in spikes per bin.
+    data : SpikeData
+        The scored trials.
+    train : SpikeData, optional
+        Other trials of the same conditions, neurons and bins.
+
+    Returns
+    -------
+    PsthScores or None
+        None where conditions are not known or none has enough trials.
+    """
+    pairs: list[tuple[IntArray, SpikeData, IntArray]]
+    if train is not None and data.conditions_B is not None and train.conditions_B is not None:
+        pairs = [(np.arange(data.n_trials), train, np.arange(train.n_trials))]
+    elif data.conditions_B is not None:
+        halves = _halves(data.conditions_B)
+        pairs = [(half, data, other) for half, other in (halves, halves[::-1])]
+    else:
+        return None
+    n_heldin = data.n_neurons - data.n_heldout
+    known = all(spikes.hidden_counts_known for _, spikes, _ in pairs)
+    neurons = slice(None if known else n_heldin)
+    window = slice(data.n_bins - data.n_forward)
+    conditions = np.unique(data.conditions_B)
+
+    averages, targets, compared = [], [], []
+    for scored, spikes, others in pairs:
+        counted, target = data.take(scored), spikes.take(others)
+        smoothed_BTN = smooth(
+            target.spikes_BTN[:, window, neurons],
+            target.inside_BT[:, window],
+            PSTH_SMOOTHING_MS,
+            target.bin_ms,
+        )
+        average_CTN, n_CT = _averages(
+            rates_BTN[scored][:, window, neurons], counted, window, conditions
+        )
+        target_CTN, n_target_CT = _averages(smoothed_BTN, target, window, conditions)
+        averages.append(average_CTN)
+        targets.append(target_CTN)
+        compared.append((n_CT >= 1) & (n_target_CT >= 2))
+    compared_CT = np.concatenate(compared)
+    n_conditions = int(np.any(compared, axis=(0, 2)).sum())
+    if not n_conditions:
+        return None
+    scores = rate_scores(np.concatenate(averages), np.concatenate(targets), compared_CT)
+    return PsthScores(
+        r2_N=scores.r2_N,
+        r2_mean=scores.r2_mean,
+        r2_median=scores.r2_median,
+        r2_pooled=scores.r2_pooled,
+        n_conditions=n_conditions,
+        split_half=len(pairs) == 2,
+    )
+
+
+def _halves(conditions_B: IntArray) -> tuple[IntArray, IntArray]:
+    """Deal the trials of each condition into two halves."""
+    rng = np.random.default_rng(_SEED)
+    in_first_B = np.zeros(len(conditions_B), dtype=bool)
+    for condition in np.unique(conditions_B):
+        trials = rng.permutation(np.flatnonzero(conditions_B == condition))
+        in_first_B[trials[: len(trials) // 2]] = True
+    return np.flatnonzero(in_first_B), np.flatnonzero(~in_first_B)
+
+
+def _averages(
+    values_BTN: FloatArray, data: SpikeData, window: slice, conditions: IntArray
+) -> tuple[Float64Array, IntArray]:
+    """Return means over the trials of each condition, and the trials that reach each bin."""
+    inside_BT: BoolArray = data.inside_BT[:, window]
+    means_CTN = np.zeros((len(conditions), *values_BTN.shape[1:]))
+    n_CT = np.zeros(means_CTN.shape[:2], dtype=np.int64)
+    assert data.conditions_B is not None
+    for row, condition in enumerate(conditions):
+        trials = np.flatnonzero(data.conditions_B == condition)
+        n_CT[row] = inside_BT[trials].sum(axis=0)
+        totals_TN = np.where(inside_BT[trials][:, :, None], values_BTN[trials], 0).sum(axis=0)
+        means_CTN[row] = totals_TN / np.maximum(n_CT[row], 1)[:, None]
+    return means_CTN, n_CT

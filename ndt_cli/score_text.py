@@ -1,0 +1,174 @@
+"""The scores of an evaluation as tables of numbers and notes, for a terminal or a page."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from ndt_cli.evaluation import Evaluation
+from ndt_cli.metrics import PSTH_SMOOTHING_MS, DecodingScores
+from ndt_cli.scores import Scores
+
+MODEL = "NDT"
+SMOOTHED = "smoothed spikes"
+
+# Header and score of each column.
+_Columns: TypeAlias = list[tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Scores with one estimate of the rates a row.
+
+    Attributes
+    ----------
+    corner : str
+        What the scores of this table are of; empty where the headers say it.
+    columns : tuple of str
+        Headers, of two lines where there is a line break in them.
+    rows : dict of str to tuple of float
+        Scores by estimate; NaN where one is not defined.
+    """
+
+    corner: str
+    columns: tuple[str, ...]
+    rows: dict[str, tuple[float, ...]]
+
+
+def score_tables(evaluation: Evaluation, most_variables: int | None = None) -> list[ScoreTable]:
+    """Return the tables of scores; columns of what the data lack are left out.
+
+    The first two are there for any data; each variable of behaviour has a column in a third.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+        The scores.
+    most_variables : int, optional
+        Variables of behaviour that have a column, at most. Default: all.
+    """
+
+    def variables(scores: Scores) -> _Columns:
+        assert scores.behaviour is not None
+        names, r2_V = scores.behaviour.names, scores.behaviour.r2_V
+        return list(zip(names, r2_V.tolist(), strict=True))[:most_variables]
+
+    tables = [_table(evaluation, _columns), _table(evaluation, _more_columns)]
+    behaviour = evaluation.scores[MODEL].behaviour
+    if behaviour is not None and len(behaviour.names) > 1:
+        tables.append(_table(evaluation, variables, "behaviour R2"))
+    return tables
+
+
+def final_scores(evaluation: Evaluation) -> dict[str, float]:
+    """Return the model's scores of all tables by name, in plain words."""
+    scores: dict[str, float] = {}
+    for table in score_tables(evaluation):
+        prefix = f"{table.corner} " if table.corner else ""
+        for name, score in zip(table.columns, table.rows[MODEL], strict=True):
+            scores[prefix + name.replace("\n", " ").replace("bits/spike", "bits per spike")] = score
+    return scores
+
+
+def score_title(evaluation: Evaluation) -> str:
+    """Return one line that says what was scored."""
+    data = evaluation.data
+    return (
+        f"{evaluation.split} trials of {evaluation.source}: {data.n_trials} trials x "
+        f"{data.n_bins} bins of {data.bin_ms:g} ms x {data.n_neurons} neurons"
+    )
+
+
+def score_notes(evaluation: Evaluation, most_variables: int | None = None) -> list[str]:
+    """Return what a reader of the tables needs to know, one line each."""
+    model = evaluation.scores[MODEL]
+    notes = [
+        "hidden: each count is predicted while it is hidden; seen: nothing is hidden",
+        "bits/spike: of the population; per neuron: the median neuron's",
+    ]
+    if model.rates is not None:
+        notes.insert(0, "R2, EV (explained variance): of the rates against the true rates")
+        if model.rates.n_undefined:
+            notes.append(
+                f"{model.rates.n_undefined} neurons with a constant true rate have no R2 and are "
+                "left out"
+            )
+    if model.heldout is not None:
+        notes.append(
+            f"held-out: {evaluation.data.n_heldout} neurons that nothing sees; smoothing foretells "
+            "them by regression on the others"
+        )
+    if model.psth is not None:
+        whose = "the other half of the trials" if model.psth.split_half else "the training trials"
+        notes.append(
+            f"PSTH: condition-averaged rates against spikes of {whose}, smoothed with "
+            f"{PSTH_SMOOTHING_MS:g} ms; {model.psth.n_conditions} conditions"
+        )
+    if model.behaviour is not None:
+        notes.append(_behaviour_note(model.behaviour, most_variables))
+    silent = model.hidden.n_silent
+    if silent:
+        notes.append(f"{silent} neurons have no spike in these trials")
+    return notes
+
+
+def score_number(value: float) -> str:
+    """Return a score with four decimals, or a dash."""
+    return f"{value:.4f}" if math.isfinite(value) else "-"
+
+
+def _behaviour_note(behaviour: DecodingScores, most_variables: int | None) -> str:
+    where = (
+        f"cross-validated over {behaviour.n_folds} folds of the trials"
+        if behaviour.n_folds
+        else "fitted to the training trials"
+    )
+    lags = behaviour.lag_ms_V[: most_variables if len(behaviour.names) > 1 else 1]
+    shown = ", ".join(f"{lag:g}" for lag in lags)
+    return f"behaviour: ridge regression from rates, {where}; NDT's rates {shown} ms before it"
+
+
+def _table(
+    evaluation: Evaluation, columns_of: Callable[[Scores], _Columns], corner: str = ""
+) -> ScoreTable:
+    return ScoreTable(
+        corner,
+        tuple(name for name, _ in columns_of(evaluation.scores[MODEL])),
+        {
+            estimate: tuple(value for _, value in columns_of(scores))
+            for estimate, scores in evaluation.scores.items()
+        },
+    )
+
+
+def _columns(scores: Scores) -> _Columns:
+    columns: _Columns = []
+    if scores.rates is not None:
+        columns += [
+            ("R2\nmean", scores.rates.r2_mean),
+            ("R2\nmedian", scores.rates.r2_median),
+            ("R2\npooled", scores.rates.r2_pooled),
+            ("EV\nmean", scores.rates.explained_variance_mean),
+        ]
+    return [
+        *columns,
+        ("NLL\nhidden", scores.hidden.nll),
+        ("bits/spike\nhidden", scores.hidden.bits_per_spike),
+        ("bits/spike\nseen", scores.seen.bits_per_spike),
+    ]
+
+
+def _more_columns(scores: Scores) -> _Columns:
+    columns: _Columns = [("per neuron\nhidden", scores.hidden.bits_per_spike_median)]
+    if scores.heldout is not None:
+        columns += [
+            ("bits/spike\nheld-out", scores.heldout.bits_per_spike),
+            ("per neuron\nheld-out", scores.heldout.bits_per_spike_median),
+        ]
+    if scores.forward is not None:
+        columns += [("bits/spike\nforward", scores.forward.bits_per_spike)]
+    if scores.psth is not None:
+        columns += [("PSTH\nR2", scores.psth.r2_mean)]
+    if scores.behaviour is not None:
+        columns += [("behaviour\nR2", scores.behaviour.r2_mean)]
+    return columns
