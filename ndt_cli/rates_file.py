@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 
 from ndt_cli.atomic import write_atomic
+from ndt_cli.data.chop import merge
 from ndt_cli.data.spike_data import SpikeData
 from ndt_cli.engine.inference import Float32Array
 from ndt_cli.errors import DataError
@@ -24,7 +25,12 @@ def write_rates(
     path : Path
         A new ``.h5`` or ``.npz`` file. Its keys: ``rates`` (expected spikes per bin),
         ``rates_hz``, ``activations``, all trials x bins x channels; ``bin_ms``; ``lengths``
-        (bins of each trial, beyond which everything is 0); ``trial_ids`` where known.
+        (bins of each trial, beyond which everything is 0); ``trial_ids`` where known. Neurons
+        are in the order of the file; ``heldout_neurons`` are the places of those that were held
+        out, where there are any. Windows chopped from a continuous recording are also merged:
+        ``continuous_rates`` and ``continuous_rates_hz`` (bins x neurons, NaN where there is no
+        window), and ``continuous_start_ms``, when their first bin begins on the recording's
+        clock.
     data : SpikeData
         The trials.
     rates_BTN, activations_BTD : float32 array
@@ -39,6 +45,7 @@ def write_rates(
         raise DataError(f"{path}: rates are written as {' or '.join(_ENDINGS)}")
     if path.exists():
         raise DataError(f"{path} is already there", "give another name to --rates")
+    rates_BTN = rates_BTN[:, :, data.file_order_N]
     arrays: dict[str, Any] = {
         "rates": rates_BTN,
         "rates_hz": rates_BTN * np.float32(1000.0 / data.bin_ms),
@@ -48,6 +55,14 @@ def write_rates(
     }
     if data.trial_ids_B is not None:
         arrays["trial_ids"] = np.asarray(data.trial_ids_B)
+    if data.n_heldout:
+        arrays["heldout_neurons"] = data.heldout_ids
+    if data.start_bins_B is not None:
+        rates_TN = merge(rates_BTN, data.start_bins_B, data.lengths_B)
+        arrays["start_bins"] = np.asarray(data.start_bins_B)
+        arrays["continuous_rates"] = rates_TN
+        arrays["continuous_rates_hz"] = rates_TN * np.float32(1000.0 / data.bin_ms)
+        arrays["continuous_start_ms"] = np.float64(data.start_bins_B.min() * data.bin_ms)
 
     def write(temporary: Path) -> None:
         if path.suffix == ".npz":

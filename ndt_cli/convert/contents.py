@@ -1,0 +1,189 @@
+"""What a file of any format holds, under one set of names.
+
+A name is the path inside the file: ``spike_times``, ``units/quality``, ``session/trials/go``.
+MATLAB's dots (``session.trials.go``) are read as slashes.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from numpy.typing import NDArray
+from typing_extensions import Self
+
+from ndt_cli.errors import DataError, SettingsError, nearest
+
+_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class ArrayItem:
+    """An array of numbers or text; ``read`` takes it from the file."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[], NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class ListsItem:
+    """Arrays of unequal length: cells, a ragged column, one array a unit.
+
+    ``shape`` is that of the collection; ``read`` gives its arrays in C order. ``labels`` are the
+    names of the arrays, where they have some.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[], list[NDArray[Any]]]
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SeriesItem:
+    """Samples with a clock; ``read`` gives times in seconds and samples x channels."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[], tuple[NDArray[Any], NDArray[Any]]]
+
+
+Item = ArrayItem | ListsItem | SeriesItem
+
+
+@dataclass
+class Contents:
+    """An open file; close it, or use it in a ``with``.
+
+    Attributes
+    ----------
+    path : Path
+    layout : str
+        ``"npz"``, ``"HDF5"``, ``"NWB"``, ``"MATLAB"`` or ``"CSV"``.
+    items : dict of str to Item
+        By name, in the file's order.
+    """
+
+    path: Path
+    layout: str
+    items: dict[str, Item] = field(default_factory=dict)
+    on_close: ExitStack = field(default_factory=ExitStack)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.on_close.close()
+
+    def resolve(self, name: str) -> str | None:
+        """Return the name as the file has it, or None."""
+        for spelt in (name, name.strip("/"), name.replace(".", "/").strip("/")):
+            if spelt in self.items:
+                return spelt
+        return None
+
+    def children(self, table: str) -> list[str]:
+        """Names right below a group, or at the top for an empty name."""
+        front = f"{table}/" if table else ""
+        below = (n for n in self.items if n.startswith(front))
+        return [n for n in below if "/" not in n[len(front) :]]
+
+    def resolve_table(self, name: str) -> str | None:
+        """Return the name of a group as the file has it, or None."""
+        for spelt in (name.strip("/"), name.replace(".", "/").strip("/")):
+            if self.children(spelt):
+                return spelt
+        return None
+
+    def n_rows(self, table: str) -> int:
+        """Rows of a table: the commonest length of its columns."""
+        lengths = Counter(self.items[n].shape[0] for n in self._columns(table))
+        return lengths.most_common(1)[0][0] if lengths else 0
+
+    def tables(self) -> dict[str, int]:
+        """Groups with columns of equal length, and their rows."""
+        groups = dict.fromkeys(n.rpartition("/")[0] for n in self.items)
+        tables = {}
+        for group in groups:
+            n_rows = self.n_rows(group)
+            lengths = [self.items[n].shape[0] for n in self._columns(group)]
+            if lengths.count(n_rows) > 1 and n_rows > 1 and (group or self.layout == "CSV"):
+                tables[group] = n_rows
+        return tables
+
+    def _columns(self, table: str) -> list[str]:
+        return [
+            n
+            for n in self.children(table)
+            if not isinstance(self.items[n], SeriesItem) and len(self.items[n].shape) >= 1
+        ]
+
+    def find(self, name: str, flag: str) -> tuple[str, Item]:
+        """Return the item of a name.
+
+        Raises
+        ------
+        SettingsError
+            If there is none; the hint has the nearest one.
+        """
+        found = self.resolve(name)
+        if found is None:
+            raise self.unknown(flag, name, self.items)
+        return found, self.items[found]
+
+    def array(self, name: str, flag: str) -> NDArray[Any]:
+        """Read an array.
+
+        Raises
+        ------
+        SettingsError
+            If there is no such name, or it is no array.
+        """
+        found, item = self.find(name, flag)
+        if not isinstance(item, ArrayItem):
+            raise self.wrong(flag, found, f"{item.dtype}", "one array")
+        return item.read()
+
+    def numbers(self, name: str, flag: str) -> NDArray[Any]:
+        """Read an array of numbers."""
+        values = self.array(name, flag)
+        if values.dtype.kind not in "buif":
+            raise self.wrong(flag, name, f"values of type {values.dtype}", "numbers")
+        return values
+
+    def unknown(self, flag: str, name: str, known: Iterable[str]) -> SettingsError:
+        """Return the error for a name that is not there."""
+        known = list(known)
+        like = nearest(name, known) or _same_ending(name, known)
+        shown = ", ".join(f"`{n}`" for n in known[:_SHOWN]) or "nothing"
+        more = f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else ""
+        return SettingsError(
+            f"{self.path}: {flag} {name}: found no such name; there are {shown}{more}",
+            hint=f"Did you mean {like}?"
+            if like
+            else f"See them all:  ndt convert {self.path} --list",
+        )
+
+    def wrong(
+        self, flag: str, name: str, found: str, expected: str, hint: str | None = None
+    ) -> DataError:
+        """Return the error for something that is not as it should be."""
+        return DataError(
+            f"{self.path}: {flag} `{name}`: found {found}; expected {expected}", hint=hint
+        )
+
+
+def _same_ending(name: str, known: list[str]) -> str | None:
+    """Return a path whose last part is like the name: `go_cue` for `trials/go_cue`."""
+    last = {n.rpartition("/")[2]: n for n in known}
+    like = nearest(name.rpartition("/")[2], last)
+    return last[like] if like else None

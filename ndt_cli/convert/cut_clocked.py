@@ -1,0 +1,237 @@
+"""Trials from a recording with a clock: windows, whole trials, or windows all along it.
+
+Axes in names: B trials, N units, R rows of the table of trials.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ndt_cli.convert.behaviour import Behaviour
+from ndt_cli.convert.choices import Choices, in_bins
+from ndt_cli.convert.conditions import Conditions, read_conditions
+from ndt_cli.convert.continuous_counts import ContinuousCounts
+from ndt_cli.convert.cut import Cut
+from ndt_cli.convert.draw import draw_valid
+from ndt_cli.convert.intervals import clipped, contained
+from ndt_cli.convert.journal import Journal
+from ndt_cli.convert.pieces import plan_pieces
+from ndt_cli.convert.spike_times import SpikeTimes
+from ndt_cli.convert.tables import Table
+from ndt_cli.convert.ticks import TicksArray
+from ndt_cli.convert.windows import (
+    Windows,
+    chosen_rows,
+    plan_windows,
+    whole_trials,
+    with_duration,
+)
+from ndt_cli.data.spike_data import IntArray, SpikeData
+from ndt_cli.errors import DataError, SettingsError
+
+Spikes = SpikeTimes | ContinuousCounts
+LOOK = "ndt convert FILE --list  shows the first values of each column."
+
+
+def cut_clocked(
+    spikes: Spikes,
+    table: Table | None,
+    behaviour: list[Behaviour],
+    bin_us: int,
+    choices: Choices,
+    journal: Journal,
+    source: str,
+) -> Cut:
+    """Cut a recording into trials, or chop it into windows.
+
+    Parameters
+    ----------
+    spikes : SpikeTimes or ContinuousCounts
+        The units to keep.
+    table : Table or None
+        The trials.
+    behaviour : list of Behaviour
+        What comes along.
+    bin_us : int
+        Bin width in microseconds.
+    choices, journal
+        What is asked for; what was done.
+    source : str
+        What to call the file in an error.
+
+    Raises
+    ------
+    SettingsError, DataError
+        If something asked for is not there or cannot be, or no trial is left.
+    """
+    if table is None:
+        _refuse_columns(choices, source)
+    else:
+        table = with_duration(table, choices)
+    if choices.chop_ms is not None:
+        return _chopped(spikes, table, behaviour, bin_us, choices, journal, source)
+    if table is None:
+        raise SettingsError(
+            f"{source}: found no trials; expected a table of them, or windows all along",
+            hint="Give --trials TABLE, or columns: --start NAME --stop NAME, or --align NAME "
+            "--window BEFORE AFTER; or chop the recording: --chop-ms 1000 --overlap-ms 200.",
+        )
+    windows = plan_windows(table, choices, bin_us, journal)
+    windows = replace(windows, starts_us_B=spikes.snapped(windows.starts_us_B))
+    windows = _observed(windows, spikes, bin_us, journal).in_order()
+    if len(windows.rows_B) == 0:
+        raise DataError(f"{source}: no trial is left: {journal.reasons()}", LOOK)
+    _note_overlap(windows, bin_us, journal)
+    data = _data(spikes, behaviour, windows.starts_us_B, windows.n_bins_B, bin_us, journal)
+    is_valid_R = valid_rows(table, choices)
+    return Cut(
+        replace(data, trial_ids_B=windows.rows_B),
+        spikes.unit_ids,
+        read_conditions(table, choices.condition, windows.rows_B),
+        None if is_valid_R is None else is_valid_R[windows.rows_B],
+    )
+
+
+def _refuse_columns(choices: Choices, source: str) -> None:
+    """Refuse what needs a table of trials where there is none."""
+    for flag, value in (
+        ("--where", choices.where),
+        ("--valid-where", choices.valid_where),
+        ("--condition", choices.condition),
+    ):
+        if value:
+            raise SettingsError(
+                f"{source}: {flag}: found no trials; expected a table with that column",
+                hint="Give --trials TABLE.",
+            )
+
+
+def valid_rows(table: Table, choices: Choices) -> NDArray[np.bool_] | None:
+    """Return which rows ``--valid-where`` makes validation trials; None without it."""
+    if choices.valid_where is None:
+        return None
+    return table.fulfilling([choices.valid_where], "--valid-where")[0][1]
+
+
+def _chopped(
+    spikes: Spikes,
+    table: Table | None,
+    behaviour: list[Behaviour],
+    bin_us: int,
+    choices: Choices,
+    journal: Journal,
+    source: str,
+) -> Cut:
+    window_bins = in_bins(choices.chop_ms or 0, bin_us, "--chop-ms")
+    overlap_bins = in_bins(choices.overlap_ms, bin_us, "--overlap-ms")
+    stretches_us, rows = _stretches(spikes, table, bin_us, choices, journal)
+    stretches_us[:, 0] = spikes.snapped(stretches_us[:, 0])
+    if len(stretches_us) == 0 or (stretches_us[:, 1] - stretches_us[:, 0]).max() < 2 * bin_us:
+        raise DataError(f"{source}: no bin is left to chop: {journal.reasons() or 'no spikes'}")
+    conditions = None
+    if table is not None:
+        conditions = read_conditions(table, choices.condition, rows)
+
+    def draw(stretch_of_cell: IntArray) -> NDArray[np.bool_]:
+        if table is not None and choices.valid_where is not None:
+            is_valid_R = valid_rows(table, choices)
+            assert is_valid_R is not None
+            return is_valid_R[rows][stretch_of_cell]
+        return draw_valid(
+            len(stretch_of_cell),
+            choices.split or "blocks",
+            valid_fraction=choices.valid_fraction,
+            seed=choices.seed,
+            conditions_B=None if conditions is None else conditions.numbers_B[stretch_of_cell],
+            source=source,
+        )
+
+    pieces = plan_pieces(stretches_us, bin_us, window_bins, overlap_bins, draw)
+    journal.took(
+        "windows",
+        f"{len(pieces.n_bins_B)} of {window_bins} bins, overlapping by {overlap_bins}, in "
+        f"{len(stretches_us)} {'stretch' if len(stretches_us) == 1 else 'stretches'}",
+    )
+    starts_us_B: TicksArray = pieces.start_bins_B.astype(np.int64) * bin_us
+    data = _data(spikes, behaviour, starts_us_B, pieces.n_bins_B, bin_us, journal)
+    data = replace(data, trial_ids_B=np.arange(data.n_trials), start_bins_B=pieces.start_bins_B)
+    labels = None
+    if conditions is not None:
+        labels = Conditions(conditions.numbers_B[pieces.stretch_B], conditions.names)
+    return Cut(data, spikes.unit_ids, labels, pieces.is_valid_B)
+
+
+def _stretches(
+    spikes: Spikes, table: Table | None, bin_us: int, choices: Choices, journal: Journal
+) -> tuple[TicksArray, IntArray]:
+    """Return what is chopped, disjoint and in order, and the row of the table of each."""
+    observed_us = spikes.observed_by_all_us
+    start_us, stop_us = spikes.span_us
+    if table is None:
+        if observed_us is None:
+            # Nobody says when the recording ran; the bins of the first and last spike count whole.
+            whole_us = [start_us // bin_us * bin_us, -(-stop_us // bin_us) * bin_us]
+            stretches_us = np.array([whole_us], dtype=np.int64)
+        else:
+            stretches_us = clipped(observed_us, start_us, stop_us)
+        return stretches_us, np.zeros(len(stretches_us), dtype=np.int64)
+    kept_R = chosen_rows(table, choices, journal)
+    spans_us_R2 = whole_trials(table, choices, kept_R, journal)
+    if observed_us is not None:
+        observed_R = contained(spans_us_R2[:, 0], spans_us_R2[:, 1], observed_us)
+        journal.keep("trials", observed_R, kept_R, "lie outside what was recorded")
+    rows = np.flatnonzero(kept_R)
+    rows = rows[np.argsort(spans_us_R2[rows, 0], kind="stable")]
+    stretches_us = spans_us_R2[rows]
+    if (stretches_us[1:, 0] < stretches_us[:-1, 1]).any():
+        raise DataError(
+            f"{table.contents.path}: found trials that overlap in time; expected stretches apart "
+            "from one another to chop",
+            hint="Choose some with --where, or chop the whole recording: --trials none.",
+        )
+    return stretches_us, rows
+
+
+def _observed(windows: Windows, spikes: Spikes, bin_us: int, journal: Journal) -> Windows:
+    """Leave out windows in which a unit was not recorded: it would look silent there."""
+    observed_us = spikes.observed_by_all_us
+    if observed_us is None:
+        return windows
+    stops_us_B = windows.starts_us_B + windows.n_bins_B * bin_us
+    holds_B = contained(windows.starts_us_B, stops_us_B, observed_us)
+    why = "lie, in part, where not all units were recorded"
+    journal.drop("trials", int((~holds_B).sum()), len(holds_B), why)
+    return windows.take(holds_B)
+
+
+def _note_overlap(windows: Windows, bin_us: int, journal: Journal) -> None:
+    starts_us_B = windows.starts_us_B
+    stops_us_B = starts_us_B + windows.n_bins_B * bin_us
+    n_overlap = int((starts_us_B[1:] < np.maximum.accumulate(stops_us_B)[:-1]).sum())
+    if n_overlap:
+        journal.note(
+            f"{n_overlap} trials begin before an earlier one ends: spikes there count in both, "
+            "and may be in training and validation. --split blocks parts them in time."
+        )
+
+
+def _data(
+    spikes: Spikes,
+    behaviour: list[Behaviour],
+    starts_us_B: TicksArray,
+    n_bins_B: IntArray,
+    bin_us: int,
+    journal: Journal,
+) -> SpikeData:
+    n_inside = spikes.n_inside(starts_us_B, starts_us_B + n_bins_B * bin_us)
+    n_outside = spikes.n_spikes - n_inside
+    journal.drop("spikes", n_outside, spikes.n_spikes, "are outside the trials' bins")
+    parts = [series.cut(starts_us_B, n_bins_B, bin_us) for series in behaviour]
+    return SpikeData(
+        spikes_BTN=spikes.count(starts_us_B, n_bins_B, bin_us),
+        bin_ms=bin_us / 1000,
+        lengths_B=n_bins_B,
+        behaviour_BTV=np.concatenate(parts, axis=2) if parts else None,
+        behaviour_names=tuple(name for series in behaviour for name in series.names),
+    )

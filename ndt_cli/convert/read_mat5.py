@@ -1,0 +1,66 @@
+"""MATLAB files before version 7.3, through `scipy.io.loadmat`, which executes nothing."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.io
+from numpy.typing import NDArray
+
+from ndt_cli.convert.contents import Contents
+from ndt_cli.convert.matlab import Cells, Stored, Value, matlab_items
+from ndt_cli.errors import DataError
+
+
+def open_mat5(path: Path) -> Contents:
+    """Read a MATLAB file of version 4 to 7.
+
+    Raises
+    ------
+    DataError
+        If it is damaged.
+    """
+    try:
+        variables = scipy.io.loadmat(path, struct_as_record=True, squeeze_me=False)
+    except Exception as error:  # scipy raises many kinds over damaged content
+        raise DataError(
+            f"{path}: cannot be read as a MATLAB file ({type(error).__name__}: {error})",
+            hint="Save it again; `save -v7.3` writes HDF5, which is read too.",
+        ) from error
+    contents = Contents(path, "MATLAB")
+    for name, raw in variables.items():
+        value = None if name.startswith("__") else _value(raw)
+        if value is not None:
+            contents.items.update(matlab_items(name, value))
+    return contents
+
+
+def _value(raw: Any) -> Value | None:
+    """Return what a variable holds, None for functions and objects."""
+    if type(raw) is not np.ndarray:  # MatlabFunction and MatlabOpaque are subclasses
+        return _sparse(raw)
+    if raw.dtype.names:
+        rows = [_struct(row, raw.dtype.names) for row in raw.reshape(-1)]
+        return rows[0] if len(rows) == 1 else Cells(raw.shape, list(rows))
+    if raw.dtype.kind == "O":
+        values = [_value(part) for part in raw.reshape(-1)]
+        return Cells(raw.shape, [v for v in values if v is not None])
+    if raw.dtype.kind == "U":
+        words = [str(word).rstrip() for word in raw.reshape(-1)]
+        return words[0] if len(words) == 1 else Cells(raw.shape, list(words))
+    return Stored(raw.shape, str(raw.dtype), lambda: raw)
+
+
+def _struct(row: Any, names: tuple[str, ...]) -> dict[str, Value]:
+    values = {name: _value(row[name]) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _sparse(raw: Any) -> Value | None:
+    if not hasattr(raw, "toarray"):
+        return None
+
+    def read() -> NDArray[Any]:
+        return np.asarray(raw.toarray())
+
+    return Stored(tuple(raw.shape), str(raw.dtype), read)

@@ -1,0 +1,137 @@
+"""Windows of a continuous recording, and back.
+
+Neighbouring windows overlap, since a bin at the edge of a window has context on one side only.
+Where windows that overlap disagree, as inferred rates do, `merge` fades linearly from the earlier
+one to the later one; where they agree, the result is theirs to the last bit.
+
+Axes in names: B windows, T bins, K neurons or other channels.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ndt_cli.data.spike_data import IntArray
+from ndt_cli.errors import DataError
+
+
+def chop_windows(n_bins: int, window_bins: int, overlap_bins: int) -> tuple[IntArray, IntArray]:
+    """Return where windows that cover a stretch begin, and how long each is.
+
+    Parameters
+    ----------
+    n_bins : int
+        Bins of the stretch.
+    window_bins, overlap_bins : int
+        Length of a window, and what it shares with the next one.
+
+    Returns
+    -------
+    starts_B : (windows,) int array
+        First bin of each window.
+    lengths_B : (windows,) int array
+        Bins of each window: ``window_bins``, and what is left for the last one.
+
+    Raises
+    ------
+    DataError
+        If there are no bins, or the overlap is not shorter than the window.
+
+    Examples
+    --------
+    >>> chop_windows(10, window_bins=4, overlap_bins=1)
+    (array([0, 3, 6]), array([4, 4, 4]))
+    """
+    if n_bins < 1 or not 0 <= overlap_bins < window_bins:
+        raise DataError(
+            f"windows of {window_bins} bins with an overlap of {overlap_bins}, over {n_bins} bins: "
+            "expected at least one bin, and an overlap shorter than the window"
+        )
+    stride = window_bins - overlap_bins
+    n_windows = 1 + max(0, -(-(n_bins - window_bins) // stride))
+    starts_B = stride * np.arange(n_windows)
+    return starts_B, np.minimum(window_bins, n_bins - starts_B)
+
+
+def chop(
+    values_TK: NDArray[Any], window_bins: int, overlap_bins: int = 0
+) -> tuple[NDArray[Any], IntArray, IntArray]:
+    """Chop a continuous stretch into windows; the last one is padded with zeros.
+
+    Parameters
+    ----------
+    values_TK : (bins, ...) array
+        What to chop.
+    window_bins, overlap_bins : int
+        See `chop_windows`.
+
+    Returns
+    -------
+    windows_BTK : (windows, window_bins, ...) array
+    starts_B, lengths_B : (windows,) int arrays
+        As `merge` takes them.
+
+    Raises
+    ------
+    DataError
+        As `chop_windows`.
+
+    Examples
+    --------
+    >>> windows_BTK, starts_B, lengths_B = chop(np.arange(5.0), 3, 1)
+    >>> merge(windows_BTK, starts_B, lengths_B)
+    array([0., 1., 2., 3., 4.])
+    """
+    starts_B, lengths_B = chop_windows(len(values_TK), window_bins, overlap_bins)
+    windows_BTK = np.zeros((len(starts_B), window_bins, *values_TK.shape[1:]), values_TK.dtype)
+    for window, start, n_bins in zip(windows_BTK, starts_B, lengths_B, strict=True):
+        window[:n_bins] = values_TK[start : start + n_bins]
+    return windows_BTK, starts_B, lengths_B
+
+
+def merge(windows_BTK: NDArray[Any], starts_B: IntArray, lengths_B: IntArray) -> NDArray[Any]:
+    """Put windows back together: `chop` the other way round.
+
+    Parameters
+    ----------
+    windows_BTK : (windows, bins, ...) array
+        Windows, in any order. Whole numbers, such as counts, are the same in all windows and are
+        taken from the last one.
+    starts_B : (windows,) int array
+        Bin of the recording at which each window begins.
+    lengths_B : (windows,) int array
+        Bins that each window really has.
+
+    Returns
+    -------
+    values_TK : (bins, ...) array
+        From the first bin of the earliest window to the last one of the latest. Bins in no window
+        are NaN, or 0 in an array of whole numbers.
+
+    Raises
+    ------
+    DataError
+        If there is no window.
+    """
+    if len(starts_B) == 0:
+        raise DataError("found no windows to merge; expected at least one")
+    starts_B = np.asarray(starts_B) - np.min(starts_B)
+    n_bins = int(np.max(starts_B + lengths_B))
+    fades = windows_BTK.dtype.kind in "fc"
+    blank = np.nan if fades else 0
+    values_TK = np.full((n_bins, *windows_BTK.shape[2:]), blank, dtype=windows_BTK.dtype)
+    filled = 0
+    for window in np.argsort(starts_B, kind="stable"):
+        start, length = int(starts_B[window]), int(lengths_B[window])
+        later_TK = windows_BTK[window, :length]
+        n_shared = min(max(filled - start, 0), length)
+        values_TK[start + n_shared : start + length] = later_TK[n_shared:]
+        if fades and n_shared:
+            earlier_TK = values_TK[start : start + n_shared]
+            share = np.arange(1, n_shared + 1) / (n_shared + 1)
+            share = share.astype(values_TK.dtype).reshape(-1, *[1] * (values_TK.ndim - 1))
+            # Not a weighted sum: equal values must come out as they are.
+            earlier_TK += share * (later_TK[:n_shared] - earlier_TK)
+        filled = max(filled, start + length)
+    return values_TK
