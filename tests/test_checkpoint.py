@@ -1,7 +1,9 @@
 """Checkpoints: come back bit for bit, hold no code, and are refused in words when damaged."""
 
+import errno
 import json
 import pickle
+import sys
 from pathlib import Path
 
 import pytest
@@ -257,14 +259,23 @@ def test_a_missing_tensor_is_refused(tmp_path):
 def test_a_failed_save_leaves_the_older_checkpoint(tmp_path, monkeypatch):
     path = tmp_path / "last.safetensors"
     network = _saved(path)
+    write = Path.write_bytes
 
-    def full_disk(tensors, target, header):
-        Path(target).write_bytes(b"half of it")
-        raise OSError("No space left on device")
+    def full_disk(target, content):
+        write(target, content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("ndt_cli.engine.checkpoint.save_file", full_disk)
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
     with pytest.raises(OSError, match="No space"):
         _saved(path, n_layers=2)
     monkeypatch.undo()
     assert list(tmp_path.iterdir()) == [path]
     assert same_tensors(snapshot(Checkpoint.load(path).build_model()), snapshot(network))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
+def test_whoever_may_read_a_run_may_read_its_checkpoints(tmp_path):
+    path = tmp_path / "last.safetensors"
+    _saved(path)
+    (tmp_path / "run.json").write_text("{}")
+    assert path.stat().st_mode == (tmp_path / "run.json").stat().st_mode

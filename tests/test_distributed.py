@@ -75,7 +75,8 @@ def _note_writes(folder, writes):
             path, mode, flags = args
             writing = flags & (os.O_WRONLY | os.O_RDWR) if isinstance(flags, int) else mode != "r"
         else:
-            path, writing = args[0], event in ("os.mkdir", "os.rename", "os.remove")
+            path = args[0] if args else None
+            writing = event in ("os.mkdir", "os.rename", "os.remove")
         if writing and isinstance(path, (str, Path)) and str(folder) in str(path):
             writes.append([event, str(path)])
 

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ndt_cli.model.dropout import Dropout, RandomBits
+from ndt_cli.model.prepared import PreparedNetwork
 
 # Largest difference, as a share of the largest number.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 4e-2}
@@ -82,6 +83,47 @@ def test_in_bfloat16_they_agree_to_its_rounding(norm_place, n_bins):
     # Rounding turns some gradients of single weights around; the direction as a whole holds.
     flat = [torch.cat([v.flatten() for v in g.values()]) for g in (fast, plain)]
     assert torch.nn.functional.cosine_similarity(*flat, dim=0) > 0.995
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    model=st.fixed_dictionaries(
+        {
+            "norm_place": st.sampled_from(["pre", "post"]),
+            "norm": st.sampled_from(["layer", "scale"]),
+            "activation": st.sampled_from(["relu", "gelu"]),
+            "embedding": st.sampled_from(["count-table", "linear", "identity"]),
+            "context_back": _windows,
+            "context_forward": _windows,
+            "n_heads": st.integers(1, 4),
+        }
+    ),
+    n_trials=st.integers(1, 4),
+    n_bins=st.sampled_from([1, 17, 45, 230]),
+    padded=st.booleans(),
+)
+def test_a_prepared_network_infers_what_the_network_does(model, n_trials, n_bins, padded):
+    network = build_network(model_settings(**model), 5, n_bins)
+    counts = counts_BTN(n_trials, n_bins, 5)
+    lengths = torch.arange(n_bins, n_bins - n_trials, -1).clamp_min(1)
+    inside_BT = torch.arange(n_bins) < lengths[:, None] if padded else None
+    prepared = PreparedNetwork(network)
+    with torch.inference_mode():
+        expected, found = network(counts, inside_BT), prepared(counts, inside_BT)
+        shown = torch.ones(1, 1, 1) if inside_BT is None else inside_BT[..., None]
+        torch.testing.assert_close(found * shown, expected * shown, rtol=1e-4, atol=1e-5)
+
+
+def test_a_prepared_network_computes_few_numbers_in_float32_and_many_as_asked():
+    network = build_network(model_settings(n_layers=2), 40, 100)
+    few, many = counts_BTN(1, 100, 40), counts_BTN(9, 100, 40)
+    with torch.inference_mode():
+        exact = network(few), network(many)
+        network.compute_dtype = torch.bfloat16
+        prepared = PreparedNetwork(network)
+        torch.testing.assert_close(prepared(few), exact[0], rtol=1e-4, atol=1e-5)
+        rough = (prepared(many) - exact[1]).abs().max()
+    assert 1e-4 < rough < 0.1
 
 
 def test_the_rectifier_passes_what_is_above_zero_and_nothing_else():

@@ -1,6 +1,5 @@
 """A resumed run is the run that never stopped; what would make it another is refused."""
 
-import json
 import shutil
 
 import pytest
@@ -9,17 +8,18 @@ from builders import (
     assert_generators_untouched,
     changed,
     recording,
-    same_tensors,
     tiny_settings,
     with_spikes,
 )
 from safetensors.torch import load_file
+from same_run import assert_same_run, timeless, timeless_metrics
 
 from ndt_cli.data.spike_data import Recording
 from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.events import EpochDone, StepDone
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.train import resume, train
+from ndt_cli.engine.validation import Validator
 from ndt_cli.errors import CheckpointError, MissingExtraError, RunError, SettingsError
 
 # Everything that draws: dropout, spans, tokens and random counts; three steps an epoch.
@@ -60,30 +60,8 @@ def _stop_after(n_steps):
     return {"watch": watch, "should_stop": lambda: len(taken) >= n_steps}
 
 
-def _timeless(record):
-    return {key: value for key, value in record.items() if key != "seconds"}
-
-
-def _metrics(path):
-    lines = (path / "metrics.jsonl").read_text().splitlines()
-    return [_timeless(json.loads(line)) for line in lines]
-
-
 def _contents(path):
     return {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
-
-
-def assert_same_run(found, expected):
-    """Compare all that two runs leave, bit for bit, except how long they took."""
-    assert _metrics(found) == _metrics(expected)
-    names = [p.name for p in (expected / "checkpoints").iterdir()]
-    assert sorted(p.name for p in (found / "checkpoints").iterdir()) == sorted(names)
-    for name in names:
-        one, other = (Checkpoint.load(run / "checkpoints" / name) for run in (found, expected))
-        assert same_tensors(one.model, other.model), name
-        assert same_tensors(one.optimizer, other.optimizer), name
-        assert same_tensors(one.streams, other.streams), name
-        assert _timeless(one.progress) == _timeless(other.progress), name
 
 
 @pytest.mark.parametrize("n_steps", range(1, N_STEPS + 1))
@@ -98,7 +76,7 @@ def test_a_run_stopped_after_any_step_and_resumed_is_the_whole_run(tmp_path, who
     result = resume(tmp_path, recording=_data(), watch=steps.append)
     assert result.stopped == "finished"
     assert sum(isinstance(event, StepDone) for event in steps) == N_STEPS - n_steps
-    assert [_timeless(record) for record in result.history] == _metrics(whole)
+    assert [timeless(record) for record in result.history] == timeless_metrics(whole)
     assert_same_run(tmp_path, whole)
 
 
@@ -120,7 +98,7 @@ def test_a_killed_run_resumes_from_its_last_checkpoint(tmp_path, whole, rubbish)
 
     with pytest.raises(KeyboardInterrupt):
         train(SETTINGS, out=tmp_path, recording=_data(), watch=kill)
-    assert [record["epoch"] for record in _metrics(tmp_path)] == [1, 2, 3]
+    assert [record["epoch"] for record in timeless_metrics(tmp_path)] == [1, 2, 3]
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write(rubbish)
     resume(tmp_path, recording=_data())
@@ -131,22 +109,126 @@ def test_a_run_killed_between_two_checkpoints_of_one_validation_resumes(
     tmp_path, whole, monkeypatch
 ):
     # The best checkpoints are of epoch 4 already, the last one still of epoch 2.
-    save, saved = Checkpoint.save, []
+    save = Checkpoint.save
 
-    def killed_at_the_second_last(checkpoint, path):
-        saved.append(path.stem)
-        if saved.count("last") == 2:
+    def killed_at_the_last_of_epoch_4(checkpoint, path):
+        if path.stem == "last" and checkpoint.progress["epoch"] == 4:
             raise KeyboardInterrupt
         save(checkpoint, path)
 
-    monkeypatch.setattr(Checkpoint, "save", killed_at_the_second_last)
+    monkeypatch.setattr(Checkpoint, "save", killed_at_the_last_of_epoch_4)
     with pytest.raises(KeyboardInterrupt):
         train(SETTINGS, out=tmp_path, recording=_data())
     monkeypatch.undo()
     assert Checkpoint.load(RunFolder(tmp_path).checkpoint("last")).progress["epoch"] == 2
-    assert len(_metrics(tmp_path)) == 4
+    assert len(timeless_metrics(tmp_path)) == 4
     resume(tmp_path, recording=_data())
     assert_same_run(tmp_path, whole)
+
+
+def _kill_after(n_steps):
+    """Watch that ends a run as a kill does, without any saving, after so many steps."""
+    taken = []
+
+    def watch(event):
+        if isinstance(event, StepDone):
+            taken.append(event)
+            if len(taken) == n_steps:
+                raise KeyboardInterrupt
+
+    return watch
+
+
+@pytest.mark.parametrize("n_steps", range(2, N_STEPS + 1))
+def test_a_run_that_saves_within_an_epoch_loses_only_what_came_after(tmp_path, whole, n_steps):
+    often = changed(SETTINGS, "train", save_interval_minutes=1e-9)
+    with pytest.raises(KeyboardInterrupt):
+        train(often, out=tmp_path, recording=_data(), watch=_kill_after(n_steps))
+    progress = Checkpoint.load(RunFolder(tmp_path).checkpoint("last")).progress
+    assert progress["epoch"] * 3 + progress["step"] == n_steps - 1
+    # How often a run is saved is no part of what it computes.
+    resume(tmp_path, recording=_data(), overrides=["train.save_interval_minutes=60"])
+    assert_same_run(tmp_path, whole)
+
+
+def test_a_run_killed_during_validation_is_the_whole_run(tmp_path, whole, monkeypatch):
+    validate, calls = Validator.__call__, []
+
+    def killed_the_second_time(validator, model):
+        calls.append(model)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return validate(validator, model)
+
+    monkeypatch.setattr(Validator, "__call__", killed_the_second_time)
+    with pytest.raises(KeyboardInterrupt):
+        train(SETTINGS, out=tmp_path, recording=_data())
+    monkeypatch.undo()
+    resume(tmp_path, recording=_data())
+    assert_same_run(tmp_path, whole)
+
+
+def test_early_stopping_comes_at_the_same_epoch(tmp_path):
+    settings = changed(SETTINGS, "train", learning_rate=0.1, max_epochs=40, patience_epochs=6)
+    settings = changed(settings, "train", schedule="constant")
+    expected = train(settings, out=tmp_path / "whole", recording=_data())
+    assert expected.stopped == "early"
+    n_epochs = len(expected.history)
+    assert n_epochs < 40
+    for n_steps in (3 * n_epochs - 7, 3 * n_epochs - 1, 3 * n_epochs):
+        out = tmp_path / f"run{n_steps}"
+        train(settings, out=out, recording=_data(), **_stop_after(n_steps))
+        assert resume(out, recording=_data()).stopped == "early"
+        assert_same_run(out, tmp_path / "whole")
+
+
+def test_weights_better_than_the_resumed_run_finds_again_are_kept(tmp_path, monkeypatch):
+    # As after a kill on a GPU, where the same epochs again are not the same to the last bit: the
+    # best checkpoints are of epoch 4, the last one of epoch 2.
+    losses = iter([1.0, 0.5, 0.6])
+    validate = Validator.__call__
+
+    def measured(validator, model):
+        return {**validate(validator, model), "valid_unmasked_loss": next(losses)}
+
+    monkeypatch.setattr(Validator, "__call__", measured)
+    folder, name = RunFolder(tmp_path / "run"), "best-unmasked-loss"
+    settings = changed(SETTINGS, "train", max_epochs=6)
+    train(settings, out=folder.path, recording=_data(), **_stop_after(6))
+    shutil.copy(folder.checkpoint("last"), tmp_path)
+    once = resume(folder.path, recording=_data(), **_stop_after(6))
+    assert once.best[name] == (0.5, 4)
+    best = folder.checkpoint(name).read_bytes()
+    shutil.copy(tmp_path / "last.safetensors", folder.checkpoint("last"))
+    again = resume(folder.path, recording=_data(), **_stop_after(6))
+    assert [record.get("valid_unmasked_loss") for record in again.history][1::2] == [1.0, 0.6]
+    assert again.best[name] == (0.5, 4)
+    assert folder.checkpoint(name).read_bytes() == best
+
+
+def _scalars(run):
+    """All TensorBoard scalars of a run, as the program would show them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    return {
+        tag: [(event.step, event.value) for event in events.Scalars(tag)]
+        for tag in events.Tags()["scalars"]
+        if tag != "seconds"
+    }
+
+
+def test_tensorboard_shows_each_epoch_of_a_resumed_run_once(tmp_path):
+    pytest.importorskip("tensorboard")
+    settings = changed(SETTINGS, "train", tensorboard=True)
+    with pytest.raises(KeyboardInterrupt):  # in epoch 4; the checkpoint is of epoch 2
+        train(settings, out=tmp_path / "run", recording=_data(), watch=_kill_after(10))
+    resume(tmp_path / "run", recording=_data())
+    train(settings, out=tmp_path / "whole", recording=_data())
+    expected = _scalars(tmp_path / "whole")
+    assert [step for step, _ in expected["train_loss"]] == [1, 2, 3, 4]
+    assert _scalars(tmp_path / "run") == expected
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
 def test_a_finished_run_is_left_as_it_is(tmp_path, whole):
@@ -155,7 +237,7 @@ def test_a_finished_run_is_left_as_it_is(tmp_path, whole):
     before = _contents(run)
     result = resume(run, recording=_data())
     assert result.stopped == "finished"
-    assert [_timeless(record) for record in result.history] == _metrics(whole)
+    assert [timeless(record) for record in result.history] == timeless_metrics(whole)
     after = _contents(run)
     assert {p.name: text for p, text in after.items()} == {
         p.name: text for p, text in before.items()
@@ -235,17 +317,21 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
             resume(path, recording=_data())
 
 
-def test_a_run_without_a_checkpoint_is_refused(tmp_path):
-    train(SETTINGS, out=tmp_path, recording=_data(), **_stop_after(1))
+def test_a_run_killed_before_its_first_checkpoint_begins_again(tmp_path, whole, monkeypatch):
+    def killed(checkpoint, path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoint, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(SETTINGS, out=tmp_path, recording=_data())
+    monkeypatch.undo()
+    resume(tmp_path, recording=_data())
+    assert_same_run(tmp_path, whole)
+
+
+def test_a_run_that_lost_its_last_checkpoint_is_not_begun_again(tmp_path):
+    train(SETTINGS, out=tmp_path, recording=_data())
     RunFolder(tmp_path).checkpoint("last").unlink()
-    with pytest.raises(CheckpointError, match=r"last\.safetensors"):
-        resume(tmp_path, recording=_data())
-
-
-def test_a_truncated_checkpoint_is_refused_and_nothing_changes(tmp_path):
-    train(SETTINGS, out=tmp_path, recording=_data(), **_stop_after(4))
-    path = RunFolder(tmp_path).checkpoint("last")
-    path.write_bytes(path.read_bytes()[:-100])
     before = _contents(tmp_path)
     with pytest.raises(CheckpointError, match=r"last\.safetensors"):
         resume(tmp_path, recording=_data())

@@ -38,6 +38,62 @@ def test_ndt1_fault_runs_an_existing_run_is_never_overwritten(tmp_path):
     assert _contents(tmp_path) == before
 
 
+def _cut_off_start(path):
+    """The folder of a start that was killed before settings.toml made it a run."""
+    folder = RunFolder(path)
+    folder.create()
+    folder.write_json("run.json", {})
+    (path / "run.lock").touch()
+    (path / "running.json").write_text('{"pid": 1}')
+    (path / ".settings.0123abcd.part.toml").write_text("[tra")
+    return folder
+
+
+def test_a_start_that_was_cut_off_may_be_made_again(tmp_path):
+    folder = _cut_off_start(tmp_path)
+    folder.create()
+    folder.remove_leftovers()
+    assert not (tmp_path / ".settings.0123abcd.part.toml").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "settings.toml",
+        "metrics.jsonl",
+        "notes.txt",
+        "checkpoints/last.safetensors",
+        "checkpoints/.last.0123abcd.part.safetensors",
+        "figures/mine.png",
+        ".thesis.0123abcd.part.tex",
+    ],
+)
+def test_anything_more_than_a_start_is_not_made_again(tmp_path, name):
+    folder = _cut_off_start(tmp_path)
+    (tmp_path / name).touch()
+    before = _contents(tmp_path)
+    with pytest.raises(RunError, match="never overwritten"):
+        folder.create()
+    assert _contents(tmp_path) == before
+
+
+def test_only_the_leftovers_of_the_run_itself_are_removed(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.create()
+    names = {
+        ".metrics.0123abcd.part.jsonl": False,
+        "checkpoints/.last.0123abcd.part.safetensors": False,
+        "figures/.rates.0123abcd.part.png": False,
+        ".rates.0123abcd.part.h5": True,  # ndt evaluate may be writing it now
+        "checkpoints/last.safetensors": True,
+        ".git": True,
+    }
+    for name in names:
+        (tmp_path / name).touch()
+    folder.remove_leftovers()
+    assert {name: (tmp_path / name).exists() for name in names} == names
+
+
 def test_a_file_in_the_way_is_refused(tmp_path):
     path = tmp_path / "run"
     path.write_text("notes")
@@ -115,6 +171,7 @@ def test_lines_past_an_epoch_are_dropped_for_a_resumed_run(tmp_path):
         folder.append_metrics({"epoch": epoch, "train_loss": 0.5})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 5, "tra')
+    folder.sync_metrics()
     kept = folder.keep_metrics(2)
     assert [record["epoch"] for record in kept] == [1, 2]
     assert folder.read_metrics() == kept

@@ -24,7 +24,7 @@ from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.events import EpochDone, Started, StepDone
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.schedule import learning_rate
-from ndt_cli.engine.train import train
+from ndt_cli.engine.train import resume, train
 from ndt_cli.engine.validation import Validator
 from ndt_cli.errors import DataError, MissingExtraError, RunError
 
@@ -38,7 +38,7 @@ def test_a_run_folder_holds_exactly_theserun_files(tmp_path, rates):
     result = train(tiny_settings(), out=out, recording=recording(rates=rates))
     best = [*BEST_LOSSES, *(["best-rate-r2"] if rates else [])]
     expected = [f"checkpoints/{name}.safetensors" for name in (*best, "last")]
-    expected += ["metrics.jsonl", "run.json", "settings.toml"]
+    expected += ["metrics.jsonl", "run.json", "run.lock", "settings.toml"]
     assert run_files(out) == sorted(expected)
     assert result.run == out
     assert result.stopped == "finished"
@@ -277,3 +277,16 @@ def test_a_run_on_a_gpu_is_reproducible_and_close_to_one_on_the_cpu(tmp_path):
     for cpu, gpu, again in zip(runs["cpu"], runs["gpu"], runs["again"], strict=True):
         assert gpu["valid_masked_loss"] == pytest.approx(cpu["valid_masked_loss"], rel=1e-3)
         assert again["valid_masked_loss"] == gpu["valid_masked_loss"]
+
+
+def test_training_until_an_epoch_stops_there_and_goes_on_from_it(tmp_path):
+    data, settings = recording(rates=True), tiny_settings(train={"max_epochs": 4})
+    whole = train(settings, out=tmp_path / "whole", recording=data)
+    part = train(settings, out=tmp_path / "part", recording=data, until_epoch=2)
+    assert (part.stopped, len(part.history)) == ("interrupted", 2)
+    same = resume(part.run, recording=data, until_epoch=2)  # there already
+    assert (same.stopped, len(same.history)) == ("interrupted", 2)
+    rest = resume(part.run, recording=data, until_epoch=9)
+    assert (rest.stopped, len(rest.history)) == ("finished", 4)
+    first, second = (Checkpoint.load(RunFolder(r.run).checkpoint("last")) for r in (whole, rest))
+    assert same_tensors(first.model, second.model)

@@ -1,5 +1,6 @@
-"""Ctrl-C as a request to save and stop."""
+"""Ctrl-C, a terminal that closes, and a scheduler's notice, as a request to save and stop."""
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,12 +8,20 @@ from types import FrameType
 
 from ndt_cli.commands.console import log
 
+# Windows has no such signal.
+_HANG_UP: int | None = getattr(signal, "SIGHUP", None)
+
 
 @contextmanager
 def stop_request() -> "Iterator[StopFlag]":
-    """Turn the first Ctrl-C (or SIGTERM) into a request; a second one interrupts at once."""
+    """Turn the first SIGINT or SIGTERM into a request, and every SIGHUP; another one interrupts.
+
+    A SIGHUP that is ignored, as under nohup, stays ignored.
+    """
     flag = StopFlag()
-    signals = (signal.SIGINT, signal.SIGTERM)
+    signals: list[int] = [signal.SIGINT, signal.SIGTERM]
+    if _HANG_UP is not None and signal.getsignal(_HANG_UP) != signal.SIG_IGN:
+        signals.append(_HANG_UP)
     before = {number: signal.signal(number, flag.set) for number in signals}
     try:
         yield flag
@@ -26,13 +35,26 @@ class StopFlag:
 
     def __init__(self) -> None:
         self._asked = False
+        # Asked now: once its terminal has closed, a stream no longer says that it was one.
+        self._terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
 
     def set(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
-        if self._asked:
+        del frame
+        if number == _HANG_UP:
+            # The shell and the system may each send one, so a second is no impatience.
+            self._leave_terminals()
+        elif self._asked:
             raise KeyboardInterrupt
+        else:
+            log.print("Stopping after this step; press Ctrl-C again to stop at once.")
         self._asked = True
-        log.print("Stopping after this step; press Ctrl-C again to stop at once.")
+
+    def _leave_terminals(self) -> None:
+        """Write to nowhere from now on: an error from a closed terminal would end the saving."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for descriptor in self._terminals:
+            os.dup2(nowhere, descriptor)
+        os.close(nowhere)
 
     def __call__(self) -> bool:
         return self._asked

@@ -8,6 +8,7 @@ import typer
 from ndt_cli.commands.console import log, out, print_json
 from ndt_cli.commands.options import ConfigOption, JsonOption, SetOption
 from ndt_cli.commands.stopping import stop_request
+from ndt_cli.commands.warned import run_warnings_shown
 from ndt_cli.errors import SettingsError
 from ndt_cli.settings.load import find_config, load_settings
 
@@ -57,7 +58,7 @@ def train(
     from ndt_cli.commands.score_table import score_notes, score_table, score_title
     from ndt_cli.fit import fit, resume_fit
 
-    with TrainingProgress() as progress, stop_request() as stop:
+    with run_warnings_shown(), TrainingProgress() as progress, stop_request() as stop:
         if resume is not None:
             result = resume_fit(resume, overrides=changes, watch=progress, should_stop=stop)
         else:

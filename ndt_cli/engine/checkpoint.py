@@ -4,27 +4,23 @@ A file holds ``model.*`` weights and, in a checkpoint to resume from, ``optimize
 ``stream.*`` states. Its header says what model it is and where training stood.
 """
 
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from ndt_cli.atomic import write_atomic
+from ndt_cli.engine.checkpoint_header import Header, read_header
+from ndt_cli.engine.streams import Streams
 from ndt_cli.errors import CheckpointError
 from ndt_cli.model.network import ModelShape, NeuralDataTransformer
 from ndt_cli.settings.tree import ModelSettings
 
-FORMAT = "ndt-checkpoint"
-VERSION = 1
-
 _OPTIMIZER_STATES = ("step", "exp_avg", "exp_avg_sq")
-_STREAMS = ("order", "mask", "dropout")
 
 
 @dataclass(frozen=True)
@@ -75,6 +71,7 @@ class Checkpoint:
         CheckpointError
             When the weights do not fit the network that the header describes.
         """
+        self._check_weights()
         with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced
             model = NeuralDataTransformer(self.model_settings, self.shape)
         self.load_into(model)
@@ -93,11 +90,26 @@ class Checkpoint:
                 f"{self.path}: it is for {self.shape}, and the data make {model.shape}",
                 "give the data that the run was trained on",
             )
+        if model.settings != self.model_settings:
+            raise self._damaged("it was saved with other [model] settings")
+        self._check_weights()
+        model.load_state_dict(self.model)
+
+    def _check_weights(self) -> None:
+        """Refuse weights that do not fit the header, before any memory is taken for them."""
         try:
-            model.load_state_dict(self.model)
-        except RuntimeError as error:
-            details = str(error).strip().splitlines()[-1].strip()
-            raise self._damaged(f"its weights do not fit its own settings: {details}") from error
+            with torch.device("meta"):
+                expected = NeuralDataTransformer(self.model_settings, self.shape).state_dict()
+        except (RuntimeError, TypeError, ValueError) as error:  # sizes past what torch counts
+            raise self._damaged(f"its header describes no network ({error})") from error
+        for name in sorted(expected.keys() | self.model.keys()):
+            mine, its = self.model.get(name), expected.get(name)
+            if mine is None or its is None:
+                raise self._damaged(f"{name} is {'missing' if mine is None else 'unknown'}")
+            if mine.shape != its.shape or mine.dtype != its.dtype:
+                raise self._damaged(
+                    f"{name} is {_kind(mine)}, and its own settings make it {_kind(its)}"
+                )
 
     def load_optimizer(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
         """Set the optimizer to the state that `optimizer_tensors` took.
@@ -107,24 +119,28 @@ class Checkpoint:
         CheckpointError
             When a state is missing or of another shape.
         """
+        if not self.optimizer and not self.progress["epoch"] and not self.progress["step"]:
+            return  # before the first step there is none
         for name, parameter in model.named_parameters():
             state = {}
             for key in _OPTIMIZER_STATES:
                 tensor = self.optimizer.get(f"{name}/{key}")
-                if tensor is None or (key != "step" and tensor.shape != parameter.shape):
+                shape = torch.Size() if key == "step" else parameter.shape
+                if tensor is None or tensor.shape != shape or tensor.dtype != torch.float32:
                     raise self._damaged(f"the optimizer's {key} of {name} is not in it")
                 # The fused optimizer counts steps beside the parameters, others on the CPU.
                 fused = optimizer.defaults["fused"]
                 state[key] = tensor if key == "step" and not fused else tensor.to(parameter.device)
             optimizer.state[parameter] = state
 
-    def stream_states(self, rank: int, world_size: int) -> dict[str, Tensor]:
-        """Return the states of the random streams of a process.
+    def load_streams(self, streams: Streams, rank: int, world_size: int) -> None:
+        """Set the random streams of a process to where they stood.
 
         Raises
         ------
         CheckpointError
-            When they are not all there, or another number of processes saved them.
+            When they are not all there, another number of processes saved them, or another kind
+            of device did.
         """
         saved_by = len({name.partition(".")[0] for name in self.streams})
         if saved_by not in (0, world_size):
@@ -132,11 +148,14 @@ class Checkpoint:
                 f"{self.path}: it was saved by {saved_by} processes, and {world_size} resume it",
                 "start as many as before: each has its own random streams",
             )
-        states = {name: self.streams.get(f"rank{rank}.{name}") for name in _STREAMS}
+        states = {name: self.streams.get(f"rank{rank}.{name}") for name in streams.state()}
         found = {name: state for name, state in states.items() if state is not None}
-        if len(found) < len(_STREAMS):
+        if len(found) < len(states):
             raise self._damaged("the random streams to resume with are not in it")
-        return found
+        try:
+            streams.restore(found)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise self._damaged(f"its random streams are not of this device ({error})") from error
 
     def _damaged(self, what: str) -> CheckpointError:
         return CheckpointError(
@@ -146,21 +165,23 @@ class Checkpoint:
         )
 
     def save(self, path: Path) -> None:
-        """Write the file in one piece."""
+        """Write the file in one piece.
+
+        Raises
+        ------
+        OSError
+            When the disk or the folder refuses it; an older file is left as it was.
+        """
         groups = {"model": self.model, "optimizer": self.optimizer, "stream": self.streams}
         tensors = {
             f"{group}.{name}": tensor.detach().cpu().contiguous()
             for group, members in groups.items()
             for name, tensor in members.items()
         }
-        header = {
-            "format": FORMAT,
-            "version": str(VERSION),
-            "model_settings": self.model_settings.model_dump_json(),
-            "shape": json.dumps(asdict(self.shape)),
-            "progress": json.dumps(self.progress, allow_nan=False),
-        }
-        write_atomic(path, lambda temporary: save_file(tensors, temporary, header))
+        header = Header(self.model_settings, self.shape, self.progress).to_text()
+        # Its save_file would leave files of its own names after a kill, readable to no one else.
+        content = save(tensors, header)
+        write_atomic(path, lambda temporary: temporary.write_bytes(content))
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":
@@ -174,46 +195,40 @@ class Checkpoint:
         if not path.is_file():
             raise CheckpointError(
                 f"{path}: there is no such checkpoint",
-                "a run has none before its first validation (train.val_interval_epochs), and "
-                "none for a measure that its data do not allow",
+                "the best ones come with the first validation (train.val_interval_epochs), and only "
+                "for measures that the data allow",
             )
         try:
             with safe_open(path, framework="pt") as file:
-                header = file.metadata() or {}
-                _check_header(path, header)
+                header = read_header(path, file.metadata() or {})
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            groups: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "stream": {}}
-            for name, tensor in tensors.items():
-                group, _, member = name.partition(".")
-                groups[group][member] = tensor
-            return cls(
-                model=groups["model"],
-                model_settings=ModelSettings.model_validate_json(header["model_settings"]),
-                shape=ModelShape(**json.loads(header["shape"])),
-                progress=json.loads(header["progress"]),
-                optimizer=groups["optimizer"],
-                streams=groups["stream"],
-                path=path,
-            )
-        except (SafetensorError, KeyError, TypeError, ValueError, ValidationError) as error:
+        except (SafetensorError, OSError) as error:
             raise CheckpointError(
-                f"{path}: not a whole ndt checkpoint ({type(error).__name__}: {error})",
+                f"{path}: not a whole ndt checkpoint ({error})",
                 "use another checkpoint of the run: --checkpoint last, or best-masked-loss",
             ) from error
+        groups: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "stream": {}}
+        checkpoint = cls(
+            model=groups["model"],
+            model_settings=header.model_settings,
+            shape=header.shape,
+            progress=header.progress,
+            optimizer=groups["optimizer"],
+            streams=groups["stream"],
+            path=path,
+        )
+        for name, tensor in tensors.items():
+            group, _, member = name.partition(".")
+            if group not in groups:
+                raise checkpoint._damaged(f"it holds {name}, which no checkpoint does")
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                raise checkpoint._damaged(f"{name} holds numbers that are not finite")
+            groups[group][member] = tensor
+        return checkpoint
 
 
-def _check_header(path: Path, header: dict[str, str]) -> None:
-    if header.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path}: a safetensors file, but not an ndt checkpoint",
-            "give the run folder that ndt train wrote",
-        )
-    version = header.get("version", "")
-    if not version.isdecimal() or int(version) > VERSION:
-        raise CheckpointError(
-            f"{path}: checkpoint format {version or 'unknown'}; this ndt reads up to {VERSION}",
-            "update ndt-cli",
-        )
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
 
 
 def optimizer_tensors(

@@ -2,7 +2,7 @@
 
 from ndt_cli.data.checks import check_recording
 from ndt_cli.data.spike_data import Recording
-from ndt_cli.engine.provenance import describe_split
+from ndt_cli.engine.run_facts import SplitFacts, check_run_facts
 from ndt_cli.engine.run_folder import BEST, RunFolder
 from ndt_cli.engine.validation import measures_of
 from ndt_cli.errors import DataError, RunError, SettingsError
@@ -36,18 +36,23 @@ def check_trainable(recording: Recording, settings: Settings) -> None:
         )
 
 
+# Settings that say how long a run goes on and how it is saved, not what it computes.
+_FREE = ("max_epochs", "patience_epochs", "save_interval_minutes", "on_save_error")
+
+
 def check_resumable(before: Settings, now: Settings) -> None:
     """Refuse to resume a run with settings that would make it another run.
 
     Raises
     ------
     SettingsError
-        When more than ``train.max_epochs`` and ``train.patience_epochs`` differ.
+        When more than ``train.max_epochs``, ``train.patience_epochs`` and how it is saved differ.
     """
-    free = {"max_epochs": now.train.max_epochs, "patience_epochs": now.train.patience_epochs}
+    free = {name: getattr(now.train, name) for name in _FREE}
     if before.model_copy(update={"train": before.train.model_copy(update=free)}) != now:
+        allowed = ", ".join(f"train.{name}" for name in _FREE)
         raise SettingsError(
-            "a resumed run takes only --set train.max_epochs and --set train.patience_epochs",
+            f"a resumed run takes --set for these only: {allowed}",
             "for other settings start a new run: ndt train --config RUN/settings.toml --set ...",
         )
 
@@ -58,13 +63,21 @@ def check_same_data(folder: RunFolder, recording: Recording) -> None:
     Raises
     ------
     RunError
-        When a split is not the one that the run was trained on.
+        When a split is not the one that the run was trained on; the message says what differs.
     """
-    before = folder.read_json("run.json").get("data", {})
-    for split in ("train", "valid"):
-        if before.get(split) != describe_split(getattr(recording, split)):
+    facts = check_run_facts(folder.read_json("run.json"), folder.path / "run.json").data
+    for split, before in (("train", facts.train), ("valid", facts.valid)):
+        now = SplitFacts.of(getattr(recording, split))
+        differs = [key for key in _IDENTITY if getattr(before, key) != getattr(now, key)]
+        if differs:
+            # The fingerprint comes last: a difference that can be read is named before it.
+            key = differs[0]
+            what = f"{key} is {getattr(now, key)}, was {getattr(before, key)}"
             raise RunError(
                 f"{recording.source}: its {split} trials are not those that {folder.path} was "
-                "trained on",
+                f"trained on: {'other counts' if key == 'fingerprint' else what}",
                 "put the old file back, or start a new run: ndt train --data FILE",
             )
+
+
+_IDENTITY = ("n_trials", "n_bins", "n_neurons", "n_heldout", "n_forward", "bin_ms", "fingerprint")

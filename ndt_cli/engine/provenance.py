@@ -7,10 +7,12 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ndt_cli import __version__
-from ndt_cli.data.spike_data import Recording, SpikeData
+from ndt_cli.data.spike_data import Recording
 from ndt_cli.engine.device import Compute
+from ndt_cli.engine.run_facts import SplitFacts
 
 _PACKAGES = ("torch", "numpy", "scipy", "h5py", "pydantic", "safetensors")
+_OF_NEURONS = {"neuron_ids_N", "neuron_names", "spikes_N"}  # said once, of the training trials
 
 
 def describe_run(recording: Recording, compute: Compute, n_threads: int) -> dict[str, Any]:
@@ -29,22 +31,9 @@ def describe_run(recording: Recording, compute: Compute, n_threads: int) -> dict
             "source": recording.source,
             "layout": recording.layout,
             "notes": list(recording.notes),
-            "train": describe_split(recording.train),
-            "valid": describe_split(recording.valid),
+            "train": SplitFacts.of(recording.train).model_dump(),
+            "valid": SplitFacts.of(recording.valid).model_dump(exclude=_OF_NEURONS),
         },
-    }
-
-
-def describe_split(data: SpikeData) -> dict[str, Any]:
-    """Return what identifies a split."""
-    return {
-        "n_trials": data.n_trials,
-        "n_bins": data.n_bins,
-        "n_neurons": data.n_neurons,
-        "n_heldout": data.n_heldout,
-        "n_forward": data.n_forward,
-        "bin_ms": data.bin_ms,
-        "fingerprint": data.fingerprint,
     }
 
 

@@ -9,19 +9,23 @@
     checkpoints/           last, and the best by each validation measure (.safetensors)
     figures/               training curves, rates over rasters
     tensorboard/           events, where asked for
+    run.lock               what keeps a second process from training here
+    running.json           which process trains here, while one does
 
 A run folder is never overwritten: a new run takes a new folder, and a resumed one goes on in
-its own.
+its own. Files appear whole (`ndt_cli.atomic`), but for the last line of ``metrics.jsonl``.
 """
 
 import json
-import math
+import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ndt_cli.atomic import write_text_atomic
+from ndt_cli.atomic import leftovers, write_text_atomic
+from ndt_cli.engine.records import finite, read_line, to_line
+from ndt_cli.engine.run_facts import check_run_facts
 from ndt_cli.errors import RunError
 from ndt_cli.settings.load import load_settings, settings_to_toml
 from ndt_cli.settings.tree import Settings
@@ -34,6 +38,14 @@ BEST = {
     "best-co-bps": ("valid_co_bps", False),
 }
 CHECKPOINTS = (*BEST, "last")
+
+LOCK_FILE, HOLDER_FILE = "run.lock", "running.json"
+# What a start writes before settings.toml, which makes the folder a run.
+_BEFORE_SETTINGS = ("run.json", LOCK_FILE, HOLDER_FILE)
+
+
+class RunWarning(UserWarning):
+    """Something about a run folder that training outlives, and that its owner should know."""
 
 
 class RunFolder:
@@ -56,17 +68,34 @@ class RunFolder:
         RunError
             When something is already there, or the folder cannot be made.
         """
+        self.check_unused()
+        try:
+            (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            self.figures.mkdir(exist_ok=True)
+        except OSError as error:
+            raise RunError(
+                f"{self.path}: the run folder cannot be made ({error.strerror})"
+            ) from error
+
+    def check_unused(self) -> None:
+        """Refuse a path where something is, other than a start that was cut off.
+
+        Raises
+        ------
+        RunError
+            When a new run there would overwrite or mix with what is there.
+        """
         path = self.path
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if not path.exists():
+            return
+        temporary = leftovers(path, ("settings.toml", *_BEFORE_SETTINGS))
+        if not path.is_dir() or not all(
+            _is_of_a_start(p) or p in temporary for p in path.iterdir()
+        ):
             raise RunError(
                 f"{path} is already there, and runs are never overwritten",
                 f"give another --out, or go on with it: ndt train --resume {path}",
             )
-        try:
-            (path / "checkpoints").mkdir(parents=True)
-            (path / "figures").mkdir()
-        except OSError as error:
-            raise RunError(f"{path}: the run folder cannot be made ({error.strerror})") from error
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
@@ -106,7 +135,7 @@ class RunFolder:
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file of the run; numbers that are not finite become null."""
-        text = json.dumps(_finite(content), indent=2, allow_nan=False)
+        text = json.dumps(finite(content), indent=2, allow_nan=False)
         write_text_atomic(self.path / name, text + "\n")
 
     def read_json(self, name: str) -> dict[str, Any]:
@@ -115,43 +144,70 @@ class RunFolder:
         Raises
         ------
         RunError
-            When it is missing or not JSON.
+            When it is missing or not JSON, or ``run.json`` does not say what it should.
         """
         path = self.path / name
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"{path} cannot be read: {error}") from error
         if not isinstance(content, dict):
             raise RunError(f"{path} does not hold a JSON object")
+        if name == "run.json":
+            check_run_facts(content, path)
         return content
 
     def append_metrics(self, record: Mapping[str, float]) -> None:
         """Add a line to ``metrics.jsonl``."""
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps(_finite(record), allow_nan=False) + "\n")
+        with self._metrics.open("a", encoding="utf-8", newline="\n") as file:
+            file.write(to_line(record))
+
+    def write_metrics(self, records: Sequence[Mapping[str, float]]) -> None:
+        """Write ``metrics.jsonl`` anew."""
+        write_text_atomic(self._metrics, "".join(map(to_line, records)))
+
+    def sync_metrics(self) -> None:
+        """Wait until ``metrics.jsonl`` is on the disk, where a loss of power spares it."""
+        if self._metrics.exists():
+            with self._metrics.open("rb+") as file:
+                os.fsync(file.fileno())
 
     def read_metrics(self) -> list[dict[str, float]]:
-        """Read all whole lines of ``metrics.jsonl``; a kill may have cut the last one."""
-        path = self.path / "metrics.jsonl"
-        if not path.is_file():
+        """Read ``metrics.jsonl`` without the lines that hold no record of an epoch.
+
+        A kill may have cut the last line, and a loss of power may have filled it with anything.
+        """
+        try:
+            lines = self._metrics.read_text(encoding="utf-8", errors="replace").splitlines()
+        except FileNotFoundError:
             return []
-        records = []
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:
-                break
-            # JSON has no NaN: a measure that was not finite stands as null.
-            records.append({key: math.nan if v is None else v for key, v in record.items()})
-        return records
+        return [record for record in map(read_line, lines) if record is not None]
 
     def keep_metrics(self, last_epoch: int) -> list[dict[str, float]]:
         """Drop the lines past an epoch, which a resumed run will write again; return the rest."""
         records = [record for record in self.read_metrics() if record["epoch"] <= last_epoch]
-        text = "".join(json.dumps(_finite(record)) + "\n" for record in records)
-        write_text_atomic(self.path / "metrics.jsonl", text)
+        self.write_metrics(records)
         return records
+
+    @property
+    def _metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    def is_untrained(self) -> bool:
+        """Tell whether no step of the run is on disk: it was cut off as it began."""
+        saved = any(self.checkpoint(name).exists() for name in CHECKPOINTS)
+        return not saved and not self.read_metrics()
+
+    def remove_leftovers(self) -> None:
+        """Remove what killed processes left half written; only for the process that trains."""
+        mine = ("settings.toml", "metrics.jsonl", "summary.json", *_BEFORE_SETTINGS)
+        for folder, names in (
+            (self.path, mine),
+            (self.path / "checkpoints", None),
+            (self.figures, None),
+        ):
+            for path in leftovers(folder, names):
+                path.unlink(missing_ok=True)
 
 
 def default_path(name: str, now: datetime | None = None) -> Path:
@@ -165,9 +221,28 @@ def default_path(name: str, now: datetime | None = None) -> Path:
     return path
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def claim_default_path(name: str) -> Path:
+    """Make the folder of `default_path`, which no other process can take then.
+
+    Raises
+    ------
+    RunError
+        When it cannot be made.
+    """
+    while True:
+        path = default_path(name)
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            if not path.is_dir():  # what is in the way is `runs` itself
+                raise RunError(f"{path}: the run folder cannot be made") from None
+        except OSError as error:
+            raise RunError(f"{path}: the run folder cannot be made ({error.strerror})") from error
+        else:
+            return path
+
+
+def _is_of_a_start(path: Path) -> bool:
+    if path.is_dir():
+        return path.name in ("checkpoints", "figures") and not any(path.iterdir())
+    return path.name in _BEFORE_SETTINGS

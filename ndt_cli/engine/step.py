@@ -11,7 +11,7 @@ from ndt_cli.engine.streams import Streams
 from ndt_cli.engine.trial_set import TrialSet
 from ndt_cli.model.dropout import Dropout
 from ndt_cli.model.losses import keep_worst, masked_sum, only_scored
-from ndt_cli.model.masking import draw_hidden, hide
+from ndt_cli.model.masking import HiddenBatch, draw_hidden, hide
 from ndt_cli.model.network import NeuralDataTransformer
 from ndt_cli.settings.tree import Settings
 
@@ -81,16 +81,14 @@ class TrainingStep:
         # DistributedDataParallel averages gradients over processes: undo it, so that the loss
         # is the mean over the scored entries of the whole batch. A batch may hide nothing.
         loss = total * (self.ranks.world_size / n_scored.clamp_min(1))
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.train.clip_norm)
-        self._update(torch.isfinite(loss.detach()) & torch.isfinite(norm))
+        self.backward(loss)
+        self.update(loss.detach())
         return self.ranks.sum(total.detach()), n_scored
 
-    def loss_sum(self, batch: TrialSet, epoch: int) -> tuple[Tensor, Tensor]:
-        """Return the summed loss of this process' share of a batch, and its number of entries."""
+    def masked(self, batch: TrialSet, epoch: int) -> HiddenBatch:
+        """Draw what is hidden of a batch."""
         hidden = draw_hidden(batch.shape, self.settings.mask, epoch, self.mask_stream)
-        masked = hide(
+        return hide(
             batch.counts_BTN,
             batch.visible_1TN,
             batch.scorable,
@@ -99,16 +97,34 @@ class TrainingStep:
             self.network.shape.max_count,
             self.mask_stream,
         )
+
+    def loss_sum(self, batch: TrialSet, epoch: int) -> tuple[Tensor, Tensor]:
+        """Return the summed loss of this process' share of a batch, and its number of entries."""
+        masked = self.masked(batch, epoch)
         share = self.ranks.share
         counts_BTN = share(batch.counts_BTN)
         inside_BT = None if batch.inside_BT is None else share(batch.inside_BT)
         scored_BTN = share(masked.scored_BTN.expand(batch.shape))
         output = self.model(share(masked.input_BTN), inside_BT, self.dropout)
+        return self.scored_sum(output, counts_BTN, scored_BTN)
+
+    def scored_sum(
+        self, output: Tensor, counts_BTN: Tensor, scored_BTN: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the summed loss of a read-out on the scored entries, and their number."""
         loss_BTN = self.network.loss_BTN(only_scored(output, scored_BTN), counts_BTN)
         scored_BTN = keep_worst(loss_BTN, scored_BTN, self.settings.train.topk_fraction)
         return masked_sum(loss_BTN, scored_BTN)
 
-    def _update(self, finite: Tensor) -> None:
+    def backward(self, loss: Tensor) -> None:
+        """Replace the gradients by those of a loss."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+
+    def update(self, loss: Tensor) -> None:
+        """Clip the gradients and change the weights, unless loss or gradient is not finite."""
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.train.clip_norm)
+        finite = torch.isfinite(loss) & torch.isfinite(norm)
         first = ~finite & (self._first_bad < 0)
         self._first_bad = torch.where(first, self.n_steps, self._first_bad)
         self.n_steps += 1

@@ -1,11 +1,15 @@
 """TensorBoard events of a run, where they are asked for."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.errors import MissingExtraError
+from ndt_cli.settings.explain import plain_values
+from ndt_cli.settings.tree import Settings
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -52,3 +56,43 @@ class EventLog:
         """Write what is left."""
         if self._writer is not None:
             self._writer.close()
+
+
+def log_results(
+    folder: RunFolder,
+    settings: Settings,
+    scores: Mapping[str, float],
+    pictures: Sequence[Path],
+    epoch: int,
+) -> None:
+    """Add what a finished run came to: its line on the hyperparameter page, and its pictures.
+
+    Parameters
+    ----------
+    folder : RunFolder
+        The run.
+    settings : Settings
+        Every one is a hyperparameter, by its dotted name.
+    scores : mapping of str to float
+        Final scores by name; they are shown as ``final/name``. Those that are not finite are left
+        out.
+    pictures : sequence of Path
+        PNG files, shown as ``figures/name``.
+    epoch : int
+        Epochs that were trained.
+    """
+    from matplotlib.image import imread
+    from torch.utils.tensorboard import SummaryWriter
+
+    hyperparameters = {
+        f"{section}.{name}": value if isinstance(value, bool | int | float | str) else str(value)
+        for section, values in plain_values(settings).items()
+        for name, value in values.items()
+    }
+    final = {f"final/{name}": score for name, score in scores.items() if math.isfinite(score)}
+    with SummaryWriter(str(folder.tensorboard)) as writer:
+        # The name "." puts them into the run itself; any other would be a run of its own.
+        writer.add_hparams(hyperparameters, final, run_name=".", global_step=epoch)
+        for picture in pictures:
+            pixels = imread(picture)[:, :, :3]
+            writer.add_image(f"figures/{picture.stem}", pixels, epoch, dataformats="HWC")

@@ -1,22 +1,26 @@
 """Training, from settings to a run folder."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 from ndt_cli.data.load import load_recording
 from ndt_cli.data.spike_data import Recording
+from ndt_cli.engine.as_started import compute_as_started
 from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.checks import check_resumable, check_same_data
+from ndt_cli.engine.deterministic import deterministic_kernels
 from ndt_cli.engine.device import Compute, choose_compute, cpu_threads
 from ndt_cli.engine.distributed import Ranks, process_group
 from ndt_cli.engine.events import Watcher
 from ndt_cli.engine.provenance import describe_run
-from ndt_cli.engine.run_folder import RunFolder, default_path
+from ndt_cli.engine.run_facts import check_run_facts
+from ndt_cli.engine.run_folder import RunFolder, claim_default_path, default_path
+from ndt_cli.engine.run_lock import hold_run
 from ndt_cli.engine.tensorboard import require_tensorboard
 from ndt_cli.engine.trainer import Trainer, TrainResult, ignore
 from ndt_cli.errors import RunError
-from ndt_cli.settings.tree import Settings
+from ndt_cli.settings.tree import Settings, TrainSettings
 
 
 def train(
@@ -26,6 +30,7 @@ def train(
     recording: Recording | None = None,
     watch: Watcher | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    until_epoch: int | None = None,
 ) -> TrainResult:
     """Train a Neural Data Transformer.
 
@@ -41,6 +46,8 @@ def train(
         Told of the start, each step and each epoch (`ndt_cli.engine.events`).
     should_stop : callable, optional
         Asked after every step; once it is true, training saves and returns.
+    until_epoch : int, optional
+        Save and return when so many epochs are complete, with the schedule as it is.
 
     Returns
     -------
@@ -50,6 +57,8 @@ def train(
     ------
     DataError, DeviceError, RunError
         Before the first step, when the data, the device or the folder will not do.
+    RunError
+        When the run cannot be saved, and ``train.on_save_error`` says to stop or training ends.
     TrainingError
         When loss or gradient is not finite; the checkpoints hold earlier weights.
 
@@ -58,17 +67,8 @@ def train(
     >>> from ndt_cli import load_settings, train
     >>> result = train(load_settings("lorenz-quick"))  # doctest: +SKIP
     """
-    if settings.train.tensorboard:
-        require_tensorboard()
-    recording = recording or load_recording(settings.data)
-    ranks = Ranks.from_environment()
-    compute = choose_compute(settings.train, ranks.local_rank)
-    path = Path(out) if out is not None else default_path(Path(recording.source).stem)
-    with cpu_threads(settings.train.n_threads) as n_threads, process_group(ranks, compute.device):
-        folder = RunFolder(path)
-        trainer = Trainer(settings, recording, folder, compute, ranks)
-        _start_folder(folder, settings, ranks, compute, describe_run(recording, compute, n_threads))
-        return trainer.run(n_threads, watch or ignore, should_stop)
+    with new_run(settings, out, recording) as (trainer, n_threads):
+        return trainer.run(n_threads, watch or ignore, should_stop, until_epoch)
 
 
 def resume(
@@ -78,6 +78,7 @@ def resume(
     recording: Recording | None = None,
     watch: Watcher | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    until_epoch: int | None = None,
 ) -> TrainResult:
     """Go on with a run from its last checkpoint, exactly as if it had never stopped.
 
@@ -86,9 +87,9 @@ def resume(
     run : Path or str
         A run folder.
     overrides : sequence of str
-        ``"train.max_epochs=500"`` and ``"train.patience_epochs=100"`` may change; anything else
-        would be another run.
-    recording, watch, should_stop
+        ``"train.max_epochs=500"`` may change, as may ``train.patience_epochs`` and how the run is
+        saved; anything else would be another run.
+    recording, watch, should_stop, until_epoch
         As in `train`.
 
     Raises
@@ -96,10 +97,62 @@ def resume(
     SettingsError
         When another setting is overridden.
     RunError
-        When it is no run folder, or the data are not those that the run was trained on.
+        When it is no run folder, another process trains in it, or the data are not those that the
+        run was trained on.
+    DeviceError
+        When the kind of device that it was trained on is not there.
     CheckpointError
         When the last checkpoint is missing or damaged.
+
+    Warns
+    -----
+    RunWarning
+        When it cannot be resumed to the last bit: fewer threads, or another version of torch.
     """
+    with earlier_run(run, overrides, recording) as (trainer, n_threads):
+        return trainer.run(n_threads, watch or ignore, should_stop, until_epoch)
+
+
+@contextmanager
+def new_run(
+    settings: Settings, out: Path | str | None, recording: Recording | None
+) -> Iterator[tuple[Trainer, int]]:
+    """Make a run folder and hold it; give what trains in it, and with how many threads.
+
+    Parameters and errors as in `train`.
+    """
+    if settings.train.tensorboard:
+        require_tensorboard()
+    recording = recording or load_recording(settings.data)
+    ranks = Ranks.from_environment()
+    compute = choose_compute(settings.train, ranks.local_rank)
+    stem = Path(recording.source).stem
+    folder = RunFolder(Path(out) if out is not None else default_path(stem))
+    with computing(settings.train, settings.train.n_threads, compute, ranks) as n_threads:
+        trainer = Trainer(settings, recording, folder, compute, ranks)
+        about = describe_run(recording, compute, n_threads)
+
+        @contextmanager
+        def start() -> Iterator[None]:
+            if out is None:
+                folder.path = claim_default_path(stem)
+            folder.create()
+            with hold_run(folder.path):
+                folder.check_unused()  # another process may have been here meanwhile
+                folder.remove_leftovers()
+                folder.write_json("run.json", about)
+                folder.write_settings(settings)  # last: it makes the folder a run
+                yield
+
+        with _in_first_process(start, ranks, compute):
+            yield trainer, n_threads
+
+
+@contextmanager
+def earlier_run(
+    run: Path | str, overrides: Sequence[str], recording: Recording | None
+) -> Iterator[tuple[Trainer, int]]:
+    """Hold an earlier run where its last checkpoint was taken; see `new_run` and `resume`."""
     folder = RunFolder.open(Path(run))
     settings = folder.settings(overrides)
     check_resumable(folder.settings(), settings)
@@ -108,29 +161,49 @@ def resume(
     recording = recording or load_recording(settings.data)
     check_same_data(folder, recording)
     ranks = Ranks.from_environment()
-    compute = choose_compute(settings.train, ranks.local_rank)
-    with cpu_threads(settings.train.n_threads) as n_threads, process_group(ranks, compute.device):
-        checkpoint = Checkpoint.load(folder.checkpoint("last"))
+    facts = check_run_facts(folder.read_json("run.json"), folder.path / "run.json")
+    compute, n_threads = compute_as_started(settings.train, facts, folder.path, ranks.local_rank)
+    with (
+        computing(settings.train, n_threads, compute, ranks) as n_threads,
+        _in_first_process(lambda: hold_run(folder.path), ranks, compute),
+    ):
+        if ranks.is_first:
+            folder.remove_leftovers()
+        trainer = Trainer(settings, recording, folder, compute, ranks)
+        # Killed before its first checkpoint it begins again, which gives the same run.
+        if not folder.is_untrained():
+            trainer.restore(Checkpoint.load(folder.checkpoint("last")))
         if ranks.is_first:
             folder.write_settings(settings)
-        trainer = Trainer(settings, recording, folder, compute, ranks)
-        trainer.restore(checkpoint)
-        return trainer.run(n_threads, watch or ignore, should_stop)
+        yield trainer, n_threads
 
 
-def _start_folder(
-    folder: RunFolder, settings: Settings, ranks: Ranks, compute: Compute, about: dict[str, Any]
-) -> None:
-    """Let the first process make the run folder, and every process fail if it cannot."""
-    refusal: RunError | None = None
-    if ranks.is_first:
-        try:
-            folder.create()
-        except RunError as error:
-            refusal = error
-    (failed,) = ranks.from_first([float(refusal is not None)], compute.device)
-    if refusal is not None or failed:
-        raise refusal or RunError("the first process could not make the run folder")
-    if ranks.is_first:
-        folder.write_settings(settings)
-        folder.write_json("run.json", about)
+@contextmanager
+def computing(
+    settings: TrainSettings, n_threads: int, compute: Compute, ranks: Ranks
+) -> Iterator[int]:
+    """Set up threads, kernels and processes as a run needs them; give the number of threads."""
+    with (
+        cpu_threads(n_threads) as n_threads,
+        deterministic_kernels(settings.deterministic, compute.device),
+        process_group(ranks, compute.device),
+    ):
+        yield n_threads
+
+
+@contextmanager
+def _in_first_process(
+    enter: Callable[[], AbstractContextManager[None]], ranks: Ranks, compute: Compute
+) -> Iterator[None]:
+    """Let the first process enter a context, and every process fail if it cannot."""
+    refusal: RunError | OSError | None = None
+    with ExitStack() as held:
+        if ranks.is_first:
+            try:
+                held.enter_context(enter())
+            except (RunError, OSError) as error:
+                refusal = error
+        (failed,) = ranks.from_first([float(refusal is not None)], compute.device)
+        if refusal is not None or failed:
+            raise refusal or RunError("the first process could not begin; its message says why")
+        yield

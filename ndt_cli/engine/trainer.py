@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.events import EpochDone, Event, Started, StepDone, Watcher
 from ndt_cli.engine.progress import Progress
 from ndt_cli.engine.run_folder import RunFolder
+from ndt_cli.engine.saving import Saver, take_later_best
 from ndt_cli.engine.schedule import learning_rate
 from ndt_cli.engine.step import TrainingStep, make_optimizer
 from ndt_cli.engine.streams import Streams, stream_seed
@@ -55,6 +56,19 @@ class TrainResult:
     seconds: float
 
 
+@dataclass(frozen=True)
+class StepRequest:
+    """A step that a run asks for: on which batch, in which epoch."""
+
+    batch: TrialSet
+    epoch: int
+
+
+# Summed loss and number of scored entries.
+Sums = tuple[torch.Tensor, torch.Tensor]
+Steps = Generator[StepRequest, Sums, TrainResult]
+
+
 class Trainer:
     """The state of a training run, and its loop."""
 
@@ -86,26 +100,63 @@ class Trainer:
             self.network.readout.start_at(torch.from_numpy(starting_rates(train)))
         self.network.to(device)
         self.network.compute_dtype = compute.dtype
+        self.network.plain = settings.train.plain_layers
         self.optimizer = make_optimizer(self.network.parameters(), settings, device)
         self.streams = Streams.from_seed(settings.train.seed, device, ranks.rank)
+        self.step = TrainingStep(
+            self._wrapped(), self.optimizer, self.settings, self.streams, ranks
+        )
         self.progress = Progress()
         self.history: list[dict[str, float]] = []
         # The order of the epoch under way is drawn again on resuming, from this state.
         self.order_state = self.streams.order.get_state()
+        self.saver = Saver(folder, settings.train)
+        self._is_new = True
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go to where a checkpoint was taken."""
         checkpoint.load_into(self.network)
         checkpoint.load_optimizer(self.optimizer, self.network)
-        states = checkpoint.stream_states(self.ranks.rank, self.ranks.world_size)
-        self.streams.restore(states)
+        checkpoint.load_streams(self.streams, self.ranks.rank, self.ranks.world_size)
         self.order_state = self.streams.order.get_state()
         self.progress = Progress.from_json(checkpoint.progress)
+        take_later_best(self.folder, self.progress)
+        self._is_new = False
         if self.ranks.is_first:
             self.history = self.folder.keep_metrics(self.progress.epoch)
 
-    def run(self, n_threads: int, watch: Watcher, should_stop: Callable[[], bool]) -> TrainResult:
+    def run(
+        self,
+        n_threads: int,
+        watch: Watcher,
+        should_stop: Callable[[], bool],
+        until_epoch: int | None = None,
+    ) -> TrainResult:
+        """Train to the end, until asked to stop, or until so many epochs are complete."""
+        steps = self.steps(n_threads, watch, should_stop, until_epoch)
+        try:
+            request = next(steps)
+            while True:
+                request = steps.send(self.step(request.batch, request.epoch))
+        except StopIteration as ended:
+            result: TrainResult = ended.value
+            return result
+        finally:
+            steps.close()
+
+    def steps(
+        self,
+        n_threads: int,
+        watch: Watcher,
+        should_stop: Callable[[], bool],
+        until_epoch: int | None = None,
+    ) -> Steps:
+        """Train as a generator that asks for each step; whoever drives it takes it with `step`.
+
+        So a run is the same whether it is driven alone or together with others.
+        """
         settings, progress = self.settings.train, self.progress
+        self._clock = time.perf_counter()
         steps_per_epoch = math.ceil(len(self.trials) / settings.batch_size)
         tell = watch if self.ranks.is_first else ignore
         tell(
@@ -125,38 +176,44 @@ class Trainer:
         with ExitStack() as closing:
             wanted = settings.tensorboard and self.ranks.is_first
             self.events = EventLog.maybe(self.folder, wanted, progress.epoch)
-            closing.callback(self.events.close)
-            stopped = self._loop(tell, should_stop)
+            closing.callback(self.saver.close, self.events)
+            if self._is_new:  # from now on it can be resumed; and a full disk shows at once
+                self._save("last", must=True)
+            stopped = yield from self._loop(tell, should_stop, until_epoch)
+            if self.ranks.any(self.saver.is_behind, self.compute.device):
+                self._save("last", must=True)
         return TrainResult(
             self.folder.path, self.history, dict(progress.best), stopped, progress.seconds
         )
 
-    def _loop(self, tell: Watcher, should_stop: Callable[[], bool]) -> str:
+    def _loop(
+        self, tell: Watcher, should_stop: Callable[[], bool], until_epoch: int | None
+    ) -> Generator[StepRequest, Sums, str]:
         settings, progress = self.settings.train, self.progress
-        step = TrainingStep(
-            self._wrapped(), self.optimizer, self.settings, self.streams, self.ranks
-        )
-        while progress.epoch < settings.max_epochs:
+        last_epoch = settings.max_epochs if until_epoch is None else until_epoch
+        while progress.epoch < min(last_epoch, settings.max_epochs):
             if progress.epochs_without_improvement(settings.choose_by) >= settings.patience_epochs:
                 return "early"
-            began = time.perf_counter()
-            finished = self._epoch(step, tell, should_stop)
-            progress.seconds += time.perf_counter() - began
+            finished = yield from self._epoch(tell, should_stop)
             if not finished:
-                self._save("last")
+                self._save("last", must=True)
                 return "interrupted"
             self._end_epoch(tell)
             if self.ranks.any(should_stop(), self.compute.device):
-                self._save("last")
-                return "interrupted" if progress.epoch < settings.max_epochs else "finished"
-        return "finished"
+                break
+        if progress.epoch == settings.max_epochs:
+            return "finished"
+        self._save("last", must=True)
+        return "interrupted"
 
     def _wrapped(self) -> NeuralDataTransformer | DistributedDataParallel:
         if self.ranks.world_size == 1:
             return self.network
         return DistributedDataParallel(self.network)
 
-    def _epoch(self, step: TrainingStep, tell: Watcher, should_stop: Callable[[], bool]) -> bool:
+    def _epoch(
+        self, tell: Watcher, should_stop: Callable[[], bool]
+    ) -> Generator[StepRequest, Sums, bool]:
         """Take the steps of an epoch that are left; return False when asked to stop before."""
         progress, settings = self.progress, self.settings.train
         device = self.compute.device
@@ -168,23 +225,29 @@ class Trainer:
         sums = torch.tensor([progress.loss_total, progress.n_scored], device=device)
         finished = True
         for batch in batches[progress.step :]:
-            total, n_scored = step(self.trials.take(batch), progress.epoch)
+            total, n_scored = yield StepRequest(self.trials.take(batch), progress.epoch)
             sums += torch.stack((total, n_scored))
             progress.step += 1
             if device.type == "cpu":  # there is nothing to wait for
-                self._check_finite(step)
+                self._check_finite()
             tell(StepDone(progress.epoch, progress.step))
             # Processes must stop together, so several of them only do between epochs.
-            if self.ranks.world_size == 1 and should_stop() and progress.step < len(batches):
+            if self.ranks.world_size > 1 or progress.step == len(batches):
+                continue
+            if should_stop():
                 finished = False
                 break
+            if self.saver.is_due():
+                self._check_finite()
+                progress.loss_total, progress.n_scored = sums.tolist()
+                self._save("last")
         # The one place in an epoch where the host waits for the device.
-        self._check_finite(step)
+        self._check_finite()
         progress.loss_total, progress.n_scored = sums.tolist()
         return finished
 
-    def _check_finite(self, step: TrainingStep) -> None:
-        bad = step.first_bad_step()
+    def _check_finite(self) -> None:
+        bad = self.step.first_bad_step()
         if bad is None:
             return
         advice = (
@@ -213,16 +276,17 @@ class Trainer:
         due = progress.epoch % settings.val_interval_epochs == 0
         to_save: list[str] = []
         if due or progress.epoch == settings.max_epochs:
-            began = time.perf_counter()
             measures = self._validate()
-            progress.seconds += time.perf_counter() - began
             record |= measures
             to_save = [*progress.validated(measures), "last"]
+        elif self.ranks.any(self.ranks.is_first and self.saver.is_due(), self.compute.device):
+            to_save = ["last"]
+        self._count_time()
         record["seconds"] = round(progress.seconds, 3)
         self.history.append(record)
         if self.ranks.is_first:
-            self.folder.append_metrics(record)
-            self.events.add(record)
+            self.saver.record(self.history)
+            self.saver.show(self.events, self.history)
         for name in to_save:
             self._save(name)
         tell(EpochDone(record))
@@ -234,7 +298,14 @@ class Trainer:
         values = [measures.get(name, math.nan) for name in names]
         return dict(zip(names, self.ranks.from_first(values, self.compute.device), strict=True))
 
-    def _save(self, name: str) -> None:
+    def _count_time(self) -> None:
+        now = time.perf_counter()
+        self.progress.seconds += now - self._clock
+        self._clock = now
+
+    def _save(self, name: str, *, must: bool = False) -> None:
+        """Write a checkpoint; ``must`` raises where that fails, as at the end of training."""
+        self._count_time()
         if name != "last":
             checkpoint = Checkpoint.of_model(self.network, self.progress.to_json())
         else:
@@ -247,7 +318,7 @@ class Trainer:
                 streams,
             )
         if self.ranks.is_first:
-            checkpoint.save(self.folder.checkpoint(name))
+            self.saver.save(name, checkpoint, self.history, must=must)
 
 
 def ignore(event: Event) -> None:

@@ -100,6 +100,7 @@ def attention_window(
     inside_BT: Tensor | None,
     dtype: torch.dtype,
     device: torch.device,
+    blocks: Blocks | None = None,
 ) -> Window:
     """Prepare what all layers and heads share.
 
@@ -113,24 +114,30 @@ def attention_window(
         False for padding, to which no bin attends.
     dtype, device
         Of the scores.
+    blocks : Blocks, optional
+        How to cut a trial, if not in the way that costs this context least.
     """
     if inside_BT is None:
-        return _shared_window(context, n_bins, dtype, device)
-    blocks = Blocks.for_context(context, n_bins)
+        return _shared_window(context, n_bins, dtype, device, blocks)
+    blocks = blocks or Blocks.for_context(context, n_bins)
     # A padded bin still sees itself: a row without a single allowed bin would be NaN.
     itself_TS = torch.eye(n_bins, dtype=torch.bool, device=device)
     allowed_BTS = (context.allowed_TS(n_bins, device) & inside_BT[:, None, :]) | itself_TS
     return Window(blocks, _blocked(blocks.cut_out(allowed_BTS).unsqueeze(2), dtype))
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)
 def _shared_window(
-    context: Context, n_bins: int, dtype: torch.dtype, device: torch.device
+    context: Context,
+    n_bins: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    blocks: Blocks | None,
 ) -> Window:
     # Kept, because for a single trial making it costs more than a layer. Tensors made in
     # inference mode could not be used in training.
     with torch.inference_mode(False):
-        blocks = Blocks.for_context(context, n_bins)
+        blocks = blocks or Blocks.for_context(context, n_bins)
         allowed_KCW = blocks.cut_out(context.allowed_TS(n_bins, device))
         return Window(blocks, _blocked(allowed_KCW.unsqueeze(1), dtype))
 

@@ -90,3 +90,35 @@ class Blocks:
         last = self.n_bins - 1
         cut = allowed[..., row_KC.clamp_max(last)[:, :, None], column_KW.clamp(0, last)[:, None, :]]
         return (cut & in_trial_KW[:, None, :]) | (row_KC > last)[:, :, None]
+
+    def recut(self, x_BKHCW: Tensor, to: "Blocks") -> Tensor:
+        """Move scores of pairs of bins from these blocks to others; zero where these have none.
+
+        Parameters
+        ----------
+        x_BKHCW : (B, K, heads, C, W) Tensor
+            In these blocks.
+        to : Blocks
+            Of trials of the same length.
+
+        Returns
+        -------
+        (B, K, heads, C, W) Tensor, in the blocks of ``to``.
+        """
+        n_trials, _, n_heads, _, _ = x_BKHCW.shape
+        device, n_bins = x_BKHCW.device, self.n_bins
+        # Room around the trial for the bins of blocks that lie outside.
+        before = max(self.back, to.back)
+        n_rows = max(self.n_blocks * self.size, to.n_blocks * to.size, n_bins)
+        n_columns = before + n_rows + max(self.forward, to.forward)
+        pairs = x_BKHCW.new_zeros(n_trials, n_heads, n_rows, n_columns)
+
+        def place(blocks: Blocks) -> tuple[Tensor, Tensor]:
+            rows_KC1 = blocks.row_KC(device)[:, :, None]
+            columns_K1W = blocks.column_KW(device)[:, None, :] + before
+            return rows_KC1, columns_K1W
+
+        rows, columns = place(self)
+        pairs[:, :, rows, columns] = x_BKHCW.transpose(1, 2)
+        rows, columns = place(to)
+        return pairs[:, :, rows, columns].transpose(1, 2)

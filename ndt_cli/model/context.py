@@ -3,6 +3,7 @@
 Axes: T bins that ask (rows), S bins that are looked at (columns).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,3 +46,14 @@ class Context:
             initial_T = bins < self.back
             allowed_TS |= initial_T[:, None] & initial_T[None, :]
         return allowed_TS
+
+
+def widest(contexts: Sequence[Context]) -> Context:
+    """Return the narrowest context that allows whatever one of these allows."""
+    backs = [context.back for context in contexts]
+    forwards = [context.forward for context in contexts]
+    return Context(
+        None if None in backs else max(back for back in backs if back is not None),
+        None if None in forwards else max(ahead for ahead in forwards if ahead is not None),
+        any(context.wrap_initial for context in contexts),
+    )

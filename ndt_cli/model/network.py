@@ -88,7 +88,11 @@ class NeuralDataTransformer(nn.Module):
             layer.attention.qkv.weight.chunk(3)[2].mul_(scale * math.sqrt(2))
 
     def forward(
-        self, input_BTN: Tensor, inside_BT: Tensor | None = None, dropout: Dropout | None = None
+        self,
+        input_BTN: Tensor,
+        inside_BT: Tensor | None = None,
+        dropout: Dropout | None = None,
+        window: Window | None = None,
     ) -> Tensor:
         """Return the read-out of a batch.
 
@@ -100,21 +104,28 @@ class NeuralDataTransformer(nn.Module):
             False for padding; no bin attends to it. Needed only when trials differ in length.
         dropout : Dropout, optional
             Given while training; without it nothing is dropped.
+        window : Window, optional
+            Who attends to whom, where it is not the network's own context (`own_window`).
 
         Returns
         -------
         (B, T, N) float32, or (B, T, N, C) for the cross-entropy loss.
         """
-        output: Tensor = self.readout(self.encode(input_BTN, inside_BT, dropout), dropout)
+        output: Tensor = self.readout(self.encode(input_BTN, inside_BT, dropout, window), dropout)
         return output
 
     def encode(
-        self, input_BTN: Tensor, inside_BT: Tensor | None = None, dropout: Dropout | None = None
+        self,
+        input_BTN: Tensor,
+        inside_BT: Tensor | None = None,
+        dropout: Dropout | None = None,
+        window: Window | None = None,
     ) -> Tensor:
         """Return the encoder's activations, (B, T, D) float32; parameters as in `forward`."""
-        window = attention_window(
-            self.context, input_BTN.shape[1], inside_BT, self.compute_dtype, input_BTN.device
-        )
+        if window is None:
+            window = attention_window(
+                self.context, input_BTN.shape[1], inside_BT, self.compute_dtype, input_BTN.device
+            )
         x_BTD = self.embedding(input_BTN, dropout)
         for layer in self.layers:
             x_BTD = layer(x_BTD, window, dropout, self.compute_dtype, self.plain)

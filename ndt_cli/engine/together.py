@@ -1,0 +1,80 @@
+"""A training step of several runs at once, with a leading axis of runs."""
+
+from collections.abc import Sequence
+
+import torch
+
+from ndt_cli.engine.step import TrainingStep
+from ndt_cli.engine.trainer import StepRequest, Sums, Trainer
+from ndt_cli.model.population import Population
+
+
+class StepTogether:
+    """Takes the steps that several runs ask for as one batched step.
+
+    Each run draws its own masks and dropout, has its own optimizer and schedule, and gets the
+    weights that it gets alone, to rounding. What all must share: `batch_key`.
+    """
+
+    def __init__(self) -> None:
+        self._populations: dict[tuple[int, ...], Population] = {}
+
+    def __call__(self, trainers: Sequence[Trainer], requests: Sequence[StepRequest]) -> list[Sums]:
+        """Take a step of each; return the summed loss and scored entries of each."""
+        steps = [trainer.step for trainer in trainers]
+        batches = [request.batch for request in requests]
+        masked = [
+            step.masked(request.batch, request.epoch)
+            for step, request in zip(steps, requests, strict=True)
+        ]
+        inside = [batch.inside_BT for batch in batches]
+        output_MBTN = self._population(steps)(
+            torch.stack([hidden.input_BTN for hidden in masked]),
+            None if inside[0] is None else torch.stack([i for i in inside if i is not None]),
+            [step.dropout for step in steps],
+        )
+        sums = [
+            step.scored_sum(output_BTN, batch.counts_BTN, hidden.scored_BTN.expand(batch.shape))
+            for step, output_BTN, batch, hidden in zip(
+                steps, output_MBTN, batches, masked, strict=True
+            )
+        ]
+        losses = [total / n_scored.clamp_min(1) for total, n_scored in sums]
+        for step in steps:
+            step.optimizer.zero_grad(set_to_none=True)
+        torch.stack(losses).sum().backward()
+        for step, loss in zip(steps, losses, strict=True):
+            step.update(loss.detach())
+        return [(total.detach(), n_scored) for total, n_scored in sums]
+
+    def _population(self, steps: Sequence[TrainingStep]) -> Population:
+        key = tuple(id(step.network) for step in steps)
+        if key not in self._populations:
+            # Runs leave and join; of those that are gone nothing is kept.
+            self._populations = {
+                known: population
+                for known, population in self._populations.items()
+                if set(known).isdisjoint(key)
+            }
+            self._populations[key] = Population([step.network for step in steps])
+        return self._populations[key]
+
+
+def batch_key(trainer: Trainer, request: StepRequest) -> tuple[object, ...]:
+    """Return what steps have in common that can be taken together.
+
+    Beside the shapes of weights and batch: what changes the course of the computation.
+    """
+    model = trainer.settings.model
+    shape = {"embedding", "embedding_size", "positions", "position_offset", "n_layers", "n_heads"}
+    course = {
+        "feedforward_size",
+        "activation",
+        "norm",
+        "norm_place",
+        "readout",
+        "loss",
+        "log_rates",
+    }
+    padded = request.batch.inside_BT is not None
+    return (*model.model_dump(include=shape | course).items(), request.batch.shape, padded)

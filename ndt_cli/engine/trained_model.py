@@ -1,0 +1,195 @@
+"""One trained model, and the rates that it infers.
+
+Axes: B trials, T bins, N neurons, D width of the encoder.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ndt_cli.data.spike_data import SpikeData
+from ndt_cli.engine.checkpoint import Checkpoint
+from ndt_cli.engine.device import Compute, choose_compute, cpu_threads
+from ndt_cli.engine.run_folder import CHECKPOINTS, RunFolder
+from ndt_cli.engine.trial_set import TrialSet
+from ndt_cli.errors import CheckpointError, DataError
+from ndt_cli.model.masking import hide
+from ndt_cli.model.network import NeuralDataTransformer
+from ndt_cli.model.prepared import PreparedNetwork
+from ndt_cli.settings.tree import Settings
+
+BATCH_SIZE = 128
+
+Float32Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model from a run, ready to infer.
+
+    Attributes
+    ----------
+    run : RunFolder
+        Where it is from.
+    checkpoint : str
+        Which of the run's checkpoints.
+    settings : Settings
+        Those of the run.
+    network : NeuralDataTransformer
+        On its device, in evaluation form.
+    compute : Compute
+        Device and precision.
+    trained_on : dict
+        What ``run.json`` says of the training trials: neurons, bins, bin width, held-out part.
+    """
+
+    run: RunFolder
+    checkpoint: str
+    settings: Settings
+    network: NeuralDataTransformer
+    compute: Compute
+    trained_on: dict[str, Any]
+
+    @classmethod
+    def load(cls, run: Path, checkpoint: str | None = None, device: str = "auto") -> "TrainedModel":
+        """Load the weights of a run; see `ndt_cli.engine.inference.load_trained`."""
+        folder = RunFolder.open(run)
+        settings = folder.settings()
+        checkpoint = checkpoint or f"best-{settings.train.choose_by}"
+        if checkpoint not in CHECKPOINTS:
+            raise CheckpointError(
+                f"{checkpoint!r} is not a checkpoint", f"there are: {', '.join(CHECKPOINTS)}"
+            )
+        compute = choose_compute(settings.train.model_copy(update={"device": device}))
+        network = Checkpoint.load(folder.checkpoint(checkpoint)).build_model().to(compute.device)
+        network.compute_dtype = compute.dtype
+        network.plain = settings.train.plain_layers
+        trained_on = folder.read_json("run.json")["data"]["train"]
+        return cls(folder, checkpoint, settings, network.eval(), compute, trained_on)
+
+    def check_fits(self, data: SpikeData, source: str) -> None:
+        """Check that the trials are of the kind that the model was trained on.
+
+        Raises
+        ------
+        DataError
+            When neurons, bin width or held-out neurons differ, or trials are longer.
+        """
+        found = {"n_neurons": data.n_neurons, "n_heldout": data.n_heldout, "bin_ms": data.bin_ms}
+        names = {
+            "n_neurons": "neurons",
+            "n_heldout": "held-out neurons",
+            "bin_ms": "ms as bin width",
+        }
+        for key, value in found.items():
+            if value != self.trained_on[key]:
+                raise DataError(
+                    f"{source} has {value:g} {names[key]}, but {self.run.path} was trained with "
+                    f"{self.trained_on[key]:g}",
+                    "evaluate on a file of the same neurons in the same bins "
+                    "(--set data.bin_ms=... sums narrower bins)",
+                )
+        if data.n_bins > self.network.shape.n_bins:
+            raise DataError(
+                f"{source} has trials of {data.n_bins} bins, but {self.run.path} was trained with "
+                f"{self.network.shape.n_bins}",
+                "cut the trials into pieces of at most that length",
+            )
+
+    def rates(self, data: SpikeData) -> Float32Array:
+        """Infer rates with nothing hidden, (B, T, N) in spikes per bin; 0 in padding.
+
+        Counts of held-out neurons and forward bins are never looked at.
+        """
+        nothing = torch.zeros(1, 1, 1, dtype=torch.bool)
+        return self._rates(data, nothing)
+
+    def rates_while_hidden(self, data: SpikeData, fold_BTN: NDArray[np.integer]) -> Float32Array:
+        """Infer each rate while its own count is hidden, (B, T, N) in spikes per bin.
+
+        Parameters
+        ----------
+        data : SpikeData
+            Trials.
+        fold_BTN : int array that broadcasts to the counts
+            Number of the pass in which an entry is hidden (`hiding_folds`).
+        """
+        rates_BTN = np.zeros(data.spikes_BTN.shape, dtype=np.float32)
+        for fold in range(int(fold_BTN.max()) + 1):
+            hidden = fold_BTN == fold
+            np.copyto(rates_BTN, self._rates(data, torch.from_numpy(hidden)), where=hidden)
+        return rates_BTN
+
+    def activations(self, data: SpikeData) -> Float32Array:
+        """Return what the encoder makes of the counts, (B, T, D), nothing hidden."""
+        with self._inferring():
+            return np.concatenate(
+                [
+                    self._forward.encode(_visible(batch), batch.inside_BT).float().cpu().numpy()
+                    for _, batch in self._batches(data)
+                ]
+            )
+
+    def _rates(self, data: SpikeData, hidden: Tensor) -> Float32Array:
+        mask = self.settings.mask.model_copy(update={"token_ratio": 1.0})
+        device = self.compute.device
+        unused = torch.Generator(device)  # with a token in every hidden place nothing is drawn
+        parts = []
+        with self._inferring():
+            for rows, batch in self._batches(data):
+                hidden_here = hidden if len(hidden) == 1 else hidden[rows]
+                masked = hide(
+                    batch.counts_BTN,
+                    batch.visible_1TN,
+                    batch.scorable,
+                    hidden_here.to(device),
+                    mask,
+                    self.network.shape.max_count,
+                    unused,
+                )
+                output = self._forward(masked.input_BTN, batch.inside_BT)
+                rates_BTN = torch.where(batch.scorable, self.network.rates(output), 0)
+                parts.append(rates_BTN.float().cpu().numpy())
+        return np.concatenate(parts)
+
+    @cached_property
+    def _forward(self) -> NeuralDataTransformer | PreparedNetwork:
+        if self.compute.device.type != "cpu" or self.settings.train.plain_layers:
+            return self.network
+        return PreparedNetwork(self.network)
+
+    def _batches(self, data: SpikeData) -> Iterator[tuple[slice, TrialSet]]:
+        for start in range(0, data.n_trials, BATCH_SIZE):
+            rows = slice(start, start + BATCH_SIZE)
+            part = data.take(np.arange(data.n_trials)[rows])
+            yield rows, TrialSet.load(part, self.compute.device)
+
+    def _inferring(self) -> "_Inferring":
+        return _Inferring(self.settings.train.n_threads)
+
+
+class _Inferring:
+    """No gradients, and the run's number of threads."""
+
+    def __init__(self, n_threads: int) -> None:
+        self._threads = cpu_threads(n_threads)
+        self._no_grad = torch.inference_mode()
+
+    def __enter__(self) -> None:
+        self._threads.__enter__()
+        self._no_grad.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._no_grad.__exit__(*error)
+        self._threads.__exit__(*error)
+
+
+def _visible(batch: TrialSet) -> Tensor:
+    return torch.where(batch.visible_1TN, batch.counts_BTN, 0)

@@ -1,0 +1,109 @@
+"""A network made ready to infer on a CPU: weights cast and laid out once.
+
+In a pass over a single trial, that and small calls cost more than the arithmetic.
+
+Axes: B trials, T bins, N neurons, D width, H heads, E width of a head; R = B * T rows.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ndt_cli.model.attention import Window, attention_window
+from ndt_cli.model.band import Blocks
+from ndt_cli.model.fast_attention import fast_attention
+from ndt_cli.model.network import EncoderLayer, NeuralDataTransformer
+
+# Up to this many bins all pairs are scored: for so few, blocks cost more calls than they save.
+_WHOLE_BINS = 200
+
+# Below so many numbers (rows by width) a call in bfloat16 takes longer than one in float32.
+_FEW_NUMBERS = 16_384
+
+
+class PreparedNetwork:
+    """Gives what a `NeuralDataTransformer` gives without dropout.
+
+    Parameters
+    ----------
+    network : NeuralDataTransformer
+        On a CPU. Changes of its weights after this are not seen.
+    """
+
+    def __init__(self, network: NeuralDataTransformer) -> None:
+        self.network = network
+        dtypes = {torch.float32, network.compute_dtype}
+        self._layers = {
+            dtype: [
+                _Layer(layer, dtype) for layer in network.layers if isinstance(layer, EncoderLayer)
+            ]
+            for dtype in dtypes
+        }
+
+    def __call__(self, input_BTN: Tensor, inside_BT: Tensor | None = None) -> Tensor:
+        """Return the read-out; parameters as in `NeuralDataTransformer.forward`."""
+        output: Tensor = self.network.readout(self.encode(input_BTN, inside_BT), None)
+        return output
+
+    def encode(self, input_BTN: Tensor, inside_BT: Tensor | None = None) -> Tensor:
+        """Return the encoder's activations, (B, T, D) float32."""
+        x_BTD = self.network.embedding(input_BTN, None)
+        n_bins = input_BTN.shape[1]
+        dtype = torch.float32 if x_BTD.numel() < _FEW_NUMBERS else self.network.compute_dtype
+        window = attention_window(
+            self.network.context,
+            n_bins,
+            inside_BT,
+            dtype,
+            input_BTN.device,
+            Blocks.whole(n_bins) if n_bins <= _WHOLE_BINS else None,
+        )
+        for layer in self._layers[dtype]:
+            x_BTD = layer(x_BTD, window)
+        normed_BTD: Tensor = self.network.norm(x_BTD)
+        return normed_BTD
+
+
+class _Layer:
+    def __init__(self, layer: EncoderLayer, dtype: torch.dtype) -> None:
+        self.layer = layer
+        self.dtype = dtype
+        self.n_heads = layer.attention.n_heads
+        self.qkv = _weights(layer.attention.qkv, dtype)
+        self.out = _weights(layer.attention.out, dtype)
+        self.expand = _weights(layer.expand, dtype)
+        self.contract = _weights(layer.contract, dtype)
+
+    def __call__(self, x_BTD: Tensor, window: Window) -> Tensor:
+        layer = self.layer
+        if layer.pre_norm:
+            x_BTD = x_BTD + self._attend(layer.norm_attention(x_BTD), window)
+            return x_BTD + self._feed(layer.norm_feedforward(x_BTD))
+        x_BTD = layer.norm_attention(x_BTD + self._attend(x_BTD, window))
+        normed_BTD: Tensor = layer.norm_feedforward(x_BTD + self._feed(x_BTD))
+        return normed_BTD
+
+    def _attend(self, x_BTD: Tensor, window: Window) -> Tensor:
+        if window.blocks.n_blocks > 1:
+            return fast_attention(x_BTD, self.layer.attention, window, None, 0.0)
+        n_trials, n_bins, width = x_BTD.shape
+        x_RD = x_BTD.reshape(-1, width).to(self.dtype)
+        heads = (n_trials, n_bins, 3, self.n_heads, width // self.n_heads)
+        q_BHTE, k_BHTE, v_BHTE = _apply(self.qkv, x_RD).view(heads).permute(2, 0, 3, 1, 4)
+        blocked = window.blocked.squeeze(-4)  # one block: (1, T, T), or (B, 1, T, T)
+        attended = F.scaled_dot_product_attention(q_BHTE, k_BHTE, v_BHTE, blocked)
+        attended_RD = attended.transpose(1, 2).reshape(-1, width)
+        return _apply(self.out, attended_RD).view(x_BTD.shape)
+
+    def _feed(self, x_BTD: Tensor) -> Tensor:
+        hidden_RF = _apply(self.expand, x_BTD.reshape(-1, x_BTD.shape[-1]).to(self.dtype))
+        hidden_RF = hidden_RF.relu_() if self.layer.activation == "relu" else F.gelu(hidden_RF)
+        return _apply(self.contract, hidden_RF).view(x_BTD.shape)
+
+
+def _weights(linear: nn.Linear, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    return linear.bias.detach().to(dtype), linear.weight.detach().t().to(dtype).contiguous()
+
+
+def _apply(weights: tuple[Tensor, Tensor], x_RD: Tensor) -> Tensor:
+    return torch.addmm(weights[0], x_RD, weights[1])
