@@ -58,13 +58,24 @@ def save_figure(figure: Figure, path: Path) -> Path:
     SettingsError
         Another ending.
     """
+    metadata = _METADATA[check_ending(path)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, lambda temporary: figure.savefig(temporary, metadata=metadata))
+    return path
+
+
+def check_ending(path: Path) -> str:
+    """Return the ending of a figure's file.
+
+    Raises
+    ------
+    SettingsError
+        When a figure cannot be written so.
+    """
     ending = path.suffix.lower()
     if ending not in _METADATA:
         raise SettingsError(
             f"{path}: a figure cannot be written as {ending or 'a file without an ending'!r}.",
             hint=f"End the file's name in one of: {', '.join(_METADATA)}.",
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = _METADATA[ending]
-    write_atomic(path, lambda temporary: figure.savefig(temporary, metadata=metadata))
-    return path
+    return ending

@@ -70,7 +70,7 @@ def rate_heatmaps(
         axes.set_title(name)
         axes.set_xlabel(f"time in trial ({unit})")
         axes.xaxis.set_major_locator(MaxNLocator(4))
-        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
     panels[0].set_ylabel("neurons, by time of peak")
     exceeds = any(float(rates_NT.max()) > top_hz for rates_NT in maps.values())
     bar = figure.colorbar(

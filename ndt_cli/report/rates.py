@@ -11,9 +11,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from ndt_cli.data.spike_data import FloatArray, SpikeData
-from ndt_cli.errors import DataError
 from ndt_cli.report.style import MODEL, MUTED, SMOOTHED, TRUTH, label_beside, new_figure, styled
-from ndt_cli.report.trial import choose_neurons, time_axis, trial_bins
+from ndt_cli.report.trial import choose_neurons, neuron_columns, time_axis, trial_bins
 
 # Above the right end of a panel, where no data can be.
 _LEGEND: Any = {
@@ -48,7 +47,7 @@ def rates_over_raster(
     trial : int
         Position of the trial.
     neurons : sequence of int, optional
-        Neurons to show; those of `choose_neurons` by default.
+        Neurons to show, by their places in the file; those of `choose_neurons` by default.
 
     Raises
     ------
@@ -58,12 +57,7 @@ def rates_over_raster(
     n_bins = trial_bins(data, trial)
     if neurons is None:
         neurons = choose_neurons(data, inferred_BTN, trial)
-    for neuron in neurons:
-        if not 0 <= neuron < data.n_neurons:
-            raise DataError(
-                f"neuron {neuron} does not exist: the set has {data.n_neurons}",
-                f"neurons are counted from 0 to {data.n_neurons - 1}",
-            )
+    columns = neuron_columns(data, neurons)
     bin_time, unit = time_axis(data, n_bins)
 
     figure = new_figure("two", 1.9 + 0.85 * len(neurons))
@@ -78,15 +72,15 @@ def rates_over_raster(
     )
     per_second = 1000.0 / data.bin_ms
     centres_T = (np.arange(n_bins) + 0.5) * bin_time
-    for axes, neuron in zip(panels[1:], neurons, strict=True):
+    for axes, neuron, column in zip(panels[1:], neurons, columns, strict=True):
         if data.rates_BTN is not None:
-            true_T = data.rates_BTN[trial, :n_bins, neuron] * per_second
+            true_T = data.rates_BTN[trial, :n_bins, column] * per_second
             axes.plot(centres_T, true_T, color=TRUTH, lw=0.9, label="true rate")
-        smoothed_T = smoothed_BTN[trial, :n_bins, neuron] * per_second
+        smoothed_T = smoothed_BTN[trial, :n_bins, column] * per_second
         axes.plot(centres_T, smoothed_T, color=SMOOTHED, ls="--", lw=1.0, label="smoothed spikes")
-        inferred_T = inferred_BTN[trial, :n_bins, neuron] * per_second
+        inferred_T = inferred_BTN[trial, :n_bins, column] * per_second
         axes.plot(centres_T, inferred_T, color=MODEL, lw=1.5, label="NDT")
-        _draw_ticks(axes, data.spikes_BTN[trial, :n_bins, neuron], bin_time)
+        _draw_ticks(axes, data.spikes_BTN[trial, :n_bins, column], bin_time)
         axes.set_ylabel(f"neuron {neuron}\n(Hz)")
         axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     if len(panels) > 1:
@@ -110,7 +104,7 @@ def _draw_counts(
     duration: float,
     neurons: Sequence[int],
 ) -> None:
-    counts_NT = data.spikes_BTN[trial, : trial_bins(data, trial)].T
+    counts_NT = data.spikes_BTN[trial, : trial_bins(data, trial)].T[data.file_order_N]
     most = max(int(counts_NT.max()), 1)
     image = axes.imshow(
         counts_NT,
@@ -123,7 +117,7 @@ def _draw_counts(
         extent=(0.0, duration, -0.5, data.n_neurons - 0.5),
     )
     axes.set_ylabel("neuron")
-    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
     levels = sorted({int(np.ceil(most * share)) for share in (0.25, 0.5, 0.75, 1.0)})
     axes.legend(
         [Patch(color=color) for color in image.cmap([level / most for level in levels]).tolist()],

@@ -16,7 +16,11 @@ _LOWEST = -1.0
 
 @styled
 def per_neuron_scores(
-    model_N: Float64Array, smoothed_N: Float64Array, *, score: str = "R² of the rate"
+    model_N: Float64Array,
+    smoothed_N: Float64Array,
+    *,
+    score: str = "R² of the rate",
+    highest: float | None = 1.0,
 ) -> Figure:
     """Draw each neuron's score under the model against that under smoothed spikes.
 
@@ -27,9 +31,12 @@ def per_neuron_scores(
     Parameters
     ----------
     model_N, smoothed_N : (neurons,) float array
-        A score of each neuron, 1 at best; NaN where undefined.
+        A score of each neuron; NaN where undefined.
     score : str
         Name of the score.
+    highest : float or None
+        The best score that there can be, where the axes end; None: there is no such score, and
+        they end at the largest one.
 
     Raises
     ------
@@ -43,7 +50,9 @@ def per_neuron_scores(
         raise ValueError("no neuron has both scores")
     model, smoothed = model_N[defined_N], smoothed_N[defined_N]
     lowest = max(_LOWEST, min(0.0, float(np.minimum(model, smoothed).min())))
-    limits = (lowest - 0.05 * (1 - lowest), 1.0)
+    top = max(highest or float(np.maximum(model, smoothed).max()), lowest + 0.01)
+    room = 0.05 * (top - lowest)
+    limits = (lowest - room, top if highest else top + room)
 
     figure = new_figure("two", 2.7)
     scatter, strips = figure.subplots(1, 2, width_ratios=[1.0, 1.25])
@@ -51,7 +60,7 @@ def per_neuron_scores(
     scatter.set_xlabel(f"{score}, smoothed spikes")
     scatter.set_ylabel(f"{score}, NDT")
     for row, (values, color) in enumerate(((smoothed, SMOOTHED), (model, MODEL))):
-        _draw_strip(strips, row, values, lowest, color)
+        _draw_strip(strips, row, values, lowest, limits, color)
     strips.set(xlim=limits, ylim=(-0.6, 1.6), yticks=[0, 1], xlabel=score)
     for axis in (scatter.xaxis, scatter.yaxis, strips.xaxis):
         axis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
@@ -85,17 +94,25 @@ def _draw_pairs(
     )
 
 
-def _draw_strip(axes: Axes, row: int, values: Float64Array, lowest: float, color: str) -> None:
+def _draw_strip(
+    axes: Axes,
+    row: int,
+    values: Float64Array,
+    lowest: float,
+    limits: tuple[float, float],
+    color: str,
+) -> None:
     # A golden-ratio sequence scatters the points evenly and the same way each time.
     heights = row + 0.5 * ((np.arange(len(values)) * 0.618034) % 1.0 - 0.5)
     axes.plot(np.maximum(values, lowest), heights, "o", ms=3, mfc=color, mec="white", mew=0.3)
     median = float(np.median(values))
     shown = max(median, lowest)
+    place = (shown - limits[0]) / (limits[1] - limits[0])
     axes.vlines(shown, row - 0.36, row + 0.36, color="black", lw=1.2)
     axes.annotate(
         f"median {median:.2f}",
         (shown, row + 0.38),
-        ha="left" if shown < lowest + 0.1 else "right" if shown > 0.9 else "center",
+        ha="left" if place < 0.1 else "right" if place > 0.9 else "center",
         va="bottom",
         fontsize=7,
     )

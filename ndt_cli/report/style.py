@@ -11,6 +11,7 @@ from typing import Any, Literal, ParamSpec, TypeVar
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 # Okabe & Ito (2008); the model is the same blue in every figure.
@@ -21,7 +22,8 @@ SECOND = "#009E73"
 MUTED = "#777777"
 
 # Text widths of two-column journals: 89 mm and 183 mm.
-_WIDTH_INCHES = {"one": 3.5, "two": 7.2}
+TWO_COLUMNS_INCHES = 7.2
+_WIDTH_INCHES = {"one": 3.5, "two": TWO_COLUMNS_INCHES}
 
 # Any: matplotlib's own type of these keys differs between its versions.
 _RC: Any = {
@@ -69,6 +71,12 @@ def new_figure(columns: Literal["one", "two"], height_inches: float) -> Figure:
     figure = Figure(figsize=(_WIDTH_INCHES[columns], height_inches), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def sequence_colors(n: int) -> list[str]:
+    """Return ``n`` colours in an order, told apart by colour-blind readers and on grey paper."""
+    # The lightest quarter of the map is too pale for lines on white.
+    return [to_hex(mpl.colormaps["plasma"](0.75 * i / max(n - 1, 1))) for i in range(n)]
 
 
 def label_beside(

@@ -1,6 +1,9 @@
 """What of a trial is drawn: its bins without padding, its time axis, and which neurons."""
 
+from collections.abc import Sequence
+
 import numpy as np
+from numpy.typing import NDArray
 
 from ndt_cli.data.spike_data import FloatArray, SpikeData
 from ndt_cli.errors import DataError
@@ -31,18 +34,24 @@ def choose_neurons(data: SpikeData, inferred_BTN: FloatArray, trial: int, n: int
     Returns
     -------
     list of int
-        Neurons, from the lowest to the highest mean rate.
+        Neurons by their place in the file, from the lowest to the highest mean rate.
     """
     n_bins = trial_bins(data, trial)
     source_BTN = inferred_BTN if data.rates_BTN is None else data.rates_BTN
-    rates_TN = np.asarray(source_BTN[trial, :n_bins], dtype=np.float64)
+    return modulated_neurons(data, np.asarray(source_BTN[trial, :n_bins], dtype=np.float64), n)
+
+
+def modulated_neurons(data: SpikeData, rates_TN: NDArray[np.float64], n: int) -> list[int]:
+    """Return modulated neurons of any rates, in spikes per bin; see `choose_neurons`."""
+    n_neurons = rates_TN.shape[1]
     mean_N = rates_TN.mean(axis=0)
     modulation_N = rates_TN.std(axis=0) / np.sqrt(np.maximum(mean_N, 1e-9))
-    n_better = max(n, (data.n_neurons + 1) // 2)
+    n_better = max(n, (n_neurons + 1) // 2)
     better = np.argsort(-modulation_N, kind="stable")[:n_better]
     ranked = better[np.argsort(mean_N[better], kind="stable")]
     spaced = np.linspace(0, len(ranked) - 1, min(n, len(ranked))).round().astype(int)
-    return [int(neuron) for neuron in ranked[spaced]]
+    columns = ranked[spaced]
+    return [int(n) for n in (columns if data.neuron_ids_N is None else data.neuron_ids_N[columns])]
 
 
 def trial_bins(data: SpikeData, trial: int) -> int:
@@ -64,8 +73,30 @@ def trial_bins(data: SpikeData, trial: int) -> int:
     return n_bins
 
 
+def neuron_columns(data: SpikeData, neurons: Sequence[int]) -> list[int]:
+    """Return the columns of neurons, which are given by their places in the file.
+
+    Raises
+    ------
+    DataError
+        When one does not.
+    """
+    for neuron in neurons:
+        if not 0 <= neuron < data.n_neurons:
+            raise DataError(
+                f"neuron {neuron} does not exist: the set has {data.n_neurons}",
+                f"neurons are counted from 0 to {data.n_neurons - 1}",
+            )
+    return [int(column) for column in data.file_order_N[list(neurons)]]
+
+
 def time_axis(data: SpikeData, n_bins: int) -> tuple[float, str]:
     """Return the bin width in the unit that the time axis has, and that unit."""
-    if n_bins * data.bin_ms > _SECONDS_FROM_MS:
-        return data.bin_ms / 1000.0, "s"
-    return data.bin_ms, "ms"
+    return time_step(data.bin_ms, n_bins)
+
+
+def time_step(bin_ms: float, n_bins: int) -> tuple[float, str]:
+    """Return the bin width in the unit that an axis over so many bins has, and that unit."""
+    if n_bins * bin_ms > _SECONDS_FROM_MS:
+        return bin_ms / 1000.0, "s"
+    return bin_ms, "ms"

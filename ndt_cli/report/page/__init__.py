@@ -1,0 +1,1 @@
+"""Pages of runs and sweeps: one HTML file each, which needs nothing beside it."""

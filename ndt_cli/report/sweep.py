@@ -1,0 +1,204 @@
+"""Pictures of a sweep: what each setting did, loss against the measure that matters, curves."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from ndt_cli.engine.run_folder import BEST, RunFolder
+from ndt_cli.report.figures import save_figure
+from ndt_cli.report.style import MODEL, MUTED, SMOOTHED, new_figure, styled
+from ndt_cli.report.sweep_axes import limits_of, setting_axis
+from ndt_cli.search.draws import Draw
+from ndt_cli.search.results import SweepResults
+from ndt_cli.search.scoring import MEASURES
+
+History = Sequence[Mapping[str, float]]
+
+_COLUMNS = 4
+
+
+def write_sweep_figures(
+    folder: Path, results: SweepResults, draws: Mapping[str, Draw]
+) -> list[Path]:
+    """Draw what a sweep has found so far.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the pictures go; older ones are replaced.
+    results : SweepResults
+        All members.
+    draws : mapping of str to Draw
+        The space's, for the axes.
+
+    Returns
+    -------
+    list of Path
+        ``curves.png`` once a member has validated; with a ranked member ``settings.png`` and,
+        where true rates or held-out neurons are known, ``measures.png``.
+    """
+    histories = {m.index: RunFolder(m.folder).read_metrics() for m in results.members}
+    measure = BEST[f"best-{results.choose_by}"][0]
+    figures = {}
+    if results.ranked:
+        figures["settings.png"] = score_by_setting(results, draws)
+        if any({"rate-r2", "co-bps"} & m.scores.keys() for m in results.ranked):
+            figures["measures.png"] = loss_against_measure(results)
+    if any(_curve(history, measure)[0] for history in histories.values()):
+        figures["curves.png"] = learning_curves(results, histories)
+    return [save_figure(figure, folder / name) for name, figure in figures.items()]
+
+
+@styled
+def score_by_setting(results: SweepResults, draws: Mapping[str, Draw]) -> Figure:
+    """Draw the score of each member against each setting that was drawn.
+
+    The best member is marked in every panel. Members that diverged stand as crosses at the worse
+    edge, whatever they had reached. Scores far worse than the others are drawn at that edge too.
+
+    Raises
+    ------
+    ValueError
+        When no member is ranked.
+    """
+    ranked = results.ranked
+    if not ranked:
+        raise ValueError("no member is ranked")
+    diverged = [member for member in results.members if member.status == "diverged"]
+    limits = limits_of([results.score(member) for member in ranked], results.choose_by)
+    scores = [limits.held(results.score(member)) for member in ranked]
+    floor = results.mean_rate.get(results.choose_by, math.nan)
+    n_rows = math.ceil(len(draws) / _COLUMNS)
+    figure = new_figure("two", 0.35 + 1.55 * n_rows)
+    grid = figure.subplots(n_rows, _COLUMNS, squeeze=False, sharey=True)
+    panels = list(grid.flat)
+    for axes, (key, draw) in zip(panels, draws.items(), strict=False):
+        place = setting_axis(axes, key, draw)
+        axes.set_xlabel(key, fontsize=7, labelpad=2)
+        axes.plot([place(m) for m in ranked], scores, "o", color=MUTED, ms=3, mew=0, clip_on=False)
+        for member in diverged:
+            axes.plot(place(member), limits.worst, "x", color=SMOOTHED, ms=4, clip_on=False)
+        axes.plot(place(ranked[0]), scores[0], "o", color=MODEL, ms=5, mec="white", mew=0.5)
+        axes.axhline(floor, color=MUTED, lw=0.6, ls=(0, (1, 2)), zorder=0)
+    panels[0].set_ylim(*limits.ends)
+    for axes in panels[len(draws) :]:
+        axes.set_axis_off()
+    figure.supylabel(MEASURES[results.choose_by].axis, fontsize=8)
+    caption = _caption(results, limits.n_outside, len(diverged))
+    figure.suptitle(caption + "; dotted: mean rate", fontsize=7, color=MUTED)
+    return figure
+
+
+@styled
+def loss_against_measure(results: SweepResults) -> Figure:
+    """Draw R2 and co-bps, where known, of the ranked members against their masked loss.
+
+    Raises
+    ------
+    ValueError
+        When neither is known of any member.
+    """
+    ranked = results.ranked
+    known = [name for name in ("rate-r2", "co-bps") if any(name in m.scores for m in ranked)]
+    if not known:
+        raise ValueError("neither R2 nor co-bps is known")
+    figure = new_figure("one" if len(known) == 1 else "two", 2.6)
+    grid = figure.subplots(1, len(known), squeeze=False)
+    moved: set[int] = set()
+    for axes, name in zip(grid.flat, known, strict=True):
+        losses = [member.scores["masked-loss"] for member in ranked]
+        values = [member.scores[name] for member in ranked]
+        along, up = limits_of(losses, "masked-loss"), limits_of(values, name)
+        x, y = [along.held(v) for v in losses], [up.held(v) for v in values]
+        axes.plot(x, y, "o", color=MUTED, ms=3.5, mew=0, clip_on=False)
+        axes.plot(x[0], y[0], "o", color=MODEL, ms=5, mec="white", mew=0.5)
+        axes.set(xlim=along.ends, ylim=up.ends)
+        axes.set_xlabel(MEASURES["masked-loss"].axis)
+        axes.set_ylabel(MEASURES[name].axis)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.ticklabel_format(axis="x", useOffset=False)
+        moved |= {i for i in range(len(ranked)) if x[i] != losses[i] or y[i] != values[i]}
+    figure.suptitle(_caption(results, len(moved), n_diverged=0), fontsize=7, color=MUTED)
+    return figure
+
+
+@styled
+def learning_curves(results: SweepResults, histories: Mapping[int, History]) -> Figure:
+    """Draw the measure that ranks over the epochs, of every member, the best one in colour.
+
+    Parameters
+    ----------
+    results : SweepResults
+        All members.
+    histories : mapping of int to sequence of mappings
+        Lines of each member's ``metrics.jsonl``, by its number. Masked losses in them are each
+        under the member's own mask settings.
+
+    Raises
+    ------
+    ValueError
+        When no member has validated.
+    """
+    measure = BEST[f"best-{results.choose_by}"][0]
+    curves = {index: _curve(history, measure) for index, history in histories.items()}
+    curves = {index: curve for index, curve in curves.items() if curve[0]}
+    if not curves:
+        raise ValueError("no member has validated")
+    ranked = results.ranked
+    best = ranked[0].index if ranked else None
+    figure = new_figure("two", 2.8)
+    axes = figure.subplots()
+    # The first epochs fall from far away and would flatten what comes after.
+    limits = limits_of(
+        [value for _, values in curves.values() for value in values], results.choose_by
+    )
+    for index, (epochs, values) in curves.items():
+        lost = results.members[index].status == "diverged"
+        color = MODEL if index == best else SMOOTHED if lost else MUTED
+        width, order = (1.4, 3) if index == best else (0.6, 2 if lost else 1)
+        marker = "." if len(epochs) == 1 else None
+        axes.plot(epochs, values, color=color, lw=width, zorder=order, marker=marker, ms=4)
+        if lost:
+            axes.plot(
+                epochs[-1],
+                limits.held(values[-1]),
+                "x",
+                color=color,
+                ms=4,
+                zorder=order,
+                clip_on=False,
+            )
+    axes.set_ylim(*limits.ends)
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(7, integer=True, steps=[1, 2, 5, 10]))
+    axes.set_xlabel("epoch")
+    own = ",\neach under its own masks" if results.choose_by == "masked-loss" else ""
+    axes.set_ylabel(MEASURES[results.choose_by].axis + own)
+    kinds = [(f"{len(curves)} members", MUTED, "-")]
+    kinds += [(f"best: member {best}", MODEL, "-")] if best is not None else []
+    kinds += [("diverged", SMOOTHED, "x-")] if results.count("diverged") else []
+    for label, color, look in kinds:
+        axes.plot([], [], look, color=color, ms=4, lw=1, label=label)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False)
+    return figure
+
+
+def _caption(results: SweepResults, n_outside: int, n_diverged: int) -> str:
+    best = results.ranked[0]
+    parts = [f"best (blue): member {best.index}, {results.score(best):.4f}"]
+    parts += [f"{n_diverged} diverged (crosses)"] if n_diverged else []
+    parts += [f"{n_outside} far worse, drawn at the edge"] if n_outside else []
+    return "; ".join(parts)
+
+
+def _curve(history: History, measure: str) -> tuple[list[float], list[float]]:
+    """Return the epochs that have a finite value of this measure, and the values."""
+    points = [
+        (float(record["epoch"]), float(record[measure]))
+        for record in history
+        if math.isfinite(record.get(measure, math.nan))
+    ]
+    return [epoch for epoch, _ in points], [value for _, value in points]

@@ -1,0 +1,153 @@
+"""Population trajectories: rates by condition, seen along their principal components."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from ndt_cli.data.spike_data import FloatArray, SpikeData
+from ndt_cli.report.conditions import Group, condition_groups, group_average, trial_groups
+from ndt_cli.report.pca import Components, principal_components
+from ndt_cli.report.style import new_figure, sequence_colors, styled
+
+MOST_TRAJECTORIES = 8
+MOST_SINGLE = 5
+
+Float64Array = NDArray[np.float64]
+
+
+def trajectory_groups(data: SpikeData) -> list[Group]:
+    """Return what has a trajectory: up to eight conditions, or five trials without them."""
+    if data.conditions_B is None:
+        return trial_groups(data, MOST_SINGLE)
+    return condition_groups(data, MOST_TRAJECTORIES)
+
+
+@styled
+def trajectories_2d(data: SpikeData, inferred_BTN: FloatArray, smoothed_BTN: FloatArray) -> Figure:
+    """Draw trajectories in the plane of the first two principal components.
+
+    The components are those of the model's rates, of the trajectories that are drawn; smoothed
+    spikes and, where known, true rates are drawn in the same plane. A dot is the first bin, a
+    square the last.
+
+    Parameters
+    ----------
+    data : SpikeData
+        Trials; averaged by condition, or drawn one by one where there are no conditions.
+    inferred_BTN, smoothed_BTN : (trials, bins, neurons) float array
+        Rates in spikes per bin.
+
+    Raises
+    ------
+    DataError
+        With one neuron, or rates that do not vary.
+    """
+    groups = trajectory_groups(data)
+    components = _components(data, inferred_BTN, groups, 2)
+    known = {"NDT": inferred_BTN, "smoothed spikes": smoothed_BTN, "true rates": data.rates_BTN}
+    sources = {name: rates_BTN for name, rates_BTN in known.items() if rates_BTN is not None}
+    colors = sequence_colors(len(groups))
+    states = {
+        name: [components.project(_rates_hz(data, rates_BTN, group)) for group in groups]
+        for name, rates_BTN in sources.items()
+    }
+    every_TP = np.concatenate([states_TP for each in states.values() for states_TP in each])
+    middle_P = (every_TP.max(axis=0) + every_TP.min(axis=0)) / 2
+    reach = 0.55 * float(np.ptp(every_TP, axis=0).max())
+    figure = new_figure("two", 4.2 if len(sources) == 2 else 3.2)
+    panels: list[Axes] = list(
+        figure.subplots(1, len(sources), sharex=True, sharey=True, squeeze=False)[0]
+    )
+    for axes, (name, each) in zip(panels, states.items(), strict=True):
+        for states_TP, color in zip(each, colors, strict=True):
+            _draw_path(axes, states_TP, color, _line_width(data))
+        # A square of as much on both axes: angles and lengths are those of the states.
+        axes.set(title=name, box_aspect=1)
+        axes.set_xlim(middle_P[0] - reach, middle_P[0] + reach)
+        axes.set_ylim(middle_P[1] - reach, middle_P[1] + reach)
+        axes.set_xlabel(_axis_name(components, 0) + " of variance")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(4))
+    panels[0].set_ylabel(_axis_name(components, 1) + " of variance")
+    _draw_legend(figure, groups, colors)
+    return figure
+
+
+@styled
+def trajectories_3d(data: SpikeData, inferred_BTN: FloatArray) -> Figure:
+    """Draw the model's trajectories along three principal components, from two sides.
+
+    Parameters
+    ----------
+    data : SpikeData
+        Trials; averaged by condition, or drawn one by one where there are no conditions.
+    inferred_BTN : (trials, bins, neurons) float array
+        Rates of the model, in spikes per bin.
+
+    Raises
+    ------
+    DataError
+        With fewer than three neurons, or rates that do not vary.
+    """
+    groups = trajectory_groups(data)
+    components = _components(data, inferred_BTN, groups, 3)
+    colors = sequence_colors(len(groups))
+    figure = new_figure("two", 3.7)
+    for place, turn_degrees in ((1, -60), (2, 30)):
+        axes: Any = figure.add_subplot(1, 2, place, projection="3d")
+        for group, color in zip(groups, colors, strict=True):
+            states_TP = components.project(_rates_hz(data, inferred_BTN, group))
+            _draw_path(axes, states_TP, color, _line_width(data))
+        axes.view_init(elev=25, azim=turn_degrees)
+        for component, set_name in enumerate((axes.set_xlabel, axes.set_ylabel, axes.set_zlabel)):
+            set_name(_axis_name(components, component), labelpad=-4, fontsize=7)
+        for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
+            axis.set_major_locator(MaxNLocator(4))
+            axis.set_pane_color((0.97, 0.97, 0.97))
+        axes.tick_params(pad=-2, labelsize=6)
+        axes.set_box_aspect(None, zoom=0.88)
+    _draw_legend(figure, groups, colors)
+    return figure
+
+
+def _draw_path(axes: Any, states_TP: Float64Array, color: str, width: float) -> None:
+    axes.plot(*states_TP.T, color=color, lw=width)
+    for end, marker in ((slice(1), "o"), (slice(-1, None), "s")):
+        axes.plot(*states_TP[end].T, marker, ms=4, color=color, mec="white", mew=0.5, zorder=5)
+
+
+def _line_width(data: SpikeData) -> float:
+    return 1.3 if data.conditions_B is not None else 0.8  # single trials wind more
+
+
+def _components(
+    data: SpikeData, inferred_BTN: FloatArray, groups: Sequence[Group], n: int
+) -> Components:
+    rates = [_rates_hz(data, inferred_BTN, group) for group in groups]
+    return principal_components(np.concatenate(rates), n)
+
+
+def _rates_hz(data: SpikeData, rates_BTN: FloatArray, group: Group) -> Float64Array:
+    return group_average(data, rates_BTN, group) * (1000.0 / data.bin_ms)
+
+
+def _axis_name(components: Components, component: int) -> str:
+    return f"PC {component + 1}, {100 * components.share_P[component]:.0f} %"
+
+
+def _draw_legend(figure: Figure, groups: Sequence[Group], colors: Sequence[str]) -> None:
+    handles = [Line2D([], [], color=color, lw=1.8) for color in colors]
+    handles += [Line2D([], [], color="black", marker=marker, ls="", ms=4) for marker in ("o", "s")]
+    figure.legend(
+        handles,
+        [*(group.label for group in groups), "first bin", "last bin"],
+        loc="outside lower center",
+        ncols=5,
+        frameon=False,
+    )
