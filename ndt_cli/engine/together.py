@@ -8,6 +8,13 @@ from ndt_cli.engine.step import TrainingStep
 from ndt_cli.engine.trainer import StepRequest, Sums, Trainer
 from ndt_cli.model.population import Population
 
+# On a CPU a batch of more bins than this fills it: the layers written for one network are faster.
+_FEW_BINS = 1000
+
+# Of a GPU's free memory, what a population may take.
+_SHARE_OF_MEMORY = 0.7
+_MOST_MEMBERS = 64
+
 
 class StepTogether:
     """Takes the steps that several runs ask for as one batched step.
@@ -58,6 +65,33 @@ class StepTogether:
             }
             self._populations[key] = Population([step.network for step in steps])
         return self._populations[key]
+
+
+def pays_together(trainer: Trainer, request: StepRequest) -> bool:
+    """Tell whether runs that take this step together are faster than one after another."""
+    n_trials, n_bins, _ = request.batch.shape
+    return trainer.compute.device.type != "cpu" or n_trials * n_bins <= _FEW_BINS
+
+
+def members_that_fit(trainer: Trainer) -> int:
+    """Return how many runs like this one the memory of its device holds at once.
+
+    On a GPU by the peak of a step, which is taken on the run's own weights with nothing changed;
+    elsewhere as many as pay.
+    """
+    device = trainer.compute.device
+    if device.type != "cuda":
+        return _MOST_MEMBERS
+    batch = trainer.trials.take(slice(0, trainer.settings.train.batch_size))
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    trainer.network(batch.counts_BTN, batch.inside_BT).sum().backward()
+    trainer.optimizer.zero_grad(set_to_none=True)
+    # Dropout masks, and the weights with their gradients and two moments, come on top.
+    weights = 16 * sum(p.numel() for p in trainer.network.parameters())
+    one = 2 * (torch.cuda.max_memory_allocated(device) - before) + weights
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(1, min(_MOST_MEMBERS, int(_SHARE_OF_MEMORY * free / one)))
 
 
 def batch_key(trainer: Trainer, request: StepRequest) -> tuple[object, ...]:
