@@ -119,12 +119,15 @@ def hide(
     if settings.token_ratio == 1:
         return HiddenBatch(input_BTN.masked_fill(hidden_BTN, token), scored_BTN)
 
-    # One draw decides: below token_ratio a token, below the next bound a random count.
+    # One draw decides. Below token_ratio it is a token; from there to the bound a random count,
+    # and where between the two it falls says which.
     fate_BTN = torch.rand(counts_BTN.shape, generator=generator, device=counts_BTN.device)
     random_bound = settings.token_ratio + (1 - settings.token_ratio) * settings.random_ratio
-    random_BTN = torch.randint(
-        0, max_count + 1, counts_BTN.shape, generator=generator, device=counts_BTN.device
-    ).to(counts_BTN.dtype)
-    input_BTN = torch.where(hidden_BTN & (fate_BTN < random_bound), random_BTN, input_BTN)
-    input_BTN = input_BTN.masked_fill(hidden_BTN & (fate_BTN < settings.token_ratio), token)
-    return HiddenBatch(input_BTN, scored_BTN)
+    is_token_BTN = hidden_BTN & (fate_BTN < settings.token_ratio)
+    is_random_BTN = hidden_BTN & (fate_BTN < random_bound)
+    per_count = (random_bound - settings.token_ratio) / (max_count + 1)
+    if per_count > 0:
+        place_BTN = fate_BTN.sub_(settings.token_ratio).div_(per_count)
+        random_BTN = place_BTN.clamp_(0, max_count).to(counts_BTN.dtype)
+        input_BTN = torch.where(is_random_BTN, random_BTN, input_BTN)
+    return HiddenBatch(input_BTN.masked_fill(is_token_BTN, token), scored_BTN)

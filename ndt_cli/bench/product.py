@@ -1,0 +1,129 @@
+"""The training step of this package, built as a run builds it, and the time of its parts."""
+
+import time
+
+import torch
+
+from ndt_cli.bench.timing import Times, synchronise
+from ndt_cli.bench.workload import Workload
+from ndt_cli.data.spike_data import SpikeData
+from ndt_cli.engine.device import Compute
+from ndt_cli.engine.distributed import Ranks
+from ndt_cli.engine.step import TrainingStep, make_optimizer
+from ndt_cli.engine.streams import Streams, stream_seed
+from ndt_cli.engine.trial_set import TrialSet
+from ndt_cli.model.masking import HiddenBatch
+from ndt_cli.model.network import ModelShape, NeuralDataTransformer
+from ndt_cli.settings.tree import Settings
+
+PARTS = ("data", "mask", "forward", "backward", "optimizer")
+"""What a training step is made of, in order."""
+
+
+class ProductTraining:
+    """Epochs of a `NeuralDataTransformer` over trials that are on the device.
+
+    Parameters
+    ----------
+    workload : Workload
+        Settings.
+    data : SpikeData
+        The training trials.
+    compute : Compute
+        Device and precision.
+    """
+
+    def __init__(self, workload: Workload, data: SpikeData, compute: Compute) -> None:
+        self.settings = workload.settings
+        self.device = compute.device
+        self.trials = TrialSet.load(data, self.device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stream_seed(self.settings.train.seed, "weights"))
+            shape = ModelShape(data.n_neurons, data.n_bins, data.max_count)
+            self.network = NeuralDataTransformer(self.settings.model, shape).to(self.device)
+        self.network.compute_dtype = compute.dtype
+        self.network.plain = self.settings.train.plain_layers
+        self.optimizer = make_optimizer(self.network.parameters(), self.settings, self.device)
+        self.streams = Streams.from_seed(self.settings.train.seed, self.device)
+        # Once spans have come, they stay to the end of a run.
+        self.epoch = self.settings.mask.span_ramp_end_epoch
+        self._step = TrainingStep(
+            self.network, self.optimizer, self.settings, self.streams, Ranks()
+        )
+        self._batches: list[torch.Tensor] = []
+
+    def next_batch(self) -> TrialSet:
+        """Return the next trials of a random order of all."""
+        if not self._batches:
+            order = torch.randperm(
+                len(self.trials), generator=self.streams.order, device=self.device
+            )
+            self._batches = list(order.split(self.settings.train.batch_size))
+        return self.trials.take(self._batches.pop())
+
+    def step(self) -> None:
+        """Take the next batch and change the weights by it."""
+        self._step(self.next_batch(), self.epoch)
+
+    def time_parts(self, n_steps: int) -> dict[str, Times]:
+        """Take steps, and wait for the device after each of their `PARTS`.
+
+        The parts add up to more than a step, which waits once.
+        """
+        clock = _Clock(self.device)
+        step = _TimedStep(clock, self.network, self.optimizer, self.settings, self.streams)
+        for _ in range(n_steps):
+            clock.start()
+            batch = self.next_batch()
+            clock.end("data")
+            step(batch, self.epoch)
+        return {part: Times(tuple(clock.seconds[part])) for part in PARTS}
+
+
+class _Clock:
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: dict[str, list[float]] = {part: [] for part in PARTS}
+
+    def start(self) -> None:
+        synchronise(self.device)
+        self._last = time.perf_counter()
+
+    def end(self, part: str) -> None:
+        """Count the time since the last end for this part."""
+        last = self._last
+        self.start()
+        self.seconds[part].append(self._last - last)
+
+
+class _TimedStep(TrainingStep):
+    """A training step that tells a clock when each of its parts has ended."""
+
+    def __init__(
+        self,
+        clock: _Clock,
+        network: NeuralDataTransformer,
+        optimizer: torch.optim.AdamW,
+        settings: Settings,
+        streams: Streams,
+    ) -> None:
+        super().__init__(network, optimizer, settings, streams, Ranks())
+        self.clock = clock
+
+    def masked(self, batch: TrialSet, epoch: int) -> HiddenBatch:
+        masked = super().masked(batch, epoch)
+        self.clock.end("mask")
+        return masked
+
+    def loss_sum(self, batch: TrialSet, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
+        sums = super().loss_sum(batch, epoch)
+        self.clock.end("forward")
+        return sums
+
+    def backward(self, loss: torch.Tensor) -> None:
+        super().backward(loss)
+        self.clock.end("backward")
+
+    def update(self, loss: torch.Tensor) -> None:
+        super().update(loss)
+        self.clock.end("optimizer")
