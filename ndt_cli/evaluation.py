@@ -1,7 +1,7 @@
 """Scores of a run's rates, always beside those of the references."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from ndt_cli.engine.inference import (
     hiding_folds,
     load_trained,
 )
-from ndt_cli.errors import DataError
+from ndt_cli.engine.same_neurons import unlike_neurons
 from ndt_cli.metrics import PSTH_SMOOTHING_MS
 from ndt_cli.references import References
 from ndt_cli.scores import Estimate, Scores, score_estimate
@@ -45,6 +45,8 @@ class Evaluation:
         Standard deviation of the smoothing kernel, chosen on the training trials.
     scores : dict of str to Scores
         ``"NDT"``, ``"smoothed spikes"``, ``"mean rate"`` and, where known, ``"true rates"``.
+    warnings : tuple of str
+        What makes these scores doubtful, such as neurons that look shuffled.
     """
 
     run: str
@@ -56,6 +58,7 @@ class Evaluation:
     smoothed_BTN: FloatArray
     smoothing_ms: float
     scores: dict[str, Scores]
+    warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the scores as plain values; a number that is not defined is None.
@@ -76,6 +79,7 @@ class Evaluation:
             "heldout_neurons": self.data.heldout_ids.tolist(),
             "smoothing_ms": self.smoothing_ms,
             "psth_smoothing_ms": PSTH_SMOOTHING_MS,
+            "warnings": list(self.warnings),
             "scores": {name: _plain(asdict(scores)) for name, scores in self.scores.items()},
         }
 
@@ -90,6 +94,7 @@ def evaluate(
     device: str = "auto",
     recording: Recording | None = None,
     lags_ms: Sequence[float] | None = None,
+    other_neurons: bool = False,
 ) -> Evaluation:
     """Score the rates that a run infers, beside mean rate, smoothing and the true rates.
 
@@ -116,6 +121,8 @@ def evaluate(
     lags_ms : sequence of float, optional
         Lags to decode behaviour with, in ms from rates to behaviour; see
         `ndt_cli.metrics.decode_behaviour`.
+    other_neurons : bool
+        Evaluate though the file's neurons are known to be others than the run's.
 
     Returns
     -------
@@ -134,11 +141,12 @@ def evaluate(
         data_settings = trained.run.settings(overrides).data
         evaluated, split = load_file(Path(data), data_settings), split or "all"
     trials = all_trials(evaluated) if split == "all" else getattr(evaluated, split)
-    trained.check_fits(trials, evaluated.source)
-    _check_same_neurons(trials, own.train, evaluated.source)
+    trained.check_fits(trials, evaluated.source, other_neurons=other_neurons)
     references = References.fit(own.train)
     train = evaluated.train if split == "valid" else None
-    return _score(trained, references, evaluated.source, split, trials, train, lags_ms)
+    found = _score(trained, references, evaluated.source, split, trials, train, lags_ms)
+    unlike = unlike_neurons(trained.neurons, trials)
+    return replace(found, warnings=(unlike,)) if unlike else found
 
 
 def _score(
@@ -178,14 +186,6 @@ def _score(
             for name, estimate in estimates.items()
         },
     )
-
-
-def _check_same_neurons(data: SpikeData, own: SpikeData, source: str) -> None:
-    if not np.array_equal(data.heldout_ids, own.heldout_ids):
-        raise DataError(
-            f"{source} is read with other held-out neurons than the run was trained with",
-            "leave data.heldout_fraction, data.heldout_seed and data.heldout_neurons out of --set",
-        )
 
 
 def _plain(value: Any) -> Any:

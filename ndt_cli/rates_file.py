@@ -14,6 +14,15 @@ from ndt_cli.errors import DataError
 
 _ENDINGS = (".h5", ".npz")
 
+# Rates per bin and per second cannot be told apart by looking at them.
+_UNITS = {
+    "rates": "spikes/bin",
+    "rates_hz": "spikes/s",
+    "continuous_rates": "spikes/bin",
+    "continuous_rates_hz": "spikes/s",
+    "bin_ms": "ms",
+}
+
 
 def write_rates(
     path: Path, data: SpikeData, rates_BTN: Float32Array, activations_BTD: Float32Array
@@ -23,8 +32,8 @@ def write_rates(
     Parameters
     ----------
     path : Path
-        A new ``.h5`` or ``.npz`` file. Its keys: ``rates`` (expected spikes per bin),
-        ``rates_hz``, ``activations``, all trials x bins x channels; ``bin_ms``; ``lengths``
+        A new ``.h5`` or ``.npz`` file; in the first rates have an attribute ``unit``. Its keys:
+        ``rates`` (expected spikes per bin), ``rates_hz``, ``activations``, all trials x bins x channels; ``bin_ms``; ``lengths``
         (bins of each trial, beyond which everything is 0); ``trial_ids`` where known. Neurons
         are in the order of the file; ``heldout_neurons`` are the places of those that were held
         out, where there are any. Windows chopped from a continuous recording are also merged:
@@ -39,13 +48,20 @@ def write_rates(
     Raises
     ------
     DataError
-        When the file is there already, or its ending is another.
+        When the file is there already, its ending is another, or a rate is not finite.
     """
     if path.suffix not in _ENDINGS:
         raise DataError(f"{path}: rates are written as {' or '.join(_ENDINGS)}")
     if path.exists():
         raise DataError(f"{path} is already there", "give another name to --rates")
     rates_BTN = rates_BTN[:, :, data.file_order_N]
+    if not np.isfinite(rates_BTN).all():
+        trial = int(np.argwhere(~np.isfinite(rates_BTN))[0][0])
+        raise DataError(
+            f"{path} was not written: rates of trial {trial} are not finite",
+            "the run has diverged there; try --checkpoint best-masked-loss, or train anew with a "
+            "lower learning rate",
+        )
     arrays: dict[str, Any] = {
         "rates": rates_BTN,
         "rates_hz": rates_BTN * np.float32(1000.0 / data.bin_ms),
@@ -66,10 +82,12 @@ def write_rates(
 
     def write(temporary: Path) -> None:
         if path.suffix == ".npz":
-            np.savez_compressed(temporary, allow_pickle=False, **arrays)
+            np.savez_compressed(temporary, **arrays)
             return
         with h5py.File(temporary, "w") as file:
             for name, array in arrays.items():
                 file.create_dataset(name, data=array)
+                if name in _UNITS:
+                    file[name].attrs["unit"] = _UNITS[name]
 
     write_atomic(path, write)

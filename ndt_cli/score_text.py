@@ -83,11 +83,13 @@ def score_notes(evaluation: Evaluation, most_variables: int | None = None) -> li
     """Return what a reader of the tables needs to know, one line each."""
     model = evaluation.scores[MODEL]
     notes = [
+        *evaluation.warnings,
         "hidden: each count is predicted while it is hidden; seen: nothing is hidden",
         "bits/spike: of the population; per neuron: the median neuron's",
     ]
     if model.rates is not None:
-        notes.insert(0, "R2, EV (explained variance): of the rates against the true rates")
+        of_rates = "R2, EV (explained variance): of the rates against the true rates"
+        notes.insert(len(evaluation.warnings), of_rates)
         if model.rates.n_undefined:
             notes.append(
                 f"{model.rates.n_undefined} neurons with a constant true rate have no R2 and are "

@@ -230,6 +230,8 @@ def test_more_processes_than_saved_a_run_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr(Ranks, "from_first", lambda ranks, values, device: values)
+    monkeypatch.setattr("ndt_cli.engine.trainer.DistributedDataParallel", lambda network: network)
     with pytest.raises(RunError, match="processes"):
         resume(tmp_path, recording=recording(EVEN, rates=True))
 

@@ -15,7 +15,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def _shell_lines():
     blocks = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
-    lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
+    whole = [re.sub(r"\\\n\s*", "", block) for block in blocks]  # lines that go on in the next
+    lines = [line.split("  #")[0].strip() for block in whole for line in block.splitlines()]
     return [part.strip() for line in lines for part in line.split("&&") if part.strip()]
 
 
@@ -29,7 +30,9 @@ def _ndt_lines():
 def test_commands_and_their_options_exist(line):
     words = shlex.split(line.split(" > ")[0])
     command = load_command(words[1])
-    if hasattr(command, "commands"):
+    alone = getattr(command, "invoke_without_command", False)
+    named = len(words) > 2 and not words[2].startswith("--")
+    if hasattr(command, "commands") and (named or not alone):
         assert words[2] in command.commands
         command = command.commands[words[2]]
     options = {name for parameter in command.params for name in parameter.opts} | {"--help"}

@@ -75,6 +75,13 @@ def evaluate(
             show_default="several from -80 to 160",
         ),
     ] = None,
+    other_neurons: Annotated[
+        bool,
+        typer.Option(
+            "--other-neurons",
+            help="Evaluate though the file's neurons are known to be others than the run's.",
+        ),
+    ] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -99,6 +106,7 @@ def evaluate(
         overrides=tuple(overrides or ()),
         device=device,
         lags_ms=lags_ms,
+        other_neurons=other_neurons,
     )
     if rates is not None:
         activations = load_trained(run, weights, device).activations(evaluation.data)

@@ -195,7 +195,7 @@ class Checkpoint:
         if not path.is_file():
             raise CheckpointError(
                 f"{path}: there is no such checkpoint",
-                "the best ones come with the first validation (train.val_interval_epochs), and only "
+                "best ones come with the first validation (train.val_interval_epochs), and only "
                 "for measures that the data allow",
             )
         try:

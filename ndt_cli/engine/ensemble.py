@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt_cli.data.spike_data import SpikeData
+from ndt_cli.engine.run_facts import SplitFacts
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.trained_model import Float32Array, TrainedModel
 from ndt_cli.errors import CheckpointError, RunError
@@ -71,15 +72,18 @@ class Ensemble:
             )
         return cls(folder, held, folder.settings(), members, members[0].trained_on)
 
-    def check_fits(self, data: SpikeData, source: str) -> None:
+    def check_fits(self, data: SpikeData, source: str, *, other_neurons: bool = False) -> None:
         """Check that the trials are of the kind that the members were trained on.
 
-        Raises
-        ------
-        DataError
-            When neurons, bin width or held-out neurons differ, or trials are longer.
+        Parameters and errors as in `TrainedModel.check_fits`.
         """
-        replace(self.members[0], run=self.run).check_fits(data, source)
+        first = replace(self.members[0], run=self.run)
+        first.check_fits(data, source, other_neurons=other_neurons)
+
+    @property
+    def neurons(self) -> SplitFacts:
+        """What the members know of their training trials."""
+        return self.members[0].neurons
 
     def rates(self, data: SpikeData) -> Float32Array:
         """Return the mean of the members' rates, nothing hidden, (B, T, N) in spikes per bin."""
@@ -109,11 +113,22 @@ class Ensemble:
 
 
 def _member_folders(path: Path, about: dict[str, Any]) -> list[str]:
-    if about.get("format") != FORMAT or not about.get("members"):
-        raise RunError(f"{path / FILE}: it does not describe an ensemble")
-    if about["version"] > VERSION:
+    refused = RunError(f"{path / FILE}: it does not describe an ensemble")
+    members, version = about.get("members"), about.get("version")
+    if about.get("format") != FORMAT or type(version) is not int:
+        raise refused
+    if version > VERSION:
         raise RunError(
-            f"{path / FILE}: ensemble format {about['version']}; this ndt reads up to {VERSION}",
+            f"{path / FILE}: ensemble format {version}; this ndt reads up to {VERSION}",
             "update ndt-cli",
         )
-    return [member["folder"] for member in about["members"]]
+    if not isinstance(members, list) or not members:
+        raise refused
+    folders = [member.get("folder") if isinstance(member, dict) else None for member in members]
+    # A file from elsewhere must not lead out of the ensemble's own folder.
+    for folder in folders:
+        if not isinstance(folder, str) or not (path / folder).resolve().is_relative_to(
+            path.resolve()
+        ):
+            raise RunError(f"{path / FILE}: {folder!r} is no folder of a member in it")
+    return [str(folder) for folder in folders]

@@ -17,7 +17,9 @@ from torch import Tensor
 from ndt_cli.data.spike_data import SpikeData
 from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.device import Compute, choose_compute, cpu_threads
+from ndt_cli.engine.run_facts import SplitFacts
 from ndt_cli.engine.run_folder import CHECKPOINTS, RunFolder
+from ndt_cli.engine.same_neurons import check_same_neurons
 from ndt_cli.engine.trial_set import TrialSet
 from ndt_cli.errors import CheckpointError, DataError
 from ndt_cli.model.masking import hide
@@ -74,8 +76,17 @@ class TrainedModel:
         trained_on = folder.read_json("run.json")["data"]["train"]
         return cls(folder, checkpoint, settings, network.eval(), compute, trained_on)
 
-    def check_fits(self, data: SpikeData, source: str) -> None:
+    def check_fits(self, data: SpikeData, source: str, *, other_neurons: bool = False) -> None:
         """Check that the trials are of the kind that the model was trained on.
+
+        Parameters
+        ----------
+        data : SpikeData
+            Trials to infer.
+        source : str
+            Where they are from, for the message.
+        other_neurons : bool
+            Take neurons of other names, or in another order, as those of the model.
 
         Raises
         ------
@@ -102,6 +113,14 @@ class TrainedModel:
                 f"{self.network.shape.n_bins}",
                 "cut the trials into pieces of at most that length",
             )
+
+        if not other_neurons:
+            check_same_neurons(self.neurons, data, source, str(self.run.path))
+
+    @property
+    def neurons(self) -> SplitFacts:
+        """What the run knows of its training trials."""
+        return SplitFacts.model_validate(self.trained_on)
 
     def rates(self, data: SpikeData) -> Float32Array:
         """Infer rates with nothing hidden, (B, T, N) in spikes per bin; 0 in padding.

@@ -17,6 +17,7 @@ from ndt_cli.engine.checks import check_trainable
 from ndt_cli.engine.device import Compute
 from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.events import EpochDone, Event, Started, StepDone, Watcher
+from ndt_cli.engine.limits import check_limits
 from ndt_cli.engine.progress import Progress
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.saving import Saver, take_later_best
@@ -81,6 +82,7 @@ class Trainer:
         ranks: Ranks,
     ) -> None:
         check_trainable(recording, settings)
+        check_limits(recording.train, settings, compute.device, ranks.world_size)
         self.settings = settings
         self.recording = recording
         self.folder = folder
