@@ -24,12 +24,23 @@ class _Command(NamedTuple):
 # a test compares each with the command's own.
 COMMANDS = {
     "gen-data": _Command("ndt_cli.commands.gen_data:gen_data_app", "Make a synthetic set."),
+    "convert": _Command(
+        "ndt_cli.commands.convert:convert", "Convert a recording to trials of spike counts."
+    ),
     "check-data": _Command("ndt_cli.commands.check_data:check_data", "Check a spike file."),
     "presets": _Command(
         "ndt_cli.commands.presets:presets", "List the presets, show one, or explain every setting."
     ),
     "train": _Command("ndt_cli.commands.train:train", "Train a model."),
+    "sweep": _Command("ndt_cli.commands.sweep:sweep_app", "Search for good settings at random."),
+    "ensemble": _Command(
+        "ndt_cli.commands.ensemble:ensemble",
+        "Make an ensemble: the mean of several models' rates.",
+    ),
     "evaluate": _Command("ndt_cli.commands.evaluate:evaluate", "Evaluate a run."),
+    "report": _Command("ndt_cli.commands.report:report", "Write a run's report as a web page."),
+    "plot": _Command("ndt_cli.commands.plot:plot", "Draw one figure of a run or a sweep."),
+    "bench": _Command("ndt_cli.commands.bench:bench", "Measure speed and memory."),
     "nlb-data": _Command(
         "ndt_cli.commands.nlb_data:nlb_data",
         "Fetch or check the public files of the Neural Latents Benchmark.",

@@ -9,10 +9,12 @@ from ndt_cli.data.spike_data import Recording
 from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.events import Watcher
 from ndt_cli.engine.run_folder import RunFolder
+from ndt_cli.engine.tensorboard import log_results
 from ndt_cli.engine.train import resume, train
 from ndt_cli.engine.trainer import TrainResult
 from ndt_cli.evaluation import Evaluation, evaluate
 from ndt_cli.report.run_figures import write_run_figures
+from ndt_cli.score_text import final_scores
 from ndt_cli.settings.tree import Settings
 
 
@@ -80,4 +82,7 @@ def _finish(result: TrainResult, recording: Recording) -> Fit:
     }
     folder.write_json("summary.json", summary)
     figures = write_run_figures(folder.figures, result.history, evaluation)
+    settings = folder.settings()
+    if settings.train.tensorboard:
+        log_results(folder, settings, final_scores(evaluation), figures, len(result.history))
     return Fit(result, evaluation, figures)

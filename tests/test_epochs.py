@@ -1,6 +1,7 @@
 """Epochs: what one is, and when training stops."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -186,11 +187,12 @@ def test_a_loss_that_is_not_finite_stops_training_and_keeps_good_checkpoints(
         assert all(tensor.isfinite().all() for tensor in checkpoint.model.values())
 
 
-def test_a_failure_before_the_first_checkpoint_promises_none(tmp_path, steps, monkeypatch):
+def test_a_failure_before_the_first_validation_promises_no_checkpoint(tmp_path, steps, monkeypatch):
     monkeypatch.setattr(_Recorder, "bad_at", 0)
     with pytest.raises(TrainingError, match="epoch 1") as caught:
         train(tiny_settings(), out=tmp_path, recording=recording())
-    assert not any("safetensors" in name for name in run_files(tmp_path))
+    saved = [name for name in run_files(tmp_path) if "safetensors" in name]
+    assert [Path(name).name for name in saved] == ["last.safetensors"]  # of no training yet
     assert "train.learning_rate" in caught.value.hint
     assert "checkpoint" not in caught.value.hint
 

@@ -1,0 +1,85 @@
+"""``ndt ensemble``: several trained models as one."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from ndt_cli.commands.console import log, out, print_json
+from ndt_cli.commands.options import JsonOption
+from ndt_cli.errors import SettingsError
+
+if TYPE_CHECKING:
+    from ndt_cli.search.choose import Choice
+
+
+def ensemble(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="SWEEP|RUN...", help="A sweep's folder, or run folders."),
+    ],
+    members: Annotated[
+        int | None,
+        typer.Option(
+            "--members",
+            min=1,
+            help="Average the best so many members of a sweep.",
+            show_default="as many as validate best",
+        ),
+    ] = None,
+    out_folder: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="New folder.", show_default="runs/ensemble-<time>"),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make an ensemble: the mean of several models' rates.
+
+    Of a sweep the best members are taken: as many as validate best together.
+
+    The folder is whole without the runs. Use it as one: ndt evaluate ENSEMBLE
+    """
+    from ndt_cli.engine.run_folder import default_path
+    from ndt_cli.engine.save_ensemble import save_ensemble
+    from ndt_cli.search.choose import choose_members
+    from ndt_cli.search.folder import SweepFolder
+
+    folder = out_folder or default_path("ensemble")
+    if not any(SweepFolder.is_at(path) for path in paths):
+        if members is not None:
+            raise SettingsError(
+                "--members counts the members of a sweep, and runs were given",
+                "leave it out: all runs that are named are averaged",
+            )
+        save_ensemble(paths, folder)
+        _tell(folder, len(paths), None, as_json)
+        return
+    if len(paths) > 1:
+        raise SettingsError("give one sweep, or runs, not both", "the members of a sweep are runs")
+    choice = choose_members(paths[0], members)
+    about: dict[str, Any] = {
+        "sweep": str(paths[0].absolute()),
+        "choose_by": choice.choose_by,
+        "number_chosen": "on validation" if choice.curve else "given",
+        "validation_curve": choice.curve,
+    }
+    save_ensemble(choice.runs, folder, settings=choice.settings, about=about)
+    _tell(folder, len(choice.runs), choice, as_json)
+
+
+def _tell(folder: Path, n_members: int, choice: "Choice | None", as_json: bool) -> None:
+    curve = choice.curve if choice else []
+    if as_json:
+        print_json({"ensemble": str(folder), "n_members": n_members, "validation_curve": curve})
+        return
+    if choice is not None and curve:
+        from ndt_cli.search.scoring import MEASURES
+
+        label = MEASURES[choice.choose_by].label
+        table = Table("best", "member\nadded", f"validation\n{label}", box=None, pad_edge=False)
+        for n, (score, run) in enumerate(zip(curve, choice.ranked, strict=True), start=1):
+            table.add_row(str(n), run.name, f"{score:.4f}", style="bold" if n == n_members else "")
+        out.print(table)
+    out.print(f"ensemble of {n_members}: {folder}", highlight=False, soft_wrap=True)
+    log.print(f"score it with: ndt evaluate {folder}", highlight=False, soft_wrap=True)

@@ -1,0 +1,307 @@
+"""``ndt sweep``: random search; its results as tables and pictures; the spaces to search."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ndt_cli.commands.console import log, out, print_json
+from ndt_cli.commands.options import ConfigOption, JsonOption, SetOption
+from ndt_cli.commands.stopping import StopFlag, stop_request
+from ndt_cli.commands.sweep_ray import (
+    BackendOption,
+    CpusOption,
+    GpusOption,
+    GraceOption,
+    RayAddressOption,
+    RayFlags,
+    SchedulerOption,
+    SearcherOption,
+    TogetherOption,
+    training_on_ray,
+)
+from ndt_cli.commands.warned import run_warnings_shown
+from ndt_cli.errors import SettingsError
+from ndt_cli.settings.load import find_config, load_settings
+
+if TYPE_CHECKING:
+    from ndt_cli.search.results import SweepResults
+    from ndt_cli.search.space import Space
+
+sweep_app = typer.Typer(invoke_without_command=True)
+
+
+@sweep_app.callback()
+def sweep(
+    context: typer.Context,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    space: Annotated[
+        str | None,
+        typer.Option(
+            "--space",
+            metavar="FILE|NAME",
+            help="What is drawn: a TOML file, or a space's name (see: ndt sweep spaces).",
+            show_default="the preset's own",
+        ),
+    ] = None,
+    members: Annotated[
+        int | None,
+        typer.Option("--members", min=1, help="Models to train.", show_default="20"),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="Seed of the draws.", show_default="0")
+    ] = None,
+    choose_by: Annotated[
+        str | None,
+        typer.Option(
+            "--choose-by",
+            help="Measure that ranks: masked-loss, unmasked-loss, rate-r2 or co-bps.",
+            show_default="train.choose_by",
+        ),
+    ] = None,
+    out_folder: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="New folder.", show_default="runs/sweep-<data>-<time>"),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            "--resume", help="Go on with this sweep where it stopped; --members may be more."
+        ),
+    ] = None,
+    population: Annotated[
+        int | None,
+        typer.Option(
+            "--population",
+            min=0,
+            help="Members that train at once, as one model; 0: as many as memory holds. Pays on a "
+            "GPU, and for small batches.",
+            show_default="one after another",
+        ),
+    ] = None,
+    pbt_interval: Annotated[
+        int | None,
+        typer.Option(
+            "--pbt-interval",
+            min=1,
+            help="Population-based training: every so many epochs the worst quarter goes on from "
+            "the best, with settings changed a little.",
+            show_default="none",
+        ),
+    ] = None,
+    backend: BackendOption = None,
+    ray_address: RayAddressOption = None,
+    cpus_per_worker: CpusOption = None,
+    gpus_per_worker: GpusOption = None,
+    members_per_worker: TogetherOption = None,
+    scheduler: SchedulerOption = None,
+    grace_epochs: GraceOption = None,
+    searcher: SearcherOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Search for good settings at random.
+
+    Trains models with settings drawn from a space, and ranks them by validation.
+
+    Each is an ordinary run in SWEEP/members. Then: ndt ensemble SWEEP
+    """
+    if context.invoked_subcommand is not None:
+        return
+    if resume is not None:
+        given = (config, overrides, space, seed, choose_by, out_folder, pbt_interval)
+        if any(option is not None for option in given):
+            raise SettingsError(
+                "--resume goes on in the sweep's own folder with its own settings",
+                "leave out everything but --members, --population and the options of Ray",
+            )
+    flags = RayFlags(
+        backend=backend,
+        ray_address=ray_address,
+        cpus_per_worker=cpus_per_worker,
+        gpus_per_worker=gpus_per_worker,
+        members_per_worker=members_per_worker,
+        scheduler=scheduler,
+        grace_epochs=grace_epochs,
+        searcher=searcher,
+    )
+    on_ray = flags.options()
+    if on_ray is not None and (population is not None or pbt_interval is not None):
+        raise SettingsError(
+            "--population and --pbt-interval are for one device, and --backend ray for several",
+            "leave out the one or the other",
+        )
+    if resume is None:
+        source = find_config(config)
+        changes = [*(overrides or ()), *([f"train.choose_by={choose_by}"] if choose_by else [])]
+        settings = load_settings(config, changes)
+        log.print(f"settings: {source.label}", highlight=False, soft_wrap=True)
+
+    from ndt_cli.search.find_space import default_space, find_space
+    from ndt_cli.search.folder import SweepFolder
+    from ndt_cli.search.sweep import resume_sweep
+    from ndt_cli.search.sweep import sweep as run_sweep
+
+    if resume is not None:
+        earlier = SweepFolder.open(resume)
+        settings, found = earlier.settings, earlier.space
+    else:
+        found = find_space(space or default_space(Path(source.name).stem))
+        _tell_space(found)
+    with ExitStack() as open_:
+        open_.enter_context(run_warnings_shown())
+        stop = open_.enter_context(stop_request())
+        training = (
+            _training_here(stop, population, _interval_of(resume) if resume else pbt_interval)
+            if on_ray is None
+            else training_on_ray(on_ray, settings, found, stop)
+        )
+        how = open_.enter_context(training)
+        if resume is not None:
+            done = resume_sweep(resume, n_members=members, **how)
+        else:
+            done = run_sweep(
+                settings, found, n_members=members or 20, seed=seed or 0, out=out_folder, **how
+            )
+    path = done.results.path
+    if done.interrupted:
+        log.print(
+            f"Stopped and saved. Go on with: ndt sweep --resume {path}{flags.as_words()}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        raise typer.Exit(130)
+    _show(done.results, as_json)
+
+
+@sweep_app.command("show")
+def show(
+    path: Annotated[Path, typer.Argument(metavar="SWEEP", help="Folder of a sweep.")],
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print a CSV table on standard output, nothing else.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the members of a sweep, best first, and draw them.
+
+    Also while it runs. The pictures are in SWEEP/figures.
+    """
+    from ndt_cli.search.folder import SweepFolder
+
+    if as_csv and as_json:
+        raise typer.BadParameter("give --csv or --json, not both")
+    results = SweepFolder.open(path).results()
+    if as_csv:
+        out.out(results.to_csv(), end="", highlight=False)
+        return
+    _show(results, as_json)
+
+
+@sweep_app.command("spaces")
+def spaces(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[NAME|FILE]",
+            help="Show this one. A file of your own is checked.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the search spaces, or show one.
+
+    A shown space is a file to change: ndt sweep spaces generic > mine.toml
+    """
+    from rich.markup import escape
+    from rich.table import Table
+
+    from ndt_cli.search.draws import written
+    from ndt_cli.search.find_space import SPACE_OF_PRESET, find_space, space_names, space_text
+
+    if name is not None:
+        found = find_space(name)
+        shipped = found.name in space_names()
+        text = space_text(found.name) if shipped else found.to_toml()
+        if as_json:
+            print_json(
+                {"name": found.name, "draws": {k: written(d) for k, d in found.draws.items()}}
+            )
+        else:
+            out.out(text, end="", highlight=False)
+        return
+    rows = {}
+    for space in space_names():
+        title = space_text(space).partition("\n")[0].removeprefix("#").strip()
+        presets = [preset for preset, its in SPACE_OF_PRESET.items() if its == space]
+        rows[space] = {"title": title, "presets": presets}
+    if as_json:
+        print_json({"spaces": [{"name": space, **row} for space, row in rows.items()]})
+        return
+    table = Table("Space", "What it is for", "Taken by default with", box=None, pad_edge=False)
+    for space, row in rows.items():
+        table.add_row(space, escape(str(row["title"])), ", ".join(row["presets"]) or "all others")
+    out.print(table)
+
+
+def _interval_of(sweep: Path) -> int | None:
+    from ndt_cli.search.pbt import Lineage
+
+    lineage = Lineage.read(sweep)
+    return lineage.interval_epochs if lineage else None
+
+
+@contextmanager
+def _training_here(
+    should_stop: StopFlag, population: int | None, pbt_interval: int | None
+) -> Iterator[dict[str, Any]]:
+    """Give what `ndt_cli.search.sweep.sweep` takes to train in this process, and show it."""
+    from ndt_cli.commands.sweep_progress import SweepProgress
+    from ndt_cli.search.in_turn import train_in_turn
+    from ndt_cli.search.member import MemberTrainer
+    from ndt_cli.search.pbt import TrainByGenerations
+    from ndt_cli.search.together import TrainTogether
+
+    trainer: MemberTrainer = train_in_turn
+    if population is not None:
+        trainer = TrainTogether(population or None)
+    if pbt_interval is not None:
+        trainer = TrainByGenerations(pbt_interval, trainer)
+    with SweepProgress() as progress:
+        yield {
+            "trainer": trainer,
+            "watch": progress,
+            "tell": progress.member_ended,
+            "should_stop": should_stop,
+        }
+
+
+def _tell_space(space: "Space") -> None:
+    log.print(f"space: {space.name}, {len(space.draws)} settings drawn", soft_wrap=True)
+    if space.changes_shapes:
+        log.print(
+            "it changes the network's shape, so its members cannot train together as one "
+            f"population: {', '.join(space.changes_shapes)}",
+            soft_wrap=True,
+        )
+
+
+def _show(results: "SweepResults", as_json: bool) -> None:
+    from ndt_cli.commands.sweep_table import sweep_notes, sweep_tables
+    from ndt_cli.report.sweep import write_sweep_figures
+    from ndt_cli.search.folder import SweepFolder
+
+    draws = SweepFolder.open(results.path).space.draws
+    figures = write_sweep_figures(results.path / "figures", results, draws)
+    if as_json:
+        print_json({**results.to_json(), "figures": [str(figure) for figure in figures]})
+        return
+    for table in sweep_tables(results, out):
+        out.print(table)
+    for note in sweep_notes(results):
+        log.print(note, style="dim", highlight=False, soft_wrap=True)
+    for figure in figures:
+        out.print(f"picture: {figure}", highlight=False, soft_wrap=True)
+    out.print(f"sweep: {results.path}", highlight=False, soft_wrap=True)

@@ -1,0 +1,1 @@
+"""Search over settings: spaces, sweeps, and which members make an ensemble."""

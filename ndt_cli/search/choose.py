@@ -1,0 +1,109 @@
+"""Which members of a sweep make an ensemble, by the validation trials alone."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ndt_cli.data.load import load_recording
+from ndt_cli.data.spike_data import Recording
+from ndt_cli.engine.inference import hiding_folds, load_trained
+from ndt_cli.errors import RunError, SettingsError
+from ndt_cli.search.folder import SweepFolder
+from ndt_cli.search.results import MemberResult
+from ndt_cli.search.scoring import lower_is_better, scores_of_rates
+from ndt_cli.settings.tree import Settings
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Members of a sweep that infer together.
+
+    Attributes
+    ----------
+    ranked : list of Path
+        Run folders of all ranked members, best first.
+    n_members : int
+        How many of them infer together.
+    settings : Settings
+        Those that the sweep's members share.
+    choose_by : str
+        The measure, as ``train.choose_by``.
+    curve : list of float
+        Validation score of the mean rates of the best 1, 2, ... members; empty when the number
+        was given.
+    """
+
+    ranked: list[Path]
+    n_members: int
+    settings: Settings
+    choose_by: str
+    curve: list[float]
+
+    @property
+    def runs(self) -> list[Path]:
+        """Run folders of the chosen members, best first."""
+        return self.ranked[: self.n_members]
+
+
+def choose_members(
+    sweep: Path | str, n_members: int | None = None, *, recording: Recording | None = None
+) -> Choice:
+    """Choose the best members of a sweep.
+
+    Parameters
+    ----------
+    sweep : Path or str
+        A sweep's folder.
+    n_members : int, optional
+        How many. Default: members are added in the order of their rank, and the number whose
+        mean rates score best on the validation trials is kept.
+    recording : Recording, optional
+        The sweep's data, where they are in memory already.
+
+    Raises
+    ------
+    RunError
+        When it is no sweep, or none of its members is ranked yet.
+    SettingsError
+        When more members are asked for than are ranked.
+    """
+    folder = SweepFolder.open(Path(sweep))
+    results = folder.results()
+    ranked = results.ranked
+    others = len(results.members) - len(ranked)
+    if not ranked:
+        raise RunError(
+            f"{sweep}: no member is ranked yet", f"go on with it: ndt sweep --resume {sweep}"
+        )
+    if n_members is not None and not 1 <= n_members <= len(ranked):
+        raise SettingsError(
+            f"--members {n_members}: {sweep} has {len(ranked)} ranked members; {others} more have "
+            "diverged or are not trained",
+            f"see them with: ndt sweep show {sweep}",
+        )
+    curve: list[float] = []
+    if n_members is None:
+        recording = recording or load_recording(folder.settings.data)
+        curve = _validation_curve(ranked, folder.settings, recording)
+        best = np.argmin if lower_is_better(results.choose_by) else np.argmax
+        n_members = int(best(curve)) + 1
+    runs = [member.folder for member in ranked]
+    return Choice(runs, n_members, folder.settings, results.choose_by, curve)
+
+
+def _validation_curve(
+    ranked: list[MemberResult], settings: Settings, recording: Recording
+) -> list[float]:
+    data = recording.valid
+    folds_BTN = hiding_folds(data, settings)
+    seen_BTN = np.zeros(data.spikes_BTN.shape)
+    hidden_BTN = np.zeros(data.spikes_BTN.shape)
+    curve = []
+    for n, member in enumerate(ranked, start=1):
+        trained = load_trained(member.folder, device=settings.train.device)
+        # Running means: the rates of all members need not be in memory together.
+        seen_BTN += (trained.rates(data) - seen_BTN) / n
+        hidden_BTN += (trained.rates_while_hidden(data, folds_BTN) - hidden_BTN) / n
+        curve.append(scores_of_rates(data, seen_BTN, hidden_BTN)[settings.train.choose_by])
+    return curve

@@ -1,0 +1,96 @@
+"""Where spaces come from: those that ship with the package, and a user's own files."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from ndt_cli.errors import SettingsError, nearest
+from ndt_cli.search.space import Space
+from ndt_cli.settings.sources import ConfigSource
+from ndt_cli.settings.toml_text import parse_config
+
+DEFAULT_SPACE = "generic"
+
+# The presets of the Neural Latents Benchmark have spaces of their own (Ye & Pandarinath 2021);
+# the ablations are of mc_maze. Everything else takes the generic one.
+SPACE_OF_PRESET = {
+    "mc_maze": "maze-rtt",
+    "mc_maze_large": "maze-rtt",
+    "mc_maze_medium": "maze-rtt",
+    "mc_maze_small": "maze-rtt",
+    "mc_rtt": "maze-rtt",
+    "ablation-low-dropout": "maze-rtt",
+    "ablation-mask-token": "maze-rtt",
+    "ablation-no-span": "maze-rtt",
+    "ablation-postnorm": "maze-rtt",
+    "ablation-rates": "maze-rtt",
+    "area2_bump": "area2_bump",
+    "dmfc_rsg": "dmfc_rsg",
+}
+
+
+def space_names() -> list[str]:
+    """Return the shipped spaces, the default first."""
+    names = [
+        entry.name.removesuffix(".toml")
+        for entry in files("ndt_cli.search").joinpath("spaces").iterdir()
+        if entry.name.endswith(".toml")
+    ]
+    return sorted(names, key=lambda name: (name != DEFAULT_SPACE, name))
+
+
+def space_text(name: str) -> str:
+    """Return the TOML text of a shipped space; its first line is a comment that says what it is."""
+    path = files("ndt_cli.search").joinpath("spaces", f"{name}.toml")
+    return path.read_text(encoding="utf-8")
+
+
+def default_space(preset: str) -> str:
+    """Return the shipped space for a preset, a benchmark data set, or a config file's stem."""
+    return SPACE_OF_PRESET.get(preset, DEFAULT_SPACE)
+
+
+def find_space(space: str | Path) -> Space:
+    """Return the space that ``--space`` means: the file if it exists, else the shipped one.
+
+    Parameters
+    ----------
+    space : str or Path
+        A TOML file, or a shipped space's name.
+
+    Raises
+    ------
+    SettingsError
+        When there is neither, or the file is no space.
+    """
+    path = Path(space).expanduser()
+    name = str(space)
+    if path.is_file():
+        return read_space(path, name)
+    stem = name.removesuffix(".toml")
+    if stem in space_names():
+        source = ConfigSource(stem, "file", space_text(stem), None)
+        return Space.from_tables(stem, parse_config(source))
+    close = nearest(path.stem, space_names())
+    suggestion = f"; did you mean the space {close}?" if close else ""
+    raise SettingsError(
+        f"there is no file {name}, and no space of that name{suggestion}",
+        "List the spaces with: ndt sweep spaces",
+    )
+
+
+def read_space(path: Path, name: str) -> Space:
+    """Read a space's file; ``name`` is what messages call it.
+
+    Raises
+    ------
+    SettingsError
+        When it is no text, no TOML, or no space.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SettingsError(
+            f"{path} is not a space: byte {error.start} is not UTF-8 text",
+            "--space takes a TOML file or a space's name (see: ndt sweep spaces)",
+        ) from error
+    return Space.from_tables(name, parse_config(ConfigSource(name, "file", text, path)))

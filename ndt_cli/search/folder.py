@@ -1,0 +1,223 @@
+"""The folder of a sweep, and the one place that writes it.
+
+::
+
+    sweep.toml                 how many members, the seed, where settings and space came from
+    base.toml                  the settings that all members share, what is drawn aside
+    space.toml                 what is drawn
+    draws.json                 what a searcher chose for its members, where one did
+    members/000/ ...           run folders, as ndt train writes them
+    results.json, results.csv  a row a member, ranked; written anew as each member ends
+    figures/
+
+Members are drawn anew from these files whenever they are needed, which gives the same values; only
+what a searcher chose by the results of others is kept.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+import tomli_w
+
+from ndt_cli import __version__
+from ndt_cli.atomic import write_text_atomic
+from ndt_cli.engine.run_folder import RunFolder
+from ndt_cli.errors import RunError
+from ndt_cli.search.draws import Value
+from ndt_cli.search.find_space import read_space
+from ndt_cli.search.member import Member
+from ndt_cli.search.results import MemberResult, SweepResults, scores_from_json
+from ndt_cli.search.scoring import Scores
+from ndt_cli.search.space import Space
+from ndt_cli.settings.load import load_settings, settings_to_toml
+from ndt_cli.settings.sources import ConfigSource
+from ndt_cli.settings.toml_text import parse_config
+from ndt_cli.settings.tree import Settings
+
+_PLAN = "sweep.toml"
+_CHOSEN = "draws.json"
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """A sweep on disk.
+
+    Parameters
+    ----------
+    path : Path
+        Its folder.
+    settings : Settings
+        What all members share, what is drawn aside.
+    space : Space
+        What is drawn.
+    n_members, seed : int
+        How many, and the seed of the draws.
+    """
+
+    path: Path
+    settings: Settings
+    space: Space
+    n_members: int
+    seed: int
+
+    @staticmethod
+    def is_at(path: Path) -> bool:
+        """Tell whether a folder holds a sweep."""
+        return (path / _PLAN).is_file()
+
+    @classmethod
+    def open(cls, path: Path) -> "SweepFolder":
+        """Open the folder of an earlier sweep.
+
+        Raises
+        ------
+        RunError
+            When it is not a sweep's folder, or is damaged.
+        """
+        if not cls.is_at(path):
+            what = f"no {_PLAN} in it" if path.is_dir() else "there is no such folder"
+            raise RunError(f"{path} is not a sweep: {what}", "sweeps are in runs/ by default")
+        file = path / _PLAN
+        plan = parse_config(ConfigSource(str(file), "file", file.read_text("utf-8"), file))
+        try:
+            n_members, seed, name = int(plan["members"]), int(plan["seed"]), str(plan["space"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(f"{file}: expected members, seed and space ({error!r})") from error
+        space = Space(name, read_space(path / "space.toml", name).draws)
+        return cls(path, load_settings(path / "base.toml"), space, n_members, seed)
+
+    def create(self) -> None:
+        """Make the folder.
+
+        Raises
+        ------
+        RunError
+            When something is already there, or the folder cannot be made.
+        """
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise RunError(
+                f"{self.path} is already there, and sweeps are never overwritten",
+                f"give another --out, or go on with it: ndt sweep --resume {self.path}",
+            )
+        try:
+            (self.path / "members").mkdir(parents=True)
+            (self.path / "figures").mkdir()
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be made ({error.strerror})") from error
+        write_text_atomic(self.path / "base.toml", settings_to_toml(self.settings))
+        write_text_atomic(self.path / "space.toml", self.space.to_toml())
+        self.write_plan()
+
+    def write_plan(self) -> None:
+        """Write ``sweep.toml``, which makes the folder a sweep."""
+        plan = {
+            "members": self.n_members,
+            "seed": self.seed,
+            "space": self.space.name,
+            "ndt": __version__,
+            "written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }
+        write_text_atomic(self.path / _PLAN, tomli_w.dumps(plan))
+
+    def members(self) -> list[Member]:
+        """Return all members, with their settings.
+
+        Raises
+        ------
+        SettingsError
+            When the settings refuse what was drawn for one of them.
+        """
+        chosen = self._chosen()
+        return [
+            self._member_with(i, chosen.get(i) or self.space.draw(self.seed, i))
+            for i in range(self.n_members)
+        ]
+
+    def drawn(self, index: int) -> dict[str, Value]:
+        """Return what was drawn for a member, by a searcher or else from the sweep's seed."""
+        return self._chosen().get(index) or self.space.draw(self.seed, index)
+
+    def is_chosen(self, index: int) -> bool:
+        """Tell whether a searcher has chosen the values of a member."""
+        return index in self._chosen()
+
+    def choose(self, index: int, drawn: dict[str, Value]) -> Member:
+        """Keep what a searcher chose for a member, and return the member.
+
+        Raises
+        ------
+        SettingsError
+            When the settings refuse it; nothing is kept then.
+        """
+        member = self._member_with(index, drawn)
+        chosen = {str(i): values for i, values in {**self._chosen(), index: drawn}.items()}
+        write_text_atomic(self.path / _CHOSEN, json.dumps(chosen, indent=2) + "\n")
+        return member
+
+    def results(self) -> SweepResults:
+        """Return what is known of each member.
+
+        Raises
+        ------
+        RunError
+            When ``results.json`` cannot be read.
+        """
+        file = self.path / "results.json"
+        known: dict[int, MemberResult] = {}
+        mean_rate: Scores = {}
+        if file.is_file():
+            try:
+                content = json.loads(file.read_text(encoding="utf-8"))
+                mean_rate = scores_from_json(content["mean_rate"])
+                results = [MemberResult.from_json(self.path, row) for row in content["members"]]
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                raise RunError(
+                    f"{file}: not whole ({error!r})",
+                    "remove it: ndt sweep --resume makes it anew from the members",
+                ) from error
+            known = {result.index: result for result in results}
+        members = tuple(known.get(i) or self._unknown(i) for i in range(self.n_members))
+        return SweepResults(self.path, self.settings.train.choose_by, members, mean_rate)
+
+    def write_results(self, results: SweepResults) -> None:
+        """Write ``results.json`` and ``results.csv``: the members that have ended."""
+        ended = [member for member in results.members if member.index not in results.to_do]
+        kept = replace(results, members=tuple(ended))
+        text = json.dumps(kept.to_json(), indent=2, allow_nan=False)
+        write_text_atomic(self.path / "results.json", text + "\n")
+        write_text_atomic(self.path / "results.csv", kept.to_csv())
+
+    def _unknown(self, index: int) -> MemberResult:
+        folder = self._member(index)
+        records = RunFolder(folder).read_metrics()
+        return MemberResult(
+            index=index,
+            folder=folder,
+            drawn=self.drawn(index),
+            status="unfinished" if records else "waiting",
+            scores={},
+            epochs=int(records[-1]["epoch"]) if records else 0,
+            seconds=records[-1]["seconds"] if records else 0.0,
+        )
+
+    def _chosen(self) -> dict[int, dict[str, Value]]:
+        file = self.path / _CHOSEN
+        if not file.is_file():
+            return {}
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            return {int(index): dict(drawn) for index, drawn in content.items()}
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise RunError(
+                f"{file}: not whole ({error!r})",
+                "it says what was chosen for each member; take it from a copy",
+            ) from error
+
+    def _member_with(self, index: int, drawn: dict[str, Value]) -> Member:
+        settings = self.space.settings_with(self.settings, drawn, index)
+        return Member(index, settings, self._member(index))
+
+    def _member(self, index: int) -> Path:
+        return self.path / "members" / f"{index:03d}"

@@ -1,0 +1,250 @@
+"""Search spaces: what they may hold, and what is drawn from them."""
+
+import math
+
+import numpy as np
+import pytest
+from builders import tiny_settings
+
+from ndt_cli.errors import SettingsError
+from ndt_cli.model.network import ModelShape, NeuralDataTransformer
+from ndt_cli.model.shape_settings import SHAPE_SETTINGS
+from ndt_cli.search.draws import Integer, LogUniform, Uniform
+from ndt_cli.search.find_space import SPACE_OF_PRESET, default_space, find_space, space_names
+from ndt_cli.search.space import Space
+from ndt_cli.settings.explain import field_table
+from ndt_cli.settings.load import load_settings, preset_names
+from ndt_cli.settings.tree import ModelSettings
+
+# Three dropouts, context, random ratio, token ratio, widest span; warm-up where it is searched.
+PAPER = {
+    "generic": ((0, 0.3), (4, 32), (0.9, 1), Uniform(0.5, 1), (1, 5), None),
+    "maze-rtt": ((0.3, 0.7), (10, 100), (0.8, 1), LogUniform(0.5, 1), (1, 7), (0, 2000)),
+    "area2_bump": ((0.2, 0.6), (4, 100), (0.9, 1), LogUniform(0.5, 1), (1, 5), None),
+    "dmfc_rsg": ((0.3, 0.7), (40, 240), (0.9, 1), LogUniform(0.5, 1), (1, 7), (0, 2000)),
+}
+
+
+def space(**tables):
+    return Space.from_tables("mine", tables)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_a_shipped_space_is_that_of_the_paper(name):
+    dropout, context, random_ratio, token_ratio, max_span, warmup = PAPER[name]
+    expected = {
+        "model.dropout": Uniform(*dropout),
+        "model.dropout_embedding": Uniform(*dropout),
+        "model.dropout_rates": Uniform(*dropout),
+        "model.context_forward": Integer(*context),
+        "model.context_back": Integer(*context),
+        "mask.ratio": Uniform(0.1, 0.4),
+        "mask.token_ratio": token_ratio,
+        "mask.random_ratio": Uniform(*random_ratio),
+        "mask.max_span": Integer(*max_span),
+        "train.learning_rate": LogUniform(1e-5, 5e-3),
+        "train.weight_decay": LogUniform(1e-8, 1e-3),
+    }
+    if warmup:
+        expected["train.warmup_epochs"] = Integer(*warmup)
+    found = find_space(name)
+    assert found.draws == expected
+    assert found.changes_shapes == ()
+
+
+def test_the_shipped_spaces_are_these_and_presets_name_them():
+    assert sorted(space_names()) == sorted(PAPER)
+    assert set(SPACE_OF_PRESET) <= set(preset_names())
+    assert set(SPACE_OF_PRESET.values()) <= set(PAPER)
+    assert default_space("mc_rtt") == "maze-rtt"
+    assert default_space("lorenz-quick") == "generic"
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_the_settings_of_every_preset_take_what_its_space_draws(preset):
+    settings, its = load_settings(preset), find_space(default_space(preset))
+    for member in range(50):
+        its.settings_of(settings, 0, member)
+
+
+# What is drawn
+
+
+def test_a_member_s_draw_depends_on_the_seed_and_its_number_alone():
+    its = find_space("generic")
+    first = [its.draw(3, member) for member in range(10)]
+    assert [its.draw(3, member) for member in reversed(range(20))][:-11:-1] == first
+    assert its.draw(4, 0) != first[0]
+    assert len({draw["train.learning_rate"] for draw in first}) == 10
+
+
+def test_draws_keep_to_their_ranges_and_are_spread_as_they_say():
+    its = space(
+        train={"learning_rate": {"log-uniform": [1e-4, 1e-2]}},
+        model={
+            "dropout": {"uniform": [0.2, 0.6]},
+            "context_back": {"integer": [4, 6]},
+            "norm_place": {"choice": ["pre", "post"]},
+        },
+    )
+    drawn = [its.draw(0, member) for member in range(2000)]
+    rates = np.array([values["train.learning_rate"] for values in drawn])
+    dropouts = np.array([values["model.dropout"] for values in drawn])
+    assert rates.min() >= 1e-4
+    assert rates.max() <= 1e-2
+    assert np.log10(rates).mean() == pytest.approx(-3, abs=0.05)
+    assert (dropouts.min() >= 0.2, dropouts.max() <= 0.6) == (True, True)
+    assert dropouts.mean() == pytest.approx(0.4, abs=0.01)
+    counts = np.unique([values["model.context_back"] for values in drawn], return_counts=True)
+    assert counts[0].tolist() == [4, 5, 6]  # both ends
+    assert counts[1].min() > 550
+    assert {values["model.norm_place"] for values in drawn} == {"pre", "post"}
+
+
+def test_a_log_uniform_draw_never_leaves_its_ends_by_rounding():
+    class End:
+        def uniform(self, low, high):
+            return high
+
+    # exp(log(x)) is above x for some x.
+    assert any(math.exp(math.log(x / 1000)) > x / 1000 for x in range(1, 1000))
+    assert all(LogUniform(1e-9, x / 1000).draw(End()) <= x / 1000 for x in range(1, 1000))
+
+
+def test_a_member_has_the_base_s_settings_but_for_what_is_drawn_and_its_seed():
+    base = tiny_settings(train={"seed": 7})
+    its = space(train={"learning_rate": {"uniform": [0.1, 0.2]}})
+    member = its.settings_of(base, 0, 3)
+    assert 0.1 <= member.train.learning_rate <= 0.2
+    assert member.train.seed == 10
+    undone = {"learning_rate": base.train.learning_rate, "seed": 7}
+    restored = member.model_copy(update={"train": member.train.model_copy(update=undone)})
+    assert restored == base
+
+
+def test_a_space_that_is_written_reads_back_the_same(tmp_path):
+    its = space(
+        train={"learning_rate": {"log-uniform": [1e-5, 5e-3]}, "seed": {"integer": [0, 9]}},
+        model={"norm_place": {"choice": ["pre", "post"]}, "tfixup_init": {"choice": [True, False]}},
+    )
+    (tmp_path / "mine.toml").write_text(its.to_toml(), encoding="utf-8")
+    assert find_space(tmp_path / "mine.toml").draws == its.draws
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("tables", "said"),
+    [
+        ({"train": {"learing_rate": {"uniform": [0, 1]}}}, "did you mean train.learning_rate"),
+        ({"mask": {"dropout": {"uniform": [0, 0.5]}}}, "did you mean model.dropout"),
+        ({"data": {"bin_ms": {"choice": [5.0, 10.0]}}}, "share the same data"),
+        ({"train": {"learning_rate": [1e-5, 1e-3]}}, "expected a draw"),
+        ({"train": {"learning_rate": {"low": 0.1, "high": 0.2}}}, "expected a draw"),
+        ({"train": {"learning_rate": {"loguniform": [0.1, 0.2]}}}, "did you mean log-uniform"),
+        ({"train": {"learning_rate": {"uniform": [0.2, 0.1]}}}, "lower end first"),
+        ({"train": {"learning_rate": {"uniform": [0.1]}}}, "takes two numbers"),
+        ({"train": {"learning_rate": {"uniform": [0.1, math.inf]}}}, "takes two numbers"),
+        ({"train": {"learning_rate": {"uniform": [False, True]}}}, "takes two numbers"),
+        ({"train": {"weight_decay": {"log-uniform": [0.0, 0.1]}}}, "above zero"),
+        ({"train": {"warmup_epochs": {"integer": [0.0, 9.0]}}}, "two whole numbers"),
+        ({"model": {"norm_place": {"choice": []}}}, "a list of values"),
+        ({"model": {"norm_place": {"choice": [["pre"]]}}}, "found"),
+        # The setting's own range and type.
+        ({"train": {"learning_rate": {"uniform": [0.1, 2.0]}}}, "2.0 .* above 0, at most 1"),
+        ({"train": {"warmup_epochs": {"uniform": [0, 9]}}}, "0.0 .* whole number"),
+        ({"model": {"norm_place": {"choice": ["pre", "pst"]}}}, "did you mean post"),
+        ({"train": 3}, "sections"),
+        ({}, "no setting"),
+    ],
+)
+def test_what_is_wrong_in_a_space_is_named(tables, said):
+    with pytest.raises(SettingsError, match=said) as caught:
+        space(**tables)
+    assert "mine" in caught.value.message
+    assert "ndt sweep spaces" in caught.value.hint
+
+
+def test_all_mistakes_of_a_space_are_named_at_once():
+    with pytest.raises(SettingsError) as caught:
+        space(train={"learing_rate": {"uniform": [0, 1]}, "clip": {"uniform": [0, 1]}})
+    assert len(caught.value.message.splitlines()) == 2
+
+
+def test_a_drawn_value_that_the_settings_refuse_is_named_with_its_member():
+    its = space(train={"warmup_epochs": {"integer": [50, 60]}})
+    base = tiny_settings(train={"schedule": "cosine", "max_epochs": 10})
+    with pytest.raises(SettingsError, match=r"member 4: .*warmup_epochs.*drawn from space mine"):
+        its.settings_of(base, 0, 4)
+    assert its.settings_of(tiny_settings(train={"max_epochs": 100}), 0, 4)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"[train\n", "line 1, column 7"),
+        (b"\xff\xfe", "not UTF-8"),
+        (b"[train]\nlearning_rat = { uniform = [0.1, 0.2] }", "did you mean"),
+    ],
+)
+def test_a_file_that_is_no_space_is_named(tmp_path, content, said):
+    path = tmp_path / "mine.toml"
+    path.write_bytes(content)
+    with pytest.raises(SettingsError, match=said) as caught:
+        find_space(path)
+    assert "mine.toml" in caught.value.message
+
+
+def test_a_space_that_is_not_there_is_named_with_the_nearest():
+    with pytest.raises(SettingsError, match="did you mean the space generic"):
+        find_space("generik")
+
+
+# Which settings change tensor shapes
+
+OTHER = {
+    "embedding": "linear",
+    "embedding_size": 3,
+    "positions": "none",
+    "position_offset": False,
+    "n_layers": 2,
+    "n_heads": 4,
+    "feedforward_size": 9,
+    "activation": "gelu",
+    "norm": "scale",
+    "norm_place": "post",
+    "tfixup_init": True,
+    "context_back": 2,
+    "context_forward": 2,
+    "full_context": True,
+    "context_wrap_initial": True,
+    "dropout": 0.5,
+    "dropout_embedding": 0.5,
+    "dropout_rates": 0.5,
+    "readout": "mlp",
+    "readout_init": "zero",
+    "loss": "cross-entropy",
+    "log_rates": False,
+}
+
+
+def _weight_shapes(**model):
+    base = {"n_layers": 1, "n_heads": 1, "feedforward_size": 8, "norm_place": "pre", **model}
+    network = NeuralDataTransformer(ModelSettings(**base), ModelShape(9, 6, 4))
+    return {name: tensor.shape for name, tensor in network.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", ModelSettings.model_fields)
+def test_the_settings_that_change_weights_shapes_are_listed_and_no_others(name):
+    changes = _weight_shapes(**{name: OTHER[name]}) != _weight_shapes()
+    assert changes == (f"model.{name}" in SHAPE_SETTINGS)
+
+
+def test_a_space_says_which_of_its_settings_change_shapes():
+    assert set(SHAPE_SETTINGS) <= {field.key for field in field_table()}
+    its = space(
+        model={"n_layers": {"integer": [1, 6]}, "dropout": {"uniform": [0.1, 0.2]}},
+        train={"batch_size": {"choice": [16, 64]}},
+    )
+    assert its.changes_shapes == ("model.n_layers", "train.batch_size")
