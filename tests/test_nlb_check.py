@@ -95,6 +95,11 @@ def test_a_group_of_another_name_would_be_skipped(arrays, expected):
     )
 
 
+def test_a_misspelt_group_is_told_the_name_that_fits_its_bins(arrays):
+    finding = only(errors(check_group("mc-maze-small", arrays)))
+    assert f"`{GROUP}`" in finding.hint  # its bins are those of 20 ms
+
+
 def test_the_suffix_of_a_group_must_fit_its_bins(arrays):
     finding = only(errors(check_group("mc_maze_small", arrays)))
     assert "has 35 bins a trial: bins of 20 ms" in finding.message

@@ -240,7 +240,18 @@ def test_a_truncated_file_is_named(own_maze):
     assert str(own_maze.train) in caught.value.message
     assert "76," not in caught.value.message  # the size of mc_maze_medium
     assert "cannot be read as an NWB file" in caught.value.message
-    assert "ndt nlb-data mc_maze_small" in caught.value.hint
+    # Where it is fetched to, so that the same command finds it.
+    assert f'ndt nlb-data mc_maze_small --data-dir "{own_maze.root}"' in caught.value.hint
+
+
+def test_a_file_is_fetched_anew_into_the_folder_that_it_was_looked_for_in(own_maze):
+    flat = own_maze.root / "flat"
+    flat.mkdir()
+    path = own_maze.train.rename(flat / own_maze.train.name)
+    path.write_text("404 not found")
+    with pytest.raises(DataError) as caught:
+        make_tensors("mc_maze_small", 20, "val", flat)
+    assert f'--data-dir "{flat}"' in caught.value.hint
 
 
 def test_a_file_that_is_not_nwb_is_named(own_maze):

@@ -1,4 +1,4 @@
-"""``ndt nlb-data``: fetch or check the public files of the Neural Latents Benchmark."""
+"""``ndt nlb-data``: the public files of the Neural Latents Benchmark, and their trials."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +9,7 @@ from rich.table import Table
 
 from ndt_cli.commands.console import log, out, print_json
 from ndt_cli.commands.options import JsonOption
+from ndt_cli.errors import SettingsError
 
 if TYPE_CHECKING:
     from ndt_cli.nlb.download import FileState
@@ -32,12 +33,39 @@ def nlb_data(
             "--test-labels", help="Also the labels of the test phase, public since 2026 (106 MB)."
         ),
     ] = False,
+    spikes: Annotated[
+        Path | None,
+        typer.Option(
+            "--spikes",
+            metavar="FILE",
+            help="Fetch nothing: write the train and validation trials of one dataset as a spike "
+            "file (.h5 or .npz), for ndt train and ndt sweep.",
+        ),
+    ] = None,
+    bin_ms: Annotated[
+        int | None,
+        typer.Option("--bin-ms", help="Bin width of --spikes: 5 or 20.", show_default="5"),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Fetch or check the public files of the Neural Latents Benchmark.
 
     What is there already is checked and kept; a download that broke off goes on where it stopped.
+
+    With --spikes: the trials of a dataset's files as one spike file.
     """
+    if spikes is not None:
+        if check or test_labels or len(names or []) != 1:
+            raise SettingsError(
+                "--spikes writes the trials of one dataset, of files that are there",
+                "give one dataset, and leave out --check and --test-labels",
+            )
+        _write_spikes((names or [""])[0], bin_ms or 5, data_dir, spikes, as_json)
+        return
+    if bin_ms is not None:
+        raise SettingsError(
+            "--bin-ms is the bin width of --spikes", "add --spikes FILE, or leave it out"
+        )
     from ndt_cli.nlb.catalogue import TEST_LABELS, find_dataset
     from ndt_cli.nlb.download import check_file, fetch
     from ndt_cli.nlb.local_files import public_path
@@ -60,6 +88,49 @@ def nlb_data(
     _show_states(states, as_json)
     if any(state.state != "right" for state in states):
         raise typer.Exit(1)
+
+
+def _write_spikes(name: str, bin_ms: int, data_dir: Path, path: Path, as_json: bool) -> None:
+    from ndt_cli.commands.nlb_progress import SubmitProgress
+    from ndt_cli.nlb.spike_file import write_spike_file
+
+    with SubmitProgress() as progress:
+        recording = write_spike_file(name, bin_ms, data_dir, path, progress=progress.stage)
+    for note in recording.notes:
+        log.print(note, highlight=False, soft_wrap=True)
+    train, valid = recording.train, recording.valid
+    if as_json:
+        print_json(
+            {
+                "spikes": str(path),
+                "dataset": name,
+                "bin_ms": bin_ms,
+                "trials": [train.n_trials, valid.n_trials],
+                "neurons": [train.n_neurons - train.n_heldout, train.n_heldout],
+                "bins": [train.n_bins - train.n_forward, train.n_forward],
+            }
+        )
+        return
+    out.print(
+        f"{name}: {train.n_trials} train + {valid.n_trials} validation trials x "
+        f"{train.n_bins - train.n_forward} + {train.n_forward} forward bins of {bin_ms} ms x "
+        f"{train.n_neurons - train.n_heldout} + {train.n_heldout} held-out neurons",
+        highlight=False,
+        soft_wrap=True,
+    )
+    out.print(f"spikes: {path}", highlight=False, soft_wrap=True)
+    log.print(
+        f"Search: ndt sweep --config nlb-quick --choose-by co-bps --set data.file={path}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if bin_ms != 5:
+        log.print(
+            "The presets count their context window in bins of 5 ms: give model.context_back and "
+            f"model.context_forward in bins of {bin_ms} ms.",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 class _Bars:

@@ -1,5 +1,6 @@
 """``ndt nlb-submit``: from public files to a checked, scored submission."""
 
+import math
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,9 +10,12 @@ from rich.table import Table
 
 from ndt_cli.commands.console import log, out, print_json
 from ndt_cli.commands.options import JsonOption, SetOption
+from ndt_cli.commands.warned import run_warnings_shown
+from ndt_cli.errors import SettingsError
 
 if TYPE_CHECKING:
-    from ndt_cli.nlb.submit import DatasetResult
+    from ndt_cli.nlb.given_runs import SweepChoice
+    from ndt_cli.nlb.submit_result import DatasetResult
 
 
 class PhaseChoice(str, Enum):
@@ -40,11 +44,26 @@ def nlb_submit(
         ),
     ] = PhaseChoice.val,
     members: Annotated[
-        int, typer.Option("--members", min=1, help="Models whose rates are averaged.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            "--members",
+            min=1,
+            help="Models whose rates are averaged: seeds, or the best members of --sweep.",
+            show_default="1; with --sweep as many as validate best",
+        ),
+    ] = None,
     run: Annotated[
         Path | None,
-        typer.Option("--run", help="Use this run of the validation phase; train none for it."),
+        typer.Option(
+            "--run", help="Use this run, or ensemble, of the validation phase; train none for it."
+        ),
+    ] = None,
+    sweep: Annotated[
+        Path | None,
+        typer.Option(
+            "--sweep",
+            help="Use the best members of this sweep, over the trials of nlb-data --spikes.",
+        ),
     ] = None,
     labels: Annotated[
         Path | None,
@@ -67,23 +86,43 @@ def nlb_submit(
 ) -> None:
     """Make, check and score a submission to the Neural Latents Benchmark.
 
-    One dataset or several, in one file. With the presets of the paper training takes hours on a
-    GPU; --config nlb-quick takes minutes on a laptop.
+    One dataset or several, in one file. With the presets of the paper
+    training takes hours on a GPU; --config nlb-quick takes minutes on a laptop.
+
+    To search for settings and average the best models, three commands:
+    nlb-data DATASET --spikes FILE; sweep --choose-by co-bps --set data.file=FILE;
+    nlb-submit DATASET --sweep SWEEP.
+
+    True rates, where a synthetic recording brings them, are scored too:
+    truth.npz beside the train file, or in <dandiset>/private/, with rates
+    (milliseconds x units, spikes per second) and heldout (units); for
+    --phase test also split and align_ms (trials).
     """
-    from ndt_cli.commands.progress import TrainingProgress
+    from ndt_cli.commands.nlb_progress import SubmitProgress
     from ndt_cli.commands.stopping import stop_request
     from ndt_cli.engine.run_folder import default_path
+    from ndt_cli.nlb.members import Interrupted
     from ndt_cli.nlb.scores import verify_label_file
     from ndt_cli.nlb.submission import read_groups
-    from ndt_cli.nlb.submit import Interrupted, submit, summary
+    from ndt_cli.nlb.submit import submit
+    from ndt_cli.nlb.submit_result import summary
 
+    if labels is not None and phase is not PhaseChoice.test:
+        raise SettingsError(
+            "--labels are of the test trials", "add --phase test, or leave them out"
+        )
+    if (run is not None or sweep is not None) and (config is not None or overrides):
+        raise SettingsError(
+            "models that are trained already bring their own settings",
+            "leave out --config and --set, or --run and --sweep",
+        )
     targets = None
     if labels is not None:
         verify_label_file(labels)
         targets = read_groups(labels)
     folder = out_folder or default_path(f"nlb-{names[0]}")
-    with stop_request() as stop, TrainingProgress() as training:
-        try:
+    try:
+        with run_warnings_shown(), stop_request() as stop, SubmitProgress() as progress:
             result = submit(
                 names,
                 out=folder,
@@ -93,15 +132,16 @@ def nlb_submit(
                 config=config,
                 overrides=overrides or (),
                 members=members,
-                run=run,
+                runs=[] if run is None else [run],
+                sweep=sweep,
                 labels=targets,
-                watch=training,
+                watch=progress.training,
                 should_stop=stop,
-                progress=_Lines(),
+                progress=progress.stage,
             )
-        except Interrupted:
-            log.print(f"Stopped. The runs so far are in {folder}.", soft_wrap=True)
-            raise typer.Exit(130) from None
+    except Interrupted:
+        log.print(f"Stopped. The runs so far are in {folder}.", soft_wrap=True)
+        raise typer.Exit(130) from None
     errors = [finding for finding in result.findings if finding.severity == "error"]
     if as_json:
         print_json(summary(result))
@@ -115,31 +155,39 @@ def nlb_submit(
         raise typer.Exit(1)
 
 
-class _Lines:
-    """Says on standard error what begins; how far it is, would tell little."""
-
-    def __init__(self) -> None:
-        self._said = ""
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        del done, total
-        if what != self._said:
-            log.print(what, highlight=False, soft_wrap=True)
-        self._said = what
-
-
 def _show(made: "DatasetResult") -> None:
     epochs = ", ".join(map(str, made.epochs))
     split = "validation split" if made.phase == "val" else "test split"
-    out.print(
-        f"{made.key}: {split}, {len(made.runs)} members trained for {epochs} epochs",
-        highlight=False,
-    )
+    members = "one member" if len(made.runs) == 1 else f"{len(made.runs)} members"
+    out.print(f"{made.key}: {split}, {members} trained for {epochs} epochs", highlight=False)
+    if made.choice is not None:
+        out.print(_told(made.choice), highlight=False, soft_wrap=True)
     if not made.scores:
         out.print("not scored: there are no labels for these trials (see --labels)")
         return
     metrics = list(made.scores["NDT"])
-    table = Table("", *metrics, box=None, pad_edge=False)
+    table = Table("", box=None, pad_edge=False)
+    for metric in metrics:
+        table.add_column(metric, justify="right")
     for estimate, values in made.scores.items():
-        table.add_row(estimate, *(f"{values[metric]:.4f}" for metric in metrics))
+        table.add_row(estimate, *(_number(values[metric]) for metric in metrics))
     out.print(table)
+    if any(math.isnan(values.get("tp corr", 0.0)) for values in made.scores.values()):
+        out.print("- not defined: constant rates have no speed, which tp corr is about")
+    if made.choice is not None and made.phase == "val":
+        out.print(
+            "the members were chosen by the trials that are scored here, which flatters NDT",
+            highlight=False,
+        )
+
+
+def _told(choice: "SweepChoice") -> str:
+    number = "as many as validate best together" if choice.curve else "as many as were asked for"
+    return (
+        f"the best {choice.n_members} of {choice.n_ranked} ranked members of {choice.sweep} "
+        f"by {choice.choose_by} on the validation split: {number}"
+    )
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if math.isfinite(value) else "-"

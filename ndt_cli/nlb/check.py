@@ -108,8 +108,7 @@ def check_arrays(
     list of Finding
         What is wrong.
     """
-    findings = check_name(name)
-    findings += check_keys(name, arrays)
+    findings = check_keys(name, arrays)
     readable: dict[str, Any] = {}
     for key in RATE_KEYS:
         if key not in arrays:
@@ -120,6 +119,7 @@ def check_arrays(
             readable[key] = arrays[key]
     shapes: dict[str, Shape] = {key: tuple(array.shape) for key, array in readable.items()}
     group = _group(name, shapes)
+    findings = check_name(name, group) + findings
     if group is not None and group.name != name and name in GROUPS:
         findings.append(_wrong_width(name, group, shapes))
     findings += check_shapes(name, group, shapes, (expected or _NOTHING).sizes)

@@ -8,15 +8,14 @@ import numpy as np
 
 from ndt_cli.errors import nearest
 from ndt_cli.nlb.findings import Finding
-from ndt_cli.nlb.groups import AXES, FORWARD_KEYS, GROUPS, RATE_KEYS, nearest_group
+from ndt_cli.nlb.groups import AXES, FORWARD_KEYS, GROUPS, RATE_KEYS, Group
 
 
-def check_name(name: str) -> list[Finding]:
-    """Check that a group is one of the benchmark's."""
+def check_name(name: str, meant: Group | None) -> list[Finding]:
+    """Check that a group is one of the benchmark's; ``meant`` is what its arrays look like."""
     if name in GROUPS:
         return []
-    close = nearest_group(name)
-    hint = f"Did you mean `{close.name}`? Rename the group." if close else groups_hint()
+    hint = f"Did you mean `{meant.name}`? Rename the group." if meant else groups_hint()
     return [Finding("error", name, "", "is no group of the benchmark: it would be skipped", hint)]
 
 

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt_cli.data.spike_data import IntArray
 from ndt_cli.errors import DataError
 from ndt_cli.nlb.catalogue import NlbDataset, Phase
-from ndt_cli.nlb.local_files import NwbFiles
+from ndt_cli.nlb.local_files import NwbFiles, data_dir_of, fetch_command
 from ndt_cli.nlb.nwb_source import NwbSource, open_nwb
 from ndt_cli.nlb.progress import Progress
-from ndt_cli.nlb.tools import LeanDataset, Session, repaired
+from ndt_cli.nlb.tools import CutTrials, LeanDataset, Session, repaired
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +39,8 @@ def cut_tensors(
         loaded = _load(sources, bin_ms, progress)
         train_split, eval_split = _splits(phase)
         cut = _Cutter(loaded, sources)
-        train, train_ids = cut(
+        progress("cutting trials", 0, 2)
+        train, train_trials = cut(
             train_split,
             lambda: tools.make_train_input_tensors(
                 loaded,
@@ -51,12 +51,14 @@ def cut_tensors(
                 include_forward_pred=True,
             ),
         )
-        evaluated, eval_ids = cut(
+        progress("cutting trials", 1, 2)
+        evaluated, eval_trials = cut(
             eval_split,
             lambda: tools.make_eval_input_tensors(
                 loaded, dataset.name, eval_split, save_file=False
             ),
         )
+        progress("cutting trials", 2, 2)
         target = None
         if phase == "val":
             target = _target(tools, loaded, dataset, train_split, eval_split)
@@ -64,8 +66,11 @@ def cut_tensors(
         "train": train,
         "eval": evaluated,
         "target": target,
-        "train_trial_ids": train_ids,
-        "eval_trial_ids": eval_ids,
+        "train_trial_ids": train_trials.rows,
+        "eval_trial_ids": eval_trials.rows,
+        # The train file comes last, and trials to evaluate are of the first file.
+        "train_start_ms": train_trials.starts_ms - _file_start_ms(loaded, sources),
+        "eval_start_ms": eval_trials.starts_ms,
         "notes": _neuron_notes(dataset, train),
     }
 
@@ -100,7 +105,8 @@ def _explained(path: Path, dataset: NlbDataset) -> "Iterator[None]":
         raise DataError(
             f"{path}: nlb_tools cannot make tensors of {dataset.name} from it "
             f"({type(error).__name__}: {error})",
-            hint=f"Compare it with the public file:  ndt nlb-data {dataset.name} --check",
+            hint="Compare it with the public file:  "
+            f"{fetch_command(dataset, data_dir_of(dataset, path))} --check",
         ) from error
 
 
@@ -108,6 +114,14 @@ def _load(sources: Sequence[NwbSource], bin_ms: int, progress: Progress) -> Lean
     loaded = LeanDataset(Session(sources, sources[-1].dataset.behavior_series, progress))
     loaded.resample(bin_ms)
     return loaded
+
+
+def _file_start_ms(loaded: LeanDataset, sources: Sequence[NwbSource]) -> int:
+    """Return where nlb_tools has put the last file, behind those before it."""
+    first_row = sum(len(source.trials) for source in sources[:-1])
+    moved_s: float = loaded.trial_info["start_time"].iloc[first_row].total_seconds()
+    own_s: float = sources[-1].trials["start_time"].iloc[0]
+    return round(1000 * (moved_s - own_s))
 
 
 class _Cutter:
@@ -122,20 +136,20 @@ class _Cutter:
 
     def __call__(
         self, split: str | list[str], make: Callable[[], Arrays]
-    ) -> tuple[Arrays, IntArray]:
-        """Return tensors, and the rows of the trial table that their trials are."""
+    ) -> tuple[Arrays, CutTrials]:
+        """Return tensors, and which trials they are of."""
         self._loaded.cut_trials.clear()
         arrays = make()
         table = self._loaded.trial_info
         wanted = table.loc[np.isin(table["split"], split), "trial_id"].to_numpy()
-        for ids in self._loaded.cut_trials:  # of the window, the behaviour, the forward bins
-            lost = wanted[~np.isin(wanted, ids)]
+        for cut in self._loaded.cut_trials:  # the window, the behaviour, the forward bins
+            lost = wanted[~np.isin(wanted, cut.rows)]
             if len(lost):
                 names = " and ".join([split] if isinstance(split, str) else split)
                 raise DataError(
-                    f"{self._paths}: nlb_tools cuts {len(ids)} of {len(wanted)} {names} trials; "
-                    f"row {lost[0]} of the trial table lacks its align time, or samples of a time "
-                    "series in its window",
+                    f"{self._paths}: nlb_tools cuts {len(cut.rows)} of {len(wanted)} {names} "
+                    f"trials; row {lost[0]} of the trial table lacks its align time, or samples "
+                    "of a time series in its window",
                     hint="Set the split of such trials to 'none', or fill in the samples.",
                 )
         return arrays, self._loaded.cut_trials[0]

@@ -22,6 +22,21 @@ def public_path(dataset: NlbDataset, file: PublicFile, data_dir: Path) -> Path:
     return data_dir / dataset.dandiset / file.path
 
 
+def fetch_command(dataset: NlbDataset, data_dir: Path) -> str:
+    """Return what to run to have the public files in a folder."""
+    option = "" if data_dir == DEFAULT_DATA_DIR else f' --data-dir "{data_dir}"'
+    return f"ndt nlb-data {dataset.name}{option}"
+
+
+def data_dir_of(dataset: NlbDataset, path: Path) -> Path:
+    """Return the folder of files that an NWB file was found in."""
+    for file in dataset.files:
+        below = Path(dataset.dandiset, file.path)
+        if path.parts[-len(below.parts) :] == below.parts:
+            return path.parents[len(below.parts) - 1]
+    return path.parent
+
+
 def locate(dataset: NlbDataset, data_dir: Path, phase: Phase = "test") -> NwbFiles:
     """Find the NWB files of a data set.
 
@@ -86,9 +101,8 @@ def _missing(dataset: NlbDataset, files: list[PublicFile], data_dir: Path) -> Da
     wanted = "".join(
         f"\n  {file.name}  {file.n_bytes / 1e6:,.1f} MB  {file.urls[0]}" for file in files
     )
-    option = "" if data_dir == DEFAULT_DATA_DIR else f' --data-dir "{data_dir}"'
     return DataError(
         f"{data_dir}: NWB files of {dataset.name} are not there. Needed:{wanted}",
-        hint=f"Run  ndt nlb-data {dataset.name}{option}  to fetch them, or give the folder that "
+        hint=f"Run  {fetch_command(dataset, data_dir)}  to fetch them, or give the folder that "
         "has them with --data-dir.",
     )

@@ -1,4 +1,8 @@
-"""Models for one benchmark data set: trained, averaged, turned into the six rate arrays."""
+"""Models for one benchmark data set: trained, averaged, turned into the six rate arrays.
+
+A model is a run folder. Which ones are averaged is the caller's choice: those trained here by
+`train_members`, or any others.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -6,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ndt_cli.data.spike_data import FloatArray, Recording, SpikeData
+from ndt_cli.data.spike_data import Recording, SpikeData
 from ndt_cli.data.write_own import write_recording
 from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.events import EpochDone, Event, Watcher
@@ -15,10 +19,99 @@ from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.train import train
 from ndt_cli.engine.trainer import TrainResult
 from ndt_cli.errors import RunError
+from ndt_cli.nlb.progress import Progress, no_progress
 from ndt_cli.nlb.submission import SubmissionRates, split_rates
 from ndt_cli.settings.tree import Settings
 
 StopRequest = Callable[[], bool]
+
+
+class Interrupted(Exception):  # noqa: N818  (a request, not an error)
+    """The caller asked to stop; what was trained so far is in the run folders."""
+
+
+def train_members(
+    settings: Settings,
+    recording: Recording,
+    folder: Path,
+    n_members: int,
+    *,
+    watch: Watcher | None = None,
+    should_stop: StopRequest = lambda: False,
+) -> list[Path]:
+    """Train models that differ in their seed; return their run folders.
+
+    Parameters
+    ----------
+    settings : Settings
+        Seeds go from ``train.seed`` on.
+    recording : Recording
+        Trials of the validation phase.
+    folder : Path
+        Where the runs are made: ``val-0``, ``val-1``, ...
+    n_members : int
+        How many.
+    watch, should_stop
+        As in `ndt_cli.engine.train.train`.
+
+    Raises
+    ------
+    Interrupted
+        When ``should_stop`` said so.
+    """
+    runs = []
+    for number in range(n_members):
+        member = _with_seed(settings, settings.train.seed + number)
+        run = folder / f"val-{number}"
+        train_member(member, recording, run, watch=watch, should_stop=should_stop)
+        if should_stop():
+            raise Interrupted
+        runs.append(run)
+    return runs
+
+
+def retrain_members(
+    runs: Sequence[Path],
+    recording: Recording,
+    folder: Path,
+    *,
+    watch: Watcher | None = None,
+    should_stop: StopRequest = lambda: False,
+) -> list[Path]:
+    """Train each model anew on more trials, for as many epochs as gave it its best weights.
+
+    Parameters
+    ----------
+    runs : sequence of Path
+        Run folders of the validation phase; settings and seed are theirs.
+    recording : Recording
+        Trials of the test phase; ``valid`` is only watched.
+    folder : Path
+        Where the runs are made: ``test-0``, ``test-1``, ...
+    watch, should_stop
+        As in `ndt_cli.engine.train.train`.
+
+    Returns
+    -------
+    list of Path
+        The new run folders. Their last weights are the ones to use.
+
+    Raises
+    ------
+    Interrupted
+        When ``should_stop`` said so.
+    """
+    retrained = []
+    for number, run in enumerate(runs):
+        settings, n_epochs = RunFolder.open(run).settings(), chosen_epochs(run)
+        again = folder / f"test-{number}"
+        train_member(
+            settings, recording, again, n_epochs=n_epochs, watch=watch, should_stop=should_stop
+        )
+        if should_stop():
+            raise Interrupted
+        retrained.append(again)
+    return retrained
 
 
 def train_member(
@@ -26,7 +119,6 @@ def train_member(
     recording: Recording,
     out: Path,
     *,
-    seed: int,
     n_epochs: int | None = None,
     watch: Watcher | None = None,
     should_stop: StopRequest = lambda: False,
@@ -36,25 +128,21 @@ def train_member(
     Parameters
     ----------
     settings : Settings
-        Without a data file: ``recording`` is written and named there.
+        The data file they name is not read: ``recording`` is written beside the run.
     recording : Recording
         Trials of the benchmark.
     out : Path
         New run folder.
-    seed : int
-        ``train.seed`` of this member.
     n_epochs : int, optional
         Stop after so many epochs, with the schedule as it is. Default: as the settings say.
     watch, should_stop
         As in `ndt_cli.engine.train.train`.
     """
+    out.parent.mkdir(parents=True, exist_ok=True)
     data_file = out.with_name("spikes.h5")
     if not data_file.exists():
         write_recording(recording, data_file)
     data = settings.data.model_copy(update={"file": data_file.absolute(), "file_bin_ms": None})
-    member = settings.model_copy(
-        update={"data": data, "train": settings.train.model_copy(update={"seed": seed})}
-    )
     epochs_done = 0
 
     def count(event: Event) -> None:
@@ -65,7 +153,7 @@ def train_member(
             watch(event)
 
     return train(
-        member,
+        settings.model_copy(update={"data": data}),
         out=out,
         recording=replace(recording, source=str(data_file)),
         watch=count,
@@ -96,6 +184,7 @@ def member_rates(
     train_trials: SpikeData,
     eval_trials: SpikeData,
     device: str = "auto",
+    progress: Progress = no_progress,
 ) -> SubmissionRates:
     """Infer rates with each run's weights and return the mean over runs.
 
@@ -109,16 +198,21 @@ def member_rates(
         What is inferred; counts of held-out neurons and forward bins are never looked at.
     device : str
         As ``train.device``.
+    progress : callable, optional
+        Told how many runs are done.
     """
-
-    def mean_BTN(trials: SpikeData) -> FloatArray:
-        total_BTN = np.zeros(trials.spikes_BTN.shape)
-        for run in runs:
-            trained = load_trained(run, checkpoint, device)
+    halves = (train_trials, eval_trials)
+    totals = [np.zeros(trials.spikes_BTN.shape) for trials in halves]
+    for done, run in enumerate(runs):
+        progress("inferring rates", done, len(runs))
+        trained = load_trained(run, checkpoint, device)
+        for trials, total_BTN in zip(halves, totals, strict=True):
             trained.check_fits(trials, str(run))
             total_BTN += trained.rates(trials)
-        return total_BTN / len(runs)
+    progress("inferring rates", len(runs), len(runs))
+    train_BTN, eval_BTN = (total_BTN / len(runs) for total_BTN in totals)
+    return split_rates(train_BTN, eval_BTN, eval_trials.n_heldout, eval_trials.n_forward)
 
-    return split_rates(
-        mean_BTN(train_trials), mean_BTN(eval_trials), eval_trials.n_heldout, eval_trials.n_forward
-    )
+
+def _with_seed(settings: Settings, seed: int) -> Settings:
+    return settings.model_copy(update={"train": settings.train.model_copy(update={"seed": seed})})

@@ -16,6 +16,7 @@ from pynwb import NWBHDF5IO, NWBFile, ProcessingModule, TimeSeries
 from ndt_cli.data.spike_data import IntArray
 from ndt_cli.errors import DataError
 from ndt_cli.nlb.catalogue import NlbDataset, PublicFile
+from ndt_cli.nlb.local_files import data_dir_of, fetch_command
 
 _UNIT_COLUMNS = ("spike_times", "obs_intervals", "heldout")
 
@@ -57,7 +58,8 @@ def unreadable(path: Path, dataset: NlbDataset, error: Exception) -> DataError:
             size += f", the public file {public.n_bytes:,}"
     return DataError(
         f"{path}: cannot be read as an NWB file, {size} ({reason})",
-        hint=f"Remove it and run  ndt nlb-data {dataset.name}  to fetch the public one.",
+        hint=f"Remove it and run  {fetch_command(dataset, data_dir_of(dataset, path))}  to fetch "
+        "the public one.",
     )
 
 

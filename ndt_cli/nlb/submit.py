@@ -7,83 +7,33 @@ the test trials. No choice is made by a test label.
 """
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ndt_cli.atomic import write_text_atomic
-from ndt_cli.data.spike_data import Recording
 from ndt_cli.engine.events import Watcher
-from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.errors import RunError, SettingsError
 from ndt_cli.nlb.catalogue import Phase, find_dataset, submission_key
 from ndt_cli.nlb.check import check_submission
+from ndt_cli.nlb.dataset_settings import dataset_settings
+from ndt_cli.nlb.estimates import score_beside
 from ndt_cli.nlb.expected import Expected
-from ndt_cli.nlb.findings import Finding
-from ndt_cli.nlb.mean_rate import mean_rate_submission
-from ndt_cli.nlb.members import StopRequest, chosen_epochs, member_rates, train_member
+from ndt_cli.nlb.given_runs import best_of_sweep, check_trained_on, with_members
+from ndt_cli.nlb.members import (
+    StopRequest,
+    chosen_epochs,
+    member_rates,
+    retrain_members,
+    train_members,
+)
 from ndt_cli.nlb.progress import Progress, no_progress
 from ndt_cli.nlb.recordings import scored_inputs, to_recording
-from ndt_cli.nlb.scores import score
-from ndt_cli.nlb.smoothing import BENCHMARK_SMOOTHING, smoothing_submission
 from ndt_cli.nlb.submission import SubmissionRates, write_submission
+from ndt_cli.nlb.submit_result import DatasetResult, SubmitResult, summary
 from ndt_cli.nlb.tensors import Arrays, NlbTensors, make_tensors
-from ndt_cli.settings.load import load_settings
-from ndt_cli.settings.tree import Settings
-
-Scores = dict[str, dict[str, float]]
-
-
-class Interrupted(Exception):  # noqa: N818  (a request, not an error)
-    """The caller asked to stop; what was trained so far is in the run folders."""
-
-
-@dataclass(frozen=True, eq=False)
-class DatasetResult:
-    """One data set of a submission.
-
-    Attributes
-    ----------
-    key : str
-        Its group in the file.
-    phase : {"val", "test"}
-    rates : SubmissionRates
-        Mean over the members.
-    runs : list of Path
-        Run folders of the members.
-    epochs : list of int
-        Epochs that each member's weights were trained for.
-    scores : dict of str to dict of str to float
-        By estimate (``"NDT"``, ``"spike smoothing"``, ``"mean rate"``), then by metric; empty
-        where there are no labels.
-    """
-
-    key: str
-    phase: Phase
-    rates: SubmissionRates
-    runs: list[Path]
-    epochs: list[int]
-    scores: Scores
-
-
-@dataclass(frozen=True, eq=False)
-class SubmitResult:
-    """What `submit` returns.
-
-    Attributes
-    ----------
-    file : Path
-        The submission.
-    datasets : list of DatasetResult
-    findings : list of Finding
-        Of the check of the file as written.
-    """
-
-    file: Path
-    datasets: list[DatasetResult]
-    findings: list[Finding]
+from ndt_cli.nlb.true_rates import true_rates
+from ndt_cli.search.folder import SweepFolder
 
 
 def submit(
@@ -95,8 +45,9 @@ def submit(
     phase: Phase = "val",
     config: str | None = None,
     overrides: Sequence[str] = (),
-    members: int = 1,
-    run: Path | None = None,
+    members: int | None = None,
+    runs: Sequence[Path] = (),
+    sweep: Path | None = None,
     labels: Mapping[str, Arrays] | None = None,
     watch: Watcher | None = None,
     should_stop: StopRequest = lambda: False,
@@ -118,10 +69,14 @@ def submit(
         Which trials are inferred.
     config, overrides
         Settings; default: the preset of each data set.
-    members : int
-        Models to train, with seeds from ``train.seed`` on; their rates are averaged.
-    run : Path, optional
-        A run of the validation phase to use instead of training one.
+    members : int, optional
+        Models whose rates are averaged. They are trained with seeds from ``train.seed`` on;
+        default: one. With ``sweep``, its best so many; default: as many as validate best together.
+    runs : sequence of Path, optional
+        Runs of the validation phase, or ensembles of such, to use instead of training any.
+    sweep : Path, optional
+        A sweep over the trials of the validation phase (`ndt_cli.nlb.spike_file`) whose best
+        members are used instead.
     labels : mapping of str to dict of arrays, optional
         Targets of the test phase by group. Without them that phase is not scored.
     watch, should_stop, progress
@@ -130,151 +85,148 @@ def submit(
     Raises
     ------
     NdtError
-        When settings, files or packages will not do.
+        When settings, files, packages or given runs will not do.
     Interrupted
         When ``should_stop`` said so.
     """
-    if run is not None and (members > 1 or len(names) > 1):
-        raise SettingsError("a given run is one member of one data set: leave out --members")
+    _refuse_mixtures(names, members, runs, sweep)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"{out} is already there, and nothing is overwritten", "give another --out")
-    for name in names:  # before hours of training for the first one
-        submission_key(find_dataset(name).name, bin_ms)
-    results, expected = [], {}
     for name in names:
-        made = make_tensors(name, bin_ms, "val", data_dir, progress=progress)
-        settings = dataset_settings(name, bin_ms, config, overrides)
-        runs = [run] if run is not None else []
-        folder = out / made.key
-        if not runs:
-            trials = to_recording(made)
-            runs = [
-                _member(settings, trials, folder / f"val-{m}", m, None, watch, should_stop)
-                for m in range(members)
-            ]
-        epochs = [chosen_epochs(path) for path in runs]
-        checkpoint = None
+        submission_key(find_dataset(name).name, bin_ms)
+    runs = with_members(runs)
+    if sweep is not None:
+        SweepFolder.open(sweep)
+    # All of them before hours of training for the first one.
+    settings = [dataset_settings(name, bin_ms, config, overrides) for name in names]
+    given = [_read(name, bin_ms, phase, data_dir, labels or {}, progress) for name in names]
+    results = []
+    for dataset, chosen in zip(given, settings, strict=True):
+        folder = out / dataset.key
+        choice = None
+        if sweep is not None:
+            progress(f"{dataset.key}: choosing members", 0, 1)
+            chosen_runs, choice = best_of_sweep(sweep, members, dataset.val)
+        elif runs:
+            chosen_runs = runs
+            check_trained_on(runs, dataset.val)
+        else:
+            chosen_runs = train_members(
+                chosen,
+                to_recording(dataset.val),
+                folder,
+                members or 1,
+                watch=watch,
+                should_stop=should_stop,
+            )
+        epochs = [chosen_epochs(run) for run in chosen_runs]
+        final_runs, checkpoint = chosen_runs, None
         if phase == "test":
-            valid = to_recording(made).valid
-            made = make_tensors(name, bin_ms, "test", data_dir, progress=progress)
-            everything = replace(to_recording(made), valid=valid)
-            (folder / "both").mkdir(parents=True, exist_ok=True)
-            if run is not None:
-                settings = RunFolder.open(run).settings()
-            runs = [
-                _member(
-                    settings, everything, folder / "both" / f"test-{m}", m, n, watch, should_stop
-                )
-                for m, n in enumerate(epochs)
-            ]
-            checkpoint = "last"
-        rates = member_rates(
-            runs, checkpoint, to_recording(made).train, scored_inputs(made), settings.train.device
-        )
-        target = made.target if phase == "val" else (labels or {}).get(made.key)
-        scores = {} if target is None else _score_beside(name, made, target, rates, progress)
-        results.append(DatasetResult(made.key, phase, rates, runs, epochs, scores))
-        expected[made.key] = Expected.of(made.train, made.eval, target or {})
+            # Watched on the validation trials, though it trains on them too: test counts are
+            # not known.
+            both = replace(to_recording(dataset.scored), valid=to_recording(dataset.val).valid)
+            final_runs, checkpoint = (
+                retrain_members(
+                    chosen_runs, both, folder / "both", watch=watch, should_stop=should_stop
+                ),
+                "last",
+            )
+        device = chosen.train.device
+        made = _infer(dataset, final_runs, checkpoint, epochs, device, progress)
+        results.append(replace(made, choice=choice))
     out.mkdir(parents=True, exist_ok=True)
     file = out / "submission.h5"
+    progress("writing and checking the submission", 0, 1)
     write_submission(file, {result.key: result.rates for result in results})
+    expected = {dataset.key: dataset.expected for dataset in given}
     result = SubmitResult(file, results, check_submission(file, expected))
     write_text_atomic(out / "scores.json", json.dumps(summary(result), indent=2) + "\n")
+    progress("writing and checking the submission", 1, 1)
     return result
 
 
-def dataset_settings(
-    name: str, bin_ms: int, config: str | None, overrides: Sequence[str]
-) -> Settings:
-    """Return the settings for a data set.
+def _refuse_mixtures(
+    names: Sequence[str], members: int | None, runs: Sequence[Path], sweep: Path | None
+) -> None:
+    if runs and sweep is not None:
+        raise SettingsError("--run and --sweep both bring trained models", "leave out one of them")
+    if runs and members is not None:
+        raise SettingsError("--run brings a trained model", "leave out --members")
+    if (runs or sweep is not None) and len(names) > 1:
+        raise SettingsError(
+            f"--{'run' if runs else 'sweep'} brings models of one data set; found {len(names)}: "
+            + ", ".join(names),
+            "submit them one by one",
+        )
 
-    A config counts its context window in bins of its ``data.file_bin_ms`` (5 in the presets). For
-    other bins the window is scaled, so that it stays the same in time; an override still wins.
+
+@dataclass(frozen=True, eq=False)
+class _Given:
+    """What is known of a data set before a model is trained.
+
+    Attributes
+    ----------
+    val : NlbTensors
+        Of the validation phase.
+    scored : NlbTensors
+        Of the phase that is submitted.
+    target : dict of str to array, or None
+        What those trials held, where it is known.
+    true_rates : SubmissionRates or None
+        Where they are known too.
     """
-    source = config or find_dataset(name).name
-    base = load_settings(source)
-    scale = (base.data.file_bin_ms or bin_ms) / bin_ms
-    windows = {
-        "context_back": base.model.context_back,
-        "context_forward": base.model.context_forward,
-    }
-    scaled = [
-        f"model.{field}={max(1, round(bins * scale))}"
-        for field, bins in windows.items()
-        if bins > 0 and scale != 1
-    ]
-    return load_settings(source, [*scaled, "train.choose_by=co-bps", *overrides])
+
+    val: NlbTensors
+    scored: NlbTensors
+    target: Arrays | None
+    true_rates: SubmissionRates | None
+
+    @property
+    def key(self) -> str:
+        return self.scored.key
+
+    @property
+    def expected(self) -> Expected:
+        return Expected.of(self.scored.train, self.scored.eval, self.target or {})
 
 
-def summary(result: SubmitResult) -> dict[str, Any]:
-    """Return the scores as plain values; one that is not defined is None."""
-    return {
-        "file": str(result.file),
-        "findings": [f"{finding.severity}: {finding}" for finding in result.findings],
-        "datasets": {
-            made.key: {
-                "phase": made.phase,
-                "scored_on": "validation split" if made.phase == "val" else "test split",
-                "members": len(made.runs),
-                "runs": [str(path) for path in made.runs],
-                "epochs": made.epochs,
-                "scores": {
-                    estimate: {k: v if math.isfinite(v) else None for k, v in metrics.items()}
-                    for estimate, metrics in made.scores.items()
-                },
-            }
-            for made in result.datasets
-        },
-    }
+def _read(
+    name: str,
+    bin_ms: int,
+    phase: Phase,
+    data_dir: Path,
+    labels: Mapping[str, Arrays],
+    progress: Progress,
+) -> _Given:
+    said = _of(submission_key(name, bin_ms), progress)
+    val = make_tensors(name, bin_ms, "val", data_dir, progress=said)
+    scored = val
+    if phase == "test":
+        scored = make_tensors(name, bin_ms, "test", data_dir, progress=said)
+    target = scored.target if phase == "val" else labels.get(scored.key)
+    known = None if target is None else true_rates(scored, data_dir)
+    return _Given(val, scored, target, known)
 
 
-def _member(
-    settings: Settings,
-    recording: Recording,
-    out: Path,
-    number: int,
-    n_epochs: int | None,
-    watch: Watcher | None,
-    should_stop: StopRequest,
-) -> Path:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    result = train_member(
-        settings,
-        recording,
-        out,
-        seed=settings.train.seed + number,
-        n_epochs=n_epochs,
-        watch=watch,
-        should_stop=should_stop,
-    )
-    if should_stop():
-        raise Interrupted
-    return result.run
+def _infer(
+    given: _Given,
+    runs: list[Path],
+    checkpoint: str | None,
+    epochs: list[int],
+    device: str,
+    progress: Progress,
+) -> DatasetResult:
+    """Average the rates of these models, and score them where that can be done."""
+    said = _of(given.key, progress)
+    inputs = scored_inputs(given.scored)
+    train = to_recording(given.scored).train
+    rates = member_rates(runs, checkpoint, train, inputs, device, said)
+    scores = {}
+    if given.target is not None:
+        scores = score_beside(rates, given.scored, given.target, given.true_rates, said)
+    return DatasetResult(given.key, given.scored.phase, rates, runs, epochs, scores)
 
 
-def _score_beside(
-    name: str, tensors: NlbTensors, target: Arrays, rates: SubmissionRates, progress: Progress
-) -> Scores:
-    train = to_recording(tensors).train
-    window = slice(0, train.n_bins - train.n_forward)
-    heldin = slice(0, train.n_neurons - train.n_heldout)
-    heldout = slice(train.n_neurons - train.n_heldout, None)
-    counts = (
-        train.spikes_BTN[:, window, heldin],
-        train.spikes_BTN[:, window, heldout],
-        train.spikes_BTN[:, window.stop :],
-    )
-    inputs = scored_inputs(tensors).spikes_BTN[:, window, heldin]
-    smoothing = BENCHMARK_SMOOTHING[find_dataset(name).name]
-    estimates = {
-        "NDT": rates,
-        "spike smoothing": smoothing_submission(
-            *counts, inputs, tensors.bin_ms, smoothing, progress
-        ),
-        "mean rate": mean_rate_submission(*counts, len(inputs)),
-    }
-    key = tensors.key
-    return {
-        estimate: score({key: target}, {key: given}, progress).by_group[key]
-        for estimate, given in estimates.items()
-    }
+def _of(key: str, progress: Progress) -> Progress:
+    """Say first which data set it is about."""
+    return lambda what, done, total: progress(f"{key}: {what}", done, total)

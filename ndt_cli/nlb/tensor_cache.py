@@ -15,7 +15,7 @@ from ndt_cli.nlb.catalogue import NlbDataset, Phase
 from ndt_cli.nlb.extra import package_version
 
 _PARTS = ("train", "eval", "target")
-_IDS = ("train_trial_ids", "eval_trial_ids")
+_PER_TRIAL = ("train_trial_ids", "eval_trial_ids", "train_start_ms", "eval_start_ms")
 # On top of HDF5's own checks, which see no changed bytes.
 _STORAGE = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "fletcher32": True}
 
@@ -53,7 +53,7 @@ def write_cache(path: Path, made: dict[str, Any]) -> bool:
                     group = file.create_group(part)
                     for key, array in made[part].items():
                         _write_array(group, key, array)
-            for key in _IDS:
+            for key in _PER_TRIAL:
                 _write_array(file, key, made[key])
             file.attrs["notes"] = list(made["notes"])
 
@@ -75,7 +75,7 @@ def read_cache(path: Path) -> dict[str, Any] | None:
             for part in _PARTS:
                 if part in file:
                     made[part] = {key: _read_array(item) for key, item in file[part].items()}
-            for key in _IDS:
+            for key in _PER_TRIAL:
                 made[key] = _read_array(file[key])
             made["notes"] = tuple(str(note) for note in file.attrs["notes"])
     except (OSError, KeyError, RuntimeError, ValueError):

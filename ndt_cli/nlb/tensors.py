@@ -44,6 +44,8 @@ class NlbTensors:
         test phase, whose labels come in a file of their own.
     train_trial_ids, eval_trial_ids : (trials,) int array
         Row of each trial in the trial tables of the files, the test file's first.
+    train_start_ms, eval_start_ms : (trials,) int array
+        Where the first bin of each trial begins in its file, in ms.
     notes : tuple of str
         What the user should know of the files, one sentence each.
     """
@@ -56,6 +58,8 @@ class NlbTensors:
     target: Arrays | None
     train_trial_ids: IntArray
     eval_trial_ids: IntArray
+    train_start_ms: IntArray
+    eval_start_ms: IntArray
     notes: tuple[str, ...] = ()
 
     @property

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -60,6 +60,13 @@ class Session:
     progress: Progress
 
 
+class CutTrials(NamedTuple):
+    """Trials: rows of the trial table, and where the first bin of each begins."""
+
+    rows: IntArray
+    starts_ms: IntArray
+
+
 class LeanDataset(nwb_interface.NWBDataset):  # type: ignore[misc]
     """Stands for nlb_tools' ``NWBDataset``, holding counts at the bin width only.
 
@@ -77,7 +84,7 @@ class LeanDataset(nwb_interface.NWBDataset):  # type: ignore[misc]
         self._with_series = not skip_fields
         self._kernel_ms: float | None = None
         self.bin_width = 1
-        self.cut_trials: list[IntArray] = []
+        self.cut_trials: list[CutTrials] = []
         pairs = []
         for kind, ids in zip(SPIKES, _ids_by_kind(fpath.sources), strict=True):
             pairs += [(kind, unit) for unit in np.sort(ids)]
@@ -134,7 +141,10 @@ class LeanDataset(nwb_interface.NWBDataset):  # type: ignore[misc]
     def make_trial_data(self, *args: Any, **options: Any) -> Any:
         """Cut trials as nlb_tools does, and note in ``cut_trials`` which ones were left."""
         trial_data = super().make_trial_data(*args, **options)
-        self.cut_trials.append(pd.unique(trial_data["trial_id"]))
+        first = trial_data.loc[~trial_data["trial_id"].duplicated()]
+        starts_ms = first["clock_time"].dt.total_seconds().to_numpy() * 1000
+        rows = first["trial_id"].to_numpy()
+        self.cut_trials.append(CutTrials(rows, np.round(starts_ms).astype(int)))
         return trial_data
 
 

@@ -1,0 +1,30 @@
+"""Settings for a benchmark data set at one bin width."""
+
+from collections.abc import Sequence
+
+from ndt_cli.nlb.catalogue import find_dataset
+from ndt_cli.settings.load import load_settings
+from ndt_cli.settings.tree import Settings
+
+
+def dataset_settings(
+    name: str, bin_ms: int, config: str | None, overrides: Sequence[str]
+) -> Settings:
+    """Return the settings for a data set.
+
+    A config counts its context window in bins of its ``data.file_bin_ms`` (5 in the presets). For
+    other bins the window is scaled, so that it stays the same in time; an override still wins.
+    """
+    source = config or find_dataset(name).name
+    base = load_settings(source)
+    scale = (base.data.file_bin_ms or bin_ms) / bin_ms
+    windows = {
+        "context_back": base.model.context_back,
+        "context_forward": base.model.context_forward,
+    }
+    scaled = [
+        f"model.{field}={max(1, round(bins * scale))}"
+        for field, bins in windows.items()
+        if bins > 0 and scale != 1
+    ]
+    return load_settings(source, [*scaled, "train.choose_by=co-bps", *overrides])
