@@ -1,51 +1,99 @@
-"""Rates for spikes that you hold as an array: save, check, fit, take the rates.
+"""From spike times and events to single-trial firing rates of your own recording.
 
-Run it as it is to see it work on made-up spikes, then put your own array in `load_spikes`.
+    python examples/own_spikes.py [NEW_FOLDER [SETTING=VALUE ...]]
 
-    python examples/own_spikes.py
+Run it as it is first: it makes up a session of reaches and takes half a minute. Then put the path
+of your own file in place of the made-up one, and its names in `Choices`. Spike times that you hold
+in memory can be saved the way `made_up_session.py` does it.
 """
 
+import sys
 from pathlib import Path
 
-import numpy as np
+from made_up_session import write_session
 
-from ndt_cli import load_settings
-from ndt_cli.engine.inference import load_trained
+from ndt_cli import (
+    all_trials,
+    describe_file,
+    load_settings,
+    load_trained,
+    write_rates,
+    write_recording,
+)
+from ndt_cli.convert import Choices, convert, list_contents
 from ndt_cli.fit import fit
 
 
-def load_spikes() -> tuple[np.ndarray, float]:
-    """Return spike counts (trials, bins, neurons) and the bin width in ms."""
-    rng = np.random.default_rng(0)
-    time_s = np.arange(40) * 0.02
-    phase_B = rng.uniform(0, 2 * np.pi, 60)
-    preferred_N = rng.uniform(0, 2 * np.pi, 12)
-    phase_BTN = phase_B[:, None, None] + 2 * np.pi * 1.5 * time_s[:, None] + preferred_N
-    rates_hz = 20 * np.exp(np.cos(phase_BTN))
-    return rng.poisson(rates_hz * 0.02), 20.0
+def main(folder: str = "own-spikes-example", *changes: str) -> None:
+    """Convert, check, fit, and write the rates of all trials."""
+    out = Path(folder)
+    out.mkdir(parents=True)
 
+    # 1. What is in the file? `Choices` below takes these names. NWB, MATLAB, HDF5 and CSV files
+    # are read in the same way.
+    session = write_session(out / "session.npz")
+    print(f"{session} holds")
+    for entry in list_contents(session).entries:
+        print(f"  {entry.name:14} {entry.shape!s:12} {entry.values}")
 
-def main(folder: Path, max_epochs: int = 60) -> np.ndarray:
-    """Fit a model in `folder` and return rates_hz (trials, bins, neurons) of all trials."""
-    folder.mkdir(parents=True, exist_ok=True)
-    spikes_BTN, bin_ms = load_spikes()
-    file = folder / "spikes.npz"
-    np.savez(file, spikes=spikes_BTN, bin_ms=bin_ms)  # conditions=... keeps the split balanced
+    # 2. Trials of spike counts. Bins of 10 to 20 ms suit most recordings: narrower ones hold
+    # hardly a spike and make long trials, in wider ones fast changes are lost.
+    choices = Choices(
+        bin_ms=20,
+        align="go_cue",
+        window_ms=(-200, 700),
+        where=("success == 1",),  # error trials may follow other dynamics
+        condition=("target_deg",),  # keeps the targets in proportion in training and validation
+        min_rate_hz=0.5,  # a neuron that hardly fires teaches the model nothing
+        behaviour=("hand_velocity",),  # never seen by the model: for decoding from its rates
+        behaviour_times="hand_times",
+    )
+    converted = convert(session, choices)
+    for dropped in converted.report.dropped:
+        print(f"left out: {dropped.n} of {dropped.n_all} {dropped.what}: {dropped.why}")
+    spikes = out / "reaches.npz"
+    write_recording(converted.recording, spikes)
 
+    # 3. Is anything odd about it? Look here first when a fit disappoints.
     settings = load_settings(
         "lorenz-quick",
-        [f"data.file={file}", f"train.max_epochs={max_epochs}", "train.patience_epochs=1000"],
+        [
+            f"data.file={spikes}",
+            "train.max_epochs=150",
+            "train.patience_epochs=150",  # to the end: the learning rate falls until then
+            # A few hundred trials are soon learned by heart. Where the masked loss of validation
+            # trials rises again (figures/training.png), more dropout helps.
+            "model.dropout=0.2",
+            "model.dropout_embedding=0.2",
+            "model.dropout_rates=0.2",
+            *changes,
+        ],
     )
-    result = fit(settings, out=folder / "run")
-    scores = result.evaluation.scores
-    for name, score in scores.items():
-        print(f"{name}: {score.hidden.bits_per_spike:.3f} bits per spike on hidden bins")
+    report = describe_file(spikes, settings.data)
+    for split in report.splits:
+        print(
+            f"{split.name}: {split.n_trials} trials x {split.n_bins} bins x {split.n_neurons} "
+            f"neurons, {split.mean_rate_hz:.1f} Hz"
+        )
+    for warning in report.warnings:
+        print(f"look at this: {warning}")
 
-    model = load_trained(folder / "run")
-    rates_per_bin = model.rates(result.evaluation.data)  # validation trials
-    return rates_per_bin * 1000 / bin_ms
+    # 4. Train, and score on the validation trials. Compare `hidden`: each count is predicted
+    # without having been seen. With nothing hidden, smoothing copies the spikes it is scored on.
+    result = fit(settings, out=out / "run")
+    for name, scores in result.evaluation.scores.items():
+        print(f"{name}: {scores.hidden.bits_per_spike:.3f} bits per spike on hidden bins")
+
+    # 5. Rates of all trials, in the order of the session. Training trials are among them: fine to
+    # look at, but compare models on validation trials only.
+    trials = all_trials(converted.recording)
+    model = load_trained(out / "run")
+    rates_BTN = model.rates(trials)  # expected spikes per bin
+    write_rates(out / "rates.h5", trials, rates_BTN, model.activations(trials))
+    rates_hz = rates_BTN * 1000 / trials.bin_ms
+    print(f"rates of {rates_hz.shape} trials, bins, neurons: up to {rates_hz.max():.0f} Hz")
+    print(f"{out / 'rates.h5'}; pictures in {out / 'run' / 'figures'}")
 
 
 if __name__ == "__main__":
-    rates_hz = main(Path("own_spikes_example"))
-    print(f"rates_hz: {rates_hz.shape}, {rates_hz.min():.1f} to {rates_hz.max():.1f} Hz")
+    main(*sys.argv[1:])

@@ -45,7 +45,19 @@ def fit(
     watch: Watcher | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Fit:
-    """Train, then evaluate on the validation trials and draw; see `ndt_cli.engine.train.train`."""
+    """Train, then evaluate on the validation trials and draw; see `ndt_cli.engine.train.train`.
+
+    Examples
+    --------
+    >>> from ndt_cli import load_settings
+    >>> from ndt_cli.fit import fit
+    >>> settings = load_settings("lorenz-quick", ["data.file=spikes.npz", "train.max_epochs=5"])
+    >>> result = fit(settings, out="runs/new")
+    >>> list(result.evaluation.scores)
+    ['NDT', 'smoothed spikes', 'mean rate']
+    >>> [figure.name for figure in result.figures]
+    ['rates.png', 'heatmaps.png', 'training.png']
+    """
     recording = recording or load_recording(settings.data)
     result = train(settings, out=out, recording=recording, watch=watch, should_stop=should_stop)
     return _finish(result, recording)
@@ -59,7 +71,16 @@ def resume_fit(
     watch: Watcher | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Fit:
-    """Go on with a run, then evaluate and draw; see `ndt_cli.engine.train.resume`."""
+    """Go on with a run, then evaluate and draw; see `ndt_cli.engine.train.resume`.
+
+    Examples
+    --------
+    >>> from ndt_cli import load_settings, train
+    >>> settings = load_settings("lorenz-quick", ["data.file=spikes.npz", "train.max_epochs=5"])
+    >>> result = train(settings, out="runs/new", until_epoch=3)
+    >>> resume_fit("runs/new").training.stopped
+    'finished'
+    """
     recording = recording or load_recording(RunFolder.open(Path(run)).settings().data)
     result = resume(
         run, overrides=overrides, recording=recording, watch=watch, should_stop=should_stop

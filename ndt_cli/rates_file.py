@@ -33,9 +33,10 @@ def write_rates(
     ----------
     path : Path
         A new ``.h5`` or ``.npz`` file; in the first rates have an attribute ``unit``. Its keys:
-        ``rates`` (expected spikes per bin), ``rates_hz``, ``activations``, all trials x bins x channels; ``bin_ms``; ``lengths``
-        (bins of each trial, beyond which everything is 0); ``trial_ids`` where known. Neurons
-        are in the order of the file; ``heldout_neurons`` are the places of those that were held
+        ``rates`` (expected spikes per bin), ``rates_hz``, ``activations``, all trials x bins x
+        channels; ``bin_ms``; ``lengths`` (bins of each trial, beyond which everything is 0);
+        ``trial_ids`` where known. Neurons are in the order of the file; ``heldout_neurons`` are
+        the places of those that were held
         out, where there are any. Windows chopped from a continuous recording are also merged:
         ``continuous_rates`` and ``continuous_rates_hz`` (bins x neurons, NaN where there is no
         window), and ``continuous_start_ms``, when their first bin begins on the recording's

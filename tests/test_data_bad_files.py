@@ -166,7 +166,7 @@ def test_other_content_is_named(tmp_path, content, message):
 def test_pickled_objects_are_never_loaded(tmp_path):
     path = tmp_path / "rat.npz"
     np.savez(path, spikes=np.array([[[object()]]]), bin_ms=10.0)
-    with pytest.raises(DataError, match="`spikes` cannot be read"):
+    with pytest.raises(DataError, match="`spikes`: found Python objects"):
         load_file(path, DEFAULTS)
 
 

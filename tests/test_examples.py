@@ -1,16 +1,109 @@
 """The scripts in ``examples/`` run, in small form."""
 
+import csv
+import io
 import runpy
+from contextlib import redirect_stdout
 from pathlib import Path
 
+import h5py
 import numpy as np
+import pytest
+
+from ndt_cli.engine.inference import load_trained
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+SMALL = (
+    "model.n_layers=1", "model.feedforward_size=8", "train.max_epochs=3", "train.n_threads=1",
+    "train.device=cpu", "train.precision=float32",
+)  # fmt: skip
 
 
-def test_own_spikes_gives_rates_for_an_array(tmp_path, capsys):
-    main = runpy.run_path(str(EXAMPLES / "own_spikes.py"))["main"]
-    rates_hz = main(tmp_path, max_epochs=3)
-    assert rates_hz.shape == (12, 40, 12)
-    assert np.isfinite(rates_hz).all()
-    assert "NDT" in capsys.readouterr().out
+@pytest.fixture
+def run(monkeypatch):
+    """Run a script as Python does, with the scripts beside it at hand, and give its names."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.setenv("MPLBACKEND", "agg")  # a window system may be missing
+    return lambda name: runpy.run_path(str(EXAMPLES / name))
+
+
+@pytest.fixture(scope="module")
+def own_spikes(tmp_path_factory):
+    """The folder that the first example leaves, and what it prints."""
+    folder = tmp_path_factory.mktemp("own") / "new"
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as printed:
+        patch.syspath_prepend(EXAMPLES)
+        runpy.run_path(str(EXAMPLES / "own_spikes.py"))["main"](str(folder), *SMALL)
+    return folder, printed.getvalue()
+
+
+def test_own_spikes_gives_rates_for_every_trial_that_was_kept(own_spikes):
+    folder, _ = own_spikes
+    with np.load(folder / "session.npz") as session, h5py.File(folder / "rates.h5") as file:
+        kept = np.flatnonzero(session["success"] == 1)
+        assert file["trial_ids"][:].tolist() == kept.tolist()
+        assert file["rates_hz"].shape == (len(kept), 45, 30)
+        assert np.isfinite(file["rates_hz"][:]).all()
+
+
+def test_own_spikes_says_what_is_in_the_file_and_how_good_the_fit_is(own_spikes):
+    _, printed = own_spikes
+    assert "go_cue " in printed
+    assert "left out: 6 of 200 trials" in printed
+    assert "NDT: " in printed
+    assert "smoothed spikes: " in printed
+
+
+def test_an_example_replaces_nothing(run, own_spikes):
+    with pytest.raises(FileExistsError, match="new"):
+        run("own_spikes.py")["main"](str(own_spikes[0]), *SMALL)
+
+
+def test_a_sweep_stops_goes_on_and_becomes_an_ensemble(run, tmp_path, capsys):
+    run("sweep_and_ensemble.py")["main"](str(tmp_path / "new"), *SMALL)
+    before, stopped, after = capsys.readouterr().out.partition("stopped; going on\n")
+    assert [f"member {i}: loss" in before for i in range(6)] == [True] * 3 + [False] * 3
+    assert stopped
+    assert [f"member {i}: loss" in after for i in range(6)] == [False] * 3 + [True] * 3
+    with (tmp_path / "new" / "sweep" / "results.csv").open(newline="") as file:
+        assert [row["status"] for row in csv.DictReader(file)] == ["finished"] * 6
+    n_chosen = len(load_trained(tmp_path / "new" / "ensemble").members)
+    assert 1 <= n_chosen <= 6
+    assert "ensemble: " in after
+
+
+def test_rates_are_decoded_beside_smoothed_spikes(run, tmp_path, capsys):
+    pytest.importorskip("sklearn", reason='needs scikit-learn: pip install "ndt-cli[nlb]"')
+    run("rates_to_sklearn.py")["main"](str(tmp_path / "new"), *SMALL)
+    printed = capsys.readouterr().out
+    assert "NDT: hand velocity, R2 " in printed
+    # The smoothed spikes need no training: they decode the hand even in this small form.
+    (r2,) = [
+        float(line.split()[-1])
+        for line in printed.splitlines()
+        if line.startswith("smoothed (80 ms): hand velocity")
+    ]
+    assert r2 == pytest.approx(0.80, abs=0.03)
+    assert (tmp_path / "new" / "trajectories.png").stat().st_size > 10_000
+
+
+def test_a_run_is_drawn(run, own_spikes, tmp_path):
+    run("figures.py")["main"](str(own_spikes[0] / "run"), str(tmp_path / "new"))
+    written = {path.name for path in (tmp_path / "new").iterdir()}
+    assert written == {"report.html", "rates.pdf", "conditions.pdf", "one-neuron.png"}
+
+
+def test_the_benchmark_from_files_to_scores(run, tmp_path, capsys):
+    pytest.importorskip("nlb_tools", reason="nlb-tools is not installed: see README, Installing")
+    pytest.importorskip("pynwb", reason='pynwb is not installed: pip install "ndt-cli[nlb]"')
+    from nlb_nwb import write_maze
+
+    write_maze(tmp_path / "files", n_train=12, n_val=8, n_test=5)
+    run("nlb_from_scratch.py")["main"](
+        str(tmp_path / "new"), *SMALL, "train.warmup_epochs=1", data_dir=str(tmp_path / "files")
+    )
+    printed = capsys.readouterr().out
+    assert "NDT: co-bps " in printed
+    assert "spike smoothing: co-bps " in printed
+    assert printed.count("best after 3 epochs") == 2
+    assert (tmp_path / "new" / "submission.h5").is_file()

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import time
 from importlib.util import find_spec
 
 import numpy as np
@@ -51,18 +50,21 @@ def _data():
     return recording(rates=True)
 
 
-def _on_ray(settings, out, n_members=3, *, options=None, tell=lambda standing: None, **more):
+def _on_ray(settings, out, n_members=None, *, options=None, tell=lambda standing: None, **more):
+    """Sweep on Ray; go on with the sweep that is there."""
     from ndt_cli.search.ray_trainer import ray_trainer
 
     options = options or RayOptions()
     with ray_trainer(options, settings, SPACE, tell) as (trainer, _):
         wrap = more.pop("wrap", lambda trainer: trainer)
         if out.exists():
-            return resume_sweep(out, recording=_data(), trainer=wrap(trainer), **more)
+            return resume_sweep(
+                out, n_members=n_members, recording=_data(), trainer=wrap(trainer), **more
+            )
         return sweep(
             settings,
             SPACE,
-            n_members=n_members,
+            n_members=n_members or 3,
             seed=5,
             out=out,
             recording=_data(),
@@ -109,11 +111,11 @@ class KillsWorker:
         except (OSError, ValueError):
             return
         n_epochs = _epochs(self._member)
-        if len(self.killed) < self._times and pid not in self.killed:
-            if n_epochs >= self._min_epochs:
-                os.kill(pid, signal.SIGKILL)
-                self.killed.append(pid)
-                self.epochs.append(n_epochs)
+        is_due = len(self.killed) < self._times and pid not in self.killed
+        if is_due and n_epochs >= self._min_epochs:
+            os.kill(pid, signal.SIGKILL)
+            self.killed.append(pid)
+            self.epochs.append(n_epochs)
 
 
 # The same members
@@ -246,7 +248,7 @@ def test_members_of_a_resumed_sweep_are_compared_with_those_that_ended_before(cl
     # The first one of a rung always passes; no other is as good as this.
     rungs = out / "members/000/rungs.json"
     rungs.write_text(json.dumps({"rungs": [{"epoch": 3, "score": 0.99}]}))
-    done = _on_ray(settings, out, options=options, n_members=3)
+    done = _on_ray(settings, out, 3, options=options)
     assert [member.status for member in done.results.members] == ["finished", *["stopped"] * 2]
 
 
@@ -289,7 +291,30 @@ def test_optuna_begins_with_the_members_of_a_random_search_then_goes_where_score
     assert [again.drawn(i) for i in range(40)] == [folder.drawn(i) for i in range(40)]
 
 
-def test_optuna_draws_no_member_anew_and_asks_again_where_values_do_not_go_together(tmp_path):
+def test_optuna_asks_again_where_values_do_not_go_together(tmp_path, monkeypatch):
+    from ndt_cli.search import ray_searchers
+
+    base = changed(SHORT, "train", schedule="cosine", max_epochs=8)
+    its = Space.from_tables("test", {"train": {"warmup_epochs": {"integer": [0, 40]}}})
+    # The few members that a sweep of this seed draws all train; most values do not.
+    drawn = {s: its.draw(s, 0)["train.warmup_epochs"] for s in range(40)}
+    seed = next(s for s, warmup in drawn.items() if warmup < 8)
+    folder = SweepFolder(tmp_path / "sweep", base, its, 1, seed)
+    folder.create()
+    monkeypatch.setattr(ray_searchers, "N_RANDOM", 0)
+    searcher = ray_searchers.ChosenMembers(folder, folder.members(), lambda: False)
+    asked = []
+    choose = SweepFolder.choose
+    monkeypatch.setattr(
+        SweepFolder, "choose", lambda *args: (asked.append(args[2]), choose(*args))[1]
+    )
+    searcher.suggest("trial")
+    assert asked[-1] == folder.drawn(0)
+    assert folder.drawn(0)["train.warmup_epochs"] < 8
+    assert len(asked) > 1
+
+
+def test_optuna_draws_no_member_anew(tmp_path):
     folder, searcher = _searcher(tmp_path / "sweep", SHORT)
     for index in range(12):
         searcher.suggest(f"trial-{index}")

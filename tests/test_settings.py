@@ -126,6 +126,7 @@ def test_a_home_folder_is_expanded(tmp_path, monkeypatch):
         (" train.seed = 12 ", "train", "seed", 12),
         ("model.full_context=true", "model", "full_context", True),
         ("data.bin_ms=20", "data", "bin_ms", 20.0),
+        ("data.heldout_neurons=[3, 0]", "data", "heldout_neurons", (3, 0)),
     ],
 )
 def test_an_override_is_a_toml_value_or_bare_text(override, section, name, value):
@@ -195,9 +196,12 @@ def test_a_section_must_be_a_section(tmp_path):
         ("train.learning_rate=true", "must be a number, above 0, at most 1"),
         ("train.learning_rate=0", "train.learning_rate = 0 (--set): must be a number, above 0"),
         ("train.clip_norm=inf", "train.clip_norm = inf (--set): must be a number, above 0"),
-        ("data.bin_ms=nan", "data.bin_ms = nan (--set): must be a number, above 0"),
+        ("data.bin_ms=nan", "data.bin_ms = nan (--set): must be a number, at least 0.001, at most"),
         ("model.full_context=1", "must be true or false"),
         ("model.norm_place=poste", "must be one of pre, post; did you mean post?"),
+        ("data.heldout_neurons=3", "= 3 (--set): must be a list of whole numbers, at least 0"),
+        ("data.heldout_neurons=[1, -2]", "data.heldout_neurons = -2 (--set): must be a list of"),
+        ("data.heldout_neurons=[1.5]", "data.heldout_neurons = 1.5 (--set): must be a list of"),
         ("train.device=gpu", "must be one of auto, cpu, mps, cuda, cuda:N"),
         ("train.device=cuda:x", "must be one of auto, cpu, mps, cuda, cuda:N"),
     ],
@@ -251,6 +255,16 @@ def test_every_problem_is_reported_at_once_with_its_origin(tmp_path):
             ["mask.span_ramp_start_epoch=1201"],
             ["mask.span_ramp_start_epoch=1200"],
             "span_ramp_end_epoch (1200) must not be before",
+        ),
+        (
+            ["data.heldout_neurons=[1]", "data.heldout_fraction=0.2"],
+            ["data.heldout_neurons=[1]", "data.heldout_fraction=0"],
+            "[data] heldout_neurons and heldout_fraction are both given",
+        ),
+        (
+            ["data.heldout_neurons=[1, 2, 1]"],
+            ["data.heldout_neurons=[1, 2]"],
+            "[data] heldout_neurons names a neuron twice",
         ),
         (
             ["model.context_wrap_initial=true", "model.context_back=0"],

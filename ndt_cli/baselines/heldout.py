@@ -48,6 +48,16 @@ class HeldoutRegression:
         Largest count of each neuron in the training trials: no rate is above it.
     penalty : float
         The ridge.
+
+    Examples
+    --------
+    >>> from dataclasses import replace
+    >>> from ndt_cli import make_lorenz
+    >>> made = make_lorenz(n_conditions=2, n_repeats=5, n_neurons=8)
+    >>> train, valid = (replace(data, n_heldout=2) for data in (made.train, made.valid))
+    >>> regression = HeldoutRegression.fit(train, Smoother.fit(train))
+    >>> regression.rates(valid).shape  # of the last two neurons, from the others
+    (2, 50, 2)
     """
 
     smoother: Smoother

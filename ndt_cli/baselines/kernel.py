@@ -71,6 +71,13 @@ def smooth(
     ------
     ValueError
         A width that is not above 0.
+
+    Examples
+    --------
+    >>> spikes_BTN = np.array([[0, 0, 1, 0, 0]])[:, :, None]
+    >>> inside_BT = np.ones((1, 5), dtype=bool)
+    >>> smooth(spikes_BTN, inside_BT, width_ms=20, bin_ms=20)[0, :, 0].round(2)
+    array([0.08, 0.26, 0.4 , 0.26, 0.08])
     """
     inside = inside_BT[:, :, None]
     weights = gaussian_weights(width_ms / bin_ms, spikes_BTN.shape[1])
@@ -97,6 +104,15 @@ def smooth_hidden(
         Counts that must not be looked at.
     prior : MeanPrior
         What a hidden bin far from every visible one is given.
+
+    Examples
+    --------
+    >>> spikes_BTN = np.array([[0, 0, 1, 0, 0]])[:, :, None]
+    >>> inside_BT = np.ones((1, 5), dtype=bool)
+    >>> prior = MeanPrior(np.array([0.2]), n_spikes=1.0)
+    >>> hidden_BT = spikes_BTN[:, :, 0] > 0  # the spike itself is not looked at
+    >>> smooth_hidden(spikes_BTN, inside_BT, hidden_BT, 20, 20, prior)[0, :, 0].round(2)
+    array([0.15, 0.15, 0.15, 0.15, 0.15])
     """
     inside = inside_BT[:, :, None]
     visible = inside & ~(hidden[:, :, None] if hidden.ndim == 2 else hidden)

@@ -16,6 +16,12 @@ def mean_rate(train: SpikeData) -> Float64Array:
     ------
     DataError
         A set without trials, or without the counts of its held-out neurons.
+
+    Examples
+    --------
+    >>> counts_BTN = np.array([[[0, 2], [1, 2]]], np.uint8)
+    >>> mean_rate(SpikeData(counts_BTN, bin_ms=20.0, lengths_B=np.array([2])))
+    array([0.5, 2. ])
     """
     if not train.hidden_counts_known:
         raise DataError(
@@ -34,11 +40,25 @@ def mean_rate(train: SpikeData) -> Float64Array:
 
 
 def starting_rates(train: SpikeData) -> Float64Array:
-    """Return each neuron's mean rate, a silent one's as if it had half a spike; all above 0."""
+    """Return each neuron's mean rate, a silent one's as if it had half a spike; all above 0.
+
+    Examples
+    --------
+    >>> counts_BTN = np.array([[[0, 2], [0, 2]]], np.uint8)
+    >>> starting_rates(SpikeData(counts_BTN, bin_ms=20.0, lengths_B=np.array([2])))
+    array([0.25, 2.  ])
+    """
     n_bins = float(np.sum(train.lengths_B))
     return np.maximum(mean_rate(train), 0.5 / n_bins)
 
 
 def constant_rates(rates_N: Float64Array, data: SpikeData) -> Float64Array:
-    """Return one rate a neuron as a read-only (trials, bins, neurons) array for these trials."""
+    """Return one rate a neuron as a read-only (trials, bins, neurons) array for these trials.
+
+    Examples
+    --------
+    >>> data = SpikeData(np.zeros((1, 3, 2), np.uint8), bin_ms=20.0, lengths_B=np.array([3]))
+    >>> constant_rates(np.array([0.5, 2.0]), data)[0, 0]
+    array([0.5, 2. ])
+    """
     return np.broadcast_to(rates_N, data.spikes_BTN.shape)

@@ -31,6 +31,17 @@ class Smoother:
         Mean rate of each neuron in the training trials, in spikes per bin.
     bin_ms : float
         Bin width of the training trials, in ms.
+
+    Examples
+    --------
+    >>> from ndt_cli import make_lorenz
+    >>> recording = make_lorenz(n_conditions=2, n_repeats=5)
+
+    >>> smoother = Smoother.fit(recording.train)
+    >>> smoother.rates(recording.valid).shape  # spikes per bin
+    (2, 50, 29)
+    >>> smoother.width_ms > 0
+    True
     """
 
     width_ms: float

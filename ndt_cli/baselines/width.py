@@ -27,7 +27,13 @@ class KernelChoice(NamedTuple):
 
 
 def default_widths_ms(bin_ms: float, n_bins: int) -> Float64Array:
-    """Return kernel widths from half a bin to half the window, each a factor sqrt(2) wider."""
+    """Return kernel widths from half a bin to half the window, each a factor sqrt(2) wider.
+
+    Examples
+    --------
+    >>> default_widths_ms(bin_ms=20, n_bins=4).round(1)
+    array([10. , 14.1, 20. , 28.3, 40. ])
+    """
     n_widths = 1 + max(0, int(np.floor(2 * np.log2(n_bins))))
     return np.asarray(bin_ms * 0.5 * 2.0 ** (0.5 * np.arange(n_widths)), dtype=np.float64)
 
@@ -56,6 +62,14 @@ def choose_kernel(train: SpikeData, candidates_ms: Sequence[float] | None = None
     ------
     DataError
         A set without trials, or without the counts of its held-out neurons.
+
+    Examples
+    --------
+    >>> from ndt_cli import make_lorenz
+    >>> recording = make_lorenz(n_conditions=2, n_repeats=5)
+
+    >>> choose_kernel(recording.train, candidates_ms=[40.0, 5000.0]).width_ms
+    40.0
     """
     some = _some_trials(train)
     inside = some.inside_BT[:, :, None]

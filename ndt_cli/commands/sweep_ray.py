@@ -161,7 +161,7 @@ class RayFlags:
         for flag, known in _CHOICES.items():
             if given.get(flag, known[0]) not in known:
                 also = (
-                    "; population-based training runs on one device, without Ray"
+                    "; population-based training is asked for by --pbt-interval"
                     if given[flag] == "pbt"
                     else ""
                 )

@@ -52,7 +52,7 @@ def train(
     if resume is None:
         source = find_config(config)
         settings = load_settings(config, changes)
-        log.print(f"settings: {source.label}", highlight=False, soft_wrap=True)
+        log.print(f"settings: {source.label}", highlight=False, markup=False, soft_wrap=True)
 
     from ndt_cli.commands.progress import TrainingProgress
     from ndt_cli.commands.score_table import score_notes, score_table, score_title
@@ -65,7 +65,8 @@ def train(
             result = fit(settings, out=out_folder, watch=progress, should_stop=stop)
     run = result.training.run
     if result.training.stopped == "interrupted":
-        log.print(f"Stopped and saved. Go on with: ndt train --resume {run}", soft_wrap=True)
+        words = f"Stopped and saved. Go on with: ndt train --resume {run}"
+        log.print(words, markup=False, soft_wrap=True)
         raise typer.Exit(130)
     if result.evaluation is None:  # another process of a distributed run writes and reports
         return
@@ -92,5 +93,5 @@ def train(
     for note in score_notes(result.evaluation):
         log.print(note, style="dim", highlight=False)
     for figure in result.figures:
-        out.print(f"picture: {figure}", highlight=False, soft_wrap=True)
-    out.print(f"run: {run}", highlight=False, soft_wrap=True)
+        out.print(f"picture: {figure}", highlight=False, markup=False, soft_wrap=True)
+    out.print(f"run: {run}", highlight=False, markup=False, soft_wrap=True)

@@ -77,6 +77,15 @@ class Choices:
     ------
     SettingsError
         If a value cannot be, or two of them contradict each other.
+
+    Examples
+    --------
+    >>> Choices(bin_ms=20, align="go_cue", window_ms=(-250, 450)).window_ms
+    (-250, 450)
+    >>> Choices(bin_ms=20, align="go_cue")
+    Traceback (most recent call last):
+    ndt_cli.errors.SettingsError: --align go_cue: found no window around that event
+    ...
     """
 
     bin_ms: float | None = None
@@ -149,6 +158,8 @@ class Choices:
             )
         if self.chop_ms is None and self.overlap_ms:
             raise SettingsError("--overlap-ms was given without --chop-ms, the length of a window")
+        if self.chop_ms is not None and not self.chop_ms > 0:
+            raise SettingsError(f"--chop-ms: found {self.chop_ms:g} ms; expected a length above 0")
         if self.chop_ms is not None and not 0 <= self.overlap_ms < self.chop_ms:
             raise SettingsError(
                 f"--overlap-ms: found {self.overlap_ms:g} ms; expected 0 to less than the window "

@@ -78,15 +78,15 @@ def convert(file: Path | str, choices: Choices | None = None) -> Converted:
 
     Examples
     --------
-    ::
-
-        from ndt_cli.convert import Choices, convert
-
-        converted = convert(
-            "session.nwb",
-            Choices(bin_ms=20, align="go_cue_time", window_ms=(-250, 450), where=("result == R",)),
-        )
-        converted.recording.train.spikes_BTN
+    >>> from ndt_cli.convert import Choices, convert
+    >>> choices = Choices(
+    ...     bin_ms=20, align="go_cue", window_ms=(-200, 400), condition=("target",)
+    ... )
+    >>> converted = convert("session.npz", choices)
+    >>> converted.recording.train.spikes_BTN.shape  # trials, bins, neurons
+    (20, 30, 5)
+    >>> converted.report.conditions
+    {'0': 6, '1': 6, '2': 6, '3': 6}
     """
     path, choices, journal = Path(file), choices or Choices(), Journal()
     with open_file(path) as contents:

@@ -29,8 +29,12 @@ from ndt_cli.convert.windows import (
 )
 from ndt_cli.data.spike_data import IntArray, SpikeData
 from ndt_cli.errors import DataError, SettingsError
+from ndt_cli.memory import check_memory
 
 Spikes = SpikeTimes | ContinuousCounts
+# While they are counted: a count, and where its bin begins, in microseconds and in bins.
+_COUNTED_BYTES, _EDGE_BYTES = 4, 16
+
 LOOK = "ndt convert FILE --list  shows the first values of each column."
 
 
@@ -83,6 +87,8 @@ def cut_clocked(
     if len(windows.rows_B) == 0:
         raise DataError(f"{source}: no trial is left: {journal.reasons()}", LOOK)
     _note_overlap(windows, bin_us, journal)
+    n_bins = len(windows.n_bins_B) * int(windows.n_bins_B.max())
+    _check_memory(n_bins, len(spikes.unit_ids), bin_us, source)
     data = _data(spikes, behaviour, windows.starts_us_B, windows.n_bins_B, bin_us, journal)
     is_valid_R = valid_rows(table, choices)
     return Cut(
@@ -147,6 +153,8 @@ def _chopped(
             source=source,
         )
 
+    n_bins = int((stretches_us[:, 1] - stretches_us[:, 0]).sum()) // bin_us
+    _check_memory(n_bins, len(spikes.unit_ids), bin_us, source)
     pieces = plan_pieces(stretches_us, bin_us, window_bins, overlap_bins, draw)
     journal.took(
         "windows",
@@ -214,6 +222,13 @@ def _note_overlap(windows: Windows, bin_us: int, journal: Journal) -> None:
             f"{n_overlap} trials begin before an earlier one ends: spikes there count in both, "
             "and may be in training and validation. --split blocks parts them in time."
         )
+
+
+def _check_memory(n_bins: int, n_units: int, bin_us: int, source: str) -> None:
+    """Refuse more bins than there is memory for, before they are counted."""
+    what = f"{source}: {n_bins} bins of {bin_us / 1000:g} ms, of {n_units} units, with padding,"
+    hint = f"Are the times in another unit (--time-unit)? Or cut less. {LOOK}"
+    check_memory(n_bins * (_COUNTED_BYTES * n_units + _EDGE_BYTES), what, hint)
 
 
 def _data(

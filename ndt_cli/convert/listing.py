@@ -74,6 +74,14 @@ def list_contents(file: Path | str) -> Listing:
     ------
     DataError
         If the file cannot be read.
+
+    Examples
+    --------
+    >>> for entry in list_contents("session.npz").entries[:3]:
+    ...     print(entry.name, entry.shape)
+    spike_times (2000,)
+    spike_units (2000,)
+    start_time (24,)
     """
     with open_file(Path(file)) as contents:
         entries = tuple(_entry(name, item) for name, item in contents.items.items())

@@ -21,8 +21,8 @@ def open_csv(path: Path) -> Contents:
     Raises
     ------
     DataError
-        If the file is missing or empty, has no names in its first row, two columns of one name
-        or a row that is longer or shorter than that.
+        If the file is missing, empty or no table, has no names in its first row, two columns of
+        one name or a row that is longer or shorter than that.
     """
     if not path.is_file():
         ArrayFile(path)  # says what is there instead
@@ -36,7 +36,14 @@ def open_csv(path: Path) -> Contents:
     lines = text.splitlines()
     head = lines[0] if lines else ""
     mark = max(",;\t", key=head.count)
-    rows = [row for row in csv.reader(lines, delimiter=mark) if any(c.strip() for c in row)]
+    try:
+        rows = [row for row in csv.reader(lines, delimiter=mark) if any(c.strip() for c in row)]
+    except csv.Error as error:
+        raise DataError(
+            f"{path}: found no text table ({error}); expected columns between commas, "
+            "semicolons or tabs",
+            hint="Is a quotation mark left open?",
+        ) from error
     if len(rows) < 2:
         raise DataError(f"{path}: found {len(rows)} rows; expected names and at least one row")
     names = [name.strip() for name in rows[0]]

@@ -1,5 +1,6 @@
 """MATLAB files before version 7.3, through `scipy.io.loadmat`, which executes nothing."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from ndt_cli.convert.contents import Contents
 from ndt_cli.convert.matlab import Cells, Stored, Value, matlab_items
 from ndt_cli.errors import DataError
+from ndt_cli.memory import check_memory
 
 
 def open_mat5(path: Path) -> Contents:
@@ -18,21 +20,31 @@ def open_mat5(path: Path) -> Contents:
     Raises
     ------
     DataError
-        If it is damaged.
+        If it is damaged, or does not fit into memory.
     """
+    try:
+        sizes = scipy.io.whosmat(path)
+    except Exception as error:
+        raise _no_mat(path, error) from error
+    n_entries = sum(math.prod(shape) for _, shape, _ in sizes)
+    check_memory(n_entries, f"{path}: its {len(sizes)} variables")  # a byte each, or more
     try:
         variables = scipy.io.loadmat(path, struct_as_record=True, squeeze_me=False)
     except Exception as error:  # scipy raises many kinds over damaged content
-        raise DataError(
-            f"{path}: cannot be read as a MATLAB file ({type(error).__name__}: {error})",
-            hint="Save it again; `save -v7.3` writes HDF5, which is read too.",
-        ) from error
+        raise _no_mat(path, error) from error
     contents = Contents(path, "MATLAB")
     for name, raw in variables.items():
         value = None if name.startswith("__") else _value(raw)
         if value is not None:
             contents.items.update(matlab_items(name, value))
     return contents
+
+
+def _no_mat(path: Path, error: Exception) -> DataError:
+    return DataError(
+        f"{path}: cannot be read as a MATLAB file ({type(error).__name__}: {error})",
+        hint="Save it again; `save -v7.3` writes HDF5, which is read too.",
+    )
 
 
 def _value(raw: Any) -> Value | None:

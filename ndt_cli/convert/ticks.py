@@ -71,8 +71,10 @@ def ms_to_us(value_ms: float, flag: str) -> int:
     Raises
     ------
     SettingsError
-        If it is not whole.
+        If it is not whole, or centuries long.
     """
+    if not abs(value_ms) < _MAX_US / 1000:  # nor is it NaN
+        raise SettingsError(f"{flag}: found {value_ms:g} ms; expected a time in a recording")
     ticks = round(value_ms * 1000)
     if abs(value_ms * 1000 - ticks) > 1e-6:
         raise SettingsError(

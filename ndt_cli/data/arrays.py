@@ -1,38 +1,48 @@
 """Named arrays in a file, HDF5 or .npz, told apart by content: such files often have no ending."""
 
+import lzma
+import math
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
+from ndt_cli.data.npy_member import NpyMember
 from ndt_cli.errors import DataError, nearest
+from ndt_cli.memory import check_memory
 
 # What h5py, numpy and zipfile raise over damaged content; numpy reads a header as Python text.
-_DAMAGE = (
+DAMAGE = (
     EOFError,
+    KeyError,
     OSError,
+    OverflowError,
     RuntimeError,
     SyntaxError,
+    TypeError,
     ValueError,
+    lzma.LZMAError,
     tokenize.TokenError,
     zipfile.BadZipFile,
     zlib.error,
 )
 
+_Stored: TypeAlias = NpyMember | h5py.Dataset
+
 
 class ArrayFile:
     """An open file of named arrays.
 
-    Arrays of an HDF5 file are read when asked for, those of an .npz file when first touched.
-    Groups and other things in an HDF5 file are no arrays and are passed over.
+    Arrays are read when asked for; shape and type come from their headers. Groups and other
+    things that are no arrays are passed over.
 
     Parameters
     ----------
@@ -47,26 +57,28 @@ class ArrayFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._h5: h5py.File | None = None
-        self._npz: np.lib.npyio.NpzFile | None = None
-        self._read: dict[str, NDArray[Any]] = {}
+        self._file: h5py.File | zipfile.ZipFile | None = None
+        # By key; what is damaged stands there with the reason.
+        self._arrays: dict[str, _Stored | str] = {}
+        self._unpacked: tuple[str | None, NDArray[Any]] = None, np.empty(0)
+        self.groups: tuple[str, ...] = ()
         _check_exists(path)
         try:
             if h5py.is_hdf5(path):
-                self._h5 = h5py.File(path, "r")
-                # get() gives None for a link that leads nowhere.
-                is_array = {k: _is_array(self._h5.get(k)) for k in self._h5}
-                self.keys = tuple(k for k, yes in is_array.items() if yes)
-                self.groups = tuple(k for k, yes in is_array.items() if not yes)
+                self._file = h5py.File(path, "r")
+                self._list_hdf5(self._file)
             elif zipfile.is_zipfile(path):
-                self._npz = np.load(path, allow_pickle=False)
-                self.keys = tuple(self._npz.files)
-                self.groups = ()
+                self._file = zipfile.ZipFile(path)
+                self._list_npz(self._file)
             else:
                 raise self._unknown_content()
-        except _DAMAGE as error:
+        except PermissionError as error:
+            self.close()
+            raise DataError(f"{path}: it may not be read ({error.strerror})") from error
+        except DAMAGE as error:
             self.close()
             raise self._damaged(str(error)) from error
+        self.keys = tuple(self._arrays)
 
     def __enter__(self) -> Self:
         return self
@@ -80,28 +92,62 @@ class ArrayFile:
         self.close()
 
     def close(self) -> None:
-        for handle in (self._h5, self._npz):
-            if handle is not None:
-                handle.close()
-        self._read.clear()
+        if self._file is not None:
+            self._file.close()
 
     def __contains__(self, key: str) -> bool:
         return key in self.keys
 
     def shape(self, key: str) -> tuple[int, ...]:
-        """Shape of an array; an .npz file has to read it for that."""
         return tuple(self._array(key).shape)
 
     def dtype(self, key: str) -> np.dtype:
-        return self._array(key).dtype
-
-    def read(self, key: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
-        """Return rows ``start:stop`` of an array, all by default."""
         array = self._array(key)
         try:
-            return np.asarray(array[()] if array.ndim == 0 else array[start:stop])
-        except _DAMAGE as error:
-            raise self._damaged(f"`{key}` cannot be read: {error}") from error
+            return array.dtype
+        except DAMAGE as error:  # HDF5 has types that numpy has not
+            raise self._unreadable(key, error) from error
+
+    def read(self, key: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
+        """Return rows ``start:stop`` of an array, all by default.
+
+        Raises
+        ------
+        DataError
+            If there is none of that name, it is damaged or holds Python objects, or there is not
+            the memory for it.
+        """
+        shape = self.shape(key)
+        rows = slice(start, stop)
+        n_rows = len(range(*rows.indices(shape[0]))) if shape else 1
+        array = self._checked(key, n_rows * math.prod(shape[1:]))
+        try:
+            if not isinstance(array, NpyMember):
+                return np.asarray(array[rows] if shape else array[()])
+            if self._unpacked[0] != key:
+                whole = array.read()
+                if (start, stop) == (0, None):
+                    return whole
+                self._unpacked = key, whole  # rows are asked for piece by piece
+            return self._unpacked[1][rows]
+        except DAMAGE as error:
+            raise self._unreadable(key, error) from error
+
+    def blocks(self, key: str, n_rows: int) -> Iterator[NDArray[Any]]:
+        """Read an array so many rows at a time; errors are those of `read`.
+
+        What is given may be read-only.
+        """
+        shape = self.shape(key)
+        array = self._checked(key, min(n_rows, shape[0]) * math.prod(shape[1:]))
+        try:
+            if isinstance(array, NpyMember):
+                yield from array.blocks(n_rows)
+            else:
+                for start in range(0, shape[0], n_rows):
+                    yield np.asarray(array[start : start + n_rows])
+        except DAMAGE as error:
+            raise self._unreadable(key, error) from error
 
     def wrong(self, key: str, found: str, expected: str, hint: str | None = None) -> DataError:
         """Return the error for an array that is not as it should be."""
@@ -126,19 +172,53 @@ class ArrayFile:
         more = len(self.keys) + len(self.groups) - len(shown)
         return (", ".join(shown) or "no arrays") + (f" and {more} more" if more else "")
 
-    def _array(self, key: str) -> NDArray[Any]:
-        if key not in self.keys:
-            raise self.missing(key)
-        if self._h5 is not None:
-            dataset: NDArray[Any] = self._h5[key]  # an h5py.Dataset, which slices like an array
-            return dataset
-        assert self._npz is not None
-        if key not in self._read:
+    def _list_hdf5(self, file: h5py.File) -> None:
+        groups = []
+        for key in file:
             try:
-                self._read[key] = self._npz[key]
-            except _DAMAGE as error:
-                raise self._damaged(f"`{key}` cannot be read: {error}") from error
-        return self._read[key]
+                item = file.get(key)  # None for a link that leads nowhere
+            except DAMAGE:  # or in a circle
+                item = None
+            if isinstance(item, h5py.Dataset) and item.shape is not None:
+                self._arrays[key] = item
+            else:
+                groups.append(key)
+        self.groups = tuple(groups)
+
+    def _list_npz(self, archive: zipfile.ZipFile) -> None:
+        for info in archive.infolist():
+            key = info.filename.removesuffix(".npy")
+            try:
+                member = NpyMember.open(archive, info)
+            except DAMAGE as error:
+                self._arrays[key] = str(error)
+            else:
+                if member is not None:
+                    self._arrays[key] = member
+
+    def _array(self, key: str) -> _Stored:
+        if key not in self._arrays:
+            raise self.missing(key)
+        array = self._arrays[key]
+        if isinstance(array, str):
+            raise self._unreadable(key, array)
+        return array
+
+    def _checked(self, key: str, n_entries: int) -> _Stored:
+        """Return an array of which so many entries may be read at once."""
+        array, dtype = self._array(key), self.dtype(key)
+        if isinstance(array, NpyMember):
+            if dtype.hasobject:
+                raise self.wrong(key, "Python objects, which could run code", "numbers or text")
+            if not array.by_rows:
+                n_entries = math.prod(array.shape)
+        elif array.chunks is not None:  # a piece is unpacked whole
+            n_entries = max(n_entries, math.prod(array.chunks))
+        check_memory(n_entries * dtype.itemsize, f"{self.path}: `{key}`, {array.shape},")
+        return array
+
+    def _unreadable(self, key: str, why: object) -> DataError:
+        return self._damaged(f"`{key}` cannot be read: {why}")
 
     def _damaged(self, why: str) -> DataError:
         return DataError(
@@ -153,6 +233,11 @@ class ArrayFile:
             return DataError(f"{self.path}: the file is empty", "Copy or write the file again.")
         if head.startswith(b"PK"):
             return self._damaged("an .npz file without its end")
+        if head.startswith(np.lib.format.MAGIC_PREFIX):
+            return DataError(
+                f"{self.path}: found one array without a name (.npy); expected HDF5 or .npz",
+                hint="Save it with its bin width: numpy.savez(FILE, spikes=..., bin_ms=...).",
+            )
         if head.startswith(b"version https://git-lfs"):
             return DataError(
                 f"{self.path}: found a Git LFS pointer, not the data it stands for",
@@ -169,15 +254,13 @@ class ArrayFile:
         )
 
 
-def _is_array(item: object) -> bool:
-    return isinstance(item, h5py.Dataset) and item.shape is not None
-
-
 def _check_exists(path: Path) -> None:
     if path.is_dir():
         raise DataError(f"{path}: found a folder; expected a spike file")
     if path.is_file():
         return
+    if path.exists():
+        raise DataError(f"{path}: found a device or pipe; expected a spike file")
     folder = path.parent
     names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
     like = nearest(path.name, names)

@@ -12,6 +12,12 @@ from numpy.typing import NDArray
 
 from ndt_cli.data.checks import compact_counts
 from ndt_cli.data.spike_data import Recording, SpikeData
+from ndt_cli.data.synthetic_limits import (
+    check_bin_width,
+    check_finite,
+    check_highest_rate,
+    check_set_size,
+)
 from ndt_cli.errors import SettingsError
 
 
@@ -68,8 +74,8 @@ def make_chaotic_rnn(
     Raises
     ------
     SettingsError
-        If the arguments leave a split empty, a trial with fewer than two bins, or observe more
-        units than there are.
+        If the arguments leave a split empty, a trial with fewer than two bins, observe more units
+        than there are, are not finite, or make a set that does not fit into memory.
 
     Examples
     --------
@@ -78,7 +84,31 @@ def make_chaotic_rnn(
     ((8, 100, 50), (2, 100, 50))
     """
     n_observed = n_neurons if n_observed is None else n_observed
+    check_finite(
+        duration_s=duration_s,
+        dt_s=dt_s,
+        gain=gain,
+        tau_s=tau_s,
+        x0_std=x0_std,
+        peak_rate_hz=peak_rate_hz,
+        train_fraction=train_fraction,
+    )
+    check_bin_width("dt_s", dt_s, _round_ms(1000 * dt_s))
     n_bins = int(duration_s / dt_s + 1e-6)  # 0.3 / 0.1 is 2.9999999999999996
+    n_trials = n_conditions * n_repeats
+    check_set_size(
+        {
+            "n_conditions": n_conditions,
+            "n_repeats": n_repeats,
+            "duration_s": duration_s,
+            "dt_s": dt_s,
+            "n_neurons": n_neurons,
+        },
+        n_rates=n_conditions * n_bins * n_neurons,
+        n_counts=n_trials * n_bins * n_observed,
+        n_more=2 * n_neurons**2,
+    )
+    check_highest_rate(peak_rate_hz * dt_s, "peak_rate_hz and dt_s")
     repeats = np.arange(n_repeats)
     trains_R = repeats + 1 <= train_fraction * n_repeats
     if not 1 <= n_observed <= n_neurons:
@@ -93,7 +123,6 @@ def make_chaotic_rnn(
             hint="Ask for more repeats, or move train_fraction towards 0.5.",
         )
 
-    n_trials = n_conditions * n_repeats
     # RandomState's stream never changes; the order of the draws below is what defines the set.
     rng = np.random.RandomState(seed)
     weights_NN = rng.randn(n_neurons, n_neurons) / np.sqrt(n_neurons)

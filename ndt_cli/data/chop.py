@@ -113,6 +113,14 @@ def merge(windows_BTK: NDArray[Any], starts_B: IntArray, lengths_B: IntArray) ->
     ------
     DataError
         If there is no window.
+
+    Examples
+    --------
+    Rates of windows that overlap fade from one to the next:
+
+    >>> windows_BT = np.array([[1.0, 1.0, 1.0], [2.0, 2.0, 2.0]])
+    >>> merge(windows_BT, starts_B=np.array([0, 2]), lengths_B=np.array([3, 3]))
+    array([1. , 1. , 1.5, 2. , 2. ])
     """
     if len(starts_B) == 0:
         raise DataError("found no windows to merge; expected at least one")

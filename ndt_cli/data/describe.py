@@ -38,6 +38,13 @@ def describe_file(path: Path, settings: DataSettings) -> FileReport:
     -------
     FileReport
         Problems are in the report; none is raised.
+
+    Examples
+    --------
+    >>> from ndt_cli import load_settings
+    >>> report = describe_file(Path("spikes.npz"), load_settings().data)
+    >>> report.trainable, report.n_conditions, report.uses
+    (True, 2, ('train', 'match to PSTHs'))
     """
     layout: str | None = None
     arrays: tuple[ArrayFacts, ...] = ()

@@ -6,7 +6,15 @@ from ndt_cli.data.spike_data import Recording, SpikeData
 
 
 def all_trials(recording: Recording) -> SpikeData:
-    """Return the trials of both splits, in the order of the file where that is known."""
+    """Return the trials of both splits, in the order of the file where that is known.
+
+    Examples
+    --------
+    >>> from ndt_cli import make_lorenz
+    >>> recording = make_lorenz(n_conditions=2, n_repeats=5)
+    >>> all_trials(recording).trial_ids_B
+    array([0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
+    """
     train, valid = recording.train, recording.valid
 
     def both(name: str) -> "np.ndarray | None":

@@ -7,6 +7,8 @@ import numpy as np
 
 from ndt_cli.data.arrays import ArrayFile
 from ndt_cli.data.read_array import (
+    as_whole,
+    check_rates_per_bin,
     check_same_window,
     read_counts,
     read_labels,
@@ -52,8 +54,10 @@ def read_lfads(file: ArrayFile, settings: DataSettings) -> Recording:
         scale = find_rate_scale(file, settings, bin_ms, _pooled_mean(rates), _pooled_mean(counts))
         bin_ms = scale.bin_ms
         notes += scale.notes
-        for rates_BTN in rates:
-            rates_BTN /= scale.factor
+        for half, rates_BTN in zip(_HALVES, rates, strict=True):
+            with np.errstate(over="ignore"):  # what is too large then is refused
+                rates_BTN /= scale.factor
+            check_rates_per_bin(file, f"{half}_truth", rates_BTN)
     if bin_ms is None:
         raise no_bin_ms(file, "dt")
 
@@ -118,10 +122,10 @@ def _read_trial_ids(file: ArrayFile, sizes: list[int]) -> tuple[list[IntArray], 
         return [], []
     ids: list[IntArray] = []
     for key, size in zip(keys, sizes, strict=True):
-        values = read_per_trial(file, key, size)
-        if values.dtype.kind not in "uif" or not (values % 1 == 0).all():
+        values = as_whole(read_per_trial(file, key, size))
+        if values is None:
             return [], [f"`{key}` is not used: it holds no whole numbers."]
-        ids.append(values.astype(np.int64))
+        ids.append(values)
     both = np.concatenate(ids)
     if len(np.unique(both)) < len(both):
         return [], ["`train_inds` and `valid_inds` are not used: some trials are named twice."]

@@ -30,6 +30,8 @@ import numpy as np
 
 from ndt_cli.data.arrays import ArrayFile
 from ndt_cli.data.read_array import (
+    as_whole,
+    check_rates_per_bin,
     read_counts,
     read_labels,
     read_names,
@@ -71,11 +73,13 @@ def read_own(file: ArrayFile, settings: DataSettings) -> Recording:
     if "rates" in file:
         rates_BTN = read_rates(file, "rates", spikes_BTN.shape, inside_BT)
         if settings.conversion_factor is not None:
-            rates_BTN /= settings.conversion_factor
+            with np.errstate(over="ignore"):  # what is too large then is refused below
+                rates_BTN /= settings.conversion_factor
             notes.append(
                 f"True rates were divided by {settings.conversion_factor:.6g}, as "
                 "data.conversion_factor says."
             )
+        check_rates_per_bin(file, "rates", rates_BTN)
     condition_key = "conditions" if "conditions" in file else "condition"
     conditions_B = read_labels(file, condition_key, n_trials) if condition_key in file else None
     behaviour_BTV, behaviour_names = _read_behaviour(file, n_trials, n_bins)
@@ -168,9 +172,10 @@ def _read_start_bins(file: ArrayFile, n_trials: int) -> IntArray | None:
     if key not in file:
         return None
     values = read_per_trial(file, key, n_trials)
-    if values.dtype.kind not in "ui":
+    starts_B = as_whole(values) if values.dtype.kind in "ui" else None
+    if starts_B is None:
         raise file.wrong(key, f"values of type {values.dtype}", "whole numbers, in bins")
-    return values.astype(np.int64)
+    return starts_B
 
 
 def _read_size(file: ArrayFile, key: str, n_all: int) -> int:

@@ -41,6 +41,15 @@ def load_recording(settings: DataSettings) -> Recording:
         If there is neither file nor set, or the file cannot be read or trained on.
     SettingsError
         If the neurons to hold out are not there.
+
+    Examples
+    --------
+    >>> from ndt_cli import load_settings
+    >>> recording = load_recording(load_settings(overrides=["data.file=spikes.npz"]).data)
+    >>> recording.train.spikes_BTN.shape, recording.valid.spikes_BTN.shape
+    ((16, 10, 4), (4, 10, 4))
+    >>> recording.train.bin_ms
+    20.0
     """
     if settings.file is not None:
         return load_file(settings.file, settings)

@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 from ndt_cli.data.checks import compact_counts
 from ndt_cli.data.spike_data import Recording, SpikeData
 from ndt_cli.data.split import split_trials
+from ndt_cli.data.synthetic_limits import (
+    check_bin_width,
+    check_finite,
+    check_highest_rate,
+    check_set_size,
+)
 from ndt_cli.errors import SettingsError
+
+# Minutes of work; the defaults take 2400.
+_MOST_STEPS = 1e7
 
 
 def make_lorenz(
@@ -80,7 +89,8 @@ def make_lorenz(
     Raises
     ------
     SettingsError
-        If the integration diverges, there are fewer than two trials, or a split would be empty.
+        If the integration diverges or would take hours, there are fewer than two trials, a split
+        would be empty, an argument is not finite, or the set does not fit into memory.
 
     Examples
     --------
@@ -93,13 +103,43 @@ def make_lorenz(
         raise SettingsError(f"n_conditions x n_repeats is {n_trials}; at least 2 are needed")
     if not 0 < train_fraction < 1:
         raise SettingsError(f"train_fraction is {train_fraction:g}; it must be between 0 and 1")
+    check_finite(
+        base_rate_hz=base_rate_hz,
+        log_rate_std=log_rate_std,
+        sigma=sigma,
+        rho=rho,
+        beta=beta,
+        lorenz_time_per_s=lorenz_time_per_s,
+        max_step=max_step,
+        transient=transient,
+    )
+    check_bin_width("bin_ms", bin_ms, bin_ms)
+    time_per_bin = lorenz_time_per_s * bin_ms / 1000
+    n_steps = (n_bins + transient / time_per_bin) * max(1, time_per_bin / max_step)
+    if n_steps > _MOST_STEPS:
+        raise SettingsError(
+            f"{n_bins} bins of {time_per_bin:g} Lorenz time and a transient of {transient:g} take "
+            f"{n_steps:.3g} integration steps; at most {_MOST_STEPS:.3g} are done",
+            hint="Make max_step or lorenz_time_per_s larger, or transient shorter.",
+        )
+    check_set_size(
+        {
+            "n_conditions": n_conditions,
+            "n_repeats": n_repeats,
+            "n_bins": n_bins,
+            "n_neurons": n_neurons,
+        },
+        n_rates=n_conditions * n_bins * n_neurons,
+        n_counts=n_trials * n_bins * n_neurons,
+        n_more=3 * n_conditions * (n_bins + ceil(transient / time_per_bin)),
+    )
     rng = np.random.default_rng(seed)
     start_C3 = rng.standard_normal((n_conditions, 3)) * 10 + [0.0, 0.0, rho - 1.0]
     states_CT3 = _integrate(
         start_C3,
         (sigma, rho, beta),
         n_bins=n_bins,
-        time_per_bin=lorenz_time_per_s * bin_ms / 1000,
+        time_per_bin=time_per_bin,
         max_step=max_step,
         transient=transient,
     )
@@ -118,7 +158,9 @@ def make_lorenz(
     drive_CTN = x_CT1 * readout_3N[0] + y_CT1 * readout_3N[1] + z_CT1 * readout_3N[2]
     drive_std_N = drive_CTN.std(axis=(0, 1))
     drive_CTN = drive_CTN / np.where(drive_std_N > 0, drive_std_N, 1)
-    rates_CTN = base_rate_hz * bin_ms / 1000 * np.exp(log_rate_std * drive_CTN)
+    with np.errstate(over="ignore", invalid="ignore"):  # refused in the next line
+        rates_CTN = base_rate_hz * bin_ms / 1000 * np.exp(log_rate_std * drive_CTN)
+    check_highest_rate(float(rates_CTN.max()), "base_rate_hz, log_rate_std and bin_ms")
 
     conditions_B = np.repeat(np.arange(n_conditions), n_repeats)
     train, valid = split_trials(

@@ -3,6 +3,7 @@
 Axes in names: B trials, T bins, N neurons, K any other channel.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 from ndt_cli.data.arrays import ArrayFile
 from ndt_cli.data.checks import MAX_COUNT
 from ndt_cli.data.spike_data import FloatArray, IntArray
+from ndt_cli.memory import check_memory
 
+_LARGEST = 1e30  # of behaviour and latents, which are squared and summed
 _BLOCK_ENTRIES = 2**22  # a float64 block of 32 MiB: the raw array is never held beside a copy
 
 
@@ -36,17 +39,19 @@ def read_counts(file: ArrayFile, key: str) -> IntArray:
     ------
     DataError
         If the array has not three axes, is empty, or an entry is not a whole number from 0 to
-        65535.
+        65535, or they do not fit into memory.
     """
     shape = spike_shape(file, key)
-    spikes_BTN = np.zeros(shape, dtype=np.uint8)
+    check_memory(math.prod(shape), f"{file.path}: `{key}`, {_sizes(shape)},")
+    spikes_BTN: IntArray = np.zeros(shape, dtype=np.uint8)
     n_block = max(1, _BLOCK_ENTRIES // (shape[1] * shape[2]))
-    for start in range(0, shape[0], n_block):
-        raw_BTN = file.read(key, start, start + n_block)
+    start = 0
+    for raw_BTN in file.blocks(key, n_block):
         _check_block(file, key, raw_BTN, start)
         if raw_BTN.max() > 255 and spikes_BTN.dtype == np.uint8:
             spikes_BTN = spikes_BTN.astype(np.uint16)
-        spikes_BTN[start : start + n_block] = raw_BTN.astype(spikes_BTN.dtype)
+        spikes_BTN[start : start + len(raw_BTN)] = raw_BTN.astype(spikes_BTN.dtype)
+        start += len(raw_BTN)
     return spikes_BTN
 
 
@@ -60,6 +65,8 @@ def spike_shape(file: ArrayFile, key: str) -> tuple[int, int, int]:
     """
     shape, dtype = file.shape(key), file.dtype(key)
     expected = "counts, trials x bins x neurons"
+    if dtype.hasobject:
+        raise file.wrong(key, "Python objects or lists", expected)
     if dtype.kind not in "buif":
         raise file.wrong(key, f"values of type {dtype}", expected)
     if len(shape) != 3:
@@ -70,6 +77,10 @@ def spike_shape(file: ArrayFile, key: str) -> tuple[int, int, int]:
     if 0 in shape:
         raise file.wrong(key, f"an empty array, {shape}", expected)
     return shape
+
+
+def _sizes(shape: tuple[int, int, int]) -> str:
+    return f"{shape[0]} trials x {shape[1]} bins x {shape[2]} neurons"
 
 
 def check_same_window(file: ArrayFile, train_key: str, valid_key: str) -> None:
@@ -136,7 +147,7 @@ def read_rates(
     rates_BTN = read_numbers(file, key)
     if inside_BT is not None:
         rates_BTN[~inside_BT] = 0
-    bad_BTN = ~(rates_BTN >= 0) | ~np.isfinite(rates_BTN)
+    bad_BTN = ~((rates_BTN >= 0) & (rates_BTN < np.inf))
     if bad_BTN.any():
         b, t, n = (int(i) for i in np.argwhere(bad_BTN)[0])
         found = f"{rates_BTN[b, t, n]:g} at trial {b}, bin {t}, neuron {n}"
@@ -145,12 +156,30 @@ def read_rates(
     return rates_BTN
 
 
+def check_rates_per_bin(file: ArrayFile, key: str, rates_BTN: FloatArray) -> None:
+    """Refuse true rates that no counts could come from, once they are in spikes per bin.
+
+    Raises
+    ------
+    DataError
+        If one is above the largest count.
+    """
+    highest = float(rates_BTN.max())
+    if not highest <= MAX_COUNT:
+        raise file.wrong(
+            key,
+            f"a rate of {highest:g} spikes per bin",
+            f"at most {MAX_COUNT}",
+            "Are they in another unit? What they are divided by is data.conversion_factor.",
+        )
+
+
 def read_numbers(file: ArrayFile, key: str) -> FloatArray:
     """Read an array of numbers as floats, float32 if it is stored so."""
     if file.dtype(key).kind not in "buif":
         raise file.wrong(key, f"values of type {file.dtype(key)}", "numbers")
     values = file.read(key)
-    return values.astype(np.float32 if values.dtype == np.float32 else np.float64)
+    return values.astype(np.float32 if values.dtype == np.float32 else np.float64, copy=False)
 
 
 def read_per_trial(file: ArrayFile, key: str, n_trials: int) -> NDArray[Any]:
@@ -161,16 +190,16 @@ def read_per_trial(file: ArrayFile, key: str, n_trials: int) -> NDArray[Any]:
     DataError
         If there are more or fewer values than trials.
     """
-    values = file.read(key)
-    if values.size != n_trials or max(values.shape, default=0) != n_trials:
+    shape = file.shape(key)
+    if math.prod(shape) != n_trials or max(shape, default=0) != n_trials:
         raise file.wrong(
             key,
-            f"shape {values.shape}",
+            f"shape {shape}",
             f"{n_trials} values, one a trial",
             hint="Is the first axis of the counts really trials? The order is trials x bins x "
             "neurons; MATLAB's HDF5 files show the axes reversed.",
         )
-    return values.reshape(n_trials)
+    return file.read(key).reshape(n_trials)
 
 
 def read_scalar(file: ArrayFile, key: str) -> float:
@@ -181,10 +210,10 @@ def read_scalar(file: ArrayFile, key: str) -> float:
     DataError
         If it is not one finite number above 0.
     """
-    values = file.read(key)
-    if values.size != 1 or values.dtype.kind not in "uif":
-        raise file.wrong(key, f"shape {values.shape} of type {values.dtype}", "one number")
-    value = float(values.reshape(()))
+    shape, dtype = file.shape(key), file.dtype(key)
+    if math.prod(shape) != 1 or dtype.kind not in "uif":
+        raise file.wrong(key, f"shape {shape} of type {dtype}", "one number")
+    value = float(file.read(key).reshape(()))
     if not (np.isfinite(value) and value > 0):
         raise file.wrong(key, f"{value:g}", "a finite number above 0")
     return value
@@ -198,13 +227,20 @@ def read_series(file: ArrayFile, key: str, n_trials: int, n_bins: int) -> FloatA
     Raises
     ------
     DataError
-        If trials or bins differ from those of the counts.
+        If trials or bins differ from those of the counts, or a value is infinite or too large to
+        be squared.
     """
-    values = read_numbers(file, key)
-    if values.ndim not in (2, 3) or values.shape[:2] != (n_trials, n_bins):
+    shape = file.shape(key)
+    if len(shape) not in (2, 3) or shape[:2] != (n_trials, n_bins):
         expected = f"{n_trials} trials x {n_bins} bins x channels"
-        raise file.wrong(key, f"shape {values.shape}", expected)
-    return values.reshape(n_trials, n_bins, -1)
+        raise file.wrong(key, f"shape {shape}", expected)
+    values_BTK = read_numbers(file, key).reshape(n_trials, n_bins, -1)
+    bad_BTK = np.abs(values_BTK) > _LARGEST
+    if bad_BTK.any():
+        b, t, k = (int(i) for i in np.argwhere(bad_BTK)[0])
+        found = f"{values_BTK[b, t, k]:g} at trial {b}, bin {t}, channel {k}"
+        raise file.wrong(key, found, f"numbers up to {_LARGEST:g}, or NaN where there is none")
+    return values_BTK
 
 
 def read_labels(file: ArrayFile, key: str, n_trials: int) -> IntArray:
@@ -216,18 +252,35 @@ def read_labels(file: ArrayFile, key: str, n_trials: int) -> IntArray:
         If there are more or fewer labels than trials.
     """
     values = read_per_trial(file, key, n_trials)
-    if values.dtype.kind in "biu":
+    numbers = as_whole(values)
+    if numbers is not None:
+        return numbers
+    if values.dtype.kind not in "fSUO":
+        raise file.wrong(key, f"values of type {values.dtype}", "numbers or text")
+    _, labels = np.unique(as_words(values), return_inverse=True)
+    return labels.astype(np.int64)
+
+
+def as_whole(values: NDArray[Any]) -> IntArray | None:
+    """Return whole numbers as int64; None where they are none, or too large for one."""
+    if values.dtype.kind == "b":
         return values.astype(np.int64)
-    if values.dtype.kind == "f" and np.isfinite(values).all() and (values % 1 == 0).all():
-        return values.astype(np.int64)
-    _, numbers = np.unique(values.astype(str), return_inverse=True)
-    return numbers.astype(np.int64)
+    if values.dtype.kind not in "iuf" or not (np.abs(values.astype(np.float64)) < 2**53).all():
+        return None
+    return values.astype(np.int64) if (values % 1 == 0).all() else None
+
+
+def as_words(values: NDArray[Any]) -> list[str]:
+    """Return text however a file stores it; bytes that are no text are shown as such."""
+    return [
+        v.decode(errors="backslashreplace") if isinstance(v, bytes) else str(v)
+        for v in values.reshape(-1).tolist()
+    ]
 
 
 def read_words(file: ArrayFile, key: str, n_trials: int) -> list[str]:
     """Read one word a trial, however the file stores text."""
-    values = read_per_trial(file, key, n_trials).tolist()
-    return [v.decode() if isinstance(v, bytes) else str(v) for v in values]
+    return as_words(read_per_trial(file, key, n_trials))
 
 
 def read_names(file: ArrayFile, key: str, n_names: int) -> list[str]:
@@ -238,8 +291,8 @@ def read_names(file: ArrayFile, key: str, n_names: int) -> list[str]:
     DataError
         If there are more or fewer names than channels, or they are no text.
     """
-    values = file.read(key)
-    if values.size != n_names or values.dtype.kind not in "USO":
-        found = f"{values.size} values of type {values.dtype}"
+    n_found, dtype = math.prod(file.shape(key)), file.dtype(key)
+    if n_found != n_names or dtype.kind not in "USO":
+        found = f"{n_found} values of type {dtype}"
         raise file.wrong(key, found, f"{n_names} names, one for each channel")
-    return [v.decode() if isinstance(v, bytes) else str(v) for v in values.reshape(-1).tolist()]
+    return as_words(file.read(key))

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from ndt_cli.data.arrays import ArrayFile
 from ndt_cli.data.read_array import read_scalar
 from ndt_cli.errors import DataError
-from ndt_cli.settings.tree import DataSettings
+from ndt_cli.settings.tree import MAX_BIN_MS, MIN_BIN_MS, DataSettings
 
+_LONG_BIN_MS = 1000.0
 _ORDINARY_BINS_MS = (1.0, 2.0, 4.0, 5.0, 10.0, 20.0, 25.0, 40.0, 50.0, 100.0)
 _TOLERANCE = 0.1  # ordinary widths lie at least 20 % apart
 
@@ -32,22 +33,30 @@ def stored_bin_ms(
     bin_ms : float or None
         Width in milliseconds; None where neither says.
     notes : list of str
-        Says so where the two differ.
+        Says so where the two differ, or bins are so wide that the unit may be another.
 
     Raises
     ------
     DataError
-        If the file's value is not a number above 0.
+        If the file's value is not a number, or no bin is so wide.
     """
     asked = settings.file_bin_ms
     if key not in file:
         return asked, []
-    bin_ms = round(read_scalar(file, key) * ms_per_unit, 9)
-    if asked is None or asked == bin_ms:
-        return bin_ms, []
-    return bin_ms, [
-        f"`{key}` says bins of {bin_ms:g} ms; data.file_bin_ms, {asked:g}, is not used."
-    ]
+    stored = read_scalar(file, key)
+    bin_ms = round(stored * ms_per_unit, 9)
+    if not MIN_BIN_MS <= bin_ms <= MAX_BIN_MS:
+        unit = "milliseconds" if ms_per_unit == 1 else "seconds"
+        limits = f"{MIN_BIN_MS / ms_per_unit:g} to {MAX_BIN_MS / ms_per_unit:g}"
+        raise file.wrong(key, f"{stored:g}", f"a bin width in {unit}, from {limits}")
+    notes = []
+    if bin_ms >= _LONG_BIN_MS:
+        notes.append(f"`{key}` says bins of {bin_ms / 1000:g} seconds: is its unit right?")
+    if asked is not None and asked != bin_ms:
+        notes.append(
+            f"`{key}` says bins of {bin_ms:g} ms; data.file_bin_ms, {asked:g}, is not used."
+        )
+    return bin_ms, notes
 
 
 def no_bin_ms(file: ArrayFile, key: str) -> DataError:

@@ -57,6 +57,16 @@ class SpikeData:
     hidden_counts_known : bool
         False where the file lacks the counts of held-out neurons and forward bins (a
         benchmark's test phase): they are stored as zero and cannot be scored.
+
+    Examples
+    --------
+    >>> data = SpikeData(
+    ...     spikes_BTN=np.ones((2, 5, 3), np.uint8), bin_ms=20.0, lengths_B=np.array([5, 4])
+    ... )
+    >>> data.n_trials, data.n_bins, data.n_neurons
+    (2, 5, 3)
+    >>> data.inside_BT[1]
+    array([ True,  True,  True,  True, False])
     """
 
     spikes_BTN: IntArray
@@ -167,6 +177,13 @@ class Recording:
         ``"lfads"``, ``"nlb"``, ``"ndt"`` or ``"synthetic"``.
     notes : tuple of str
         What was assumed on the way in, one sentence each, to be shown to the user.
+
+    Examples
+    --------
+    >>> data = SpikeData(np.ones((10, 5, 3), np.uint8), bin_ms=20.0, lengths_B=np.full(10, 5))
+    >>> recording = Recording(data.take(np.arange(8)), data.take(np.arange(8, 10)), "mine", "ndt")
+    >>> recording.train.n_trials, recording.valid.n_trials
+    (8, 2)
     """
 
     train: SpikeData

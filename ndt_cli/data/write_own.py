@@ -45,6 +45,13 @@ def write_recording(recording: Recording, path: Path, *, overwrite: bool = False
     ------
     DataError
         If the file is there already, the ending is another, or the disk refuses.
+
+    Examples
+    --------
+    >>> from ndt_cli import load_settings, load_recording, make_lorenz
+    >>> write_recording(make_lorenz(n_conditions=2, n_repeats=5), Path("lorenz.h5"))
+    >>> load_recording(load_settings(overrides=["data.file=lorenz.h5"]).data).train.n_neurons
+    29
     """
     check_target(path, overwrite=overwrite)
     write = _write_npz if path.suffix.lower() == ".npz" else _write_h5

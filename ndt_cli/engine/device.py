@@ -1,5 +1,6 @@
 """Which device, which precision, how many threads."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,6 +9,8 @@ import torch
 
 from ndt_cli.errors import DeviceError
 from ndt_cli.settings.tree import TrainSettings
+
+_NAME = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
 
 # More threads than this only wait for each other at the sizes that NDT has.
 MAX_THREADS = 8
@@ -58,6 +61,11 @@ def choose_compute(settings: TrainSettings, local_rank: int = 0) -> Compute:
 
 
 def _choose_device(wanted: str, local_rank: int) -> torch.device:
+    if not _NAME.fullmatch(wanted):
+        raise DeviceError(
+            f'there is no device "{wanted}"',
+            "use auto, cpu, mps, cuda, or cuda:N for one of several",
+        )
     if wanted == "auto":
         if torch.cuda.is_available():
             return _check_gpu(torch.device("cuda", local_rank), wanted)

@@ -43,6 +43,15 @@ def load_trained(
         When there is no such run or checkpoint, or it is damaged.
     DeviceError
         When the device is not there.
+
+    Examples
+    --------
+    >>> from ndt_cli import load_recording
+    >>> model = load_trained("runs/first")
+    >>> trials = load_recording(model.settings.data).valid
+    >>> rates_hz = model.rates(trials) * 1000 / trials.bin_ms
+    >>> rates_hz.shape
+    (4, 10, 4)
     """
     path = Path(run)
     if Ensemble.is_at(path):
@@ -50,7 +59,7 @@ def load_trained(
     return TrainedModel.load(path, checkpoint, device)
 
 
-def hiding_folds(data: SpikeData, settings: Settings) -> NDArray[np.int64]:
+def hiding_folds(data: SpikeData, settings: Settings) -> NDArray[np.integer]:
     """Deal the entries of each trial into folds, so that each can be hidden once.
 
     A fold hides about ``mask.ratio`` of the entries, of the kind that ``mask.mode`` hides: whole
@@ -59,6 +68,17 @@ def hiding_folds(data: SpikeData, settings: Settings) -> NDArray[np.int64]:
     Returns
     -------
     int array that broadcasts to (trials, bins, neurons), values from 0 to the folds less one.
+
+    Examples
+    --------
+    >>> from ndt_cli import load_recording
+    >>> model = load_trained("runs/first")
+    >>> trials = load_recording(model.settings.data).valid
+    >>> folds_BTN = hiding_folds(trials, model.settings)
+    >>> folds_BTN.shape, np.unique(folds_BTN)  # whole bins are hidden, a quarter of them at a time
+    ((4, 10, 1), array([0, 1, 2, 3]))
+    >>> model.rates_while_hidden(trials, folds_BTN).shape
+    (4, 10, 4)
     """
     n_folds = max(2, math.ceil(1 / settings.mask.ratio))
     size = {
@@ -68,6 +88,9 @@ def hiding_folds(data: SpikeData, settings: Settings) -> NDArray[np.int64]:
         "neuron": (data.n_trials, 1, data.n_neurons),
     }[settings.mask.mode]
     rng = np.random.default_rng(stream_seed(settings.train.seed, "evaluation-folds"))
-    # Ranks of random numbers, dealt round: folds of a trial differ by one entry at most.
-    order = rng.random((size[0], size[1] * size[2])).argsort(axis=1).argsort(axis=1)
-    return (order % n_folds).reshape(size)
+    folds = np.empty((size[0], size[1] * size[2]), dtype=np.min_scalar_type(n_folds))
+    # Row by row: the random numbers of all take many times the memory of the counts.
+    for fold_X in folds:
+        # Ranks of random numbers, dealt round: folds of a trial differ by one entry at most.
+        fold_X[:] = rng.random(len(fold_X)).argsort().argsort() % n_folds
+    return folds.reshape(size)

@@ -60,6 +60,14 @@ def save_ensemble(
     RunError, CheckpointError
         When something is at ``out`` already, a run or its checkpoint is missing, or the runs were
         trained on different trials.
+
+    Examples
+    --------
+    >>> from ndt_cli import load_trained
+    >>> runs = [Path("runs/sweep/members/000"), Path("runs/sweep/members/001")]
+    >>> ensemble = save_ensemble(runs, Path("runs/both"))
+    >>> len(load_trained(ensemble).members)
+    2
     """
     if not runs or len({run.resolve() for run in runs}) < len(runs):
         raise SettingsError(

@@ -65,7 +65,10 @@ def train(
     Examples
     --------
     >>> from ndt_cli import load_settings, train
-    >>> result = train(load_settings("lorenz-quick"))  # doctest: +SKIP
+    >>> settings = load_settings("lorenz-quick", ["data.file=spikes.npz", "train.max_epochs=5"])
+    >>> result = train(settings, out="runs/new")
+    >>> result.stopped, len(result.history)
+    ('finished', 5)
     """
     with new_run(settings, out, recording) as (trainer, n_threads):
         return trainer.run(n_threads, watch or ignore, should_stop, until_epoch)
@@ -108,6 +111,15 @@ def resume(
     -----
     RunWarning
         When it cannot be resumed to the last bit: fewer threads, or another version of torch.
+
+    Examples
+    --------
+    >>> from ndt_cli import load_settings, resume, train
+    >>> settings = load_settings("lorenz-quick", ["data.file=spikes.npz", "train.max_epochs=5"])
+    >>> train(settings, out="runs/new", until_epoch=3).stopped
+    'interrupted'
+    >>> resume("runs/new").stopped
+    'finished'
     """
     with earlier_run(run, overrides, recording) as (trainer, n_threads):
         return trainer.run(n_threads, watch or ignore, should_stop, until_epoch)

@@ -53,6 +53,15 @@ class RateScoreSums:
 
     Squared deviations are merged around the running mean of each neuron (Chan, Golub &
     LeVeque 1983): plain sums of squares lose the variance of a rate that is nearly constant.
+
+    Examples
+    --------
+    >>> sums = RateScoreSums(n_neurons=1)
+    >>> true_BTN = np.array([[1.0, 2.0], [3.0, 4.0]])[:, :, None]
+    >>> for trial in (slice(0, 1), slice(1, 2)):
+    ...     sums.add(true_BTN[trial] + 0.5, true_BTN[trial])
+    >>> round(sums.result().r2_mean, 3)
+    0.8
     """
 
     def __init__(self, n_neurons: int) -> None:
@@ -129,7 +138,15 @@ class RateScoreSums:
 def rate_scores(
     rates_BTN: FloatArray, true_rates_BTN: FloatArray, inside: BoolArray | None = None
 ) -> RateScores:
-    """Score inferred rates against true rates; see `RateScoreSums.add` for the arguments."""
+    """Score inferred rates against true rates; see `RateScoreSums.add` for the arguments.
+
+    Examples
+    --------
+    >>> true_BTN = np.array([[1.0, 2.0, 3.0, 4.0]])[:, :, None]
+    >>> scores = rate_scores(true_BTN + 0.5, true_BTN)
+    >>> round(scores.r2_mean, 3), scores.explained_variance_mean
+    (0.8, 1.0)
+    """
     scored_BTN = scored_entries(inside, rates_BTN, true_rates_BTN)
     sums = RateScoreSums(rates_BTN.shape[2])
     for trials in trial_blocks(len(rates_BTN)):

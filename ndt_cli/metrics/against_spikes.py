@@ -52,7 +52,17 @@ class SpikeScores:
 
 
 class SpikeScoreSums:
-    """Sums behind `SpikeScores`, to which batches of trials are added."""
+    """Sums behind `SpikeScores`, to which batches of trials are added.
+
+    Examples
+    --------
+    >>> sums = SpikeScoreSums(n_neurons=1)
+    >>> for counts in ([0, 0, 1, 1], [1, 0, 0, 1]):
+    ...     counts_BTN = np.array(counts)[None, :, None]
+    ...     sums.add(np.full((1, 4, 1), 0.5), counts_BTN)
+    >>> sums.result().n_spikes, sums.result().bits_per_spike
+    (4, 0.0)
+    """
 
     def __init__(self, n_neurons: int) -> None:
         self._n_N = np.zeros(n_neurons)
@@ -129,6 +139,17 @@ def bits_per_spike(
     (L_model - L_null) / (n_spikes ln 2), the benchmark's score for held-out neurons and forward
     bins (Neural Latents Benchmark '21, arXiv 2109.04463, section on co-smoothing); the null
     model is each neuron's mean count over the very entries that are scored.
+
+    Examples
+    --------
+    >>> counts_BTN = np.array([[0, 0, 1, 1], [0, 0, 1, 1]])[:, :, None]
+    >>> right_BTN = np.where(counts_BTN > 0, 0.9, 0.1)
+    >>> mean_BTN = np.full(counts_BTN.shape, 0.5)
+    >>> scores = bits_per_spike(right_BTN, counts_BTN)
+    >>> round(scores.bits_per_spike, 3), scores.n_spikes
+    (0.848, 4)
+    >>> bits_per_spike(mean_BTN, counts_BTN).bits_per_spike
+    0.0
     """
     scored_BTN = scored_entries(scored, rates_BTN, spikes_BTN)
     sums = SpikeScoreSums(rates_BTN.shape[2])
@@ -145,6 +166,12 @@ def poisson_nll(
     """Poisson negative log-likelihood, log y! included, in nats per scored entry.
 
     See `SpikeScoreSums.add` for the arguments; NaN when nothing is scored.
+
+    Examples
+    --------
+    >>> counts_BTN = np.array([[0, 1, 0, 1]])[:, :, None]
+    >>> round(poisson_nll(np.full((1, 4, 1), 0.5), counts_BTN), 3)
+    0.847
     """
     return bits_per_spike(rates_BTN, spikes_BTN, scored).nll
 

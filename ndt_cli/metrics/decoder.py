@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from typing_extensions import Self
 
 from ndt_cli.data.spike_data import FloatArray, IntArray, SpikeData
-from ndt_cli.metrics.entries import BoolArray, Float64Array
+from ndt_cli.metrics.entries import BoolArray, Float64Array, trial_blocks
 from ndt_cli.metrics.ridge import fit_ridge, moments, squared_error
 
 PENALTIES_P: Float64Array = np.logspace(-5, 2, 8)
@@ -55,8 +55,7 @@ class Decoder:
         A variable that fewer than two trials hold is not fitted.
         """
         n_neurons, n_variables = rates_BTN.shape[2], known_behaviour(data).shape[2]
-        reached = rates_BTN[reached_bins(data, lags_L)]
-        centre_N = reached.mean(axis=0, dtype=float) if len(reached) else np.zeros(n_neurons)
+        centre_N = _mean_rates(rates_BTN, reached_bins(data, lags_L))
         decoder = cls(
             lags_L=lags_L,
             lag_V=np.zeros(n_variables, dtype=np.int64),
@@ -82,14 +81,19 @@ class Decoder:
             return
         centre_V = behaviour_BTV[known_BT].mean(axis=0, dtype=float)
         scale_N = np.abs(self.centre_N)
+        n_columns = len(scale_N) + 1 + len(centre_V)
         totals: list[Float64Array] = []
         errors: list[Float64Array] = []
         for lag in self.lags_L:
             parts = []
             for fold in deal(data, trials):
-                features_XN = lagged(rates_BTN[fold], known_BT[fold], int(lag)) - self.centre_N
-                values_XV = behaviour_BTV[fold][known_BT[fold]] - centre_V
-                parts.append(moments(features_XN, values_XV))
+                part = np.zeros((n_columns, n_columns))
+                for block in trial_blocks(len(fold)):
+                    some = fold[block]
+                    features_XN = lagged(rates_BTN[some], known_BT[some], int(lag)) - self.centre_N
+                    values_XV = behaviour_BTV[some][known_BT[some]] - centre_V
+                    part += moments(features_XN, values_XV)
+                parts.append(part)
             total = np.sum(parts, axis=0)
             fits = [fit_ridge(total - part, PENALTIES_P, scale_N) for part in parts]
             errors += [np.sum([squared_error(*pair) for pair in zip(parts, fits, strict=True)], 0)]
@@ -109,11 +113,21 @@ class Decoder:
         reached_BT = reached_bins(data, self.lags_L)
         for lag in np.unique(self.lag_V):
             here_V = np.flatnonzero(self.lag_V == lag)
-            features_XN = lagged(rates_BTN, reached_BT, int(lag)) - self.centre_N
-            values_XV = features_XN @ self.weights_NV[:, here_V] + self.intercepts_V[here_V]
-            trials, bins = np.nonzero(reached_BT)
-            decoded_BTV[trials[:, None], bins[:, None], here_V] = values_XV
+            for block in trial_blocks(len(rates_BTN)):
+                rows_BT = reached_BT[block]
+                features_XN = lagged(rates_BTN[block], rows_BT, int(lag)) - self.centre_N
+                values_XV = features_XN @ self.weights_NV[:, here_V] + self.intercepts_V[here_V]
+                trials, bins = np.nonzero(rows_BT)
+                decoded_BTV[block][trials[:, None], bins[:, None], here_V] = values_XV
         return decoded_BTV
+
+
+def _mean_rates(rates_BTN: FloatArray, rows_BT: BoolArray) -> Float64Array:
+    """Return each neuron's mean over these bins, 0 where there are none."""
+    total_N = np.zeros(rates_BTN.shape[2])
+    for block in trial_blocks(len(rates_BTN)):
+        total_N += rates_BTN[block][rows_BT[block]].sum(axis=0, dtype=float)
+    return total_N / max(int(rows_BT.sum()), 1)
 
 
 def known_behaviour(data: SpikeData) -> FloatArray:

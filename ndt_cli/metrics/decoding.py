@@ -91,6 +91,21 @@ def decode_behaviour(
         Trials without behaviour.
     SettingsError
         A given lag that is as long as the trials.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> rates_BTN = rng.gamma(2.0, 1.0, (20, 30, 3))
+    >>> data = SpikeData(
+    ...     spikes_BTN=rng.poisson(rates_BTN).astype(np.uint8),
+    ...     bin_ms=20.0,
+    ...     lengths_B=np.full(20, 30),
+    ...     behaviour_BTV=rates_BTN[:, :, :1] - rates_BTN[:, :, 1:2],
+    ...     behaviour_names=("hand velocity",),
+    ... )
+    >>> scores = decode_behaviour(rates_BTN, data)
+    >>> round(scores.r2_mean, 3), scores.lag_ms_V, scores.n_folds
+    (1.0, array([0.]), 5)
     """
     behaviour_BTV = known_behaviour(data)
     lags_L = lag_bins(data, lags_ms)

@@ -3,6 +3,7 @@
 Axes in names: B trials, T bins, N neurons, C conditions.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from ndt_cli.baselines.kernel import smooth
 from ndt_cli.data.spike_data import FloatArray, IntArray, SpikeData
 from ndt_cli.metrics.against_rates import rate_scores
-from ndt_cli.metrics.entries import BoolArray, Float64Array
+from ndt_cli.metrics.entries import BoolArray, Float64Array, trial_blocks
 
 PSTH_SMOOTHING_MS = 70.0
 """Standard deviation of the kernel for the spikes of a PSTH, as for the benchmark's mc_maze."""
@@ -71,6 +72,16 @@ def psth_scores(
     -------
     PsthScores or None
         None where conditions are not known or none has enough trials.
+
+    Examples
+    --------
+    >>> from ndt_cli import make_lorenz
+    >>> recording = make_lorenz(n_conditions=2, n_repeats=20)
+    >>> scores = psth_scores(recording.valid.rates_BTN, recording.valid, recording.train)
+    >>> scores.n_conditions, scores.split_half
+    (2, False)
+    >>> scores.r2_mean < 1  # the PSTH of a few trials is noisy: true rates do not reach 1
+    True
     """
     pairs: list[tuple[IntArray, SpikeData, IntArray]]
     if train is not None and data.conditions_B is not None and train.conditions_B is not None:
@@ -88,17 +99,19 @@ def psth_scores(
 
     averages, targets, compared = [], [], []
     for scored, spikes, others in pairs:
-        counted, target = data.take(scored), spikes.take(others)
-        smoothed_BTN = smooth(
-            target.spikes_BTN[:, window, neurons],
-            target.inside_BT[:, window],
-            PSTH_SMOOTHING_MS,
-            target.bin_ms,
-        )
+
+        def smoothed(trials: IntArray, spikes: SpikeData = spikes) -> FloatArray:
+            return smooth(
+                spikes.spikes_BTN[trials, window, neurons],
+                spikes.inside_BT[trials, window],
+                PSTH_SMOOTHING_MS,
+                spikes.bin_ms,
+            )
+
         average_CTN, n_CT = _averages(
-            rates_BTN[scored][:, window, neurons], counted, window, conditions
+            lambda trials: rates_BTN[trials, window, neurons], data, scored, window, conditions
         )
-        target_CTN, n_target_CT = _averages(smoothed_BTN, target, window, conditions)
+        target_CTN, n_target_CT = _averages(smoothed, spikes, others, window, conditions)
         averages.append(average_CTN)
         targets.append(target_CTN)
         compared.append((n_CT >= 1) & (n_target_CT >= 2))
@@ -128,16 +141,27 @@ def _halves(conditions_B: IntArray) -> tuple[IntArray, IntArray]:
 
 
 def _averages(
-    values_BTN: FloatArray, data: SpikeData, window: slice, conditions: IntArray
+    values_of: Callable[[IntArray], FloatArray],
+    data: SpikeData,
+    among: IntArray,
+    window: slice,
+    conditions: IntArray,
 ) -> tuple[Float64Array, IntArray]:
-    """Return means over the trials of each condition, and the trials that reach each bin."""
+    """Return means over these trials of each condition, and the trials that reach each bin.
+
+    ``values_of`` gives the values of some trials, (trials, bins, neurons).
+    """
     inside_BT: BoolArray = data.inside_BT[:, window]
-    means_CTN = np.zeros((len(conditions), *values_BTN.shape[1:]))
+    n_neurons = values_of(among[:0]).shape[2]
+    means_CTN = np.zeros((len(conditions), inside_BT.shape[1], n_neurons))
     n_CT = np.zeros(means_CTN.shape[:2], dtype=np.int64)
     assert data.conditions_B is not None
     for row, condition in enumerate(conditions):
-        trials = np.flatnonzero(data.conditions_B == condition)
+        trials = among[data.conditions_B[among] == condition]
         n_CT[row] = inside_BT[trials].sum(axis=0)
-        totals_TN = np.where(inside_BT[trials][:, :, None], values_BTN[trials], 0).sum(axis=0)
-        means_CTN[row] = totals_TN / np.maximum(n_CT[row], 1)[:, None]
+        for block in trial_blocks(len(trials)):
+            some = trials[block]
+            inside = inside_BT[some][:, :, None]
+            means_CTN[row] += np.where(inside, values_of(some), 0).sum(axis=0)
+        means_CTN[row] /= np.maximum(n_CT[row], 1)[:, None]
     return means_CTN, n_CT

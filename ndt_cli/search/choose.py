@@ -67,6 +67,15 @@ def choose_members(
         When it is no sweep, or none of its members is ranked yet.
     SettingsError
         When more members are asked for than are ranked.
+
+    Examples
+    --------
+    >>> from ndt_cli import save_ensemble
+    >>> choice = choose_members("runs/sweep")
+    >>> len(choice.curve) == len(choice.ranked) == 2
+    True
+    >>> save_ensemble(choice.runs, Path("runs/best"), settings=choice.settings).name
+    'best'
     """
     folder = SweepFolder.open(Path(sweep))
     results = folder.results()

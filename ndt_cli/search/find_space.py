@@ -61,6 +61,14 @@ def find_space(space: str | Path) -> Space:
     ------
     SettingsError
         When there is neither, or the file is no space.
+
+    Examples
+    --------
+    >>> space = find_space("generic")
+    >>> space.draws["train.learning_rate"]
+    LogUniform(low=1e-05, high=0.005)
+    >>> list(space.draw(seed=0, member=3))[:2]
+    ['model.dropout', 'model.dropout_embedding']
     """
     path = Path(space).expanduser()
     name = str(space)

@@ -41,6 +41,12 @@ class Space:
         SettingsError
             When a key is no setting, or a draw is none or leaves the setting's range: all of
             them, one a line.
+
+        Examples
+        --------
+        >>> space = Space.from_tables("mine", {"mask": {"ratio": {"uniform": [0.1, 0.4]}}})
+        >>> 0.1 <= space.draw(seed=0, member=0)["mask.ratio"] <= 0.4
+        True
         """
         draws: dict[str, Draw] = {}
         problems = []

@@ -89,6 +89,16 @@ def sweep(
         When the settings refuse a value drawn for some member; nothing is trained then.
     DataError, DeviceError, RunError
         Before the first step, when the data, the device or the folder will not do.
+
+    Examples
+    --------
+    >>> from ndt_cli import find_space, load_settings
+    >>> settings = load_settings("lorenz-quick", ["data.file=spikes.npz", "train.max_epochs=5"])
+    >>> results = sweep(settings, find_space("generic"), n_members=2, out="runs/new").results
+    >>> [member.status for member in results.ranked]
+    ['finished', 'finished']
+    >>> list(results.ranked[0].scores)
+    ['masked-loss', 'unmasked-loss']
     """
     _refuse_several_processes()
     recording = recording or load_recording(settings.data)
@@ -132,6 +142,12 @@ def resume_sweep(
         When fewer members are asked for than there are.
     RunError
         When it is no sweep, or the data have changed.
+
+    Examples
+    --------
+    >>> results = resume_sweep("runs/sweep", n_members=3).results
+    >>> len(results.members), results.to_do
+    (3, [])
     """
     _refuse_several_processes()
     folder = SweepFolder.open(Path(path))

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from ndt_cli.errors import SettingsError
 from ndt_cli.settings.explain import field_table, plain_values
-from ndt_cli.settings.problems import describe_problem, unknown_key
+from ndt_cli.settings.problems import describe_problem, shortened, unknown_key
 from ndt_cli.settings.sources import (
     DEFAULT_PRESET,
     ConfigSource,
@@ -76,6 +76,15 @@ def load_settings(config: str | Path | None = None, overrides: Sequence[str] = (
     SettingsError
         The config is missing or is not TOML, or settings are wrong: every wrong one is
         named, one a line, with the value found, where it was written and what is allowed.
+
+    Examples
+    --------
+    >>> settings = load_settings("lorenz-quick", ["train.max_epochs=20", "model.n_layers=4"])
+    >>> settings.train.max_epochs, settings.model.n_layers
+    (20, 4)
+    >>> load_settings(overrides=["train.max_epoch=20"])
+    Traceback (most recent call last):
+    ndt_cli.errors.SettingsError: train.max_epoch ...
     """
     return _resolve(find_config(config), overrides)
 
@@ -135,7 +144,7 @@ def _apply(override: str, values: dict[str, Any], origins: dict[str, str]) -> st
     origin = "--set"
     key, equals, text = (part.strip() for part in override.partition("="))
     if not equals or not text:
-        return f"--set {override} has no value: write it as section.name=value"
+        return f"--set {shortened(override)} has no value: write it as section.name=value"
     field = next((field for field in field_table() if field.key == key), None)
     if field is None:
         return unknown_key(key, origin)

@@ -11,13 +11,20 @@ from ndt_cli.errors import nearest
 from ndt_cli.settings.explain import field_table
 from ndt_cli.settings.tree import Settings
 
+_SHOWN = 60
+
 # Dotted key -> where its value was written, such as "lab.toml" or "--set".
 Origins = Mapping[str, str]
 
 
 def unknown_key(key: str, origin: str) -> str:
     """Say that no setting has this name, and which one comes nearest."""
-    return f"{key} ({origin}) is not a setting{_did_you_mean(key)}"
+    return f"{shortened(key)} ({origin}) is not a setting{_did_you_mean(key)}"
+
+
+def shortened(text: str) -> str:
+    """Return a text as a message can show it, whatever somebody has put there."""
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def describe_problem(error: ErrorDetails, origins: Origins) -> str:
@@ -63,7 +70,11 @@ def _did_you_mean(key: str) -> str:
     known = {field.key.partition(".")[2]: field.key for field in field_table()}
     beside = [name for name, full in known.items() if full.startswith(f"{section}.")]
     # A right name in the wrong section is the likelier slip than a wrong name in the right one.
-    close = name if name in known else nearest(name, beside) or nearest(name, known)
+    close = name if name in known else nearest(name, beside)
+    if close is None:
+        if not section:
+            known |= {part: f"[{part}]" for part in Settings.model_fields}
+        close = nearest(name, known)
     if close is not None:
         return f"; did you mean {known[close]}?"
     if section not in Settings.model_fields:
@@ -73,5 +84,8 @@ def _did_you_mean(key: str) -> str:
 
 def _shown(value: Any) -> str:
     if isinstance(value, (str, bool)):
-        return json.dumps(value, ensure_ascii=False)
-    return str(value)
+        return shortened(json.dumps(value, ensure_ascii=False))
+    try:
+        return shortened(str(value))
+    except ValueError:  # Python writes no number of thousands of digits
+        return "a number of thousands of digits"

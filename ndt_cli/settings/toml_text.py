@@ -13,6 +13,7 @@ else:
     import tomli as tomllib
 
 _PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
+_HINT = 'A setting is written as  name = value  below its [section]; text needs "quotes".'
 
 
 def parse_config(source: ConfigSource) -> dict[str, Any]:
@@ -21,7 +22,8 @@ def parse_config(source: ConfigSource) -> dict[str, Any]:
     Raises
     ------
     SettingsError
-        The text is not TOML; the message names file, line and column.
+        The text is not TOML, or more than any config holds; the message names file, line and
+        column.
     """
     try:
         return tomllib.loads(source.text)
@@ -35,8 +37,11 @@ def parse_config(source: ConfigSource) -> dict[str, Any]:
             line, column = len(lines), len(lines[-1]) + 1
         raise SettingsError(
             f"{source.label}, line {line}, column {column}: {_PLACE.sub('', message)}",
-            'A setting is written as  name = value  below its [section]; text needs "quotes".',
+            _HINT,
         ) from error
+    except (RecursionError, ValueError) as error:
+        what = "lists or tables in one another" if isinstance(error, RecursionError) else "digits"
+        raise SettingsError(f"{source.label}: too many {what}", _HINT) from error
 
 
 def parse_value(text: str, *, wants_text: bool) -> Any:
@@ -53,6 +58,8 @@ def parse_value(text: str, *, wants_text: bool) -> Any:
         parsed = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text if wants_text else _shell_number(text)
+    except (RecursionError, ValueError):  # brackets, or digits, by the thousand
+        return text
     if len(parsed) > 1:  # a line break in the text began a second key
         return text
     value = parsed["value"]

@@ -10,6 +10,12 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
+# Bin widths from one sample of a fast recorder to far more than a trial.
+MIN_BIN_MS, MAX_BIN_MS = 0.001, 100_000.0
+
+# More is a slip of the finger, or damage. It also keeps every number within 64 bits.
+_MANY = 1_000_000_000
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(
@@ -38,11 +44,11 @@ class DataSettings(_Section):
     synthetic: Literal["none", "lorenz", "chaotic-rnn"] = "lorenz"
     """Synthetic set that is made when no file is given; "none" means that a file is needed."""
 
-    bin_ms: float | None = Field(None, gt=0)
+    bin_ms: float | None = Field(None, ge=MIN_BIN_MS, le=MAX_BIN_MS)
     """Bin width to train at, in ms. Wider than the file's bins: neighbouring bins are summed, and
     it must be a whole multiple. Default: the file's own."""
 
-    file_bin_ms: float | None = Field(None, gt=0)
+    file_bin_ms: float | None = Field(None, ge=MIN_BIN_MS, le=MAX_BIN_MS)
     """Bin width of the file, in ms, where the file does not say."""
 
     conversion_factor: float | None = Field(None, gt=0)
@@ -53,14 +59,14 @@ class DataSettings(_Section):
     """Share of the trials that validate, where the file has no split; drawn within each
     condition where conditions are known."""
 
-    split_seed: int = Field(0, ge=0)
+    split_seed: int = Field(0, ge=0, lt=2**31)
     """Seed of that split."""
 
     heldout_fraction: float = Field(0.0, ge=0, lt=1)
     """Share of the neurons that the model never sees and only predicts (co-smoothing); drawn at
     random."""
 
-    heldout_seed: int = Field(0, ge=0)
+    heldout_seed: int = Field(0, ge=0, lt=2**31)
     """Seed of that draw."""
 
     heldout_neurons: NeuronList = ()
@@ -115,11 +121,11 @@ class ModelSettings(_Section):
     tfixup_init: bool = False
     """T-Fixup initialisation: smaller weights, the deeper the encoder."""
 
-    context_back: int = Field(8, ge=-1)
+    context_back: int = Field(8, ge=-1, le=_MANY)
     """Bins before its own that a bin attends to in each layer; -1: all of them. Over L layers
     information travels L times as far."""
 
-    context_forward: int = Field(4, ge=-1)
+    context_forward: int = Field(4, ge=-1, le=_MANY)
     """Bins after its own that a bin attends to in each layer; -1: all of them."""
 
     full_context: bool = False
@@ -167,7 +173,7 @@ class MaskSettings(_Section):
     """timestep: a hidden bin hides all neurons; full: entry by entry; neuron: a neuron is
     hidden for the whole trial; timestep-only: the same bins for every trial of a batch."""
 
-    ratio: float = Field(0.25, gt=0, le=1)
+    ratio: float = Field(0.25, ge=0.01, le=1)
     """Share of the entries that is hidden, in expectation, with spans or without."""
 
     token_ratio: float = Field(1.0, ge=0, le=1)
@@ -180,13 +186,13 @@ class MaskSettings(_Section):
     zero_token: bool = True
     """Hidden entries become zero; otherwise a token one past the largest count."""
 
-    max_span: int = Field(1, ge=1)
+    max_span: int = Field(1, ge=1, le=10_000)
     """Longest run of bins hidden together; the width is drawn from 1 to this for each batch."""
 
-    span_ramp_start_epoch: int = Field(0, ge=0)
+    span_ramp_start_epoch: int = Field(0, ge=0, le=_MANY)
     """Epoch until which no spans are drawn."""
 
-    span_ramp_end_epoch: int = Field(0, ge=0)
+    span_ramp_end_epoch: int = Field(0, ge=0, le=_MANY)
     """Epoch from which every batch draws a span width."""
 
     @model_validator(mode="after")
@@ -223,10 +229,10 @@ class TrainSettings(_Section):
     seed: int = Field(0, ge=0, lt=2**31)
     """Seed of the weights, the order of trials, the masks and the dropout."""
 
-    max_epochs: int = Field(1000, ge=1)
+    max_epochs: int = Field(1000, ge=1, le=_MANY)
     """Passes over the training trials (NDT1 calls one an "update")."""
 
-    batch_size: int = Field(64, ge=1)
+    batch_size: int = Field(64, ge=1, le=_MANY)
     """Trials in a step, over all devices together; a last, smaller batch is kept."""
 
     learning_rate: float = Field(1e-3, gt=0, le=1)
@@ -241,13 +247,13 @@ class TrainSettings(_Section):
     schedule: Literal["constant", "cosine", "inverse-sqrt"] = "constant"
     """Learning rate over the epochs, after the warm-up."""
 
-    warmup_epochs: int = Field(0, ge=0)
+    warmup_epochs: int = Field(0, ge=0, le=_MANY)
     """Epochs over which the learning rate rises linearly from zero."""
 
     topk_fraction: float = Field(1.0, gt=0, le=1)
     """Train on this share of the hidden entries, the worst predicted ones."""
 
-    val_interval_epochs: int = Field(10, ge=1)
+    val_interval_epochs: int = Field(10, ge=1, le=_MANY)
     """Validate, and save the last checkpoint, every so many epochs."""
 
     save_interval_minutes: float = Field(5.0, gt=0)
@@ -274,7 +280,7 @@ class TrainSettings(_Section):
     """Validation measure that picks the weights to evaluate, and that early stopping watches.
     rate-r2 needs true rates; co-bps (bits per spike of held-out neurons) needs held-out neurons."""
 
-    patience_epochs: int = Field(750, ge=1)
+    patience_epochs: int = Field(750, ge=1, le=_MANY)
     """Stop when that measure has not improved for so many epochs."""
 
     @model_validator(mode="after")

@@ -49,6 +49,11 @@ def write_report(
         When the file is there already, or the folder is no run.
     CheckpointError, DataError, DeviceError
         When the weights, the data or the device will not do.
+
+    Examples
+    --------
+    >>> write_report("runs/first").name
+    'report.html'
     """
     path = Path(path)
     file = Path(out) if out is not None else path / PAGE_FILE
