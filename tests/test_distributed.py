@@ -83,6 +83,11 @@ def _note_writes(folder, writes):
     sys.addaudithook(hook)
 
 
+def _thread_names():
+    """Return the names of this process' threads, where the system lists them."""
+    return [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+
+
 def main(rank, what, folder, store=None):
     warnings.simplefilter("error")
     writes = []
@@ -95,6 +100,7 @@ def main(rank, what, folder, store=None):
     report["writes"] = list(writes)
     if store is not None:
         torch.distributed.destroy_process_group()
+        report["threads"] = _thread_names()
     (folder.parent / f"{what}-{rank}.json").write_text(json.dumps(report))
 
 
@@ -190,6 +196,13 @@ def test_only_the_first_process_writes(even):
     _, (first, second) = even
     assert any("metrics.jsonl" in path for _, path in first["writes"])
     assert second["writes"] == []
+
+
+def test_no_thread_of_a_process_group_outlives_it(even):
+    # One that does may abort the process while Python shuts down.
+    _, reports = even
+    for report in reports:
+        assert not [name for name in report["threads"] if "gloo" in name]
 
 
 def test_processes_stop_together_and_a_resumed_run_is_the_whole_run(even):

@@ -110,10 +110,16 @@ def test_the_loss_is_the_mean_over_hidden_entries_and_nothing_else():
     torch.testing.assert_close(bench.gradient(), gradient)
 
 
+def _hiding_nothing():
+    """Settings that mask no entry: no user may ask for them, but a small batch can come out so."""
+    settings = tiny_settings()
+    mask = settings.mask.model_copy(update={"ratio": 1e-9})
+    return settings.model_copy(update={"mask": mask})
+
+
 def test_held_out_neurons_and_forward_bins_are_trained_on_and_padding_is_not():
     data = spike_data(8, n_heldout=1, n_forward=2, lengths_B=[6, 6, 6, 6, 5, 3, 1, 0])
-    tiny = tiny_settings(mask={"ratio": 1e-9})  # hides nothing more
-    _, n_scored = _Bench(tiny, data).step(TrialSet.load(data, CPU), 0)
+    _, n_scored = _Bench(_hiding_nothing(), data).step(TrialSet.load(data, CPU), 0)
     # Of 33 bins inside a trial 9 are past the window: all three neurons there, one elsewhere.
     inside = int(np.sum(data.lengths_B))
     forward = int(data.inside_BT[:, 4:].sum())
@@ -122,7 +128,7 @@ def test_held_out_neurons_and_forward_bins_are_trained_on_and_padding_is_not():
 
 
 def test_a_batch_that_hides_nothing_changes_nothing_but_decay():
-    bench = _Bench(tiny_settings(mask={"ratio": 1e-9}))
+    bench = _Bench(_hiding_nothing())
     before = snapshot(bench.network)
     total, n_scored = bench.step(bench.batch, 0)
     assert (total.item(), n_scored.item()) == (0.0, 0.0)

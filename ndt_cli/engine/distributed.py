@@ -9,6 +9,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+if dist.is_available():
+    # Its functions take the process group of the moment of import as a default. Imported later, as
+    # PyTorch itself does in a first step, they keep the group alive past its end, and its threads
+    # can abort the process at exit.
+    import torch.distributed.nn
+
 
 @dataclass(frozen=True)
 class Ranks:
