@@ -99,7 +99,7 @@ def test_in_bfloat16_they_agree_to_its_rounding(norm_place, n_bins):
         }
     ),
     n_trials=st.integers(1, 4),
-    n_bins=st.sampled_from([1, 17, 45, 230]),
+    n_bins=st.sampled_from([1, 17, 45, 100, 230]),
     padded=st.booleans(),
 )
 def test_a_prepared_network_infers_what_the_network_does(model, n_trials, n_bins, padded):

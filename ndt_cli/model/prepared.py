@@ -2,7 +2,8 @@
 
 In a pass over a single trial, that and small calls cost more than the arithmetic.
 
-Axes: B trials, T bins, N neurons, D width, H heads, E width of a head; R = B * T rows.
+Axes: B trials, T bins, N neurons, D width, H heads, E width of a head; K blocks of a trial, C bins
+of a block, W bins that a block looks at; R = B * T rows.
 """
 
 import torch
@@ -11,11 +12,10 @@ from torch import Tensor, nn
 
 from ndt_cli.model.attention import Window, attention_window
 from ndt_cli.model.band import Blocks
-from ndt_cli.model.fast_attention import fast_attention
 from ndt_cli.model.network import EncoderLayer, NeuralDataTransformer
 
-# Up to this many bins all pairs are scored: for so few, blocks cost more calls than they save.
-_WHOLE_BINS = 200
+# Up to this many bins all pairs are scored: for so few, cutting costs more than it saves.
+_WHOLE_BINS = 64
 
 # Below so many numbers (rows by width) a call in bfloat16 takes longer than one in float32.
 _FEW_NUMBERS = 16_384
@@ -89,16 +89,33 @@ class _Layer:
         return normed_BTD
 
     def _attend(self, x_BTD: Tensor, window: Window) -> Tensor:
-        if window.blocks.n_blocks > 1:
-            return fast_attention(x_BTD, self.layer.attention, window, None, 0.0)
         n_trials, n_bins, width = x_BTD.shape
+        blocks, n_heads = window.blocks, self.n_heads
         x_RD = x_BTD.reshape(-1, width).to(self.dtype)
-        heads = (n_trials, n_bins, 3, self.n_heads, width // self.n_heads)
-        q_BHTE, k_BHTE, v_BHTE = _apply(self.qkv, x_RD).view(heads).permute(2, 0, 3, 1, 4)
-        blocked = window.blocked.squeeze(-4)  # one block: (1, T, T), or (B, 1, T, T)
-        attended = F.scaled_dot_product_attention(q_BHTE, k_BHTE, v_BHTE, blocked)
-        attended_RD = attended.transpose(1, 2).reshape(-1, width)
-        return _apply(self.out, attended_RD).view(x_BTD.shape)
+        qkv_BTI = _apply(self.qkv, x_RD).view(n_trials, n_bins, 3 * width)
+        if blocks.n_blocks > 1:
+            # What the first and the last block see outside the trial, and give no weight to.
+            before, after = blocks.back, blocks.spare + blocks.forward
+            zeros_BTI = qkv_BTI.new_zeros(n_trials, max(before, after), 3 * width)
+            qkv_BTI = torch.cat([zeros_BTI[:, :before], qkv_BTI, zeros_BTI[:, :after]], dim=1)
+
+        def heads(third: int, first_bin: int, n: int) -> Tensor:
+            """Look at ``n`` bins of each block, from ``first_bin`` of the padded trial on."""
+            in_trial, in_bin, _ = qkv_BTI.stride()
+            size = (n_trials, blocks.n_blocks, n_heads, n, width // n_heads)
+            stride = (in_trial, blocks.size * in_bin, width // n_heads, in_bin, 1)
+            start = first_bin * in_bin + third * width
+            return qkv_BTI.as_strided(size, stride, start).flatten(0, 1)  # a view for one trial
+
+        # PyTorch's fused kernel takes no more than four axes.
+        attended_GHCE = F.scaled_dot_product_attention(
+            heads(0, blocks.back, blocks.size),
+            heads(1, 0, blocks.around),
+            heads(2, 0, blocks.around),
+            window.blocked.expand(n_trials, *window.blocked.shape[-4:]).flatten(0, 1),
+        )
+        attended_BTD = attended_GHCE.transpose(1, 2).reshape(n_trials, -1, width)[:, :n_bins]
+        return _apply(self.out, attended_BTD.reshape(-1, width)).view(x_BTD.shape)
 
     def _feed(self, x_BTD: Tensor) -> Tensor:
         hidden_RF = _apply(self.expand, x_BTD.reshape(-1, x_BTD.shape[-1]).to(self.dtype))
