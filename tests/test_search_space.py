@@ -23,6 +23,7 @@ PAPER = {
     "area2_bump": ((0.2, 0.6), (4, 100), (0.9, 1), LogUniform(0.5, 1), (1, 5), None),
     "dmfc_rsg": ((0.3, 0.7), (40, 240), (0.9, 1), LogUniform(0.5, 1), (1, 7), (0, 2000)),
 }
+SHORT_RUNS = {"quick": "chaotic-rnn-quick", "nlb-quick": "nlb-quick"}
 
 
 def space(**tables):
@@ -52,12 +53,22 @@ def test_a_shipped_space_is_that_of_the_paper(name):
     assert found.changes_shapes == ()
 
 
+@pytest.mark.parametrize(("name", "preset"), SHORT_RUNS.items())
+def test_the_space_of_a_short_run_lies_around_its_preset(name, preset):
+    its, settings = find_space(name), load_settings(preset)
+    assert its.changes_shapes == ()
+    for key, draw in its.draws.items():
+        section, _, field = key.partition(".")
+        assert draw.low <= getattr(getattr(settings, section), field) <= draw.high, key
+
+
 def test_the_shipped_spaces_are_these_and_presets_name_them():
-    assert sorted(space_names()) == sorted(PAPER)
+    assert set(space_names()) == {*PAPER, *SHORT_RUNS}
     assert set(SPACE_OF_PRESET) <= set(preset_names())
-    assert set(SPACE_OF_PRESET.values()) <= set(PAPER)
+    assert set(SPACE_OF_PRESET.values()) <= {*PAPER, *SHORT_RUNS}
     assert default_space("mc_rtt") == "maze-rtt"
-    assert default_space("lorenz-quick") == "generic"
+    assert default_space("lorenz-quick") == "quick"
+    assert default_space("lorenz") == "generic"
 
 
 @pytest.mark.parametrize("preset", preset_names())

@@ -11,8 +11,12 @@ from ndt_cli.settings.toml_text import parse_config
 DEFAULT_SPACE = "generic"
 
 # The presets of the Neural Latents Benchmark have spaces of their own (Ye & Pandarinath 2021);
-# the ablations are of mc_maze. Everything else takes the generic one.
+# the ablations are of mc_maze, and the short runs search near what they found. Everything else
+# takes the generic one.
 SPACE_OF_PRESET = {
+    "chaotic-rnn-quick": "quick",
+    "lorenz-quick": "quick",
+    "nlb-quick": "nlb-quick",
     "mc_maze": "maze-rtt",
     "mc_maze_large": "maze-rtt",
     "mc_maze_medium": "maze-rtt",
