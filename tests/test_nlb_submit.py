@@ -17,11 +17,13 @@ from ndt_cli.app import app
 from ndt_cli.engine.inference import load_trained
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.errors import DataError, RunError, SettingsError
-from ndt_cli.nlb.dataset_settings import dataset_settings
+from ndt_cli.nlb.dataset_settings import DEFAULT_CONFIG, dataset_settings
+from ndt_cli.nlb.members import Interrupted
 from ndt_cli.nlb.recordings import scored_inputs, to_recording
 from ndt_cli.nlb.submission import read_submission
 from ndt_cli.nlb.submit import submit
 from ndt_cli.nlb.tensors import make_tensors
+from ndt_cli.settings.load import load_settings
 
 FAST = (
     "model.n_layers=1", "model.feedforward_size=8", "model.full_context=true",
@@ -184,6 +186,28 @@ def test_a_damaged_truth_is_refused_before_any_training(known, tmp_path):
 
 
 # ------------------------------------------------------------------ settings and messages
+def test_without_a_config_the_one_that_measured_best_is_taken_and_the_paper_s_on_request():
+    found = dataset_settings("mc_maze", 5, None, ())
+    assert found == load_settings(DEFAULT_CONFIG, ["train.choose_by=co-bps"])
+    assert dataset_settings("mc_maze", 5, "mc_maze", ()).train.max_epochs > 50_000
+    shown = CliRunner().invoke(app, ["nlb-submit", "--help"]).output
+    assert f"[default: ({DEFAULT_CONFIG})]" in shown
+
+
+def test_a_stop_asked_for_while_scoring_ends_after_that_step_and_keeps_the_runs(data_dir, tmp_path):
+    scoring = []
+
+    def note(what, done, total):
+        scoring.extend([what] if "scoring" in what else [])
+
+    with pytest.raises(Interrupted):
+        make(data_dir, tmp_path / "out", progress=note, should_stop=lambda: bool(scoring))
+    assert scoring
+    assert not (tmp_path / "out" / "submission.h5").exists()
+    run = tmp_path / "out" / "mc_maze_small_20" / "val-0"
+    assert len(RunFolder.open(run).read_metrics()) == 4
+
+
 def test_a_context_window_is_as_long_in_time_at_20_ms():
     at_5, at_20 = (dataset_settings("mc_maze", bin_ms, None, ()) for bin_ms in (5, 20))
     assert at_20.model.context_back * 20 == pytest.approx(at_5.model.context_back * 5, abs=10)

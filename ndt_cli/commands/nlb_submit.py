@@ -77,8 +77,8 @@ def nlb_submit(
             "--config",
             "-c",
             metavar="FILE|PRESET",
-            help="Settings: a TOML file, or a preset's name, such as nlb-quick.",
-            show_default="the preset of each dataset",
+            help="Settings: a TOML file, or a preset's name, such as mc_maze: the paper's.",
+            show_default="nlb-quick",
         ),
     ] = None,
     overrides: SetOption = None,
@@ -86,8 +86,8 @@ def nlb_submit(
 ) -> None:
     """Make, check and score a submission to the Neural Latents Benchmark.
 
-    One dataset or several, in one file. With the presets of the paper
-    training takes hours on a GPU; --config nlb-quick takes minutes on a laptop.
+    One dataset or several, in one file. Training takes minutes on a laptop for
+    the small sets; the paper's presets (--config DATASET) take hours on a GPU.
 
     To search for settings and average the best models, three commands:
     nlb-data DATASET --spikes FILE; sweep --choose-by co-bps --set data.file=FILE;

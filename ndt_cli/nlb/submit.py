@@ -21,6 +21,7 @@ from ndt_cli.nlb.estimates import score_beside
 from ndt_cli.nlb.expected import Expected
 from ndt_cli.nlb.given_runs import best_of_sweep, check_trained_on, with_members
 from ndt_cli.nlb.members import (
+    Interrupted,
     StopRequest,
     chosen_epochs,
     member_rates,
@@ -68,7 +69,7 @@ def submit(
     phase : {"val", "test"}
         Which trials are inferred.
     config, overrides
-        Settings; default: the preset of each data set.
+        Settings; default: `ndt_cli.nlb.dataset_settings.DEFAULT_CONFIG`.
     members : int, optional
         Models whose rates are averaged. They are trained with seeds from ``train.seed`` on;
         default: one. With ``sweep``, its best so many; default: as many as validate best together.
@@ -99,6 +100,7 @@ def submit(
         SweepFolder.open(sweep)
     # All of them before hours of training for the first one.
     settings = [dataset_settings(name, bin_ms, config, overrides) for name in names]
+    ending, progress = progress, _unless_stopped(progress, should_stop)
     given = [_read(name, bin_ms, phase, data_dir, labels or {}, progress) for name in names]
     results = []
     for dataset, chosen in zip(given, settings, strict=True):
@@ -136,13 +138,24 @@ def submit(
         results.append(replace(made, choice=choice))
     out.mkdir(parents=True, exist_ok=True)
     file = out / "submission.h5"
-    progress("writing and checking the submission", 0, 1)
+    ending("writing and checking the submission", 0, 1)
     write_submission(file, {result.key: result.rates for result in results})
     expected = {dataset.key: dataset.expected for dataset in given}
     result = SubmitResult(file, results, check_submission(file, expected))
     write_text_atomic(out / "scores.json", json.dumps(summary(result), indent=2) + "\n")
-    progress("writing and checking the submission", 1, 1)
+    ending("writing and checking the submission", 1, 1)
     return result
+
+
+def _unless_stopped(progress: Progress, should_stop: StopRequest) -> Progress:
+    """Tell of progress; raise `Interrupted` where somebody has asked to stop."""
+
+    def said(what: str, done: int, total: int) -> None:
+        if should_stop():
+            raise Interrupted
+        progress(what, done, total)
+
+    return said
 
 
 def _refuse_mixtures(
