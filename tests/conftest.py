@@ -1,4 +1,11 @@
+import os
+
 import pytest
+
+# Before torch is loaded, here and in what the tests start. The models of the tests are too small
+# for more threads, which on a busy machine would wait for each other spinning.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def pytest_addoption(parser):

@@ -156,9 +156,10 @@ def test_a_step_of_the_reference_has_the_gradient_of_a_step_of_the_package(unsee
 
 
 def test_the_reference_goes_on_with_a_new_epoch_when_the_trials_end():
+    # Small batches, so that some of them hide nothing.
     stock = StockTraining(tiny_settings(train={"batch_size": 4}), spike_data(6), CPU)
     before = stock.model.readout.weight.detach().clone()
-    for _ in range(5):  # two steps an epoch
+    for _ in range(40):  # two steps an epoch
         stock.step()
     assert all(p.isfinite().all() for p in stock.model.parameters())
     assert not torch.equal(stock.model.readout.weight, before)

@@ -148,7 +148,8 @@ class StockTraining:
         loss_BTN = F.poisson_nll_loss(
             output_BTN, counts_BTN, log_input=self.settings.model.log_rates, reduction="none"
         )
-        loss = (loss_BTN * scored_BTN).sum() / scored_BTN.sum()
+        # A small batch may hide nothing.
+        loss = (loss_BTN * scored_BTN).sum() / scored_BTN.sum().clamp_min(1)
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.train.clip_norm)

@@ -1,6 +1,8 @@
 """Several processes, one a device, as torchrun starts them."""
 
 import os
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,7 +56,8 @@ class Ranks:
         """Return the sum of a tensor over all processes."""
         if self.world_size > 1:
             value = value.clone()
-            dist.all_reduce(value)
+            with _given_back(value):
+                dist.all_reduce(value)
         return value
 
     def any(self, flag: bool, device: torch.device) -> bool:
@@ -71,7 +74,8 @@ class Ranks:
         for name, state in states.items():
             mine = state.to(device)
             parts = [torch.empty_like(mine) for _ in range(self.world_size)]
-            dist.all_gather(parts, mine)
+            with _given_back(mine, *parts):
+                dist.all_gather(parts, mine)
             gathered |= {f"rank{rank}.{name}": part for rank, part in enumerate(parts)}
         return gathered
 
@@ -80,8 +84,35 @@ class Ranks:
         if self.world_size == 1:
             return values
         numbers = torch.tensor(values, dtype=torch.float64, device=device)
-        dist.broadcast(numbers, src=0)
+        with _given_back(numbers):
+            dist.broadcast(numbers, src=0)
         return [float(number) for number in numbers.tolist()]
+
+
+# How long gloo's threads may take to let go of a tensor before nobody waits for it any more.
+_PATIENCE_S = 10.0
+
+
+@contextmanager
+def _given_back(*tensors: Tensor) -> Iterator[None]:
+    """Run a collective, and wait until no thread of it holds these tensors any more.
+
+    Gloo's threads drop them a moment after the collective has returned, and need Python's lock for
+    that. A process group that ends just then waits for its threads while it has the lock: the
+    process hangs or aborts.
+    """
+
+    def holders() -> list[tuple[int, int]]:
+        return [
+            (tensor._use_count(), sys.getrefcount(tensor))  # type: ignore[attr-defined]
+            for tensor in tensors
+        ]
+
+    before = holders()
+    yield
+    deadline = time.monotonic() + _PATIENCE_S
+    while holders() != before and time.monotonic() < deadline:
+        time.sleep(1e-4)
 
 
 @contextmanager
