@@ -124,12 +124,26 @@ def _explain(error: Exception) -> None:
     elif isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename is not None else ""
         _print_error(f"{where}{error.strerror}", _OS_HINTS.get(error.errno or 0))
+    elif _ran_out_of_memory(error):
+        _print_error(
+            f"memory ran out: {str(error).strip() or 'the system gave no more'}",
+            "Take less data or a smaller model, close other programs, or use a larger machine.",
+        )
     else:
         kind = type(error).__name__
         _print_error(
             f"This is a bug in ndt: {kind}: {error}",
             "Run it again as  ndt --debug ...  and report the traceback.",
         )
+
+
+def _ran_out_of_memory(error: Exception) -> bool:
+    # PyTorch says so in a RuntimeError, on a CPU one without a class of its own.
+    said = str(error)
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and ("can't allocate memory" in said or "out of memory" in said)
+    )
 
 
 def _print_error(message: str, hint: str | None = None) -> None:

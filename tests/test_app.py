@@ -125,6 +125,23 @@ def test_a_full_disk_is_a_message(ndt, failing_train):
     assert f"Error: runs/a/last.pt: {os.strerror(errno.ENOSPC)}\nFree some space" in err
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 7.28 TiB for an array"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 7.28 TiB"),
+        RuntimeError("CUDA out of memory. Tried to allocate 7.28 TiB"),
+    ],
+)
+def test_memory_that_ran_out_is_a_message(ndt, failing_train, error):
+    failing_train(error)
+    code, out, err = ndt("train")
+    assert (code, out) == (1, "")
+    assert err.startswith("Error: memory ran out: ")
+    assert "7.28 TiB" in err
+    assert "Take less data or a smaller model" in err
+
+
 def test_an_unexpected_error_is_called_a_bug(ndt, failing_train):
     failing_train(ZeroDivisionError("division by zero"))
     code, _, err = ndt("train")

@@ -109,6 +109,10 @@ def test_another_seed_is_another_network():
     assert (one.rates_BTN != other.rates_BTN).any()
 
 
+def test_steps_of_less_than_twice_the_time_constant_make_a_set():
+    assert make_chaotic_rnn(n_conditions=2, n_repeats=5, tau_s=0.0051).train.n_bins == 100
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -117,6 +121,9 @@ def test_another_seed_is_another_network():
         ({"train_fraction": 1.0}, "leaves one split empty"),
         ({"duration_s": 0.01}, "holds 1 bins"),
         ({"x0_std": 0.0}, "does not change"),
+        ({"gain": 1e10}, "gain is 1e.10"),
+        ({"tau_s": 0.005}, "below twice tau_s"),
+        ({"peak_rate_hz": 0.0}, "peak_rate_hz.* no spike"),
     ],
 )
 def test_arguments_that_make_no_set_are_refused(arguments, message):

@@ -95,6 +95,9 @@ def test_the_seed_decides():
         ({"n_conditions": 1, "n_repeats": 1}, "at least 2"),
         ({"train_fraction": 1.0}, "train_fraction is 1"),
         ({"max_step": 1.0, "lorenz_time_per_s": 50.0}, "diverged"),
+        ({"sigma": float("nan")}, "sigma is nan"),
+        ({"log_rate_std": 1e10}, "log_rate_std is 1e.10; it must be a number of at most 1e.09"),
+        ({"base_rate_hz": 0.0}, "base_rate_hz.* no spike"),
     ],
 )
 def test_arguments_that_make_no_set_are_refused(arguments, message):

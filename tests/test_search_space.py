@@ -195,7 +195,7 @@ def test_a_drawn_value_that_the_settings_refuse_is_named_with_its_member():
     ("content", "said"),
     [
         (b"[train\n", "line 1, column 7"),
-        (b"\xff\xfe", "not UTF-8"),
+        (b"\x80", "not UTF-8"),
         (b"[train]\nlearning_rat = { uniform = [0.1, 0.2] }", "did you mean"),
     ],
 )

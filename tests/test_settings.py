@@ -77,6 +77,16 @@ def test_a_byte_order_mark_is_no_obstacle(tmp_path):
     assert load_settings(path).train.seed == 3
 
 
+def test_the_utf_16_of_powershell_is_read_and_other_bytes_are_not(tmp_path):
+    path = tmp_path / "lab.toml"
+    path.write_bytes("[train]\r\nseed = 3\r\n".encode("utf-16"))
+    assert load_settings(path).train.seed == 3
+    path.write_bytes("[train]\nseed = 3\n".encode("utf-16") + b"\x00")
+    assert "is not UTF-16 text" in problems(path)
+    path.write_bytes(b"#" * 2_000_000)
+    assert "more than 1000000 bytes" in problems(path)
+
+
 # TOML
 
 
@@ -148,6 +158,10 @@ def test_the_last_override_wins():
 @pytest.mark.parametrize("override", ["train.seed", "train.seed=", "train.seed 3"])
 def test_an_override_without_a_value_is_refused(override):
     assert f"--set {override} has no value" in problems("lorenz", override)
+
+
+def test_an_override_without_a_name_is_refused():
+    assert "--set =3 has no name" in problems("lorenz", "=3")
 
 
 # Names

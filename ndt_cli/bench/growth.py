@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 
 from ndt_cli.bench.alone import Kind, train_alone
 from ndt_cli.bench.cost import StepCost, product_cost, stock_cost
+from ndt_cli.bench.limits import check_size
 from ndt_cli.bench.machine import Machine
 from ndt_cli.bench.memory import free_bytes
 from ndt_cli.bench.workload import Workload
@@ -134,6 +135,7 @@ def measure_growth(
         As `ndt_cli.bench.run.run_bench`.
     """
     compute = choose_compute(workload.settings.train)
+    check_size(workload, compute.device)
     with cpu_threads(workload.settings.train.n_threads) as n_threads:
         machine = Machine.here(compute, n_threads)
     points: list[GrowthPoint] = []

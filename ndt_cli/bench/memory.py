@@ -5,6 +5,8 @@ from pathlib import Path
 
 import torch
 
+from ndt_cli import memory
+
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -42,11 +44,7 @@ def free_bytes(device: torch.device) -> int | None:
     """Return how much memory could still be taken; None where the system does not tell."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    try:
-        text = Path("/proc/meminfo").read_text(encoding="ascii")
-    except OSError:
-        return None
-    return _kib(text, "MemAvailable") if device.type == "cpu" else None
+    return memory.free_bytes() if device.type == "cpu" else None
 
 
 def _reset_high_water() -> bool:

@@ -7,6 +7,7 @@ import torch
 from ndt_cli.bench.alone import Kind, make_training, train_alone
 from ndt_cli.bench.cost import product_cost, stock_cost
 from ndt_cli.bench.inference_times import product_rates, stock_rates, time_inference
+from ndt_cli.bench.limits import check_cost, check_size
 from ndt_cli.bench.machine import Machine
 from ndt_cli.bench.peak import measure_peak
 from ndt_cli.bench.product import ProductTraining
@@ -35,18 +36,21 @@ def run_bench(
     Raises
     ------
     SettingsError
-        When the stock reference cannot be built as the settings ask.
+        When the stock reference cannot be built as the settings ask, or memory does not hold it.
     DeviceError
         When the device or the precision is not there.
     """
     compute = choose_compute(workload.settings.train)
     device = compute.device
+    check_size(workload, device)
     with (
         cpu_threads(workload.settings.train.n_threads) as n_threads,
         torch.random.fork_rng(devices=[]),  # stock layers draw from the global generator
     ):
         machine = Machine.here(compute, n_threads)
         costs = {"ndt": product_cost(workload, compute.dtype), "stock": stock_cost(workload)}
+        for cost in costs.values():
+            check_cost(workload, cost, device)
         watch("the fastest matrix products")
         peaks = {
             str(dtype).removeprefix("torch."): measure_peak(device, dtype)

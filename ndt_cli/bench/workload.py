@@ -42,6 +42,11 @@ class Workload:
         """Trials in a step."""
         return self.settings.train.batch_size
 
+    @property
+    def n_made_trials(self) -> int:
+        """Trials that `spikes` makes: those of several steps."""
+        return _BATCHES * self.n_trials
+
     def resized(
         self,
         n_trials: int | None = None,
@@ -67,7 +72,7 @@ class Workload:
     def spikes(self) -> SpikeData:
         """Make Poisson counts for several steps; the same each time."""
         rng = np.random.default_rng(self.settings.train.seed)
-        shape = (_BATCHES * self.n_trials, self.n_bins, self.n_neurons)
+        shape = (self.n_made_trials, self.n_bins, self.n_neurons)
         return SpikeData(
             spikes_BTN=rng.poisson(_SPIKES_PER_BIN, shape).astype(np.uint8),
             bin_ms=self.settings.data.bin_ms or 10.0,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ndt_cli.commands.console import log, out, print_json
+from ndt_cli.commands.new_file import PICTURE_ENDINGS, check_new_file
 from ndt_cli.commands.options import JsonOption, SetOption
 from ndt_cli.errors import SettingsError
 from ndt_cli.settings.load import find_config, load_settings
@@ -13,8 +14,6 @@ from ndt_cli.settings.load import find_config, load_settings
 if TYPE_CHECKING:
     from ndt_cli.bench.growth import GrowthPoint
     from ndt_cli.bench.workload import Workload
-
-_ENDINGS = (".png", ".svg", ".pdf")
 
 
 def bench(
@@ -75,10 +74,8 @@ def bench(
     """
     if figure is not None and not growth:
         raise SettingsError("--figure draws the growth of time and memory", "add --growth")
-    if figure is not None and figure.suffix.lower() not in _ENDINGS:
-        raise SettingsError(
-            f"--figure {figure}: not a picture's ending", f"end it in one of: {', '.join(_ENDINGS)}"
-        )
+    if figure is not None:
+        check_new_file(figure, "--figure", PICTURE_ENDINGS)
     if growth and steps is not None:
         raise SettingsError("--growth takes as many steps as fit into seconds", "leave out --steps")
     source = find_config(config)

@@ -129,7 +129,13 @@ def convert(
     ] = TimeUnitChoice.s,
     sample_rate_hz: Annotated[
         float | None,
-        _option(_SPIKES, "--sample-rate-hz", "Rate, where times are counted in samples.", min=1e-3),
+        _option(
+            _SPIKES,
+            "--sample-rate-hz",
+            "Rate, where times are counted in samples.",
+            min=1e-3,
+            max=1e9,
+        ),
     ] = None,
     trials: Annotated[
         str | None,
@@ -309,6 +315,10 @@ def convert(
         raise SettingsError(
             "--out: found no file to write",
             hint="Give one, such as --out trials.h5; or look into FILE with --list.",
+        )
+    if split is not None and valid_where is not None:
+        raise SettingsError(
+            "--split draws validation trials, and --valid-where names them", "leave out one of them"
         )
     from ndt_cli.convert import Choices
     from ndt_cli.convert import convert as convert_file

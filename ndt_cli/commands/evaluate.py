@@ -1,5 +1,6 @@
 """``ndt evaluate``: scores of a run, its rates as a file, and pictures of chosen trials."""
 
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +8,12 @@ from typing import Annotated
 import typer
 
 from ndt_cli.commands.console import log, out, print_json
+from ndt_cli.commands.new_file import PICTURE_ENDINGS, check_new_file
 from ndt_cli.commands.options import JsonOption, SetOption
+from ndt_cli.errors import SettingsError
+
+# A quarter of an hour; behaviour follows rates within a second.
+_LONGEST_LAG_MS = 1e6
 
 
 class SplitChoice(str, Enum):
@@ -63,7 +69,10 @@ def evaluate(
     neurons: Annotated[
         list[int] | None,
         typer.Option(
-            "--neuron", help="Neuron to draw. May be repeated.", show_default="the most modulated"
+            "--neuron",
+            min=0,
+            help="Neuron to draw. May be repeated.",
+            show_default="the most modulated",
         ),
     ] = None,
     lags_ms: Annotated[
@@ -92,6 +101,12 @@ def evaluate(
     They are scored on the spikes and, where the data have them, on held-out neurons, behaviour
     and condition averages.
     """
+    _check_options(data, overrides or (), figure, trial, neurons, lags_ms)
+    # Before minutes of computing, not after.
+    if rates is not None:
+        check_new_file(rates, "--rates", (".h5", ".npz"))
+    if figure is not None:
+        check_new_file(figure, "--figure", PICTURE_ENDINGS)
     from ndt_cli.commands.score_table import score_notes, score_table, score_title
     from ndt_cli.engine.inference import load_trained
     from ndt_cli.evaluation import evaluate as evaluate_run
@@ -125,7 +140,7 @@ def evaluate(
             evaluation.rates_BTN[:, :, order_N],
             evaluation.smoothed_BTN[:, :, order_N],
             trial=typical_trial(evaluation) if trial is None else trial,
-            neurons=neurons or None,
+            neurons=list(dict.fromkeys(neurons or ())) or None,
         )
         save_figure(drawn, figure)
         log.print(f"picture: {figure}", highlight=False, soft_wrap=True)
@@ -136,3 +151,37 @@ def evaluate(
     out.print(score_table(evaluation))
     for note in score_notes(evaluation):
         log.print(note, style="dim", highlight=False)
+
+
+def _check_options(
+    data: Path | None,
+    overrides: Sequence[str],
+    figure: Path | None,
+    trial: int | None,
+    neurons: Sequence[int] | None,
+    lags_ms: Sequence[float] | None,
+) -> None:
+    """Refuse options that would change nothing, and lags that are no times."""
+    if overrides and data is None:
+        raise SettingsError(
+            "--set changes how the file of --data is read, and none was given",
+            "add --data FILE, or leave out --set",
+        )
+    for override in overrides:
+        if not override.strip().startswith("data."):
+            raise SettingsError(
+                f"--set {override}: the run was trained with its own settings; only those of "
+                "[data] can change",
+                "such as --set data.file_bin_ms=5",
+            )
+    if figure is None and (trial is not None or neurons):
+        raise SettingsError(
+            "--trial and --neuron say what --figure draws, and it was not given",
+            "add --figure FILE.png",
+        )
+    for lag_ms in lags_ms or ():
+        if not abs(lag_ms) <= _LONGEST_LAG_MS:
+            raise SettingsError(
+                f"--lag-ms {lag_ms:g}: expected a time in ms, shorter than the trials",
+                "such as --lag-ms 80",
+            )

@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 
 from ndt_cli.commands.console import out, print_json
+from ndt_cli.commands.new_file import check_folder
 from ndt_cli.commands.options import JsonOption
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def chaotic_rnn(
     """
     from ndt_cli.data.chaotic_rnn import make_chaotic_rnn
 
+    _check_file(path)
     recording = make_chaotic_rnn(
         seed=seed,
         duration_s=duration_s,
@@ -101,6 +103,7 @@ def lorenz(
     """
     from ndt_cli.data.lorenz import make_lorenz
 
+    _check_file(path)
     recording = make_lorenz(
         seed=seed,
         n_conditions=n_conditions,
@@ -119,6 +122,14 @@ def lorenz(
         transient=transient,
     )
     _write_and_show(recording, path, as_json)
+
+
+def _check_file(path: Path) -> None:
+    # Before the set is made, which may take minutes.
+    from ndt_cli.data.write_own import check_target
+
+    check_target(path)
+    check_folder(path, "--out")
 
 
 def _write_and_show(recording: "Recording", path: Path, as_json: bool) -> None:

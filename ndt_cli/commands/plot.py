@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ndt_cli.commands.console import log, out
+from ndt_cli.commands.new_file import check_folder
 from ndt_cli.commands.report import (
     CheckpointOption,
     DeviceOption,
@@ -75,6 +76,7 @@ def plot(
     # Before minutes of computing, not after.
     check_ending(file)
     refuse_to_replace(file, force)
+    check_folder(file, "--out")
     if SweepFolder.is_at(run):
         refuse_for_sweep(
             trial=trial,
@@ -93,7 +95,7 @@ def plot(
             checkpoint=checkpoint.value if checkpoint else None,
             device=device or "auto",
         )
-        drawn = draw(contents, figure, Choice(trial, tuple(neurons or ())))
+        drawn = draw(contents, figure, Choice(trial, tuple(dict.fromkeys(neurons or ()))))
     save_figure(drawn.figure, file)
     log.print(drawn.caption, style="dim", highlight=False, markup=False)
     out.print(f"picture: {file}", highlight=False, markup=False, soft_wrap=True)

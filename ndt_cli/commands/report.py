@@ -7,6 +7,7 @@ import typer
 
 from ndt_cli.commands.console import out
 from ndt_cli.commands.evaluate import CheckpointChoice, SplitChoice
+from ndt_cli.commands.new_file import check_ending, check_folder
 from ndt_cli.errors import SettingsError
 
 SplitOption = Annotated[
@@ -50,6 +51,9 @@ def report(
     rates, single neurons, trajectories, attention, settings, how to reproduce. It opens in any
     browser and prints.
     """
+    if page is not None:
+        check_ending(page, "--out", (".html", ".htm"))
+        check_folder(page, "--out")
     from ndt_cli.report.page.write import write_report
     from ndt_cli.search.folder import SweepFolder
 

@@ -43,6 +43,10 @@ def train(
     """
     changes = list(overrides or [])
     if data is not None:
+        if any(change.partition("=")[0].strip() == "data.file" for change in changes):
+            raise SettingsError(
+                "--data and --set data.file both name the spike file", "leave out one of them"
+            )
         changes.append(f"data.file={data}")
     if resume is not None and (config is not None or out_folder is not None):
         raise SettingsError(

@@ -14,9 +14,10 @@ from ndt_cli.data.checks import compact_counts
 from ndt_cli.data.spike_data import Recording, SpikeData
 from ndt_cli.data.synthetic_limits import (
     check_bin_width,
-    check_finite,
     check_highest_rate,
+    check_numbers,
     check_set_size,
+    check_some_spikes,
 )
 from ndt_cli.errors import SettingsError
 
@@ -75,7 +76,8 @@ def make_chaotic_rnn(
     ------
     SettingsError
         If the arguments leave a split empty, a trial with fewer than two bins, observe more units
-        than there are, are not finite, or make a set that does not fit into memory.
+        than there are, are beyond 10^9, take steps too long for the network's own time, or make a
+        set that does not fit into memory or has no spike.
 
     Examples
     --------
@@ -84,7 +86,7 @@ def make_chaotic_rnn(
     ((8, 100, 50), (2, 100, 50))
     """
     n_observed = n_neurons if n_observed is None else n_observed
-    check_finite(
+    check_numbers(
         duration_s=duration_s,
         dt_s=dt_s,
         gain=gain,
@@ -113,6 +115,11 @@ def make_chaotic_rnn(
     trains_R = repeats + 1 <= train_fraction * n_repeats
     if not 1 <= n_observed <= n_neurons:
         raise SettingsError(f"n_observed is {n_observed}, but the network has {n_neurons} units")
+    if dt_s >= 2 * tau_s:  # |1 - dt/tau| >= 1: Euler's method itself no longer decays
+        raise SettingsError(
+            f"dt_s is {dt_s:g} and tau_s is {tau_s:g}; the step must be below twice tau_s",
+            hint="Make tau_s larger or dt_s smaller.",
+        )
     if n_bins < 2:
         raise SettingsError(
             f"duration_s {duration_s:g} holds {n_bins} bins of {dt_s:g} s; at least 2 are needed"
@@ -150,8 +157,10 @@ def make_chaotic_rnn(
         for _ in range(n_repeats):
             spikes.append(compact_counts(rng.poisson(rates_NT).T))
     conditions_B = np.repeat(np.arange(n_conditions), n_repeats)
+    spikes_BTN = np.stack(spikes)
+    check_some_spikes(int(spikes_BTN.sum()), "peak_rate_hz and dt_s")
     whole = SpikeData(
-        spikes_BTN=np.stack(spikes),
+        spikes_BTN=spikes_BTN,
         bin_ms=_round_ms(1000 * dt_s),
         lengths_B=np.full(n_trials, n_bins),
         rates_BTN=rates_CTN[conditions_B],

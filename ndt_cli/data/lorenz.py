@@ -17,9 +17,10 @@ from ndt_cli.data.spike_data import Recording, SpikeData
 from ndt_cli.data.split import split_trials
 from ndt_cli.data.synthetic_limits import (
     check_bin_width,
-    check_finite,
     check_highest_rate,
+    check_numbers,
     check_set_size,
+    check_some_spikes,
 )
 from ndt_cli.errors import SettingsError
 
@@ -90,7 +91,8 @@ def make_lorenz(
     ------
     SettingsError
         If the integration diverges or would take hours, there are fewer than two trials, a split
-        would be empty, an argument is not finite, or the set does not fit into memory.
+        would be empty, an argument is beyond 10^9, the set does not fit into memory, or it has no
+        spike.
 
     Examples
     --------
@@ -103,7 +105,7 @@ def make_lorenz(
         raise SettingsError(f"n_conditions x n_repeats is {n_trials}; at least 2 are needed")
     if not 0 < train_fraction < 1:
         raise SettingsError(f"train_fraction is {train_fraction:g}; it must be between 0 and 1")
-    check_finite(
+    check_numbers(
         base_rate_hz=base_rate_hz,
         log_rate_std=log_rate_std,
         sigma=sigma,
@@ -170,8 +172,10 @@ def make_lorenz(
         conditions_B=conditions_B,
     )
     rates_BTN = rates_CTN[conditions_B]
+    spikes_BTN = rng.poisson(rates_BTN)
+    check_some_spikes(int(spikes_BTN.sum()), "base_rate_hz, log_rate_std and bin_ms")
     whole = SpikeData(
-        spikes_BTN=compact_counts(rng.poisson(rates_BTN)),
+        spikes_BTN=compact_counts(spikes_BTN),
         bin_ms=bin_ms,
         lengths_B=np.full(n_trials, n_bins),
         rates_BTN=rates_BTN,

@@ -1,17 +1,16 @@
 """What a synthetic set may be asked for: numbers that exist, and sizes that fit."""
 
-import math
-
 from ndt_cli.data.checks import MAX_COUNT
 from ndt_cli.errors import SettingsError
 from ndt_cli.memory import check_memory
 from ndt_cli.settings.tree import MAX_BIN_MS, MIN_BIN_MS
 
 _BYTES = 8  # of a float64
+_LARGEST = 1e9
 
 
-def check_finite(**arguments: float) -> None:
-    """Refuse arguments that are not finite.
+def check_numbers(**arguments: float) -> None:
+    """Refuse arguments that are not finite, or so large that computing with them is not.
 
     Raises
     ------
@@ -19,8 +18,8 @@ def check_finite(**arguments: float) -> None:
         The first one that is not, by its name.
     """
     for name, value in arguments.items():
-        if not math.isfinite(value):
-            raise SettingsError(f"{name} is {value:g}; it must be a finite number")
+        if not abs(value) <= _LARGEST:
+            raise SettingsError(f"{name} is {value:g}; it must be a number of at most {_LARGEST:g}")
 
 
 def check_bin_width(name: str, value: float, bin_ms: float) -> None:
@@ -61,6 +60,28 @@ def check_set_size(
     asked = ", ".join(f"{name} {value:.9g}" for name, value in sizes.items())
     n_bytes = _BYTES * (2 * n_rates + 2 * n_counts + n_more)
     check_memory(n_bytes, f"a set with {asked}", "Make one of them smaller.", SettingsError)
+
+
+def check_some_spikes(n_spikes: int, names: str) -> None:
+    """Refuse a set without a spike, which nothing can be learned from.
+
+    Parameters
+    ----------
+    n_spikes : int
+        Spikes in all trials.
+    names : str
+        The arguments that make them so few.
+
+    Raises
+    ------
+    SettingsError
+        If there are none.
+    """
+    if n_spikes == 0:
+        raise SettingsError(
+            f"{names} make no spike in the whole set; at least one is needed",
+            "Make the rate higher, or ask for more trials.",
+        )
 
 
 def check_highest_rate(highest_per_bin: float, names: str) -> None:

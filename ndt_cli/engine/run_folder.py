@@ -108,6 +108,8 @@ class RunFolder:
         """
         if not (path / "settings.toml").is_file():
             what = "no settings.toml in it" if path.is_dir() else "there is no such folder"
+            if path.is_file():
+                what = "it is a file"
             raise RunError(f"{path} is not a run folder: {what}", "runs are in runs/ by default")
         return cls(path)
 
@@ -150,7 +152,10 @@ class RunFolder:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
-            raise RunError(f"{path} cannot be read: {error}") from error
+            raise RunError(
+                f"{path} cannot be read: {error}",
+                "the file is missing or damaged; put back the one that ndt wrote",
+            ) from error
         if not isinstance(content, dict):
             raise RunError(f"{path} does not hold a JSON object")
         if name == "run.json":

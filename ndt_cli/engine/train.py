@@ -12,6 +12,7 @@ from ndt_cli.engine.checks import check_resumable, check_same_data
 from ndt_cli.engine.deterministic import deterministic_kernels
 from ndt_cli.engine.device import Compute, choose_compute, cpu_threads
 from ndt_cli.engine.distributed import Ranks, process_group
+from ndt_cli.engine.ensemble import Ensemble
 from ndt_cli.engine.events import Watcher
 from ndt_cli.engine.provenance import describe_run
 from ndt_cli.engine.run_facts import check_run_facts
@@ -19,7 +20,7 @@ from ndt_cli.engine.run_folder import RunFolder, claim_default_path, default_pat
 from ndt_cli.engine.run_lock import hold_run
 from ndt_cli.engine.tensorboard import require_tensorboard
 from ndt_cli.engine.trainer import Trainer, TrainResult, ignore
-from ndt_cli.errors import RunError
+from ndt_cli.errors import RunError, SettingsError
 from ndt_cli.settings.tree import Settings, TrainSettings
 
 
@@ -98,7 +99,7 @@ def resume(
     Raises
     ------
     SettingsError
-        When another setting is overridden.
+        When another setting is overridden, or it has trained for more epochs than are asked for.
     RunError
         When it is no run folder, another process trains in it, or the data are not those that the
         run was trained on.
@@ -166,6 +167,11 @@ def earlier_run(
 ) -> Iterator[tuple[Trainer, int]]:
     """Hold an earlier run where its last checkpoint was taken; see `new_run` and `resume`."""
     folder = RunFolder.open(Path(run))
+    if Ensemble.is_at(folder.path):
+        raise RunError(
+            f"{folder.path} is an ensemble, which is not trained",
+            "go on with one of the runs that it was made of",
+        )
     settings = folder.settings(overrides)
     check_resumable(folder.settings(), settings)
     if settings.train.tensorboard:
@@ -185,6 +191,13 @@ def earlier_run(
         # Killed before its first checkpoint it begins again, which gives the same run.
         if not folder.is_untrained():
             trainer.restore(Checkpoint.load(folder.checkpoint("last")))
+        done = trainer.progress.epoch
+        if done > settings.train.max_epochs:
+            raise SettingsError(
+                f"train.max_epochs is {settings.train.max_epochs}, but {folder.path} has trained "
+                f"for {done} epochs",
+                f"leave it out, or ask for more: --set train.max_epochs={2 * done}",
+            )
         if ranks.is_first:
             folder.write_settings(settings)
         yield trainer, n_threads

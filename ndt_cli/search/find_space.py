@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ndt_cli.errors import SettingsError, nearest
 from ndt_cli.search.space import Space
-from ndt_cli.settings.sources import ConfigSource
+from ndt_cli.settings.sources import ConfigSource, read_toml_text
 from ndt_cli.settings.toml_text import parse_config
 
 DEFAULT_SPACE = "generic"
@@ -98,11 +98,6 @@ def read_space(path: Path, name: str) -> Space:
     SettingsError
         When it is no text, no TOML, or no space.
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise SettingsError(
-            f"{path} is not a space: byte {error.start} is not UTF-8 text",
-            "--space takes a TOML file or a space's name (see: ndt sweep spaces)",
-        ) from error
+    hint = "--space takes a TOML file or a space's name (see: ndt sweep spaces)"
+    text = read_toml_text(path, "a space", hint)
     return Space.from_tables(name, parse_config(ConfigSource(name, "file", text, path)))

@@ -15,6 +15,7 @@ what a searcher chose by the results of others is kept.
 """
 
 import json
+import math
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -24,7 +25,7 @@ import tomli_w
 from ndt_cli import __version__
 from ndt_cli.atomic import write_text_atomic
 from ndt_cli.engine.run_folder import RunFolder
-from ndt_cli.errors import RunError
+from ndt_cli.errors import RunError, SettingsError
 from ndt_cli.search.draws import Value
 from ndt_cli.search.find_space import read_space
 from ndt_cli.search.member import Member
@@ -32,12 +33,18 @@ from ndt_cli.search.results import MemberResult, SweepResults, scores_from_json
 from ndt_cli.search.scoring import Scores
 from ndt_cli.search.space import Space
 from ndt_cli.settings.load import load_settings, settings_to_toml
-from ndt_cli.settings.sources import ConfigSource
+from ndt_cli.settings.sources import ConfigSource, read_toml_text
 from ndt_cli.settings.toml_text import parse_config
 from ndt_cli.settings.tree import Settings
 
+MOST_MEMBERS = 10_000
+"""Members that a sweep may have; all are drawn before the first is trained."""
+
 _PLAN = "sweep.toml"
 _CHOSEN = "draws.json"
+_DAMAGED = "take it from a copy, or start a new sweep"
+# What reading a JSON file of somebody else's can end in.
+_NOT_WHOLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,11 @@ class SweepFolder:
         What is drawn.
     n_members, seed : int
         How many, and the seed of the draws.
+
+    Raises
+    ------
+    SettingsError
+        For less than one member or more than `MOST_MEMBERS`, or a seed below zero.
     """
 
     path: Path
@@ -61,6 +73,15 @@ class SweepFolder:
     space: Space
     n_members: int
     seed: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.n_members <= MOST_MEMBERS:
+            raise SettingsError(
+                f"a sweep of {self.n_members} members; expected 1 to {MOST_MEMBERS}",
+                "give such a number to --members",
+            )
+        if self.seed < 0:
+            raise SettingsError(f"the seed of a sweep is {self.seed}; expected 0 or more")
 
     @staticmethod
     def is_at(path: Path) -> bool:
@@ -75,18 +96,30 @@ class SweepFolder:
         ------
         RunError
             When it is not a sweep's folder, or is damaged.
+        SettingsError
+            When one of its TOML files is no TOML, or says what it may not.
         """
         if not cls.is_at(path):
             what = f"no {_PLAN} in it" if path.is_dir() else "there is no such folder"
             raise RunError(f"{path} is not a sweep: {what}", "sweeps are in runs/ by default")
         file = path / _PLAN
-        plan = parse_config(ConfigSource(str(file), "file", file.read_text("utf-8"), file))
+        text = read_toml_text(file, "the plan of a sweep", _DAMAGED)
+        plan = parse_config(ConfigSource(str(file), "file", text, file))
         try:
             n_members, seed, name = int(plan["members"]), int(plan["seed"]), str(plan["space"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise RunError(f"{file}: expected members, seed and space ({error!r})") from error
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
+            raise RunError(
+                f"{file}: expected members, seed and space ({error!r})", _DAMAGED
+            ) from error
+        for needed in ("base.toml", "space.toml"):
+            if not (path / needed).is_file():
+                raise RunError(f"{path / needed}: there is no such file", _DAMAGED)
         space = Space(name, read_space(path / "space.toml", name).draws)
-        return cls(path, load_settings(path / "base.toml"), space, n_members, seed)
+        settings = load_settings(path / "base.toml")
+        try:
+            return cls(path, settings, space, n_members, seed)
+        except SettingsError as error:
+            raise RunError(f"{file}: {error.message}", _DAMAGED) from error
 
     def create(self) -> None:
         """Make the folder.
@@ -172,7 +205,7 @@ class SweepFolder:
                 content = json.loads(file.read_text(encoding="utf-8"))
                 mean_rate = scores_from_json(content["mean_rate"])
                 results = [MemberResult.from_json(self.path, row) for row in content["members"]]
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            except _NOT_WHOLE as error:
                 raise RunError(
                     f"{file}: not whole ({error!r})",
                     "remove it: ndt sweep --resume makes it anew from the members",
@@ -192,6 +225,7 @@ class SweepFolder:
     def _unknown(self, index: int) -> MemberResult:
         folder = self._member(index)
         records = RunFolder(folder).read_metrics()
+        seconds = records[-1].get("seconds", 0.0) if records else 0.0
         return MemberResult(
             index=index,
             folder=folder,
@@ -199,7 +233,7 @@ class SweepFolder:
             status="unfinished" if records else "waiting",
             scores={},
             epochs=int(records[-1]["epoch"]) if records else 0,
-            seconds=records[-1]["seconds"] if records else 0.0,
+            seconds=seconds if math.isfinite(seconds) else 0.0,
         )
 
     def _chosen(self) -> dict[int, dict[str, Value]]:
@@ -208,8 +242,12 @@ class SweepFolder:
             return {}
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-            return {int(index): dict(drawn) for index, drawn in content.items()}
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+            chosen = {int(index): dict(drawn) for index, drawn in content.items()}
+            for drawn in chosen.values():
+                if not drawn.keys() <= self.space.draws.keys():
+                    raise ValueError("a setting that the space does not draw")
+            return chosen
+        except _NOT_WHOLE as error:
             raise RunError(
                 f"{file}: not whole ({error!r})",
                 "it says what was chosen for each member; take it from a copy",

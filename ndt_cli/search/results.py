@@ -2,10 +2,13 @@
 
 import csv
 import io
+import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from ndt_cli.search.draws import Value
 from ndt_cli.search.scoring import Scores, lower_is_better
@@ -21,7 +24,16 @@ def scores_to_json(scores: Scores) -> dict[str, float | None]:
 
 
 def scores_from_json(scores: dict[str, float | None]) -> Scores:
-    """Return what `scores_to_json` made."""
+    """Return what `scores_to_json` made.
+
+    Raises
+    ------
+    TypeError
+        When a score is neither a number nor None.
+    """
+    for name, score in scores.items():
+        if score is not None and type(score) not in (int, float):
+            raise TypeError(f"the score {name} is {score!r}")
     return {name: math.nan if score is None else score for name, score in scores.items()}
 
 
@@ -79,18 +91,37 @@ class MemberResult:
 
     @classmethod
     def from_json(cls, sweep: Path, row: dict[str, Any]) -> "MemberResult":
-        """Return what `to_json` made."""
-        return cls(
-            index=row["member"],
-            folder=sweep / row["folder"],
-            drawn=row["drawn"],
-            status=row["status"],
-            scores=scores_from_json(row["scores"]),
-            best_epoch=row["best_epoch"],
-            epochs=row["epochs"],
-            seconds=row["seconds"],
-            message=row["message"],
-        )
+        """Return what `to_json` made.
+
+        Raises
+        ------
+        ValueError, KeyError, TypeError, AttributeError
+            When it is no such row, or its folder is not one of the sweep.
+        """
+        values = {
+            "index": row["member"],
+            "folder": str(sweep / row["folder"]),
+            "drawn": row["drawn"],
+            "status": row["status"],
+            "scores": {},
+            "best_epoch": row["best_epoch"],
+            "epochs": row["epochs"],
+            "seconds": row["seconds"],
+            "message": row["message"],
+        }
+        # As JSON: the strict check of Python's values takes no dict for a row.
+        result = _ROW.validate_json(json.dumps(values, allow_nan=False), strict=True)
+        result = replace(result, scores=scores_from_json(row["scores"]))
+        # A file from elsewhere must not lead out of the sweep's own folder.
+        if result.folder.parent != sweep / "members" or result.folder.name == "..":
+            raise ValueError(f"folder {row['folder']!r} is not in members/")
+        if result.status not in _STATUSES:
+            raise ValueError(f"status {result.status!r}")
+        return result
+
+
+_STATUSES = (*ENDED, "unfinished", "waiting")
+_ROW = TypeAdapter(MemberResult)
 
 
 @dataclass(frozen=True)

@@ -143,8 +143,9 @@ def _apply(override: str, values: dict[str, Any], origins: dict[str, str]) -> st
     """Put one override into the values; return what is wrong with it, if anything."""
     origin = "--set"
     key, equals, text = (part.strip() for part in override.partition("="))
-    if not equals or not text:
-        return f"--set {shortened(override)} has no value: write it as section.name=value"
+    if not key or not equals or not text:
+        missing = "value" if key else "name"
+        return f"--set {shortened(override)} has no {missing}: write it as section.name=value"
     field = next((field for field in field_table() if field.key == key), None)
     if field is None:
         return unknown_key(key, origin)

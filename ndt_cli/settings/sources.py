@@ -1,5 +1,6 @@
 """Where settings come from: a TOML file, or a preset that ships with the package."""
 
+import codecs
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Literal
 from ndt_cli.errors import SettingsError, nearest
 
 DEFAULT_PRESET = "lorenz-quick"
+
+_MOST_BYTES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -81,24 +84,50 @@ def find_config(config: str | Path | None = None) -> ConfigSource:
     path = Path(config).expanduser()
     name = str(config)
     if path.is_file():
-        return ConfigSource(name, "file", _read_text(path), path)
+        text = read_toml_text(
+            path,
+            "a config file",
+            "--config takes a TOML file or a preset's name; a spike file goes into "
+            "--set data.file=PATH",
+        )
+        return ConfigSource(name, "file", text, path)
     stem = name.removesuffix(".toml")
     if stem in preset_names():
         return read_preset_source(stem)
-    if path.is_dir():
-        raise _not_found(f"{name} is a folder, not a config file", path.stem)
+    if path.exists():
+        what = "folder" if path.is_dir() else "device or pipe"
+        raise _not_found(f"{name} is a {what}, not a config file", path.stem)
     raise _not_found(f"there is no config file {name}, and no preset of that name", path.stem)
 
 
-def _read_text(path: Path) -> str:
+def read_toml_text(path: Path, what: str, hint: str) -> str:
+    """Read the text of a TOML file: UTF-8, or UTF-16 with the mark that Windows begins it with.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    what, hint : str
+        What it should be, and what to try when it is not.
+
+    Raises
+    ------
+    SettingsError
+        It is not text, or far larger than any file that a person writes.
+    """
+    with path.open("rb") as file:
+        content = file.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise SettingsError(f"{path} is not {what}: it has more than {_MOST_BYTES} bytes", hint)
+    # PowerShell's > writes UTF-16. Editors on Windows may begin UTF-8 with a mark too, which TOML
+    # does not allow.
+    utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        # Editors on Windows may begin a file with a byte-order mark, which TOML does not allow.
-        return path.read_bytes().decode("utf-8-sig")
+        return content.decode("utf-16" if utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
+        kind = "UTF-16" if utf16 else "UTF-8"
         raise SettingsError(
-            f"{path} is not a config file: byte {error.start} is not UTF-8 text",
-            "--config takes a TOML file or a preset's name; a spike file goes into "
-            "--set data.file=PATH",
+            f"{path} is not {what}: byte {error.start} is not {kind} text", hint
         ) from error
 
 

@@ -241,7 +241,7 @@ class TrainSettings(_Section):
     weight_decay: float = Field(0.0, ge=0, le=1)
     """Weight decay of AdamW."""
 
-    clip_norm: float = Field(200.0, gt=0)
+    clip_norm: float = Field(200.0, gt=0, le=_MANY)
     """Gradients are scaled down to this norm."""
 
     schedule: Literal["constant", "cosine", "inverse-sqrt"] = "constant"
@@ -256,7 +256,7 @@ class TrainSettings(_Section):
     val_interval_epochs: int = Field(10, ge=1, le=_MANY)
     """Validate, and save the last checkpoint, every so many epochs."""
 
-    save_interval_minutes: float = Field(5.0, gt=0)
+    save_interval_minutes: float = Field(5.0, gt=0, le=_MANY)
     """Save the last checkpoint also when so much time has passed, within an epoch too: what a
     kill can cost at most. (Several processes save at the end of an epoch.)"""
 
