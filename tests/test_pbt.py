@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from ndt_cli.errors import RunError, SettingsError
 from ndt_cli.search import pbt
 from ndt_cli.search.draws import Choice, Integer, LogUniform, Uniform
 from ndt_cli.search.folder import SweepFolder
-from ndt_cli.search.pbt import Lineage, TrainByGenerations, explore
+from ndt_cli.search.lineage import Lineage
+from ndt_cli.search.pbt import TrainByGenerations, explore
 from ndt_cli.search.space import Space
 from ndt_cli.search.sweep import resume_sweep, sweep
 from ndt_cli.search.together import TrainTogether
@@ -88,6 +90,17 @@ def test_a_replaced_member_has_the_history_of_its_source_and_its_own_settings(wh
         assert RunFolder(member.folder).read_metrics()[-1]["learning_rate"] == rate
 
 
+def test_each_ranking_is_told_once_with_its_moves(tmp_path):
+    told = []
+    trainer = TrainByGenerations(2, tell=lambda epoch, moves: told.append((epoch, *moves)))
+    _sweep(tmp_path / "sweep", trainer=trainer)
+    lineage = Lineage.read(tmp_path / "sweep")
+    assert told == [(move.epoch, move) for move in lineage.moves]
+    # A sweep that has ended is not ranked again.
+    assert not resume_sweep(tmp_path / "sweep", recording=recording(), trainer=trainer).interrupted
+    assert len(told) == 2
+
+
 def test_every_member_is_trained_to_the_end_and_ranked(whole):
     results = SweepFolder.open(whole).results()
     assert [member.epochs for member in results.members] == [5] * 4
@@ -120,7 +133,7 @@ def test_killed_in_the_middle_of_a_move_it_goes_on_to_the_same_end(
     class Killed(BaseException):
         pass
 
-    real_copy, real_rename = shutil.copytree, pbt.Path.rename
+    real_copy, real_rename = shutil.copytree, Path.rename
 
     def copytree(source, coming, *rest, **options):
         real_copy(source, coming, *rest, **options)
@@ -136,7 +149,7 @@ def test_killed_in_the_middle_of_a_move_it_goes_on_to_the_same_end(
     out = tmp_path / "killed"
     with monkeypatch.context() as patch:
         patch.setattr(pbt.shutil, "copytree", copytree)
-        patch.setattr(pbt.Path, "rename", rename)
+        patch.setattr(Path, "rename", rename)
         with pytest.raises(Killed):
             _sweep(out)
     resume_sweep(out, recording=recording(), trainer=TrainByGenerations(2))

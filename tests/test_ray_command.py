@@ -14,10 +14,13 @@ from ray_cluster import ray_cluster, ray_environment
 from test_sweep_run import assert_same_sweep
 
 from ndt_cli.data.write_own import write_recording
+from ndt_cli.search.lineage import Lineage
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra ray"),
+    pytest.mark.skipif(
+        not all(map(find_spec, ("ray", "optuna"))), reason="needs the extra ray: ray and optuna"
+    ),
 ]
 
 SMALL = (
@@ -72,6 +75,28 @@ def test_a_sweep_on_a_cluster_of_its_own_prints_its_results_alone(spikes, tmp_pa
     assert "Traceback" not in said
     subprocess.run(_command(spikes, tmp_path / "here", 300), check=True, capture_output=True)
     assert_same_sweep(out, tmp_path / "here")
+
+
+def test_generations_on_a_cluster_of_its_own_are_those_of_a_sweep_here(spikes, tmp_path):
+    generations = (
+        "--pbt-interval", "2", "--members", "4", "--set", "train.val_interval_epochs=1", "--json"
+    )  # fmt: skip
+    with ray_environment():
+        on_ray = subprocess.run(
+            _command(spikes, tmp_path / "ray", 4, *generations, "--backend", "ray"),
+            capture_output=True,
+            text=True,
+        )
+    assert on_ray.returncode == 0, on_ray.stderr
+    assert on_ray.stderr.count("goes on from") == 1
+    here = subprocess.run(
+        _command(spikes, tmp_path / "here", 4, *generations), check=True, capture_output=True
+    )
+    assert json.loads(on_ray.stdout)["members"]
+    assert json.loads(here.stdout)["members"]
+    assert Lineage.read(tmp_path / "ray").moves
+    assert Lineage.read(tmp_path / "ray") == Lineage.read(tmp_path / "here")
+    assert_same_sweep(tmp_path / "ray", tmp_path / "here")
 
 
 def test_ctrl_c_saves_says_how_to_go_on_and_leaves_a_running_cluster_as_it_is(spikes, tmp_path):

@@ -158,6 +158,9 @@ def test_where_ray_is_missing_one_line_says_what_to_install(monkeypatch, tmp_pat
         (["--backend", "ray", "--scheduler", "hyperband"], "none or asha"),
         (["--backend", "ray", "--grace-epochs", "5"], "--scheduler asha"),
         (["--backend", "ray", "--cpus-per-worker", "0"], "--cpus-per-worker"),
+        (["--backend", "ray", "--population", "4"], "--members-per-worker"),
+        (["--backend", "ray", "--pbt-interval", "5", "--scheduler", "asha"], "--scheduler asha"),
+        (["--backend", "ray", "--pbt-interval", "5", "--searcher", "optuna"], "--searcher optuna"),
     ],
 )
 def test_a_wrong_use_of_ray_is_said_in_words(args, said, tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ from ndt_cli.commands.sweep_table import sweep_tables
 from ndt_cli.data.write_own import write_recording
 from ndt_cli.search.find_space import space_names
 from ndt_cli.search.folder import SweepFolder
+from ndt_cli.search.lineage import Lineage
 
 SMALL = (
     "model.n_layers=1", "model.feedforward_size=8", "train.max_epochs=2",
@@ -97,9 +98,16 @@ def test_the_tables_fit_the_terminal_and_drop_nothing(made, width):
 
 def test_a_first_ctrl_c_saves_and_says_how_to_go_on(spikes, tmp_path):
     out = tmp_path / "sweep"
-    command = [sys.executable, "-m", "ndt_cli", "sweep", "--members", "2", "--out", str(out)]
+    options = ("--members", "2", "--population", "1", "--out", str(out))
     process = subprocess.Popen(
-        [*command, *settings(f"data.file={spikes}", "train.max_epochs=100000")],
+        [
+            sys.executable,
+            "-m",
+            "ndt_cli",
+            "sweep",
+            *options,
+            *settings(f"data.file={spikes}", "train.max_epochs=100000"),
+        ],
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -110,7 +118,7 @@ def test_a_first_ctrl_c_saves_and_says_how_to_go_on(spikes, tmp_path):
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
-    assert f"ndt sweep --resume {out}" in said
+    assert f"ndt sweep --resume {out} --population 1" in said
     shown = ndt("sweep", "show", out)
     assert "unfinished" in shown.stdout
     assert "1 unfinished, 1 waiting" in shown.stderr
@@ -125,6 +133,15 @@ def test_a_first_ctrl_c_saves_and_says_how_to_go_on(spikes, tmp_path):
         (["--space", "generik"], "did you mean the space generic"),
         (["--choose-by", "r2"], "rate-r2"),
         (["--set", "data.file=nothing.h5"], "no such file"),
+        (["--data", "nothing.h5"], "nothing.h5: there is no such file"),
+        (["--resume", "x", "--data", "y.h5"], "leave out everything but --members"),
+        (["--set", "train.device=cuda:99"], 'train.device = "cuda:99"'),
+        (["--members", "3", "--pbt-interval", "5"], "give --members 4 or more"),
+        (["--pbt-interval", "50"], "members train for 50 epochs"),
+        (
+            ["--pbt-interval", "1", "--set", "train.val_interval_epochs=2"],
+            "validate every 2 epochs",
+        ),
     ],
 )
 def test_what_cannot_be_is_said_in_words(args, said, tmp_path, monkeypatch):
@@ -134,6 +151,30 @@ def test_what_cannot_be_is_said_in_words(args, said, tmp_path, monkeypatch):
     assert said in result.stderr
     assert "bug" not in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_where_tensorboard_is_missing_nothing_is_written(spikes, tmp_path, monkeypatch):
+    monkeypatch.setattr("ndt_cli.engine.tensorboard.find_spec", lambda name: None)
+    result = ndt(
+        "sweep", "--data", spikes, "--out", tmp_path / "sweep",
+        *settings("train.tensorboard=true"),
+    )  # fmt: skip
+    assert result.exit_code == 1
+    assert 'pip install "ndt-cli[tensorboard]"' in result.stderr
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_generations_tell_who_goes_on_from_whom_and_show_says_where_it_is_kept(spikes, tmp_path):
+    out = tmp_path / "sweep"
+    made = ndt(
+        "sweep", "--data", spikes, "--out", out, "--members", 4, "--pbt-interval", 1, *settings()
+    )
+    assert made.exit_code == 0, made.output
+    (move,) = Lineage.read(out).moves
+    assert f"ranked after 1 epochs: {move.member} goes on from {move.source}" in made.stderr
+    shown = ndt("sweep", "show", out).stderr.replace("\n", "")
+    assert "ranked every 1 epochs, 1 times a member went on from another" in shown
+    assert str(out / "pbt.json") in shown
 
 
 def test_a_space_of_one_s_own_that_changes_shapes_is_said_to(spikes, tmp_path):

@@ -81,5 +81,7 @@ def _tell(folder: Path, n_members: int, choice: "Choice | None", as_json: bool) 
         for n, (score, run) in enumerate(zip(curve, choice.ranked, strict=True), start=1):
             table.add_row(str(n), run.name, f"{score:.4f}", style="bold" if n == n_members else "")
         out.print(table)
+        if n_members == 1 < len(curve):
+            log.print("the best member alone validates best; --members N averages more of them")
     out.print(f"ensemble of {n_members}: {folder}", highlight=False, soft_wrap=True)
     log.print(f"score it with: ndt evaluate {folder}", highlight=False, soft_wrap=True)

@@ -1,6 +1,6 @@
-"""``ndt sweep``: random search; its results as tables and pictures; the spaces to search."""
+"""``ndt sweep``: a search; its results as tables and pictures; the spaces to search."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,10 +27,14 @@ from ndt_cli.errors import SettingsError
 from ndt_cli.settings.load import find_config, load_settings
 
 if TYPE_CHECKING:
+    from ndt_cli.search.lineage import Move
     from ndt_cli.search.results import SweepResults
     from ndt_cli.search.space import Space
 
 sweep_app = typer.Typer(invoke_without_command=True)
+
+# As many as the paper drew.
+_N_MEMBERS = 20
 
 
 @sweep_app.callback()
@@ -38,6 +42,10 @@ def sweep(
     context: typer.Context,
     config: ConfigOption = None,
     overrides: SetOption = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", "-d", help="Spike file; short for --set data.file=FILE."),
+    ] = None,
     space: Annotated[
         str | None,
         typer.Option(
@@ -49,7 +57,7 @@ def sweep(
     ] = None,
     members: Annotated[
         int | None,
-        typer.Option("--members", min=1, help="Models to train.", show_default="20"),
+        typer.Option("--members", min=1, help="Models to train.", show_default=str(_N_MEMBERS)),
     ] = None,
     seed: Annotated[
         int | None, typer.Option("--seed", min=0, help="Seed of the draws.", show_default="0")
@@ -87,8 +95,8 @@ def sweep(
         typer.Option(
             "--pbt-interval",
             min=1,
-            help="Population-based training: every so many epochs the worst quarter goes on from "
-            "the best, with settings changed a little.",
+            help="Population-based training, here or on Ray: every so many epochs the worst "
+            "quarter goes on from the best, with settings changed a little. At least 4 members.",
             show_default="none",
         ),
     ] = None,
@@ -104,14 +112,15 @@ def sweep(
 ) -> None:
     """Search for good settings at random.
 
-    Trains models with settings drawn from a space, and ranks them by validation.
+    Trains models with settings drawn from a space, and ranks them by validation. Or by
+    generations, with --pbt-interval; on several machines, with --backend ray.
 
     Each is an ordinary run in SWEEP/members. Then: ndt ensemble SWEEP
     """
     if context.invoked_subcommand is not None:
         return
     if resume is not None:
-        given = (config, overrides, space, seed, choose_by, out_folder, pbt_interval)
+        given = (config, overrides, data, space, seed, choose_by, out_folder, pbt_interval)
         if any(option is not None for option in given):
             raise SettingsError(
                 "--resume goes on in the sweep's own folder with its own settings",
@@ -127,20 +136,30 @@ def sweep(
         grace_epochs=grace_epochs,
         searcher=searcher,
     )
-    on_ray = flags.options()
-    if on_ray is not None and (population is not None or pbt_interval is not None):
+    if flags.backend == "ray" and population is not None:
         raise SettingsError(
-            "--population and --pbt-interval are for one device, and --backend ray for several",
-            "leave out the one or the other",
+            f"--population {population} is for one device, and --backend ray for several",
+            "a worker of Ray trains a population with --members-per-worker",
         )
+    interval = pbt_interval if resume is None else _interval_of(resume)
+    if interval is not None and (flags.scheduler == "asha" or flags.searcher == "optuna"):
+        raise SettingsError(
+            "population-based training (--pbt-interval) replaces the worse members and chooses "
+            "their settings itself",
+            "leave out --scheduler asha and --searcher optuna, or --pbt-interval",
+        )
+    on_ray = flags.options()
     if resume is None:
         source = find_config(config)
-        changes = [*(overrides or ()), *([f"train.choose_by={choose_by}"] if choose_by else [])]
+        changes = list(overrides or ())
+        changes += [f"data.file={data}"] if data else []
+        changes += [f"train.choose_by={choose_by}"] if choose_by else []
         settings = load_settings(config, changes)
         log.print(f"settings: {source.label}", highlight=False, soft_wrap=True)
 
     from ndt_cli.search.find_space import default_space, find_space
     from ndt_cli.search.folder import SweepFolder
+    from ndt_cli.search.pbt import TrainByGenerations, check_generations
     from ndt_cli.search.sweep import resume_sweep
     from ndt_cli.search.sweep import sweep as run_sweep
 
@@ -148,27 +167,37 @@ def sweep(
         earlier = SweepFolder.open(resume)
         settings, found = earlier.settings, earlier.space
     else:
+        if interval is not None:
+            check_generations(interval, members or _N_MEMBERS, settings)
         found = find_space(space or default_space(Path(source.name).stem))
         _tell_space(found)
     with ExitStack() as open_:
         open_.enter_context(run_warnings_shown())
         stop = open_.enter_context(stop_request())
         training = (
-            _training_here(stop, population, _interval_of(resume) if resume else pbt_interval)
+            _training_here(stop, population)
             if on_ray is None
             else training_on_ray(on_ray, settings, found, stop)
         )
         how = open_.enter_context(training)
+        if interval is not None:
+            how["trainer"] = TrainByGenerations(interval, how["trainer"], _tell_moves)
         if resume is not None:
             done = resume_sweep(resume, n_members=members, **how)
         else:
             done = run_sweep(
-                settings, found, n_members=members or 20, seed=seed or 0, out=out_folder, **how
+                settings,
+                found,
+                n_members=members or _N_MEMBERS,
+                seed=seed or 0,
+                out=out_folder,
+                **how,
             )
     path = done.results.path
     if done.interrupted:
+        together = "" if population is None else f" --population {population}"
         log.print(
-            f"Stopped and saved. Go on with: ndt sweep --resume {path}{flags.as_words()}",
+            f"Stopped and saved. Go on with: ndt sweep --resume {path}{together}{flags.as_words()}",
             highlight=False,
             soft_wrap=True,
         )
@@ -246,29 +275,37 @@ def spaces(
     out.print(table)
 
 
+def _lineage_notes(sweep: Path) -> list[str]:
+    from ndt_cli.search.lineage import Lineage
+
+    lineage = Lineage.read(sweep)
+    if lineage is None:
+        return []
+    return [
+        f"population-based: ranked every {lineage.interval_epochs} epochs, {len(lineage.moves)} "
+        f"times a member went on from another; who, when and with what: {sweep / 'pbt.json'}",
+        "the settings shown are those that each member ended with",
+    ]
+
+
 def _interval_of(sweep: Path) -> int | None:
-    from ndt_cli.search.pbt import Lineage
+    from ndt_cli.search.lineage import Lineage
 
     lineage = Lineage.read(sweep)
     return lineage.interval_epochs if lineage else None
 
 
 @contextmanager
-def _training_here(
-    should_stop: StopFlag, population: int | None, pbt_interval: int | None
-) -> Iterator[dict[str, Any]]:
+def _training_here(should_stop: StopFlag, population: int | None) -> Iterator[dict[str, Any]]:
     """Give what `ndt_cli.search.sweep.sweep` takes to train in this process, and show it."""
     from ndt_cli.commands.sweep_progress import SweepProgress
     from ndt_cli.search.in_turn import train_in_turn
     from ndt_cli.search.member import MemberTrainer
-    from ndt_cli.search.pbt import TrainByGenerations
     from ndt_cli.search.together import TrainTogether
 
     trainer: MemberTrainer = train_in_turn
     if population is not None:
         trainer = TrainTogether(population or None)
-    if pbt_interval is not None:
-        trainer = TrainByGenerations(pbt_interval, trainer)
     with SweepProgress() as progress:
         yield {
             "trainer": trainer,
@@ -288,6 +325,11 @@ def _tell_space(space: "Space") -> None:
         )
 
 
+def _tell_moves(epoch: int, moves: "Sequence[Move]") -> None:
+    who = ", ".join(f"{move.member} goes on from {move.source}" for move in moves)
+    log.print(f"ranked after {epoch} epochs: {who or 'none is replaced'}", highlight=False)
+
+
 def _show(results: "SweepResults", as_json: bool) -> None:
     from ndt_cli.commands.sweep_table import sweep_notes, sweep_tables
     from ndt_cli.report.sweep import write_sweep_figures
@@ -300,7 +342,7 @@ def _show(results: "SweepResults", as_json: bool) -> None:
         return
     for table in sweep_tables(results, out):
         out.print(table)
-    for note in sweep_notes(results):
+    for note in [*sweep_notes(results), *_lineage_notes(results.path)]:
         log.print(note, style="dim", highlight=False, soft_wrap=True)
     for figure in figures:
         out.print(f"picture: {figure}", highlight=False, soft_wrap=True)

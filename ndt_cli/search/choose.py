@@ -86,9 +86,9 @@ def choose_members(
             f"{sweep}: no member is ranked yet", f"go on with it: ndt sweep --resume {sweep}"
         )
     if n_members is not None and not 1 <= n_members <= len(ranked):
+        more = f"; {others} more have diverged or are not trained" if others else ""
         raise SettingsError(
-            f"--members {n_members}: {sweep} has {len(ranked)} ranked members; {others} more have "
-            "diverged or are not trained",
+            f"--members {n_members}: {sweep} has {len(ranked)} ranked members{more}",
             f"see them with: ndt sweep show {sweep}",
         )
     curve: list[float] = []

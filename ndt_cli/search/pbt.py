@@ -11,27 +11,26 @@ each changed or drawn anew (explore).
     members/003-until-20/     what it was before it was replaced after epoch 20
 """
 
-import json
+import math
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
-from ndt_cli.atomic import write_text_atomic
 from ndt_cli.data.spike_data import Recording
 from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.device import cpu_threads
 from ndt_cli.engine.events import Watcher
 from ndt_cli.engine.run_folder import RunFolder
-from ndt_cli.errors import RunError, SettingsError
+from ndt_cli.errors import SettingsError
 from ndt_cli.search.draws import Choice, Draw, Integer, Value
 from ndt_cli.search.folder import SweepFolder
 from ndt_cli.search.in_turn import outcome_so_far, train_in_turn
+from ndt_cli.search.lineage import Lineage, Move, MovesWatcher
 from ndt_cli.search.member import Member, MemberTrainer, Outcome, StopRequest
 from ndt_cli.search.scoring import lower_is_better, run_scores
+from ndt_cli.settings.tree import Settings
 
 # Share of the members that is replaced, and from which is copied.
 _SHARE = 0.25
@@ -40,24 +39,42 @@ _ANEW = 0.25
 _FACTORS = (0.8, 1.25)
 
 
-@dataclass(frozen=True)
-class Move:
-    """A member that goes on from another.
+def check_generations(interval_epochs: int, n_members: int, settings: Settings) -> None:
+    """Refuse a sweep in which no member would ever go on from another.
 
     Parameters
     ----------
-    epoch : int
-        Epochs that were complete.
-    member, source : int
-        Who is replaced, and from whom.
-    drawn : dict of str to value
-        The settings that it goes on with, by dotted name.
-    """
+    interval_epochs : int
+        Epochs between two rankings.
+    n_members : int
+        Members of the sweep.
+    settings : Settings
+        The sweep's.
 
-    epoch: int
-    member: int
-    source: int
-    drawn: dict[str, Value]
+    Raises
+    ------
+    SettingsError
+        When a quarter of the members is none, the first ranking comes after the last epoch, or
+        members are ranked more often than they validate.
+    """
+    fewest = math.ceil(1 / _SHARE)
+    if n_members < fewest:
+        raise SettingsError(
+            f"population-based training of {n_members} members: the worst quarter of them is none",
+            f"give --members {fewest} or more, or leave out --pbt-interval",
+        )
+    if interval_epochs >= settings.train.max_epochs:
+        raise SettingsError(
+            f"--pbt-interval {interval_epochs}: members train for {settings.train.max_epochs} "
+            "epochs, and would never be ranked before their end",
+            "give a smaller one, or a larger train.max_epochs",
+        )
+    if interval_epochs < settings.train.val_interval_epochs:
+        raise SettingsError(
+            f"--pbt-interval {interval_epochs}: members validate every "
+            f"{settings.train.val_interval_epochs} epochs, and are ranked by that",
+            "give a larger one, or a smaller train.val_interval_epochs",
+        )
 
 
 class TrainByGenerations:
@@ -68,7 +85,9 @@ class TrainByGenerations:
     interval_epochs : int
         Epochs between two rankings.
     trainer : callable
-        What trains members from one ranking to the next: in turn or together.
+        What trains members from one ranking to the next: in turn, together or on Ray.
+    tell : callable, optional
+        Told of each ranking.
 
     Raises
     ------
@@ -76,11 +95,17 @@ class TrainByGenerations:
         When the interval is below one epoch.
     """
 
-    def __init__(self, interval_epochs: int, trainer: MemberTrainer = train_in_turn) -> None:
+    def __init__(
+        self,
+        interval_epochs: int,
+        trainer: MemberTrainer = train_in_turn,
+        tell: MovesWatcher = lambda epoch, moves: None,
+    ) -> None:
         if interval_epochs < 1:
             raise SettingsError(f"an interval of {interval_epochs} epochs; at least 1 is needed")
         self.interval_epochs = interval_epochs
         self.trainer = trainer
+        self.tell = tell
 
     def __call__(
         self,
@@ -90,6 +115,8 @@ class TrainByGenerations:
         should_stop: StopRequest,
     ) -> Iterator[Outcome]:
         """Train all members to the end; see `ndt_cli.search.member.MemberTrainer`."""
+        if not members:
+            return
         folder = SweepFolder.open(members[0].folder.parents[1])
         lineage = Lineage.read(folder.path)
         if lineage is None:
@@ -106,8 +133,10 @@ class TrainByGenerations:
             if epoch > lineage.last_epoch:
                 if not self._train(folder.members(), epoch, recording, watch, should_stop):
                     return
-                lineage = lineage.after(epoch, _moves(folder, epoch, recording))
+                moves = _moves(folder, epoch, recording)
+                lineage = lineage.after(epoch, moves)
                 lineage.write(folder.path)
+                self.tell(epoch, moves)
             for move in lineage.moves:
                 if move.epoch == epoch:
                     _make(folder, move)
@@ -133,60 +162,6 @@ class TrainByGenerations:
             member.drop_false_start()
         n_ended = sum(1 for _ in self.trainer(behind, recording, watch, should_stop))
         return n_ended == len(behind) and not should_stop()
-
-
-@dataclass(frozen=True)
-class Lineage:
-    """Every move of a sweep.
-
-    Parameters
-    ----------
-    interval_epochs : int
-        Epochs between two rankings.
-    last_epoch : int
-        Epochs that were complete at the last ranking; 0 before the first.
-    moves : tuple of Move
-        In their order.
-    """
-
-    interval_epochs: int
-    last_epoch: int = 0
-    moves: tuple[Move, ...] = ()
-
-    @classmethod
-    def read(cls, sweep: Path) -> "Lineage | None":
-        """Read ``pbt.json``; None where the sweep is not population-based.
-
-        Raises
-        ------
-        RunError
-            When it is damaged.
-        """
-        file = sweep / "pbt.json"
-        if not file.is_file():
-            return None
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            moves = tuple(Move(**move) for move in content["moves"])
-            return cls(int(content["interval_epochs"]), int(content["last_epoch"]), moves)
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise RunError(
-                f"{file}: not whole ({error!r})",
-                "it says who goes on from whom; take it from a copy",
-            ) from error
-
-    def after(self, epoch: int, moves: Sequence[Move]) -> "Lineage":
-        """Return the lineage with a further ranking."""
-        return replace(self, last_epoch=epoch, moves=(*self.moves, *moves))
-
-    def write(self, sweep: Path) -> None:
-        """Write ``pbt.json``, before any of its moves is made."""
-        content: dict[str, Any] = {
-            "interval_epochs": self.interval_epochs,
-            "last_epoch": self.last_epoch,
-            "moves": [asdict(move) for move in self.moves],
-        }
-        write_text_atomic(sweep / "pbt.json", json.dumps(content, indent=2) + "\n")
 
 
 def _moves(folder: SweepFolder, epoch: int, recording: Recording) -> list[Move]:

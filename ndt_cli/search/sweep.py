@@ -7,11 +7,12 @@ from pathlib import Path
 from ndt_cli.data.load import load_recording
 from ndt_cli.data.spike_data import Recording
 from ndt_cli.engine.checks import check_same_data, check_trainable
-from ndt_cli.engine.device import cpu_threads
+from ndt_cli.engine.device import choose_compute, cpu_threads
 from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.events import Watcher
 from ndt_cli.engine.run_folder import RunFolder, default_path
 from ndt_cli.engine.run_lock import hold_run
+from ndt_cli.engine.tensorboard import require_tensorboard
 from ndt_cli.engine.trainer import ignore
 from ndt_cli.errors import SettingsError
 from ndt_cli.search.folder import SweepFolder
@@ -87,8 +88,9 @@ def sweep(
     ------
     SettingsError
         When the settings refuse a value drawn for some member; nothing is trained then.
-    DataError, DeviceError, RunError
-        Before the first step, when the data, the device or the folder will not do.
+    DataError, DeviceError, MissingExtraError, RunError
+        Before anything is written, when the data, the device, what is installed or the folder
+        will not do.
 
     Examples
     --------
@@ -101,6 +103,10 @@ def sweep(
     ['masked-loss', 'unmasked-loss']
     """
     _refuse_several_processes()
+    # Wherever members train, they are measured here.
+    choose_compute(settings.train)
+    if settings.train.tensorboard:
+        require_tensorboard()
     recording = recording or load_recording(settings.data)
     name = f"sweep-{Path(recording.source).stem}"
     path = Path(out) if out is not None else default_path(name)
