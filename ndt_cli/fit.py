@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from ndt_cli.data.load import load_recording
 from ndt_cli.data.spike_data import Recording
 from ndt_cli.engine.distributed import Ranks
@@ -13,7 +15,7 @@ from ndt_cli.engine.tensorboard import log_results
 from ndt_cli.engine.train import resume, train
 from ndt_cli.engine.trainer import TrainResult
 from ndt_cli.evaluation import Evaluation, evaluate
-from ndt_cli.report.run_figures import write_run_figures
+from ndt_cli.report.run_figures import typical_trial, write_run_figures
 from ndt_cli.score_text import final_scores
 from ndt_cli.settings.tree import Settings
 
@@ -102,7 +104,9 @@ def _finish(result: TrainResult, recording: Recording) -> Fit:
         "evaluation": evaluation.to_json(),
     }
     folder.write_json("summary.json", summary)
-    figures = write_run_figures(folder.figures, result.history, evaluation)
+    # One trial is drawn: of a large set the rates of all would fill the memory.
+    drawn = evaluation.take(np.array([typical_trial(evaluation)]))
+    figures = write_run_figures(folder.figures, result.history, drawn)
     settings = folder.settings()
     if settings.train.tensorboard:
         log_results(folder, settings, final_scores(evaluation), figures, len(result.history))

@@ -1,8 +1,11 @@
 """Behaviour on a clock of its own, in the bins of the spikes."""
 
 import numpy as np
+import pytest
 
+from ndt_cli.convert import Choices, convert
 from ndt_cli.convert.behaviour import sampled
+from ndt_cli.errors import DataError
 
 STARTS = np.array([0])
 
@@ -42,3 +45,23 @@ def test_a_missing_value_makes_its_bins_unknown_and_no_other():
 
 def test_samples_out_of_order_are_sorted():
     np.testing.assert_array_equal(cut([10, 0], [2, 1], 2, 10), [1, 2])
+
+
+def test_behaviour_of_another_clock_is_refused(tmp_path):
+    def made(first_s):
+        np.savez(
+            tmp_path / "session.npz",
+            spike_times=np.arange(0.005, 10, 0.05),
+            spike_units=np.arange(200) % 3,
+            speed=np.ones(1000),
+            speed_times=first_s + np.arange(1000) / 100,
+        )
+        choices = Choices(
+            bin_ms=20, chop_ms=1000, behaviour=("speed",), behaviour_times="speed_times"
+        )
+        return convert(tmp_path / "session.npz", choices).recording.train
+
+    assert np.isfinite(made(first_s=0).behaviour_BTV).any()
+    assert np.isfinite(made(first_s=5).behaviour_BTV).any()  # some of it is enough
+    with pytest.raises(DataError, match=r"speed: found no sample .* from 60 to 69\.99 s, .* 0 to"):
+        made(first_s=60)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import runpy
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -107,3 +108,9 @@ def test_the_benchmark_from_files_to_scores(run, tmp_path, capsys):
     assert "spike smoothing: co-bps " in printed
     assert printed.count("best after 3 epochs") == 2
     assert (tmp_path / "new" / "submission.h5").is_file()
+
+
+def test_every_script_is_run_here():
+    run_here = set(re.findall(r'"(\w+)\.py"', Path(__file__).read_text(encoding="utf-8")))
+    beside = {"made_up_session"}  # the data of two of them
+    assert run_here == {path.stem for path in EXAMPLES.glob("*.py")} - beside

@@ -265,3 +265,16 @@ def test_the_report_needs_no_window_system_and_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_single_spike_is_seen_and_named_whatever_the_largest_count():
+    data, inferred_BTN, smoothed_BTN = _data()
+    data.spikes_BTN[0, :6, 0] = [0, 1, 2, 3, 5, 9]
+    figure = rates_over_raster(data, inferred_BTN, smoothed_BTN, trial=0)
+    raster = figure.axes[0]
+    names = [text.get_text() for text in raster.get_legend().get_texts()]
+    assert names == ["1", "3", "6", "9 spikes per bin"]
+    (image,) = raster.get_images()
+    shades = image.cmap(image.norm([1, 9]))[:, 0]
+    assert shades[1] < shades[0] < 0.8  # black, and no lighter than a clear grey
+    assert np.ma.getmaskarray(image.get_array())[0, 0]  # no spike: nothing is drawn

@@ -123,6 +123,20 @@ def test_every_member_has_a_curve_and_the_best_one_is_named():
         learning_curves(results(*MEMBERS), {0: [{"epoch": 1, "train_loss": 0.5}]})
 
 
+def test_a_curve_beyond_the_axis_is_counted():
+    def legend(worst):
+        histories = {
+            i: [{"epoch": e, "valid_masked_loss": 0.4 + 0.001 * i} for e in (1, 2)]
+            for i in range(5)
+        }
+        histories[4] = [{"epoch": e, "valid_masked_loss": worst} for e in (1, 2)]
+        figure = learning_curves(results(*MEMBERS), histories)
+        return figure.axes[0].get_legend().get_texts()[0].get_text()
+
+    assert legend(worst=0.404) == "5 members"
+    assert legend(worst=40.0) == "5 members, 1 beyond the axis"
+
+
 def test_without_a_member_that_has_validated_nothing_is_drawn(tmp_path):
     waiting = MemberResult(0, tmp_path / "members" / "000", member(0).drawn, "waiting", {})
     found = SweepResults(tmp_path, "masked-loss", (waiting,), {})

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ndt_cli.convert.ticks import TicksArray
 from ndt_cli.data.spike_data import FloatArray, IntArray
+from ndt_cli.errors import DataError
 
 _WIDEST_GAP = 3.0  # sampling intervals; a camera drops a frame or two, a lost track is longer
 
@@ -89,6 +90,32 @@ class Behaviour:
     @cached_property
     def _interval_us(self) -> float:
         return float(np.median(np.diff(self.times_us_S))) if len(self.times_us_S) > 1 else 0.0
+
+
+def check_known(
+    behaviour: Behaviour,
+    behaviour_BTV: FloatArray,
+    starts_us_B: TicksArray,
+    duration_us_B: IntArray,
+    source: str,
+) -> None:
+    """Refuse behaviour of which nothing falls in a trial: its clock is another one.
+
+    Raises
+    ------
+    DataError
+        When it is NaN in every bin.
+    """
+    if np.isfinite(behaviour_BTV).any() or not np.isfinite(behaviour.values_SV).any():
+        return
+    first, last = behaviour.times_us_S[[0, -1]] / 1e6
+    begin, end = starts_us_B.min() / 1e6, (starts_us_B + duration_us_B).max() / 1e6
+    raise DataError(
+        f"{source}: behaviour {', '.join(behaviour.names)}: found no sample in any trial; samples "
+        f"are from {first:g} to {last:g} s, trials from {begin:g} to {end:g} s",
+        hint="Are both on one clock, in one unit? See --behaviour-times and --time-unit; "
+        "--counts-times NAME says when the bins of continuous counts begin.",
+    )
 
 
 def sampled(times_us_S: TicksArray, values_S: NDArray[Any], name: str) -> Behaviour:

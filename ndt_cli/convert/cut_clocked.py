@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt_cli.convert.behaviour import Behaviour
+from ndt_cli.convert.behaviour import Behaviour, check_known
 from ndt_cli.convert.choices import Choices, in_bins
 from ndt_cli.convert.conditions import Conditions, read_conditions
 from ndt_cli.convert.continuous_counts import ContinuousCounts
@@ -34,6 +34,9 @@ from ndt_cli.memory import check_memory
 Spikes = SpikeTimes | ContinuousCounts
 # While they are counted: a count, and where its bin begins, in microseconds and in bins.
 _COUNTED_BYTES, _EDGE_BYTES = 4, 16
+
+# So few spikes in so many bins are a slip of the unit, or one time that is damaged.
+_LOWEST_RATE_HZ, _MANY_ENTRIES = 0.001, 10_000_000
 
 LOOK = "ndt convert FILE --list  shows the first values of each column."
 
@@ -88,8 +91,8 @@ def cut_clocked(
         raise DataError(f"{source}: no trial is left: {journal.reasons()}", LOOK)
     _note_overlap(windows, bin_us, journal)
     n_bins = len(windows.n_bins_B) * int(windows.n_bins_B.max())
-    _check_memory(n_bins, len(spikes.unit_ids), bin_us, source)
-    data = _data(spikes, behaviour, windows.starts_us_B, windows.n_bins_B, bin_us, journal)
+    _check_memory(n_bins, spikes, bin_us, source)
+    data = _data(spikes, behaviour, windows.starts_us_B, windows.n_bins_B, bin_us, journal, source)
     is_valid_R = valid_rows(table, choices)
     return Cut(
         replace(data, trial_ids_B=windows.rows_B),
@@ -154,7 +157,7 @@ def _chopped(
         )
 
     n_bins = int((stretches_us[:, 1] - stretches_us[:, 0]).sum()) // bin_us
-    _check_memory(n_bins, len(spikes.unit_ids), bin_us, source)
+    _check_memory(n_bins, spikes, bin_us, source)
     pieces = plan_pieces(stretches_us, bin_us, window_bins, overlap_bins, draw)
     journal.took(
         "windows",
@@ -162,7 +165,7 @@ def _chopped(
         f"{len(stretches_us)} {'stretch' if len(stretches_us) == 1 else 'stretches'}",
     )
     starts_us_B: TicksArray = pieces.start_bins_B.astype(np.int64) * bin_us
-    data = _data(spikes, behaviour, starts_us_B, pieces.n_bins_B, bin_us, journal)
+    data = _data(spikes, behaviour, starts_us_B, pieces.n_bins_B, bin_us, journal, source)
     data = replace(data, trial_ids_B=np.arange(data.n_trials), start_bins_B=pieces.start_bins_B)
     labels = None
     if conditions is not None:
@@ -224,8 +227,16 @@ def _note_overlap(windows: Windows, bin_us: int, journal: Journal) -> None:
         )
 
 
-def _check_memory(n_bins: int, n_units: int, bin_us: int, source: str) -> None:
-    """Refuse more bins than there is memory for, before they are counted."""
+def _check_memory(n_bins: int, spikes: Spikes, bin_us: int, source: str) -> None:
+    """Refuse more bins than there is memory for, or spikes to fill, before they are counted."""
+    n_units = len(spikes.unit_ids)
+    n_entries, seconds = n_bins * n_units, n_bins * bin_us / 1e6
+    if n_entries > _MANY_ENTRIES and spikes.n_spikes < _LOWEST_RATE_HZ * seconds * n_units:
+        raise DataError(
+            f"{source}: found {spikes.n_spikes} spikes of {n_units} units in {seconds:.3g} seconds "
+            f"of trials, with padding; expected {_LOWEST_RATE_HZ:g} spikes a second or more",
+            hint="Are the times in another unit (--time-unit), or is one of them far off? " + LOOK,
+        )
     what = f"{source}: {n_bins} bins of {bin_us / 1000:g} ms, of {n_units} units, with padding,"
     hint = f"Are the times in another unit (--time-unit)? Or cut less. {LOOK}"
     check_memory(n_bins * (_COUNTED_BYTES * n_units + _EDGE_BYTES), what, hint)
@@ -238,11 +249,14 @@ def _data(
     n_bins_B: IntArray,
     bin_us: int,
     journal: Journal,
+    source: str,
 ) -> SpikeData:
     n_inside = spikes.n_inside(starts_us_B, starts_us_B + n_bins_B * bin_us)
     n_outside = spikes.n_spikes - n_inside
     journal.drop("spikes", n_outside, spikes.n_spikes, "are outside the trials' bins")
     parts = [series.cut(starts_us_B, n_bins_B, bin_us) for series in behaviour]
+    for series, cut_BTV in zip(behaviour, parts, strict=True):
+        check_known(series, cut_BTV, starts_us_B, n_bins_B * bin_us, source)
     return SpikeData(
         spikes_BTN=spikes.count(starts_us_B, n_bins_B, bin_us),
         bin_ms=bin_us / 1000,

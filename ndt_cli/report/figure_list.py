@@ -91,6 +91,12 @@ def draw(run: RunContents, name: str, choice: Choice | None = None) -> Drawn:
         When there is no such figure, or it takes no such choice.
     DataError, RunError
         When this run has no such figure: no conditions, one neuron, no true rates.
+
+    Examples
+    --------
+    >>> drawn = draw(RunContents("runs/first"), "rates", Choice(trial=2))
+    >>> drawn.caption[:26], drawn.figure.axes[-1].get_xlabel()
+    ('Trial 2 of 4 validation tr', 'time in trial (ms)')
     """
     figure = find_figure(name)
     choice = choice or Choice()

@@ -57,6 +57,14 @@ def save_figure(figure: Figure, path: Path) -> Path:
     ------
     SettingsError
         Another ending.
+
+    Examples
+    --------
+    >>> from ndt_cli import evaluate
+    >>> found = evaluate("runs/first")
+    >>> figure = rate_heatmaps(found.data, found.rates_BTN, found.smoothed_BTN, trial=0)
+    >>> save_figure(figure, Path("heatmaps.pdf")).suffix
+    '.pdf'
     """
     metadata = _METADATA[check_ending(path)]
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -107,20 +107,21 @@ def _draw_counts(
     counts_NT = data.spikes_BTN[trial, : trial_bins(data, trial)].T[data.file_order_N]
     most = max(int(counts_NT.max()), 1)
     image = axes.imshow(
-        counts_NT,
+        np.ma.masked_equal(counts_NT, 0),
         aspect="auto",
         interpolation="nearest",
         origin="lower",
         cmap="Greys",
-        vmin=0,
+        vmin=-most / 2,  # a single spike stands out from the paper, whatever the largest count is
         vmax=most,
         extent=(0.0, duration, -0.5, data.n_neurons - 0.5),
     )
     axes.set_ylabel("neuron")
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
-    levels = sorted({int(np.ceil(most * share)) for share in (0.25, 0.5, 0.75, 1.0)})
+    levels = sorted({1, *(-(-most * third // 3) for third in (1, 2, 3))})
+    shades = np.asarray(image.cmap(image.norm(np.array(levels))))
     axes.legend(
-        [Patch(color=color) for color in image.cmap([level / most for level in levels]).tolist()],
+        [Patch(color=color) for color in shades.tolist()],
         [*map(str, levels[:-1]), f"{levels[-1]} {'spike' if most == 1 else 'spikes'} per bin"],
         **_LEGEND,
         ncols=len(levels),

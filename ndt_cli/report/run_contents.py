@@ -40,6 +40,16 @@ class RunContents:
     ------
     RunError
         When it is no run.
+
+    Examples
+    --------
+    >>> run = RunContents("runs/first")
+    >>> run.history[-1]["epoch"]
+    5
+    >>> run.evaluation.rates_BTN.shape  # trials, bins, neurons
+    (4, 10, 4)
+    >>> run.attention.maps_LHTS.shape  # layers, heads, bins, bins
+    (1, 2, 10, 10)
     """
 
     def __init__(

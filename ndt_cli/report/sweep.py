@@ -177,7 +177,10 @@ def learning_curves(results: SweepResults, histories: Mapping[int, History]) -> 
     axes.set_xlabel("epoch")
     own = ",\neach under its own masks" if results.choose_by == "masked-loss" else ""
     axes.set_ylabel(MEASURES[results.choose_by].axis + own)
-    kinds = [(f"{len(curves)} members", MUTED, "-")]
+    low, high = limits.ends
+    beyond = sum(max(v) < low or min(v) > high for _, v in curves.values())
+    unseen = f", {beyond} beyond the axis" if beyond else ""
+    kinds = [(f"{len(curves)} members{unseen}", MUTED, "-")]
     kinds += [(f"best: member {best}", MODEL, "-")] if best is not None else []
     kinds += [("diverged", SMOOTHED, "x-")] if results.count("diverged") else []
     for label, color, look in kinds:

@@ -84,7 +84,7 @@ def training_rows(run: RunContents) -> list[Row]:
     stopped = str(summary.get("stopped", "finished" if done == most else "interrupted"))
     epochs = f"{done} of at most {most} epochs ({_STOPPED.get(stopped, stopped)})"
     seconds = summary.get("seconds") or (run.history[-1]["seconds"] if run.history else None)
-    took = f" in {_duration(float(seconds))}" if seconds else ""
+    took = f" in {duration(float(seconds))}" if seconds else ""
     rows.append(("training", f"{epochs}{took}; begun {_moment(about['started'])}"))
     threads = count(about["n_threads"], "CPU thread")
     rows.append(("device", f"{about['device']}, {about['precision']}, {threads}"))
@@ -120,7 +120,8 @@ def _moment(started: str) -> str:
         return started
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return seconds as people say them."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

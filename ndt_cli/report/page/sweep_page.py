@@ -8,7 +8,7 @@ from ndt_cli import __version__
 from ndt_cli.errors import RunError
 from ndt_cli.report.draw_sweep import MEASURE_NAMES, SWEEP_FIGURES, draw_sweep
 from ndt_cli.report.drawn import count
-from ndt_cli.report.page.facts import Row
+from ndt_cli.report.page.facts import Row, duration
 from ndt_cli.report.page.render import PageFigure, render
 from ndt_cli.report.page.reproduce import Step, changed_settings
 from ndt_cli.search.draws import Choice, Draw, Value, written
@@ -82,7 +82,7 @@ def _about(sweep: SweepFolder, results: SweepResults) -> list[Row]:
         ("ranked by", f"{MEASURE_NAMES[results.choose_by]}; {better} is better"),
         ("space", f"{sweep.space.name}: {count(len(sweep.space.draws), 'setting')}"),
         ("seed", str(sweep.seed)),
-        ("time spent", f"{sum(member.seconds for member in results.members) / 60:.1f} min"),
+        ("time spent", duration(sum(member.seconds for member in results.members))),
         ("page made", f"{datetime.now():%Y-%m-%d %H:%M} with ndt {__version__}"),
     ]
 
@@ -119,7 +119,8 @@ def _notes(results: SweepResults) -> list[str]:
     if results.collapsed:
         floor = results.mean_rate.get(results.choose_by, math.nan)
         numbers = ", ".join(str(member.index) for member in results.collapsed)
-        notes.append(f"collapsed, no better than the mean rate ({floor:.4f}): members {numbers}")
+        members = "member" if len(results.collapsed) == 1 else "members"
+        notes.append(f"collapsed, no better than the mean rate ({floor:.4f}): {members} {numbers}")
     return notes
 
 
