@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from ndt_cli.data.by_trial import ByTrial
 from ndt_cli.data.join import all_trials
 from ndt_cli.data.load import load_file, load_recording
-from ndt_cli.data.spike_data import FloatArray, Recording, SpikeData
+from ndt_cli.data.spike_data import FloatArray, IntArray, Recording, SpikeData
 from ndt_cli.engine.inference import (
     Ensemble,
     Float32Array,
@@ -18,6 +20,7 @@ from ndt_cli.engine.inference import (
     load_trained,
 )
 from ndt_cli.engine.same_neurons import unlike_neurons
+from ndt_cli.errors import RunError
 from ndt_cli.metrics import PSTH_SMOOTHING_MS
 from ndt_cli.references import References
 from ndt_cli.scores import Estimate, Scores, score_estimate
@@ -37,10 +40,11 @@ class Evaluation:
         What was evaluated on what.
     data : SpikeData
         The trials.
-    rates_BTN : (trials, bins, neurons) float array
-        Inferred rates in spikes per bin, nothing hidden.
-    smoothed_BTN : (trials, bins, neurons) float array
-        Smoothed spikes in spikes per bin; held-out neurons are foretold from the others.
+    inferred, smoothed : ByTrial
+        ``rates_BTN`` and ``smoothed_BTN`` a few trials at a time, such as ``inferred[:10]``: of a
+        set that is too large to be held as floats.
+    activations : ByTrial
+        What the encoder makes of the counts, (trials, bins, channels).
     smoothing_ms : float
         Standard deviation of the smoothing kernel, chosen on the training trials.
     scores : dict of str to Scores
@@ -54,11 +58,32 @@ class Evaluation:
     source: str
     split: Split
     data: SpikeData
-    rates_BTN: Float32Array
-    smoothed_BTN: FloatArray
+    inferred: ByTrial
+    smoothed: ByTrial
+    activations: ByTrial
     smoothing_ms: float
     scores: dict[str, Scores]
     warnings: tuple[str, ...] = ()
+
+    @cached_property
+    def rates_BTN(self) -> FloatArray:
+        """Inferred rates in spikes per bin, nothing hidden, (trials, bins, neurons)."""
+        return self.inferred[:]
+
+    @cached_property
+    def smoothed_BTN(self) -> FloatArray:
+        """Smoothed spikes in spikes per bin; held-out neurons are foretold from the others."""
+        return self.smoothed[:]
+
+    def take(self, trials: IntArray) -> "Evaluation":
+        """Return the trials at these positions with their rates, beside the scores of all."""
+        return replace(
+            self,
+            data=self.data.take(trials),
+            inferred=self.inferred.take(trials),
+            smoothed=self.smoothed.take(trials),
+            activations=self.activations.take(trials),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the scores as plain values; a number that is not defined is None.
@@ -98,6 +123,9 @@ def evaluate(
 ) -> Evaluation:
     """Score the rates that a run infers, beside mean rate, smoothing and the true rates.
 
+    Rates are inferred and scored a block of trials at a time, so that a large set takes little
+    more memory than its counts.
+
     Of validation trials, decoders of behaviour are fitted to the training trials of the same
     data, and PSTHs are theirs; of other trials, both are from parts of the scored trials.
 
@@ -131,7 +159,19 @@ def evaluate(
     Raises
     ------
     RunError, CheckpointError, DataError, DeviceError, SettingsError
-        When the run, the checkpoint, the file or the device will not do.
+        When the run, the checkpoint, the file or the device will not do, or a rate is not finite.
+
+    Examples
+    --------
+    >>> evaluation = evaluate("runs/first")
+    >>> evaluation.split, evaluation.rates_BTN.shape
+    ('valid', (4, 10, 4))
+    >>> list(evaluation.scores)
+    ['NDT', 'smoothed spikes', 'mean rate']
+    >>> evaluation.scores["NDT"].hidden.bits_per_spike_N.shape
+    (4,)
+    >>> evaluate("runs/first", data="spikes.npz").split  # another file, all of its trials
+    'all'
     """
     trained = load_trained(run, checkpoint, device)
     own = recording or load_recording(trained.settings.data)
@@ -144,7 +184,9 @@ def evaluate(
     trained.check_fits(trials, evaluated.source, other_neurons=other_neurons)
     references = References.fit(own.train)
     train = evaluated.train if split == "valid" else None
-    found = _score(trained, references, evaluated.source, split, trials, train, lags_ms)
+    source = evaluated.source
+    del own, evaluated  # what is not scored need not stay in memory
+    found = _score(trained, references, source, split, trials, train, lags_ms)
     unlike = unlike_neurons(trained.neurons, trials)
     return replace(found, warnings=(unlike,)) if unlike else found
 
@@ -162,30 +204,63 @@ def _score(
         train is not None and train.behaviour_BTV is not None and data.behaviour_BTV is not None
     )
     decoder_trials = train if both_behave else None
-    folds_BTN = hiding_folds(data, trained.settings)
-    inferred_BTN = trained.rates(data)
+    folds_of = partial(hiding_folds, data, trained.settings)
+    inferred = _inferred(trained, data)
     estimates = {
         "NDT": Estimate(
-            inferred_BTN,
-            trained.rates_while_hidden(data, folds_BTN),
-            None if decoder_trials is None else trained.rates(decoder_trials),
+            inferred,
+            ByTrial(
+                data.spikes_BTN.shape,
+                np.float32,
+                lambda trials: _finite(
+                    trained, trained.rates_while_hidden(data.take(trials), folds_of(trials))
+                ),
+                keep=False,
+            ),
+            None if decoder_trials is None else _inferred(trained, decoder_trials),
         ),
-        **references.estimates(data, folds_BTN, decoder_trials),
+        **references.estimates(data, folds_of, decoder_trials),
     }
+    smoothed = estimates["smoothed spikes"].seen_BTN
+    assert isinstance(smoothed, ByTrial)
     return Evaluation(
         run=str(trained.run.path),
         checkpoint=trained.checkpoint,
         source=source,
         split=split,
         data=data,
-        rates_BTN=inferred_BTN,
-        smoothed_BTN=estimates["smoothed spikes"].seen_BTN,
+        inferred=inferred,
+        smoothed=smoothed,
+        activations=ByTrial(
+            (data.n_trials, data.n_bins, trained.width),
+            np.float32,
+            lambda trials: trained.activations(data.take(trials)),
+        ),
         smoothing_ms=references.smoother.width_ms,
         scores={
             name: score_estimate(estimate, data, train, lags_ms)
             for name, estimate in estimates.items()
         },
     )
+
+
+def _inferred(trained: TrainedModel | Ensemble, data: SpikeData) -> ByTrial:
+    return ByTrial(
+        data.spikes_BTN.shape,
+        np.float32,
+        lambda trials: _finite(trained, trained.rates(data.take(trials))),
+    )
+
+
+def _finite(trained: TrainedModel | Ensemble, rates_BTN: Float32Array) -> Float32Array:
+    if not np.isfinite(rates_BTN).all():
+        raise RunError(
+            f"{trained.run.path}: rates that {trained.checkpoint} infers of these trials are not "
+            "finite",
+            "the run has diverged; try another --checkpoint, or train anew with a lower "
+            "train.learning_rate",
+        )
+    return rates_BTN
 
 
 def _plain(value: Any) -> Any:

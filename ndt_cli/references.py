@@ -1,5 +1,6 @@
 """What a run is scored beside: smoothed spikes, each neuron's mean rate, and the true rates."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,7 +8,8 @@ from numpy.typing import NDArray
 from typing_extensions import Self
 
 from ndt_cli.baselines import HeldoutRegression, Smoother, constant_rates
-from ndt_cli.data.spike_data import FloatArray, SpikeData
+from ndt_cli.data.by_trial import ByTrial
+from ndt_cli.data.spike_data import FloatArray, IntArray, SpikeData
 from ndt_cli.scores import Estimate
 
 
@@ -46,7 +48,10 @@ class References:
         return smoothed_BTN
 
     def estimates(
-        self, data: SpikeData, folds_BTN: NDArray[np.integer], train: SpikeData | None
+        self,
+        data: SpikeData,
+        folds_of: Callable[[IntArray], NDArray[np.integer]],
+        train: SpikeData | None,
     ) -> dict[str, Estimate]:
         """Return the references' rates, the true rates last where they are known.
 
@@ -54,18 +59,30 @@ class References:
         ----------
         data : SpikeData
             Trials to score.
-        folds_BTN : int array that broadcasts to the counts
-            Number of the pass in which an entry is hidden.
+        folds_of : callable
+            Gives, for the trials at some positions, the number of the pass in which an entry is
+            hidden: an int array that broadcasts to their counts.
         train : SpikeData or None
             Trials that decoders are fitted to; None where there is nothing to decode.
         """
         mean_N = self.smoother.mean_rates_N
         mean_BTN = constant_rates(mean_N, data)
+
+        def smoothed(given: SpikeData) -> ByTrial:
+            return ByTrial(
+                given.spikes_BTN.shape, float, lambda trials: self.smoothed(given.take(trials))
+            )
+
         estimates = {
             "smoothed spikes": Estimate(
-                self.smoothed(data),
-                self._smoothed_while_hidden(data, folds_BTN),
-                None if train is None else self.smoothed(train),
+                smoothed(data),
+                ByTrial(
+                    data.spikes_BTN.shape,
+                    float,
+                    lambda trials: self._smoothed_while_hidden(data.take(trials), folds_of(trials)),
+                    keep=False,
+                ),
+                None if train is None else smoothed(train),
             ),
             "mean rate": Estimate(
                 mean_BTN, mean_BTN, None if train is None else constant_rates(mean_N, train)

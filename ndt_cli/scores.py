@@ -11,37 +11,38 @@ copy the count that they are asked to predict:
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ndt_cli.data.spike_data import FloatArray, SpikeData
+from ndt_cli.data.by_trial import TrialValues, trial_blocks
+from ndt_cli.data.spike_data import SpikeData
 from ndt_cli.metrics import (
     DecodingScores,
     PsthScores,
     RateScores,
+    RateScoreSums,
     SpikeScores,
-    bits_per_spike,
+    SpikeScoreSums,
     decode_behaviour,
     psth_scores,
-    rate_scores,
 )
 
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """Rates of some trials, in spikes per bin.
+    """Rates of some trials, in spikes per bin: arrays, or made when they are asked for.
 
     Parameters
     ----------
-    seen_BTN : (trials, bins, neurons) float array
+    seen_BTN : (trials, bins, neurons) float array or ByTrial
         Nothing hidden.
-    hidden_BTN : (trials, bins, neurons) float array
+    hidden_BTN : (trials, bins, neurons) float array or ByTrial
         Each count hidden once; of held-in neurons in the window.
-    train_BTN : (trials, bins, neurons) float array or None
+    train_BTN : (trials, bins, neurons) float array or ByTrial or None
         Rates of the training trials, nothing hidden, where behaviour is to be decoded by a fit
         to those.
     """
 
-    seen_BTN: FloatArray
-    hidden_BTN: FloatArray
-    train_BTN: FloatArray | None = None
+    seen_BTN: TrialValues
+    hidden_BTN: TrialValues
+    train_BTN: TrialValues | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +81,7 @@ def score_estimate(
     train: SpikeData | None = None,
     lags_ms: Sequence[float] | None = None,
 ) -> Scores:
-    """Score an estimate in every way that the trials allow.
+    """Score an estimate in every way that the trials allow, a block of trials at a time.
 
     Parameters
     ----------
@@ -99,29 +100,42 @@ def score_estimate(
     SettingsError
         A given lag that is as long as the trials.
     """
-    inside_BT = data.inside_BT
-    window = slice(0, data.n_bins - data.n_forward)
-    heldin = slice(0, data.n_neurons - data.n_heldout)
-    heldout = slice(data.n_neurons - data.n_heldout, None)
-    forward = slice(data.n_bins - data.n_forward, None)
-    seen_BTN = estimate.seen_BTN
-
-    def against_spikes(rates_BTN: FloatArray, bins: slice, neurons: slice) -> SpikeScores:
-        counts_BTN = data.spikes_BTN[:, bins, neurons]
-        return bits_per_spike(rates_BTN[:, bins, neurons], counts_BTN, inside_BT[:, bins])
-
     known = data.hidden_counts_known
-    everyone = slice(None)
+    heldin = slice(0, data.n_neurons - data.n_heldout)
+    heldout = slice(data.n_neurons - data.n_heldout, data.n_neurons)
+    window = slice(0, data.n_bins - data.n_forward)
+    scored = {"hidden": (window, heldin), "seen": (window, heldin)}
+    if data.n_heldout and known:
+        scored["heldout"] = window, heldout
+    if data.n_forward and known:
+        scored["forward"] = slice(window.stop, data.n_bins), slice(0, data.n_neurons)
+    sums = {
+        name: SpikeScoreSums(neurons.stop - neurons.start) for name, (_, neurons) in scored.items()
+    }
+    rate_sums = RateScoreSums(data.n_neurons)
+    for trials in trial_blocks(data.n_trials, data.n_bins * data.n_neurons):
+        seen_BTN, hidden_BTN = estimate.seen_BTN[trials], estimate.hidden_BTN[trials]
+        inside_BT = data.inside_BT[trials]
+        for name, (bins, neurons) in scored.items():
+            rates_BTN = hidden_BTN if name == "hidden" else seen_BTN
+            counts_BTN = data.spikes_BTN[trials, bins, neurons]
+            sums[name].add(rates_BTN[:, bins, neurons], counts_BTN, inside_BT[:, bins])
+        if data.rates_BTN is not None:
+            rate_sums.add(seen_BTN, data.rates_BTN[trials], inside_BT)
     return Scores(
-        rates=None if data.rates_BTN is None else rate_scores(seen_BTN, data.rates_BTN, inside_BT),
-        hidden=against_spikes(estimate.hidden_BTN, window, heldin),
-        seen=against_spikes(seen_BTN, window, heldin),
-        heldout=against_spikes(seen_BTN, window, heldout) if data.n_heldout and known else None,
-        forward=against_spikes(seen_BTN, forward, everyone) if data.n_forward and known else None,
+        rates=None if data.rates_BTN is None else rate_sums.result(),
+        hidden=sums["hidden"].result(),
+        seen=sums["seen"].result(),
+        heldout=sums["heldout"].result() if "heldout" in sums else None,
+        forward=sums["forward"].result() if "forward" in sums else None,
         behaviour=None
         if data.behaviour_BTV is None
         else decode_behaviour(
-            seen_BTN, data, train_rates_BTN=estimate.train_BTN, train=train, lags_ms=lags_ms
+            estimate.seen_BTN,
+            data,
+            train_rates_BTN=estimate.train_BTN,
+            train=train,
+            lags_ms=lags_ms,
         ),
-        psth=psth_scores(seen_BTN, data, train),
+        psth=psth_scores(estimate.seen_BTN, data, train),
     )

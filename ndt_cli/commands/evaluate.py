@@ -108,7 +108,6 @@ def evaluate(
     if figure is not None:
         check_new_file(figure, "--figure", PICTURE_ENDINGS)
     from ndt_cli.commands.score_table import score_notes, score_table, score_title
-    from ndt_cli.engine.inference import load_trained
     from ndt_cli.evaluation import evaluate as evaluate_run
     from ndt_cli.rates_file import write_rates
 
@@ -124,22 +123,27 @@ def evaluate(
         other_neurons=other_neurons,
     )
     if rates is not None:
-        activations = load_trained(run, weights, device).activations(evaluation.data)
-        write_rates(rates, evaluation.data, evaluation.rates_BTN, activations)
+        write_rates(rates, evaluation.data, evaluation.inferred, evaluation.activations)
         log.print(f"rates: {rates}", highlight=False, soft_wrap=True)
     if figure is not None:
+        import numpy as np
+
         from ndt_cli.data.hold_out import in_file_order
         from ndt_cli.report.figures import save_figure
         from ndt_cli.report.rates import rates_over_raster
         from ndt_cli.report.run_figures import typical_trial
+        from ndt_cli.report.trial import trial_bins
 
+        trial = typical_trial(evaluation) if trial is None else trial
+        trial_bins(evaluation.data, trial)  # refuses one that is not there
+        shown = evaluation.take(np.array([trial]))
         # Neurons are numbered as in the file, also where some are held out.
-        order_N = evaluation.data.file_order_N
+        order_N = shown.data.file_order_N
         drawn = rates_over_raster(
-            in_file_order(evaluation.data),
-            evaluation.rates_BTN[:, :, order_N],
-            evaluation.smoothed_BTN[:, :, order_N],
-            trial=typical_trial(evaluation) if trial is None else trial,
+            in_file_order(shown.data),
+            shown.rates_BTN[:, :, order_N],
+            shown.smoothed_BTN[:, :, order_N],
+            trial=0,
             neurons=list(dict.fromkeys(neurons or ())) or None,
         )
         save_figure(drawn, figure)

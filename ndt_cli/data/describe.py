@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt_cli.data.arrays import ArrayFile
+from ndt_cli.data.by_trial import trial_blocks
+from ndt_cli.data.checks import MAX_COUNT
 from ndt_cli.data.file_report import ArrayFacts, FileReport, SplitFacts
 from ndt_cli.data.layout_lfads import COUNT_KEYS as LFADS_COUNT_KEYS
 from ndt_cli.data.layout_nlb import COUNT_KEYS as NLB_COUNT_KEYS
@@ -168,13 +170,23 @@ def _memory_bytes(data: SpikeData) -> int:
     return sum(array.nbytes for array in arrays if array is not None)
 
 
+def _is_constant_N(data: SpikeData) -> NDArray[np.bool_]:
+    """Tell which neurons have the same count in every bin, padding left out."""
+    low_N, high_N = np.full(data.n_neurons, MAX_COUNT), np.zeros(data.n_neurons, dtype=int)
+    for trials in trial_blocks(data.n_trials, data.n_bins * data.n_neurons):
+        spikes_XN = data.spikes_BTN[trials][data.inside_BT[trials]]
+        if len(spikes_XN):
+            low_N = np.minimum(low_N, spikes_XN.min(axis=0))
+            high_N = np.maximum(high_N, spikes_XN.max(axis=0))
+    return np.asarray(low_N == high_N)
+
+
 def _warnings(train: SpikeData, valid: SpikeData, rates_N: NDArray[np.float64]) -> list[str]:
     warnings = []
     silent = np.flatnonzero(rates_N == 0)
     low = np.flatnonzero((rates_N > 0) & (rates_N < _LOW_RATE_HZ))
     high = np.flatnonzero(rates_N > _HIGH_RATE_HZ)
-    inside_spikes = train.spikes_BTN[train.inside_BT]
-    constant = np.flatnonzero((inside_spikes == inside_spikes[0]).all(axis=0) & (rates_N > 0))
+    constant = np.flatnonzero(_is_constant_N(train) & (rates_N > 0))
     for neurons, what in (
         (silent, "never fire in the training trials"),
         (constant, "have the same count in every bin"),

@@ -1,5 +1,7 @@
 """Training and validation trials put back together."""
 
+from typing import Any
+
 import numpy as np
 
 from ndt_cli.data.spike_data import Recording, SpikeData
@@ -16,17 +18,24 @@ def all_trials(recording: Recording) -> SpikeData:
     array([0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
     """
     train, valid = recording.train, recording.valid
+    places_B = np.arange(train.n_trials + valid.n_trials)
+    if train.trial_ids_B is not None and valid.trial_ids_B is not None:
+        ids_B = np.concatenate([train.trial_ids_B, valid.trial_ids_B])
+        places_B = np.argsort(np.argsort(ids_B, kind="stable"))
 
-    def both(name: str) -> "np.ndarray | None":
+    def both(name: str) -> Any:
         parts = [getattr(train, name), getattr(valid, name)]
         if any(part is None for part in parts):
             return None
-        return np.concatenate(parts)
+        # Each trial straight to its place: counts may fill much of the memory.
+        joined = np.empty((len(places_B), *parts[0].shape[1:]), np.result_type(*parts))
+        joined[places_B[: train.n_trials]], joined[places_B[train.n_trials :]] = parts
+        return joined
 
-    joined = SpikeData(
-        spikes_BTN=np.concatenate([train.spikes_BTN, valid.spikes_BTN]),
+    return SpikeData(
+        spikes_BTN=both("spikes_BTN"),
         bin_ms=train.bin_ms,
-        lengths_B=np.concatenate([train.lengths_B, valid.lengths_B]),
+        lengths_B=both("lengths_B"),
         rates_BTN=both("rates_BTN"),
         conditions_B=both("conditions_B"),
         latents_BTK=both("latents_BTK"),
@@ -40,6 +49,3 @@ def all_trials(recording: Recording) -> SpikeData:
         n_forward=train.n_forward,
         hidden_counts_known=train.hidden_counts_known and valid.hidden_counts_known,
     )
-    if joined.trial_ids_B is None:
-        return joined
-    return joined.take(np.argsort(joined.trial_ids_B, kind="stable"))

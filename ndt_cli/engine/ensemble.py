@@ -85,6 +85,11 @@ class Ensemble:
         """What the members know of their training trials."""
         return self.members[0].neurons
 
+    @property
+    def width(self) -> int:
+        """Channels of the activations."""
+        return sum(member.width for member in self.members)
+
     def rates(self, data: SpikeData) -> Float32Array:
         """Return the mean of the members' rates, nothing hidden, (B, T, N) in spikes per bin."""
         return self._mean(lambda member: member.rates(data))

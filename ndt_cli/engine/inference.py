@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt_cli.data.spike_data import SpikeData
+from ndt_cli.data.spike_data import IntArray, SpikeData
 from ndt_cli.engine.ensemble import Ensemble
 from ndt_cli.engine.streams import stream_seed
 from ndt_cli.engine.trained_model import Float32Array, TrainedModel
@@ -59,11 +59,23 @@ def load_trained(
     return TrainedModel.load(path, checkpoint, device)
 
 
-def hiding_folds(data: SpikeData, settings: Settings) -> NDArray[np.integer]:
+def hiding_folds(
+    data: SpikeData, settings: Settings, trials: IntArray | None = None
+) -> NDArray[np.integer]:
     """Deal the entries of each trial into folds, so that each can be hidden once.
 
     A fold hides about ``mask.ratio`` of the entries, of the kind that ``mask.mode`` hides: whole
     bins, whole neurons, or single entries.
+
+    Parameters
+    ----------
+    data : SpikeData
+        Trials.
+    settings : Settings
+        How they are hidden, and the seed.
+    trials : int array, optional
+        Positions of the trials to deal; the folds of each are the same as among all. Default:
+        all of them.
 
     Returns
     -------
@@ -75,22 +87,31 @@ def hiding_folds(data: SpikeData, settings: Settings) -> NDArray[np.integer]:
     >>> model = load_trained("runs/first")
     >>> trials = load_recording(model.settings.data).valid
     >>> folds_BTN = hiding_folds(trials, model.settings)
-    >>> folds_BTN.shape, np.unique(folds_BTN)  # whole bins are hidden, a quarter of them at a time
-    ((4, 10, 1), array([0, 1, 2, 3]))
+    >>> folds_BTN.shape  # whole bins are hidden
+    (4, 10, 1)
+    >>> np.unique(folds_BTN).tolist()  # a quarter of them at a time
+    [0, 1, 2, 3]
     >>> model.rates_while_hidden(trials, folds_BTN).shape
     (4, 10, 4)
     """
     n_folds = max(2, math.ceil(1 / settings.mask.ratio))
-    size = {
-        "timestep": (data.n_trials, data.n_bins, 1),
-        "timestep-only": (1, data.n_bins, 1),
-        "full": data.spikes_BTN.shape,
-        "neuron": (data.n_trials, 1, data.n_neurons),
+    n_bins, n_neurons = {
+        "timestep": (data.n_bins, 1),
+        "timestep-only": (data.n_bins, 1),
+        "full": (data.n_bins, data.n_neurons),
+        "neuron": (1, data.n_neurons),
     }[settings.mask.mode]
-    rng = np.random.default_rng(stream_seed(settings.train.seed, "evaluation-folds"))
-    folds = np.empty((size[0], size[1] * size[2]), dtype=np.min_scalar_type(n_folds))
+    rows = range(data.n_trials) if trials is None else trials.tolist()
+    if settings.mask.mode == "timestep-only":
+        rows = range(1)
+    stream = np.random.PCG64(stream_seed(settings.train.seed, "evaluation-folds"))
+    rng, n_entries, drawn = np.random.Generator(stream), n_bins * n_neurons, 0
+    folds = np.empty((len(rows), n_entries), dtype=np.min_scalar_type(n_folds))
     # Row by row: the random numbers of all take many times the memory of the counts.
-    for fold_X in folds:
+    for fold_X, row in zip(folds, rows, strict=True):
+        # To where the numbers of this trial begin: each is one step of the stream.
+        stream.advance(row * n_entries - drawn)
+        drawn = (row + 1) * n_entries
         # Ranks of random numbers, dealt round: folds of a trial differ by one entry at most.
-        fold_X[:] = rng.random(len(fold_X)).argsort().argsort() % n_folds
-    return folds.reshape(size)
+        fold_X[:] = rng.random(n_entries).argsort().argsort() % n_folds
+    return folds.reshape(len(rows), n_bins, n_neurons)

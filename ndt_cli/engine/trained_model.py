@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ndt_cli.data.by_trial import trial_blocks
 from ndt_cli.data.spike_data import SpikeData
 from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.device import Compute, choose_compute, cpu_threads
@@ -26,8 +27,6 @@ from ndt_cli.model.masking import hide
 from ndt_cli.model.network import NeuralDataTransformer
 from ndt_cli.model.prepared import PreparedNetwork
 from ndt_cli.settings.tree import Settings
-
-BATCH_SIZE = 128
 
 Float32Array = NDArray[np.float32]
 
@@ -122,13 +121,22 @@ class TrainedModel:
         """What the run knows of its training trials."""
         return SplitFacts.model_validate(self.trained_on)
 
+    @property
+    def width(self) -> int:
+        """Channels of the activations."""
+        return self.network.embedding.width
+
     def rates(self, data: SpikeData) -> Float32Array:
         """Infer rates with nothing hidden, (B, T, N) in spikes per bin; 0 in padding.
 
         Counts of held-out neurons and forward bins are never looked at.
         """
         nothing = torch.zeros(1, 1, 1, dtype=torch.bool)
-        return self._rates(data, nothing)
+        rates_BTN = np.empty(data.spikes_BTN.shape, dtype=np.float32)
+        with self._inferring():
+            for rows, batch in self._batches(data):
+                rates_BTN[rows] = self._rates(batch, nothing)
+        return rates_BTN
 
     def rates_while_hidden(self, data: SpikeData, fold_BTN: NDArray[np.integer]) -> Float32Array:
         """Infer each rate while its own count is hidden, (B, T, N) in spikes per bin.
@@ -141,42 +149,42 @@ class TrainedModel:
             Number of the pass in which an entry is hidden (`hiding_folds`).
         """
         rates_BTN = np.zeros(data.spikes_BTN.shape, dtype=np.float32)
-        for fold in range(int(fold_BTN.max()) + 1):
-            hidden = fold_BTN == fold
-            np.copyto(rates_BTN, self._rates(data, torch.from_numpy(hidden)), where=hidden)
+        n_folds = int(fold_BTN.max()) + 1
+        with self._inferring():
+            for rows, batch in self._batches(data):
+                here_BTN = fold_BTN if len(fold_BTN) == 1 else fold_BTN[rows]
+                for fold in range(n_folds):
+                    hidden = here_BTN == fold
+                    found_BTN = self._rates(batch, torch.from_numpy(hidden))
+                    np.copyto(rates_BTN[rows], found_BTN, where=hidden)
         return rates_BTN
 
     def activations(self, data: SpikeData) -> Float32Array:
         """Return what the encoder makes of the counts, (B, T, D), nothing hidden."""
+        found_BTD = np.empty((data.n_trials, data.n_bins, self.width), dtype=np.float32)
         with self._inferring():
-            return np.concatenate(
-                [
-                    self._forward.encode(_visible(batch), batch.inside_BT).float().cpu().numpy()
-                    for _, batch in self._batches(data)
-                ]
-            )
+            for rows, batch in self._batches(data):
+                encoded_BTD = self._forward.encode(_visible(batch), batch.inside_BT)
+                found_BTD[rows] = encoded_BTD.float().cpu().numpy()
+        return found_BTD
 
-    def _rates(self, data: SpikeData, hidden: Tensor) -> Float32Array:
+    def _rates(self, batch: TrialSet, hidden: Tensor) -> Float32Array:
         mask = self.settings.mask.model_copy(update={"token_ratio": 1.0})
         device = self.compute.device
         unused = torch.Generator(device)  # with a token in every hidden place nothing is drawn
-        parts = []
-        with self._inferring():
-            for rows, batch in self._batches(data):
-                hidden_here = hidden if len(hidden) == 1 else hidden[rows]
-                masked = hide(
-                    batch.counts_BTN,
-                    batch.visible_1TN,
-                    batch.scorable,
-                    hidden_here.to(device),
-                    mask,
-                    self.network.shape.max_count,
-                    unused,
-                )
-                output = self._forward(masked.input_BTN, batch.inside_BT)
-                rates_BTN = torch.where(batch.scorable, self.network.rates(output), 0)
-                parts.append(rates_BTN.float().cpu().numpy())
-        return np.concatenate(parts)
+        masked = hide(
+            batch.counts_BTN,
+            batch.visible_1TN,
+            batch.scorable,
+            hidden.to(device),
+            mask,
+            self.network.shape.max_count,
+            unused,
+        )
+        output = self._forward(masked.input_BTN, batch.inside_BT)
+        rates_BTN = torch.where(batch.scorable, self.network.rates(output), 0)
+        found_BTN: Float32Array = rates_BTN.float().cpu().numpy()
+        return found_BTN
 
     @cached_property
     def _forward(self) -> NeuralDataTransformer | PreparedNetwork:
@@ -185,8 +193,10 @@ class TrainedModel:
         return PreparedNetwork(self.network)
 
     def _batches(self, data: SpikeData) -> Iterator[tuple[slice, TrialSet]]:
-        for start in range(0, data.n_trials, BATCH_SIZE):
-            rows = slice(start, start + BATCH_SIZE)
+        # What the network gives for an entry: a rate, or a score of each count.
+        n_outputs = data.n_neurons * (self.network.readout.n_classes or 1)
+        n_entries = data.n_bins * max(n_outputs, self.width)
+        for rows in trial_blocks(data.n_trials, n_entries):
             part = data.take(np.arange(data.n_trials)[rows])
             yield rows, TrialSet.load(part, self.compute.device)
 

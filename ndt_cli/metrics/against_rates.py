@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ndt_cli.data.by_trial import trial_blocks
 from ndt_cli.data.spike_data import FloatArray
 from ndt_cli.metrics.entries import (
     BoolArray,
     Float64Array,
     finite_entries,
     scored_entries,
-    trial_blocks,
 )
 
 
@@ -149,7 +149,7 @@ def rate_scores(
     """
     scored_BTN = scored_entries(inside, rates_BTN, true_rates_BTN)
     sums = RateScoreSums(rates_BTN.shape[2])
-    for trials in trial_blocks(len(rates_BTN)):
+    for trials in trial_blocks(len(rates_BTN), rates_BTN[:1].size):
         sums.add(rates_BTN[trials], true_rates_BTN[trials], scored_BTN[trials])
     return sums.result()
 

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import gammaln, xlogy
 
+from ndt_cli.data.by_trial import trial_blocks
 from ndt_cli.data.spike_data import FloatArray, IntArray
 from ndt_cli.metrics.entries import (
     BoolArray,
     Float64Array,
     finite_entries,
     scored_entries,
-    trial_blocks,
 )
 
 # What nlb_tools puts in place of a rate of zero, so that scores agree with the benchmark's.
@@ -153,7 +153,7 @@ def bits_per_spike(
     """
     scored_BTN = scored_entries(scored, rates_BTN, spikes_BTN)
     sums = SpikeScoreSums(rates_BTN.shape[2])
-    for trials in trial_blocks(len(rates_BTN)):
+    for trials in trial_blocks(len(rates_BTN), rates_BTN[:1].size):
         sums.add(rates_BTN[trials], spikes_BTN[trials], scored_BTN[trials])
     return sums.result()
 

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
+from ndt_cli.data.by_trial import TrialValues, trial_blocks
 from ndt_cli.data.spike_data import FloatArray, IntArray, SpikeData
-from ndt_cli.metrics.entries import BoolArray, Float64Array, trial_blocks
+from ndt_cli.metrics.entries import BoolArray, Float64Array
 from ndt_cli.metrics.ridge import fit_ridge, moments, squared_error
 
 PENALTIES_P: Float64Array = np.logspace(-5, 2, 8)
@@ -49,13 +50,23 @@ class Decoder:
     intercepts_V: Float64Array
 
     @classmethod
-    def fit(cls, rates_BTN: FloatArray, data: SpikeData, lags_L: IntArray) -> Self:
+    def fit(
+        cls,
+        rates_BTN: TrialValues,
+        data: SpikeData,
+        lags_L: IntArray,
+        trials: IntArray | None = None,
+    ) -> Self:
         """Choose lag and ridge of each variable by cross-validation over trials, and fit.
 
-        A variable that fewer than two trials hold is not fitted.
+        ``trials`` are the positions of those that are fitted, all by default. A variable that
+        fewer than two of them hold is not fitted.
         """
         n_neurons, n_variables = rates_BTN.shape[2], known_behaviour(data).shape[2]
-        centre_N = _mean_rates(rates_BTN, reached_bins(data, lags_L))
+        fitted_BT = reached_bins(data, lags_L)
+        if trials is not None:
+            fitted_BT[np.isin(np.arange(data.n_trials), trials, invert=True)] = False
+        centre_N = _mean_rates(rates_BTN, fitted_BT)
         decoder = cls(
             lags_L=lags_L,
             lag_V=np.zeros(n_variables, dtype=np.int64),
@@ -64,13 +75,13 @@ class Decoder:
             weights_NV=np.zeros((n_neurons, n_variables)),
             intercepts_V=np.full(n_variables, np.nan),
         )
-        for variables, known_BT in _known_alike(data, lags_L):
+        for variables, known_BT in _known_alike(data, fitted_BT):
             decoder._fit_variables(rates_BTN, data, known_BT, variables)
         return decoder
 
     def _fit_variables(
         self,
-        rates_BTN: FloatArray,
+        rates_BTN: TrialValues,
         data: SpikeData,
         known_BT: BoolArray,
         variables: IntArray,
@@ -82,18 +93,18 @@ class Decoder:
         centre_V = behaviour_BTV[known_BT].mean(axis=0, dtype=float)
         scale_N = np.abs(self.centre_N)
         n_columns = len(scale_N) + 1 + len(centre_V)
+        folds = deal(data, trials)
+        parts_LFMM = np.zeros((len(self.lags_L), len(folds), n_columns, n_columns))
+        for f, fold in enumerate(folds):
+            for some in _blocks_of(fold, rates_BTN):
+                here_BTN = rates_BTN[some]  # once for all lags: they may have to be inferred
+                values_XV = behaviour_BTV[some][known_BT[some]] - centre_V
+                for parts_FMM, lag in zip(parts_LFMM, self.lags_L.tolist(), strict=True):
+                    features_XN = lagged(here_BTN, known_BT[some], lag) - self.centre_N
+                    parts_FMM[f] += moments(features_XN, values_XV)
         totals: list[Float64Array] = []
         errors: list[Float64Array] = []
-        for lag in self.lags_L:
-            parts = []
-            for fold in deal(data, trials):
-                part = np.zeros((n_columns, n_columns))
-                for block in trial_blocks(len(fold)):
-                    some = fold[block]
-                    features_XN = lagged(rates_BTN[some], known_BT[some], int(lag)) - self.centre_N
-                    values_XV = behaviour_BTV[some][known_BT[some]] - centre_V
-                    part += moments(features_XN, values_XV)
-                parts.append(part)
+        for parts in parts_LFMM:
             total = np.sum(parts, axis=0)
             fits = [fit_ridge(total - part, PENALTIES_P, scale_N) for part in parts]
             errors += [np.sum([squared_error(*pair) for pair in zip(parts, fits, strict=True)], 0)]
@@ -107,26 +118,35 @@ class Decoder:
             self.weights_NV[:, v] = fitted_PNV[0, :-1, column]
             self.intercepts_V[v] = fitted_PNV[0, -1, column] + centre_V[column]
 
-    def decode(self, rates_BTN: FloatArray, data: SpikeData) -> Float64Array:
-        """Return decoded behaviour, (trials, bins, variables); NaN where a lag leads outside."""
-        decoded_BTV = np.full((*rates_BTN.shape[:2], len(self.lag_V)), np.nan)
+    def decode(self, rates_BTN: TrialValues, data: SpikeData, trials: IntArray) -> Float64Array:
+        """Return the behaviour of these trials, decoded, (trials, bins, variables).
+
+        NaN where a lag leads outside.
+        """
+        decoded_BTV = np.full((data.n_trials, data.n_bins, len(self.lag_V)), np.nan)
         reached_BT = reached_bins(data, self.lags_L)
-        for lag in np.unique(self.lag_V):
-            here_V = np.flatnonzero(self.lag_V == lag)
-            for block in trial_blocks(len(rates_BTN)):
-                rows_BT = reached_BT[block]
-                features_XN = lagged(rates_BTN[block], rows_BT, int(lag)) - self.centre_N
+        for some in _blocks_of(trials, rates_BTN):
+            here_BTN = rates_BTN[some]
+            rows, bins = np.nonzero(reached_BT[some])
+            for lag in np.unique(self.lag_V):
+                here_V = np.flatnonzero(self.lag_V == lag)
+                features_XN = lagged(here_BTN, reached_BT[some], int(lag)) - self.centre_N
                 values_XV = features_XN @ self.weights_NV[:, here_V] + self.intercepts_V[here_V]
-                trials, bins = np.nonzero(rows_BT)
-                decoded_BTV[block][trials[:, None], bins[:, None], here_V] = values_XV
-        return decoded_BTV
+                decoded_BTV[some[rows][:, None], bins[:, None], here_V] = values_XV
+        return decoded_BTV[trials]
 
 
-def _mean_rates(rates_BTN: FloatArray, rows_BT: BoolArray) -> Float64Array:
+def _blocks_of(trials: IntArray, rates_BTN: TrialValues) -> list[IntArray]:
+    """Return these trials in blocks whose rates may be copied."""
+    n_entries = rates_BTN.shape[1] * rates_BTN.shape[2]
+    return [trials[block] for block in trial_blocks(len(trials), n_entries)]
+
+
+def _mean_rates(rates_BTN: TrialValues, rows_BT: BoolArray) -> Float64Array:
     """Return each neuron's mean over these bins, 0 where there are none."""
     total_N = np.zeros(rates_BTN.shape[2])
-    for block in trial_blocks(len(rates_BTN)):
-        total_N += rates_BTN[block][rows_BT[block]].sum(axis=0, dtype=float)
+    for some in _blocks_of(np.flatnonzero(rows_BT.any(axis=1)), rates_BTN):
+        total_N += rates_BTN[some][rows_BT[some]].sum(axis=0, dtype=float)
     return total_N / max(int(rows_BT.sum()), 1)
 
 
@@ -170,9 +190,11 @@ def deal(data: SpikeData, trials: IntArray) -> list[NDArray[np.int64]]:
     return [np.sort(shuffled[fold::n_folds]) for fold in range(n_folds)]
 
 
-def _known_alike(data: SpikeData, lags_L: IntArray) -> list[tuple[NDArray[np.int64], BoolArray]]:
-    """Return the variables that are known in the same bins, and those bins, (B, T)."""
-    known_BTV = np.isfinite(known_behaviour(data)) & reached_bins(data, lags_L)[:, :, None]
+def _known_alike(
+    data: SpikeData, fitted_BT: BoolArray
+) -> list[tuple[NDArray[np.int64], BoolArray]]:
+    """Return the variables that are known in the same bins to fit, and those bins, (B, T)."""
+    known_BTV = np.isfinite(known_behaviour(data)) & fitted_BT[:, :, None]
     groups: dict[bytes, list[int]] = {}
     for v in range(known_BTV.shape[2]):
         groups.setdefault(np.packbits(known_BTV[:, :, v]).tobytes(), []).append(v)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ndt_cli.data.by_trial import TrialValues
 from ndt_cli.data.spike_data import FloatArray, SpikeData
 from ndt_cli.errors import SettingsError
 from ndt_cli.metrics.decoder import Decoder, deal, known_behaviour, reached_bins
@@ -53,10 +54,10 @@ class DecodingScores:
 
 
 def decode_behaviour(
-    rates_BTN: FloatArray,
+    rates_BTN: TrialValues,
     data: SpikeData,
     *,
-    train_rates_BTN: FloatArray | None = None,
+    train_rates_BTN: TrialValues | None = None,
     train: SpikeData | None = None,
     lags_ms: Sequence[float] | None = None,
 ) -> DecodingScores:
@@ -73,11 +74,11 @@ def decode_behaviour(
 
     Parameters
     ----------
-    rates_BTN : (trials, bins, neurons) float array
+    rates_BTN : (trials, bins, neurons) float array or ByTrial
         Rates of the scored trials.
     data : SpikeData
         The scored trials, with behaviour.
-    train_rates_BTN : (trials, bins, neurons) float array, optional
+    train_rates_BTN : (trials, bins, neurons) float array or ByTrial, optional
         Rates of the trials to fit, by the same estimate.
     train : SpikeData, optional
         Those trials, with the same variables.
@@ -119,10 +120,10 @@ def decode_behaviour(
         n_folds, decoders = len(folds), []
         for fold in folds:
             others = np.setdiff1d(everything, fold)
-            decoders.append(Decoder.fit(rates_BTN[others], data.take(others), lags_L))
+            decoders.append(Decoder.fit(rates_BTN, data, lags_L, others))
     decoded_BTV = np.full(behaviour_BTV.shape, np.nan)
     for fold, decoder in zip(folds, decoders, strict=True):
-        decoded_BTV[fold] = decoder.decode(rates_BTN[fold], data.take(fold))
+        decoded_BTV[fold] = decoder.decode(rates_BTN, data, fold)
     r2_V, n_scored = _r2(decoded_BTV, behaviour_BTV)
     defined_V = np.isfinite(r2_V)
     return DecodingScores(

@@ -8,14 +8,6 @@ from ndt_cli.data.spike_data import FloatArray, IntArray
 BoolArray = NDArray[np.bool_]
 Float64Array = NDArray[np.float64]
 
-# Trials that are turned to float64 at a time: a set of counts is often a byte an entry.
-_BLOCK_TRIALS = 64
-
-
-def trial_blocks(n_trials: int) -> list[slice]:
-    """Return slices that cover the trials, each small enough to be copied."""
-    return [slice(start, start + _BLOCK_TRIALS) for start in range(0, n_trials, _BLOCK_TRIALS)]
-
 
 def scored_entries(
     scored: BoolArray | None, first_BTN: FloatArray, second_BTN: IntArray | FloatArray

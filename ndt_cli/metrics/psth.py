@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ndt_cli.baselines.kernel import smooth
+from ndt_cli.data.by_trial import TrialValues, trial_blocks
 from ndt_cli.data.spike_data import FloatArray, IntArray, SpikeData
-from ndt_cli.metrics.against_rates import rate_scores
-from ndt_cli.metrics.entries import BoolArray, Float64Array, trial_blocks
+from ndt_cli.metrics.against_rates import RateScoreSums
+from ndt_cli.metrics.entries import BoolArray, Float64Array
 
 PSTH_SMOOTHING_MS = 70.0
 """Standard deviation of the kernel for the spikes of a PSTH, as for the benchmark's mc_maze."""
@@ -45,7 +46,7 @@ class PsthScores:
 
 
 def psth_scores(
-    rates_BTN: FloatArray, data: SpikeData, train: SpikeData | None = None
+    rates_BTN: TrialValues, data: SpikeData, train: SpikeData | None = None
 ) -> PsthScores | None:
     """Score the averages of rates over the trials of a condition against PSTHs.
 
@@ -61,7 +62,7 @@ def psth_scores(
 
     Parameters
     ----------
-    rates_BTN : (trials, bins, neurons) float array
+    rates_BTN : (trials, bins, neurons) float array or ByTrial
         Rates of the scored trials, in spikes per bin.
     data : SpikeData
         The scored trials.
@@ -91,13 +92,11 @@ def psth_scores(
         pairs = [(half, data, other) for half, other in (halves, halves[::-1])]
     else:
         return None
-    n_heldin = data.n_neurons - data.n_heldout
     known = all(spikes.hidden_counts_known for _, spikes, _ in pairs)
-    neurons = slice(None if known else n_heldin)
-    window = slice(data.n_bins - data.n_forward)
-    conditions = np.unique(data.conditions_B)
-
-    averages, targets, compared = [], [], []
+    n_neurons = data.n_neurons if known else data.n_neurons - data.n_heldout
+    neurons, window = slice(n_neurons), slice(data.n_bins - data.n_forward)
+    compared: set[int] = set()
+    sums = RateScoreSums(n_neurons)
     for scored, spikes, others in pairs:
 
         def smoothed(trials: IntArray, spikes: SpikeData = spikes) -> FloatArray:
@@ -108,24 +107,26 @@ def psth_scores(
                 spikes.bin_ms,
             )
 
-        average_CTN, n_CT = _averages(
-            lambda trials: rates_BTN[trials, window, neurons], data, scored, window, conditions
-        )
-        target_CTN, n_target_CT = _averages(smoothed, spikes, others, window, conditions)
-        averages.append(average_CTN)
-        targets.append(target_CTN)
-        compared.append((n_CT >= 1) & (n_target_CT >= 2))
-    compared_CT = np.concatenate(compared)
-    n_conditions = int(np.any(compared, axis=(0, 2)).sum())
-    if not n_conditions:
+        def given(trials: IntArray) -> FloatArray:
+            return rates_BTN[trials][:, window, neurons]
+
+        conditions = _shared_conditions(data, scored, spikes, others)
+        for block in trial_blocks(len(conditions), data.n_bins * n_neurons):
+            some = conditions[block]
+            average_CTN, n_CT = _averages(given, data, scored, window, some)
+            target_CTN, n_target_CT = _averages(smoothed, spikes, others, window, some)
+            compared_CT = (n_CT >= 1) & (n_target_CT >= 2)
+            sums.add(average_CTN, target_CTN, compared_CT)
+            compared.update(some[compared_CT.any(axis=1)].tolist())
+    if not compared:
         return None
-    scores = rate_scores(np.concatenate(averages), np.concatenate(targets), compared_CT)
+    scores = sums.result()
     return PsthScores(
         r2_N=scores.r2_N,
         r2_mean=scores.r2_mean,
         r2_median=scores.r2_median,
         r2_pooled=scores.r2_pooled,
-        n_conditions=n_conditions,
+        n_conditions=len(compared),
         split_half=len(pairs) == 2,
     )
 
@@ -138,6 +139,16 @@ def _halves(conditions_B: IntArray) -> tuple[IntArray, IntArray]:
         trials = rng.permutation(np.flatnonzero(conditions_B == condition))
         in_first_B[trials[: len(trials) // 2]] = True
     return np.flatnonzero(in_first_B), np.flatnonzero(~in_first_B)
+
+
+def _shared_conditions(
+    data: SpikeData, scored: IntArray, spikes: SpikeData, others: IntArray
+) -> IntArray:
+    """Return the conditions of which there is a trial to score and two for a PSTH."""
+    assert data.conditions_B is not None
+    assert spikes.conditions_B is not None
+    labels, n_trials = np.unique(spikes.conditions_B[others], return_counts=True)
+    return np.intersect1d(labels[n_trials >= 2], data.conditions_B[scored])
 
 
 def _averages(
@@ -159,7 +170,7 @@ def _averages(
     for row, condition in enumerate(conditions):
         trials = among[data.conditions_B[among] == condition]
         n_CT[row] = inside_BT[trials].sum(axis=0)
-        for block in trial_blocks(len(trials)):
+        for block in trial_blocks(len(trials), inside_BT.shape[1] * n_neurons):
             some = trials[block]
             inside = inside_BT[some][:, :, None]
             means_CTN[row] += np.where(inside, values_of(some), 0).sum(axis=0)
