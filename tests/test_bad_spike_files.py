@@ -233,7 +233,7 @@ FILES = [
     (
         "a link to a file that is gone",
         H,
-        "group `spikes/`",
+        "`spikes`.*another file, gone.h5, which is not read",
         links(spikes=h5py.ExternalLink("gone.h5", "/spikes")),
     ),
     ("a link to itself", H, "group `spikes/`", links(spikes=h5py.SoftLink("/spikes"))),

@@ -69,7 +69,7 @@ class TrainingProgress:
             log.print(note, highlight=False)
         log.print(
             f"{event.n_train_trials} training and {event.n_valid_trials} validation trials, "
-            f"{event.n_parameters:,} weights, on {event.compute}, {event.n_threads} CPU threads",
+            f"{event.n_parameters:,} weights, on {event.compute}, CPU threads: {event.n_threads}",
             highlight=False,
         )
         log.print(f"run folder: {event.run}", highlight=False, soft_wrap=True)

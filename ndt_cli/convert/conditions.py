@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from ndt_cli.convert.tables import Table
 from ndt_cli.data.spike_data import IntArray
 
+_LARGEST_WHOLE = 2.0**53  # beyond it a float skips numbers
+
 
 @dataclass(frozen=True, eq=False)
 class Conditions:
@@ -61,9 +63,12 @@ def _label(value: object) -> str:
 
 
 def _is_whole(values: NDArray[np.generic]) -> bool:
+    if values.dtype == np.uint64:
+        return int(values.max(initial=0)) <= np.iinfo(np.int64).max
     if values.dtype.kind in "biu":
         return True
     if values.dtype.kind != "f":
         return False
     numbers = values.astype(np.float64)
-    return bool(np.isfinite(numbers).all() and (numbers % 1 == 0).all())
+    whole = np.abs(numbers) < _LARGEST_WHOLE
+    return bool(whole.all() and (numbers % 1 == 0).all())

@@ -19,6 +19,9 @@ from ndt_cli.errors import DataError, SettingsError, nearest
 
 _SHOWN = 12
 
+PLAIN_KINDS = "buifSU"
+"""Kinds of numpy's types that are numbers or text."""
+
 
 @dataclass(frozen=True)
 class ArrayItem:
@@ -151,7 +154,20 @@ class Contents:
         found, item = self.find(name, flag)
         if not isinstance(item, ArrayItem):
             raise self.wrong(flag, found, f"{item.dtype}", "one array")
-        return item.read()
+        return self.readable(item, found, flag)
+
+    def readable(self, item: ArrayItem, name: str, flag: str) -> NDArray[Any]:
+        """Read an item of numbers or text.
+
+        Raises
+        ------
+        DataError
+            If it holds anything else, such as references or lists.
+        """
+        values = item.read()
+        if values.dtype.kind not in PLAIN_KINDS:
+            raise self.wrong(flag, name, f"values of type {values.dtype}", "numbers or text")
+        return values
 
     def numbers(self, name: str, flag: str) -> NDArray[Any]:
         """Read an array of numbers."""

@@ -84,7 +84,7 @@ def convert(file: Path | str, choices: Choices | None = None) -> Converted:
     ... )
     >>> converted = convert("session.npz", choices)
     >>> converted.recording.train.spikes_BTN.shape  # trials, bins, neurons
-    (20, 30, 5)
+    (19, 30, 5)
     >>> converted.report.conditions
     {'0': 6, '1': 6, '2': 6, '3': 6}
     """

@@ -28,7 +28,7 @@ from ndt_cli.convert.tables import Table, find_table
 from ndt_cli.convert.ticks import ms_to_us
 from ndt_cli.convert.units import kept_units
 from ndt_cli.convert.windows import chosen_rows
-from ndt_cli.data.checks import compact_counts
+from ndt_cli.data.checks import MAX_COUNT, compact_counts
 from ndt_cli.data.rebin import rebin
 from ndt_cli.data.spike_data import FloatArray, IntArray, SpikeData
 from ndt_cli.errors import DataError, SettingsError
@@ -92,7 +92,8 @@ def cut_counts(
         trial_ids_B=rows,
     )
     data = rebin(data, bin_us / 1000)
-    n_all = int(np.nansum(stored_BTN))
+    is_count = (stored_BTN >= 0) & (stored_BTN <= MAX_COUNT)  # padding may be anything
+    n_all = int(stored_BTN.sum(dtype=np.float64, where=is_count))
     n_kept = int(data.spikes_BTN.sum(dtype=np.int64))
     journal.drop("spikes", n_all - n_kept, n_all, "are outside the trials' bins")
     conditions = read_conditions(table, choices.condition, rows)

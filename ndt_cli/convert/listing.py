@@ -102,7 +102,10 @@ def _first_values(item: ArrayItem) -> str:
         flat = np.atleast_1d(item.read())
     except DataError as error:
         return error.message
-    distinct = list(dict.fromkeys(flat.tolist()))
+    values = flat.tolist()
+    if flat.dtype.kind in "OV":  # rows and lists cannot be compared
+        values = [str(value) for value in values[: _N_SHOWN + 1]]
+    distinct = list(dict.fromkeys(values))
     shown = ", ".join(f"{v:.7g}" if isinstance(v, float) else str(v) for v in distinct[:_N_SHOWN])
     if len(shown) > _MAX_CHARS:
         shown = f"{shown[:_MAX_CHARS]}..."

@@ -1,5 +1,7 @@
 """Time series of behaviour from a file, with their clock."""
 
+import numpy as np
+
 from ndt_cli.convert.behaviour import Behaviour, sampled
 from ndt_cli.convert.choices import Choices
 from ndt_cli.convert.contents import Contents, SeriesItem
@@ -27,29 +29,38 @@ def read_behaviour(
     parts = []
     for name in choices.behaviour:
         found, item = contents.find(name, _FLAG)
+        clock = Clock()
         if isinstance(item, SeriesItem):
-            times_s, values = item.read()
-            times_us = Clock().to_us(times_s)
+            times, values = item.read()
         else:
             values = contents.numbers(found, _FLAG)
             if choices.behaviour_times is not None:
                 times = contents.numbers(choices.behaviour_times, "--behaviour-times")
-                times_us = choices.clock.to_us(times)
-            elif spikes is not None and len(values) == len(spikes.counts_TN):
-                times_us = spikes.centres_us_T
+                clock = choices.clock
+            elif spikes is not None and values.shape[:1] == (len(spikes.counts_TN),):
+                times, clock = spikes.centres_us_T, Clock("us")
             else:
                 raise SettingsError(
                     f"{contents.path}: {_FLAG} {name}: found no times of its samples",
                     hint="Give them: --behaviour-times NAME.",
                 )
-        if values.dtype.kind not in "buif" or values.ndim > 2 or len(values) != len(times_us):
+        if (
+            times.ndim != 1
+            or times.dtype.kind not in "uif"
+            or values.dtype.kind not in "buif"
+            or values.ndim not in (1, 2)
+            or len(values) != len(times)
+        ):
             raise contents.wrong(
                 _FLAG,
                 found,
-                f"shape {values.shape} of type {values.dtype}",
-                f"numbers, {len(times_us)} samples x variables",
+                f"shape {values.shape} of type {values.dtype}, with times of shape {times.shape} "
+                f"of type {times.dtype}",
+                "numbers, samples x variables, with a time for each sample",
             )
-        parts.append(sampled(times_us, values, found))
+        known = np.isfinite(times)
+        journal.drop("samples", int((~known).sum()), len(known), f"of {found} have no time")
+        parts.append(sampled(clock.to_us(times[known]), values[known], found))
     if parts:
         journal.took("behaviour", ", ".join(choices.behaviour))
     return parts

@@ -18,6 +18,7 @@ from ndt_cli.data.spike_data import IntArray
 from ndt_cli.errors import DataError, SettingsError
 
 _FLAG = "--counts"
+_LONGEST = 1e12  # bins or ms: longer than any trial, and within 64 bits
 _ORDER = ("trials", "bins", "neurons")
 _DEFAULT_AXES = {3: _ORDER, 2: ("bins", "neurons"), 1: ("bins",)}
 
@@ -35,6 +36,8 @@ def read_axes(
         If ``axes`` does not name the axes that there are.
     """
     values = contents.numbers(name, flag)
+    if values.dtype == np.float16:  # which has no number for the largest count
+        values = values.astype(np.float32)
     axes = axes or _DEFAULT_AXES.get(values.ndim, ())
     if len(set(axes)) != values.ndim or not {"bins"} <= set(axes) <= set(_ORDER):
         raise SettingsError(
@@ -92,9 +95,12 @@ def source_bin_us(contents: Contents, choices: Choices, journal: Journal) -> int
     for name, ms_per_unit in (("bin_ms", 1.0), ("dt", 1000.0)):
         item = contents.items.get(name)
         if isinstance(item, ArrayItem) and int(np.prod(item.shape)) == 1:
-            width_ms = float(item.read().reshape(())) * ms_per_unit
+            width_ms = float(contents.numbers(name, "bin width").reshape(())) * ms_per_unit
+            width_us = ms_to_us(round(width_ms, 9), name)
+            if width_us < 1:
+                raise contents.wrong("bin width", name, f"{width_ms:g} ms", "a width above 0")
             journal.took("bin width of the counts", f"{name}, {width_ms:g} ms")
-            return ms_to_us(round(width_ms, 9), name)
+            return width_us
     raise SettingsError(
         f"{contents.path}: found no bin width of the counts; expected `bin_ms` in the file",
         hint="Give it: --counts-bin-ms WIDTH, in milliseconds.",
@@ -143,6 +149,10 @@ def read_lengths(
         raise contents.wrong(flag, name, f"shape {values.shape}", f"{n_trials} values, one a trial")
     if not (np.isfinite(values) & (values >= 0)).all():
         raise contents.wrong(flag, name, f"{np.min(values):g}", "finite lengths from 0 on")
+    if in_bins and (values % 1 != 0).any():
+        fraction = values[values % 1 != 0][0]
+        raise contents.wrong(flag, name, f"{fraction:g}", "whole numbers of bins")
+    values = np.minimum(values.astype(np.float64), _LONGEST)
     if in_bins:
         return values.astype(np.int64)
     return np.asarray(np.rint(values * 1000).astype(np.int64) // source_us)

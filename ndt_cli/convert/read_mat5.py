@@ -9,9 +9,15 @@ import scipy.io
 from numpy.typing import NDArray
 
 from ndt_cli.convert.contents import Contents
+from ndt_cli.convert.mat5_elements import check_elements
 from ndt_cli.convert.matlab import Cells, Stored, Value, matlab_items
 from ndt_cli.errors import DataError
 from ndt_cli.memory import check_memory
+
+# As scipy counts it: of versions 5 to 7, which have one layout.
+_VERSION_5 = 1
+# A sparse array takes all its memory when it is read: a few bytes can stand for any number.
+_FEW_BYTES, _MOST_SPARSE = 2**26, 10_000
 
 
 def open_mat5(path: Path) -> Contents:
@@ -23,6 +29,8 @@ def open_mat5(path: Path) -> Contents:
         If it is damaged, or does not fit into memory.
     """
     try:
+        if scipy.io.matlab.matfile_version(path)[0] == _VERSION_5:
+            check_elements(path)
         sizes = scipy.io.whosmat(path)
     except Exception as error:
         raise _no_mat(path, error) from error
@@ -73,6 +81,17 @@ def _sparse(raw: Any) -> Value | None:
         return None
 
     def read() -> NDArray[Any]:
+        n_bytes = math.prod(raw.shape) * raw.dtype.itemsize
+        what = f"a sparse array of shape {raw.shape}"
+        check_memory(n_bytes, what)
+        if n_bytes > max(_FEW_BYTES, _MOST_SPARSE * raw.data.nbytes):
+            raise DataError(f"{what}: found {raw.nnz} entries; expected more in so large a one")
+        try:
+            raw.tocsc().check_format(
+                full_check=True
+            )  # what is outside of it would be written elsewhere
+        except ValueError as error:
+            raise DataError(f"{what}: it is damaged ({error})", "Save it again.") from error
         return np.asarray(raw.toarray())
 
     return Stored(tuple(raw.shape), str(raw.dtype), read)

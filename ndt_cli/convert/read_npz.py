@@ -32,7 +32,9 @@ def _add(
     if dtype.names:
         for name in dtype.names:
             contents.items[f"{key}/{name}"] = ArrayItem(
-                shape, str(dtype[name]), partial(_read_field, file, key, name)
+                (*shape, *dtype[name].shape),
+                str(dtype[name].base),
+                partial(_read_field, file, key, name),
             )
         return
 

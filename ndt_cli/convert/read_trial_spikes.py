@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt_cli.convert.choices import Choices
-from ndt_cli.convert.contents import ArrayItem, Contents, ListsItem
+from ndt_cli.convert.contents import PLAIN_KINDS, ArrayItem, Contents, ListsItem
 from ndt_cli.convert.journal import Journal
 from ndt_cli.convert.read_spike_times import by_unit, finite_times, read_spike_units
 from ndt_cli.convert.spike_times import SpikeTimes
@@ -53,6 +53,8 @@ def read_listed_trials(
             "trials,neurons or neurons,trials"
         )
     lists = item.read()
+    if not lists:
+        raise contents.wrong("--spike-times", name, f"no lists, {item.shape}", "at least one")
     grid = np.arange(len(lists)).reshape(item.shape)
     grid_BN = grid if axes[0] == "trials" else grid.T
     n_trials, n_units = grid_BN.shape
@@ -144,6 +146,8 @@ def _constant_columns(
     for name, item in contents.items.items():
         if isinstance(item, ArrayItem) and item.shape == (n_spikes,):
             values = item.read()
+            if values.dtype.kind not in PLAIN_KINDS:
+                continue
             firsts = values[first_of]
             same = values == firsts[trial_of]
             if values.dtype.kind == "f":

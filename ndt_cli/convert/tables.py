@@ -73,7 +73,7 @@ class Table:
         for full in (name, f"{front}{name}", f"{front}{name}".replace(".", "/")):
             item = self.contents.items.get(full)
             if isinstance(item, ArrayItem) and item.shape == (self.n_rows,):
-                return item.read()
+                return self.contents.readable(item, full, flag)
         where = f"{self.contents.path}" + (f", {self.name}" if self.name else "")
         known = ", ".join(f"`{c}`" for c in self.columns) or "none"
         error = self.contents.unknown(flag, name, self.columns)
@@ -121,12 +121,11 @@ def find_table(contents: Contents, name: str, flag: str, clock: Clock | None = N
     SettingsError, DataError
         If there is no such file or group, or it has no columns.
     """
-    path = Path(name)
-    if path.is_file() or (path.suffix and contents.resolve_table(name) is None):
+    # A group comes first: its name may be the file's own, and must not lead to another file.
+    found, path = contents.resolve_table(name), Path(name)
+    if found is None and (path.is_file() or path.suffix):
         contents = contents.on_close.enter_context(open_file(path))
-        found: str | None = ""
-    else:
-        found = contents.resolve_table(name)
+        found = ""
     if found is None:
         groups = {n.rpartition("/")[0] for n in contents.items if "/" in n}
         raise contents.unknown(flag, name, sorted(groups))

@@ -18,7 +18,7 @@ TimeUnit = Literal["s", "ms", "us", "samples"]
 TicksArray = NDArray[np.int64]
 
 _US_PER_UNIT = {"s": 1e6, "ms": 1e3, "us": 1.0}
-_MAX_US = 2**62
+_MAX_US = 2**58  # nine thousand years, so that sums of times stay within 64 bits
 
 
 @dataclass(frozen=True)
@@ -52,16 +52,18 @@ class Clock:
         SettingsError
             If a time is centuries away: the unit cannot be right.
         """
-        factor = self.us_per_unit
-        if factor == 1 and np.asarray(times).dtype.kind in "iu":
-            return np.asarray(times).astype(np.int64)
-        ticks = np.rint(np.asarray(times, dtype=np.float64) * factor)
-        if ticks.size and np.abs(ticks).max() > _MAX_US:
+        times, factor = np.asarray(times), self.us_per_unit
+        with np.errstate(over="ignore"):  # what is too large then is refused
+            ticks = np.rint(times.astype(np.float64) * factor)
+        far = ~(np.abs(ticks) <= _MAX_US)
+        if far.any():
             raise SettingsError(
-                f"found a time of {np.abs(times).max():g} {self.unit}; expected a time in a "
+                f"found a time of {times[far].reshape(-1)[0]:g} {self.unit}; expected a time in a "
                 "recording",
                 hint="Is the unit of the times right? See --time-unit.",
             )
+        if factor == 1 and times.dtype.kind in "iu":
+            return times.astype(np.int64)  # whole already, and exact above 2^53 too
         return ticks.astype(np.int64)
 
 

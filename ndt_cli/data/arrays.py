@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
+from ndt_cli.data.announced import check_announced
 from ndt_cli.data.npy_member import NpyMember
+from ndt_cli.data.own_items import Elsewhere, own_item
 from ndt_cli.errors import DataError, nearest
 from ndt_cli.memory import check_memory
 
@@ -34,6 +36,8 @@ DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
 )
+
+_LONG_REASON = 300
 
 _Stored: TypeAlias = NpyMember | h5py.Dataset
 
@@ -59,7 +63,7 @@ class ArrayFile:
         self.path = path
         self._file: h5py.File | zipfile.ZipFile | None = None
         # By key; what is damaged stands there with the reason.
-        self._arrays: dict[str, _Stored | str] = {}
+        self._arrays: dict[str, _Stored | Elsewhere | str] = {}
         self._unpacked: tuple[str | None, NDArray[Any]] = None, np.empty(0)
         self.groups: tuple[str, ...] = ()
         _check_exists(path)
@@ -176,10 +180,12 @@ class ArrayFile:
         groups = []
         for key in file:
             try:
-                item = file.get(key)  # None for a link that leads nowhere
-            except DAMAGE:  # or in a circle
+                item = own_item(file, key)
+            except DAMAGE:
                 item = None
-            if isinstance(item, h5py.Dataset) and item.shape is not None:
+            if isinstance(item, Elsewhere) or (
+                isinstance(item, h5py.Dataset) and item.shape is not None
+            ):
                 self._arrays[key] = item
             else:
                 groups.append(key)
@@ -202,6 +208,8 @@ class ArrayFile:
         array = self._arrays[key]
         if isinstance(array, str):
             raise self._unreadable(key, array)
+        if isinstance(array, Elsewhere):
+            raise self.wrong(key, array.found, "the array itself", array.hint)
         return array
 
     def _checked(self, key: str, n_entries: int) -> _Stored:
@@ -212,15 +220,17 @@ class ArrayFile:
                 raise self.wrong(key, "Python objects, which could run code", "numbers or text")
             if not array.by_rows:
                 n_entries = math.prod(array.shape)
-        elif array.chunks is not None:  # a piece is unpacked whole
-            n_entries = max(n_entries, math.prod(array.chunks))
-        check_memory(n_entries * dtype.itemsize, f"{self.path}: `{key}`, {array.shape},")
+            check_memory(n_entries * dtype.itemsize, f"{self.path}: `{key}`, {array.shape},")
+        else:
+            check_announced(self.path, array, n_entries)
         return array
 
     def _unreadable(self, key: str, why: object) -> DataError:
         return self._damaged(f"`{key}` cannot be read: {why}")
 
     def _damaged(self, why: str) -> DataError:
+        if len(why) > _LONG_REASON:  # some quote what they found, whole
+            why = why[:_LONG_REASON] + "..."
         return DataError(
             f"{self.path}: the file is damaged or was not written to its end ({why})",
             hint="Copy or write the file again.",

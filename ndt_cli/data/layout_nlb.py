@@ -6,6 +6,8 @@ bins after it. Here they are one array: held-out neurons last, forward bins last
 Axes in names: B trials, T bins, N neurons, V behavioural variables.
 """
 
+import math
+
 import numpy as np
 
 from ndt_cli.data.arrays import ArrayFile
@@ -13,6 +15,7 @@ from ndt_cli.data.read_array import check_same_window, read_counts, read_series
 from ndt_cli.data.scales import no_bin_ms, stored_bin_ms
 from ndt_cli.data.spike_data import FloatArray, IntArray, Recording, SpikeData
 from ndt_cli.errors import DataError
+from ndt_cli.memory import check_memory
 from ndt_cli.settings.tree import DataSettings
 
 _STEMS = ("spikes", "data")  # files of early nlb_tools say "data"
@@ -53,8 +56,9 @@ def read_nlb(file: ArrayFile, settings: DataSettings) -> Recording:
     _check_parts(file, train_keys, train_parts)
     unknown = [part for part in train_parts if part not in eval_parts]
     for part in unknown:
-        n_trials = len(eval_parts["heldin"])
-        eval_parts[part] = np.zeros((n_trials, *train_parts[part].shape[1:]), dtype=np.uint8)
+        shape = (len(eval_parts["heldin"]), *train_parts[part].shape[1:])
+        check_memory(math.prod(shape), f"{file.path}: `{eval_keys[part]}`, which is not in it,")
+        eval_parts[part] = np.zeros(shape, dtype=np.uint8)
     if unknown:
         names = ", ".join(f"`{eval_keys[part]}`" for part in unknown)
         notes.append(f"No {names} in the file: those counts are unknown and are not scored.")
@@ -94,6 +98,8 @@ def _check_parts(file: ArrayFile, keys: dict[str, str], parts: dict[str, IntArra
         for part in needed:
             if part not in parts:
                 raise file.missing(keys[part], known_keys=COUNT_KEYS)
+    if "heldout_forward" in parts and "heldout" not in parts:
+        raise file.missing(keys["heldout"], known_keys=COUNT_KEYS)
     # Which axes two parts share: trials always; bins in the same stretch; neurons of one kind.
     for part, other, axes in (
         ("heldout", "heldin", (0, 1)),

@@ -4,6 +4,7 @@ Reading the header alone costs nothing, and tells what the rest would cost.
 """
 
 import math
+import sys
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -55,8 +56,10 @@ class NpyMember:
         with archive.open(info) as stream:
             shape, fortran_order, dtype = _read_header(stream)
             n_there = info.file_size - stream.tell()
+        if not all(type(n) is int and 0 <= n <= sys.maxsize for n in shape):
+            raise ValueError(f"it announces the shape {shape}")
         n_bytes = math.prod(shape) * dtype.itemsize
-        if min(shape, default=0) < 0 or (n_bytes > n_there and not dtype.hasobject):
+        if n_bytes > n_there and not dtype.hasobject:
             raise ValueError(f"it announces {n_bytes} bytes, and {n_there} are there")
         return cls(archive, info.filename, shape, dtype, not fortran_order)
 

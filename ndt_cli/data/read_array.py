@@ -110,13 +110,17 @@ def check_same_window(file: ArrayFile, train_key: str, valid_key: str) -> None:
 def _check_block(file: ArrayFile, key: str, raw_BTN: NDArray[Any], first_trial: int) -> None:
     if raw_BTN.dtype.kind == "b":
         return
+    if raw_BTN.dtype == np.float16:  # which has no number for the largest count
+        raw_BTN = raw_BTN.astype(np.float32)
     rules = [("counts from 0 on", raw_BTN < 0, "is negative")]
     if raw_BTN.dtype.kind == "f":
         finite = np.isfinite(raw_BTN)
+        with np.errstate(invalid="ignore"):  # some NaN complain when they are rounded
+            fraction = finite & (raw_BTN != np.floor(raw_BTN))
         rules = [
             ("finite counts", ~finite, "is not finite"),
             *rules,
-            ("whole numbers", finite & (raw_BTN != np.floor(raw_BTN)), "is a fraction"),
+            ("whole numbers", fraction, "is a fraction"),
         ]
     rules.append((f"counts up to {MAX_COUNT}", raw_BTN > MAX_COUNT, "is too large for a bin"))
     hints = {

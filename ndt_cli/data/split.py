@@ -61,7 +61,8 @@ def split_trials(
     rng = np.random.default_rng(seed)
     groups = [np.arange(n_trials)]
     if conditions_B is not None:
-        by_condition = [np.flatnonzero(conditions_B == c) for c in np.unique(conditions_B)]
+        _, sizes = np.unique(conditions_B, return_counts=True)
+        by_condition = np.split(np.argsort(conditions_B, kind="stable"), np.cumsum(sizes)[:-1])
         if len(by_condition) < n_trials:
             groups = by_condition
     sizes = np.array([len(group) for group in groups])

@@ -199,6 +199,12 @@ def find_dataset(name: str) -> NlbDataset:
     ------
     SettingsError
         When there is none; the message has the nearest name.
+
+    Examples
+    --------
+    >>> dataset = find_dataset("mc_maze_small")
+    >>> dataset.dandiset, dataset.train_file.name
+    ('000140', 'sub-Jenkins_ses-small_desc-train_behavior+ecephys.nwb')
     """
     if name in DATASETS:
         return DATASETS[name]

@@ -8,8 +8,11 @@ from typing import Any
 import h5py
 import numpy as np
 
+from ndt_cli.data.announced import check_announced
+from ndt_cli.data.arrays import DAMAGE
+from ndt_cli.data.own_items import Elsewhere
 from ndt_cli.errors import DataError
-from ndt_cli.nlb.check_keys import check_keys, check_name, check_type, get_item, groups_hint
+from ndt_cli.nlb.check_keys import check_keys, check_name, check_type, get_items, groups_hint
 from ndt_cli.nlb.check_order import check_order
 from ndt_cli.nlb.check_scale import Scale, check_scale
 from ndt_cli.nlb.check_shapes import Shape, check_shapes, group_by_bins, released_note
@@ -49,19 +52,22 @@ def check_submission(path: Path, expected: Mapping[str, Expected] | None = None)
         return [_not_hdf5(path)]
     try:
         file = h5py.File(path, "r")
-    except OSError as error:
+    except DAMAGE as error:
         return [_broken("", "", f"the file cannot be opened as HDF5: {error}")]
     findings: list[Finding] = []
     with file:
-        loose = [name for name in file if not isinstance(get_item(file, name), h5py.Group)]
+        items = get_items(file)
+        groups = {name: item for name, item in items.items() if isinstance(item, h5py.Group)}
+        far = {name: item for name, item in items.items() if isinstance(item, Elsewhere)}
+        findings += [Finding("error", n, "", f"is {i.found}", i.hint) for n, i in far.items()]
+        loose = [name for name in items if name not in groups and name not in far]
         if loose:
             findings.append(_loose(loose))
-        groups = [name for name in file if name not in loose]
-        if not groups and not loose:
+        if not items:
             findings.append(Finding("error", "", "", "the file holds no group", groups_hint()))
-        for name in groups:
+        for name, group in groups.items():
             known = (expected or {}).get(_meant(name))
-            found = _joined(check_group(name, file[name], known))
+            found = _joined(check_group(name, get_items(group), known))
             if expected is not None and known is None:
                 text = "the targets hold nothing for this group; it was checked without"
                 found.append(Finding("note", name, "", text))
@@ -87,7 +93,10 @@ def check_group(
     right = {key: np.asarray(array) for key, array in readable.items() if key not in wrong}
     for key, rates_BTN in right.items():
         findings += check_variation(name, key, rates_BTN)
-    counts = {key: c for key, c in expected.counts.items() if key in right}
+    # Targets whose own arrays disagree leave counts of another shape.
+    counts = {
+        key: c for key, c in expected.counts.items() if key in right and c.shape == right[key].shape
+    }
     if group is not None:
         scales = {key: Scale.of(rates, counts.get(key)) for key, rates in right.items()}
         findings += check_scale(name, scales, group.bin_ms)
@@ -113,7 +122,7 @@ def check_arrays(
     for key in RATE_KEYS:
         if key not in arrays:
             continue
-        problem = check_type(name, key, get_item(arrays, key))
+        problem = check_type(name, key, arrays[key])
         findings += problem
         if not any(finding.severity == "error" for finding in problem):
             readable[key] = arrays[key]
@@ -125,8 +134,14 @@ def check_arrays(
     findings += check_shapes(name, group, shapes, (expected or _NOTHING).sizes)
     for key in list(readable):
         try:
+            if isinstance(readable[key], h5py.Dataset):
+                check_announced(Path(readable[key].file.filename), readable[key])
             values = np.asarray(readable[key])
-        except OSError as error:
+        except DataError as error:
+            del readable[key]
+            findings.append(Finding("error", name, key, error.message, error.hint))
+            continue
+        except DAMAGE as error:
             del readable[key]
             findings.append(_broken(name, key, f"cannot be read: {error}"))
             continue
@@ -145,14 +160,14 @@ def submission_shapes(path: Path) -> dict[str, dict[str, Shape]]:
         with h5py.File(path, "r") as file:
             return {
                 name: {
-                    key: tuple(item.shape)
-                    for key in group
-                    if isinstance(item := get_item(group, key), h5py.Dataset)
+                    key: tuple(item.shape or ())
+                    for key, item in get_items(group).items()
+                    if isinstance(item, h5py.Dataset)
                 }
-                for name in file
-                if isinstance(group := get_item(file, name), h5py.Group)
+                for name, group in get_items(file).items()
+                if isinstance(group, h5py.Group)
             }
-    except OSError:
+    except DAMAGE:
         return {}
 
 

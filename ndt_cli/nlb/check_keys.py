@@ -6,6 +6,8 @@ from typing import Any
 import h5py
 import numpy as np
 
+from ndt_cli.data.arrays import DAMAGE
+from ndt_cli.data.own_items import Elsewhere, Item, own_item
 from ndt_cli.errors import nearest
 from ndt_cli.nlb.findings import Finding
 from ndt_cli.nlb.groups import AXES, FORWARD_KEYS, GROUPS, RATE_KEYS, Group
@@ -58,10 +60,13 @@ def _missing(name: str, key: str, found_as: str | None, missing: list[str]) -> F
 
 def check_type(name: str, key: str, array: Any) -> list[Finding]:
     """Check that an array holds real numbers along three axes."""
-    if not isinstance(array, h5py.Dataset | np.ndarray):
+    if isinstance(array, Elsewhere):
+        return [Finding("error", name, key, f"is {array.found}", array.hint)]
+    if not isinstance(array, h5py.Dataset | np.ndarray) or array.shape is None:
         return [Finding("error", name, key, "is no array", "Store it as a dataset of floats.")]
-    if array.dtype.kind not in "fiu":
-        text = f"holds values of type {array.dtype}; expected floating-point numbers"
+    dtype = _type_of(array)
+    if dtype is None or dtype.kind not in "fiu":
+        text = f"holds values of type {dtype or 'unknown'}; expected floating-point numbers"
         return [Finding("error", name, key, text, "Store it as float32.")]
     if array.ndim != 3:
         text = f"has {array.ndim} axes; expected 3: trials x bins x neurons"
@@ -78,11 +83,23 @@ def check_type(name: str, key: str, array: Any) -> list[Finding]:
     return []
 
 
-def get_item(container: Any, name: str) -> Any:
-    """Return an item, or None for a link that leads nowhere."""
+def _type_of(array: Any) -> "np.dtype[Any] | None":
     try:
-        return container[name]
-    except (KeyError, OSError):
+        dtype: np.dtype[Any] = array.dtype
+    except DAMAGE:  # HDF5 has types that numpy has not
+        return None
+    return dtype
+
+
+def get_items(group: h5py.Group) -> dict[str, Item]:
+    """Return what is in a group, by name; None for what cannot be opened."""
+    return {name: _get_item(group, name) for name in group}
+
+
+def _get_item(group: h5py.Group, name: str) -> Item:
+    try:
+        return own_item(group, name)
+    except DAMAGE:
         return None
 
 

@@ -37,6 +37,8 @@ class Scale:
         if counts_BTN is None:
             return cls(float(rates_BTN.mean(dtype=np.float64)), None)
         known = ~np.isnan(counts_BTN)
+        if not known.any():
+            return cls(float(rates_BTN.mean(dtype=np.float64)), None)
         return cls(
             float(rates_BTN.mean(dtype=np.float64, where=known)),
             float(counts_BTN.mean(dtype=np.float64, where=known)),

@@ -120,10 +120,13 @@ def _log_hint(values: Array, negative_share: float, bin_ms: int | None) -> str |
         return None
     low, high = PLAUSIBLE_HZ
     # Rates this large would overflow, and are no logarithms of any rate.
-    mean_exp = float(np.exp(np.minimum(values, 50.0), dtype=np.float64).mean())
+    values = values.astype(np.float64)
+    mean_exp = float(np.exp(np.minimum(values, 50.0)).mean())
+    with np.errstate(over="ignore"):
+        mean = float(values.mean())
     if negative_share > 0.5 and low <= mean_exp * 1000 / bin_ms <= high:
         return "They look like log-rates: write numpy.exp(rates)."
-    if float(values.mean()) > 1 and low <= mean_exp <= high:
+    if mean > 1 and low <= mean_exp <= high:
         return (
             f"They look like logarithms of rates in Hz: write numpy.exp(rates) / {1000 // bin_ms}."
         )

@@ -97,6 +97,13 @@ def fetch(file: PublicFile, path: Path, progress: Progress = no_progress) -> boo
         came is not the public file.
     MissingExtraError
         When requests is not installed.
+
+    Examples
+    --------
+    >>> from ndt_cli.nlb.catalogue import find_dataset
+    >>> file = find_dataset("mc_maze_small").train_file
+    >>> fetch(file, Path(file.name))  # doctest: +SKIP
+    True
     """
     before = check_file(file, path, progress)
     if before.state == "right":

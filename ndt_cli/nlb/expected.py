@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
+from ndt_cli.errors import DataError
 from ndt_cli.nlb.groups import AXES, EVAL_TRIALS, TRAIN_TRIALS
 
 Array = NDArray[Any]
@@ -39,6 +40,11 @@ class Expected:
             Under the keys of nlb_tools: ``train_spikes_heldin``, ``eval_spikes_heldout``,
             ``train_behavior``, ``psth`` and so on. Of the same key the last one counts, so
             targets belong after inputs: theirs are NaN where nothing is scored.
+
+        Raises
+        ------
+        DataError
+            If spike counts are no numbers, trials x bins x neurons.
         """
         known: dict[str, Array] = {}
         for mapping in arrays:
@@ -48,12 +54,19 @@ class Expected:
             for key in AXES
             if (name := key.replace("_rates_", "_spikes_")) in known
         }
+        for key, array in counts.items():
+            if np.ndim(array) != len(AXES[key]) or array.dtype.kind not in "buif":
+                raise DataError(
+                    f"targets: `{key.replace('_rates_', '_spikes_')}`: found shape "
+                    f"{np.shape(array)} of type {array.dtype}; expected spike counts, "
+                    f"{' x '.join(AXES[key])}"
+                )
         sizes = {
             axis: size
             for key, array in counts.items()
             for axis, size in zip(AXES[key], np.shape(array), strict=True)
         }
         for axis, name in ((TRAIN_TRIALS, "train_behavior"), (EVAL_TRIALS, "eval_behavior")):
-            if name in known:
+            if name in known and np.ndim(known[name]):
                 sizes.setdefault(axis, len(known[name]))
         return cls(sizes, counts)

@@ -18,7 +18,15 @@ class NwbFiles(NamedTuple):
 
 
 def public_path(dataset: NlbDataset, file: PublicFile, data_dir: Path) -> Path:
-    """Return where a public file is fetched to: as the DANDI client does, by dandiset."""
+    """Return where a public file is fetched to: as the DANDI client does, by dandiset.
+
+    Examples
+    --------
+    >>> from ndt_cli.nlb.catalogue import find_dataset
+    >>> dataset = find_dataset("mc_maze_small")
+    >>> public_path(dataset, dataset.test_file, Path("nlb-data")).parts[:3]
+    ('nlb-data', '000140', 'sub-Jenkins')
+    """
     return data_dir / dataset.dandiset / file.path
 
 
@@ -55,6 +63,13 @@ def locate(dataset: NlbDataset, data_dir: Path, phase: Phase = "test") -> NwbFil
     ------
     DataError
         When a file is not there, with what to download; or when there are several.
+
+    Examples
+    --------
+    >>> from ndt_cli.nlb.catalogue import find_dataset
+    >>> locate(find_dataset("mc_maze_small"), Path("nlb-data"))
+    Traceback (most recent call last):
+    ndt_cli.errors.DataError: nlb-data: NWB files of mc_maze_small are not there. Needed:...
     """
     train = _find(dataset, dataset.train_file, "*train*.nwb", data_dir)
     test = _find(dataset, dataset.test_file, "*test*.nwb", data_dir)

@@ -10,6 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt_cli.atomic import write_atomic
+from ndt_cli.data.announced import check_announced
+from ndt_cli.data.arrays import DAMAGE
+from ndt_cli.data.own_items import own_items
 from ndt_cli.errors import DataError
 from ndt_cli.nlb.check import check_arrays
 from ndt_cli.nlb.groups import RATE_KEYS
@@ -132,6 +135,14 @@ def read_submission(path: Path) -> dict[str, SubmissionRates]:
     ------
     DataError
         If the file cannot be read or lacks an array; `check_submission` tells more.
+
+    Examples
+    --------
+    >>> train_BTN, eval_BTN = np.full((3, 140, 4), 0.1), np.full((2, 180, 4), 0.1)
+    >>> rates = split_rates(train_BTN, eval_BTN, n_heldout=1, n_forward=40)
+    >>> write_submission(Path("submission.h5"), {"mc_maze": rates})
+    >>> read_submission(Path("submission.h5"))["mc_maze"].eval_rates_heldout_forward.shape
+    (2, 40, 1)
     """
     groups = read_groups(path)
     for name, arrays in groups.items():
@@ -157,16 +168,23 @@ def read_groups(path: Path) -> dict[str, dict[str, NDArray[Any]]]:
         with h5py.File(path, "r") as file:
             groups = {
                 name: {
-                    key: item[()] for key, item in group.items() if isinstance(item, h5py.Dataset)
+                    key: _read(path, item)
+                    for key, item in own_items(group).items()
+                    if isinstance(item, h5py.Dataset) and item.shape is not None
                 }
-                for name, group in file.items()
+                for name, group in own_items(file).items()
                 if isinstance(group, h5py.Group)
             }
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    except OSError as error:
+    except DAMAGE as error:
         hint = "Is it an HDF5 file, and was it copied whole?"
         raise DataError(f"{path}: cannot be read as HDF5: {error}", hint) from error
     if not groups:
         raise DataError(f"{path}: holds no groups; expected one a dataset, such as mc_maze")
     return groups
+
+
+def _read(path: Path, dataset: h5py.Dataset) -> NDArray[Any]:
+    check_announced(path, dataset)
+    return np.asarray(dataset[()])

@@ -89,6 +89,13 @@ def submit(
         When settings, files, packages or given runs will not do.
     Interrupted
         When ``should_stop`` said so.
+
+    Examples
+    --------
+    >>> result = submit(  # doctest: +SKIP
+    ...     ["mc_maze_small"], out=Path("runs/maze"), data_dir=Path("nlb-data"), members=5
+    ... )
+    >>> result.datasets[0].scores["NDT"]["co-bps"]  # doctest: +SKIP
     """
     _refuse_mixtures(names, members, runs, sweep)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
