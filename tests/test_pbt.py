@@ -191,12 +191,29 @@ def test_exploring_stays_in_range_and_changes_whole_numbers_too():
     assert seen["d"] == {"x", "y"}
 
 
-def test_a_damaged_lineage_is_named_and_no_interval_refused(whole, tmp_path):
-    copy = tmp_path / "damaged"
-    shutil.copytree(whole, copy)
-    (copy / "pbt.json").write_text(json.dumps({"moves": []}))
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"moves": []},
+        {"interval_epochs": 2, "last_epoch": 4},
+        {"interval_epochs": 2, "last_epoch": float("inf"), "moves": []},
+        {"interval_epochs": 2, "last_epoch": 4, "moves": [{"epoch": 2, "member": "a"}]},
+        [],
+    ],
+)
+def test_a_damaged_lineage_is_named(content, tmp_path):
+    (tmp_path / "pbt.json").write_text(json.dumps(content))
     with pytest.raises(RunError, match=r"pbt\.json"):
-        Lineage.read(copy)
+        Lineage.read(tmp_path)
+
+
+def test_a_lineage_comes_back_as_it_was(whole):
+    lineage = Lineage.read(whole)
+    assert lineage.moves
+    assert all(type(move.member) is int for move in lineage.moves)
+
+
+def test_no_interval_is_refused():
     with pytest.raises(SettingsError, match="at least 1"):
         TrainByGenerations(0)
 

@@ -6,7 +6,7 @@ from test_imports import loaded_by
 from typer.testing import CliRunner
 
 from ndt_cli.app import app
-from ndt_cli.errors import MissingExtraError, SettingsError
+from ndt_cli.errors import MissingExtraError, RunError, SettingsError
 from ndt_cli.search import ray_options
 from ndt_cli.search.folder import SweepFolder
 from ndt_cli.search.ray_options import RayOptions, cpus_per_worker, require_ray, rung_epochs
@@ -61,6 +61,13 @@ def test_what_a_member_scored_at_each_rung_is_in_its_run_folder(tmp_path):
     assert found[0] == rungs[0]
     assert found[1].epoch == 30
     assert found[1].score != found[1].score
+
+
+@pytest.mark.parametrize("content", ["{}", '{"rungs": [{"epoch": 1}]}', '{"rungs": 3}'])
+def test_damaged_rungs_are_named(content, tmp_path):
+    (tmp_path / "rungs.json").write_text(content)
+    with pytest.raises(RunError, match=r"rungs\.json: not whole"):
+        read_rungs(tmp_path)
 
 
 # Threads, shares

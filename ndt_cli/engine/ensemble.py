@@ -132,8 +132,13 @@ def _member_folders(path: Path, about: dict[str, Any]) -> list[str]:
     folders = [member.get("folder") if isinstance(member, dict) else None for member in members]
     # A file from elsewhere must not lead out of the ensemble's own folder.
     for folder in folders:
-        if not isinstance(folder, str) or not (path / folder).resolve().is_relative_to(
-            path.resolve()
-        ):
+        if not isinstance(folder, str) or not _is_inside(folder, path):
             raise RunError(f"{path / FILE}: {folder!r} is no folder of a member in it")
     return [str(folder) for folder in folders]
+
+
+def _is_inside(folder: str, path: Path) -> bool:
+    try:
+        return (path / folder).resolve().is_relative_to(path.resolve())
+    except ValueError:  # no name that a file can have
+        return False

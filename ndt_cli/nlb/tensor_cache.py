@@ -78,7 +78,7 @@ def read_cache(path: Path) -> dict[str, Any] | None:
             for key in _PER_TRIAL:
                 made[key] = _read_array(file[key])
             made["notes"] = tuple(str(note) for note in file.attrs["notes"])
-    except (OSError, KeyError, RuntimeError, ValueError):
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError):
         return None
     return made
 

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from ndt_cli.atomic import write_text_atomic
 from ndt_cli.errors import RunError
 from ndt_cli.search.draws import Value
@@ -67,8 +69,8 @@ class Lineage:
             return None
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-            moves = tuple(Move(**move) for move in content["moves"])
-            return cls(int(content["interval_epochs"]), int(content["last_epoch"]), moves)
+            fields = {key: content[key] for key in ("interval_epochs", "last_epoch", "moves")}
+            return TypeAdapter(cls).validate_python(fields)
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise RunError(
                 f"{file}: not whole ({error!r})",

@@ -8,13 +8,22 @@ cannot be compared (`ndt_cli.search.scoring`).
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from ndt_cli.data.spike_data import SpikeData
 from ndt_cli.engine.run_folder import RunFolder
+from ndt_cli.errors import RunError
 from ndt_cli.search.scoring import run_scores
 from ndt_cli.settings.tree import Settings
 
 _FILE = "rungs.json"
+
+
+def _number_or_nan(written: Any) -> Any:
+    """JSON has no NaN: null stands for it."""
+    return math.nan if written is None else written
 
 
 @dataclass(frozen=True)
@@ -30,7 +39,7 @@ class Rung:
     """
 
     epoch: int
-    score: float
+    score: Annotated[float, BeforeValidator(_number_or_nan)]
 
 
 def read_rungs(run: Path) -> list[Rung]:
@@ -39,12 +48,18 @@ def read_rungs(run: Path) -> list[Rung]:
     Raises
     ------
     RunError
-        When the file cannot be read.
+        When the file cannot be read, or holds something else.
     """
     if not (run / _FILE).is_file():
         return []
-    rows = RunFolder(run).read_json(_FILE)["rungs"]
-    return [Rung(row["epoch"], math.nan if row["score"] is None else row["score"]) for row in rows]
+    content = RunFolder(run).read_json(_FILE)
+    try:
+        return TypeAdapter(list[Rung]).validate_python(content.get("rungs"))
+    except ValidationError as error:
+        raise RunError(
+            f"{run / _FILE}: not whole ({error.errors()[0]['msg']})",
+            "take it from a copy, or remove the member's folder to train it anew",
+        ) from error
 
 
 def write_rungs(run: Path, rungs: list[Rung]) -> None:
