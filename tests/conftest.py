@@ -6,6 +6,8 @@ import pytest
 # for more threads, which on a busy machine would wait for each other spinning.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Tables are as wide as in a log file, whatever the terminal that the tests run in.
+os.environ.pop("COLUMNS", None)
 
 
 def pytest_addoption(parser):

@@ -376,3 +376,11 @@ def test_targets_that_cannot_be_read_are_an_error(tmp_path, arrays, nlb_check):
     code, out, err = nlb_check(path, "--targets", bad)
     assert (code, out) == (1, "")
     assert "cannot be read as HDF5" in err
+
+
+def test_a_file_of_arrays_without_a_group_is_no_submission(tmp_path):
+    path = tmp_path / "spikes.h5"
+    with h5py.File(path, "w") as file:
+        file["spikes"] = np.ones((3, 4, 5))
+    findings = check_submission(path)
+    assert [f.message for f in findings if f.severity == "error"] == ["the file holds no group"]

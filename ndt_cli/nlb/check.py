@@ -63,7 +63,7 @@ def check_submission(path: Path, expected: Mapping[str, Expected] | None = None)
         loose = [name for name in items if name not in groups and name not in far]
         if loose:
             findings.append(_loose(loose))
-        if not items:
+        if not groups and not any(finding.severity == "error" for finding in findings):
             findings.append(Finding("error", "", "", "the file holds no group", groups_hint()))
         for name, group in groups.items():
             known = (expected or {}).get(_meant(name))
