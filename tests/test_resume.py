@@ -224,6 +224,9 @@ def test_tensorboard_shows_each_epoch_of_a_resumed_run_once(tmp_path):
     with pytest.raises(KeyboardInterrupt):  # in epoch 4; the checkpoint is of epoch 2
         train(settings, out=tmp_path / "run", recording=_data(), watch=_kill_after(10))
     resume(tmp_path / "run", recording=_data())
+    # Files of one second may sort in any order, and the later one takes the earlier one's events.
+    files = sorted(path.name for path in (tmp_path / "run" / "tensorboard").iterdir())
+    assert len({name.split(".")[3] for name in files}) == len(files) == 2
     train(settings, out=tmp_path / "whole", recording=_data())
     expected = _scalars(tmp_path / "whole")
     assert [step for step, _ in expected["train_loss"]] == [1, 2, 3, 4]

@@ -1,6 +1,7 @@
 """TensorBoard events of a run, where they are asked for."""
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,6 +44,7 @@ class EventLog:
             return cls(None)
         from torch.utils.tensorboard import SummaryWriter
 
+        _wait_for_the_next_second(folder.tensorboard)
         return cls(SummaryWriter(str(folder.tensorboard), purge_step=first_epoch + 1))
 
     def add(self, record: Mapping[str, float]) -> None:
@@ -56,6 +58,17 @@ class EventLog:
         """Write what is left."""
         if self._writer is not None:
             self._writer.close()
+
+
+def _wait_for_the_next_second(events: Path) -> None:
+    """Wait while a file of this second is there.
+
+    TensorBoard reads files in the order of their names, which begin with the second; a resumed
+    run's file that sorts before the first one would take its events away.
+    """
+    now = time.time()
+    if any(events.glob(f"events.out.tfevents.{int(now):010d}.*")):
+        time.sleep(1 - now % 1)
 
 
 def log_results(
