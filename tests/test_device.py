@@ -7,6 +7,8 @@ from ndt_cli.engine.device import choose_compute, cpu_threads, multiplies_bfloat
 from ndt_cli.errors import DeviceError
 from ndt_cli.settings.tree import TrainSettings
 
+CPU = torch.device("cpu")
+
 
 def _machine(monkeypatch, *, n_cuda=0, mps=False, capability=(9, 0)):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: n_cuda > 0)
@@ -24,7 +26,7 @@ def test_auto_takes_cuda_then_mps_then_the_cpu(monkeypatch):
         _machine(monkeypatch, **machine)
         assert _choose().device.type == expected
     _machine(monkeypatch)
-    assert _choose().device == torch.device("cpu")
+    assert _choose().device == CPU
 
 
 @pytest.mark.parametrize("wanted", ["auto", "cuda"])
@@ -77,9 +79,32 @@ def test_auto_precision_follows_the_hardware(monkeypatch, capability, expected):
     assert _choose(precision="bfloat16").dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize(
+    ("name", "instructions", "expected"),
+    [
+        ("Intel(R) Xeon(R) Platinum 8480+", {"amx_tile", "avx512_bf16"}, True),
+        ("Intel(R) Xeon(R) Platinum 8380H", {"avx512_bf16"}, False),  # no faster than float32
+        ("AMD EPYC 9654 96-Core Processor", {"avx512_bf16"}, True),
+        ("AMD EPYC 7763 64-Core Processor", set(), False),
+    ],
+)
+def test_auto_precision_on_a_cpu_follows_what_it_multiplies_fast(
+    monkeypatch, name, instructions, expected
+):
+    for known in ("amx_tile", "avx512_bf16"):
+        there = known in instructions
+        monkeypatch.setattr(
+            torch.cpu, f"_is_{known}_supported", lambda there=there: there, raising=False
+        )
+    monkeypatch.setattr("ndt_cli.engine.processor.processor_name", lambda: name)
+    assert multiplies_bfloat16(CPU) == expected
+    assert _choose("cpu").dtype == (torch.bfloat16 if expected else torch.float32)
+
+
 def test_a_torch_that_does_not_say_multiplies_in_float32(monkeypatch):
-    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported", raising=False)
-    assert not multiplies_bfloat16(torch.device("cpu"))
+    for known in ("amx_tile", "avx512_bf16"):
+        monkeypatch.delattr(torch.cpu, f"_is_{known}_supported", raising=False)
+    assert not multiplies_bfloat16(CPU)
     assert _choose("cpu").dtype == torch.float32
     assert _choose("cpu", "bfloat16").dtype == torch.bfloat16  # slow, but works anywhere
 

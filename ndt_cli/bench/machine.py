@@ -1,14 +1,12 @@
 """Where a measurement was made."""
 
-import platform
-import re
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from ndt_cli import __version__
 from ndt_cli.engine.device import Compute
+from ndt_cli.engine.processor import processor_name
 
 
 @dataclass(frozen=True)
@@ -40,13 +38,4 @@ class Machine:
     def here(cls, compute: Compute, n_threads: int) -> "Machine":
         """Describe the machine that this runs on."""
         device, _, precision = compute.name.rpartition(", ")
-        return cls(device, _processor(), n_threads, precision, torch.__version__, __version__)
-
-
-def _processor() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        text = ""
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return found[1] if found else platform.processor() or platform.machine()
+        return cls(device, processor_name(), n_threads, precision, torch.__version__, __version__)

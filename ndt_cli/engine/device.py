@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ndt_cli.engine.processor import cpu_multiplies_bfloat16
 from ndt_cli.errors import DeviceError
 from ndt_cli.settings.tree import TrainSettings
 
@@ -100,12 +101,7 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     """Tell whether the device has instructions for bfloat16 products."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type != "cpu":
-        return False
-    # AVX512-BF16 alone is no faster than float32 at these sizes; the AMX tiles are. torch has no
-    # public name for the question, so an older or newer one without this name means no.
-    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool(supported and supported())
+    return device.type == "cpu" and cpu_multiplies_bfloat16()
 
 
 @contextmanager
