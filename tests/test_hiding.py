@@ -5,7 +5,7 @@ import torch
 from builders import build_network, counts_BTN, model_settings, spike_data
 
 from ndt_cli.engine.trial_set import TrialSet
-from ndt_cli.model.masking import draw_hidden, hide
+from ndt_cli.model.masking import draw_hidden, hide, span_probability
 from ndt_cli.settings.tree import MaskSettings
 
 
@@ -14,7 +14,9 @@ def _stream(seed=0):
 
 
 def _draw(mask, shape, seed=0, epoch=0):
-    return draw_hidden(shape, MaskSettings(**mask), epoch, _stream(seed)).expand(shape)
+    settings = MaskSettings(**mask)
+    p_span = span_probability(settings, epoch)
+    return draw_hidden(shape, settings, p_span, _stream(seed)).expand(shape)
 
 
 def _hide(counts, hidden, mask=None, *, max_count=4, visible=None, seed=0):
@@ -136,7 +138,7 @@ def test_padding_is_never_scored():
 
 def _log_rates(network, trials, mask, seed=5):
     settings, stream = MaskSettings(**mask), _stream(seed)
-    hidden = draw_hidden(trials.shape, settings, 0, stream)
+    hidden = draw_hidden(trials.shape, settings, span_probability(settings, 0), stream)
     masked = hide(
         trials.counts_BTN, trials.visible_1TN, trials.scorable, hidden, settings, 9, stream
     )

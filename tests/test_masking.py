@@ -16,15 +16,17 @@ def _stream(seed=0):
 
 
 def _draw(mask, shape, seed=0, epoch=0):
-    return draw_hidden(shape, MaskSettings(**mask), epoch, _stream(seed)).expand(shape)
+    settings = MaskSettings(**mask)
+    p_span = span_probability(settings, epoch)
+    return draw_hidden(shape, settings, p_span, _stream(seed)).expand(shape)
 
 
 def _hidden_share_TN(mask, shape, n_batches):
     """Share of the draws that hide each bin of each neuron."""
     settings, stream = MaskSettings(ratio=RATIO, **mask), _stream()
-    total_TN = torch.zeros(shape[1:])
+    total_TN, p_span = torch.zeros(shape[1:]), span_probability(settings, 0)
     for _ in range(n_batches):
-        total_TN += draw_hidden(shape, settings, 0, stream).expand(shape).float().mean(dim=0)
+        total_TN += draw_hidden(shape, settings, p_span, stream).expand(shape).float().mean(dim=0)
     return total_TN / n_batches
 
 

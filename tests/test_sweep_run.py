@@ -234,13 +234,17 @@ def test_a_sweep_that_has_ended_trains_nothing_more(whole):
 
 def _diverging_member(monkeypatch, index, n_epochs):
     """Make one member's loss infinite after so many epochs."""
-    finite = TrainingStep.loss_sum
+    begin, finite, bad = TrainingStep.begin, TrainingStep.loss_sum, {}
 
-    def loss_sum(step, batch, epoch):
-        total, n_scored = finite(step, batch, epoch)
-        bad = step.settings.train.seed == index and epoch == n_epochs
-        return (total * math.inf if bad else total), n_scored
+    def begin_epoch(step, epoch):
+        bad[step] = step.settings.train.seed == index and epoch == n_epochs
+        begin(step, epoch)
 
+    def loss_sum(step, batch):
+        total, n_scored = finite(step, batch)
+        return (total * math.inf if bad[step] else total), n_scored
+
+    monkeypatch.setattr(TrainingStep, "begin", begin_epoch)
     monkeypatch.setattr(TrainingStep, "loss_sum", loss_sum)
 
 

@@ -123,8 +123,8 @@ def test_a_loss_that_is_not_finite_stops_with_advice(spikes, tmp_path, monkeypat
 
     finite = TrainingStep.loss_sum
 
-    def diverging(step, batch, epoch):
-        total, n_scored = finite(step, batch, epoch)
+    def diverging(step, batch):
+        total, n_scored = finite(step, batch)
         return (total * math.inf if step.n_steps == 1 else total), n_scored
 
     monkeypatch.setattr(TrainingStep, "loss_sum", diverging)

@@ -9,7 +9,8 @@ from ndt_cli.bench.workload import Workload
 from ndt_cli.data.spike_data import SpikeData
 from ndt_cli.engine.device import Compute
 from ndt_cli.engine.distributed import Ranks
-from ndt_cli.engine.step import TrainingStep, make_optimizer
+from ndt_cli.engine.recorded import RecordedSteps, records_steps
+from ndt_cli.engine.step import Sums, TrainingStep, make_optimizer
 from ndt_cli.engine.streams import Streams, stream_seed
 from ndt_cli.engine.trial_set import TrialSet
 from ndt_cli.model.masking import HiddenBatch
@@ -50,6 +51,7 @@ class ProductTraining:
         self._step = TrainingStep(
             self.network, self.optimizer, self.settings, self.streams, Ranks()
         )
+        self._recorded = RecordedSteps()
         self._batches: list[torch.Tensor] = []
 
     def next_batch(self) -> TrialSet:
@@ -63,7 +65,11 @@ class ProductTraining:
 
     def step(self) -> None:
         """Take the next batch and change the weights by it."""
-        self._step(self.next_batch(), self.epoch)
+        batch = self.next_batch()
+        if records_steps(self.settings.train, self.device):
+            self._recorded([self._step], [batch], [self.epoch])
+        else:
+            self._step(batch, self.epoch)
 
     def time_parts(self, n_steps: int) -> dict[str, Times]:
         """Take steps, and wait for the device after each of their `PARTS`.
@@ -110,13 +116,13 @@ class _TimedStep(TrainingStep):
         super().__init__(network, optimizer, settings, streams, Ranks())
         self.clock = clock
 
-    def masked(self, batch: TrialSet, epoch: int) -> HiddenBatch:
-        masked = super().masked(batch, epoch)
+    def masked(self, batch: TrialSet) -> HiddenBatch:
+        masked = super().masked(batch)
         self.clock.end("mask")
         return masked
 
-    def loss_sum(self, batch: TrialSet, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
-        sums = super().loss_sum(batch, epoch)
+    def loss_sum(self, batch: TrialSet) -> Sums:
+        sums = super().loss_sum(batch)
         self.clock.end("forward")
         return sums
 

@@ -11,21 +11,36 @@ from ndt_cli.engine.streams import Streams
 from ndt_cli.engine.trial_set import TrialSet
 from ndt_cli.model.dropout import Dropout
 from ndt_cli.model.losses import keep_worst, masked_sum, only_scored
-from ndt_cli.model.masking import HiddenBatch, draw_hidden, hide
+from ndt_cli.model.masking import HiddenBatch, draw_hidden, hide, span_probability
 from ndt_cli.model.network import NeuralDataTransformer
 from ndt_cli.settings.tree import Settings
+
+# Summed loss and number of scored entries.
+Sums = tuple[Tensor, Tensor]
 
 
 def make_optimizer(
     parameters: Iterable[nn.Parameter], settings: Settings, device: torch.device
 ) -> torch.optim.AdamW:
     """Return AdamW as the settings ask; fused into one kernel where the device has it."""
+    rate, on_gpu = settings.train.learning_rate, device.type == "cuda"
     return torch.optim.AdamW(
         parameters,
-        lr=settings.train.learning_rate,
+        # A recorded step reads the rate of its epoch from the device: see `set_learning_rate`.
+        lr=torch.tensor(rate, device=device) if on_gpu else rate,
         weight_decay=settings.train.weight_decay,
         fused=device.type in ("cpu", "cuda"),
+        capturable=on_gpu,
     )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of the steps that follow."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 class TrainingStep:
@@ -64,19 +79,35 @@ class TrainingStep:
         self.settings = settings
         self.mask_stream = streams.mask
         self.dropout = Dropout(streams.dropout)
+        self.generators = [
+            stream
+            for stream in (streams.mask, streams.dropout)
+            if isinstance(stream, torch.Generator)
+        ]
         self.ranks = ranks
         device = streams.mask.device
-        self.n_steps = 0
+        # What differs from step to step lies on the device, so that a recorded step reads it there.
+        self._p_span = torch.zeros((), device=device)
+        self.n_steps = torch.zeros((), dtype=torch.int64, device=device)
         self._first_bad = torch.full((), -1, dtype=torch.int64, device=device)
 
-    def __call__(self, batch: TrialSet, epoch: int) -> tuple[Tensor, Tensor]:
-        """Take a step on a batch, the same in every process.
+    def __call__(self, batch: TrialSet, epoch: int) -> Sums:
+        """Take a step on a batch, the same in every process: `begin` and `take`."""
+        self.begin(epoch)
+        return self.take(batch)
+
+    def begin(self, epoch: int) -> None:
+        """Set what the epoch of the next step decides."""
+        self._p_span.fill_(span_probability(self.settings.mask, epoch))
+
+    def take(self, batch: TrialSet) -> Sums:
+        """Take a step on a batch by operations on the device alone.
 
         Returns
         -------
         Summed loss and number of scored entries, over all processes, as tensors.
         """
-        total, n_scored = self.loss_sum(batch, epoch)
+        total, n_scored = self.loss_sum(batch)
         n_scored = self.ranks.sum(n_scored)
         # DistributedDataParallel averages gradients over processes: undo it, so that the loss
         # is the mean over the scored entries of the whole batch. A batch may hide nothing.
@@ -85,9 +116,9 @@ class TrainingStep:
         self.update(loss.detach())
         return self.ranks.sum(total.detach()), n_scored
 
-    def masked(self, batch: TrialSet, epoch: int) -> HiddenBatch:
+    def masked(self, batch: TrialSet) -> HiddenBatch:
         """Draw what is hidden of a batch."""
-        hidden = draw_hidden(batch.shape, self.settings.mask, epoch, self.mask_stream)
+        hidden = draw_hidden(batch.shape, self.settings.mask, self._p_span, self.mask_stream)
         return hide(
             batch.counts_BTN,
             batch.visible_1TN,
@@ -98,9 +129,9 @@ class TrainingStep:
             self.mask_stream,
         )
 
-    def loss_sum(self, batch: TrialSet, epoch: int) -> tuple[Tensor, Tensor]:
+    def loss_sum(self, batch: TrialSet) -> Sums:
         """Return the summed loss of this process' share of a batch, and its number of entries."""
-        masked = self.masked(batch, epoch)
+        masked = self.masked(batch)
         share = self.ranks.share
         counts_BTN = share(batch.counts_BTN)
         inside_BT = None if batch.inside_BT is None else share(batch.inside_BT)
@@ -108,9 +139,7 @@ class TrainingStep:
         output = self.model(share(masked.input_BTN), inside_BT, self.dropout)
         return self.scored_sum(output, counts_BTN, scored_BTN)
 
-    def scored_sum(
-        self, output: Tensor, counts_BTN: Tensor, scored_BTN: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def scored_sum(self, output: Tensor, counts_BTN: Tensor, scored_BTN: Tensor) -> Sums:
         """Return the summed loss of a read-out on the scored entries, and their number."""
         loss_BTN = self.network.loss_BTN(only_scored(output, scored_BTN), counts_BTN)
         scored_BTN = keep_worst(loss_BTN, scored_BTN, self.settings.train.topk_fraction)
@@ -126,8 +155,8 @@ class TrainingStep:
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.train.clip_norm)
         finite = torch.isfinite(loss) & torch.isfinite(norm)
         first = ~finite & (self._first_bad < 0)
-        self._first_bad = torch.where(first, self.n_steps, self._first_bad)
-        self.n_steps += 1
+        self._first_bad.copy_(torch.where(first, self.n_steps, self._first_bad))
+        self.n_steps.add_(1)
         if self.optimizer.defaults["fused"]:
             # The fused optimizer skips its update on the device where found_inf is 1.
             self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]

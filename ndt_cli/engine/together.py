@@ -4,8 +4,10 @@ from collections.abc import Sequence
 
 import torch
 
-from ndt_cli.engine.step import TrainingStep
-from ndt_cli.engine.trainer import StepRequest, Sums, Trainer
+from ndt_cli.engine.recorded import RecordedSteps
+from ndt_cli.engine.step import Sums, TrainingStep
+from ndt_cli.engine.trainer import StepRequest, Trainer
+from ndt_cli.engine.trial_set import TrialSet
 from ndt_cli.model.population import Population
 
 # On a CPU a batch of more bins than this fills it: the layers written for one network are faster.
@@ -25,15 +27,30 @@ class StepTogether:
 
     def __init__(self) -> None:
         self._populations: dict[tuple[int, ...], Population] = {}
+        self._recorded = RecordedSteps(self._take)
 
     def __call__(self, trainers: Sequence[Trainer], requests: Sequence[StepRequest]) -> list[Sums]:
         """Take a step of each; return the summed loss and scored entries of each."""
         steps = [trainer.step for trainer in trainers]
         batches = [request.batch for request in requests]
-        masked = [
-            step.masked(request.batch, request.epoch)
-            for step, request in zip(steps, requests, strict=True)
-        ]
+        epochs = [request.epoch for request in requests]
+        if trainers[0].records_steps:
+            return self._recorded(steps, batches, epochs)
+        for step, epoch in zip(steps, epochs, strict=True):
+            step.begin(epoch)
+        return self._take(steps, batches)
+
+    def forget(self, trainer: Trainer) -> None:
+        """Let go of what was kept for a run that has ended."""
+        self._recorded.forget(trainer.step)
+        self._populations = {
+            key: population
+            for key, population in self._populations.items()
+            if trainer.step.network not in population.networks
+        }
+
+    def _take(self, steps: Sequence[TrainingStep], batches: Sequence[TrialSet]) -> list[Sums]:
+        masked = [step.masked(batch) for step, batch in zip(steps, batches, strict=True)]
         inside = [batch.inside_BT for batch in batches]
         output_MBTN = self._population(steps)(
             torch.stack([hidden.input_BTN for hidden in masked]),
@@ -57,12 +74,6 @@ class StepTogether:
     def _population(self, steps: Sequence[TrainingStep]) -> Population:
         key = tuple(id(step.network) for step in steps)
         if key not in self._populations:
-            # Runs leave and join; of those that are gone nothing is kept.
-            self._populations = {
-                known: population
-                for known, population in self._populations.items()
-                if set(known).isdisjoint(key)
-            }
             self._populations[key] = Population([step.network for step in steps])
         return self._populations[key]
 

@@ -19,10 +19,11 @@ from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.events import EpochDone, Event, Started, StepDone, Watcher
 from ndt_cli.engine.limits import check_limits
 from ndt_cli.engine.progress import Progress
+from ndt_cli.engine.recorded import RecordedSteps, records_steps
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.saving import Saver, take_later_best
 from ndt_cli.engine.schedule import learning_rate
-from ndt_cli.engine.step import TrainingStep, make_optimizer
+from ndt_cli.engine.step import Sums, TrainingStep, make_optimizer, set_learning_rate
 from ndt_cli.engine.streams import Streams, stream_seed
 from ndt_cli.engine.tensorboard import EventLog
 from ndt_cli.engine.trial_set import TrialSet
@@ -65,8 +66,6 @@ class StepRequest:
     epoch: int
 
 
-# Summed loss and number of scored entries.
-Sums = tuple[torch.Tensor, torch.Tensor]
 Steps = Generator[StepRequest, Sums, TrainResult]
 
 
@@ -108,6 +107,8 @@ class Trainer:
         self.step = TrainingStep(
             self._wrapped(), self.optimizer, self.settings, self.streams, ranks
         )
+        self.records_steps = records_steps(settings.train, device, ranks.world_size)
+        self._recorded = RecordedSteps()
         self.progress = Progress()
         self.history: list[dict[str, float]] = []
         # The order of the epoch under way is drawn again on resuming, from this state.
@@ -139,12 +140,19 @@ class Trainer:
         try:
             request = next(steps)
             while True:
-                request = steps.send(self.step(request.batch, request.epoch))
+                request = steps.send(self.take(request))
         except StopIteration as ended:
             result: TrainResult = ended.value
             return result
         finally:
             steps.close()
+
+    def take(self, request: StepRequest) -> Sums:
+        """Take a step that this run asked for."""
+        if not self.records_steps:
+            return self.step(request.batch, request.epoch)
+        (sums,) = self._recorded([self.step], [request.batch], [request.epoch])
+        return sums
 
     def steps(
         self,
@@ -153,7 +161,7 @@ class Trainer:
         should_stop: Callable[[], bool],
         until_epoch: int | None = None,
     ) -> Steps:
-        """Train as a generator that asks for each step; whoever drives it takes it with `step`.
+        """Train as a generator that asks for each step; whoever drives it takes it, as `take` does.
 
         So a run is the same whether it is driven alone or together with others.
         """
@@ -219,8 +227,7 @@ class Trainer:
         """Take the steps of an epoch that are left; return False when asked to stop before."""
         progress, settings = self.progress, self.settings.train
         device = self.compute.device
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(progress.epoch, settings)
+        set_learning_rate(self.optimizer, learning_rate(progress.epoch, settings))
         self.streams.order.set_state(self.order_state)
         order = torch.randperm(len(self.trials), generator=self.streams.order, device=device)
         batches = order.split(settings.batch_size)

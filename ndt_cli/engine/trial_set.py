@@ -49,6 +49,17 @@ class TrialSet:
         inside_BT = None if self.inside_BT is None else self.inside_BT[trials]
         return TrialSet(self.counts_BTN[trials], inside_BT, self.visible_1TN)
 
+    def copy(self) -> "TrialSet":
+        """Return the same trials in memory of their own."""
+        inside_BT = None if self.inside_BT is None else self.inside_BT.clone()
+        return TrialSet(self.counts_BTN.clone(), inside_BT, self.visible_1TN)
+
+    def fill(self, trials: "TrialSet") -> None:
+        """Take over as many other trials, of the same lengths or padded as these are."""
+        self.counts_BTN.copy_(trials.counts_BTN)
+        if self.inside_BT is not None and trials.inside_BT is not None:
+            self.inside_BT.copy_(trials.inside_BT)
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """Trials, bins, neurons."""

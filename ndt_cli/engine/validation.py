@@ -10,7 +10,7 @@ from ndt_cli.engine.streams import make_stream
 from ndt_cli.engine.trial_set import TrialSet
 from ndt_cli.metrics import RateScoreSums, SpikeScoreSums
 from ndt_cli.model.losses import masked_sum
-from ndt_cli.model.masking import draw_hidden, hide
+from ndt_cli.model.masking import draw_hidden, hide, span_probability
 from ndt_cli.model.network import NeuralDataTransformer
 from ndt_cli.settings.tree import Settings
 
@@ -65,6 +65,7 @@ class Validator:
         """Return the measures of `measures_of`, in that order."""
         stream = make_stream(self.settings.train.seed, "validation-mask", self.device)
         mask = self.settings.mask
+        p_span = span_probability(mask, mask.span_ramp_end_epoch)
         sums: list[torch.Tensor] = []  # read at the end: the host waits for the device once
         true_rates_BTN = self.data.rates_BTN
         rate_scores = RateScoreSums(self.data.n_neurons)
@@ -73,7 +74,7 @@ class Validator:
         window = slice(0, self.data.n_bins - self.data.n_forward)
         heldout = slice(self.data.n_neurons - self.data.n_heldout, None)
         for i, batch in enumerate(self.trials.batches(BATCH_SIZE)):
-            hidden = draw_hidden(batch.shape, mask, mask.span_ramp_end_epoch, stream)
+            hidden = draw_hidden(batch.shape, mask, p_span, stream)
             masked = hide(
                 batch.counts_BTN,
                 batch.visible_1TN,

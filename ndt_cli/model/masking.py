@@ -39,7 +39,7 @@ def span_probability(settings: MaskSettings, epoch: int) -> float:
 def draw_hidden(
     shape: tuple[int, int, int],
     settings: MaskSettings,
-    epoch: int,
+    p_span: float | Tensor,
     generator: torch.Generator,
 ) -> Tensor:
     """Draw which entries of a batch are hidden.
@@ -49,6 +49,17 @@ def draw_hidden(
     places up to it starts one, so a start has probability ``1 - (1 - ratio)**(1 / w)``, and
     spans may start before the first bin. (NDT1 divides the ratio by w and so hides less than
     was asked where spans overlap or leave the trial.)
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Trials, bins, neurons.
+    settings : MaskSettings
+        What is hidden, and how much of it.
+    p_span : float or Tensor
+        Probability that this batch draws a span width, of `span_probability`.
+    generator : torch.Generator
+        Source of the draws; what is drawn is on its device.
 
     Returns
     -------
@@ -65,7 +76,7 @@ def draw_hidden(
 
     # The width stays on the device: asking for it here would stall a GPU.
     widest = settings.max_span
-    spans = uniform(1) < span_probability(settings, epoch)
+    spans = uniform(1) < p_span
     width = torch.where(spans, 1 + (uniform(1) * widest).long().clamp_max(widest - 1), 1)
     p_start = 1 - (1 - settings.ratio) ** (1 / width)
 

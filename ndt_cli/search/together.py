@@ -6,9 +6,10 @@ from contextlib import ExitStack
 
 from ndt_cli.data.spike_data import Recording
 from ndt_cli.engine.events import Watcher
+from ndt_cli.engine.step import Sums
 from ndt_cli.engine.together import StepTogether, batch_key, members_that_fit, pays_together
 from ndt_cli.engine.train import earlier_run, new_run
-from ndt_cli.engine.trainer import StepRequest, Steps, Sums, Trainer, TrainResult, ignore
+from ndt_cli.engine.trainer import StepRequest, Steps, Trainer, TrainResult, ignore
 from ndt_cli.errors import SettingsError, TrainingError
 from ndt_cli.search.in_turn import outcome_so_far
 from ndt_cli.search.member import Member, Outcome, StopRequest
@@ -58,6 +59,7 @@ class TrainTogether:
                 for running in [running for running in active if running.outcome is not None]:
                     active.remove(running)
                     running.close()
+                    together.forget(running.trainer)
                     if running.outcome is not None:
                         yield running.outcome
                 if active:
@@ -82,7 +84,7 @@ def _step(active: "Sequence[_Running]", together: StepTogether) -> None:
         if len(group) > 1 and pays_together(trainers[0], requests[0]):
             sums = together(trainers, requests)
         else:
-            sums = [t.step(r.batch, r.epoch) for t, r in zip(trainers, requests, strict=True)]
+            sums = [t.take(request) for t, request in zip(trainers, requests, strict=True)]
         for running, its_sums in zip(group, sums, strict=True):
             running.go_on(its_sums)
 

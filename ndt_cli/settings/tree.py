@@ -273,6 +273,10 @@ class TrainSettings(_Section):
     """Compute layers with PyTorch's own operations and automatic gradients only; slower, and the
     same results but for rounding. To check the faster ways against."""
 
+    cuda_graph: bool = True
+    """On a CUDA GPU: record a training step once and replay it as one, where a single process
+    trains. false launches it kernel by kernel, to the same results."""
+
     tensorboard: bool = False
     """Write TensorBoard events to the run folder (needs the extra of that name)."""
 
