@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ndt_cli.model.dropout import LANES, Dropout, RandomBits
+from ndt_cli.model.dropout import LANES, Dropout, RandomBits, SharedDropout
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 N = 400_000
@@ -119,3 +119,22 @@ def test_bits_are_uniform_and_unlike_those_of_another_seed():
 def test_the_state_of_another_generator_is_refused():
     with pytest.raises(ValueError, match="SFC64"):
         RandomBits(0).set_state(torch.Generator().get_state())
+
+
+@DTYPES
+@pytest.mark.parametrize("n_trials", [3, 5, 8])
+@pytest.mark.parametrize("n_shares", [1, 2, 3])
+def test_trials_shared_out_are_dropped_as_they_are_together(dtype, n_trials, n_shares):
+    places = [((3, 5), 0.2), ((4, 9), 0.5), ((1,), 0.7)]  # shape of a trial
+    whole = _dropout()
+    expected = [whole(torch.ones(n_trials, *shape, dtype=dtype), p) for shape, p in places]
+    shared = SharedDropout(RandomBits(0), n_trials)
+    parts = torch.arange(n_trials).tensor_split(n_shares)
+    shares = [shared.share(int(part[0]), len(part)) for part in parts]
+    for i, (shape, p) in enumerate(places):
+        found = [torch.empty(0)] * n_shares
+        # At every second place the last share comes first.
+        for j in range(n_shares) if i % 2 else reversed(range(n_shares)):
+            found[j] = shares[j](torch.ones(len(parts[j]), *shape, dtype=dtype), p)
+        assert torch.equal(torch.cat(found), expected[i])
+    assert torch.equal(shared.stream.get_state(), whole.stream.get_state())

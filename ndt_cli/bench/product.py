@@ -10,14 +10,13 @@ from ndt_cli.data.spike_data import SpikeData
 from ndt_cli.engine.device import Compute
 from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.recorded import RecordedSteps, records_steps
-from ndt_cli.engine.step import Sums, TrainingStep, make_optimizer
+from ndt_cli.engine.shards import step_class
+from ndt_cli.engine.step import STEP_PARTS, make_optimizer, tell_no_one
 from ndt_cli.engine.streams import Streams, stream_seed
 from ndt_cli.engine.trial_set import TrialSet
-from ndt_cli.model.masking import HiddenBatch
 from ndt_cli.model.network import ModelShape, NeuralDataTransformer
-from ndt_cli.settings.tree import Settings
 
-PARTS = ("data", "mask", "forward", "backward", "optimizer")
+PARTS = ("data", *STEP_PARTS)
 """What a training step is made of, in order."""
 
 
@@ -48,7 +47,7 @@ class ProductTraining:
         self.streams = Streams.from_seed(self.settings.train.seed, self.device)
         # Once spans have come, they stay to the end of a run.
         self.epoch = self.settings.mask.span_ramp_end_epoch
-        self._step = TrainingStep(
+        self._step = step_class(self.settings.train, self.device)(
             self.network, self.optimizer, self.settings, self.streams, Ranks()
         )
         self._recorded = RecordedSteps()
@@ -74,15 +73,17 @@ class ProductTraining:
     def time_parts(self, n_steps: int) -> dict[str, Times]:
         """Take steps, and wait for the device after each of their `PARTS`.
 
-        The parts add up to more than a step, which waits once.
+        The parts add up to more than a step, which waits once. Where several threads share a step,
+        forward is that of the first, and backward ends when all have ended.
         """
         clock = _Clock(self.device)
-        step = _TimedStep(clock, self.network, self.optimizer, self.settings, self.streams)
+        self._step.tell_end = clock.end
         for _ in range(n_steps):
             clock.start()
             batch = self.next_batch()
             clock.end("data")
-            step(batch, self.epoch)
+            self._step(batch, self.epoch)
+        self._step.tell_end = tell_no_one
         return {part: Times(tuple(clock.seconds[part])) for part in PARTS}
 
 
@@ -100,36 +101,3 @@ class _Clock:
         last = self._last
         self.start()
         self.seconds[part].append(self._last - last)
-
-
-class _TimedStep(TrainingStep):
-    """A training step that tells a clock when each of its parts has ended."""
-
-    def __init__(
-        self,
-        clock: _Clock,
-        network: NeuralDataTransformer,
-        optimizer: torch.optim.AdamW,
-        settings: Settings,
-        streams: Streams,
-    ) -> None:
-        super().__init__(network, optimizer, settings, streams, Ranks())
-        self.clock = clock
-
-    def masked(self, batch: TrialSet) -> HiddenBatch:
-        masked = super().masked(batch)
-        self.clock.end("mask")
-        return masked
-
-    def loss_sum(self, batch: TrialSet) -> Sums:
-        sums = super().loss_sum(batch)
-        self.clock.end("forward")
-        return sums
-
-    def backward(self, loss: torch.Tensor) -> None:
-        super().backward(loss)
-        self.clock.end("backward")
-
-    def update(self, loss: torch.Tensor) -> None:
-        super().update(loss)
-        self.clock.end("optimizer")

@@ -1,6 +1,6 @@
 """One training step: hide, predict, and change the weights unless something is not finite."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,14 @@ from ndt_cli.settings.tree import Settings
 
 # Summed loss and number of scored entries.
 Sums = tuple[Tensor, Tensor]
+
+STEP_PARTS = ("mask", "forward", "backward", "optimizer")
+"""What a step on a batch is made of, in order."""
+
+
+def tell_no_one(part: str) -> None:
+    """Do nothing when a part of a step has ended."""
+    del part
 
 
 def make_optimizer(
@@ -61,7 +69,14 @@ class TrainingStep:
         Source of the masks and the dropout.
     ranks : Ranks
         This process among those that train together.
+
+    Attributes
+    ----------
+    tell_end : callable
+        Told the name of each of the `STEP_PARTS` when it has ended, as far as the host knows.
     """
+
+    tell_end: Callable[[str], None]
 
     def __init__(
         self,
@@ -85,6 +100,7 @@ class TrainingStep:
             if isinstance(stream, torch.Generator)
         ]
         self.ranks = ranks
+        self.tell_end = tell_no_one
         device = streams.mask.device
         # What differs from step to step lies on the device, so that a recorded step reads it there.
         self._p_span = torch.zeros((), device=device)
@@ -112,14 +128,17 @@ class TrainingStep:
         # DistributedDataParallel averages gradients over processes: undo it, so that the loss
         # is the mean over the scored entries of the whole batch. A batch may hide nothing.
         loss = total * (self.ranks.world_size / n_scored.clamp_min(1))
-        self.backward(loss)
+        self.tell_end("forward")
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.tell_end("backward")
         self.update(loss.detach())
         return self.ranks.sum(total.detach()), n_scored
 
     def masked(self, batch: TrialSet) -> HiddenBatch:
         """Draw what is hidden of a batch."""
         hidden = draw_hidden(batch.shape, self.settings.mask, self._p_span, self.mask_stream)
-        return hide(
+        masked = hide(
             batch.counts_BTN,
             batch.visible_1TN,
             batch.scorable,
@@ -128,6 +147,8 @@ class TrainingStep:
             self.network.shape.max_count,
             self.mask_stream,
         )
+        self.tell_end("mask")
+        return masked
 
     def loss_sum(self, batch: TrialSet) -> Sums:
         """Return the summed loss of this process' share of a batch, and its number of entries."""
@@ -145,11 +166,6 @@ class TrainingStep:
         scored_BTN = keep_worst(loss_BTN, scored_BTN, self.settings.train.topk_fraction)
         return masked_sum(loss_BTN, scored_BTN)
 
-    def backward(self, loss: Tensor) -> None:
-        """Replace the gradients by those of a loss."""
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-
     def update(self, loss: Tensor) -> None:
         """Clip the gradients and change the weights, unless loss or gradient is not finite."""
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.train.clip_norm)
@@ -163,6 +179,7 @@ class TrainingStep:
             self.optimizer.step()
         elif bool(finite):
             self.optimizer.step()
+        self.tell_end("optimizer")
 
     def first_bad_step(self) -> int | None:
         """Number of the first step whose loss or gradient was not finite (waits for the device)."""

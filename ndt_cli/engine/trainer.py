@@ -23,7 +23,8 @@ from ndt_cli.engine.recorded import RecordedSteps, records_steps
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.saving import Saver, take_later_best
 from ndt_cli.engine.schedule import learning_rate
-from ndt_cli.engine.step import Sums, TrainingStep, make_optimizer, set_learning_rate
+from ndt_cli.engine.shards import step_class
+from ndt_cli.engine.step import Sums, make_optimizer, set_learning_rate
 from ndt_cli.engine.streams import Streams, stream_seed
 from ndt_cli.engine.tensorboard import EventLog
 from ndt_cli.engine.trial_set import TrialSet
@@ -104,7 +105,7 @@ class Trainer:
         self.network.plain = settings.train.plain_layers
         self.optimizer = make_optimizer(self.network.parameters(), settings, device)
         self.streams = Streams.from_seed(settings.train.seed, device, ranks.rank)
-        self.step = TrainingStep(
+        self.step = step_class(settings.train, device, ranks.world_size)(
             self._wrapped(), self.optimizer, self.settings, self.streams, ranks
         )
         self.records_steps = records_steps(settings.train, device, ranks.world_size)

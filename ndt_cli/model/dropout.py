@@ -5,6 +5,7 @@ its time on them. Here one 64-bit draw decides for eight entries, a byte each, a
 made by integer operations that the processor runs on whole vectors.
 """
 
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -101,14 +102,70 @@ class Dropout:
         Ands with the entry's own bits; only for a stream of `RandomBits`.
         """
         assert isinstance(self.stream, RandomBits)
-        n_pairs = -(-shape.numel() // 2)
-        bits = self.stream.draw(n_pairs)
-        bytes_ = torch.empty(2, n_pairs, dtype=torch.int16)
-        torch.bitwise_and(bits, _LEVELS - 1, out=bytes_[0])
-        torch.bitwise_right_shift(bits, 8, out=bytes_[1]).bitwise_and_(_LEVELS - 1)
-        # Negative, and so all ones after the shift, where the byte is below the threshold.
-        lanes = bytes_.sub_(_levels_kept(p)).bitwise_right_shift_(15)
-        return lanes.view(-1)[: shape.numel()].view(shape).to(LANES[dtype])
+        bits = self.stream.draw(_n_pairs(shape.numel()))
+        return _lanes(bits, 0, shape, p, dtype)
+
+
+class SharedDropout:
+    """Dropout of a batch of which each of several threads computes some trials.
+
+    An entry is dropped or kept as it is when one thread computes them all: whoever comes first to
+    a place where dropout acts draws there for all.
+
+    Parameters
+    ----------
+    stream : RandomBits
+        Source of the draws.
+    n_trials : int
+        In the whole batch.
+    """
+
+    def __init__(self, stream: RandomBits, n_trials: int) -> None:
+        self.stream = stream
+        self.n_trials = n_trials
+        self._drawn: list[Tensor] = []
+        self._lock = Lock()
+
+    def share(self, first: int, n_trials: int) -> Dropout:
+        """Return the dropout of ``n_trials`` trials from ``first`` on."""
+        return _Share(self, first, n_trials)
+
+    def bits(self, place: int, n_entries: int) -> Tensor:
+        """Return the random bits of a place, counted in the order of the computation."""
+        with self._lock:
+            if place == len(self._drawn):
+                self._drawn.append(self.stream.draw(_n_pairs(n_entries)))
+            return self._drawn[place]
+
+
+class _Share(Dropout):
+    def __init__(self, whole: SharedDropout, first: int, n_trials: int) -> None:
+        super().__init__(whole.stream)
+        self._whole, self._first, self._n_trials = whole, first, n_trials
+        self._place = 0
+
+    def kept_lanes(self, shape: torch.Size, p: float, dtype: torch.dtype) -> Tensor:
+        per_trial = shape.numel() // self._n_trials
+        bits = self._whole.bits(self._place, per_trial * self._whole.n_trials)
+        self._place += 1
+        return _lanes(bits, per_trial * self._first, shape, p, dtype)
+
+
+def _n_pairs(n_entries: int) -> int:
+    return -(-n_entries // 2)
+
+
+def _lanes(bits: Tensor, start: int, shape: torch.Size, p: float, dtype: torch.dtype) -> Tensor:
+    """Make lanes of ``shape`` of the random bytes from ``start`` on: first low ones, then high."""
+    n_pairs, stop = len(bits), start + shape.numel()
+    low = bits[min(start, n_pairs) : min(stop, n_pairs)]
+    high = bits[max(start - n_pairs, 0) : max(stop - n_pairs, 0)]
+    lanes = torch.empty(shape.numel(), dtype=torch.int16)
+    torch.bitwise_and(low, _LEVELS - 1, out=lanes[: len(low)])
+    torch.bitwise_right_shift(high, 8, out=lanes[len(low) :]).bitwise_and_(_LEVELS - 1)
+    # Negative, and so all ones after the shift, where the byte is below the threshold.
+    lanes.sub_(_levels_kept(p)).bitwise_right_shift_(15)
+    return lanes.view(shape).to(LANES[dtype])
 
 
 def _levels_kept(p: float) -> int:
