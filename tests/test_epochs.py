@@ -30,21 +30,24 @@ class _Recorder(TrainingStep):
     taken: list
     bad_at = None
 
-    def __call__(self, batch, epoch):
+    def begin(self, epoch):
         number = len(self.taken)
-        rate = self.optimizer.param_groups[0]["lr"]
-        self.taken.append((epoch, rate, batch.counts_BTN[:, 0, 0].tolist()))
+        self.taken.append((epoch, float(self.optimizer.param_groups[0]["lr"]), []))
         if number == self.bad_at:
             with torch.no_grad():
                 self.network.readout.last.bias.fill_(torch.nan)
-        return super().__call__(batch, epoch)
+        super().begin(epoch)
+
+    def take(self, batch):
+        self.taken[-1][2].extend(batch.counts_BTN[:, 0, 0].tolist())
+        return super().take(batch)
 
 
 @pytest.fixture
 def steps(monkeypatch):
     """The steps that training takes, as (epoch, learning rate, trials)."""
     monkeypatch.setattr(_Recorder, "taken", [], raising=False)
-    monkeypatch.setattr(trainer_module, "TrainingStep", _Recorder)
+    monkeypatch.setattr(trainer_module, "step_class", lambda *run: _Recorder)
     return _Recorder.taken
 
 
@@ -198,9 +201,13 @@ def test_a_failure_before_the_first_validation_promises_no_checkpoint(tmp_path, 
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_too_a_loss_that_is_not_finite_stops_training(tmp_path, steps, monkeypatch):
+@pytest.mark.parametrize("cuda_graph", [True, False])
+def test_on_a_gpu_too_a_loss_that_is_not_finite_stops_training(
+    tmp_path, steps, monkeypatch, cuda_graph
+):
     monkeypatch.setattr(_Recorder, "bad_at", 4)
-    settings = tiny_settings(train={"device": "cuda"})
+    monkeypatch.setattr(_Recorder, "take", TrainingStep.take)  # noting trials waits for the GPU
+    settings = tiny_settings(train={"device": "cuda", "cuda_graph": cuda_graph})
     with pytest.raises(TrainingError, match="epoch 2"):
         train(settings, out=tmp_path, recording=recording())
     assert [record["epoch"] for record in run_metrics(tmp_path)] == [1]
