@@ -4,8 +4,6 @@ import pytest
 import torch
 from builders import build_network, counts_BTN, model_settings
 
-from ndt_cli.model import attention
-from ndt_cli.model.attention import _shared_window
 from ndt_cli.model.band import Blocks
 from ndt_cli.model.context import Context
 
@@ -118,8 +116,6 @@ def test_padding_leaves_no_nan_in_rates_or_gradients():
 def _rates_and_gradient(monkeypatch, blocks, n_bins, inside_BT, plain, **model):
     """Run a network that cuts a trial into these blocks."""
     monkeypatch.setattr(Blocks, "for_context", lambda context, n_bins: blocks)
-    _shared_window.cache_clear()
-    monkeypatch.setattr(attention, "_shared_window", _shared_window.__wrapped__)
     network = build_network(model_settings(n_layers=2, n_heads=2, **model), 5, n_bins)
     network.plain = plain
     output_BTN = network(counts_BTN(3, n_bins, 5), inside_BT)

@@ -85,7 +85,9 @@ def test_auto_precision_follows_the_hardware(monkeypatch, capability, expected):
         ("Intel(R) Xeon(R) Platinum 8480+", {"amx_tile", "avx512_bf16"}, True),
         ("Intel(R) Xeon(R) Platinum 8380H", {"avx512_bf16"}, False),  # no faster than float32
         ("AMD EPYC 9654 96-Core Processor", {"avx512_bf16"}, True),
+        ("AMD64 Family 25 Model 97 Stepping 2, AuthenticAMD", {"avx512_bf16"}, True),
         ("AMD EPYC 7763 64-Core Processor", set(), False),
+        ("AMD64", {"avx512_bf16"}, False),  # the architecture, where no name is known
     ],
 )
 def test_auto_precision_on_a_cpu_follows_what_it_multiplies_fast(

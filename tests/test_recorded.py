@@ -4,6 +4,11 @@ Most rules are checked on a CPU, with a recorder that repeats operations as a CU
 tests marked gpu check them again with graphs.
 """
 
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -19,7 +24,7 @@ from op_recorder import record_operations
 
 from ndt_cli.engine.checkpoint import Checkpoint, optimizer_tensors
 from ndt_cli.engine.distributed import Ranks
-from ndt_cli.engine.recorded import WARM_UP_STEPS, RecordedSteps, records_steps
+from ndt_cli.engine.recorded import WARM_UP_STEPS, CudaGraphs, RecordedSteps, records_steps
 from ndt_cli.engine.run_folder import RunFolder, RunWarning
 from ndt_cli.engine.step import TrainingStep, make_optimizer, set_learning_rate
 from ndt_cli.engine.streams import Streams, make_stream
@@ -78,6 +83,11 @@ class _Run:
         state |= optimizer_tensors(self.optimizer, self.network)
         state |= self.streams.state()
         return state | {f"sums {i}": torch.stack(sums) for i, sums in enumerate(self.sums)}
+
+
+@pytest.fixture(autouse=True)
+def _no_recording_has_failed(monkeypatch):
+    monkeypatch.setattr(RecordedSteps, "_works", True)
 
 
 def _eager(step, batch, epoch):
@@ -211,6 +221,109 @@ def test_one_process_on_a_cuda_gpu_records_unless_told_otherwise():
     assert not records_steps(TrainSettings(), CPU)
 
 
+class _Generator:
+    """A generator whose state is a number, with the interface that those of a GPU have."""
+
+    def __init__(self, device=None):
+        self.memory = [0]
+
+    def get_state(self):
+        return self.memory[0]
+
+    def set_state(self, state):
+        self.memory[0] = state
+
+    def graphsafe_get_state(self):
+        shared = _Generator()
+        shared.memory = self.memory
+        return shared
+
+    def graphsafe_set_state(self, other):
+        self.memory = other.memory
+
+
+@pytest.fixture
+def mocked_cuda(monkeypatch):
+    """CUDA in name only; returns what happened, in order."""
+    happened = []
+
+    class Graph:
+        def __init__(self):
+            self.part_of_it = []
+
+        def register_generator_state(self, generator):
+            self.part_of_it.append(generator.memory)
+
+        def pool(self):
+            return "pool", id(self)
+
+        def replay(self):
+            happened.append(("replay", self))
+            for memory in self.part_of_it:
+                memory[0] += 10
+
+    @contextmanager
+    def graph(graph, pool, stream):
+        happened.append(("record", pool))
+        yield
+
+    @contextmanager
+    def device(wanted):
+        happened.append(("device", wanted.index))
+        yield
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: "recording")
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: "current")
+    monkeypatch.setattr(
+        torch.cuda, "set_stream", lambda stream: happened.append(("stream", stream))
+    )
+    defaults = tuple(_Generator() for _ in range(2))
+    monkeypatch.setattr(torch.cuda, "default_generators", defaults)
+    monkeypatch.setattr(torch, "Generator", _Generator)
+    return happened
+
+
+def test_recordings_have_states_of_their_own_and_move_the_generators_on(mocked_cuda):
+    generator = _Generator()
+    generator.set_state(5)
+    memory = generator.memory
+    graphs = CudaGraphs(torch.device("cuda", 1))
+
+    def draw():
+        assert generator.get_state() == 5
+        generator.set_state(99)  # a recording draws from nothing that is drawn from otherwise
+
+    replays = [graphs(draw, [generator]) for _ in range(2)]
+    assert generator.memory is memory
+    assert generator.get_state() == 5
+    replays[0]()
+    replays[1]()
+    assert generator.get_state() == 25
+    assert {index for what, index in mocked_cuda if what == "device"} == {1}
+    (_, first), (_, second) = (done for done in mocked_cuda if done[0] == "record")
+    assert first is None
+    assert second[0] == "pool"
+
+
+def test_a_recording_that_fails_leaves_generators_and_stream_as_they_were(mocked_cuda):
+    generator, default = _Generator(), torch.cuda.default_generators[1]
+    before = [(each, each.memory) for each in (generator, default)]
+    generator.set_state(5)
+
+    def fail():
+        generator.set_state(99)
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    with pytest.raises(RuntimeError, match="capturing"):
+        CudaGraphs(torch.device("cuda", 1))(fail, [generator])
+    assert all(each.memory is memory for each, memory in before)
+    assert generator.get_state() == 5
+    assert mocked_cuda[-1] == ("stream", "current")
+
+
 GPU_SETTINGS = tiny_settings(
     mask={"token_ratio": 0.5, **SPANS},
     train={"device": "cuda", "max_epochs": 8, "deterministic": True},
@@ -251,10 +364,11 @@ def test_a_run_of_graphs_resumes_to_the_last_bit(tmp_path):
     assert same_tensors(whole.streams, parts.streams)
 
 
-@pytest.mark.gpu
-def test_a_run_goes_on_after_a_recording_that_failed(tmp_path, monkeypatch):
+def _train_where_recording_fails(folder):
+    """Train once kernel by kernel and once with steps that a graph cannot hold."""
     data = recording(10, rates=True)
-    train(changed(GPU_SETTINGS, "train", cuda_graph=False), out=tmp_path / "a", recording=data)
+    by_kernel = changed(GPU_SETTINGS, "train", cuda_graph=False)
+    train(by_kernel, out=folder / "kernels", recording=data)
     take = TrainingStep.take
 
     def waits(step, batch):
@@ -263,9 +377,36 @@ def test_a_run_goes_on_after_a_recording_that_failed(tmp_path, monkeypatch):
             sums[0].item()
         return sums
 
-    monkeypatch.setattr(TrainingStep, "take", waits)
+    TrainingStep.take = waits
     with pytest.warns(RunWarning, match="kernel by kernel"):
-        train(GPU_SETTINGS, out=tmp_path / "b", recording=data)
-    losses = [[record["train_loss"] for record in run_metrics(tmp_path / run)] for run in "ab"]
+        train(GPU_SETTINGS, out=folder / "failed", recording=data)
+
+
+@pytest.mark.gpu
+def test_a_run_goes_on_after_a_recording_that_failed(tmp_path):
+    # In a process of its own: what failed stays with a process.
+    subprocess.run([sys.executable, __file__, tmp_path], check=True)
+    losses = [
+        [record["train_loss"] for record in run_metrics(tmp_path / run)]
+        for run in ("kernels", "failed")
+    ]
     assert losses[0] == losses[1]
     assert np.isfinite(losses).all()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_a_run_on_the_second_gpu_is_recorded_there(tmp_path):
+    data = recording(10, rates=True)
+    for name, device in (("first", "cuda:0"), ("second", "cuda:1")):
+        train(changed(GPU_SETTINGS, "train", device=device), out=tmp_path / name, recording=data)
+    losses = [
+        [record["train_loss"] for record in run_metrics(tmp_path / run)]
+        for run in ("first", "second")
+    ]
+    assert losses[0] == losses[1]
+    assert len(set(losses[1])) == len(losses[1])  # it goes on learning
+
+
+if __name__ == "__main__":
+    _train_where_recording_fails(Path(sys.argv[1]))

@@ -15,6 +15,7 @@ from ndt_cli.bench.timing import Times, time_in_turn
 from ndt_cli.bench.workload import Workload
 from ndt_cli.data.spike_data import SpikeData
 from ndt_cli.engine.device import Compute, choose_compute, cpu_threads
+from ndt_cli.engine.recorded import WARM_UP_STEPS
 
 Kind = Literal["ndt", "plain", "stock"]
 """What trains: this package, the same with ``train.plain_layers``, the stock reference."""
@@ -83,7 +84,8 @@ def _train(workload: Workload, kind: Kind, n_threads: int, seconds: float) -> Al
         memory = PeakMemory(compute.device)
         try:
             training = make_training(kind, workload, data, compute)
-            training.step()
+            for _ in range(WARM_UP_STEPS + 2 if compute.device.type == "cuda" else 1):
+                training.step()
             action = {kind: training.step}
             first = time_in_turn(action, compute.device, n_rounds=1, warm_up=0)[kind].seconds[0]
             n_more = max(1, min(_MOST_STEPS - 1, int(seconds / first)))

@@ -47,7 +47,7 @@ def time_in_turn(
     n_rounds: int,
     in_a_row: int = 1,
     untimed: int = 0,
-    warm_up: int = 3,
+    warm_up: int = 5,
 ) -> dict[Name, Times]:
     """Time each action ``n_rounds`` times ``in_a_row``, with the device idle before and after.
 

@@ -9,6 +9,7 @@ import torch
 
 from ndt_cli.engine.processor import cpu_multiplies_bfloat16
 from ndt_cli.errors import DeviceError
+from ndt_cli.model.threads import torch_threads
 from ndt_cli.settings.tree import TrainSettings
 
 _NAME = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
@@ -107,11 +108,7 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 @contextmanager
 def cpu_threads(n_threads: int) -> Iterator[int]:
     """Compute with this many CPU threads (0: as many as pay), and put the old number back."""
-    before = torch.get_num_threads()
     # What torch would take: the cores that this process may use, or OMP_NUM_THREADS.
-    wanted = n_threads or min(before, MAX_THREADS)
-    torch.set_num_threads(wanted)
-    try:
+    wanted = n_threads or min(torch.get_num_threads(), MAX_THREADS)
+    with torch_threads(wanted):
         yield wanted
-    finally:
-        torch.set_num_threads(before)

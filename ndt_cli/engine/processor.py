@@ -27,7 +27,9 @@ def cpu_multiplies_bfloat16() -> bool:
     """
     if _has("amx_tile"):
         return True
-    return _has("avx512_bf16") and "AMD" in processor_name()
+    name = processor_name()
+    is_amd = name.startswith("AMD ") or name.endswith("AuthenticAMD")  # the latter on Windows
+    return is_amd and _has("avx512_bf16")
 
 
 def _has(instructions: str) -> bool:

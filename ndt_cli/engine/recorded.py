@@ -6,7 +6,9 @@ needs to run them. A CUDA graph launches them all at once, and needs no compiler
 
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
 
 import torch
 
@@ -38,9 +40,16 @@ def take_each(steps: Sequence[TrainingStep], batches: Sequence[TrialSet]) -> lis
 
 
 class CudaGraphs:
-    """Records functions as CUDA graphs, of which one runs at a time: they share their memory."""
+    """Records functions as CUDA graphs, of which one runs at a time: they share their memory.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    device : torch.device
+        The GPU on which the functions compute.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
         self._latest: weakref.ref[torch.cuda.CUDAGraph] | None = None
 
     def __call__(
@@ -51,30 +60,66 @@ class CudaGraphs:
         Raises
         ------
         RuntimeError
-            When the function does what a graph cannot hold, such as waiting for the device. The
-            generators are then as they were.
+            When the function does what a graph cannot hold, such as waiting for the device.
         """
-        before = [generator.get_state() for generator in generators]
-        latest = self._latest and self._latest()
-        graph = torch.cuda.CUDAGraph()
-        try:
-            for generator in generators:
-                graph.register_generator_state(generator)
-            with torch.cuda.graph(graph, pool=latest.pool() if latest else None):
-                function()
-        except RuntimeError:
-            for generator, state in zip(generators, before, strict=True):
-                _renew(generator, state)
-            raise
+        # CUDA takes the device that is current, whatever that of the tensors is.
+        with torch.cuda.device(self.device):
+            # The memory of a graph that is gone cannot be taken over, so nothing else is asked.
+            latest = self._latest and self._latest()
+            graph = torch.cuda.CUDAGraph()
+            with _private_states(generators, self.device) as own:
+                for generator in own:
+                    graph.register_generator_state(generator)
+                stream = torch.cuda.current_stream()
+                try:
+                    with torch.cuda.graph(
+                        graph,
+                        pool=latest.pool() if latest else None,
+                        stream=_recording_stream(self.device),
+                    ):
+                        function()
+                finally:
+                    torch.cuda.set_stream(stream)  # a recording that fails may leave its own
         self._latest = weakref.ref(graph)
-        return graph.replay
+
+        def replay() -> None:
+            for generator, its in zip(generators, own, strict=True):
+                its.set_state(generator.get_state())
+            with torch.cuda.device(self.device):
+                graph.replay()
+            for generator, its in zip(generators, own, strict=True):
+                generator.set_state(its.get_state())
+
+        return replay
 
 
-def _renew(generator: torch.Generator, state: torch.Tensor) -> None:
-    """Give a generator a state of its own: with that of a failed recording nothing can be drawn."""
-    fresh = torch.Generator(generator.device)
-    fresh.set_state(state)
-    generator.graphsafe_set_state(fresh.graphsafe_get_state())
+@cache
+def _recording_stream(device: torch.device) -> torch.cuda.Stream:
+    # One for all: libraries keep memory of their own for each stream.
+    return torch.cuda.Stream(device)
+
+
+@contextmanager
+def _private_states(
+    generators: Sequence[torch.Generator], device: torch.device
+) -> Iterator[list[torch.Generator]]:
+    """Let generators draw from states that belong to a recording, and give them theirs back.
+
+    A state that is part of a recording cannot be drawn from otherwise when the recording fails.
+    The device's default generator becomes a part of every recording.
+    """
+    default = torch.cuda.default_generators[device.index or 0]
+    given = [*generators, default]
+    states = [generator.graphsafe_get_state() for generator in given]
+    own = [torch.Generator(device) for _ in given]
+    for generator, private in zip(given, own, strict=True):
+        private.set_state(generator.get_state())
+        generator.graphsafe_set_state(private)
+    try:
+        yield own[:-1]
+    finally:
+        for generator, state in zip(given, states, strict=True):
+            generator.graphsafe_set_state(state)
 
 
 class RecordedSteps:
@@ -92,11 +137,13 @@ class RecordedSteps:
         How it is recorded. Default: as CUDA graphs.
     """
 
+    # A process in which a recording has failed does not try again: CUDA may not recover from it.
+    _works = True
+
     def __init__(self, take: Take = take_each, record: Record | None = None) -> None:
         self._take = take
-        self._record = record or CudaGraphs()
+        self._record = record
         self._kinds: dict[tuple[object, ...], _Kind] = {}
-        self._works = True
 
     def __call__(
         self, steps: Sequence[TrainingStep], batches: Sequence[TrialSet], epochs: Sequence[int]
@@ -110,20 +157,32 @@ class RecordedSteps:
         """
         for step, epoch in zip(steps, epochs, strict=True):
             step.begin(epoch)
-        kind = self._kinds.setdefault(_key(steps, batches), _Kind(steps))
-        if kind.replay is None and kind.n_taken >= WARM_UP_STEPS and self._works:
-            try:
-                kind.replay = _Replay(self._take, self._record, steps, batches)
-            except RuntimeError as error:
-                self._works = False
-                warnings.warn(
-                    "training steps cannot be recorded as a CUDA graph here, and are launched "
-                    f"kernel by kernel, which is slower: {str(error).partition(chr(10))[0]}",
-                    RunWarning,
-                    stacklevel=2,
-                )
+        key = _key(steps, batches)
+        if key not in self._kinds:
+            self._kinds[key] = _Kind(steps)
+        kind = self._kinds[key]
+        if kind.replay is None and kind.n_taken >= WARM_UP_STEPS and RecordedSteps._works:
+            kind.replay = self._recorded(steps, batches)
         kind.n_taken += 1
         return self._take(steps, batches) if kind.replay is None else kind.replay(batches)
+
+    def _recorded(
+        self, steps: Sequence[TrainingStep], batches: Sequence[TrialSet]
+    ) -> "_Replay | None":
+        if self._record is None:
+            self._record = CudaGraphs(batches[0].counts_BTN.device)
+        try:
+            return _Replay(self._take, self._record, steps, batches)
+        except RuntimeError as error:
+            RecordedSteps._works = False
+            cause = error.__context__ or error  # the first error; ending the recording is another
+            warnings.warn(
+                "training steps cannot be recorded as a CUDA graph here, and are launched kernel "
+                f"by kernel, which is slower: {str(cause).partition(chr(10))[0]}",
+                RunWarning,
+                stacklevel=3,
+            )
+            return None
 
     def forget(self, step: TrainingStep) -> None:
         """Let go of what was recorded with a run that has ended."""

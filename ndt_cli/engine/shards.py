@@ -7,9 +7,7 @@ for one another once.
 """
 
 import copy
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cached_property
 
 import torch
@@ -19,6 +17,7 @@ from ndt_cli.engine.step import Sums, TrainingStep
 from ndt_cli.engine.trial_set import TrialSet
 from ndt_cli.model.dropout import RandomBits, SharedDropout
 from ndt_cli.model.network import NeuralDataTransformer
+from ndt_cli.model.threads import torch_threads
 from ndt_cli.settings.tree import TrainSettings
 
 # Numbers (trials by bins by width) of a share, below which one thread more brings nothing.
@@ -49,12 +48,13 @@ class ShardedStep(TrainingStep):
         n_trials, n_bins, _ = batch.shape
         numbers = n_trials * n_bins * self.network.embedding.width
         n_shares = max(1, min(n_threads, _MOST_SHARES, n_trials, numbers // _LEAST_NUMBERS))
-        if n_shares == 1:
-            with _threads_each(1):
+        if numbers < 2 * _LEAST_NUMBERS:
+            with torch_threads(1):
                 return super().take(batch)
-        if self.settings.train.topk_fraction < 1:
-            return super().take(batch)  # which entries are the worst, the whole batch tells
-        with _threads_each(n_threads // n_shares):
+        # One long trial cannot be shared out; and which entries are the worst, all tell together.
+        if n_shares == 1 or self.settings.train.topk_fraction < 1:
+            return super().take(batch)
+        with torch_threads(n_threads // n_shares):
             return self._take_shares(batch, n_shares)
 
     def _take_shares(self, batch: TrialSet, n_shares: int) -> Sums:
@@ -84,7 +84,10 @@ class ShardedStep(TrainingStep):
             return total.detach()
 
         others = [self._pool.submit(compute, share) for share in range(1, n_shares)]
-        totals = [compute(0), *(other.result() for other in others)]
+        try:
+            totals = [compute(0), *(other.result() for other in others)]
+        finally:
+            wait(others)  # also after an error: they draw from the streams
         mine, *theirs = (_gradients(network) for network in networks)
         for gradients in theirs:
             torch._foreach_add_(mine, gradients)
@@ -99,28 +102,17 @@ class ShardedStep(TrainingStep):
 
     def _networks(self, n_shares: int) -> list[NeuralDataTransformer]:
         """Return the network, and others with its weights and gradients of their own."""
-        while len(self._twins) < n_shares:
-            twin = copy.deepcopy(self.network)
-            for own, parameter in zip(twin.parameters(), self.network.parameters(), strict=True):
+        while len(self._others) < n_shares - 1:
+            other = copy.deepcopy(self.network)
+            for own, parameter in zip(other.parameters(), self.network.parameters(), strict=True):
                 own.data = parameter.data
-            self._twins.append(twin)
-        return self._twins[:n_shares]
+            self._others.append(other)
+        return [self.network, *self._others[: n_shares - 1]]
 
     @cached_property
-    def _twins(self) -> list[NeuralDataTransformer]:
-        return [self.network]
+    def _others(self) -> list[NeuralDataTransformer]:
+        return []
 
 
 def _gradients(network: NeuralDataTransformer) -> tuple[Tensor, ...]:
     return tuple(p.grad for p in network.parameters() if p.grad is not None)
-
-
-@contextmanager
-def _threads_each(n_threads: int) -> Iterator[None]:
-    """Let torch share each operation among so many threads, and put the old number back."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(n_threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

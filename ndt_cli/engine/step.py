@@ -35,7 +35,7 @@ def make_optimizer(
     return torch.optim.AdamW(
         parameters,
         # A recorded step reads the rate of its epoch from the device: see `set_learning_rate`.
-        lr=torch.tensor(rate, device=device) if on_gpu else rate,
+        lr=torch.tensor(rate, dtype=torch.float32, device=device) if on_gpu else rate,
         weight_decay=settings.train.weight_decay,
         fused=device.type in ("cpu", "cuda"),
         capturable=on_gpu,
@@ -104,7 +104,7 @@ class TrainingStep:
         device = streams.mask.device
         # What differs from step to step lies on the device, so that a recorded step reads it there.
         self._p_span = torch.zeros((), device=device)
-        self.n_steps = torch.zeros((), dtype=torch.int64, device=device)
+        self._n_steps = torch.zeros((), dtype=torch.int64, device=device)
         self._first_bad = torch.full((), -1, dtype=torch.int64, device=device)
 
     def __call__(self, batch: TrialSet, epoch: int) -> Sums:
@@ -171,8 +171,8 @@ class TrainingStep:
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.train.clip_norm)
         finite = torch.isfinite(loss) & torch.isfinite(norm)
         first = ~finite & (self._first_bad < 0)
-        self._first_bad.copy_(torch.where(first, self.n_steps, self._first_bad))
-        self.n_steps.add_(1)
+        self._first_bad.copy_(torch.where(first, self._n_steps, self._first_bad))
+        self._n_steps.add_(1)
         if self.optimizer.defaults["fused"]:
             # The fused optimizer skips its update on the device where found_inf is 1.
             self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]

@@ -6,7 +6,6 @@ block, W bins that a block looks at.
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +14,9 @@ from torch import Tensor, nn
 from ndt_cli.model.band import Blocks
 from ndt_cli.model.context import Context
 from ndt_cli.model.dropout import Dropout
+
+# Windows of other sizes that are kept.
+_MOST_KEPT = 8
 
 
 class ContextAttention(nn.Module):
@@ -46,7 +48,7 @@ class ContextAttention(nn.Module):
     def forward(self, x_BTD: Tensor, window: "Window", dropout: Dropout | None) -> Tensor:
         """Return the attended values, (B, T, D), in the dtype of ``x_BTD``.
 
-        ``window`` comes from `attention_window`; ``dropout`` is None outside training.
+        ``window`` comes from `Windows`; ``dropout`` is None outside training.
         """
         n_trials, n_bins, width = x_BTD.shape
         blocks = window.blocks
@@ -94,31 +96,55 @@ class Window:
     blocked: Tensor
 
 
-def attention_window(
-    context: Context,
-    n_bins: int,
-    inside_BT: Tensor | None,
-    dtype: torch.dtype,
-    device: torch.device,
-    blocks: Blocks | None = None,
-) -> Window:
-    """Prepare what all layers and heads share.
+class Windows:
+    """The windows of a context, kept: for a single trial, making one costs more than a layer.
 
     Parameters
     ----------
     context : Context
         The window of each bin.
-    n_bins : int
-        T.
-    inside_BT : Tensor of bool or None
-        False for padding, to which no bin attends.
-    dtype, device
-        Of the scores.
-    blocks : Blocks, optional
-        How to cut a trial, if not in the way that costs this context least.
     """
-    if inside_BT is None:
-        return _shared_window(context, n_bins, dtype, device, blocks)
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self._kept: dict[tuple[object, ...], Window] = {}
+
+    def __call__(
+        self,
+        n_bins: int,
+        inside_BT: Tensor | None,
+        dtype: torch.dtype,
+        device: torch.device,
+        blocks: Blocks | None = None,
+    ) -> Window:
+        """Return what all layers and heads share.
+
+        Parameters
+        ----------
+        n_bins : int
+            T.
+        inside_BT : Tensor of bool or None
+            False for padding, to which no bin attends.
+        dtype, device
+            Of the scores.
+        blocks : Blocks, optional
+            How to cut a trial, if not in the way that costs this context least.
+        """
+        if inside_BT is not None:
+            return _padded_window(self.context, inside_BT, dtype, blocks)
+        key = (n_bins, dtype, device, blocks)
+        if key not in self._kept:
+            # On a GPU all are kept: a recorded step reads them where they lie.
+            if device.type == "cpu" and len(self._kept) == _MOST_KEPT:
+                self._kept.pop(next(iter(self._kept)))
+            self._kept[key] = _window(self.context, n_bins, dtype, device, blocks)
+        return self._kept[key]
+
+
+def _padded_window(
+    context: Context, inside_BT: Tensor, dtype: torch.dtype, blocks: Blocks | None
+) -> Window:
+    n_bins, device = inside_BT.shape[1], inside_BT.device
     blocks = blocks or Blocks.for_context(context, n_bins)
     # A padded bin still sees itself: a row without a single allowed bin would be NaN.
     itself_TS = torch.eye(n_bins, dtype=torch.bool, device=device)
@@ -126,16 +152,10 @@ def attention_window(
     return Window(blocks, _blocked(blocks.cut_out(allowed_BTS).unsqueeze(2), dtype))
 
 
-@lru_cache(maxsize=64)
-def _shared_window(
-    context: Context,
-    n_bins: int,
-    dtype: torch.dtype,
-    device: torch.device,
-    blocks: Blocks | None,
+def _window(
+    context: Context, n_bins: int, dtype: torch.dtype, device: torch.device, blocks: Blocks | None
 ) -> Window:
-    # Kept, because for a single trial making it costs more than a layer. Tensors made in
-    # inference mode could not be used in training.
+    # Tensors made in inference mode could not be used in training.
     with torch.inference_mode(False):
         blocks = blocks or Blocks.for_context(context, n_bins)
         allowed_KCW = blocks.cut_out(context.allowed_TS(n_bins, device))

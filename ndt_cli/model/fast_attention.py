@@ -39,7 +39,7 @@ def fast_attention(
     layer : ContextAttention
         The weights, and the dropout of attention weights.
     window : Window
-        Of `ndt_cli.model.attention.attention_window`; bfloat16 or float32.
+        Of `ndt_cli.model.attention.Windows`; bfloat16 or float32.
     dropout : Dropout or None
         None outside training.
     p_out : float

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ndt_cli.model.attention import ContextAttention, Window, attention_window, linear
+from ndt_cli.model.attention import ContextAttention, Window, Windows, linear
 from ndt_cli.model.context import Context
 from ndt_cli.model.dropout import Dropout
 from ndt_cli.model.embedding import Embedding, encoder_width
@@ -63,6 +63,7 @@ class NeuralDataTransformer(nn.Module):
         self.settings = settings
         self.shape = shape
         self.context = Context.from_settings(settings)
+        self.windows = Windows(self.context)
         self.compute_dtype = torch.float32
         self.plain = False
         width = encoder_width(settings, shape.n_neurons)
@@ -105,7 +106,7 @@ class NeuralDataTransformer(nn.Module):
         dropout : Dropout, optional
             Given while training; without it nothing is dropped.
         window : Window, optional
-            Who attends to whom, where it is not the network's own context (`own_window`).
+            Who attends to whom, where it is not the network's own context (`windows`).
 
         Returns
         -------
@@ -123,8 +124,8 @@ class NeuralDataTransformer(nn.Module):
     ) -> Tensor:
         """Return the encoder's activations, (B, T, D) float32; parameters as in `forward`."""
         if window is None:
-            window = attention_window(
-                self.context, input_BTN.shape[1], inside_BT, self.compute_dtype, input_BTN.device
+            window = self.windows(
+                input_BTN.shape[1], inside_BT, self.compute_dtype, input_BTN.device
             )
         x_BTD = self.embedding(input_BTN, dropout)
         for layer in self.layers:

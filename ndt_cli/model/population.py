@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from ndt_cli.model.attention import Window, attention_window
+from ndt_cli.model.attention import Window
 from ndt_cli.model.band import Blocks
 from ndt_cli.model.context import widest
 from ndt_cli.model.dropout import Dropout
@@ -79,8 +79,7 @@ class Population:
     def _blocked(self, input_MBTN: Tensor, inside_MBT: Tensor | None, blocks: Blocks) -> Tensor:
         device, n_bins = input_MBTN.device, input_MBTN.shape[2]
         windows = [
-            attention_window(
-                network.context,
+            network.windows(
                 n_bins,
                 None if inside_MBT is None else inside_MBT[i],
                 network.compute_dtype,

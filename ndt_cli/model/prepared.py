@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ndt_cli.model.attention import Window, attention_window
+from ndt_cli.model.attention import Window, Windows
 from ndt_cli.model.band import Blocks
 from ndt_cli.model.network import EncoderLayer, NeuralDataTransformer
+from ndt_cli.model.threads import torch_threads
 
 # Up to this many bins all pairs are scored: for so few, cutting costs more than it saves.
 _WHOLE_BINS = 64
@@ -35,6 +36,7 @@ class PreparedNetwork:
 
     def __init__(self, network: NeuralDataTransformer) -> None:
         self.network = network
+        self._windows = Windows(network.context)
         dtypes = {torch.float32, network.compute_dtype}
         self._layers = {
             dtype: [
@@ -53,10 +55,15 @@ class PreparedNetwork:
         n_trials, n_bins, _ = input_BTN.shape
         if n_trials * n_bins * self.network.embedding.width >= _MANY_NUMBERS:
             return self.network.encode(input_BTN, inside_BT)
+        # For so little, threads take longer to wake than to compute.
+        with torch_threads(1):
+            return self._encode_few(input_BTN, inside_BT)
+
+    def _encode_few(self, input_BTN: Tensor, inside_BT: Tensor | None) -> Tensor:
+        n_bins = input_BTN.shape[1]
         x_BTD = self.network.embedding(input_BTN, None)
         dtype = torch.float32 if x_BTD.numel() < _FEW_NUMBERS else self.network.compute_dtype
-        window = attention_window(
-            self.network.context,
+        window = self._windows(
             n_bins,
             inside_BT,
             dtype,

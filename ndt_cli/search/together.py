@@ -5,10 +5,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 
 from ndt_cli.data.spike_data import Recording
+from ndt_cli.engine.device import choose_compute
+from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.events import Watcher
 from ndt_cli.engine.step import Sums
 from ndt_cli.engine.together import StepTogether, batch_key, members_that_fit, pays_together
-from ndt_cli.engine.train import earlier_run, new_run
+from ndt_cli.engine.train import computing, earlier_run, new_run
 from ndt_cli.engine.trainer import StepRequest, Steps, Trainer, TrainResult, ignore
 from ndt_cli.errors import SettingsError, TrainingError
 from ndt_cli.search.in_turn import outcome_so_far
@@ -48,6 +50,11 @@ class TrainTogether:
         waiting, active, together = deque(members), list[_Running](), StepTogether()
         room = 1  # until the first has told how large it is
         with ExitStack() as closing:
+            if members:
+                # Members end in any order, and each puts back the threads that it found.
+                train = members[0].settings.train
+                compute = choose_compute(train)
+                closing.enter_context(computing(train, train.n_threads, compute, Ranks()))
             closing.callback(_close_all, active)
             while True:
                 while waiting and len(active) < (self.size or room) and not should_stop():
