@@ -1,4 +1,5 @@
 import os
+import secrets
 
 import pytest
 
@@ -6,6 +7,9 @@ import pytest
 # for more threads, which on a busy machine would wait for each other spinning.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Clusters of Ray that tests start let nobody else in. Ray reads this once, when it is imported.
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 # Tables are as wide as in a log file, whatever the terminal that the tests run in.
 os.environ.pop("COLUMNS", None)
 

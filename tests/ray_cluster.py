@@ -2,7 +2,6 @@
 
 import gc
 import os
-import secrets
 import shutil
 import tempfile
 import warnings
@@ -10,20 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
-# Ray reads it once in a process.
-_TOKEN = secrets.token_hex(32)
-
 
 @contextmanager
 def ray_environment():
-    """Give a folder for Ray, and set what it reads, its token included, to things of this test."""
+    """Give a folder for Ray, and set what it reads to things of this test."""
     # Its sockets need a short path.
     folder = Path(tempfile.mkdtemp(prefix="ndt-ray-", dir="/tmp"))
-    token = folder / "token"
-    token.write_text(_TOKEN)
     values = {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_TMPDIR": str(folder),
         "OMP_NUM_THREADS": "1",
