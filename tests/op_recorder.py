@@ -49,7 +49,7 @@ def _place(tensor):
 
 
 def record_operations(function, generators):
-    """Record a function, as `ndt_cli.engine.recorded.CudaGraphs` does.
+    """Record a function, as `ndt_cli.engine.cuda_graphs.CudaGraphs` does.
 
     To record, the function must run; what it changed is put back, for a graph would not have.
     """

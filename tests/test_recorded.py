@@ -6,7 +6,6 @@ tests marked gpu check them again with graphs.
 
 import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ from op_recorder import record_operations
 
 from ndt_cli.engine.checkpoint import Checkpoint, optimizer_tensors
 from ndt_cli.engine.distributed import Ranks
-from ndt_cli.engine.recorded import WARM_UP_STEPS, CudaGraphs, RecordedSteps, records_steps
+from ndt_cli.engine.recorded import WARM_UP_STEPS, RecordedSteps, records_steps
 from ndt_cli.engine.run_folder import RunFolder, RunWarning
 from ndt_cli.engine.step import TrainingStep, make_optimizer, set_learning_rate
 from ndt_cli.engine.streams import Streams, make_stream
@@ -219,109 +218,6 @@ def test_one_process_on_a_cuda_gpu_records_unless_told_otherwise():
     assert not records_steps(TrainSettings(cuda_graph=False), cuda)
     assert not records_steps(TrainSettings(), cuda, world_size=2)
     assert not records_steps(TrainSettings(), CPU)
-
-
-class _Generator:
-    """A generator whose state is a number, with the interface that those of a GPU have."""
-
-    def __init__(self, device=None):
-        self.memory = [0]
-
-    def get_state(self):
-        return self.memory[0]
-
-    def set_state(self, state):
-        self.memory[0] = state
-
-    def graphsafe_get_state(self):
-        shared = _Generator()
-        shared.memory = self.memory
-        return shared
-
-    def graphsafe_set_state(self, other):
-        self.memory = other.memory
-
-
-@pytest.fixture
-def mocked_cuda(monkeypatch):
-    """CUDA in name only; returns what happened, in order."""
-    happened = []
-
-    class Graph:
-        def __init__(self):
-            self.part_of_it = []
-
-        def register_generator_state(self, generator):
-            self.part_of_it.append(generator.memory)
-
-        def pool(self):
-            return "pool", id(self)
-
-        def replay(self):
-            happened.append(("replay", self))
-            for memory in self.part_of_it:
-                memory[0] += 10
-
-    @contextmanager
-    def graph(graph, pool, stream):
-        happened.append(("record", pool))
-        yield
-
-    @contextmanager
-    def device(wanted):
-        happened.append(("device", wanted.index))
-        yield
-
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-    monkeypatch.setattr(torch.cuda, "graph", graph)
-    monkeypatch.setattr(torch.cuda, "device", device)
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: "recording")
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: "current")
-    monkeypatch.setattr(
-        torch.cuda, "set_stream", lambda stream: happened.append(("stream", stream))
-    )
-    defaults = tuple(_Generator() for _ in range(2))
-    monkeypatch.setattr(torch.cuda, "default_generators", defaults)
-    monkeypatch.setattr(torch, "Generator", _Generator)
-    return happened
-
-
-def test_recordings_have_states_of_their_own_and_move_the_generators_on(mocked_cuda):
-    generator = _Generator()
-    generator.set_state(5)
-    memory = generator.memory
-    graphs = CudaGraphs(torch.device("cuda", 1))
-
-    def draw():
-        assert generator.get_state() == 5
-        generator.set_state(99)  # a recording draws from nothing that is drawn from otherwise
-
-    replays = [graphs(draw, [generator]) for _ in range(2)]
-    assert generator.memory is memory
-    assert generator.get_state() == 5
-    replays[0]()
-    replays[1]()
-    assert generator.get_state() == 25
-    assert {index for what, index in mocked_cuda if what == "device"} == {1}
-    (_, first), (_, second) = (done for done in mocked_cuda if done[0] == "record")
-    assert first is None
-    assert second[0] == "pool"
-
-
-def test_a_recording_that_fails_leaves_generators_and_stream_as_they_were(mocked_cuda):
-    generator, default = _Generator(), torch.cuda.default_generators[1]
-    before = [(each, each.memory) for each in (generator, default)]
-    generator.set_state(5)
-
-    def fail():
-        generator.set_state(99)
-        raise RuntimeError("operation not permitted when stream is capturing")
-
-    with pytest.raises(RuntimeError, match="capturing"):
-        CudaGraphs(torch.device("cuda", 1))(fail, [generator])
-    assert all(each.memory is memory for each, memory in before)
-    assert generator.get_state() == 5
-    assert mocked_cuda[-1] == ("stream", "current")
 
 
 GPU_SETTINGS = tiny_settings(

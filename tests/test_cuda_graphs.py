@@ -1,0 +1,114 @@
+"""Recording as a CUDA graph: on its device, with generators that stay good when it fails.
+
+CUDA is there in name only; the tests marked gpu in test_recorded.py take real graphs.
+"""
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from ndt_cli.engine.cuda_graphs import CudaGraphs
+
+
+class _Generator:
+    """A generator whose state is a number, with the interface that those of a GPU have."""
+
+    def __init__(self, device=None):
+        self.memory = [0]
+
+    def get_state(self):
+        return self.memory[0]
+
+    def set_state(self, state):
+        self.memory[0] = state
+
+    def graphsafe_get_state(self):
+        shared = _Generator()
+        shared.memory = self.memory
+        return shared
+
+    def graphsafe_set_state(self, other):
+        self.memory = other.memory
+
+
+@pytest.fixture
+def mocked_cuda(monkeypatch):
+    """CUDA in name only; returns what happened, in order."""
+    happened = []
+
+    class Graph:
+        def __init__(self):
+            self.part_of_it = []
+
+        def register_generator_state(self, generator):
+            self.part_of_it.append(generator.memory)
+
+        def pool(self):
+            return "pool", id(self)
+
+        def replay(self):
+            happened.append(("replay", self))
+            for memory in self.part_of_it:
+                memory[0] += 10
+
+    @contextmanager
+    def graph(graph, pool, stream):
+        happened.append(("record", pool))
+        yield
+
+    @contextmanager
+    def device(wanted):
+        happened.append(("device", wanted.index))
+        yield
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: "recording")
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: "current")
+    monkeypatch.setattr(
+        torch.cuda, "set_stream", lambda stream: happened.append(("stream", stream))
+    )
+    defaults = tuple(_Generator() for _ in range(2))
+    monkeypatch.setattr(torch.cuda, "default_generators", defaults)
+    monkeypatch.setattr(torch, "Generator", _Generator)
+    return happened
+
+
+def test_recordings_have_states_of_their_own_and_move_the_generators_on(mocked_cuda):
+    generator = _Generator()
+    generator.set_state(5)
+    memory = generator.memory
+    graphs = CudaGraphs(torch.device("cuda", 1))
+
+    def draw():
+        assert generator.get_state() == 5
+        generator.set_state(99)  # a recording draws from nothing that is drawn from otherwise
+
+    replays = [graphs(draw, [generator]) for _ in range(2)]
+    assert generator.memory is memory
+    assert generator.get_state() == 5
+    replays[0]()
+    replays[1]()
+    assert generator.get_state() == 25
+    assert {index for what, index in mocked_cuda if what == "device"} == {1}
+    (_, first), (_, second) = (done for done in mocked_cuda if done[0] == "record")
+    assert first is None
+    assert second[0] == "pool"
+
+
+def test_a_recording_that_fails_leaves_generators_and_stream_as_they_were(mocked_cuda):
+    generator, default = _Generator(), torch.cuda.default_generators[1]
+    before = [(each, each.memory) for each in (generator, default)]
+    generator.set_state(5)
+
+    def fail():
+        generator.set_state(99)
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    with pytest.raises(RuntimeError, match="capturing"):
+        CudaGraphs(torch.device("cuda", 1))(fail, [generator])
+    assert all(each.memory is memory for each, memory in before)
+    assert generator.get_state() == 5
+    assert mocked_cuda[-1] == ("stream", "current")
