@@ -8,6 +8,8 @@ import torch
 from builders import (
     NO_DROPOUT,
     build_network,
+    last_checkpoint,
+    recording,
     same_tensors,
     snapshot,
     spike_data,
@@ -15,6 +17,7 @@ from builders import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from same_run import assert_same_run
 
 from ndt_cli.engine import shards
 from ndt_cli.engine.device import cpu_threads
@@ -22,6 +25,7 @@ from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.shards import ShardedStep, step_class
 from ndt_cli.engine.step import TrainingStep, make_optimizer
 from ndt_cli.engine.streams import Streams
+from ndt_cli.engine.train import resume, train
 from ndt_cli.engine.trial_set import TrialSet
 from ndt_cli.settings.tree import TrainSettings
 
@@ -178,8 +182,25 @@ def test_steps_lower_the_loss():
     assert np.mean(losses[-20:]) < np.mean(losses[:20]) - 0.05
 
 
+def test_a_run_whose_trials_are_shared_out_resumes_to_the_last_bit(tmp_path):
+    run_settings = tiny_settings(train={"n_threads": 3, "max_epochs": 4, "learning_rate": 0.01})
+    data = recording(10, rates=True)
+    train(run_settings, out=tmp_path / "whole", recording=data)
+    seen = []
+    train(  # stopped within an epoch
+        run_settings,
+        out=tmp_path / "parts",
+        recording=data,
+        watch=seen.append,
+        should_stop=lambda: len(seen) > 6,
+    )
+    assert last_checkpoint(tmp_path / "parts").progress["step"] > 0
+    resume(tmp_path / "parts", recording=data)
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+
+
 @pytest.mark.parametrize(
-    ("train", "device", "world_size", "expected"),
+    ("train_settings", "device", "world_size", "expected"),
     [
         ({}, "cpu", 1, ShardedStep),
         ({"plain_layers": True}, "cpu", 1, TrainingStep),
@@ -188,5 +209,8 @@ def test_steps_lower_the_loss():
         ({}, "mps", 1, TrainingStep),
     ],
 )
-def test_a_single_process_on_a_cpu_shares_its_steps_out(train, device, world_size, expected):
-    assert step_class(TrainSettings(**train), torch.device(device), world_size) is expected
+def test_a_single_process_on_a_cpu_shares_its_steps_out(
+    train_settings, device, world_size, expected
+):
+    found = step_class(TrainSettings(**train_settings), torch.device(device), world_size)
+    assert found is expected
