@@ -13,6 +13,7 @@ import pytest
 import torch
 from builders import (
     changed,
+    last_checkpoint,
     recording,
     run_metrics,
     same_tensors,
@@ -20,11 +21,12 @@ from builders import (
     tiny_settings,
 )
 from op_recorder import record_operations
+from same_run import assert_same_run
 
-from ndt_cli.engine.checkpoint import Checkpoint, optimizer_tensors
+from ndt_cli.engine.checkpoint import optimizer_tensors
 from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.recorded import WARM_UP_STEPS, RecordedSteps, records_steps
-from ndt_cli.engine.run_folder import RunFolder, RunWarning
+from ndt_cli.engine.run_folder import RunWarning
 from ndt_cli.engine.step import TrainingStep, make_optimizer, set_learning_rate
 from ndt_cli.engine.streams import Streams, make_stream
 from ndt_cli.engine.together import StepTogether
@@ -237,10 +239,7 @@ def test_graphs_train_as_kernels_do(tmp_path, variant, precision):
     data = recording(10, rates=True)
     train(settings, out=tmp_path / "graphs", recording=data)
     train(changed(settings, "train", cuda_graph=False), out=tmp_path / "kernels", recording=data)
-    graphs, kernels = (
-        Checkpoint.load(RunFolder(tmp_path / name).checkpoint("last"))
-        for name in ("graphs", "kernels")
-    )
+    graphs, kernels = (last_checkpoint(tmp_path / name) for name in ("graphs", "kernels"))
     assert same_tensors(graphs.model, kernels.model)
     assert same_tensors(graphs.optimizer, kernels.optimizer)
     assert same_tensors(graphs.streams, kernels.streams)
@@ -252,12 +251,11 @@ def test_a_run_of_graphs_resumes_to_the_last_bit(tmp_path):
     train(GPU_SETTINGS, out=tmp_path / "whole", recording=data)
     train(GPU_SETTINGS, out=tmp_path / "parts", recording=data, until_epoch=5)
     resume(tmp_path / "parts", recording=data)
-    whole, parts = (
-        Checkpoint.load(RunFolder(tmp_path / name).checkpoint("last"))
-        for name in ("whole", "parts")
-    )
-    assert same_tensors(whole.model, parts.model)
-    assert same_tensors(whole.streams, parts.streams)
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+
+
+def _train_losses(run):
+    return [record["train_loss"] for record in run_metrics(run)]
 
 
 def _train_where_recording_fails(folder):
@@ -282,10 +280,7 @@ def _train_where_recording_fails(folder):
 def test_a_run_goes_on_after_a_recording_that_failed(tmp_path):
     # In a process of its own: what failed stays with a process.
     subprocess.run([sys.executable, __file__, tmp_path], check=True)
-    losses = [
-        [record["train_loss"] for record in run_metrics(tmp_path / run)]
-        for run in ("kernels", "failed")
-    ]
+    losses = [_train_losses(tmp_path / run) for run in ("kernels", "failed")]
     assert losses[0] == losses[1]
     assert np.isfinite(losses).all()
 
@@ -296,10 +291,7 @@ def test_a_run_on_the_second_gpu_is_recorded_there(tmp_path):
     data = recording(10, rates=True)
     for name, device in (("first", "cuda:0"), ("second", "cuda:1")):
         train(changed(GPU_SETTINGS, "train", device=device), out=tmp_path / name, recording=data)
-    losses = [
-        [record["train_loss"] for record in run_metrics(tmp_path / run)]
-        for run in ("first", "second")
-    ]
+    losses = [_train_losses(tmp_path / run) for run in ("first", "second")]
     assert losses[0] == losses[1]
     assert len(set(losses[1])) == len(losses[1])  # it goes on learning
 

@@ -168,7 +168,7 @@ def test_an_error_in_one_share_is_that_of_the_step(monkeypatch):
     def fail(*_):
         raise MemoryError("no room")
 
-    monkeypatch.setattr(run.step._networks(2)[1], "forward", fail)
+    monkeypatch.setattr(run.step._networks[1], "forward", fail)
     before = torch.get_num_threads()
     with pytest.raises(MemoryError, match="no room"):
         run.train(2, n_steps=1)

@@ -2,13 +2,13 @@
 
 import platform
 import re
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import torch
 
 
-@lru_cache(maxsize=1)
+@cache
 def processor_name() -> str:
     """Return the name that the CPU gives itself, such as "AMD EPYC 9654 96-Core Processor"."""
     try:

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ndt_cli.engine.step import Sums, TrainingStep
 from ndt_cli.engine.trial_set import TrialSet
@@ -62,7 +62,7 @@ class ShardedStep(TrainingStep):
         scored_BTN = masked.scored_BTN.expand(batch.shape)
         n_scored = scored_BTN.sum(dtype=torch.float32)
         weight = 1 / n_scored.clamp_min(1)
-        networks = self._networks(n_shares)
+        networks = self._networks[:n_shares]
         assert isinstance(self.dropout.stream, RandomBits)
         dropout = SharedDropout(self.dropout.stream, len(batch))
         n_threads = torch.get_num_threads()
@@ -100,18 +100,15 @@ class ShardedStep(TrainingStep):
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(_MOST_SHARES - 1, thread_name_prefix="ndt-share")
 
-    def _networks(self, n_shares: int) -> list[NeuralDataTransformer]:
-        """Return the network, and others with its weights and gradients of their own."""
-        while len(self._others) < n_shares - 1:
-            other = copy.deepcopy(self.network)
-            for own, parameter in zip(other.parameters(), self.network.parameters(), strict=True):
-                own.data = parameter.data
-            self._others.append(other)
-        return [self.network, *self._others[: n_shares - 1]]
-
     @cached_property
-    def _others(self) -> list[NeuralDataTransformer]:
-        return []
+    def _networks(self) -> list[NeuralDataTransformer]:
+        """The network, and others with its weights and gradients of their own."""
+        return [self.network, *(_twin(self.network) for _ in range(_MOST_SHARES - 1))]
+
+
+def _twin(network: NeuralDataTransformer) -> NeuralDataTransformer:
+    weights = {id(p): nn.Parameter(p.detach()) for p in network.parameters()}
+    return copy.deepcopy(network, dict[int, object](weights))
 
 
 def _gradients(network: NeuralDataTransformer) -> tuple[Tensor, ...]:
