@@ -98,7 +98,7 @@ def test_auto_precision_on_a_cpu_follows_what_it_multiplies_fast(
         monkeypatch.setattr(
             torch.cpu, f"_is_{known}_supported", lambda there=there: there, raising=False
         )
-    monkeypatch.setattr("ndt_cli.engine.processor.processor_name", lambda: name)
+    monkeypatch.setattr("ndt_cli.model.processor.processor_name", lambda: name)
     assert multiplies_bfloat16(CPU) == expected
     assert _choose("cpu").dtype == (torch.bfloat16 if expected else torch.float32)
 

@@ -133,16 +133,19 @@ def test_a_prepared_network_infers_what_the_network_does(model, n_trials, n_bins
         torch.testing.assert_close(found * shown, expected * shown, rtol=1e-4, atol=1e-5)
 
 
-def test_a_prepared_network_computes_few_numbers_in_float32_and_many_as_asked():
-    network = build_network(model_settings(n_layers=2), 40, 100)
-    few, many = counts_BTN(1, 100, 40), counts_BTN(9, 100, 40)
+@pytest.mark.parametrize("tiles", [False, True])
+def test_a_prepared_network_computes_few_numbers_in_float32_and_more_as_asked(monkeypatch, tiles):
+    # With tiles and without, attention in bfloat16 is computed in two ways.
+    monkeypatch.setattr("ndt_cli.model.prepared.cpu_has_tiles", lambda: tiles)
+    network = build_network(model_settings(n_layers=2), 40, 250)
+    few, more, many = (counts_BTN(*size, 40) for size in ((1, 100), (1, 250), (9, 250)))
     with torch.inference_mode():
-        exact = network(few), network(many)
+        exact = network(few), network(more), network(many)
         network.compute_dtype = torch.bfloat16
         prepared = PreparedNetwork(network)
         torch.testing.assert_close(prepared(few), exact[0], rtol=1e-4, atol=1e-5)
-        rough = (prepared(many) - exact[1]).abs().max()
-    assert 1e-4 < rough < 0.1
+        for counts, expected in ((more, exact[1]), (many, exact[2])):
+            assert 1e-4 < (prepared(counts) - expected).abs().max() < 0.1
 
 
 def test_the_rectifier_passes_what_is_above_zero_and_nothing_else():

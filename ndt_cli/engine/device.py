@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ndt_cli.engine.processor import cpu_multiplies_bfloat16
 from ndt_cli.errors import DeviceError
+from ndt_cli.model.processor import cpu_multiplies_bfloat16
 from ndt_cli.model.threads import torch_threads
 from ndt_cli.settings.tree import TrainSettings
 

@@ -6,13 +6,16 @@ Axes: B trials, T bins, N neurons, D width, H heads, E width of a head; K blocks
 of a block, W bins that a block looks at; R = B * T rows.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ndt_cli.model.attention import Window, Windows
+from ndt_cli.model.attention import Windows
 from ndt_cli.model.band import Blocks
 from ndt_cli.model.network import EncoderLayer, NeuralDataTransformer
+from ndt_cli.model.processor import cpu_has_tiles
 from ndt_cli.model.threads import torch_threads
 
 # Up to this many bins all pairs are scored: for so few, cutting costs more than it saves.
@@ -52,87 +55,98 @@ class PreparedNetwork:
 
     def encode(self, input_BTN: Tensor, inside_BT: Tensor | None = None) -> Tensor:
         """Return the encoder's activations, (B, T, D) float32."""
-        n_trials, n_bins, _ = input_BTN.shape
-        if n_trials * n_bins * self.network.embedding.width >= _MANY_NUMBERS:
+        if input_BTN[..., 0].numel() * self.network.embedding.width >= _MANY_NUMBERS:
             return self.network.encode(input_BTN, inside_BT)
         # For so little, threads take longer to wake than to compute.
         with torch_threads(1):
-            return self._encode_few(input_BTN, inside_BT)
+            x_BTD = self.network.embedding(input_BTN, None)
+            encoded_BTD = [
+                self._encode_one(x_TD, None if inside_BT is None else inside_BT[i : i + 1])
+                for i, x_TD in enumerate(x_BTD)
+            ]
+            normed_BTD: Tensor = self.network.norm(torch.stack(encoded_BTD))
+            return normed_BTD
 
-    def _encode_few(self, input_BTN: Tensor, inside_BT: Tensor | None) -> Tensor:
-        n_bins = input_BTN.shape[1]
-        x_BTD = self.network.embedding(input_BTN, None)
-        dtype = torch.float32 if x_BTD.numel() < _FEW_NUMBERS else self.network.compute_dtype
-        window = self._windows(
-            n_bins,
-            inside_BT,
-            dtype,
-            input_BTN.device,
-            Blocks.whole(n_bins) if n_bins <= _WHOLE_BINS else None,
-        )
+    def _encode_one(self, x_TD: Tensor, inside_1T: Tensor | None) -> Tensor:
+        n_bins = len(x_TD)
+        dtype = torch.float32 if x_TD.numel() < _FEW_NUMBERS else self.network.compute_dtype
+        blocks = Blocks.whole(n_bins) if n_bins <= _WHOLE_BINS else None
+        window = self._windows(n_bins, inside_1T, dtype, x_TD.device, blocks)
+        blocked = window.blocked if inside_1T is None else window.blocked[0]
         for layer in self._layers[dtype]:
-            x_BTD = layer(x_BTD, window)
-        normed_BTD: Tensor = self.network.norm(x_BTD)
-        return normed_BTD
+            x_TD = layer(x_TD, window.blocks, blocked)
+        return x_TD
 
 
 class _Layer:
+    """A layer of a trial."""
+
     def __init__(self, layer: EncoderLayer, dtype: torch.dtype) -> None:
-        self.layer = layer
         self.dtype = dtype
+        self.pre_norm = layer.pre_norm
         self.n_heads = layer.attention.n_heads
+        self.norms = _norm(layer.norm_attention), _norm(layer.norm_feedforward)
         self.qkv = _weights(layer.attention.qkv, dtype)
         self.out = _weights(layer.attention.out, dtype)
         self.expand = _weights(layer.expand, dtype)
         self.contract = _weights(layer.contract, dtype)
+        self.activate = torch.relu_ if layer.activation == "relu" else F.gelu
+        # In bfloat16, PyTorch's fused attention is the faster one only where there are tiles.
+        fused = dtype == torch.float32 or cpu_has_tiles()
+        self.weigh = F.scaled_dot_product_attention if fused else _weigh
 
-    def __call__(self, x_BTD: Tensor, window: Window) -> Tensor:
-        layer = self.layer
-        if layer.pre_norm:
-            x_BTD = x_BTD + self._attend(layer.norm_attention(x_BTD), window)
-            return x_BTD + self._feed(layer.norm_feedforward(x_BTD))
-        x_BTD = layer.norm_attention(x_BTD + self._attend(x_BTD, window))
-        normed_BTD: Tensor = layer.norm_feedforward(x_BTD + self._feed(x_BTD))
-        return normed_BTD
+    def __call__(self, x_TD: Tensor, blocks: Blocks, blocked_K1CW: Tensor) -> Tensor:
+        norm_attention, norm_feedforward = self.norms
+        if self.pre_norm:
+            x_TD = x_TD + self._attend(norm_attention(x_TD), blocks, blocked_K1CW)
+            return x_TD + self._feed(norm_feedforward(x_TD))
+        x_TD = norm_attention(x_TD + self._attend(x_TD, blocks, blocked_K1CW))
+        return norm_feedforward(x_TD + self._feed(x_TD))
 
-    def _attend(self, x_BTD: Tensor, window: Window) -> Tensor:
-        n_trials, n_bins, width = x_BTD.shape
-        blocks, n_heads = window.blocks, self.n_heads
-        x_RD = x_BTD.reshape(-1, width).to(self.dtype)
-        qkv_BTI = _apply(self.qkv, x_RD).view(n_trials, n_bins, 3 * width)
+    def _attend(self, x_TD: Tensor, blocks: Blocks, blocked_K1CW: Tensor) -> Tensor:
+        n_bins, width = x_TD.shape
+        row = 3 * width
+        # The first and the last block see zeros outside the trial, and give no weight to them.
+        first, last = blocks.back, blocks.back + n_bins
+        qkv = torch.empty(last + blocks.spare + blocks.forward, row, dtype=self.dtype)
         if blocks.n_blocks > 1:
-            # What the first and the last block see outside the trial, and give no weight to.
-            before, after = blocks.back, blocks.spare + blocks.forward
-            zeros_BTI = qkv_BTI.new_zeros(n_trials, max(before, after), 3 * width)
-            qkv_BTI = torch.cat([zeros_BTI[:, :before], qkv_BTI, zeros_BTI[:, :after]], dim=1)
+            qkv[:first].zero_()
+            qkv[last:].zero_()
+        bias, weight = self.qkv
+        torch.addmm(bias, x_TD.to(self.dtype), weight, out=qkv[first:last])
 
-        def heads(third: int, first_bin: int, n: int) -> Tensor:
-            """Look at ``n`` bins of each block, from ``first_bin`` of the padded trial on."""
-            in_trial, in_bin, _ = qkv_BTI.stride()
-            size = (n_trials, blocks.n_blocks, n_heads, n, width // n_heads)
-            stride = (in_trial, blocks.size * in_bin, width // n_heads, in_bin, 1)
-            start = first_bin * in_bin + third * width
-            return qkv_BTI.as_strided(size, stride, start).flatten(0, 1)  # a view for one trial
-
-        # PyTorch's fused kernel takes no more than four axes.
-        attended_GHCE = F.scaled_dot_product_attention(
-            heads(0, blocks.back, blocks.size),
-            heads(1, 0, blocks.around),
-            heads(2, 0, blocks.around),
-            window.blocked.expand(n_trials, *window.blocked.shape[-4:]).flatten(0, 1),
+        size = (blocks.n_blocks, self.n_heads, blocks.size, width // self.n_heads)
+        size_around = (*size[:2], blocks.around, size[3])
+        stride = (blocks.size * row, size[3], row, 1)
+        attended_KHCE = self.weigh(
+            qkv.as_strided(size, stride, first * row),
+            qkv.as_strided(size_around, stride, width),
+            qkv.as_strided(size_around, stride, 2 * width),
+            blocked_K1CW,
         )
-        attended_BTD = attended_GHCE.transpose(1, 2).reshape(n_trials, -1, width)[:, :n_bins]
-        return _apply(self.out, attended_BTD.reshape(-1, width)).view(x_BTD.shape)
+        attended_TD = attended_KHCE.transpose(1, 2).reshape(-1, width)[:n_bins]
+        return torch.addmm(self.out[0], attended_TD, self.out[1])
 
-    def _feed(self, x_BTD: Tensor) -> Tensor:
-        hidden_RF = _apply(self.expand, x_BTD.reshape(-1, x_BTD.shape[-1]).to(self.dtype))
-        hidden_RF = hidden_RF.relu_() if self.layer.activation == "relu" else F.gelu(hidden_RF)
-        return _apply(self.contract, hidden_RF).view(x_BTD.shape)
+    def _feed(self, x_TD: Tensor) -> Tensor:
+        hidden_TF = torch.addmm(self.expand[0], x_TD.to(self.dtype), self.expand[1])
+        return torch.addmm(self.contract[0], self.activate(hidden_TF), self.contract[1])
+
+
+def _weigh(q_KHCE: Tensor, k_KHWE: Tensor, v_KHWE: Tensor, blocked_K1CW: Tensor) -> Tensor:
+    """Do what `F.scaled_dot_product_attention` does."""
+    scaled_KHCE = q_KHCE * q_KHCE.shape[-1] ** -0.5
+    scores_KHCW = (scaled_KHCE @ k_KHWE.transpose(-1, -2)).add_(blocked_K1CW)
+    weighted_KHCE: Tensor = scores_KHCW.softmax(dim=-1) @ v_KHWE
+    return weighted_KHCE
+
+
+def _norm(norm: nn.Module) -> Callable[[Tensor], Tensor]:
+    if not isinstance(norm, nn.LayerNorm):
+        return norm
+    shape, weight, bias = list(norm.normalized_shape), norm.weight.detach(), norm.bias.detach()
+    # Calling the module takes a third as long as computing it.
+    return lambda x: torch.layer_norm(x, shape, weight, bias, norm.eps)
 
 
 def _weights(linear: nn.Linear, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return linear.bias.detach().to(dtype), linear.weight.detach().t().to(dtype).contiguous()
-
-
-def _apply(weights: tuple[Tensor, Tensor], x_RD: Tensor) -> Tensor:
-    return torch.addmm(weights[0], x_RD, weights[1])

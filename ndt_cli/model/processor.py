@@ -25,11 +25,16 @@ def cpu_multiplies_bfloat16() -> bool:
     CPUs with AMX tiles do, and AMD's with AVX512-BF16 (on Zen 4 a step takes half the time).
     Intel's with AVX512-BF16 alone do not.
     """
-    if _has("amx_tile"):
+    if cpu_has_tiles():
         return True
     name = processor_name()
     is_amd = name.startswith("AMD ") or name.endswith("AuthenticAMD")  # the latter on Windows
     return is_amd and _has("avx512_bf16")
+
+
+def cpu_has_tiles() -> bool:
+    """Tell whether the CPU multiplies whole tiles of bfloat16 (AMX)."""
+    return _has("amx_tile")
 
 
 def _has(instructions: str) -> bool:
