@@ -63,6 +63,13 @@ def test_every_command_has_help(ndt, name):
     assert f"ndt {name}" in out
 
 
+@pytest.mark.parametrize("name", list(app.COMMANDS))
+def test_help_texts_keep_their_lines_in_a_terminal_of_80_columns(name):
+    command = app.load_command(name)
+    for each in (command, *getattr(command, "commands", {}).values()):
+        assert [line for line in each.help.splitlines() if len(line) > 78] == []
+
+
 def test_only_the_command_that_runs_is_imported(ndt, monkeypatch):
     monkeypatch.setitem(
         app.COMMANDS, "train", app.COMMANDS["train"]._replace(target="no_such_module:train")

@@ -27,14 +27,15 @@ def check_data(
 ) -> None:
     """Check a spike file.
 
-    Says what the file holds, what is assumed about it, what it is good for and what looks odd.
-    Leaves with code 1 when it cannot be trained on. Only the data settings matter here, such as
-    --set data.bin_ms=20.
+    Says what the file holds, what is assumed about it, what it is good for and
+    what looks odd. Leaves with code 1 when it cannot be trained on. Only the
+    data settings matter here, such as --set data.bin_ms=20.
 
-    The own layout is an .npz or .h5 file with spikes (trials x bins x neurons) and bin_ms.
-    Optional are lengths (bins) or length_ms, split (train or valid), conditions, trial_ids,
-    rates (true ones, in spikes per bin), latents, behaviour (trials x bins x variables) with
-    behaviour_names, start_bins (of windows of one recording), n_heldout and n_forward.
+    The own layout is an .npz or .h5 file with spikes (trials x bins x neurons)
+    and bin_ms. Optional are lengths (bins) or length_ms, split (train or
+    valid), conditions, trial_ids, rates (true ones, in spikes per bin),
+    latents, behaviour (trials x bins x variables) with behaviour_names,
+    start_bins (of windows of one recording), n_heldout and n_forward.
     """
     from ndt_cli.data.describe import describe_file
     from ndt_cli.settings.load import load_settings

@@ -2,19 +2,13 @@
 
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
-from ndt_cli.commands.console import log, out, print_json
+from ndt_cli.commands.console import log, print_json
 from ndt_cli.commands.options import JsonOption
 from ndt_cli.errors import SettingsError
-
-if TYPE_CHECKING:
-    from ndt_cli.convert.listing import Listing
-    from ndt_cli.convert.report import ConvertReport
 
 _SPIKES = "Spikes"
 _TRIALS = "Trials"
@@ -320,6 +314,7 @@ def convert(
         raise SettingsError(
             "--split draws validation trials, and --valid-where names them", "leave out one of them"
         )
+    from ndt_cli.commands.convert_tables import print_report
     from ndt_cli.convert import Choices
     from ndt_cli.convert import convert as convert_file
     from ndt_cli.data.write_own import check_target, write_recording
@@ -365,58 +360,16 @@ def convert(
     if as_json:
         print_json({"file": str(path), **converted.report.to_json()})
         return
-    _show(path, converted.report)
+    print_report(path, converted.report)
     log.print(f"Next:  ndt check-data {path}", highlight=False, soft_wrap=True, style="dim")
 
 
 def _list(file: Path, as_json: bool) -> None:
+    from ndt_cli.commands.convert_tables import print_listing
     from ndt_cli.convert import list_contents
 
     listing = list_contents(file)
     if as_json:
         print_json(listing.to_json())
         return
-    _show_listing(listing)
-
-
-def _show_listing(listing: "Listing") -> None:
-    out.print(f"[bold]{escape(listing.source)}[/bold], {listing.format}", soft_wrap=True)
-    table = Table("Name", "Shape", "Type", "Values", box=None, pad_edge=False)
-    for entry in listing.entries:
-        shape = " x ".join(map(str, entry.shape)) or "one"
-        table.add_row(escape(entry.name), shape, escape(entry.kind), escape(entry.values))
-    out.print(table)
-    for name, n_rows in listing.tables.items():
-        what = f"[bold]{escape(name)}[/bold]" if name else "The file itself"
-        out.print(f"{what} is a table of {n_rows} rows.", soft_wrap=True, highlight=False)
-
-
-def _show(path: Path, report: "ConvertReport") -> None:
-    out.print(f"[bold]{escape(str(path))}[/bold]", soft_wrap=True)
-    table = Table("", "train", "valid", box=None, pad_edge=False)
-    splits = (report.train, report.valid)
-    table.add_row("trials", *(str(s.n_trials) for s in splits))
-    table.add_row("mean rate, Hz", *(f"{s.mean_rate_hz:.3g}" for s in splits))
-    out.print(table)
-    facts = Table("", "", box=None, pad_edge=False, show_header=False)
-    shortest = "" if report.shortest_bins == report.n_bins else f", shortest {report.shortest_bins}"
-    facts.add_row("bins", f"{report.n_bins} of {report.bin_ms:g} ms{shortest}")
-    facts.add_row("neurons", f"{report.n_neurons}")
-    facts.add_row("spikes", f"{report.n_spikes}")
-    facts.add_row("conditions", escape(_conditions(report.conditions)))
-    facts.add_row("behaviour", escape(", ".join(report.behaviour)) or "no")
-    out.print(facts)
-    for what, name in report.taken.items():
-        out.print(f"[dim]Taken:[/] {what}: {escape(name)}", soft_wrap=True, highlight=False)
-    for drop in report.dropped:
-        what = f"{drop.n} of {drop.n_all} {drop.what} {drop.why}."
-        out.print(f"[yellow]Left out:[/] {escape(what)}", soft_wrap=True, highlight=False)
-    for note in report.notes:
-        out.print(f"[dim]Note:[/] {escape(note)}", soft_wrap=True, highlight=False)
-
-
-def _conditions(sizes: dict[str, int]) -> str:
-    if not sizes:
-        return "no"
-    named = [f"{name} ({n})" for name, n in sizes.items()]
-    return f"{len(named)}: {', '.join(named[:8])}" + (", ..." if len(named) > 8 else "")
+    print_listing(listing)

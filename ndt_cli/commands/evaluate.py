@@ -96,10 +96,11 @@ def evaluate(
 ) -> None:
     """Evaluate a run.
 
-    Scores its rates beside the mean rate, smoothed spikes and, where known, the true rates.
+    Scores its rates beside the mean rate, smoothed spikes and, where known, the
+    true rates.
 
-    They are scored on the spikes and, where the data have them, on held-out neurons, behaviour
-    and condition averages.
+    They are scored on the spikes and, where the data have them, on held-out
+    neurons, behaviour and condition averages.
     """
     _check_options(data, overrides or (), figure, trial, neurons, lags_ms)
     # Before minutes of computing, not after.

@@ -99,7 +99,8 @@ def lorenz(
 ) -> None:
     """Make a Lorenz set: spikes of neurons that read out a Lorenz system.
 
-    The set has the size of the one of Ye & Pandarinath 2021, whose file is not public.
+    The set has the size of the one of Ye & Pandarinath 2021, whose file is not
+    public.
     """
     from ndt_cli.data.lorenz import make_lorenz
 

@@ -37,9 +37,9 @@ def nlb_check(
 ) -> None:
     """Check a submission file of the Neural Latents Benchmark.
 
-    Any program's file: groups, keys, types, shapes, axes, values that are not finite or
-    negative, rates in Hz or as logarithms, rates that are constant, the order of the trials.
-    Leaves with code 1 when something must be mended.
+    Any program's file: groups, keys, types, shapes, axes, values that are not
+    finite or negative, rates in Hz or as logarithms, rates that are constant,
+    the order of the trials. Leaves with code 1 when something must be mended.
     """
     from ndt_cli.nlb.check import check_submission, submission_shapes
     from ndt_cli.nlb.expected import Expected

@@ -50,7 +50,8 @@ def nlb_data(
 ) -> None:
     """Fetch or check the public files of the Neural Latents Benchmark.
 
-    What is there already is checked and kept; a download that broke off goes on where it stopped.
+    What is there already is checked and kept; a download that broke off goes on
+    where it stopped.
 
     With --spikes: the trials of a dataset's files as one spike file.
     """

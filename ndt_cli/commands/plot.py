@@ -63,7 +63,8 @@ def plot(
 ) -> None:
     """Draw one figure of a run or a sweep.
 
-    The same figures as on the page of ndt report, at the width of a journal's two columns.
+    The same figures as on the page of ndt report, at the width of a journal's
+    two columns.
     """
     from ndt_cli.report.draw_sweep import draw_sweep
     from ndt_cli.report.drawn import Choice

@@ -47,9 +47,9 @@ def report(
 ) -> None:
     """Write a run's report as a web page.
 
-    One HTML file that needs no network: data, scores beside their references, learning curves,
-    rates, single neurons, trajectories, attention, settings, how to reproduce. It opens in any
-    browser and prints.
+    One HTML file that needs no network: data, scores beside their references,
+    learning curves, rates, single neurons, trajectories, attention, settings,
+    how to reproduce. It opens in any browser and prints.
     """
     if page is not None:
         check_ending(page, "--out", (".html", ".htm"))

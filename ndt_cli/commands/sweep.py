@@ -1,4 +1,4 @@
-"""``ndt sweep``: a search; its results as tables and pictures; the spaces to search."""
+"""``ndt sweep``: a search."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ndt_cli.commands.console import log, out, print_json
+from ndt_cli.commands.console import log
 from ndt_cli.commands.options import ConfigOption, JsonOption, SetOption
 from ndt_cli.commands.stopping import StopFlag, stop_request
 from ndt_cli.commands.sweep_ray import (
@@ -22,16 +22,19 @@ from ndt_cli.commands.sweep_ray import (
     TogetherOption,
     training_on_ray,
 )
+from ndt_cli.commands.sweep_show import show, show_results
+from ndt_cli.commands.sweep_spaces import spaces
 from ndt_cli.commands.warned import run_warnings_shown
 from ndt_cli.errors import SettingsError
 from ndt_cli.settings.load import find_config, load_settings
 
 if TYPE_CHECKING:
     from ndt_cli.search.lineage import Move
-    from ndt_cli.search.results import SweepResults
     from ndt_cli.search.space import Space
 
 sweep_app = typer.Typer(invoke_without_command=True)
+sweep_app.command("show")(show)
+sweep_app.command("spaces")(spaces)
 
 # As many as the paper drew.
 _N_MEMBERS = 20
@@ -112,8 +115,9 @@ def sweep(
 ) -> None:
     """Search for good settings at random.
 
-    Trains models with settings drawn from a space, and ranks them by validation. Or by
-    generations, with --pbt-interval; on several machines, with --backend ray.
+    Trains models with settings drawn from a space, and ranks them by
+    validation. Or by generations, with --pbt-interval; on several machines,
+    with --backend ray.
 
     Each is an ordinary run in SWEEP/members. Then: ndt ensemble SWEEP
     """
@@ -202,90 +206,7 @@ def sweep(
             soft_wrap=True,
         )
         raise typer.Exit(130)
-    _show(done.results, as_json)
-
-
-@sweep_app.command("show")
-def show(
-    path: Annotated[Path, typer.Argument(metavar="SWEEP", help="Folder of a sweep.")],
-    as_csv: Annotated[
-        bool, typer.Option("--csv", help="Print a CSV table on standard output, nothing else.")
-    ] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Show the members of a sweep, best first, and draw them.
-
-    Also while it runs. The pictures are in SWEEP/figures.
-    """
-    from ndt_cli.search.folder import SweepFolder
-
-    if as_csv and as_json:
-        raise typer.BadParameter("give --csv or --json, not both")
-    results = SweepFolder.open(path).results()
-    if as_csv:
-        out.out(results.to_csv(), end="", highlight=False)
-        return
-    _show(results, as_json)
-
-
-@sweep_app.command("spaces")
-def spaces(
-    name: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[NAME|FILE]",
-            help="Show this one. A file of your own is checked.",
-            show_default=False,
-        ),
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """List the search spaces, or show one.
-
-    A shown space is a file to change: ndt sweep spaces generic > mine.toml
-    """
-    from rich.markup import escape
-    from rich.table import Table
-
-    from ndt_cli.search.draws import written
-    from ndt_cli.search.find_space import SPACE_OF_PRESET, find_space, space_names, space_text
-
-    if name is not None:
-        found = find_space(name)
-        shipped = found.name in space_names()
-        text = space_text(found.name) if shipped else found.to_toml()
-        if as_json:
-            print_json(
-                {"name": found.name, "draws": {k: written(d) for k, d in found.draws.items()}}
-            )
-        else:
-            out.out(text, end="", highlight=False)
-        return
-    rows = {}
-    for space in space_names():
-        title = space_text(space).partition("\n")[0].removeprefix("#").strip()
-        presets = [preset for preset, its in SPACE_OF_PRESET.items() if its == space]
-        rows[space] = {"title": title, "presets": presets}
-    if as_json:
-        print_json({"spaces": [{"name": space, **row} for space, row in rows.items()]})
-        return
-    table = Table("Space", "What it is for", "Taken by default with", box=None, pad_edge=False)
-    for space, row in rows.items():
-        table.add_row(space, escape(str(row["title"])), ", ".join(row["presets"]) or "all others")
-    out.print(table)
-
-
-def _lineage_notes(sweep: Path) -> list[str]:
-    from ndt_cli.search.lineage import Lineage
-
-    lineage = Lineage.read(sweep)
-    if lineage is None:
-        return []
-    return [
-        f"population-based: ranked every {lineage.interval_epochs} epochs, {len(lineage.moves)} "
-        f"times a member went on from another; who, when and with what: {sweep / 'pbt.json'}",
-        "the settings shown are those that each member ended with",
-    ]
+    show_results(done.results, as_json)
 
 
 def _interval_of(sweep: Path) -> int | None:
@@ -328,22 +249,3 @@ def _tell_space(space: "Space") -> None:
 def _tell_moves(epoch: int, moves: "Sequence[Move]") -> None:
     who = ", ".join(f"{move.member} goes on from {move.source}" for move in moves)
     log.print(f"ranked after {epoch} epochs: {who or 'none is replaced'}", highlight=False)
-
-
-def _show(results: "SweepResults", as_json: bool) -> None:
-    from ndt_cli.commands.sweep_table import sweep_notes, sweep_tables
-    from ndt_cli.report.sweep import write_sweep_figures
-    from ndt_cli.search.folder import SweepFolder
-
-    draws = SweepFolder.open(results.path).space.draws
-    figures = write_sweep_figures(results.path / "figures", results, draws)
-    if as_json:
-        print_json({**results.to_json(), "figures": [str(figure) for figure in figures]})
-        return
-    for table in sweep_tables(results, out):
-        out.print(table)
-    for note in [*sweep_notes(results), *_lineage_notes(results.path)]:
-        log.print(note, style="dim", highlight=False, soft_wrap=True)
-    for figure in figures:
-        out.print(f"picture: {figure}", highlight=False, soft_wrap=True)
-    out.print(f"sweep: {results.path}", highlight=False, soft_wrap=True)

@@ -37,7 +37,8 @@ def train(
 ) -> None:
     """Train a model.
 
-    Without options it makes the Lorenz set and fits it in a few minutes on a laptop.
+    Without options it makes the Lorenz set and fits it in a few minutes on a
+    laptop.
 
     Several GPUs: torchrun --nproc-per-node 4 -m ndt_cli train ...
     """
