@@ -8,6 +8,7 @@ from ndt_cli.model.band import Blocks
 from ndt_cli.model.context import Context
 
 N_BINS = 12
+CPU = torch.device("cpu")
 
 
 def _influence_TS(**model):
@@ -115,7 +116,7 @@ def test_padding_leaves_no_nan_in_rates_or_gradients():
 
 def _rates_and_gradient(monkeypatch, blocks, n_bins, inside_BT, plain, **model):
     """Run a network that cuts a trial into these blocks."""
-    monkeypatch.setattr(Blocks, "for_context", lambda context, n_bins: blocks)
+    monkeypatch.setattr(Blocks, "for_context", lambda *context_and_size: blocks)
     network = build_network(model_settings(n_layers=2, n_heads=2, **model), 5, n_bins)
     network.plain = plain
     output_BTN = network(counts_BTN(3, n_bins, 5), inside_BT)
@@ -144,9 +145,15 @@ def test_blocks_of_the_band_give_what_scores_between_all_bins_give(
 
 
 def test_only_a_narrow_window_in_a_long_trial_is_cut_into_blocks():
-    assert Blocks.for_context(Context(8, 4), 200).n_blocks > 1
-    assert Blocks.for_context(Context(8, 4), 10) == Blocks.whole(10)
-    assert Blocks.for_context(Context(None, 4), 200) == Blocks.whole(200)
-    assert Blocks.for_context(Context(8, None), 200) == Blocks.whole(200)
+    assert Blocks.for_context(Context(8, 4), 200, CPU).n_blocks > 1
+    assert Blocks.for_context(Context(8, 4), 10, CPU) == Blocks.whole(10)
+    assert Blocks.for_context(Context(None, 4), 200, CPU) == Blocks.whole(200)
+    assert Blocks.for_context(Context(8, None), 200, CPU) == Blocks.whole(200)
     # The wrapped start reaches further than the window of a block.
-    assert Blocks.for_context(Context(8, 4, wrap_initial=True), 200) == Blocks.whole(200)
+    assert Blocks.for_context(Context(8, 4, wrap_initial=True), 200, CPU) == Blocks.whole(200)
+
+
+def test_a_gpu_cuts_only_long_trials():
+    gpu = torch.device("cuda")
+    assert Blocks.for_context(Context(8, 4), 256, gpu) == Blocks.whole(256)
+    assert Blocks.for_context(Context(8, 4), 1000, gpu).n_blocks > 1

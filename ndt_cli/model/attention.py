@@ -5,6 +5,7 @@ block, W bins that a block looks at.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -54,21 +55,22 @@ class ContextAttention(nn.Module):
         blocks = window.blocks
         q_BTD, k_BTD, v_BTD = linear(x_BTD, self.qkv).chunk(3, dim=-1)
 
-        def heads(bins: Tensor, x_BTD: Tensor) -> Tensor:
+        def heads(x_BTD: Tensor, bins_of: Callable[[torch.device], Tensor], n: int) -> Tensor:
             """Gather bins, (K, n), into (B, K, H, n, E)."""
-            if blocks.n_blocks > 1 or blocks.spare:
-                x_BTD = x_BTD.index_select(1, bins.clamp(0, n_bins - 1).flatten())
-            cut = x_BTD.view(n_trials, *bins.shape, self.n_heads, width // self.n_heads)
+            if blocks != Blocks.whole(n_bins):
+                bins_Kn = bins_of(x_BTD.device).clamp(0, n_bins - 1)
+                x_BTD = x_BTD.index_select(1, bins_Kn.flatten())
+            cut = x_BTD.view(n_trials, blocks.n_blocks, n, self.n_heads, width // self.n_heads)
             return cut.transpose(2, 3)
 
-        rows, columns = blocks.row_KC(x_BTD.device), blocks.column_KW(x_BTD.device)
-        q_BKHCE = heads(rows, q_BTD) * (width // self.n_heads) ** -0.5
-        scores_BKHCW = q_BKHCE @ heads(columns, k_BTD).transpose(-1, -2)
+        q_BKHCE = heads(q_BTD, blocks.row_KC, blocks.size) * (width // self.n_heads) ** -0.5
+        scores_BKHCW = q_BKHCE @ heads(k_BTD, blocks.column_KW, blocks.around).transpose(-1, -2)
         weights_BKHCW = (scores_BKHCW + window.blocked).softmax(dim=-1)
         if dropout is not None:
             weights_BKHCW = dropout(weights_BKHCW, self.dropout)
-        attended_BKHCE = weights_BKHCW @ heads(columns, v_BTD)
-        attended_BTD = attended_BKHCE.transpose(2, 3).reshape(n_trials, rows.numel(), width)
+        attended_BKHCE = weights_BKHCW @ heads(v_BTD, blocks.column_KW, blocks.around)
+        n_rows = blocks.n_blocks * blocks.size
+        attended_BTD = attended_BKHCE.transpose(2, 3).reshape(n_trials, n_rows, width)
         return linear(attended_BTD[:, :n_bins], self.out)
 
 
@@ -145,7 +147,7 @@ def _padded_window(
     context: Context, inside_BT: Tensor, dtype: torch.dtype, blocks: Blocks | None
 ) -> Window:
     n_bins, device = inside_BT.shape[1], inside_BT.device
-    blocks = blocks or Blocks.for_context(context, n_bins)
+    blocks = blocks or Blocks.for_context(context, n_bins, device)
     # A padded bin still sees itself: a row without a single allowed bin would be NaN.
     itself_TS = torch.eye(n_bins, dtype=torch.bool, device=device)
     allowed_BTS = (context.allowed_TS(n_bins, device) & inside_BT[:, None, :]) | itself_TS
@@ -157,7 +159,7 @@ def _window(
 ) -> Window:
     # Tensors made in inference mode could not be used in training.
     with torch.inference_mode(False):
-        blocks = blocks or Blocks.for_context(context, n_bins)
+        blocks = blocks or Blocks.for_context(context, n_bins, device)
         allowed_KCW = blocks.cut_out(context.allowed_TS(n_bins, device))
         return Window(blocks, _blocked(allowed_KCW.unsqueeze(1), dtype))
 

@@ -15,6 +15,8 @@ from ndt_cli.model.context import Context
 _VECTOR = 16
 # What gathering one bin into a window costs, in scores.
 _GATHER_COST = 64
+# A GPU scores all pairs of so few bins sooner than it starts the operations that cut them.
+_WHOLE_ON_GPU = 256
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,11 @@ class Blocks:
         return cls(n_bins, n_bins, 0, 0)
 
     @classmethod
-    def for_context(cls, context: Context, n_bins: int) -> "Blocks":
-        """Return the cut whose scores cost least."""
+    def for_context(cls, context: Context, n_bins: int, device: torch.device) -> "Blocks":
+        """Return the cut whose scores cost least on this device."""
         whole = cls.whole(n_bins)
+        if device.type == "cuda" and n_bins <= _WHOLE_ON_GPU:
+            return whole
         if context.back is None or context.forward is None or context.wrap_initial:
             return whole
         cuts = [cls(n_bins, size, context.back, context.forward) for size in range(4, n_bins)]

@@ -51,9 +51,8 @@ class Population:
         dropouts : sequence of Dropout, optional
             Each member's own, while training.
         """
-        blocks = Blocks.for_context(
-            widest([network.context for network in self.networks]), input_MBTN.shape[2]
-        )
+        context = widest([network.context for network in self.networks])
+        blocks = Blocks.for_context(context, input_MBTN.shape[2], input_MBTN.device)
         masks = self._masks(input_MBTN, blocks, dropouts) if dropouts else None
         blocked = self._blocked(input_MBTN, inside_MBT, blocks)
         first = self.networks[0]
@@ -141,7 +140,7 @@ class _Site:
 
 def _sites(network: NeuralDataTransformer, input_BTN: Tensor) -> list[_Site]:
     """Find the places in the order in which they draw, by a pass over one trial."""
-    own = Blocks.for_context(network.context, input_BTN.shape[1])
+    own = Blocks.for_context(network.context, input_BTN.shape[1], input_BTN.device)
     record = _Recorded()
     was_plain, network.plain = network.plain, True
     with torch.no_grad():
