@@ -4,6 +4,7 @@ import json
 import math
 
 import pytest
+import torch
 from builders import tiny_settings
 
 from ndt_cli import app
@@ -26,7 +27,11 @@ def trained(monkeypatch):
 
     def alone(workload, kind, n_threads, seconds):
         done.append((workload, kind))
-        cost = stock_cost(workload) if kind == "stock" else product_cost(workload, None)
+        cost = (
+            stock_cost(workload)
+            if kind == "stock"
+            else product_cost(workload, torch.float32, torch.device("cpu"))
+        )
         if workload.n_bins == 13:
             return None
         return Alone(Times((cost.flop / FLOP_PER_S,)), 5_000_000)

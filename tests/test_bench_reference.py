@@ -191,7 +191,7 @@ def test_operations_are_those_of_a_hand_count(n_layers, n_heads):
     loaded = workload(n_layers=n_layers, n_heads=n_heads, feedforward_size=8)
     expected = flop_by_hand(4, 10, 20, n_layers, 8)
     assert stock_cost(loaded).flop == expected
-    assert product_cost(loaded, torch.float32).flop == expected
+    assert product_cost(loaded, torch.float32, CPU).flop == expected
 
 
 def test_the_preset_of_the_chaotic_set_holds_20_gflop():
@@ -205,7 +205,7 @@ def test_only_this_package_leaves_out_scores_beyond_the_window():
     narrow = {"full_context": False, "context_back": 4, "context_forward": 4}
     long, long_narrow = workload(n_bins=200), workload(n_bins=200, **narrow)
     assert stock_cost(long_narrow).flop == stock_cost(long).flop
-    full, banded = (product_cost(loaded, torch.float32).flop for loaded in (long, long_narrow))
+    full, banded = (product_cost(loaded, torch.float32, CPU).flop for loaded in (long, long_narrow))
     scores = 3 * 2 * 2 * 4 * 200**2 * 20
     assert full - scores < banded < full - 0.7 * scores
 

@@ -246,6 +246,18 @@ def test_graphs_train_as_kernels_do(tmp_path, variant, precision):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("n_bins", [200, 300])  # scored whole, and cut into blocks
+def test_graphs_hold_trials_of_a_real_size(tmp_path, n_bins):
+    settings = changed(GPU_SETTINGS, "model", context_back=8, context_forward=4)
+    data = recording(10, rates=True, n_bins=n_bins, n_neurons=12)
+    train(settings, out=tmp_path / "graphs", recording=data)
+    by_kernel = changed(settings, "train", cuda_graph=False)
+    train(by_kernel, out=tmp_path / "kernels", recording=data)
+    graphs, kernels = (last_checkpoint(tmp_path / name) for name in ("graphs", "kernels"))
+    assert same_tensors(graphs.model, kernels.model)
+
+
+@pytest.mark.gpu
 def test_a_run_of_graphs_resumes_to_the_last_bit(tmp_path):
     data = recording(10, rates=True)
     train(GPU_SETTINGS, out=tmp_path / "whole", recording=data)

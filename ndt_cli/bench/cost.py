@@ -12,6 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ndt_cli.bench.reference import StockModel
 from ndt_cli.bench.workload import Workload
+from ndt_cli.model.attention import Window
+from ndt_cli.model.band import Blocks
 from ndt_cli.model.network import ModelShape, NeuralDataTransformer
 
 
@@ -36,14 +38,17 @@ class StepCost:
 
 
 @lru_cache
-def product_cost(workload: Workload, dtype: torch.dtype) -> StepCost:
+def product_cost(workload: Workload, dtype: torch.dtype, device: torch.device) -> StepCost:
     """Return what a step of `NeuralDataTransformer` costs, scores outside the blocks left out.
 
     The fast path for CPUs rounds the width of its matrices up, which is not counted.
     """
     network = NeuralDataTransformer(workload.settings.model, _shape(workload))
     network.compute_dtype = dtype
-    return _cost(network, workload)
+    # As that device cuts trials.
+    blocks = Blocks.for_context(network.context, workload.n_bins, device)
+    window = network.windows(workload.n_bins, None, dtype, torch.device("meta"), blocks)
+    return _cost(network, workload, window=window)
 
 
 @lru_cache
@@ -56,7 +61,7 @@ def _shape(workload: Workload) -> ModelShape:
     return ModelShape(workload.n_neurons, workload.n_bins, max_count=1)
 
 
-def _cost(model: nn.Module, workload: Workload) -> StepCost:
+def _cost(model: nn.Module, workload: Workload, **more: Window) -> StepCost:
     model = model.to("meta").train()
     size = (workload.n_trials, workload.n_bins, workload.n_neurons)
     saved: dict[int, torch.UntypedStorage] = {}
@@ -68,7 +73,7 @@ def _cost(model: nn.Module, workload: Workload) -> StepCost:
 
     with FlopCounterMode(display=False) as counter:
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            output = model(torch.zeros(size, dtype=torch.uint8, device="meta"))
+            output = model(torch.zeros(size, dtype=torch.uint8, device="meta"), **more)
         output.sum().backward()
     n_parameters = sum(p.numel() for p in model.parameters())
     n_bytes = sum(storage.nbytes() for storage in saved.values()) + 16 * n_parameters

@@ -216,7 +216,7 @@ class _Measuring:
     def _cost(self, workload: Workload, line: Line) -> StepCost:
         if line == "stock":
             return stock_cost(workload)
-        return product_cost(workload, self.compute.dtype)
+        return product_cost(workload, self.compute.dtype, self.compute.device)
 
     def _objection(self, cost: StepCost, line: Line) -> str:
         """Say why a step is not to be tried; empty where it is."""

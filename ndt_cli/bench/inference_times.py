@@ -8,8 +8,9 @@ from torch import Tensor
 
 from ndt_cli.bench.reference import StockModel
 from ndt_cli.bench.timing import Name, Times, time_in_turn
+from ndt_cli.engine.fast_inference import inferring
 from ndt_cli.model.network import NeuralDataTransformer
-from ndt_cli.model.prepared import PreparedNetwork
+from ndt_cli.settings.tree import TrainSettings
 
 BATCH_SIZE = 256
 """Trials inferred at once."""
@@ -39,12 +40,11 @@ class InferenceTimes:
 
 
 def product_rates(
-    network: NeuralDataTransformer, device: torch.device
+    network: NeuralDataTransformer, settings: TrainSettings, device: torch.device
 ) -> Callable[[Tensor], Tensor]:
     """Return the function by which a trained model infers rates, from host to host."""
-    plain = device.type != "cpu" or network.plain
-    forward = network if plain else PreparedNetwork(network)
-    return lambda counts_BTN: network.rates(forward(counts_BTN.to(device))).cpu()
+    forward = inferring(network, settings, device)
+    return lambda counts_BTN: network.rates(forward(counts_BTN.to(device), None)).cpu()
 
 
 def stock_rates(model: StockModel, device: torch.device) -> Callable[[Tensor], Tensor]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from ndt_cli import memory
+from ndt_cli.engine.device import free_gpu_bytes
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -43,7 +44,7 @@ class PeakMemory:
 def free_bytes(device: torch.device) -> int | None:
     """Return how much memory could still be taken; None where the system does not tell."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        return free_gpu_bytes(device)
     return memory.free_bytes() if device.type == "cpu" else None
 
 

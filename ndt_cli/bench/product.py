@@ -7,6 +7,7 @@ import torch
 from ndt_cli.bench.timing import Times, synchronise
 from ndt_cli.bench.workload import Workload
 from ndt_cli.data.spike_data import SpikeData
+from ndt_cli.engine.compiled import CompiledLayers, compiles_layers
 from ndt_cli.engine.device import Compute
 from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.recorded import RecordedSteps, records_steps
@@ -43,6 +44,8 @@ class ProductTraining:
             self.network = NeuralDataTransformer(self.settings.model, shape).to(self.device)
         self.network.compute_dtype = compute.dtype
         self.network.plain = self.settings.train.plain_layers
+        if compiles_layers(self.settings.train, self.device):
+            self.network.train_layer = CompiledLayers()
         self.optimizer = make_optimizer(self.network.parameters(), self.settings, self.device)
         self.streams = Streams.from_seed(self.settings.train.seed, self.device)
         # Once spans have come, they stay to the end of a run.

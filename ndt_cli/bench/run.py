@@ -48,7 +48,8 @@ def run_bench(
         torch.random.fork_rng(devices=[]),  # stock layers draw from the global generator
     ):
         machine = Machine.here(compute, n_threads)
-        costs = {"ndt": product_cost(workload, compute.dtype), "stock": stock_cost(workload)}
+        ndt_cost = product_cost(workload, compute.dtype, device)
+        costs = {"ndt": ndt_cost, "stock": stock_cost(workload)}
         for cost in costs.values():
             check_cost(workload, cost, device)
         watch("the fastest matrix products")
@@ -71,7 +72,7 @@ def run_bench(
         parts = ndt.time_parts(n_steps)
         watch("inference")
         infer: dict[Kind, Callable[[torch.Tensor], torch.Tensor]] = {
-            "ndt": product_rates(ndt.network.eval(), device),
+            "ndt": product_rates(ndt.network.eval(), workload.settings.train, device),
             "stock": stock_rates(stock.model, device),
         }
         counts_BTN = torch.from_numpy(data.spikes_BTN)

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from ndt_cli.engine.device import Compute, choose_compute
+from ndt_cli.engine.provenance import package_version
 from ndt_cli.engine.run_facts import RunFacts
 from ndt_cli.engine.run_folder import RunWarning
 from ndt_cli.errors import DeviceError
@@ -47,7 +48,8 @@ def compute_as_started(
         if n_threads > n_available:
             unlike.append(f"{n_threads} CPU threads, and there are {n_available}")
             n_threads = n_available
-    before, now = facts.packages.get("torch"), str(torch.__version__)
+    # As it was installed: torch's own name of its version may say more.
+    before, now = facts.packages.get("torch"), package_version("torch")
     if before not in (None, now):
         unlike.append(f"torch {before}, and this is {now}")
     if unlike:

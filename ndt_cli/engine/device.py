@@ -1,5 +1,6 @@
 """Which device, which precision, how many threads."""
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -95,7 +96,16 @@ def _check_gpu(device: torch.device, wanted: str) -> torch.device:
             f'train.device = "{wanted}" asks for {device}, but there are {n_gpus} CUDA GPUs',
             f"use cuda:0 to cuda:{n_gpus - 1}, and at most {n_gpus} processes on this machine",
         )
+    # Products that repeat (train.deterministic) need this. It is read once, at the first product of
+    # the process, and costs nothing.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     return device
+
+
+def free_gpu_bytes(device: torch.device) -> int:
+    """Return how much memory of a GPU this process could still take, what torch holds included."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:

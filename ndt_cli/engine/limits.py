@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from ndt_cli.data.spike_data import SpikeData
+from ndt_cli.engine.device import free_gpu_bytes
 from ndt_cli.errors import SettingsError
 from ndt_cli.memory import free_bytes, in_gb
 from ndt_cli.model.context import Context
@@ -113,5 +114,5 @@ def check_limits(
 
 def _free_bytes(device: torch.device) -> int | None:
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        return free_gpu_bytes(device)
     return free_bytes()

@@ -23,7 +23,7 @@ def describe_run(recording: Recording, compute: Compute, n_threads: int) -> dict
         "command": sys.argv,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: package_version(name) for name in _PACKAGES},
         "device": str(compute.device),
         "precision": str(compute.dtype).removeprefix("torch."),
         "n_threads": n_threads,
@@ -37,7 +37,8 @@ def describe_run(recording: Recording, compute: Compute, n_threads: int) -> dict
     }
 
 
-def _version(name: str) -> str | None:
+def package_version(name: str) -> str | None:
+    """Return the version of a package as it was installed; None where it was not."""
     try:
         return version(name)
     except PackageNotFoundError:

@@ -90,10 +90,12 @@ class RecordedSteps:
             return _Replay(self._take, self._record, steps, batches)
         except RuntimeError as error:
             RecordedSteps._works = False
-            cause = error.__context__ or error  # the first error; ending the recording is another
+            # The first error; ending the recording is another. Only its text: an error kept by the
+            # frame that it came through keeps the step's tensors alive.
+            told = str(error.__context__ or error).partition("\n")[0]
             warnings.warn(
                 "training steps cannot be recorded as a CUDA graph here, and are launched kernel "
-                f"by kernel, which is slower: {str(cause).partition(chr(10))[0]}",
+                f"by kernel, which is slower: {told}",
                 RunWarning,
                 stacklevel=3,
             )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from ndt_cli.engine.device import free_gpu_bytes
 from ndt_cli.engine.recorded import RecordedSteps
 from ndt_cli.engine.step import Sums, TrainingStep
 from ndt_cli.engine.trainer import StepRequest, Trainer
@@ -93,16 +94,20 @@ def members_that_fit(trainer: Trainer) -> int:
     device = trainer.compute.device
     if device.type != "cuda":
         return _MOST_MEMBERS
-    batch = trainer.trials.take(slice(0, trainer.settings.train.batch_size))
+    n_trials, size = len(trainer.trials), trainer.settings.train.batch_size
+    batch = trainer.trials.take(slice(0, size))
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
     trainer.network(batch.counts_BTN, batch.inside_BT).sum().backward()
     trainer.optimizer.zero_grad(set_to_none=True)
     # Dropout masks, and the weights with their gradients and two moments, come on top.
     weights = 16 * sum(p.numel() for p in trainer.network.parameters())
-    one = 2 * (torch.cuda.max_memory_allocated(device) - before) + weights
-    free, _ = torch.cuda.mem_get_info(device)
-    return max(1, min(_MOST_MEMBERS, int(_SHARE_OF_MEMORY * free / one)))
+    one = 2 * (torch.cuda.max_memory_allocated(device) - before)
+    if trainer.records_steps and n_trials > size:
+        # What a recorded step takes is kept from a smaller last batch, which takes its own.
+        one += one * (n_trials % size) // size
+    free = free_gpu_bytes(device)
+    return max(1, min(_MOST_MEMBERS, int(_SHARE_OF_MEMORY * free / (one + weights))))
 
 
 def batch_key(trainer: Trainer, request: StepRequest) -> tuple[object, ...]:

@@ -18,6 +18,8 @@ from ndt_cli.data.by_trial import trial_blocks
 from ndt_cli.data.spike_data import SpikeData
 from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.device import Compute, choose_compute, cpu_threads
+from ndt_cli.engine.fast_inference import inferring
+from ndt_cli.engine.recorded_network import RecordedNetwork
 from ndt_cli.engine.run_facts import SplitFacts
 from ndt_cli.engine.run_folder import CHECKPOINTS, RunFolder
 from ndt_cli.engine.same_neurons import check_same_neurons
@@ -187,10 +189,8 @@ class TrainedModel:
         return found_BTN
 
     @cached_property
-    def _forward(self) -> NeuralDataTransformer | PreparedNetwork:
-        if self.compute.device.type != "cpu" or self.settings.train.plain_layers:
-            return self.network
-        return PreparedNetwork(self.network)
+    def _forward(self) -> NeuralDataTransformer | PreparedNetwork | RecordedNetwork:
+        return inferring(self.network, self.settings.train, self.compute.device)
 
     def _batches(self, data: SpikeData) -> Iterator[tuple[slice, TrialSet]]:
         # What the network gives for an entry: a rate, or a score of each count.

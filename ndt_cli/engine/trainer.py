@@ -14,6 +14,7 @@ from ndt_cli.baselines import starting_rates
 from ndt_cli.data.spike_data import Recording
 from ndt_cli.engine.checkpoint import Checkpoint, optimizer_tensors
 from ndt_cli.engine.checks import check_trainable
+from ndt_cli.engine.compiled import CompiledLayers, compiles_layers
 from ndt_cli.engine.device import Compute
 from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.events import EpochDone, Event, Started, StepDone, Watcher
@@ -103,6 +104,8 @@ class Trainer:
         self.network.to(device)
         self.network.compute_dtype = compute.dtype
         self.network.plain = settings.train.plain_layers
+        if compiles_layers(settings.train, device):
+            self.network.train_layer = CompiledLayers()
         self.optimizer = make_optimizer(self.network.parameters(), settings, device)
         self.streams = Streams.from_seed(settings.train.seed, device, ranks.rank)
         self.step = step_class(settings.train, device, ranks.world_size)(

@@ -21,6 +21,9 @@ POSITION_STD = 0.1
 # Counts that never occurred in training, up to this much above the largest, have a row too.
 SPARE_COUNTS = 3
 
+# Rows of a table up to which looking them up is a product with ones and zeros on a GPU.
+_FEW_ROWS = 32
+
 
 def encoder_width(settings: ModelSettings, n_neurons: int) -> int:
     """Width D: a number for each input, at least 16, rounded up to a multiple of the heads.
@@ -79,11 +82,21 @@ class Embedding(nn.Module):
         counts_BTN = input_BTN.long().clamp_max(self.max_index)
         table = self.table.weight * scale
         if input_BTN.device.type != "cpu":
-            return nn.functional.embedding(counts_BTN, table).flatten(-2)
+            return _rows(counts_BTN, table).flatten(-2)
         # The same rows; on a CPU the gradient of index_select is an eighth of the time.
         rows = table.index_select(0, counts_BTN.flatten())
         n_trials, n_bins, n_neurons = counts_BTN.shape
         return rows.view(n_trials, n_bins, n_neurons * table.shape[1])
+
+
+def _rows(counts_BTN: Tensor, table: Tensor) -> Tensor:
+    """Return the row of each count, (B, T, N, E)."""
+    if len(table) > _FEW_ROWS:
+        return nn.functional.embedding(counts_BTN, table)
+    # The same rows. On a GPU the gradient of the other way sorts all counts, or adds them up one
+    # after another: half a millisecond.
+    one_hot = counts_BTN[..., None] == torch.arange(len(table), device=table.device)
+    return one_hot.to(table.dtype) @ table
 
 
 def sinusoid_TD(n_bins: int, width: int, offset: int) -> Tensor:

@@ -4,6 +4,7 @@ Axes: B trials, T bins, N neurons, D width of the encoder, L layers, C spike-cou
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from ndt_cli.model.attention import ContextAttention, Window, Windows, linear
 from ndt_cli.model.context import Context
-from ndt_cli.model.dropout import Dropout
+from ndt_cli.model.dropout import Drawn, Dropout
 from ndt_cli.model.embedding import Embedding, encoder_width
 from ndt_cli.model.fast_attention import fast_attention
 from ndt_cli.model.fast_feedforward import fast_feedforward
@@ -40,6 +41,10 @@ class ModelShape:
     max_count: int
 
 
+TrainLayer = Callable[["EncoderLayer", Tensor, Window, Dropout, torch.dtype], Tensor]
+"""Computes a layer, with dropout; parameters as of `EncoderLayer.forward`."""
+
+
 class NeuralDataTransformer(nn.Module):
     """Counts in, log-rates (or rates, or class scores) out.
 
@@ -55,7 +60,8 @@ class NeuralDataTransformer(nn.Module):
     The weights are float32. ``compute_dtype`` is the dtype of the matrix products; norms, the
     residual stream and the read-out stay float32. On a CPU the parts of a layer are computed by
     `fast_attention` and `fast_feedforward`; ``plain`` computes them with PyTorch's own operations
-    and their automatic gradients everywhere, to the same results but for rounding.
+    and their automatic gradients everywhere, to the same results but for rounding. With dropout,
+    layers are computed by ``train_layer`` where there is one.
     """
 
     def __init__(self, settings: ModelSettings, shape: ModelShape) -> None:
@@ -66,6 +72,7 @@ class NeuralDataTransformer(nn.Module):
         self.windows = Windows(self.context)
         self.compute_dtype = torch.float32
         self.plain = False
+        self.train_layer: TrainLayer | None = None
         width = encoder_width(settings, shape.n_neurons)
         self.embedding = Embedding(settings, shape.n_neurons, shape.n_bins, shape.max_count)
         self.layers = nn.ModuleList(EncoderLayer(settings, width) for _ in range(settings.n_layers))
@@ -129,7 +136,11 @@ class NeuralDataTransformer(nn.Module):
             )
         x_BTD = self.embedding(input_BTN, dropout)
         for layer in self.layers:
-            x_BTD = layer(x_BTD, window, dropout, self.compute_dtype, self.plain)
+            if self.train_layer is None or dropout is None or self.plain:
+                x_BTD = layer(x_BTD, window, dropout, self.compute_dtype, self.plain)
+            else:
+                assert isinstance(layer, EncoderLayer)
+                x_BTD = self.train_layer(layer, x_BTD, window, dropout, self.compute_dtype)
         normed_BTD: Tensor = self.norm(x_BTD)
         return normed_BTD
 
@@ -193,6 +204,18 @@ class EncoderLayer(nn.Module):
         x_BTD = self.norm_attention(x_BTD + attend(x_BTD))
         normed_BTD: Tensor = self.norm_feedforward(x_BTD + feed(x_BTD))
         return normed_BTD
+
+    def draw(self, x_BTD: Tensor, window: Window, dropout: Dropout) -> list[Drawn]:
+        """Draw what `forward` drops, place by place in its order."""
+        n_trials, n_bins, width = x_BTD.shape
+        blocks = window.blocks
+        weights = (n_trials, blocks.n_blocks, self.attention.n_heads, blocks.size, blocks.around)
+        hidden = (n_trials, n_bins, self.expand.out_features)
+        output = (n_trials, n_bins, width)
+        return [
+            dropout.draw(weights, self.attention.dropout),
+            *(dropout.draw(shape, self.p) for shape in (output, hidden, output)),
+        ]
 
     def _drop(self, x: Tensor, dropout: Dropout | None) -> Tensor:
         return x if dropout is None else dropout(x, self.p)

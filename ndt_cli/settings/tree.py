@@ -277,6 +277,11 @@ class TrainSettings(_Section):
     """On a CUDA GPU: record a training step once and replay it as one, where a single process
     trains. false launches it kernel by kernel, to the same results."""
 
+    compile_layers: bool = False
+    """On a CUDA GPU: make kernels for the layers by torch.compile, which takes some ten seconds and
+    a C compiler, and pays in runs of many thousand steps. Where it fails, PyTorch's own kernels
+    compute them, to the same results but for rounding."""
+
     tensorboard: bool = False
     """Write TensorBoard events to the run folder (needs the extra of that name)."""
 

@@ -1,0 +1,104 @@
+"""A network that a GPU infers with by CUDA graphs, without launching its kernels one by one."""
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ndt_cli.engine.cuda_graphs import CudaGraphs
+from ndt_cli.engine.run_folder import RunWarning
+from ndt_cli.model.network import NeuralDataTransformer
+
+# Batches of a shape before it is recorded: libraries set themselves up in the first.
+_WARM_UP = 2
+
+# Shapes that are recorded; each keeps the memory of its pass.
+_MOST_KINDS = 8
+
+Record = Callable[[Callable[[], None], tuple[()]], Callable[[], None]]
+"""Records what a function does on the device without doing it; returns what does it."""
+
+
+class RecordedNetwork:
+    """Gives what a `NeuralDataTransformer` gives without dropout; batches of a shape that comes
+    again are replayed.
+
+    Parameters
+    ----------
+    network : NeuralDataTransformer
+        Changes of its weights, in place, are seen.
+    record : callable, optional
+        How a pass is recorded. Default: as CUDA graphs.
+    """
+
+    def __init__(self, network: NeuralDataTransformer, record: Record | None = None) -> None:
+        self.network = network
+        self._record = record or CudaGraphs(next(network.parameters()).device)
+        self._n_seen: dict[tuple[object, ...], int] = {}
+        self._replays: dict[tuple[object, ...], _Pass] = {}
+        self._works = True
+
+    @torch.inference_mode()
+    def __call__(self, input_BTN: Tensor, inside_BT: Tensor | None = None) -> Tensor:
+        """Return the read-out; parameters as in `NeuralDataTransformer.forward`.
+
+        Warns
+        -----
+        RunWarning
+            Once, when a pass cannot be recorded; kernels are then launched one by one.
+        """
+        key = (input_BTN.shape, input_BTN.dtype, inside_BT is None)
+        n_seen = self._n_seen[key] = self._n_seen.get(key, 0) + 1
+        may = self._works and n_seen > _WARM_UP and len(self._replays) < _MOST_KINDS
+        if key not in self._replays and may:
+            self._keep(key, input_BTN, inside_BT)
+        if key in self._replays:
+            return self._replays[key](input_BTN, inside_BT)
+        output: Tensor = self.network(input_BTN, inside_BT)
+        return output
+
+    def encode(self, input_BTN: Tensor, inside_BT: Tensor | None = None) -> Tensor:
+        """Return the encoder's activations; never recorded."""
+        return self.network.encode(input_BTN, inside_BT)
+
+    def _keep(self, key: tuple[object, ...], input_BTN: Tensor, inside_BT: Tensor | None) -> None:
+        try:
+            self._replays[key] = _Pass(self.network, self._record, input_BTN, inside_BT)
+        except RuntimeError as error:
+            self._works = False
+            told = str(error.__context__ or error).partition("\n")[0]
+            warnings.warn(
+                "inference cannot be recorded as a CUDA graph here, and its kernels are launched "
+                f"one by one, which is slower: {told}",
+                RunWarning,
+                stacklevel=4,
+            )
+
+
+class _Pass:
+    """A recorded pass, the batch that it reads and the read-out that it writes."""
+
+    def __init__(
+        self,
+        network: NeuralDataTransformer,
+        record: Record,
+        input_BTN: Tensor,
+        inside_BT: Tensor | None,
+    ) -> None:
+        self._input_BTN = input_BTN.clone()
+        self._inside_BT = None if inside_BT is None else inside_BT.clone()
+
+        self._output: Tensor
+
+        def once() -> None:
+            self._output = network(self._input_BTN, self._inside_BT)
+
+        self._replay = record(once, ())
+
+    def __call__(self, input_BTN: Tensor, inside_BT: Tensor | None) -> Tensor:
+        self._input_BTN.copy_(input_BTN)
+        if self._inside_BT is not None and inside_BT is not None:
+            self._inside_BT.copy_(inside_BT)
+        self._replay()
+        return self._output.clone()  # the next replay writes over it

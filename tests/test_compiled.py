@@ -1,0 +1,114 @@
+"""Layers that torch.compile makes kernels for: the same layers, drawn the same."""
+
+import pytest
+import torch
+from builders import (
+    build_network,
+    changed,
+    counts_BTN,
+    last_checkpoint,
+    model_settings,
+    recording,
+    tiny_settings,
+)
+
+from ndt_cli.engine.compiled import CompiledLayers, compiles_layers
+from ndt_cli.engine.run_folder import RunWarning
+from ndt_cli.engine.train import train
+from ndt_cli.model.dropout import Dropout, RandomBits
+from ndt_cli.settings.tree import TrainSettings
+
+CUDA = torch.device("cuda")
+
+
+@pytest.fixture(autouse=True)
+def _fresh():
+    # What is compiled for one set of settings counts against the next.
+    torch._dynamo.reset()
+
+
+def _step(network, train_layer, n_trials=4):
+    """Return the output of a training pass, all gradients, and the state of the dropout."""
+    network.train_layer, stream = train_layer, RandomBits(3)
+    network.zero_grad()
+    output = network(counts_BTN(n_trials, 30, 6), None, Dropout(stream))
+    output.square().mean().backward()
+    return [output, *(p.grad for p in network.parameters()), stream.get_state()]
+
+
+def _assert_same(network, train_layer, n_trials=4):
+    # Without compiling, a CPU has ways of its own: plain layers are what is compiled.
+    network.plain = True
+    expected = _step(network, None, n_trials)
+    network.plain = False
+    torch.testing.assert_close(_step(network, train_layer, n_trials), expected)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"dropout": 0.2, "norm_place": "post"},
+        {"dropout": 0.5, "norm": "scale", "context_back": 3, "context_forward": 2},
+        {"dropout": 0.0, "activation": "gelu"},
+    ],
+)
+def test_compiled_layers_compute_and_drop_as_plain_ones(model):
+    network = build_network(model_settings(n_layers=3, **model), 6, 30)
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    _assert_same(network, CompiledLayers("aot_eager"))
+    # One graph for all layers, without a break.
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
+
+
+def test_batches_of_another_size_are_not_compiled_for():
+    network = build_network(model_settings(n_layers=1, dropout=0.2), 6, 30)
+    layers = CompiledLayers("aot_eager")
+    _assert_same(network, layers)
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    _step(network, layers, n_trials=3)
+    assert not counters["stats"]
+
+
+def test_layers_that_cannot_be_compiled_are_said_once_and_computed():
+    def broken(graph, inputs):
+        raise FileNotFoundError("no C compiler\nand more")
+
+    network = build_network(model_settings(n_layers=2, dropout=0.2), 6, 30)
+    layers = CompiledLayers(broken)
+    with pytest.warns(RunWarning, match="cannot be compiled.*no C compiler") as warned:
+        _assert_same(network, layers)
+    assert len(warned) == 1
+    _step(network, layers)  # silent from now on
+
+
+def test_inference_is_not_compiled():
+    network = build_network(model_settings(n_layers=1), 6, 30)
+    network.train_layer = pytest.fail
+    network(counts_BTN(2, 30, 6))
+
+
+def test_layers_are_compiled_on_a_gpu_where_it_is_asked_for():
+    asked = TrainSettings(compile_layers=True)
+    assert compiles_layers(asked, CUDA)
+    assert not compiles_layers(asked, torch.device("cpu"))
+    assert not compiles_layers(asked.model_copy(update={"plain_layers": True}), CUDA)
+    assert not compiles_layers(TrainSettings(), CUDA)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("cuda_graph", [True, False])
+def test_a_compiled_run_on_a_gpu_is_the_same_run_but_for_rounding(tmp_path, cuda_graph):
+    settings = tiny_settings(
+        model={"dropout": 0.2, "n_layers": 2},
+        train={"device": "cuda", "precision": "float32", "max_epochs": 6, "cuda_graph": cuda_graph},
+    )
+    data = recording(10, rates=True)
+    train(settings, out=tmp_path / "torch", recording=data)
+    compiling = changed(settings, "train", compile_layers=True)
+    train(compiling, out=tmp_path / "compiled", recording=data)
+    compiled, by_torch = (last_checkpoint(tmp_path / run) for run in ("compiled", "torch"))
+    torch.testing.assert_close(compiled.streams, by_torch.streams)
+    torch.testing.assert_close(compiled.model, by_torch.model, rtol=1e-3, atol=1e-4)
