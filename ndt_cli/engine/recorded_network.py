@@ -1,12 +1,12 @@
 """A network that a GPU infers with by CUDA graphs, without launching its kernels one by one."""
 
 import warnings
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from ndt_cli.engine.cuda_graphs import CudaGraphs
+from ndt_cli.engine.recorded import Record
 from ndt_cli.engine.run_folder import RunWarning
 from ndt_cli.model.network import NeuralDataTransformer
 
@@ -16,13 +16,11 @@ _WARM_UP = 2
 # Shapes that are recorded; each keeps the memory of its pass.
 _MOST_KINDS = 8
 
-Record = Callable[[Callable[[], None], tuple[()]], Callable[[], None]]
-"""Records what a function does on the device without doing it; returns what does it."""
-
 
 class RecordedNetwork:
-    """Gives what a `NeuralDataTransformer` gives without dropout; batches of a shape that comes
-    again are replayed.
+    """Gives what a `NeuralDataTransformer` gives without dropout.
+
+    A shape of batch that comes again is recorded, and replayed from then on.
 
     Parameters
     ----------
