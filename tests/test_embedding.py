@@ -6,7 +6,13 @@ import pytest
 import torch
 from builders import build_network, counts_BTN, model_settings
 
-from ndt_cli.model.embedding import POSITION_STD, Embedding, encoder_width, sinusoid_TD
+from ndt_cli.model.embedding import (
+    POSITION_STD,
+    Embedding,
+    _rows,
+    encoder_width,
+    sinusoid_TD,
+)
 
 
 def _embed(input_BTN, *, max_count=4, n_bins=None, **model):
@@ -121,3 +127,20 @@ def test_the_count_table_starts_with_unit_variance_and_positions_start_small(n_n
     scale = embedding.width**0.5
     assert (embedding.table.weight * scale).std().item() == pytest.approx(1, rel=0.1)
     assert embedding.positions.std().item() == pytest.approx(POSITION_STD, rel=0.1)
+
+
+@pytest.mark.parametrize("n_rows", [9, 40])
+def test_rows_looked_up_as_on_a_gpu_are_those_of_the_table(n_rows):
+    # Few rows come by a product with ones and zeros, there and for several members at once.
+    stream = torch.Generator().manual_seed(0)
+    table = torch.randn(2, n_rows, 3, generator=stream, requires_grad=True)
+    counts = torch.randint(0, n_rows, (2, 4, 5, 6), generator=stream)
+    upstream = torch.randn(2, 4, 5, 6, 3, generator=stream)
+    expected = torch.stack([t[c] for t, c in zip(table, counts, strict=True)])
+    (expected_grad,) = torch.autograd.grad(expected, table, upstream)
+    for found in (
+        torch.stack([_rows(c, t) for t, c in zip(table, counts, strict=True)]),
+        torch.vmap(_rows)(counts, table),
+    ):
+        assert torch.equal(found, expected)
+        torch.testing.assert_close(torch.autograd.grad(found, table, upstream)[0], expected_grad)
