@@ -60,6 +60,12 @@ _OS_HINTS = {
     errno.EACCES: "Check who may read or write there.",
 }
 
+_MEMORY_HINT = "Take less data or a smaller model, close other programs, or use a larger machine."
+_GPU_MEMORY_HINT = (
+    "Take smaller batches (--set train.batch_size=32), or steps that are not recorded, which keep "
+    "less (--set train.cuda_graph=false)."
+)
+
 
 def load_command(name: str) -> Any:
     """Import a command's module and return the click command of it."""
@@ -125,10 +131,9 @@ def _explain(error: Exception) -> None:
         where = f"{error.filename}: " if error.filename is not None else ""
         _print_error(f"{where}{error.strerror}", _OS_HINTS.get(error.errno or 0))
     elif _ran_out_of_memory(error):
-        _print_error(
-            f"memory ran out: {str(error).strip() or 'the system gave no more'}",
-            "Take less data or a smaller model, close other programs, or use a larger machine.",
-        )
+        said = str(error).strip() or "the system gave no more"
+        on_gpu = "CUDA" in said
+        _print_error(f"memory ran out: {said}", _GPU_MEMORY_HINT if on_gpu else _MEMORY_HINT)
     else:
         kind = type(error).__name__
         _print_error(
