@@ -11,6 +11,8 @@ from builders import (
     recording,
     tiny_settings,
 )
+from functorch.compile import make_boxed_func
+from torch._dynamo.backends.common import aot_autograd
 
 from ndt_cli.engine.compiled import CompiledLayers, compiles_layers
 from ndt_cli.engine.run_folder import RunWarning
@@ -19,12 +21,6 @@ from ndt_cli.model.dropout import Dropout, RandomBits
 from ndt_cli.settings.tree import TrainSettings
 
 CUDA = torch.device("cuda")
-
-
-@pytest.fixture(autouse=True)
-def _fresh():
-    # What is compiled for one set of settings counts against the next.
-    torch._dynamo.reset()
 
 
 def _step(network, train_layer, n_trials=4):
@@ -56,7 +52,7 @@ def test_compiled_layers_compute_and_drop_as_plain_ones(model):
     network = build_network(model_settings(n_layers=3, **model), 6, 30)
     counters = torch._dynamo.utils.counters
     counters.clear()
-    _assert_same(network, CompiledLayers("aot_eager"))
+    _assert_same(network, CompiledLayers(4, "aot_eager"))
     # One graph for all layers, without a break.
     assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"]
@@ -64,7 +60,7 @@ def test_compiled_layers_compute_and_drop_as_plain_ones(model):
 
 def test_batches_of_another_size_are_not_compiled_for():
     network = build_network(model_settings(n_layers=1, dropout=0.2), 6, 30)
-    layers = CompiledLayers("aot_eager")
+    layers = CompiledLayers(4, "aot_eager")
     _assert_same(network, layers)
     counters = torch._dynamo.utils.counters
     counters.clear()
@@ -77,11 +73,32 @@ def test_layers_that_cannot_be_compiled_are_said_once_and_computed():
         raise FileNotFoundError("no C compiler\nand more")
 
     network = build_network(model_settings(n_layers=2, dropout=0.2), 6, 30)
-    layers = CompiledLayers(broken)
+    layers = CompiledLayers(4, broken)
     with pytest.warns(RunWarning, match="cannot be compiled.*no C compiler") as warned:
         _assert_same(network, layers)
     assert len(warned) == 1
     _step(network, layers)  # silent from now on
+
+
+def test_layers_whose_gradient_cannot_be_compiled_are_said_and_computed():
+    def broken(graph, inputs):
+        raise RuntimeError("no gradient")
+
+    network = build_network(model_settings(n_layers=1, dropout=0.2), 6, 30)
+    forward_only = aot_autograd(
+        fw_compiler=lambda graph, inputs: make_boxed_func(graph.forward), bw_compiler=broken
+    )
+    with pytest.warns(RunWarning, match="cannot be compiled.*no gradient"):
+        _assert_same(network, CompiledLayers(4, forward_only))
+
+
+def test_every_run_of_a_process_is_compiled():
+    counters = torch._dynamo.utils.counters
+    for i in range(10):  # more than torch keeps of one function
+        counters.clear()
+        network = build_network(model_settings(n_layers=2, dropout=0.05 * i), 6, 30)
+        _step(network, CompiledLayers(4, "aot_eager"))
+        assert counters["stats"]["unique_graphs"] == 1
 
 
 def test_inference_is_not_compiled():

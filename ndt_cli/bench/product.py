@@ -45,7 +45,7 @@ class ProductTraining:
         self.network.compute_dtype = compute.dtype
         self.network.plain = self.settings.train.plain_layers
         if compiles_layers(self.settings.train, self.device):
-            self.network.train_layer = CompiledLayers()
+            self.network.train_layer = CompiledLayers(workload.n_trials)
         self.optimizer = make_optimizer(self.network.parameters(), self.settings, self.device)
         self.streams = Streams.from_seed(self.settings.train.seed, self.device)
         # Once spans have come, they stay to the end of a run.

@@ -1,6 +1,8 @@
 """Layers whose kernels torch.compile makes for a GPU, while training."""
 
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,21 +20,24 @@ def compiles_layers(settings: TrainSettings, device: torch.device) -> bool:
 
 
 class CompiledLayers:
-    """Computes layers with dropout; all of a network are compiled once.
+    """Computes layers with dropout; all of a network are compiled as one.
 
-    What is dropped is drawn as without compiling. Batches of another size than the first, the last
-    of an epoch, are not compiled for.
+    What is dropped is drawn as without compiling.
 
     Parameters
     ----------
-    backend : str
+    n_trials : int
+        In a batch. Those of another size, such as the last of an epoch, are not compiled for.
+    backend : str or callable
         Of `torch.compile`.
     """
 
-    def __init__(self, backend: str = "inductor") -> None:
+    def __init__(self, n_trials: int, backend: str | Callable[..., Any] = "inductor") -> None:
+        # What earlier runs of the process compiled counts against what is compiled.
+        torch.compiler.reset()
+        self.n_trials = n_trials
         self._compute = torch.compile(_compute, backend=backend, dynamic=False)
-        self._shape: torch.Size | None = None
-        self._works = True
+        self._works: bool | None = None  # not known before the first call
 
     def __call__(
         self,
@@ -49,26 +54,44 @@ class CompiledLayers:
         RunWarning
             Once, when it cannot be compiled.
         """
-        self._shape = self._shape or x_BTD.shape
-        if not self._works or x_BTD.shape != self._shape:
+        if self._works is False or len(x_BTD) != self.n_trials:
             output: Tensor = layer(x_BTD, window, dropout, dtype, plain=False)
             return output
         drawn = layer.draw(x_BTD, window, dropout)
+        if self._works is None:
+            self._works = self._try(layer, x_BTD, window, drawn, dtype)
+        compute = self._compute if self._works else _compute
+        return compute(layer, x_BTD, window, drawn, dtype)
+
+    def _try(
+        self,
+        layer: EncoderLayer,
+        x_BTD: Tensor,
+        window: Window,
+        drawn: list[Drawn],
+        dtype: torch.dtype,
+    ) -> bool:
+        """Compile, forward and backward, and tell whether it went well."""
         try:
             with warnings.catch_warnings():
                 # The compiler's hints are for those who write the network.
                 warnings.simplefilter("ignore")
-                return self._compute(layer, x_BTD, window, drawn, dtype)
+                output = self._compute(layer, x_BTD, window, drawn, dtype)
+                if output.requires_grad:
+                    wanted = [p for p in layer.parameters() if p.requires_grad]
+                    torch.autograd.grad(output.sum(), wanted, allow_unused=True)
+        except torch.cuda.OutOfMemoryError:
+            raise
         except Exception as error:  # from a compiler, or for want of one: of any class
-            self._works = False
             told = " ".join(str(error).strip().splitlines()[:2])  # who failed, and of what
-        warnings.warn(
-            "the layers cannot be compiled here, and PyTorch's own kernels compute them, which are "
-            f"slower (train.compile_layers): {told}",
-            RunWarning,
-            stacklevel=2,
-        )
-        return _compute(layer, x_BTD, window, drawn, dtype)
+            warnings.warn(
+                "the layers cannot be compiled here, and PyTorch's own kernels compute them, which "
+                f"are slower (train.compile_layers): {told}",
+                RunWarning,
+                stacklevel=3,
+            )
+            return False
+        return True
 
 
 def _compute(

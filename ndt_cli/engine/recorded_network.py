@@ -13,7 +13,7 @@ from ndt_cli.model.network import NeuralDataTransformer
 # Batches of a shape before it is recorded: libraries set themselves up in the first.
 _WARM_UP = 2
 
-# Shapes that are recorded; each keeps the memory of its pass.
+# Shapes that are recorded; of each the input and the read-out are kept.
 _MOST_KINDS = 8
 
 
@@ -30,12 +30,14 @@ class RecordedNetwork:
         How a pass is recorded. Default: as CUDA graphs.
     """
 
+    # A process in which a recording has failed does not try again: CUDA may not recover from it.
+    _works = True
+
     def __init__(self, network: NeuralDataTransformer, record: Record | None = None) -> None:
         self.network = network
         self._record = record or CudaGraphs(next(network.parameters()).device)
         self._n_seen: dict[tuple[object, ...], int] = {}
         self._replays: dict[tuple[object, ...], _Pass] = {}
-        self._works = True
 
     @torch.inference_mode()
     def __call__(self, input_BTN: Tensor, inside_BT: Tensor | None = None) -> Tensor:
@@ -64,7 +66,7 @@ class RecordedNetwork:
         try:
             self._replays[key] = _Pass(self.network, self._record, input_BTN, inside_BT)
         except RuntimeError as error:
-            self._works = False
+            RecordedNetwork._works = False
             told = str(error.__context__ or error).partition("\n")[0]
             warnings.warn(
                 "inference cannot be recorded as a CUDA graph here, and its kernels are launched "

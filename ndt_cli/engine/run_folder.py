@@ -26,7 +26,7 @@ from typing import Any
 from ndt_cli.atomic import leftovers, write_text_atomic
 from ndt_cli.engine.records import finite, read_line, to_line
 from ndt_cli.engine.run_facts import check_run_facts
-from ndt_cli.errors import RunError
+from ndt_cli.errors import RunError, typed
 from ndt_cli.settings.load import load_settings, settings_to_toml
 from ndt_cli.settings.tree import Settings
 
@@ -94,7 +94,7 @@ class RunFolder:
         ):
             raise RunError(
                 f"{path} is already there, and runs are never overwritten",
-                f"give another --out, or go on with it: ndt train --resume {path}",
+                f"give another --out, or go on with it: ndt train --resume {typed(path)}",
             )
 
     @classmethod

@@ -10,7 +10,7 @@ from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.progress import Progress
 from ndt_cli.engine.run_folder import BEST, RunFolder, RunWarning
 from ndt_cli.engine.tensorboard import EventLog
-from ndt_cli.errors import RunError
+from ndt_cli.errors import RunError, typed
 from ndt_cli.settings.tree import TrainSettings
 
 History = Sequence[Mapping[str, float]]
@@ -140,7 +140,7 @@ class Saver:
         if must or self._settings.on_save_error == "stop":
             raise RunError(
                 f"{what}; the checkpoints that were saved before are whole",
-                f"mend that, then go on: ndt train --resume {self._folder.path}",
+                f"mend that, then go on: ndt train --resume {typed(self._folder.path)}",
             ) from error
         if not self.is_behind:
             warnings.warn(

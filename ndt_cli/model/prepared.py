@@ -7,6 +7,7 @@ of a block, W bins that a block looks at; R = B * T rows.
 """
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +35,7 @@ class PreparedNetwork:
     Parameters
     ----------
     network : NeuralDataTransformer
-        On a CPU. Changes of its weights after this are not seen.
+        On a CPU. Its weights must stay as they are, and no gradients be asked for.
     """
 
     def __init__(self, network: NeuralDataTransformer) -> None:
@@ -42,9 +43,7 @@ class PreparedNetwork:
         self._windows = Windows(network.context)
         dtypes = {torch.float32, network.compute_dtype}
         self._layers = {
-            dtype: [
-                _Layer(layer, dtype) for layer in network.layers if isinstance(layer, EncoderLayer)
-            ]
+            dtype: [_Layer(cast(EncoderLayer, layer), dtype) for layer in network.layers]
             for dtype in dtypes
         }
 
@@ -55,7 +54,8 @@ class PreparedNetwork:
 
     def encode(self, input_BTN: Tensor, inside_BT: Tensor | None = None) -> Tensor:
         """Return the encoder's activations, (B, T, D) float32."""
-        if input_BTN[..., 0].numel() * self.network.embedding.width >= _MANY_NUMBERS:
+        numbers = input_BTN[..., 0].numel() * self.network.embedding.width
+        if numbers >= _MANY_NUMBERS or numbers == 0:
             return self.network.encode(input_BTN, inside_BT)
         # For so little, threads take longer to wake than to compute.
         with torch_threads(1):

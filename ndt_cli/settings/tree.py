@@ -275,12 +275,12 @@ class TrainSettings(_Section):
 
     cuda_graph: bool = True
     """On a CUDA GPU: record a training step once and replay it as one, where a single process
-    trains. false launches it kernel by kernel, to the same results."""
+    trains; and likewise what infers. false launches them kernel by kernel, to the same results."""
 
     compile_layers: bool = False
     """On a CUDA GPU: make kernels for the layers by torch.compile, which takes some ten seconds and
-    a C compiler, and pays in runs of many thousand steps. Where it fails, PyTorch's own kernels
-    compute them, to the same results but for rounding."""
+    a C compiler, and pays in runs of many thousand steps. Where it fails, and in a population,
+    PyTorch's own kernels compute them, to the same results but for rounding."""
 
     tensorboard: bool = False
     """Write TensorBoard events to the run folder (needs the extra of that name)."""
@@ -297,7 +297,8 @@ class TrainSettings(_Section):
         if self.schedule == "cosine" and self.warmup_epochs >= self.max_epochs:
             raise ValueError(
                 f"warmup_epochs ({self.warmup_epochs}) must be below max_epochs "
-                f"({self.max_epochs}): the cosine begins after the warm-up"
+                f"({self.max_epochs}): the cosine begins after the warm-up; such as --set "
+                f"train.warmup_epochs={(self.max_epochs - 1) // 2}"
             )
         if self.schedule == "inverse-sqrt" and self.warmup_epochs < 1:
             raise ValueError(
