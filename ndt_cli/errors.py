@@ -14,8 +14,10 @@
 A command prints ``message`` and ``hint`` and nothing else; ``ndt --debug`` adds the traceback.
 """
 
+import shlex
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class NdtError(Exception):
@@ -76,3 +78,8 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name most like ``name``, or None when nothing is close."""
     matches = get_close_matches(name, list(known), n=1, cutoff=0.5)
     return matches[0] if matches else None
+
+
+def typed(path: Path | str) -> str:
+    """Return a path as it is typed in a shell, for the commands that a hint names."""
+    return shlex.quote(str(path))

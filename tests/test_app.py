@@ -205,7 +205,7 @@ def test_an_error_s_traceback_reaches_the_user_with_debug():
 def test_colour_stays_out_of_pipes_and_no_color_is_honoured():
     piped = run_python("-m", "ndt_cli", "presets")
     assert "\x1b" not in piped.stdout
-    show = "from ndt_cli.commands.console import out; out.print('[red]a[/red]')"
+    show = "from ndt_cli.commands.console import out; out.print('a', style='red')"
     colour = {"FORCE_COLOR": "1", "TERM": "xterm-256color"}
     assert "\x1b[31m" in run_python("-c", show, **colour).stdout
     assert "\x1b[31m" not in run_python("-c", show, **colour, NO_COLOR="1").stdout

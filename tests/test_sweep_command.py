@@ -96,8 +96,16 @@ def test_the_tables_fit_the_terminal_and_drop_nothing(made, width):
     assert len(tables) == {80: 3, 120: 2, 200: 1}[width]
 
 
+def test_brackets_in_a_path_are_no_markup(spikes, tmp_path):
+    out = tmp_path / "a[" / "b] [red]c"
+    made = ndt("sweep", "--out", out, "--members", 1, *settings(f"data.file={spikes}"))
+    assert made.exit_code == 0, made.output
+    assert f"sweep: {out}" in made.stdout.replace("\n", "")
+    assert f"run folder: {out}" in made.stderr.replace("\n", "")
+
+
 def test_a_first_ctrl_c_saves_and_says_how_to_go_on(spikes, tmp_path):
-    out = tmp_path / "sweep"
+    out = tmp_path / "my sweep"
     options = ("--members", "2", "--population", "1", "--out", str(out))
     process = subprocess.Popen(
         [
@@ -118,11 +126,11 @@ def test_a_first_ctrl_c_saves_and_says_how_to_go_on(spikes, tmp_path):
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
-    assert f"ndt sweep --resume {out} --population 1" in said
+    assert f"ndt sweep --resume '{out}' --population 1" in said
     shown = ndt("sweep", "show", out)
     assert "unfinished" in shown.stdout
     assert "1 unfinished, 1 waiting" in shown.stderr
-    assert f"ndt sweep --resume {out}" in shown.stderr.replace("\n", "")
+    assert f"ndt sweep --resume '{out}'" in shown.stderr.replace("\n", "")
 
 
 @pytest.mark.parametrize(
@@ -135,6 +143,10 @@ def test_a_first_ctrl_c_saves_and_says_how_to_go_on(spikes, tmp_path):
         (["--set", "data.file=nothing.h5"], "no such file"),
         (["--data", "nothing.h5"], "nothing.h5: there is no such file"),
         (["--resume", "x", "--data", "y.h5"], "leave out everything but --members"),
+        (["--data", "x.h5", "--set", "data.file=y.h5"], "--data and --set data.file are the same"),
+        (["--choose-by", "co-bps", "--set", "train.choose_by=rate-r2"], "are the same setting"),
+        (["--json", "spaces"], "options before `spaces` are those of a search"),
+        (["--members", "2", "show", "x"], "ndt sweep show --help"),
         (["--set", "train.device=cuda:99"], 'train.device = "cuda:99"'),
         (["--members", "3", "--pbt-interval", "5"], "give --members 4 or more"),
         (["--pbt-interval", "50"], "members train for 50 epochs"),
@@ -188,7 +200,7 @@ def test_a_space_of_one_s_own_that_changes_shapes_is_said_to(spikes, tmp_path):
     assert "cannot train together as one population: model.n_layers" in result.stderr
 
 
-def test_spaces_are_listed_and_a_shown_one_is_a_file_to_change(tmp_path):
+def test_spaces_are_listed_and_a_shown_one_is_a_file_to_change(tmp_path, monkeypatch):
     listed = json.loads(ndt("sweep", "spaces", "--json").stdout)["spaces"]
     assert [row["name"] for row in listed] == space_names()
     for name in space_names():
@@ -200,6 +212,10 @@ def test_spaces_are_listed_and_a_shown_one_is_a_file_to_change(tmp_path):
         )
         assert one == two
     assert "maze-rtt" in ndt("sweep", "spaces").stdout
+    # A file that has the name of a shipped space is meant, not that one.
+    (tmp_path / "generic").write_text("[train]\nlearning_rate = { uniform = [0.1, 0.2] }\n")
+    monkeypatch.chdir(tmp_path)
+    assert ndt("sweep", "spaces", "generic").stdout.count("uniform") == 1
     (tmp_path / "mine.toml").write_text("[train]\nlr = { uniform = [0.1, 0.2] }\n")
     wrong = ndt("sweep", "spaces", tmp_path / "mine.toml")
     assert (wrong.exit_code, wrong.stdout) == (2, "")

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from ndt_cli.commands.console import out, print_json
 from ndt_cli.commands.options import ConfigOption, JsonOption, SetOption
@@ -50,7 +50,7 @@ def check_data(
 
 
 def _show(report: "FileReport") -> None:
-    out.print(f"[bold]{escape(report.path)}[/bold]", soft_wrap=True)
+    out.print(report.path, style="bold", soft_wrap=True)
     if report.splits:
         _show_facts(report)
     else:
@@ -61,9 +61,10 @@ def _show(report: "FileReport") -> None:
         ("Note", "dim", report.notes),
     ):
         for line in lines:
-            out.print(f"[{style}]{title}:[/] {escape(line)}", soft_wrap=True)
+            out.print(Text.assemble((f"{title}:", style), f" {line}"), soft_wrap=True)
     if report.trainable:
-        out.print(f"[green]Good for:[/] {', '.join(report.uses)}", soft_wrap=True)
+        uses = Text.assemble(("Good for:", "green"), f" {', '.join(report.uses)}")
+        out.print(uses, soft_wrap=True)
     else:
         out.print("This file cannot be trained on.")
 
@@ -73,7 +74,7 @@ def _show_arrays(report: "FileReport") -> None:
         return
     table = Table("Key", "Shape", "Type", box=None, pad_edge=False)
     for array in report.arrays:
-        table.add_row(escape(array.key), " x ".join(map(str, array.shape)), array.dtype)
+        table.add_row(array.key, " x ".join(map(str, array.shape)), array.dtype)
     out.print(table)
 
 

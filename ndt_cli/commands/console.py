@@ -15,10 +15,11 @@ def _width(stream: TextIO) -> int | None:
     return 120
 
 
-out = Console(width=_width(sys.stdout), emoji=False)
+# Text is printed as it is: brackets in the name of a folder or a neuron are no markup.
+out = Console(width=_width(sys.stdout), emoji=False, markup=False)
 """What the user asked for: tables, values, JSON."""
 
-log = Console(width=_width(sys.stderr), emoji=False, stderr=True)
+log = Console(width=_width(sys.stderr), emoji=False, markup=False, stderr=True)
 """Progress, notes, warnings and errors."""
 
 

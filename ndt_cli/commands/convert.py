@@ -8,7 +8,7 @@ import typer
 
 from ndt_cli.commands.console import log, print_json
 from ndt_cli.commands.options import JsonOption
-from ndt_cli.errors import SettingsError
+from ndt_cli.errors import DataError, SettingsError, typed
 
 _SPIKES = "Spikes"
 _TRIALS = "Trials"
@@ -354,6 +354,10 @@ def convert(
     )
     if path.exists() and file.exists() and path.samefile(file):
         raise SettingsError(f"--out {path}: found the recording itself; expected another file")
+    if path.exists() and not overwrite:
+        raise DataError(
+            f"{path}: the file is there already", "choose another name, or add --overwrite"
+        )
     check_target(path, overwrite=overwrite)
     converted = convert_file(file, choices)
     write_recording(converted.recording, path, overwrite=overwrite)
@@ -361,7 +365,7 @@ def convert(
         print_json({"file": str(path), **converted.report.to_json()})
         return
     print_report(path, converted.report)
-    log.print(f"Next:  ndt check-data {path}", highlight=False, soft_wrap=True, style="dim")
+    log.print(f"Next:  ndt check-data {typed(path)}", highlight=False, soft_wrap=True, style="dim")
 
 
 def _list(file: Path, as_json: bool) -> None:

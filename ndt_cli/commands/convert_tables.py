@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from ndt_cli.commands.console import out
 from ndt_cli.convert.listing import Listing
@@ -12,20 +12,21 @@ from ndt_cli.convert.report import ConvertReport
 
 def print_listing(listing: Listing) -> None:
     """Print the arrays and tables of a file."""
-    out.print(f"[bold]{escape(listing.source)}[/bold], {listing.format}", soft_wrap=True)
+    title = Text.assemble((listing.source, "bold"), f", {listing.format}")
+    out.print(title, soft_wrap=True)
     table = Table("Name", "Shape", "Type", "Values", box=None, pad_edge=False)
     for entry in listing.entries:
         shape = " x ".join(map(str, entry.shape)) or "one"
-        table.add_row(escape(entry.name), shape, escape(entry.kind), escape(entry.values))
+        table.add_row(entry.name, shape, entry.kind, entry.values)
     out.print(table)
     for name, n_rows in listing.tables.items():
-        what = f"[bold]{escape(name)}[/bold]" if name else "The file itself"
-        out.print(f"{what} is a table of {n_rows} rows.", soft_wrap=True, highlight=False)
+        what = (name, "bold") if name else "The file itself"
+        out.print(Text.assemble(what, f" is a table of {n_rows} rows."), soft_wrap=True)
 
 
 def print_report(path: Path, report: ConvertReport) -> None:
     """Print what was written to ``path``, and what was taken and left out."""
-    out.print(f"[bold]{escape(str(path))}[/bold]", soft_wrap=True)
+    out.print(str(path), style="bold", soft_wrap=True)
     table = Table("", "train", "valid", box=None, pad_edge=False)
     splits = (report.train, report.valid)
     table.add_row("trials", *(str(s.n_trials) for s in splits))
@@ -36,16 +37,16 @@ def print_report(path: Path, report: ConvertReport) -> None:
     facts.add_row("bins", f"{report.n_bins} of {report.bin_ms:g} ms{shortest}")
     facts.add_row("neurons", f"{report.n_neurons}")
     facts.add_row("spikes", f"{report.n_spikes}")
-    facts.add_row("conditions", escape(_conditions(report.conditions)))
-    facts.add_row("behaviour", escape(", ".join(report.behaviour)) or "no")
+    facts.add_row("conditions", _conditions(report.conditions))
+    facts.add_row("behaviour", ", ".join(report.behaviour) or "no")
     out.print(facts)
     for what, name in report.taken.items():
-        out.print(f"[dim]Taken:[/] {what}: {escape(name)}", soft_wrap=True, highlight=False)
+        out.print(Text.assemble(("Taken:", "dim"), f" {what}: {name}"), soft_wrap=True)
     for drop in report.dropped:
         what = f"{drop.n} of {drop.n_all} {drop.what} {drop.why}."
-        out.print(f"[yellow]Left out:[/] {escape(what)}", soft_wrap=True, highlight=False)
+        out.print(Text.assemble(("Left out:", "yellow"), f" {what}"), soft_wrap=True)
     for note in report.notes:
-        out.print(f"[dim]Note:[/] {escape(note)}", soft_wrap=True, highlight=False)
+        out.print(Text.assemble(("Note:", "dim"), f" {note}"), soft_wrap=True)
 
 
 def _conditions(sizes: dict[str, int]) -> str:

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from ndt_cli.commands.console import log, out, print_json
 from ndt_cli.commands.options import JsonOption
-from ndt_cli.errors import SettingsError
+from ndt_cli.errors import SettingsError, typed
 
 if TYPE_CHECKING:
     from ndt_cli.search.choose import Choice
@@ -84,4 +84,4 @@ def _tell(folder: Path, n_members: int, choice: "Choice | None", as_json: bool) 
         if n_members == 1 < len(curve):
             log.print("the best member alone validates best; --members N averages more of them")
     out.print(f"ensemble of {n_members}: {folder}", highlight=False, soft_wrap=True)
-    log.print(f"score it with: ndt evaluate {folder}", highlight=False, soft_wrap=True)
+    log.print(f"score it with: ndt evaluate {typed(folder)}", highlight=False, soft_wrap=True)

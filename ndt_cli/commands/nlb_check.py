@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from ndt_cli.commands.console import out, print_json
 from ndt_cli.commands.options import JsonOption
@@ -67,26 +67,26 @@ def nlb_check(
 
 
 def _show(file: Path, shapes: "dict[str, dict[str, Shape]]", findings: "Sequence[Finding]") -> None:
-    out.print(f"[bold]{escape(str(file))}[/bold]", soft_wrap=True)
+    out.print(str(file), style="bold", soft_wrap=True)
     table = Table("Group", "Array", "Trials x bins x neurons", box=None, pad_edge=False)
     for name, arrays in shapes.items():
         for i, (key, shape) in enumerate(arrays.items()):
-            table.add_row(escape(name) if i == 0 else "", escape(key), " x ".join(map(str, shape)))
+            table.add_row(name if i == 0 else "", key, " x ".join(map(str, shape)))
     if shapes:
         out.print(table)
     for finding in findings:
         style = _STYLES[finding.severity]
         label = finding.severity.capitalize()
-        out.print(f"[{style}]{label}:[/] {escape(str(finding))}", soft_wrap=True, highlight=False)
+        out.print(Text.assemble((f"{label}:", style), f" {finding}"), soft_wrap=True)
         if finding.hint is not None:
-            out.print(f"  {escape(finding.hint)}", soft_wrap=True, highlight=False)
+            out.print(f"  {finding.hint}", soft_wrap=True, highlight=False)
     counts = Counter(finding.severity for finding in findings)
     if counts["error"]:
-        out.print(f"[bold red]Must be mended: {_number(counts['error'], 'error')}.[/]")
+        out.print(f"Must be mended: {_number(counts['error'], 'error')}.", style="bold red")
     elif counts["warning"]:
         out.print(f"Can be scored; {_number(counts['warning'], 'warning')}.")
     else:
-        out.print("[green]Can be scored; nothing to mend.[/]")
+        out.print("Can be scored; nothing to mend.", style="green")
 
 
 def _number(count: int, what: str) -> str:

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from ndt_cli.commands.console import log, out, print_json
 from ndt_cli.commands.options import JsonOption
-from ndt_cli.errors import SettingsError
+from ndt_cli.errors import SettingsError, typed
 
 if TYPE_CHECKING:
     from ndt_cli.nlb.download import FileState
@@ -121,7 +121,7 @@ def _write_spikes(name: str, bin_ms: int, data_dir: Path, path: Path, as_json: b
     )
     out.print(f"spikes: {path}", highlight=False, soft_wrap=True)
     log.print(
-        f"Search: ndt sweep --config nlb-quick --choose-by co-bps --set data.file={path}",
+        f"Search: ndt sweep --config nlb-quick --choose-by co-bps --set data.file={typed(path)}",
         highlight=False,
         soft_wrap=True,
     )

@@ -97,4 +97,4 @@ def _after(began: float, done: bool) -> str:
 
 
 def _print(text: str, end: str = "\n") -> None:
-    log.print(text, end=end, highlight=False, markup=False, soft_wrap=True)
+    log.print(text, end=end, highlight=False, soft_wrap=True)

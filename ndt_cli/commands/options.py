@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from ndt_cli.errors import SettingsError
+
 ConfigOption = Annotated[
     str | None,
     typer.Option(
@@ -30,3 +32,19 @@ JsonOption = Annotated[
     bool,
     typer.Option("--json", help="Print one JSON object on standard output, nothing else."),
 ]
+
+
+def with_flag(changes: list[str] | None, flag: str, key: str, value: object) -> list[str]:
+    """Add to the changes of ``--set`` what a flag is short for; None where it was not given.
+
+    Raises
+    ------
+    SettingsError
+        When ``--set`` changes the same setting.
+    """
+    changes = list(changes or [])
+    if value is None:
+        return changes
+    if any(change.partition("=")[0].strip() == key for change in changes):
+        raise SettingsError(f"{flag} and --set {key} are the same setting", "leave out one of them")
+    return [*changes, f"{key}={value}"]

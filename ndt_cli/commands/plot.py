@@ -98,5 +98,5 @@ def plot(
         )
         drawn = draw(contents, figure, Choice(trial, tuple(dict.fromkeys(neurons or ()))))
     save_figure(drawn.figure, file)
-    log.print(drawn.caption, style="dim", highlight=False, markup=False)
-    out.print(f"picture: {file}", highlight=False, markup=False, soft_wrap=True)
+    log.print(drawn.caption, style="dim", highlight=False)
+    out.print(f"picture: {file}", highlight=False, soft_wrap=True)

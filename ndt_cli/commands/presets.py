@@ -5,7 +5,6 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.syntax import Syntax
 from rich.table import Table
 
@@ -46,7 +45,7 @@ def _list_presets(as_json: bool) -> None:
         return
     table = Table("Preset", "What it is", box=None, pad_edge=False)
     for info in infos:
-        table.add_row(info.name, escape(info.title))
+        table.add_row(info.name, info.title)
     out.print(table)
 
 
@@ -72,5 +71,5 @@ def _show_fields(as_json: bool) -> None:
     table = Table("Setting", "Takes", "Default", "What it does", show_lines=True)
     for field in field_table():
         default = "" if field.default is None else json.dumps(field.default)
-        table.add_row(field.key, field.expected, default, escape(field.doc))
+        table.add_row(field.key, field.expected, default, field.doc)
     out.print(table)

@@ -68,7 +68,7 @@ def report(
         device=device or "auto",
         overwrite=force,
     )
-    out.print(f"page: {file}", highlight=False, markup=False, soft_wrap=True)
+    out.print(f"page: {file}", highlight=False, soft_wrap=True)
 
 
 def refuse_for_sweep(**options: object) -> None:

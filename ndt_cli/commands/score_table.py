@@ -1,7 +1,6 @@
 """The tables of scores, the same after training and on evaluation."""
 
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Table
 
 from ndt_cli.evaluation import Evaluation
@@ -11,7 +10,7 @@ from ndt_cli.score_text import score_title as score_title
 
 # As many as fit; --json has them all.
 _SHOWN_VARIABLES = 5
-_WIDEST = 11
+_WIDEST = 16
 
 
 def score_table(evaluation: Evaluation) -> Group:
@@ -32,9 +31,8 @@ def _drawn(scores: ScoreTable, evaluation: Evaluation) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column(scores.corner)
     for name in scores.columns:
-        # Names of behaviour come from a file: no markup.
         header = name.replace(" ", "\n") if scores.corner else name
-        table.add_column(escape(header), justify="right", max_width=_WIDEST, overflow="fold")
+        table.add_column(header, justify="right", max_width=_WIDEST, overflow="fold")
     for estimate, values in scores.rows.items():
         label = estimate
         if estimate == SMOOTHED:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ndt_cli.commands.console import log
-from ndt_cli.commands.options import ConfigOption, JsonOption, SetOption
+from ndt_cli.commands.options import ConfigOption, JsonOption, SetOption, with_flag
 from ndt_cli.commands.stopping import StopFlag, stop_request
 from ndt_cli.commands.sweep_ray import (
     BackendOption,
@@ -25,7 +25,7 @@ from ndt_cli.commands.sweep_ray import (
 from ndt_cli.commands.sweep_show import show, show_results
 from ndt_cli.commands.sweep_spaces import spaces
 from ndt_cli.commands.warned import run_warnings_shown
-from ndt_cli.errors import SettingsError
+from ndt_cli.errors import SettingsError, typed
 from ndt_cli.settings.load import find_config, load_settings
 
 if TYPE_CHECKING:
@@ -122,6 +122,7 @@ def sweep(
     Each is an ordinary run in SWEEP/members. Then: ndt ensemble SWEEP
     """
     if context.invoked_subcommand is not None:
+        _check_none_given(context)
         return
     if resume is not None:
         given = (config, overrides, data, space, seed, choose_by, out_folder, pbt_interval)
@@ -155,9 +156,8 @@ def sweep(
     on_ray = flags.options()
     if resume is None:
         source = find_config(config)
-        changes = list(overrides or ())
-        changes += [f"data.file={data}"] if data else []
-        changes += [f"train.choose_by={choose_by}"] if choose_by else []
+        changes = with_flag(overrides, "--data", "data.file", data)
+        changes = with_flag(changes, "--choose-by", "train.choose_by", choose_by)
         settings = load_settings(config, changes)
         log.print(f"settings: {source.label}", highlight=False, soft_wrap=True)
 
@@ -199,14 +199,21 @@ def sweep(
             )
     path = done.results.path
     if done.interrupted:
+        words = f"Stopped and saved. Go on with: ndt sweep --resume {typed(path)}"
         together = "" if population is None else f" --population {population}"
-        log.print(
-            f"Stopped and saved. Go on with: ndt sweep --resume {path}{together}{flags.as_words()}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        log.print(f"{words}{together}{flags.as_words()}", highlight=False, soft_wrap=True)
         raise typer.Exit(130)
     show_results(done.results, as_json)
+
+
+def _check_none_given(context: typer.Context) -> None:
+    sources = (context.get_parameter_source(name) for name in context.params)
+    if any(source is not None and source.name == "COMMANDLINE" for source in sources):
+        command = context.invoked_subcommand
+        raise SettingsError(
+            f"options before `{command}` are those of a search, and it makes none",
+            f"write its own options after it: ndt sweep {command} --help",
+        )
 
 
 def _interval_of(sweep: Path) -> int | None:

@@ -1,5 +1,6 @@
 """``ndt sweep spaces``: what a search draws from."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -23,7 +24,6 @@ def spaces(
 
     A shown space is a file to change: ndt sweep spaces generic > mine.toml
     """
-    from rich.markup import escape
     from rich.table import Table
 
     from ndt_cli.search.draws import written
@@ -31,7 +31,7 @@ def spaces(
 
     if name is not None:
         found = find_space(name)
-        shipped = found.name in space_names()
+        shipped = found.name in space_names() and not Path(name).expanduser().is_file()
         text = space_text(found.name) if shipped else found.to_toml()
         if as_json:
             print_json(
@@ -50,5 +50,5 @@ def spaces(
         return
     table = Table("Space", "What it is for", "Taken by default with", box=None, pad_edge=False)
     for space, row in rows.items():
-        table.add_row(space, escape(str(row["title"])), ", ".join(row["presets"]) or "all others")
+        table.add_row(space, str(row["title"]), ", ".join(row["presets"]) or "all others")
     out.print(table)

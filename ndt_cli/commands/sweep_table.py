@@ -6,6 +6,7 @@ from typing import Literal
 from rich.console import Console
 from rich.table import Table
 
+from ndt_cli.errors import typed
 from ndt_cli.search.draws import Value
 from ndt_cli.search.results import MemberResult, SweepResults
 from ndt_cli.search.scoring import MEASURES
@@ -82,7 +83,7 @@ def sweep_notes(results: SweepResults) -> list[str]:
         numbers = ", ".join(str(member.index) for member in results.collapsed)
         notes.append(f"collapsed, no better than the mean rate ({floor}): members {numbers}")
     if results.to_do:
-        notes.append(f"where nothing trains it now: ndt sweep --resume {results.path}")
+        notes.append(f"where nothing trains it now: ndt sweep --resume {typed(results.path)}")
     return notes
 
 

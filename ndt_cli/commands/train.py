@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 
 from ndt_cli.commands.console import log, out, print_json
-from ndt_cli.commands.options import ConfigOption, JsonOption, SetOption
+from ndt_cli.commands.options import ConfigOption, JsonOption, SetOption, with_flag
 from ndt_cli.commands.stopping import stop_request
 from ndt_cli.commands.warned import run_warnings_shown
-from ndt_cli.errors import SettingsError
+from ndt_cli.errors import SettingsError, typed
 from ndt_cli.settings.load import find_config, load_settings
 
 
@@ -42,13 +42,7 @@ def train(
 
     Several GPUs: torchrun --nproc-per-node 4 -m ndt_cli train ...
     """
-    changes = list(overrides or [])
-    if data is not None:
-        if any(change.partition("=")[0].strip() == "data.file" for change in changes):
-            raise SettingsError(
-                "--data and --set data.file both name the spike file", "leave out one of them"
-            )
-        changes.append(f"data.file={data}")
+    changes = with_flag(overrides, "--data", "data.file", data)
     if resume is not None and (config is not None or out_folder is not None):
         raise SettingsError(
             "--resume goes on in the run's own folder with its own settings",
@@ -57,7 +51,7 @@ def train(
     if resume is None:
         source = find_config(config)
         settings = load_settings(config, changes)
-        log.print(f"settings: {source.label}", highlight=False, markup=False, soft_wrap=True)
+        log.print(f"settings: {source.label}", highlight=False, soft_wrap=True)
 
     from ndt_cli.commands.progress import TrainingProgress
     from ndt_cli.commands.score_table import score_notes, score_table, score_title
@@ -70,8 +64,8 @@ def train(
             result = fit(settings, out=out_folder, watch=progress, should_stop=stop)
     run = result.training.run
     if result.training.stopped == "interrupted":
-        words = f"Stopped and saved. Go on with: ndt train --resume {run}"
-        log.print(words, markup=False, soft_wrap=True)
+        words = f"Stopped and saved. Go on with: ndt train --resume {typed(run)}"
+        log.print(words, soft_wrap=True)
         raise typer.Exit(130)
     if result.evaluation is None:  # another process of a distributed run writes and reports
         return
@@ -98,5 +92,5 @@ def train(
     for note in score_notes(result.evaluation):
         log.print(note, style="dim", highlight=False)
     for figure in result.figures:
-        out.print(f"picture: {figure}", highlight=False, markup=False, soft_wrap=True)
-    out.print(f"run: {run}", highlight=False, markup=False, soft_wrap=True)
+        out.print(f"picture: {figure}", highlight=False, soft_wrap=True)
+    out.print(f"run: {run}", highlight=False, soft_wrap=True)

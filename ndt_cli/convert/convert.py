@@ -92,6 +92,8 @@ def convert(file: Path | str, choices: Choices | None = None) -> Converted:
     with open_file(path) as contents:
         cut = _cut(contents, choices, journal)
     cut = drop_silent_units(cut, choices.min_rate_hz, journal)
+    if choices.overlap_ms:
+        journal.note("Spikes where windows overlap are counted in each of them.")
     names = tuple(str(name) for name in cut.unit_ids.tolist())
     cut = replace(cut, data=replace(cut.data, neuron_names=names))
     recording = to_recording(cut, choices, str(path))

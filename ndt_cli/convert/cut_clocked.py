@@ -82,7 +82,7 @@ def cut_clocked(
         raise SettingsError(
             f"{source}: found no trials; expected a table of them, or windows all along",
             hint="Give --trials TABLE, or columns: --start NAME --stop NAME, or --align NAME "
-            "--window BEFORE AFTER; or chop the recording: --chop-ms 1000 --overlap-ms 200.",
+            "--window FROM TO; or chop the recording: --chop-ms 1000 --overlap-ms 200.",
         )
     windows = plan_windows(table, choices, bin_us, journal)
     windows = replace(windows, starts_us_B=spikes.snapped(windows.starts_us_B))

@@ -15,7 +15,7 @@ from ndt_cli.convert.journal import Journal
 from ndt_cli.convert.ticks import ms_to_us
 from ndt_cli.data.checks import MAX_COUNT
 from ndt_cli.data.spike_data import IntArray
-from ndt_cli.errors import DataError, SettingsError
+from ndt_cli.errors import DataError, SettingsError, typed
 
 _FLAG = "--counts"
 _LONGEST = 1e12  # bins or ms: longer than any trial, and within 64 bits
@@ -173,7 +173,7 @@ def no_spikes(contents: Contents) -> DataError:
     if {"train_data", "train_spikes_heldin"} & contents.items.keys():
         return DataError(
             f"{contents.path}: found training and validation trials already; expected a recording",
-            hint=f"Such a file is read as it is:  ndt check-data {contents.path}",
+            hint=f"Such a file is read as it is:  ndt check-data {typed(contents.path)}",
         )
     return DataError(
         f"{contents.path}: found no spikes under an ordinary name; there are {names}",

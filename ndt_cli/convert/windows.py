@@ -115,7 +115,7 @@ def whole_trials(
                 f"{table.contents.path}: found no column for the {what} of a trial; there are "
                 + (", ".join(f"`{c}`" for c in table.columns) or "none"),
                 hint=f"Give its name, --{what} COLUMN, or cut a window around an event: "
-                "--align COLUMN --window BEFORE AFTER.",
+                "--align COLUMN --window FROM TO.",
             )
         times_us_R, known_R = table.times_us(name, f"--{what}")
         journal.took(f"{what} of a trial", name)

@@ -13,7 +13,7 @@ from ndt_cli.atomic import write_atomic
 from ndt_cli.data.announced import check_announced
 from ndt_cli.data.arrays import DAMAGE
 from ndt_cli.data.own_items import own_items
-from ndt_cli.errors import DataError
+from ndt_cli.errors import DataError, typed
 from ndt_cli.nlb.check import check_arrays
 from ndt_cli.nlb.groups import RATE_KEYS
 
@@ -148,7 +148,7 @@ def read_submission(path: Path) -> dict[str, SubmissionRates]:
     for name, arrays in groups.items():
         for key in RATE_KEYS:
             if key not in arrays:
-                hint = f"`ndt nlb-check {path}` lists what is wrong."
+                hint = f"`ndt nlb-check {typed(path)}` lists what is wrong."
                 raise DataError(f"{path}: {name}/{key} is missing", hint)
     return {
         name: SubmissionRates(**{key: arrays[key] for key in RATE_KEYS})

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ndt_cli.engine.run_folder import RunFolder
-from ndt_cli.errors import RunError, SettingsError, nearest
+from ndt_cli.errors import RunError, SettingsError, nearest, typed
 from ndt_cli.report.drawn import Drawn, count
 from ndt_cli.report.sweep import learning_curves, loss_against_measure, score_by_setting
 from ndt_cli.search.folder import SweepFolder
@@ -102,7 +102,8 @@ def _best(results: SweepResults) -> str:
 
 def _nothing_yet(sweep: SweepFolder) -> RunError:
     return RunError(
-        f"{sweep.path}: no member has come to its end yet", f"ndt sweep --resume {sweep.path}"
+        f"{sweep.path}: no member has come to its end yet",
+        f"ndt sweep --resume {typed(sweep.path)}",
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from ndt_cli.data.load import load_recording
 from ndt_cli.data.spike_data import Recording
 from ndt_cli.engine.inference import hiding_folds, load_trained
-from ndt_cli.errors import RunError, SettingsError
+from ndt_cli.errors import RunError, SettingsError, typed
 from ndt_cli.search.folder import SweepFolder
 from ndt_cli.search.results import MemberResult
 from ndt_cli.search.scoring import lower_is_better, scores_of_rates
@@ -83,13 +83,14 @@ def choose_members(
     others = len(results.members) - len(ranked)
     if not ranked:
         raise RunError(
-            f"{sweep}: no member is ranked yet", f"go on with it: ndt sweep --resume {sweep}"
+            f"{sweep}: no member is ranked yet",
+            f"go on with it: ndt sweep --resume {typed(sweep)}",
         )
     if n_members is not None and not 1 <= n_members <= len(ranked):
         more = f"; {others} more have diverged or are not trained" if others else ""
         raise SettingsError(
             f"--members {n_members}: {sweep} has {len(ranked)} ranked members{more}",
-            f"see them with: ndt sweep show {sweep}",
+            f"see them with: ndt sweep show {typed(sweep)}",
         )
     curve: list[float] = []
     if n_members is None:

@@ -25,7 +25,7 @@ import tomli_w
 from ndt_cli import __version__
 from ndt_cli.atomic import write_text_atomic
 from ndt_cli.engine.run_folder import RunFolder
-from ndt_cli.errors import RunError, SettingsError
+from ndt_cli.errors import RunError, SettingsError, typed
 from ndt_cli.search.draws import Value
 from ndt_cli.search.find_space import read_space
 from ndt_cli.search.member import Member
@@ -132,7 +132,7 @@ class SweepFolder:
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise RunError(
                 f"{self.path} is already there, and sweeps are never overwritten",
-                f"give another --out, or go on with it: ndt sweep --resume {self.path}",
+                f"give another --out, or go on with it: ndt sweep --resume {typed(self.path)}",
             )
         try:
             (self.path / "members").mkdir(parents=True)

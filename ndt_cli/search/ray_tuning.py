@@ -15,7 +15,7 @@ from ray.exceptions import RayError
 from ndt_cli import errors
 from ndt_cli.data.spike_data import Recording
 from ndt_cli.engine.run_folder import RunWarning
-from ndt_cli.errors import NdtError, RunError
+from ndt_cli.errors import NdtError, RunError, typed
 from ndt_cli.search.folder import SweepFolder
 from ndt_cli.search.in_turn import outcome_so_far
 from ndt_cli.search.member import Member, Outcome, StopRequest
@@ -242,5 +242,6 @@ class Tuning:
             raise self._problems[0]
         if ended.error is not None:
             raise RunError(
-                f"Ray Tune failed: {ended.error}", f"go on: ndt sweep --resume {self._folder.path}"
+                f"Ray Tune failed: {ended.error}",
+                f"go on: ndt sweep --resume {typed(self._folder.path)}",
             ) from ended.error
