@@ -5,9 +5,9 @@ import re
 import time
 
 import pytest
-from rich.console import Console
 
 from ndt_cli.commands import nlb_progress, nlb_submit
+from ndt_cli.commands.console import make_console
 from ndt_cli.commands.nlb_progress import SubmitProgress
 from ndt_cli.engine.events import EpochDone, Started
 from ndt_cli.nlb.submit_result import DatasetResult
@@ -26,7 +26,7 @@ def shown(monkeypatch):
 
     def replace(terminal):
         stream = io.StringIO()
-        console = Console(file=stream, width=80, force_terminal=terminal)
+        console = make_console(file=stream, width=80, force_terminal=terminal)
         for module in (progress, nlb_progress):
             monkeypatch.setattr(module, "log", console)
         return stream
@@ -126,7 +126,7 @@ def test_stages_and_training_are_never_shown_at_once(shown, terminal, monkeypatc
 # ------------------------------------------------------------------ the table
 def shown_table(scores, monkeypatch):
     stream = io.StringIO()
-    monkeypatch.setattr(nlb_submit, "out", Console(file=stream, width=80))
+    monkeypatch.setattr(nlb_submit, "out", make_console(file=stream, width=80))
     nlb_submit._show(DatasetResult("dmfc_rsg_20", "val", None, ["a"], [7], scores))
     return stream.getvalue()
 

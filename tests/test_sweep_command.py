@@ -12,10 +12,10 @@ import time
 
 import pytest
 from builders import recording
-from rich.console import Console
 from typer.testing import CliRunner
 
 from ndt_cli.app import app
+from ndt_cli.commands.console import make_console
 from ndt_cli.commands.sweep_table import sweep_tables
 from ndt_cli.data.write_own import write_recording
 from ndt_cli.search.find_space import space_names
@@ -83,7 +83,7 @@ def test_show_says_the_same_again_as_a_table_csv_or_json(made):
 @pytest.mark.parametrize("width", [80, 120, 200])
 def test_the_tables_fit_the_terminal_and_drop_nothing(made, width):
     results = SweepFolder.open(made[0]).results()
-    console = Console(width=width, file=io.StringIO())
+    console = make_console(width=width, file=io.StringIO())
     tables = sweep_tables(results, console)
     for table in tables:
         console.print(table)

@@ -15,11 +15,15 @@ def _width(stream: TextIO) -> int | None:
     return 120
 
 
-# Text is printed as it is: brackets in the name of a folder or a neuron are no markup.
-out = Console(width=_width(sys.stdout), emoji=False, markup=False)
+def make_console(**options: Any) -> Console:
+    """Return a console that prints text as it is: brackets in names are no markup."""
+    return Console(emoji=False, markup=False, **options)
+
+
+out = make_console(width=_width(sys.stdout))
 """What the user asked for: tables, values, JSON."""
 
-log = Console(width=_width(sys.stderr), emoji=False, markup=False, stderr=True)
+log = make_console(width=_width(sys.stderr), stderr=True)
 """Progress, notes, warnings and errors."""
 
 
