@@ -26,6 +26,7 @@ from same_run import assert_same_run
 from ndt_cli.engine.checkpoint import optimizer_tensors
 from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.recorded import WARM_UP_STEPS, RecordedSteps, records_steps
+from ndt_cli.engine.recording import Recording
 from ndt_cli.engine.run_folder import RunWarning
 from ndt_cli.engine.step import TrainingStep, make_optimizer, set_learning_rate
 from ndt_cli.engine.streams import Streams, make_stream
@@ -88,7 +89,7 @@ class _Run:
 
 @pytest.fixture(autouse=True)
 def _no_recording_has_failed(monkeypatch):
-    monkeypatch.setattr(RecordedSteps, "_works", True)
+    monkeypatch.setattr(Recording, "works", True)
 
 
 def _eager(step, batch, epoch):

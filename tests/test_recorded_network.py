@@ -6,6 +6,7 @@ from builders import build_network, counts_BTN, model_settings
 
 from ndt_cli.engine.fast_inference import inferring
 from ndt_cli.engine.recorded_network import RecordedNetwork
+from ndt_cli.engine.recording import Recording
 from ndt_cli.engine.run_folder import RunWarning
 from ndt_cli.model.prepared import PreparedNetwork
 from ndt_cli.settings.tree import TrainSettings
@@ -13,7 +14,7 @@ from ndt_cli.settings.tree import TrainSettings
 
 @pytest.fixture(autouse=True)
 def _tries_again(monkeypatch):
-    monkeypatch.setattr(RecordedNetwork, "_works", True)
+    monkeypatch.setattr(Recording, "works", True)
 
 
 class Recorder:

@@ -4,13 +4,12 @@ A step is hundreds of small kernels, and to launch them one by one takes a host 
 needs to run them. A CUDA graph launches them all at once, and needs no compiler.
 """
 
-import warnings
 from collections.abc import Callable, Sequence
 
 import torch
 
 from ndt_cli.engine.cuda_graphs import CudaGraphs
-from ndt_cli.engine.run_folder import RunWarning
+from ndt_cli.engine.recording import Record, Recording
 from ndt_cli.engine.step import Sums, TrainingStep
 from ndt_cli.engine.trial_set import TrialSet
 from ndt_cli.settings.tree import TrainSettings
@@ -21,10 +20,6 @@ WARM_UP_STEPS = 3
 
 Take = Callable[[Sequence[TrainingStep], Sequence[TrialSet]], list[Sums]]
 """Takes a step of each of several runs, on a batch each."""
-
-Record = Callable[[Callable[[], None], Sequence[torch.Generator]], Callable[[], None]]
-"""Records what a function does on the device, drawing from these generators, without doing it;
-returns what does it."""
 
 
 def records_steps(settings: TrainSettings, device: torch.device, world_size: int = 1) -> bool:
@@ -52,9 +47,6 @@ class RecordedSteps:
         How it is recorded. Default: as CUDA graphs.
     """
 
-    # A process in which a recording has failed does not try again: CUDA may not recover from it.
-    _works = True
-
     def __init__(self, take: Take = take_each, record: Record | None = None) -> None:
         self._take = take
         self._record = record
@@ -76,7 +68,7 @@ class RecordedSteps:
         if key not in self._kinds:
             self._kinds[key] = _Kind(steps)
         kind = self._kinds[key]
-        if kind.replay is None and kind.n_taken >= WARM_UP_STEPS and RecordedSteps._works:
+        if kind.replay is None and kind.n_taken >= WARM_UP_STEPS:
             kind.replay = self._recorded(steps, batches)
         kind.n_taken += 1
         return self._take(steps, batches) if kind.replay is None else kind.replay(batches)
@@ -84,22 +76,10 @@ class RecordedSteps:
     def _recorded(
         self, steps: Sequence[TrainingStep], batches: Sequence[TrialSet]
     ) -> "_Replay | None":
-        if self._record is None:
-            self._record = CudaGraphs(batches[0].counts_BTN.device)
-        try:
-            return _Replay(self._take, self._record, steps, batches)
-        except RuntimeError as error:
-            RecordedSteps._works = False
-            # The first error; ending the recording is another. Only its text: an error kept by the
-            # frame that it came through keeps the step's tensors alive.
-            told = str(error.__context__ or error).partition("\n")[0]
-            warnings.warn(
-                "training steps cannot be recorded as a CUDA graph here, and are launched kernel "
-                f"by kernel, which is slower: {told}",
-                RunWarning,
-                stacklevel=3,
-            )
-            return None
+        record = self._record = self._record or CudaGraphs(batches[0].counts_BTN.device)
+        return Recording.attempt(
+            "a training step", lambda: _Replay(self._take, record, steps, batches)
+        )
 
     def forget(self, step: TrainingStep) -> None:
         """Let go of what was recorded with a run that has ended."""

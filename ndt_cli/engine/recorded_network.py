@@ -1,13 +1,10 @@
 """A network that a GPU infers with by CUDA graphs, without launching its kernels one by one."""
 
-import warnings
-
 import torch
 from torch import Tensor
 
 from ndt_cli.engine.cuda_graphs import CudaGraphs
-from ndt_cli.engine.recorded import Record
-from ndt_cli.engine.run_folder import RunWarning
+from ndt_cli.engine.recording import Record, Recording
 from ndt_cli.model.network import NeuralDataTransformer
 
 # Batches of a shape before it is recorded: libraries set themselves up in the first.
@@ -30,9 +27,6 @@ class RecordedNetwork:
         How a pass is recorded. Default: as CUDA graphs.
     """
 
-    # A process in which a recording has failed does not try again: CUDA may not recover from it.
-    _works = True
-
     def __init__(self, network: NeuralDataTransformer, record: Record | None = None) -> None:
         self.network = network
         self._record = record or CudaGraphs(next(network.parameters()).device)
@@ -50,9 +44,12 @@ class RecordedNetwork:
         """
         key = (input_BTN.shape, input_BTN.dtype, inside_BT is None)
         n_seen = self._n_seen[key] = self._n_seen.get(key, 0) + 1
-        may = self._works and n_seen > _WARM_UP and len(self._replays) < _MOST_KINDS
-        if key not in self._replays and may:
-            self._keep(key, input_BTN, inside_BT)
+        if key not in self._replays and n_seen > _WARM_UP and len(self._replays) < _MOST_KINDS:
+            recorded = Recording.attempt(
+                "inference", lambda: _Pass(self.network, self._record, input_BTN, inside_BT)
+            )
+            if recorded is not None:
+                self._replays[key] = recorded
         if key in self._replays:
             return self._replays[key](input_BTN, inside_BT)
         output: Tensor = self.network(input_BTN, inside_BT)
@@ -61,19 +58,6 @@ class RecordedNetwork:
     def encode(self, input_BTN: Tensor, inside_BT: Tensor | None = None) -> Tensor:
         """Return the encoder's activations; never recorded."""
         return self.network.encode(input_BTN, inside_BT)
-
-    def _keep(self, key: tuple[object, ...], input_BTN: Tensor, inside_BT: Tensor | None) -> None:
-        try:
-            self._replays[key] = _Pass(self.network, self._record, input_BTN, inside_BT)
-        except RuntimeError as error:
-            RecordedNetwork._works = False
-            told = str(error.__context__ or error).partition("\n")[0]
-            warnings.warn(
-                "inference cannot be recorded as a CUDA graph here, and its kernels are launched "
-                f"one by one, which is slower: {told}",
-                RunWarning,
-                stacklevel=4,
-            )
 
 
 class _Pass:
