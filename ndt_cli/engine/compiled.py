@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ndt_cli.engine.run_folder import RunWarning
 from ndt_cli.model.attention import Window
-from ndt_cli.model.dropout import Drawn, DrawnDropout, Dropout
+from ndt_cli.model.dropout import Dropout
+from ndt_cli.model.dropout_sites import DrawnDropout, Site, find_sites
 from ndt_cli.model.network import EncoderLayer
 from ndt_cli.settings.tree import TrainSettings
 
@@ -37,6 +38,7 @@ class CompiledLayers:
         torch.compiler.reset()
         self.n_trials = n_trials
         self._compute = torch.compile(_compute, backend=backend, dynamic=False)
+        self._sites: list[Site] = []
         self._works: bool | None = None  # not known before the first call
 
     def __call__(
@@ -57,18 +59,22 @@ class CompiledLayers:
         if self._works is False or len(x_BTD) != self.n_trials:
             output: Tensor = layer(x_BTD, window, dropout, dtype, plain=False)
             return output
-        drawn = layer.draw(x_BTD, window, dropout)
+        if not self._sites:  # those of one layer are those of all
+            self._sites = find_sites(
+                lambda noted: layer(x_BTD, window, noted, dtype, plain=True), self.n_trials
+            )
+        masks = [site.draw(dropout) for site in self._sites]
         if self._works is None:
-            self._works = self._try(layer, x_BTD, window, drawn, dtype)
+            self._works = self._try(layer, x_BTD, window, masks, dtype)
         compute = self._compute if self._works else _compute
-        return compute(layer, x_BTD, window, drawn, dtype)
+        return compute(layer, x_BTD, window, masks, dtype)
 
     def _try(
         self,
         layer: EncoderLayer,
         x_BTD: Tensor,
         window: Window,
-        drawn: list[Drawn],
+        masks: list[Tensor | None],
         dtype: torch.dtype,
     ) -> bool:
         """Compile, forward and backward, and tell whether it went well."""
@@ -76,7 +82,7 @@ class CompiledLayers:
             with warnings.catch_warnings():
                 # The compiler's hints are for those who write the network.
                 warnings.simplefilter("ignore")
-                output = self._compute(layer, x_BTD, window, drawn, dtype)
+                output = self._compute(layer, x_BTD, window, masks, dtype)
                 if output.requires_grad:
                     wanted = [p for p in layer.parameters() if p.requires_grad]
                     torch.autograd.grad(output.sum(), wanted, allow_unused=True)
@@ -95,7 +101,11 @@ class CompiledLayers:
 
 
 def _compute(
-    layer: EncoderLayer, x_BTD: Tensor, window: Window, drawn: list[Drawn], dtype: torch.dtype
+    layer: EncoderLayer,
+    x_BTD: Tensor,
+    window: Window,
+    masks: list[Tensor | None],
+    dtype: torch.dtype,
 ) -> Tensor:
     # By the class: a call of a module asks for hooks, at each of which compiling would end.
-    return EncoderLayer.forward(layer, x_BTD, window, DrawnDropout(drawn), dtype, plain=True)
+    return EncoderLayer.forward(layer, x_BTD, window, DrawnDropout(masks), dtype, plain=True)

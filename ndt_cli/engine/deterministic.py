@@ -9,6 +9,14 @@ import torch
 _CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 
 
+def allow_deterministic_products() -> None:
+    """Set what CUDA's matrix products need to repeat; it costs nothing.
+
+    It is read once, at the first product of the process, so a GPU is not used before this.
+    """
+    os.environ.setdefault(_CUBLAS, ":4096:8")
+
+
 @contextmanager
 def deterministic_kernels(wanted: bool, device: torch.device) -> Iterator[None]:
     """Let torch use only kernels that give the same bits each time, and put its mode back.
@@ -30,7 +38,7 @@ def deterministic_kernels(wanted: bool, device: torch.device) -> Iterator[None]:
     before = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     benchmark, config = torch.backends.cudnn.benchmark, os.environ.get(_CUBLAS)
-    os.environ.setdefault(_CUBLAS, ":4096:8")
+    allow_deterministic_products()
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True)
     try:

@@ -1,6 +1,5 @@
 """Which device, which precision, how many threads."""
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ndt_cli.engine.deterministic import allow_deterministic_products
 from ndt_cli.errors import DeviceError
 from ndt_cli.model.processor import cpu_multiplies_bfloat16
 from ndt_cli.model.threads import torch_threads
@@ -52,6 +52,8 @@ def choose_compute(settings: TrainSettings, local_rank: int = 0) -> Compute:
         When the device, or bfloat16 on it, is not there.
     """
     device = _choose_device(settings.device, local_rank)
+    if device.type == "cuda":
+        allow_deterministic_products()
     fast_bfloat16 = multiplies_bfloat16(device)
     if settings.precision == "auto":
         return Compute(device, torch.bfloat16 if fast_bfloat16 else torch.float32)
@@ -96,9 +98,6 @@ def _check_gpu(device: torch.device, wanted: str) -> torch.device:
             f'train.device = "{wanted}" asks for {device}, but there are {n_gpus} CUDA GPUs',
             f"use cuda:0 to cuda:{n_gpus - 1}, and at most {n_gpus} processes on this machine",
         )
-    # Products that repeat (train.deterministic) need this. It is read once, at the first product of
-    # the process, and costs nothing.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     return device
 
 

@@ -105,9 +105,8 @@ class Trainer:
         self.network.compute_dtype = compute.dtype
         self.network.plain = settings.train.plain_layers
         if compiles_layers(settings.train, device):
-            self.network.train_layer = CompiledLayers(
-                min(settings.train.batch_size, len(self.trials))
-            )
+            whole = torch.arange(min(settings.train.batch_size, len(self.trials)))
+            self.network.train_layer = CompiledLayers(len(ranks.share(whole)))
         self.optimizer = make_optimizer(self.network.parameters(), settings, device)
         self.streams = Streams.from_seed(settings.train.seed, device, ranks.rank)
         self.step = step_class(settings.train, device, ranks.world_size)(

@@ -5,7 +5,6 @@ its time on them. Here one 64-bit draw decides for eight entries, a byte each, a
 made by integer operations that the processor runs on whole vectors.
 """
 
-from collections.abc import Sequence
 from threading import Lock
 from typing import Any
 
@@ -17,10 +16,6 @@ _LEVELS = 256  # of a byte
 
 # Integers as wide as a number, to keep or clear all of its bits at once.
 LANES = {torch.bfloat16: torch.int16, torch.float32: torch.int32}
-
-
-Drawn = tuple[Tensor | None, float]
-"""Which entries are kept, and what they are multiplied by."""
 
 
 class RandomBits:
@@ -101,21 +96,6 @@ class Dropout:
         kept = torch.empty(like.shape, dtype=like.dtype, device=like.device)
         return kept.bernoulli_(1 - p, generator=self.stream)
 
-    def draw(self, shape: tuple[int, ...], p: float) -> "Drawn":
-        """Draw what `__call__` would draw for a tensor of this shape.
-
-        Returns
-        -------
-        kept : Tensor of bool or None
-            None where nothing is dropped.
-        scale : float
-            What a kept entry is multiplied by.
-        """
-        if p == 0.0:
-            return None, 1.0
-        like = torch.empty((), dtype=torch.bool, device=self.stream.device).expand(shape)
-        return self.kept(like, p), self.scale(p)
-
     def kept_lanes(self, shape: torch.Size, p: float, dtype: torch.dtype) -> Tensor:
         """Return integers as wide as ``dtype``: all bits set where an entry is kept, else none.
 
@@ -124,23 +104,6 @@ class Dropout:
         assert isinstance(self.stream, RandomBits)
         bits = self.stream.draw(_n_pairs(shape.numel()))
         return _lanes(bits, 0, shape, p, dtype)
-
-
-class DrawnDropout(Dropout):
-    """Drops what was drawn before, place by place in their order.
-
-    Parameters
-    ----------
-    drawn : sequence of (Tensor of bool or None, float)
-        As `Dropout.draw` returns them.
-    """
-
-    def __init__(self, drawn: Sequence[Drawn]) -> None:
-        self._drawn = list(drawn)
-
-    def __call__(self, x: Tensor, p: float) -> Tensor:
-        kept, scale = self._drawn.pop(0)
-        return x if kept is None else x * kept * scale
 
 
 class SharedDropout:

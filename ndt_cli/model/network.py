@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ndt_cli.model.attention import ContextAttention, Window, Windows, linear
 from ndt_cli.model.context import Context
-from ndt_cli.model.dropout import Drawn, Dropout
+from ndt_cli.model.dropout import Dropout
 from ndt_cli.model.embedding import Embedding, encoder_width
 from ndt_cli.model.fast_attention import fast_attention
 from ndt_cli.model.fast_feedforward import fast_feedforward
@@ -204,18 +204,6 @@ class EncoderLayer(nn.Module):
         x_BTD = self.norm_attention(x_BTD + attend(x_BTD))
         normed_BTD: Tensor = self.norm_feedforward(x_BTD + feed(x_BTD))
         return normed_BTD
-
-    def draw(self, x_BTD: Tensor, window: Window, dropout: Dropout) -> list[Drawn]:
-        """Draw what `forward` drops, place by place in its order."""
-        n_trials, n_bins, width = x_BTD.shape
-        blocks = window.blocks
-        weights = (n_trials, blocks.n_blocks, self.attention.n_heads, blocks.size, blocks.around)
-        hidden = (n_trials, n_bins, self.expand.out_features)
-        output = (n_trials, n_bins, width)
-        return [
-            dropout.draw(weights, self.attention.dropout),
-            *(dropout.draw(shape, self.p) for shape in (output, hidden, output)),
-        ]
 
     def _drop(self, x: Tensor, dropout: Dropout | None) -> Tensor:
         return x if dropout is None else dropout(x, self.p)

@@ -15,6 +15,7 @@ from ndt_cli.model.attention import Window
 from ndt_cli.model.band import Blocks
 from ndt_cli.model.context import widest
 from ndt_cli.model.dropout import Dropout
+from ndt_cli.model.dropout_sites import DrawnDropout, Site, find_sites
 from ndt_cli.model.network import NeuralDataTransformer
 
 
@@ -32,7 +33,7 @@ class Population:
 
     def __init__(self, networks: Sequence[NeuralDataTransformer]) -> None:
         self.networks = list(networks)
-        self._sites: dict[int, list[list[_Site]]] = {}
+        self._sites: dict[int, list[list[Site]]] = {}
 
     def __call__(
         self,
@@ -60,7 +61,7 @@ class Population:
         weights = {name: torch.stack([m[name] for m in members]) for name in members[0]}
 
         def member(weights: Any, input_BTN: Tensor, blocked: Tensor, masks: Any) -> Any:
-            dropout = None if masks is None else _Replayed(masks)
+            dropout = None if masks is None else DrawnDropout(masks)
             arguments = (input_BTN, None, dropout, Window(blocks, blocked))
             return functional_call(first, weights, arguments)
 
@@ -93,16 +94,18 @@ class Population:
         self, input_MBTN: Tensor, blocks: Blocks, dropouts: Sequence[Dropout]
     ) -> list[Tensor | None]:
         """Draw each member's masks as it would draw them alone: 0, or the scale."""
-        n_trials = input_MBTN.shape[1]
+        _, n_trials, n_bins, _ = input_MBTN.shape
         if n_trials not in self._sites:
             self._sites[n_trials] = [
                 _sites(network, input_BTN)
                 for network, input_BTN in zip(self.networks, input_MBTN, strict=True)
             ]
-        drawn = [
-            [site.draw(dropout, blocks) for site in sites]
-            for sites, dropout in zip(self._sites[n_trials], dropouts, strict=True)
-        ]
+        drawn = []
+        for network, sites, dropout in zip(
+            self.networks, self._sites[n_trials], dropouts, strict=True
+        ):
+            own = Blocks.for_context(network.context, n_bins, input_MBTN.device)
+            drawn.append([_recut(site.draw(dropout), own, blocks) for site in sites])
         masks: list[Tensor | None] = []
         for of_members in zip(*drawn, strict=True):
             given = [mask for mask in of_members if mask is not None]
@@ -114,61 +117,15 @@ class Population:
         return masks
 
 
-class _Site:
-    """A place in the network where dropout acts.
-
-    Parameters
-    ----------
-    like : Tensor
-        An empty tensor of the shape, type and device of what is dropped.
-    p : float
-        The dropout there.
-    own : Blocks
-        How the member alone cuts a trial.
-    """
-
-    def __init__(self, like: Tensor, p: float, own: Blocks) -> None:
-        self.like, self.p, self.own = like, p, own
-
-    def draw(self, dropout: Dropout, blocks: Blocks) -> Tensor | None:
-        if self.p == 0:
-            return None
-        mask = dropout.kept(self.like, self.p).mul_(dropout.scale(self.p))
-        is_attention = mask.dim() == 5
-        return self.own.recut(mask, blocks) if is_attention and self.own != blocks else mask
-
-
-def _sites(network: NeuralDataTransformer, input_BTN: Tensor) -> list[_Site]:
-    """Find the places in the order in which they draw, by a pass over one trial."""
-    own = Blocks.for_context(network.context, input_BTN.shape[1], input_BTN.device)
-    record = _Recorded()
+def _sites(network: NeuralDataTransformer, input_BTN: Tensor) -> list[Site]:
     was_plain, network.plain = network.plain, True
-    with torch.no_grad():
-        network(input_BTN[:1], None, record)
+    sites = find_sites(lambda dropout: network(input_BTN[:1], None, dropout), len(input_BTN))
     network.plain = was_plain
-    return [
-        _Site(like.new_empty(1).expand(len(input_BTN), *like.shape[1:]), p, own)
-        for like, p in record.sites
-    ]
+    return sites
 
 
-class _Recorded(Dropout):
-    """Notes where dropout acts, and drops nothing."""
-
-    def __init__(self) -> None:
-        self.sites: list[tuple[Tensor, float]] = []
-
-    def __call__(self, x: Tensor, p: float) -> Tensor:
-        self.sites.append((x, p))
-        return x
-
-
-class _Replayed(Dropout):
-    """Drops by masks that were drawn before, in their order."""
-
-    def __init__(self, masks: Sequence[Tensor | None]) -> None:
-        self._masks = iter(masks)
-
-    def __call__(self, x: Tensor, p: float) -> Tensor:
-        mask = next(self._masks)
-        return x if mask is None else x * mask
+def _recut(mask: Tensor | None, own: Blocks, blocks: Blocks) -> Tensor | None:
+    """Move the mask of attention weights from a member's own blocks to those of all."""
+    if mask is None or mask.dim() != 5 or own == blocks:
+        return mask
+    return own.recut(mask, blocks)

@@ -3,7 +3,7 @@
 In a pass over a single trial, that and small calls cost more than the arithmetic.
 
 Axes: B trials, T bins, N neurons, D width, H heads, E width of a head; K blocks of a trial, C bins
-of a block, W bins that a block looks at; R = B * T rows.
+of a block, W bins that a block looks at.
 """
 
 from collections.abc import Callable
