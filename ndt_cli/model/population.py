@@ -33,7 +33,7 @@ class Population:
 
     def __init__(self, networks: Sequence[NeuralDataTransformer]) -> None:
         self.networks = list(networks)
-        self._sites: dict[int, list[list[Site]]] = {}
+        self._sites: dict[int, list[tuple[Blocks, list[Site]]]] = {}
 
     def __call__(
         self,
@@ -94,18 +94,16 @@ class Population:
         self, input_MBTN: Tensor, blocks: Blocks, dropouts: Sequence[Dropout]
     ) -> list[Tensor | None]:
         """Draw each member's masks as it would draw them alone: 0, or the scale."""
-        _, n_trials, n_bins, _ = input_MBTN.shape
+        n_trials = input_MBTN.shape[1]
         if n_trials not in self._sites:
             self._sites[n_trials] = [
                 _sites(network, input_BTN)
                 for network, input_BTN in zip(self.networks, input_MBTN, strict=True)
             ]
-        drawn = []
-        for network, sites, dropout in zip(
-            self.networks, self._sites[n_trials], dropouts, strict=True
-        ):
-            own = Blocks.for_context(network.context, n_bins, input_MBTN.device)
-            drawn.append([_recut(site.draw(dropout), own, blocks) for site in sites])
+        drawn = [
+            [_recut(site.draw(dropout), own, blocks) for site in sites]
+            for (own, sites), dropout in zip(self._sites[n_trials], dropouts, strict=True)
+        ]
         masks: list[Tensor | None] = []
         for of_members in zip(*drawn, strict=True):
             given = [mask for mask in of_members if mask is not None]
@@ -117,11 +115,12 @@ class Population:
         return masks
 
 
-def _sites(network: NeuralDataTransformer, input_BTN: Tensor) -> list[Site]:
+def _sites(network: NeuralDataTransformer, input_BTN: Tensor) -> tuple[Blocks, list[Site]]:
+    """Return how a network alone cuts a trial, and where it drops."""
     was_plain, network.plain = network.plain, True
     sites = find_sites(lambda dropout: network(input_BTN[:1], None, dropout), len(input_BTN))
     network.plain = was_plain
-    return sites
+    return Blocks.for_context(network.context, input_BTN.shape[1], input_BTN.device), sites
 
 
 def _recut(mask: Tensor | None, own: Blocks, blocks: Blocks) -> Tensor | None:
