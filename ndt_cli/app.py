@@ -154,9 +154,9 @@ def _ran_out_of_memory(error: Exception) -> bool:
 def _print_error(message: str, hint: str | None = None) -> None:
     from rich.text import Text
 
-    from ndt_cli.commands.console import log
+    from ndt_cli.commands.console import labelled, log
 
-    log.print(Text.assemble(("Error: ", "bold red"), message), soft_wrap=True)
+    log.print(labelled("Error", "bold red", message), soft_wrap=True)
     if hint is not None:
         log.print(Text(hint), soft_wrap=True)
 

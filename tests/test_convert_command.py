@@ -87,6 +87,7 @@ def test_nothing_is_overwritten_unless_asked(ndt, nwb, tmp_path):
     code, out, err = ndt("convert", nwb, "--out", path, *WINDOW)
     assert (code, out) == (1, "")
     assert "there already" in err
+    assert "--overwrite" in err
     assert path.read_text() == "mine"
     assert ndt("convert", nwb, "--out", path, "--overwrite", *WINDOW)[0] == 0
     assert load_file(path, DataSettings()).train.n_neurons == 3

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from ndt_cli.errors import DataError, SettingsError
+from ndt_cli.errors import DataError, SettingsError, typed
 from ndt_cli.nlb.catalogue import DATASETS, TEST_LABELS, find_dataset, submission_key
 from ndt_cli.nlb.local_files import locate
 
@@ -140,7 +140,7 @@ def test_what_is_missing_is_said_with_size_address_and_command(tmp_path):
         assert file.name in caught.value.message
         assert file.urls[0] in caught.value.message
     assert "690.6 MB" in caught.value.message
-    assert f'ndt nlb-data mc_maze --data-dir "{tmp_path}"' in caught.value.hint
+    assert f"ndt nlb-data mc_maze --data-dir {typed(tmp_path)}" in caught.value.hint
 
 
 def test_only_what_is_missing_is_asked_for(tmp_path):

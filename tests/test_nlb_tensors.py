@@ -9,7 +9,7 @@ pytest.importorskip("nlb_tools", reason="nlb_tools is not installed")
 
 from nlb_nwb import write_maze, write_rsg
 
-from ndt_cli.errors import DataError, MissingExtraError, SettingsError
+from ndt_cli.errors import DataError, MissingExtraError, SettingsError, typed
 from ndt_cli.nlb import cutting, extra, tensor_cache, tensors, tools
 from ndt_cli.nlb.recordings import scored_inputs, to_recording
 from ndt_cli.nlb.tensors import make_tensors
@@ -241,7 +241,7 @@ def test_a_truncated_file_is_named(own_maze):
     assert "76," not in caught.value.message  # the size of mc_maze_medium
     assert "cannot be read as an NWB file" in caught.value.message
     # Where it is fetched to, so that the same command finds it.
-    assert f'ndt nlb-data mc_maze_small --data-dir "{own_maze.root}"' in caught.value.hint
+    assert f"ndt nlb-data mc_maze_small --data-dir {typed(own_maze.root)}" in caught.value.hint
 
 
 def test_a_file_is_fetched_anew_into_the_folder_that_it_was_looked_for_in(own_maze):
@@ -251,7 +251,7 @@ def test_a_file_is_fetched_anew_into_the_folder_that_it_was_looked_for_in(own_ma
     path.write_text("404 not found")
     with pytest.raises(DataError) as caught:
         make_tensors("mc_maze_small", 20, "val", flat)
-    assert f'--data-dir "{flat}"' in caught.value.hint
+    assert f"--data-dir {typed(flat)}" in caught.value.hint
 
 
 def test_a_file_that_is_not_nwb_is_named(own_maze):

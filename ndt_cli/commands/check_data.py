@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
-from rich.text import Text
 
-from ndt_cli.commands.console import out, print_json
+from ndt_cli.commands.console import labelled, out, print_json
 from ndt_cli.commands.options import ConfigOption, JsonOption, SetOption
 
 if TYPE_CHECKING:
@@ -61,10 +60,9 @@ def _show(report: "FileReport") -> None:
         ("Note", "dim", report.notes),
     ):
         for line in lines:
-            out.print(Text.assemble((f"{title}:", style), f" {line}"), soft_wrap=True)
+            out.print(labelled(title, style, line), soft_wrap=True)
     if report.trainable:
-        uses = Text.assemble(("Good for:", "green"), f" {', '.join(report.uses)}")
-        out.print(uses, soft_wrap=True)
+        out.print(labelled("Good for", "green", ", ".join(report.uses)), soft_wrap=True)
     else:
         out.print("This file cannot be trained on.")
 

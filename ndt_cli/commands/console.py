@@ -6,6 +6,7 @@ import sys
 from typing import Any, TextIO
 
 from rich.console import Console
+from rich.text import Text
 
 
 def _width(stream: TextIO) -> int | None:
@@ -25,6 +26,11 @@ out = make_console(width=_width(sys.stdout))
 
 log = make_console(width=_width(sys.stderr), stderr=True)
 """Progress, notes, warnings and errors."""
+
+
+def labelled(label: str, style: str, text: str) -> Text:
+    """Return a line that begins with a coloured word, such as "Warning:"."""
+    return Text.assemble((f"{label}:", style), f" {text}")
 
 
 def print_json(value: dict[str, Any]) -> None:

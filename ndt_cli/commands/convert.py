@@ -8,7 +8,7 @@ import typer
 
 from ndt_cli.commands.console import log, print_json
 from ndt_cli.commands.options import JsonOption
-from ndt_cli.errors import DataError, SettingsError, typed
+from ndt_cli.errors import SettingsError, typed
 
 _SPIKES = "Spikes"
 _TRIALS = "Trials"
@@ -354,11 +354,7 @@ def convert(
     )
     if path.exists() and file.exists() and path.samefile(file):
         raise SettingsError(f"--out {path}: found the recording itself; expected another file")
-    if path.exists() and not overwrite:
-        raise DataError(
-            f"{path}: the file is there already", "choose another name, or add --overwrite"
-        )
-    check_target(path, overwrite=overwrite)
+    check_target(path, overwrite=overwrite, hint="Choose another name, or add --overwrite.")
     converted = convert_file(file, choices)
     write_recording(converted.recording, path, overwrite=overwrite)
     if as_json:

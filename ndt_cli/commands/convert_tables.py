@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from ndt_cli.commands.console import out
+from ndt_cli.commands.console import labelled, out
 from ndt_cli.convert.listing import Listing
 from ndt_cli.convert.report import ConvertReport
 
@@ -41,12 +41,12 @@ def print_report(path: Path, report: ConvertReport) -> None:
     facts.add_row("behaviour", ", ".join(report.behaviour) or "no")
     out.print(facts)
     for what, name in report.taken.items():
-        out.print(Text.assemble(("Taken:", "dim"), f" {what}: {name}"), soft_wrap=True)
+        out.print(labelled("Taken", "dim", f"{what}: {name}"), soft_wrap=True)
     for drop in report.dropped:
         what = f"{drop.n} of {drop.n_all} {drop.what} {drop.why}."
-        out.print(Text.assemble(("Left out:", "yellow"), f" {what}"), soft_wrap=True)
+        out.print(labelled("Left out", "yellow", what), soft_wrap=True)
     for note in report.notes:
-        out.print(Text.assemble(("Note:", "dim"), f" {note}"), soft_wrap=True)
+        out.print(labelled("Note", "dim", note), soft_wrap=True)
 
 
 def _conditions(sizes: dict[str, int]) -> str:

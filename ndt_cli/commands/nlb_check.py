@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
-from rich.text import Text
 
-from ndt_cli.commands.console import out, print_json
+from ndt_cli.commands.console import labelled, out, print_json
 from ndt_cli.commands.options import JsonOption
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ def _show(file: Path, shapes: "dict[str, dict[str, Shape]]", findings: "Sequence
     for finding in findings:
         style = _STYLES[finding.severity]
         label = finding.severity.capitalize()
-        out.print(Text.assemble((f"{label}:", style), f" {finding}"), soft_wrap=True)
+        out.print(labelled(label, style, str(finding)), soft_wrap=True)
         if finding.hint is not None:
             out.print(f"  {finding.hint}", soft_wrap=True, highlight=False)
     counts = Counter(finding.severity for finding in findings)

@@ -5,9 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rich.text import Text
-
-from ndt_cli.commands.console import log
+from ndt_cli.commands.console import labelled, log
 from ndt_cli.engine.run_folder import RunWarning
 
 
@@ -20,8 +18,7 @@ def run_warnings_shown() -> Iterator[None]:
 
         def show(message: Warning | str, category: type[Warning], *where: Any, **file: Any) -> None:
             if issubclass(category, RunWarning):
-                words = Text.assemble(("Warning: ", "bold yellow"), str(message))
-                log.print(words, soft_wrap=True)
+                log.print(labelled("Warning", "bold yellow", str(message)), soft_wrap=True)
             else:
                 show_others(message, category, *where, **file)
 

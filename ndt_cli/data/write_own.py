@@ -62,7 +62,12 @@ def write_recording(recording: Recording, path: Path, *, overwrite: bool = False
         raise DataError(f"{path}: cannot be written: {error}") from error
 
 
-def check_target(path: Path, *, overwrite: bool = False) -> None:
+def check_target(
+    path: Path,
+    *,
+    overwrite: bool = False,
+    hint: str = "Choose another name, or remove the file first.",
+) -> None:
     """Refuse a file that `write_recording` would not write, before any work is done for it.
 
     Raises
@@ -75,7 +80,7 @@ def check_target(path: Path, *, overwrite: bool = False) -> None:
     if path.exists() and not overwrite:
         raise DataError(
             f"{path}: the file is there already, and nothing is overwritten",
-            hint="Choose another name, or remove the file first.",
+            hint,
         )
 
 

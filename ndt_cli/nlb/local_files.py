@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from ndt_cli.errors import DataError
+from ndt_cli.errors import DataError, typed
 from ndt_cli.nlb.catalogue import DATASETS, NlbDataset, Phase, PublicFile
 
 DEFAULT_DATA_DIR = Path("nlb-data")
@@ -32,7 +32,7 @@ def public_path(dataset: NlbDataset, file: PublicFile, data_dir: Path) -> Path:
 
 def fetch_command(dataset: NlbDataset, data_dir: Path) -> str:
     """Return what to run to have the public files in a folder."""
-    option = "" if data_dir == DEFAULT_DATA_DIR else f' --data-dir "{data_dir}"'
+    option = "" if data_dir == DEFAULT_DATA_DIR else f" --data-dir {typed(data_dir)}"
     return f"ndt nlb-data {dataset.name}{option}"
 
 
