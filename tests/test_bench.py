@@ -2,6 +2,7 @@
 
 import json
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from ndt_cli.bench.workload import Workload, workload_of
 from ndt_cli.data.spike_data import Recording
 from ndt_cli.data.write_own import write_recording
 from ndt_cli.engine.device import Compute
-from ndt_cli.errors import SettingsError
+from ndt_cli.errors import MissingExtraError, SettingsError
 from ndt_cli.settings.load import load_settings
 
 CPU = torch.device("cpu")
@@ -214,6 +215,24 @@ def test_figures_follow_from_what_was_measured(quick):
     assert ratio == pytest.approx(one["stock"] / one["ndt"])
 
 
+@pytest.mark.skipif(find_spec("openvino") is None, reason="needs the extra of that name")
+def test_inference_by_openvino_is_one_more_kind_where_it_is_wanted(quick):
+    found = run_bench(tiny(), n_steps=1, openvino=True).to_json()["inference"]
+    assert list(found) == ["ndt", "openvino", "stock"]
+    for times in found.values():
+        assert times["one_trial_speedup"] == pytest.approx(
+            found["stock"]["one_trial_p50_ms"] / times["one_trial_p50_ms"]
+        )
+
+
+def test_openvino_is_missed_before_anything_is_measured(monkeypatch):
+    monkeypatch.setattr("ndt_cli.engine.openvino_network.find_spec", lambda name: None)
+    told = []
+    with pytest.raises(MissingExtraError):
+        run_bench(tiny(), watch=told.append, openvino=True)
+    assert not told
+
+
 def test_the_caller_keeps_its_generators_and_its_threads(quick):
     before = torch.get_num_threads()
     with assert_generators_untouched():
@@ -271,6 +290,7 @@ def test_the_table_says_what_was_measured_where_and_the_ratio(bench, option):
         (["--figure=a.png"], "add --growth"),
         (["--growth", "--figure=a.jpg"], "--figure a.jpg"),
         (["--growth", "--steps=3"], "leave out --steps"),
+        (["--growth", "--openvino"], "leave out one"),
         (["--preset=nlb-quick"], "--bins and --neurons"),
         (["--preset=chaotic"], "did you mean the preset chaotic-rnn?"),
         (["--bins=0"], "--bins"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +12,9 @@ from ndt_cli.bench.timing import Name, Times, time_in_turn
 from ndt_cli.engine.fast_inference import inferring
 from ndt_cli.model.network import NeuralDataTransformer
 from ndt_cli.settings.tree import TrainSettings
+
+InferenceKind = Literal["ndt", "openvino", "stock"]
+"""What infers: this package, the same with OpenVINO for single trials, the stock reference."""
 
 BATCH_SIZE = 256
 """Trials inferred at once."""
@@ -40,10 +44,14 @@ class InferenceTimes:
 
 
 def product_rates(
-    network: NeuralDataTransformer, settings: TrainSettings, device: torch.device
+    network: NeuralDataTransformer,
+    settings: TrainSettings,
+    device: torch.device,
+    *,
+    openvino: bool = False,
 ) -> Callable[[Tensor], Tensor]:
     """Return the function by which a trained model infers rates, from host to host."""
-    forward = inferring(network, settings, device)
+    forward = inferring(network, settings, device, openvino=openvino)
     return lambda counts_BTN: network.rates(forward(counts_BTN.to(device), None)).cpu()
 
 

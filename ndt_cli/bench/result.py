@@ -5,7 +5,7 @@ from typing import Any
 
 from ndt_cli.bench.alone import Kind
 from ndt_cli.bench.cost import StepCost
-from ndt_cli.bench.inference_times import BATCH_SIZE, InferenceTimes
+from ndt_cli.bench.inference_times import BATCH_SIZE, InferenceKind, InferenceTimes
 from ndt_cli.bench.machine import Machine
 from ndt_cli.bench.timing import Times
 from ndt_cli.bench.workload import Workload
@@ -52,7 +52,7 @@ class BenchResult:
     parts : dict of Times
         Of this package's step, with the device waited for after each.
     inference : dict
-        By kind: ``"ndt"`` and ``"stock"``.
+        By kind; ``"openvino"`` where it was wanted.
     peak_flop_per_s : dict of float or None
         Fastest matrix products, by precision; None where the device lacks it.
     """
@@ -61,7 +61,7 @@ class BenchResult:
     machine: Machine
     steps: dict[Kind, StepResult]
     parts: dict[str, Times]
-    inference: dict[Kind, InferenceTimes]
+    inference: dict[InferenceKind, InferenceTimes]
     peak_flop_per_s: dict[str, float | None]
 
     def speedup(self, kind: Kind) -> float:

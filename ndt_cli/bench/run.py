@@ -6,7 +6,12 @@ import torch
 
 from ndt_cli.bench.alone import Kind, make_training, train_alone
 from ndt_cli.bench.cost import product_cost, stock_cost
-from ndt_cli.bench.inference_times import product_rates, stock_rates, time_inference
+from ndt_cli.bench.inference_times import (
+    InferenceKind,
+    product_rates,
+    stock_rates,
+    time_inference,
+)
 from ndt_cli.bench.limits import check_cost, check_size
 from ndt_cli.bench.machine import Machine
 from ndt_cli.bench.peak import measure_peak
@@ -16,10 +21,15 @@ from ndt_cli.bench.result import BenchResult, StepResult
 from ndt_cli.bench.timing import time_in_turn
 from ndt_cli.bench.workload import Workload
 from ndt_cli.engine.device import choose_compute, cpu_threads
+from ndt_cli.engine.openvino_network import require_openvino
 
 
 def run_bench(
-    workload: Workload, n_steps: int = 20, watch: Callable[[str], None] = lambda text: None
+    workload: Workload,
+    n_steps: int = 20,
+    watch: Callable[[str], None] = lambda text: None,
+    *,
+    openvino: bool = False,
 ) -> BenchResult:
     """Measure training steps, their parts, inference, memory, and the device's own limit.
 
@@ -32,16 +42,22 @@ def run_bench(
         Training steps of each kind.
     watch : callable
         Told what is measured next.
+    openvino : bool
+        Measure inference by OpenVINO too.
 
     Raises
     ------
     SettingsError
         When the stock reference cannot be built as the settings ask, or memory does not hold it.
     DeviceError
-        When the device or the precision is not there.
+        When the device or the precision is not there, or OpenVINO is wanted on a GPU.
+    MissingExtraError
+        When OpenVINO is wanted and not installed.
     """
     compute = choose_compute(workload.settings.train)
     device = compute.device
+    if openvino:
+        require_openvino(device)
     check_size(workload, device)
     with (
         cpu_threads(workload.settings.train.n_threads) as n_threads,
@@ -71,10 +87,12 @@ def run_bench(
         watch("the parts of a step")
         parts = ndt.time_parts(n_steps)
         watch("inference")
-        infer: dict[Kind, Callable[[torch.Tensor], torch.Tensor]] = {
-            "ndt": product_rates(ndt.network.eval(), workload.settings.train, device),
-            "stock": stock_rates(stock.model, device),
-        }
+        infer: dict[InferenceKind, Callable[[torch.Tensor], torch.Tensor]]
+        network, settings = ndt.network.eval(), workload.settings.train
+        infer = {"ndt": product_rates(network, settings, device)}
+        if openvino:
+            infer["openvino"] = product_rates(network, settings, device, openvino=True)
+        infer["stock"] = stock_rates(stock.model, device)
         counts_BTN = torch.from_numpy(data.spikes_BTN)
         inference = time_inference(infer, counts_BTN, device, max(3, n_steps // 4))
         watch("memory, in processes of their own")

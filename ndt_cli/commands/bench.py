@@ -63,6 +63,10 @@ def bench(
         Path | None,
         typer.Option("--figure", help="With --growth: draw it to this .png, .svg or .pdf file."),
     ] = None,
+    openvino: Annotated[
+        bool,
+        typer.Option("--openvino", help="Single trials by OpenVINO too; needs that extra."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure speed and memory.
@@ -78,6 +82,8 @@ def bench(
         check_new_file(figure, "--figure", PICTURE_ENDINGS)
     if growth and steps is not None:
         raise SettingsError("--growth takes as many steps as fit into seconds", "leave out --steps")
+    if growth and openvino:
+        raise SettingsError("--growth measures training, --openvino inference", "leave out one")
     source = find_config(config)
     wanted = {"device": device, "n_threads": threads, "batch_size": trials}
     changes = [f"train.{key}={value}" for key, value in wanted.items() if value is not None]
@@ -90,14 +96,14 @@ def bench(
     if growth:
         _growth(workload, figure, as_json)
     else:
-        _bench(workload, steps or 20, as_json)
+        _bench(workload, steps or 20, openvino, as_json)
 
 
-def _bench(workload: "Workload", n_steps: int, as_json: bool) -> None:
+def _bench(workload: "Workload", n_steps: int, openvino: bool, as_json: bool) -> None:
     from ndt_cli.bench.run import run_bench
     from ndt_cli.commands.bench_table import bench_notes, bench_tables, bench_title
 
-    result = run_bench(workload, n_steps, _tell)
+    result = run_bench(workload, n_steps, _tell, openvino=openvino)
     if as_json:
         print_json(result.to_json())
         return

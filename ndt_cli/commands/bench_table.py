@@ -9,11 +9,17 @@ from ndt_cli.bench.inference_times import BATCH_SIZE
 
 if TYPE_CHECKING:
     from ndt_cli.bench.alone import Kind
+    from ndt_cli.bench.inference_times import InferenceKind
     from ndt_cli.bench.machine import Machine
     from ndt_cli.bench.result import BenchResult
     from ndt_cli.bench.workload import Workload
 
-_LABELS: "dict[Kind, str]" = {"ndt": "ndt", "plain": "ndt, plain", "stock": "stock"}
+_LABELS: "dict[Kind | InferenceKind, str]" = {
+    "ndt": "ndt",
+    "plain": "ndt, plain",
+    "openvino": "ndt, OpenVINO",
+    "stock": "stock",
+}
 
 
 def bench_title(workload: "Workload", machine: "Machine") -> list[str]:
@@ -112,15 +118,17 @@ def _parts_table(result: "BenchResult") -> Table:
 
 
 def _inference_table(result: "BenchResult") -> Table:
-    ndt, stock = result.inference["ndt"], result.inference["stock"]
-    table = _table("inference, whole trials", "ndt", "stock", "ratio")
+    inference, stock = result.inference, result.inference["stock"]
+    table = _table("inference, whole trials", *(_LABELS[kind] for kind in inference))
+    ratio = "times as fast as stock"
     for percent in (50, 99):
-        mine, theirs = (times.one.percentile_ms(percent) for times in (ndt, stock))
-        ratio = f"{theirs / mine:.2f}"
-        table.add_row(f"one: ms, p{percent}", _number(mine), _number(theirs), ratio)
-    rates = (ndt.trials_per_s, stock.trials_per_s)
-    ratio = f"{rates[0] / rates[1]:.2f}"
-    table.add_row(f"{BATCH_SIZE} at once: trials/s", *(f"{rate:,.0f}" for rate in rates), ratio)
+        found = [times.one.percentile_ms(percent) for times in inference.values()]
+        ratios = [stock.one.percentile_ms(percent) / ms for ms in found]
+        table.add_row(f"one: ms, p{percent}", *map(_number, found))
+        table.add_row(ratio, *(f"{times:.2f}" for times in ratios), style="bold")
+    rates = [times.trials_per_s for times in inference.values()]
+    table.add_row(f"{BATCH_SIZE} at once: trials/s", *(f"{rate:,.0f}" for rate in rates))
+    table.add_row(ratio, *(f"{rate / stock.trials_per_s:.2f}" for rate in rates), style="bold")
     return table
 
 

@@ -2,16 +2,24 @@
 
 import torch
 
+from ndt_cli.engine.openvino_network import OpenVinoNetwork
 from ndt_cli.engine.recorded_network import RecordedNetwork
 from ndt_cli.model.network import NeuralDataTransformer
 from ndt_cli.model.prepared import PreparedNetwork
 from ndt_cli.settings.tree import TrainSettings
 
+Inferring = NeuralDataTransformer | PreparedNetwork | RecordedNetwork
+"""Gives the read-out of a network when called, and its activations by ``encode``."""
+
 
 def inferring(
-    network: NeuralDataTransformer, settings: TrainSettings, device: torch.device
-) -> NeuralDataTransformer | PreparedNetwork | RecordedNetwork:
-    """Return what gives the read-out of a network when called, and its activations by ``encode``.
+    network: NeuralDataTransformer,
+    settings: TrainSettings,
+    device: torch.device,
+    *,
+    openvino: bool = False,
+) -> Inferring:
+    """Return what infers with a network.
 
     Parameters
     ----------
@@ -21,7 +29,16 @@ def inferring(
         What the run allows.
     device : torch.device
         Where to compute.
+    openvino : bool
+        Infer single trials by OpenVINO.
+
+    Raises
+    ------
+    DeviceError, MissingExtraError
+        When OpenVINO is wanted where it is not to be had.
     """
+    if openvino:
+        return OpenVinoNetwork(network)
     if device.type == "cpu" and not settings.plain_layers:
         return PreparedNetwork(network)
     if device.type == "cuda" and settings.cuda_graph:

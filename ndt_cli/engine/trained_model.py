@@ -18,8 +18,8 @@ from ndt_cli.data.by_trial import trial_blocks
 from ndt_cli.data.spike_data import SpikeData
 from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.device import Compute, choose_compute, cpu_threads
-from ndt_cli.engine.fast_inference import inferring
-from ndt_cli.engine.recorded_network import RecordedNetwork
+from ndt_cli.engine.fast_inference import Inferring, inferring
+from ndt_cli.engine.openvino_network import require_openvino
 from ndt_cli.engine.run_facts import SplitFacts
 from ndt_cli.engine.run_folder import CHECKPOINTS, RunFolder
 from ndt_cli.engine.same_neurons import check_same_neurons
@@ -27,7 +27,6 @@ from ndt_cli.engine.trial_set import TrialSet
 from ndt_cli.errors import CheckpointError, DataError
 from ndt_cli.model.masking import hide
 from ndt_cli.model.network import NeuralDataTransformer
-from ndt_cli.model.prepared import PreparedNetwork
 from ndt_cli.settings.tree import Settings
 
 Float32Array = NDArray[np.float32]
@@ -51,6 +50,8 @@ class TrainedModel:
         Device and precision.
     trained_on : dict
         What ``run.json`` says of the training trials: neurons, bins, bin width, held-out part.
+    openvino : bool
+        Whether single trials are inferred by OpenVINO.
     """
 
     run: RunFolder
@@ -59,9 +60,17 @@ class TrainedModel:
     network: NeuralDataTransformer
     compute: Compute
     trained_on: dict[str, Any]
+    openvino: bool = False
 
     @classmethod
-    def load(cls, run: Path, checkpoint: str | None = None, device: str = "auto") -> "TrainedModel":
+    def load(
+        cls,
+        run: Path,
+        checkpoint: str | None = None,
+        device: str = "auto",
+        *,
+        openvino: bool = False,
+    ) -> "TrainedModel":
         """Load the weights of a run; see `ndt_cli.engine.inference.load_trained`."""
         folder = RunFolder.open(run)
         settings = folder.settings()
@@ -71,11 +80,13 @@ class TrainedModel:
                 f"{checkpoint!r} is not a checkpoint", f"there are: {', '.join(CHECKPOINTS)}"
             )
         compute = choose_compute(settings.train.model_copy(update={"device": device}))
+        if openvino:
+            require_openvino(compute.device)
         network = Checkpoint.load(folder.checkpoint(checkpoint)).build_model().to(compute.device)
         network.compute_dtype = compute.dtype
         network.plain = settings.train.plain_layers
         trained_on = folder.read_json("run.json")["data"]["train"]
-        return cls(folder, checkpoint, settings, network.eval(), compute, trained_on)
+        return cls(folder, checkpoint, settings, network.eval(), compute, trained_on, openvino)
 
     def check_fits(self, data: SpikeData, source: str, *, other_neurons: bool = False) -> None:
         """Check that the trials are of the kind that the model was trained on.
@@ -189,8 +200,10 @@ class TrainedModel:
         return found_BTN
 
     @cached_property
-    def _forward(self) -> NeuralDataTransformer | PreparedNetwork | RecordedNetwork:
-        return inferring(self.network, self.settings.train, self.compute.device)
+    def _forward(self) -> Inferring:
+        return inferring(
+            self.network, self.settings.train, self.compute.device, openvino=self.openvino
+        )
 
     def _batches(self, data: SpikeData) -> Iterator[tuple[slice, TrialSet]]:
         # What the network gives for an entry: a rate, or a score of each count.

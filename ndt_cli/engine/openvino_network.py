@@ -1,0 +1,118 @@
+"""Single trials inferred by OpenVINO, which does in one call what PyTorch does in two hundred."""
+
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ndt_cli.engine.openvino_graph import build_graph
+from ndt_cli.errors import DeviceError, MissingExtraError
+from ndt_cli.model.network import NeuralDataTransformer
+from ndt_cli.model.prepared import PreparedNetwork
+
+# Longer trials are cut into blocks, of which most pairs of bins need no score.
+_MOST_BINS = 256
+
+# Lengths of trials that are compiled for; each holds a copy of the weights.
+_MOST_LENGTHS = 8
+
+_REPORTER = "openvino_telemetry"
+
+
+def require_openvino(device: torch.device) -> None:
+    """Check that OpenVINO can infer on a device.
+
+    Raises
+    ------
+    DeviceError
+        When it is not a CPU.
+    MissingExtraError
+        When OpenVINO is not installed.
+    """
+    if device.type != "cpu":
+        raise DeviceError(
+            f"OpenVINO infers on a CPU here, and the device is {device}", "ask for the device cpu"
+        )
+    if find_spec("openvino") is None:
+        raise MissingExtraError(
+            "OpenVINO is not installed", 'install it with: pip install "ndt-cli[openvino]"'
+        )
+
+
+def _load_openvino() -> Any:
+    """Import OpenVINO, without what reports its use over the network."""
+    if _REPORTER in sys.modules:
+        return import_module("openvino")
+    # To be told that the reporter is not installed is what it does without.
+    sys.modules[_REPORTER] = None  # type: ignore[assignment]
+    try:
+        return import_module("openvino")
+    finally:
+        del sys.modules[_REPORTER]
+
+
+class OpenVinoNetwork(PreparedNetwork):
+    """Gives what a `NeuralDataTransformer` gives without dropout; a single trial by OpenVINO.
+
+    A graph is made for each length of trial when it first comes, which takes some tenths of a
+    second. It is computed by one thread. Several trials at once, trials of which a part is padding,
+    and long ones are computed as by a `PreparedNetwork`.
+
+    Parameters
+    ----------
+    network : NeuralDataTransformer
+        On a CPU. Its weights must stay as they are.
+
+    Raises
+    ------
+    DeviceError, MissingExtraError
+        See `require_openvino`.
+    """
+
+    def __init__(self, network: NeuralDataTransformer) -> None:
+        require_openvino(next(network.parameters()).device)
+        super().__init__(network)
+        self._openvino = _load_openvino()
+        self._lengths: dict[int, _Request] = {}
+
+    def __call__(self, input_BTN: Tensor, inside_BT: Tensor | None = None) -> Tensor:
+        """Return the read-out; parameters as in `NeuralDataTransformer.forward`."""
+        n_trials, n_bins, _ = input_BTN.shape
+        known = n_bins in self._lengths or len(self._lengths) < _MOST_LENGTHS
+        if n_trials != 1 or inside_BT is not None or not 0 < n_bins <= _MOST_BINS or not known:
+            return super().__call__(input_BTN, inside_BT)
+        if n_bins not in self._lengths:
+            self._lengths[n_bins] = self._compile(n_bins)
+        output = self._lengths[n_bins](input_BTN)
+        n_classes = self.network.readout.n_classes
+        return output if n_classes is None else output.view(1, n_bins, -1, n_classes)
+
+    def _compile(self, n_bins: int) -> "_Request":
+        graph = build_graph(self._openvino, self.network, n_bins)
+        how = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": 1,
+            # Which processor a thread runs on is not this library's to decide.
+            "ENABLE_CPU_PINNING": False,
+            # What is in bfloat16 says so in the graph.
+            "INFERENCE_PRECISION_HINT": "f32",
+        }
+        return _Request(self._openvino.Core().compile_model(graph, "CPU", how))
+
+
+class _Request:
+    """A compiled graph, with the memory that it reads counts from and writes its output to."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._request = compiled.create_infer_request()
+        # Handing arrays over at each call takes longer than copying numbers.
+        self._counts_1TN = self._request.get_input_tensor().data
+        self._output = self._request.get_output_tensor().data
+
+    def __call__(self, input_1TN: Tensor) -> Tensor:
+        self._counts_1TN[...] = input_1TN.numpy()
+        self._request.infer()
+        return torch.from_numpy(self._output.copy())

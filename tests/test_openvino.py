@@ -1,0 +1,170 @@
+"""Single trials by OpenVINO: the network's own read-out, and nothing told to anyone."""
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from builders import build_network, counts_BTN, model_settings, recording, tiny_settings
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ndt_cli.engine import openvino_network, trained_model
+from ndt_cli.engine.device import Compute
+from ndt_cli.engine.inference import load_trained
+from ndt_cli.engine.openvino_network import OpenVinoNetwork
+from ndt_cli.engine.save_ensemble import save_ensemble
+from ndt_cli.engine.train import train
+from ndt_cli.errors import DeviceError, MissingExtraError
+
+installed = pytest.mark.skipif(
+    find_spec("openvino") is None, reason="needs the extra: pip install -e '.[openvino]'"
+)
+_windows = st.sampled_from([-1, 0, 3, 40])
+
+
+@installed
+@settings(max_examples=40, deadline=None)
+@given(
+    model=st.fixed_dictionaries(
+        {
+            "n_layers": st.integers(1, 2),
+            "norm_place": st.sampled_from(["pre", "post"]),
+            "norm": st.sampled_from(["layer", "scale"]),
+            "activation": st.sampled_from(["relu", "gelu"]),
+            "embedding": st.sampled_from(["count-table", "linear", "identity"]),
+            "positions": st.sampled_from(["learned", "sinusoid", "none"]),
+            "readout": st.sampled_from(["linear", "mlp"]),
+            "loss": st.sampled_from(["poisson", "cross-entropy"]),
+            "context_back": _windows,
+            "context_forward": _windows,
+            "n_heads": st.integers(1, 4),
+        }
+    ),
+    log_rates=st.booleans(),
+    n_neurons=st.sampled_from([3, 17, 40]),
+    n_bins=st.sampled_from([1, 2, 30, 90]),
+    seed=st.integers(0, 5),
+)
+def test_it_infers_what_the_network_does(model, log_rates, n_neurons, n_bins, seed):
+    log_rates = log_rates or model["loss"] == "cross-entropy"
+    settings = model_settings(**model, log_rates=log_rates)
+    network = build_network(settings, n_neurons, 100, seed=seed)
+    # Counts beyond those of training too.
+    counts = counts_BTN(1, n_bins, n_neurons, max_count=9, seed=seed)
+    fast = OpenVinoNetwork(network)
+    with torch.inference_mode():
+        expected, found = network(counts), fast(counts)
+        assert list(fast._lengths) == [n_bins]
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-5)
+        torch.testing.assert_close(fast.encode(counts), network.encode(counts))
+
+
+@installed
+@pytest.mark.parametrize("norm_place", ["pre", "post"])
+def test_bfloat16_rounds_as_the_network_s_own_products_do(norm_place):
+    model = model_settings(n_layers=4, n_heads=2, feedforward_size=128, norm_place=norm_place)
+    network = build_network(model, 60, 100)
+    network.plain = True
+    counts = counts_BTN(1, 100, 60)
+    with torch.inference_mode():
+        exact = network(counts)
+        network.compute_dtype = torch.bfloat16
+        errors = [f(counts) - exact for f in (network, OpenVinoNetwork(network))]
+    own, found = (error.square().mean().sqrt() for error in errors)
+    assert own / 3 < found < own * 3
+
+
+@installed
+def test_what_it_is_not_for_is_computed_as_ever():
+    network = build_network(model_settings(context_back=5, context_forward=5), 5, 300)
+    fast = OpenVinoNetwork(network)
+    padded = (counts_BTN(1, 30, 5), torch.arange(30)[None] < 20)
+    for counts, inside_BT in ((counts_BTN(3, 30, 5), None), padded, (counts_BTN(1, 300, 5), None)):
+        with torch.inference_mode():
+            found, expected = fast(counts, inside_BT), network(counts, inside_BT)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert not fast._lengths
+
+
+@installed
+def test_lengths_are_compiled_for_once_each_and_no_more_than_a_few():
+    network = build_network(n_bins=40)
+    fast = OpenVinoNetwork(network)
+    for _ in range(2):
+        for n_bins in range(20, 32):
+            counts = counts_BTN(1, n_bins, 3, seed=n_bins)
+            with torch.inference_mode():
+                torch.testing.assert_close(fast(counts), network(counts), rtol=1e-4, atol=1e-5)
+    assert list(fast._lengths) == list(range(20, 28))
+
+
+@installed
+def test_a_read_out_is_the_caller_s_own():
+    network = build_network(model_settings(log_rates=False))
+    fast = OpenVinoNetwork(network)
+    counts = [counts_BTN(1, 6, 3, seed=seed) for seed in range(3)]
+    with torch.inference_mode():
+        outputs = [fast(one) for one in counts]
+        for one, output in zip(counts, outputs, strict=True):
+            torch.testing.assert_close(output, network(one), rtol=1e-4, atol=1e-5)
+
+
+@installed
+def test_nothing_is_reported_and_processors_stay_free(tmp_path):
+    code = (
+        "import os, sys, torch\n"
+        "before = os.sched_getaffinity(0)\n"
+        "from builders import build_network, counts_BTN\n"
+        "from ndt_cli.engine.openvino_network import OpenVinoNetwork\n"
+        "OpenVinoNetwork(build_network())(counts_BTN(1, 6, 3))\n"
+        "assert os.sched_getaffinity(0) == before\n"
+        "assert not [name for name in sys.modules if name.startswith('openvino_telemetry')]\n"
+        "import openvino_telemetry  # for others it is there\n"
+    )
+    # It is silent by itself where CI is set.
+    env = {**os.environ, "HOME": str(tmp_path), "CI": "", "PYTHONPATH": str(Path(__file__).parent)}
+    subprocess.run([sys.executable, "-c", code], env=env, check=True)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def spikes():
+    return recording(12, 6, n_bins=8)
+
+
+@pytest.fixture(scope="module")
+def run(spikes, tmp_path_factory):
+    return train(tiny_settings(), out=tmp_path_factory.mktemp("runs") / "a", recording=spikes).run
+
+
+@installed
+def test_a_trained_model_and_an_ensemble_infer_single_trials_by_it(run, spikes, tmp_path):
+    ensemble = save_ensemble([run], tmp_path / "ensemble")
+    expected_BTN = load_trained(run).rates(spikes.valid)
+    for path in (run, ensemble):
+        model = load_trained(path, device="cpu", openvino=True)
+        trials = [spikes.valid.take(np.array([i])) for i in range(6)]
+        rates_BTN = np.concatenate([model.rates(trial) for trial in trials])
+        np.testing.assert_allclose(rates_BTN, expected_BTN, rtol=1e-4)
+        member = model if path == run else model.members[0]
+        assert list(member._forward._lengths) == [8]
+
+
+def test_where_it_is_missing_the_extra_is_named(monkeypatch, run):
+    monkeypatch.setattr(openvino_network, "find_spec", lambda name: None)
+    for ask in (lambda: OpenVinoNetwork(build_network()), lambda: load_trained(run, openvino=True)):
+        with pytest.raises(MissingExtraError, match="OpenVINO is not installed") as caught:
+            ask()
+        assert 'pip install "ndt-cli[openvino]"' in caught.value.hint
+
+
+def test_on_a_gpu_it_is_refused(monkeypatch, run):
+    gpu = Compute(torch.device("cuda:0"), torch.bfloat16)
+    monkeypatch.setattr(trained_model, "choose_compute", lambda settings: gpu)
+    with pytest.raises(DeviceError, match="the device is cuda:0"):
+        load_trained(run, openvino=True)
