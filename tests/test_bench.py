@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 
 import numpy as np
@@ -223,6 +224,14 @@ def test_inference_by_openvino_is_one_more_kind_where_it_is_wanted(quick):
         assert times["one_trial_speedup"] == pytest.approx(
             found["stock"]["one_trial_p50_ms"] / times["one_trial_p50_ms"]
         )
+    # Trials at once are not what it infers.
+    assert [times["trials_per_s"] is None for times in found.values()] == [False, True, False]
+
+
+def test_longer_trials_than_openvino_infers_are_refused_before_anything_is_measured(monkeypatch):
+    monkeypatch.setattr("ndt_cli.engine.openvino_network.find_spec", lambda name: True)
+    with pytest.raises(SettingsError, match="up to 256 bins here, and these have 300"):
+        run_bench(replace(tiny(), n_bins=300), openvino=True)
 
 
 def test_openvino_is_missed_before_anything_is_measured(monkeypatch):

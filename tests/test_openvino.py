@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,17 +14,26 @@ from builders import build_network, counts_BTN, model_settings, recording, tiny_
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ndt_cli.engine import openvino_network, trained_model
+from ndt_cli.engine import trained_model
 from ndt_cli.engine.device import Compute
+from ndt_cli.engine.fast_inference import inferring
 from ndt_cli.engine.inference import load_trained
 from ndt_cli.engine.openvino_network import OpenVinoNetwork
 from ndt_cli.engine.save_ensemble import save_ensemble
 from ndt_cli.engine.train import train
 from ndt_cli.errors import DeviceError, MissingExtraError
+from ndt_cli.model.prepared import PreparedNetwork
+from ndt_cli.settings.tree import TrainSettings
 
 installed = pytest.mark.skipif(
     find_spec("openvino") is None, reason="needs the extra: pip install -e '.[openvino]'"
 )
+
+
+def openvino_network(network):
+    return OpenVinoNetwork(network, otherwise=network)
+
+
 _windows = st.sampled_from([-1, 0, 3, 40])
 
 
@@ -56,12 +66,11 @@ def test_it_infers_what_the_network_does(model, log_rates, n_neurons, n_bins, se
     network = build_network(settings, n_neurons, 100, seed=seed)
     # Counts beyond those of training too.
     counts = counts_BTN(1, n_bins, n_neurons, max_count=9, seed=seed)
-    fast = OpenVinoNetwork(network)
+    fast = openvino_network(network)
     with torch.inference_mode():
         expected, found = network(counts), fast(counts)
-        assert list(fast._lengths) == [n_bins]
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-5)
-        torch.testing.assert_close(fast.encode(counts), network.encode(counts))
+        assert fast.lengths == (n_bins,)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @installed
@@ -74,7 +83,7 @@ def test_bfloat16_rounds_as_the_network_s_own_products_do(norm_place):
     with torch.inference_mode():
         exact = network(counts)
         network.compute_dtype = torch.bfloat16
-        errors = [f(counts) - exact for f in (network, OpenVinoNetwork(network))]
+        errors = [f(counts) - exact for f in (network, openvino_network(network))]
     own, found = (error.square().mean().sqrt() for error in errors)
     assert own / 3 < found < own * 3
 
@@ -82,31 +91,59 @@ def test_bfloat16_rounds_as_the_network_s_own_products_do(norm_place):
 @installed
 def test_what_it_is_not_for_is_computed_as_ever():
     network = build_network(model_settings(context_back=5, context_forward=5), 5, 300)
-    fast = OpenVinoNetwork(network)
+    fast = openvino_network(network)
     padded = (counts_BTN(1, 30, 5), torch.arange(30)[None] < 20)
     for counts, inside_BT in ((counts_BTN(3, 30, 5), None), padded, (counts_BTN(1, 300, 5), None)):
         with torch.inference_mode():
             found, expected = fast(counts, inside_BT), network(counts, inside_BT)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    assert not fast._lengths
+    assert not fast.lengths
 
 
 @installed
 def test_lengths_are_compiled_for_once_each_and_no_more_than_a_few():
     network = build_network(n_bins=40)
-    fast = OpenVinoNetwork(network)
+    fast = openvino_network(network)
     for _ in range(2):
         for n_bins in range(20, 32):
             counts = counts_BTN(1, n_bins, 3, seed=n_bins)
             with torch.inference_mode():
                 torch.testing.assert_close(fast(counts), network(counts), rtol=1e-4, atol=1e-5)
-    assert list(fast._lengths) == list(range(20, 28))
+    assert fast.lengths == tuple(range(20, 28))
+
+
+@installed
+def test_threads_each_get_their_own_trial_s_read_out():
+    network = build_network(model_settings(), 40, 50)
+    fast = openvino_network(network)
+    trials = [counts_BTN(1, n_bins, 40, seed=n_bins) for n_bins in (30, 30, 50)]
+    trials[1] = 4 - trials[1]
+    with torch.inference_mode():
+        expected = [network(counts) for counts in trials]
+
+    def infer(i):
+        with torch.inference_mode():
+            for _ in range(300):
+                torch.testing.assert_close(fast(trials[i]), expected[i], rtol=1e-4, atol=1e-4)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(infer, range(3)))
+
+
+@installed
+def test_plain_layers_stay_plain_where_openvino_does_not_infer():
+    network, cpu = build_network(), torch.device("cpu")
+    fast = inferring(network, TrainSettings(plain_layers=True), cpu, openvino=True)
+    assert fast.otherwise is network
+    assert isinstance(
+        inferring(network, TrainSettings(), cpu, openvino=True).otherwise, PreparedNetwork
+    )
 
 
 @installed
 def test_a_read_out_is_the_caller_s_own():
     network = build_network(model_settings(log_rates=False))
-    fast = OpenVinoNetwork(network)
+    fast = openvino_network(network)
     counts = [counts_BTN(1, 6, 3, seed=seed) for seed in range(3)]
     with torch.inference_mode():
         outputs = [fast(one) for one in counts]
@@ -121,7 +158,8 @@ def test_nothing_is_reported_and_processors_stay_free(tmp_path):
         "before = os.sched_getaffinity(0)\n"
         "from builders import build_network, counts_BTN\n"
         "from ndt_cli.engine.openvino_network import OpenVinoNetwork\n"
-        "OpenVinoNetwork(build_network())(counts_BTN(1, 6, 3))\n"
+        "network = build_network()\n"
+        "OpenVinoNetwork(network, network)(counts_BTN(1, 6, 3))\n"
         "assert os.sched_getaffinity(0) == before\n"
         "assert not [name for name in sys.modules if name.startswith('openvino_telemetry')]\n"
         "import openvino_telemetry  # for others it is there\n"
@@ -152,12 +190,15 @@ def test_a_trained_model_and_an_ensemble_infer_single_trials_by_it(run, spikes, 
         rates_BTN = np.concatenate([model.rates(trial) for trial in trials])
         np.testing.assert_allclose(rates_BTN, expected_BTN, rtol=1e-4)
         member = model if path == run else model.members[0]
-        assert list(member._forward._lengths) == [8]
+        assert member._forward.lengths == (8,)
 
 
 def test_where_it_is_missing_the_extra_is_named(monkeypatch, run):
-    monkeypatch.setattr(openvino_network, "find_spec", lambda name: None)
-    for ask in (lambda: OpenVinoNetwork(build_network()), lambda: load_trained(run, openvino=True)):
+    monkeypatch.setattr("ndt_cli.engine.openvino_network.find_spec", lambda name: None)
+    for ask in (
+        lambda: openvino_network(build_network()),
+        lambda: load_trained(run, openvino=True),
+    ):
         with pytest.raises(MissingExtraError, match="OpenVINO is not installed") as caught:
             ask()
         assert 'pip install "ndt-cli[openvino]"' in caught.value.hint

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ndt_cli.bench.reference import StockModel
-from ndt_cli.bench.timing import Name, Times, time_in_turn
+from ndt_cli.bench.timing import Times, time_in_turn
 from ndt_cli.engine.fast_inference import inferring
 from ndt_cli.model.network import NeuralDataTransformer
 from ndt_cli.settings.tree import TrainSettings
@@ -31,16 +31,17 @@ class InferenceTimes:
     ----------
     one : Times
         Of one trial.
-    many : Times
-        Of `BATCH_SIZE` trials at once.
+    many : Times or None
+        Of `BATCH_SIZE` trials at once; None where that is not what infers them.
     """
 
     one: Times
-    many: Times
+    many: Times | None
 
     @property
-    def trials_per_s(self) -> float:
-        return BATCH_SIZE / (self.many.median_ms / 1000)
+    def trials_per_s(self) -> float | None:
+        """In batches."""
+        return None if self.many is None else BATCH_SIZE / (self.many.median_ms / 1000)
 
 
 def product_rates(
@@ -62,17 +63,17 @@ def stock_rates(model: StockModel, device: torch.device) -> Callable[[Tensor], T
 
 
 def time_inference(
-    infer: Mapping[Name, Callable[[Tensor], Tensor]],
+    infer: Mapping[InferenceKind, Callable[[Tensor], Tensor]],
     counts_BTN: Tensor,
     device: torch.device,
     n_rounds: int,
-) -> dict[Name, InferenceTimes]:
+) -> dict[InferenceKind, InferenceTimes]:
     """Time functions from counts to rates, in turn.
 
     Parameters
     ----------
     infer : mapping of callables
-        By name.
+        By kind.
     counts_BTN : Tensor
         Trials, on the host; repeated where there are fewer than `BATCH_SIZE`.
     device : torch.device
@@ -83,15 +84,16 @@ def time_inference(
     single_1TN = counts_BTN[:1]
     many_BTN = counts_BTN[torch.arange(BATCH_SIZE) % len(counts_BTN)]
 
-    def calls(counts_BTN: Tensor) -> dict[Name, Callable[[], object]]:
-        return {name: _bound(function, counts_BTN) for name, function in infer.items()}
-
     with torch.inference_mode():
-        one = time_in_turn(
-            calls(single_1TN), device, n_rounds=_TURNS, in_a_row=_IN_A_ROW, untimed=_UNTIMED
-        )
-        many = time_in_turn(calls(many_BTN), device, n_rounds=n_rounds, warm_up=1)
-    return {name: InferenceTimes(one[name], many[name]) for name in infer}
+        singles = {kind: _bound(function, single_1TN) for kind, function in infer.items()}
+        one = time_in_turn(singles, device, n_rounds=_TURNS, in_a_row=_IN_A_ROW, untimed=_UNTIMED)
+        batches = {
+            kind: _bound(function, many_BTN)
+            for kind, function in infer.items()
+            if kind != "openvino"
+        }
+        many = time_in_turn(batches, device, n_rounds=n_rounds, warm_up=1)
+    return {kind: InferenceTimes(one[kind], many.get(kind)) for kind in infer}
 
 
 def _bound(function: Callable[[Tensor], Tensor], counts_BTN: Tensor) -> Callable[[], object]:

@@ -81,9 +81,19 @@ class BenchResult:
         assert peak is not None  # every device has float32
         return self.steps["stock"].cost.flop / peak * 1000
 
+    def one_trial_speedup(self, kind: InferenceKind, percent: float = 50) -> float:
+        """Return how many times as fast as stock a single trial is inferred, at a percentile."""
+        stock, mine = (self.inference[k].one.percentile_ms(percent) for k in ("stock", kind))
+        return stock / mine
+
+    def batch_speedup(self, kind: InferenceKind) -> float | None:
+        """Return the same of trials in batches."""
+        stock, mine = (self.inference[k].trials_per_s for k in ("stock", kind))
+        return None if stock is None or mine is None else mine / stock
+
     def to_json(self) -> dict[str, Any]:
         """Return plain values; what is not known is None."""
-        workload, stock = self.workload, self.inference["stock"]
+        workload = self.workload
         return {
             "workload": {
                 "name": workload.name,
@@ -108,18 +118,7 @@ class BenchResult:
                     for kind, step in self.steps.items()
                 },
             },
-            "inference": {
-                kind: {
-                    "one_trial_p50_ms": times.one.median_ms,
-                    "one_trial_p99_ms": times.one.percentile_ms(99),
-                    "one_trial_speedup": stock.one.median_ms / times.one.median_ms,
-                    "batch_size": BATCH_SIZE,
-                    "batch_ms": times.many.median_ms,
-                    "trials_per_s": times.trials_per_s,
-                    "batch_speedup": stock.many.median_ms / times.many.median_ms,
-                }
-                for kind, times in self.inference.items()
-            },
+            "inference": {kind: self._inference_json(kind) for kind in self.inference},
         }
 
     def _step_json(self, kind: Kind) -> dict[str, Any]:
@@ -140,4 +139,16 @@ class BenchResult:
             "gflop_per_s": step.flop_per_s / 1e9,
             "share_of_peak": self.share_of_peak(kind),
             "n_parameters": step.cost.n_parameters,
+        }
+
+    def _inference_json(self, kind: InferenceKind) -> dict[str, Any]:
+        times = self.inference[kind]
+        return {
+            "one_trial_p50_ms": times.one.median_ms,
+            "one_trial_p99_ms": times.one.percentile_ms(99),
+            "one_trial_speedup": self.one_trial_speedup(kind),
+            "batch_size": BATCH_SIZE,
+            "batch_ms": None if times.many is None else times.many.median_ms,
+            "trials_per_s": times.trials_per_s,
+            "batch_speedup": self.batch_speedup(kind),
         }

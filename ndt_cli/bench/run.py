@@ -21,7 +21,8 @@ from ndt_cli.bench.result import BenchResult, StepResult
 from ndt_cli.bench.timing import time_in_turn
 from ndt_cli.bench.workload import Workload
 from ndt_cli.engine.device import choose_compute, cpu_threads
-from ndt_cli.engine.openvino_network import require_openvino
+from ndt_cli.engine.openvino_network import MOST_BINS, require_openvino
+from ndt_cli.errors import SettingsError
 
 
 def run_bench(
@@ -48,7 +49,8 @@ def run_bench(
     Raises
     ------
     SettingsError
-        When the stock reference cannot be built as the settings ask, or memory does not hold it.
+        When the stock reference cannot be built as the settings ask, or memory does not hold it;
+        or OpenVINO is wanted for longer trials than it infers.
     DeviceError
         When the device or the precision is not there, or OpenVINO is wanted on a GPU.
     MissingExtraError
@@ -58,6 +60,7 @@ def run_bench(
     device = compute.device
     if openvino:
         require_openvino(device)
+        _check_bins(workload)
     check_size(workload, device)
     with (
         cpu_threads(workload.settings.train.n_threads) as n_threads,
@@ -106,3 +109,12 @@ def run_bench(
                 peak_bytes=None if alone is None else alone.peak_bytes,
             )
     return BenchResult(workload, machine, steps, parts, inference, peaks)
+
+
+def _check_bins(workload: Workload) -> None:
+    if workload.n_bins > MOST_BINS:
+        raise SettingsError(
+            f"OpenVINO infers trials of up to {MOST_BINS} bins here, and these have "
+            f"{workload.n_bins}",
+            "leave out --openvino, or measure shorter ones with --bins",
+        )

@@ -118,17 +118,25 @@ def _parts_table(result: "BenchResult") -> Table:
 
 
 def _inference_table(result: "BenchResult") -> Table:
-    inference, stock = result.inference, result.inference["stock"]
-    table = _table("inference, whole trials", *(_LABELS[kind] for kind in inference))
-    ratio = "times as fast as stock"
+    kinds, times = list(result.inference), list(result.inference.values())
+    table = _table("inference, whole trials", *(_LABELS[kind] for kind in kinds))
+
+    def row(label: str, found: list[str], ratios: list[float | None]) -> None:
+        table.add_row(label, *found)
+        cells = ["-" if ratio is None else f"{ratio:.2f}" for ratio in ratios]
+        table.add_row("times as fast as stock", *cells, style="bold")
+
     for percent in (50, 99):
-        found = [times.one.percentile_ms(percent) for times in inference.values()]
-        ratios = [stock.one.percentile_ms(percent) / ms for ms in found]
-        table.add_row(f"one: ms, p{percent}", *map(_number, found))
-        table.add_row(ratio, *(f"{times:.2f}" for times in ratios), style="bold")
-    rates = [times.trials_per_s for times in inference.values()]
-    table.add_row(f"{BATCH_SIZE} at once: trials/s", *(f"{rate:,.0f}" for rate in rates))
-    table.add_row(ratio, *(f"{rate / stock.trials_per_s:.2f}" for rate in rates), style="bold")
+        row(
+            f"one: ms, p{percent}",
+            [_number(t.one.percentile_ms(percent)) for t in times],
+            [result.one_trial_speedup(kind, percent) for kind in kinds],
+        )
+    row(
+        f"{BATCH_SIZE} at once: trials/s",
+        ["-" if t.trials_per_s is None else f"{t.trials_per_s:,.0f}" for t in times],
+        [result.batch_speedup(kind) for kind in kinds],
+    )
     return table
 
 

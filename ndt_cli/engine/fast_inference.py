@@ -8,7 +8,7 @@ from ndt_cli.model.network import NeuralDataTransformer
 from ndt_cli.model.prepared import PreparedNetwork
 from ndt_cli.settings.tree import TrainSettings
 
-Inferring = NeuralDataTransformer | PreparedNetwork | RecordedNetwork
+Inferring = NeuralDataTransformer | PreparedNetwork | RecordedNetwork | OpenVinoNetwork
 """Gives the read-out of a network when called, and its activations by ``encode``."""
 
 
@@ -38,7 +38,13 @@ def inferring(
         When OpenVINO is wanted where it is not to be had.
     """
     if openvino:
-        return OpenVinoNetwork(network)
+        return OpenVinoNetwork(network, _by_torch(network, settings, device))
+    return _by_torch(network, settings, device)
+
+
+def _by_torch(
+    network: NeuralDataTransformer, settings: TrainSettings, device: torch.device
+) -> NeuralDataTransformer | PreparedNetwork | RecordedNetwork:
     if device.type == "cpu" and not settings.plain_layers:
         return PreparedNetwork(network)
     if device.type == "cuda" and settings.cuda_graph:

@@ -3,21 +3,23 @@
 import sys
 from importlib import import_module
 from importlib.util import find_spec
+from threading import Lock
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ndt_cli.engine.openvino_graph import build_graph
+from ndt_cli.engine.recorded_network import RecordedNetwork
 from ndt_cli.errors import DeviceError, MissingExtraError
 from ndt_cli.model.network import NeuralDataTransformer
 from ndt_cli.model.prepared import PreparedNetwork
 
-# Longer trials are cut into blocks, of which most pairs of bins need no score.
-_MOST_BINS = 256
+MOST_BINS = 256
+"""Of a trial; longer ones are cut into blocks, of which most pairs of bins need no score."""
 
-# Lengths of trials that are compiled for; each holds a copy of the weights.
-_MOST_LENGTHS = 8
+MOST_LENGTHS = 8
+"""Lengths of trials that a graph is made for; each holds a copy of the weights."""
 
 _REPORTER = "openvino_telemetry"
 
@@ -54,17 +56,20 @@ def _load_openvino() -> Any:
         del sys.modules[_REPORTER]
 
 
-class OpenVinoNetwork(PreparedNetwork):
+class OpenVinoNetwork:
     """Gives what a `NeuralDataTransformer` gives without dropout; a single trial by OpenVINO.
 
-    A graph is made for each length of trial when it first comes, which takes some tenths of a
-    second. It is computed by one thread. Several trials at once, trials of which a part is padding,
-    and long ones are computed as by a `PreparedNetwork`.
+    A graph is made for a length of trial when it first comes, which takes some tenths of a second.
+    One thread computes it; threads that call it wait for one another.
 
     Parameters
     ----------
     network : NeuralDataTransformer
         On a CPU. Its weights must stay as they are.
+    otherwise : NeuralDataTransformer, PreparedNetwork or RecordedNetwork
+        Infers with that network what OpenVINO does not: several trials at once, trials of which a
+        part is padding, more than `MOST_BINS` bins, further lengths than `MOST_LENGTHS`, and
+        activations.
 
     Raises
     ------
@@ -72,35 +77,53 @@ class OpenVinoNetwork(PreparedNetwork):
         See `require_openvino`.
     """
 
-    def __init__(self, network: NeuralDataTransformer) -> None:
+    def __init__(
+        self,
+        network: NeuralDataTransformer,
+        otherwise: NeuralDataTransformer | PreparedNetwork | RecordedNetwork,
+    ) -> None:
         require_openvino(next(network.parameters()).device)
-        super().__init__(network)
+        self.network = network
+        self.otherwise = otherwise
         self._openvino = _load_openvino()
-        self._lengths: dict[int, _Request] = {}
+        self._core = self._openvino.Core()
+        self._requests: dict[int, _Request] = {}
+        self._lock = Lock()  # a request has one place for counts, and one for its output
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Bins of the trials that graphs were made for."""
+        return tuple(self._requests)
 
     def __call__(self, input_BTN: Tensor, inside_BT: Tensor | None = None) -> Tensor:
         """Return the read-out; parameters as in `NeuralDataTransformer.forward`."""
         n_trials, n_bins, _ = input_BTN.shape
-        known = n_bins in self._lengths or len(self._lengths) < _MOST_LENGTHS
-        if n_trials != 1 or inside_BT is not None or not 0 < n_bins <= _MOST_BINS or not known:
-            return super().__call__(input_BTN, inside_BT)
-        if n_bins not in self._lengths:
-            self._lengths[n_bins] = self._compile(n_bins)
-        output = self._lengths[n_bins](input_BTN)
-        n_classes = self.network.readout.n_classes
-        return output if n_classes is None else output.view(1, n_bins, -1, n_classes)
+        if n_trials == 1 and inside_BT is None and 0 < n_bins <= MOST_BINS:
+            with self._lock:
+                request = self._request(n_bins)
+                if request is not None:
+                    output = request(input_BTN)
+                    n_classes = self.network.readout.n_classes
+                    return output if n_classes is None else output.unflatten(-1, (-1, n_classes))
+        return self.otherwise(input_BTN, inside_BT)
 
-    def _compile(self, n_bins: int) -> "_Request":
-        graph = build_graph(self._openvino, self.network, n_bins)
-        how = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": 1,
-            # Which processor a thread runs on is not this library's to decide.
-            "ENABLE_CPU_PINNING": False,
-            # What is in bfloat16 says so in the graph.
-            "INFERENCE_PRECISION_HINT": "f32",
-        }
-        return _Request(self._openvino.Core().compile_model(graph, "CPU", how))
+    def encode(self, input_BTN: Tensor, inside_BT: Tensor | None = None) -> Tensor:
+        """Return the encoder's activations, (B, T, D) float32."""
+        return self.otherwise.encode(input_BTN, inside_BT)
+
+    def _request(self, n_bins: int) -> "_Request | None":
+        if n_bins not in self._requests and len(self._requests) < MOST_LENGTHS:
+            graph = build_graph(self._openvino, self.network, n_bins)
+            how = {
+                "PERFORMANCE_HINT": "LATENCY",
+                "INFERENCE_NUM_THREADS": 1,
+                # Which processor a thread runs on is not this library's to decide.
+                "ENABLE_CPU_PINNING": False,
+                # What is in bfloat16 says so in the graph.
+                "INFERENCE_PRECISION_HINT": "f32",
+            }
+            self._requests[n_bins] = _Request(self._core.compile_model(graph, "CPU", how))
+        return self._requests.get(n_bins)
 
 
 class _Request:
