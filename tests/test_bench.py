@@ -229,7 +229,7 @@ def test_inference_by_openvino_is_one_more_kind_where_it_is_wanted(quick):
 
 
 def test_longer_trials_than_openvino_infers_are_refused_before_anything_is_measured(monkeypatch):
-    monkeypatch.setattr("ndt_cli.engine.openvino_network.find_spec", lambda name: True)
+    monkeypatch.setattr("ndt_cli.bench.run.require_openvino", lambda device: None)
     with pytest.raises(SettingsError, match="up to 256 bins here, and these have 300"):
         run_bench(replace(tiny(), n_bins=300), openvino=True)
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from builders import build_network, counts_BTN, model_settings, recording, tiny_
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ndt_cli.engine import openvino_network as openvino_module
 from ndt_cli.engine import trained_model
 from ndt_cli.engine.device import Compute
 from ndt_cli.engine.fast_inference import inferring
@@ -92,16 +94,29 @@ def test_bfloat16_rounds_as_the_network_s_own_products_do(norm_place):
 def test_what_it_is_not_for_is_computed_as_ever():
     network = build_network(model_settings(context_back=5, context_forward=5), 5, 300)
     fast = openvino_network(network)
-    padded = (counts_BTN(1, 30, 5), torch.arange(30)[None] < 20)
-    for counts, inside_BT in ((counts_BTN(3, 30, 5), None), padded, (counts_BTN(1, 300, 5), None)):
+    for counts in (counts_BTN(3, 30, 5), counts_BTN(1, 300, 5)):
         with torch.inference_mode():
-            found, expected = fast(counts, inside_BT), network(counts, inside_BT)
+            found, expected = fast(counts), network(counts)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     assert not fast.lengths
 
 
 @installed
-def test_lengths_are_compiled_for_once_each_and_no_more_than_a_few():
+@pytest.mark.parametrize("loss", ["poisson", "cross-entropy"])
+def test_a_padded_trial_is_inferred_at_its_own_length(loss):
+    network = build_network(model_settings(loss=loss), 5, 40)
+    fast = openvino_network(network)
+    counts, inside_BT = counts_BTN(1, 40, 5), torch.arange(40)[None] < 25
+    with torch.inference_mode():
+        found, expected = fast(counts, inside_BT), network(counts, inside_BT)
+    assert found.shape == expected.shape
+    torch.testing.assert_close(found[:, :25], expected[:, :25], rtol=1e-4, atol=1e-4)
+    assert fast.lengths == (25,)
+
+
+@installed
+def test_lengths_are_compiled_for_once_each_and_no_more_than_a_few(monkeypatch):
+    monkeypatch.setattr(openvino_module, "MOST_LENGTHS", 8)
     network = build_network(n_bins=40)
     fast = openvino_network(network)
     for _ in range(2):
@@ -193,8 +208,9 @@ def test_a_trained_model_and_an_ensemble_infer_single_trials_by_it(run, spikes, 
         assert member._forward.lengths == (8,)
 
 
-def test_where_it_is_missing_the_extra_is_named(monkeypatch, run):
-    monkeypatch.setattr("ndt_cli.engine.openvino_network.find_spec", lambda name: None)
+@pytest.mark.parametrize("found", [None, ModuleSpec("openvino", None)])  # a mere folder
+def test_where_it_is_missing_the_extra_is_named(monkeypatch, run, found):
+    monkeypatch.setattr(openvino_module, "find_spec", lambda name: found)
     for ask in (
         lambda: openvino_network(build_network()),
         lambda: load_trained(run, openvino=True),

@@ -42,9 +42,10 @@ def load_trained(
         As the setting ``train.device``.
     openvino : bool
         Infer by OpenVINO where trials come one by one: on a CPU, in about six tenths of the time,
-        to the same rates but for rounding. Needs the extra of that name, and ``device="cpu"`` on
-        a machine with a GPU. The first trial of a length takes some tenths of a second. Trials of
-        more than 256 bins, or of a ninth length, take as long as without it.
+        to the same rates but for the rounding of products. Needs the extra of that name, and
+        ``device="cpu"`` on a machine with a GPU. The first trial of a length takes some tenths of a
+        second and a copy of the weights; 32 lengths of up to 256 bins are kept, and others take as
+        long as without it.
 
     Raises
     ------

@@ -7,7 +7,7 @@ from threading import Lock
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ndt_cli.engine.openvino_graph import build_graph
 from ndt_cli.engine.recorded_network import RecordedNetwork
@@ -18,7 +18,7 @@ from ndt_cli.model.prepared import PreparedNetwork
 MOST_BINS = 256
 """Of a trial; longer ones are cut into blocks, of which most pairs of bins need no score."""
 
-MOST_LENGTHS = 8
+MOST_LENGTHS = 32
 """Lengths of trials that a graph is made for; each holds a copy of the weights."""
 
 _REPORTER = "openvino_telemetry"
@@ -38,7 +38,8 @@ def require_openvino(device: torch.device) -> None:
         raise DeviceError(
             f"OpenVINO infers on a CPU here, and the device is {device}", "ask for the device cpu"
         )
-    if find_spec("openvino") is None:
+    found = find_spec("openvino")
+    if found is None or found.origin is None:  # the second: a folder of that name lies about
         raise MissingExtraError(
             "OpenVINO is not installed", 'install it with: pip install "ndt-cli[openvino]"'
         )
@@ -67,9 +68,8 @@ class OpenVinoNetwork:
     network : NeuralDataTransformer
         On a CPU. Its weights must stay as they are.
     otherwise : NeuralDataTransformer, PreparedNetwork or RecordedNetwork
-        Infers with that network what OpenVINO does not: several trials at once, trials of which a
-        part is padding, more than `MOST_BINS` bins, further lengths than `MOST_LENGTHS`, and
-        activations.
+        Infers with that network what OpenVINO does not: several trials at once, more than
+        `MOST_BINS` bins, further lengths than `MOST_LENGTHS`, and activations.
 
     Raises
     ------
@@ -98,14 +98,18 @@ class OpenVinoNetwork:
     def __call__(self, input_BTN: Tensor, inside_BT: Tensor | None = None) -> Tensor:
         """Return the read-out; parameters as in `NeuralDataTransformer.forward`."""
         n_trials, n_bins, _ = input_BTN.shape
-        if n_trials == 1 and inside_BT is None and 0 < n_bins <= MOST_BINS:
-            with self._lock:
-                request = self._request(n_bins)
-                if request is not None:
-                    output = request(input_BTN)
-                    n_classes = self.network.readout.n_classes
-                    return output if n_classes is None else output.unflatten(-1, (-1, n_classes))
-        return self.otherwise(input_BTN, inside_BT)
+        if n_trials != 1:
+            return self.otherwise(input_BTN, inside_BT)
+        # Padding comes last, and nobody reads what is inferred there.
+        length = n_bins if inside_BT is None else int(inside_BT.sum())
+        with self._lock:
+            request = self._request(length) if 0 < length <= MOST_BINS else None
+            if request is None:
+                return self.otherwise(input_BTN, inside_BT)
+            output = request(input_BTN[:, :length])
+        output = nn.functional.pad(output, (0, 0, 0, n_bins - length))
+        n_classes = self.network.readout.n_classes
+        return output if n_classes is None else output.unflatten(-1, (-1, n_classes))
 
     def encode(self, input_BTN: Tensor, inside_BT: Tensor | None = None) -> Tensor:
         """Return the encoder's activations, (B, T, D) float32."""

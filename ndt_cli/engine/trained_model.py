@@ -4,6 +4,7 @@ Axes: B trials, T bins, N neurons, D width of the encoder.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -213,24 +214,11 @@ class TrainedModel:
             part = data.take(np.arange(data.n_trials)[rows])
             yield rows, TrialSet.load(part, self.compute.device)
 
-    def _inferring(self) -> "_Inferring":
-        return _Inferring(self.settings.train.n_threads)
-
-
-class _Inferring:
-    """No gradients, and the run's number of threads."""
-
-    def __init__(self, n_threads: int) -> None:
-        self._threads = cpu_threads(n_threads)
-        self._no_grad = torch.inference_mode()
-
-    def __enter__(self) -> None:
-        self._threads.__enter__()
-        self._no_grad.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        self._no_grad.__exit__(*error)
-        self._threads.__exit__(*error)
+    @contextmanager
+    def _inferring(self) -> Iterator[None]:
+        """Ask for no gradients, and take the run's number of threads."""
+        with cpu_threads(self.settings.train.n_threads), torch.inference_mode():
+            yield
 
 
 def _visible(batch: TrialSet) -> Tensor:
