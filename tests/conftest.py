@@ -1,5 +1,6 @@
 import os
 import secrets
+from collections import Counter
 
 import pytest
 
@@ -30,6 +31,28 @@ def _skip(items, mark, reason):
     for item in items:
         if item.get_closest_marker(mark):
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """How many CUDA graphs were recorded and replayed, so that kernels do not pass for them."""
+    from ndt_cli.engine.cuda_graphs import CudaGraphs
+
+    done = Counter()
+    record = CudaGraphs.__call__
+
+    def counted(self, function, generators):
+        replay = record(self, function, generators)
+        done["recorded"] += 1
+
+        def counted_replay():
+            done["replayed"] += 1
+            replay()
+
+        return counted_replay
+
+    monkeypatch.setattr(CudaGraphs, "__call__", counted)
+    return done
 
 
 def _has_cuda():

@@ -15,8 +15,8 @@ from functorch.compile import make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
 
 from ndt_cli.engine.compiled import CompiledLayers, compiles_layers
-from ndt_cli.engine.run_folder import RunWarning
 from ndt_cli.engine.train import train
+from ndt_cli.errors import RunWarning
 from ndt_cli.model.dropout import Dropout, RandomBits
 from ndt_cli.settings.tree import TrainSettings
 
@@ -125,7 +125,15 @@ def test_a_compiled_run_on_a_gpu_is_the_same_run_but_for_rounding(tmp_path, cuda
     data = recording(10, rates=True)
     train(settings, out=tmp_path / "torch", recording=data)
     compiling = changed(settings, "train", compile_layers=True)
+    counters = torch._dynamo.utils.counters
+    counters.clear()
     train(compiling, out=tmp_path / "compiled", recording=data)
+    assert counters["stats"]["unique_graphs"] >= 1
     compiled, by_torch = (last_checkpoint(tmp_path / run) for run in ("compiled", "torch"))
     torch.testing.assert_close(compiled.streams, by_torch.streams)
-    torch.testing.assert_close(compiled.model, by_torch.model, rtol=1e-3, atol=1e-4)
+    for name, weights in compiled.model.items():
+        expected = by_torch.model[name]
+        if name.endswith("qkv.bias"):
+            # That of the keys has no gradient but rounding, of which Adam makes whole steps.
+            weights, expected = (torch.cat(w.chunk(3)[::2]) for w in (weights, expected))
+        torch.testing.assert_close(weights, expected, rtol=1e-3, atol=1e-4)

@@ -3,11 +3,13 @@
 CUDA is there in name only; the tests marked gpu in test_recorded.py take real graphs.
 """
 
+import gc
 from contextlib import contextmanager
 
 import pytest
 import torch
 
+from ndt_cli.engine import cuda_graphs
 from ndt_cli.engine.cuda_graphs import CudaGraphs
 
 
@@ -56,6 +58,7 @@ def mocked_cuda(monkeypatch):
     def graph(graph, pool, stream):
         happened.append(("record", pool))
         yield
+        happened.append(("recorded", gc.isenabled()))
 
     @contextmanager
     def device(wanted):
@@ -65,7 +68,10 @@ def mocked_cuda(monkeypatch):
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "graph", graph)
     monkeypatch.setattr(torch.cuda, "device", device)
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: "recording")
+    monkeypatch.setattr(cuda_graphs, "_recording_stream", lambda device: "recording")
+    monkeypatch.setattr(
+        torch._C, "_cuda_clearCublasWorkspaces", lambda: happened.append(("clear", None)), False
+    )
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: "current")
     monkeypatch.setattr(
         torch.cuda, "set_stream", lambda stream: happened.append(("stream", stream))
@@ -98,6 +104,14 @@ def test_recordings_have_states_of_their_own_and_move_the_generators_on(mocked_c
     assert second[0] == "pool"
 
 
+def test_a_recording_has_working_memory_of_its_own_and_nothing_is_collected_meanwhile(mocked_cuda):
+    assert gc.isenabled()
+    CudaGraphs(torch.device("cuda", 1))(lambda: None, [])
+    done = [what for what in mocked_cuda if what[0] in ("clear", "record", "recorded")]
+    assert done == [("clear", None), ("record", None), ("recorded", False), ("clear", None)]
+    assert gc.isenabled()
+
+
 def test_a_recording_that_fails_leaves_generators_and_stream_as_they_were(mocked_cuda):
     generator, default = _Generator(), torch.cuda.default_generators[1]
     before = [(each, each.memory) for each in (generator, default)]
@@ -111,4 +125,5 @@ def test_a_recording_that_fails_leaves_generators_and_stream_as_they_were(mocked
         CudaGraphs(torch.device("cuda", 1))(fail, [generator])
     assert all(each.memory is memory for each, memory in before)
     assert generator.get_state() == 5
-    assert mocked_cuda[-1] == ("stream", "current")
+    assert mocked_cuda[-2:] == [("stream", "current"), ("clear", None)]
+    assert gc.isenabled()

@@ -27,12 +27,12 @@ from ndt_cli.engine.checkpoint import optimizer_tensors
 from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.recorded import WARM_UP_STEPS, RecordedSteps, records_steps
 from ndt_cli.engine.recording import Recording
-from ndt_cli.engine.run_folder import RunWarning
 from ndt_cli.engine.step import TrainingStep, make_optimizer, set_learning_rate
 from ndt_cli.engine.streams import Streams, make_stream
 from ndt_cli.engine.together import StepTogether
 from ndt_cli.engine.train import resume, train
 from ndt_cli.engine.trial_set import TrialSet
+from ndt_cli.errors import RunWarning
 from ndt_cli.model.network import ModelShape, NeuralDataTransformer
 from ndt_cli.settings.tree import TrainSettings
 
@@ -232,38 +232,40 @@ GPU_SETTINGS = tiny_settings(
 @pytest.mark.gpu
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_graphs_train_as_kernels_do(tmp_path, variant, precision):
+def test_graphs_train_as_kernels_do(tmp_path, graphs, variant, precision):
     settings = tiny_settings(**VARIANTS[variant])
     settings = changed(
         settings, "train", device="cuda", max_epochs=8, deterministic=True, precision=precision
     )
     data = recording(10, rates=True)
     train(settings, out=tmp_path / "graphs", recording=data)
+    assert graphs["replayed"]
     train(changed(settings, "train", cuda_graph=False), out=tmp_path / "kernels", recording=data)
-    graphs, kernels = (last_checkpoint(tmp_path / name) for name in ("graphs", "kernels"))
-    assert same_tensors(graphs.model, kernels.model)
-    assert same_tensors(graphs.optimizer, kernels.optimizer)
-    assert same_tensors(graphs.streams, kernels.streams)
+    by_graph, by_kernel = (last_checkpoint(tmp_path / name) for name in ("graphs", "kernels"))
+    assert same_tensors(by_graph.model, by_kernel.model)
+    assert same_tensors(by_graph.optimizer, by_kernel.optimizer)
+    assert same_tensors(by_graph.streams, by_kernel.streams)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("n_bins", [200, 300])  # scored whole, and cut into blocks
-def test_graphs_hold_trials_of_a_real_size(tmp_path, n_bins):
+def test_graphs_hold_trials_of_a_real_size(tmp_path, graphs, n_bins):
     settings = changed(GPU_SETTINGS, "model", context_back=8, context_forward=4)
     data = recording(10, rates=True, n_bins=n_bins, n_neurons=12)
     train(settings, out=tmp_path / "graphs", recording=data)
-    by_kernel = changed(settings, "train", cuda_graph=False)
-    train(by_kernel, out=tmp_path / "kernels", recording=data)
-    graphs, kernels = (last_checkpoint(tmp_path / name) for name in ("graphs", "kernels"))
-    assert same_tensors(graphs.model, kernels.model)
+    assert graphs["replayed"]
+    train(changed(settings, "train", cuda_graph=False), out=tmp_path / "kernels", recording=data)
+    by_graph, by_kernel = (last_checkpoint(tmp_path / name) for name in ("graphs", "kernels"))
+    assert same_tensors(by_graph.model, by_kernel.model)
 
 
 @pytest.mark.gpu
-def test_a_run_of_graphs_resumes_to_the_last_bit(tmp_path):
+def test_a_run_of_graphs_resumes_to_the_last_bit(tmp_path, graphs):
     data = recording(10, rates=True)
     train(GPU_SETTINGS, out=tmp_path / "whole", recording=data)
     train(GPU_SETTINGS, out=tmp_path / "parts", recording=data, until_epoch=5)
     resume(tmp_path / "parts", recording=data)
+    assert graphs["recorded"] >= 3
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
 
 
@@ -300,10 +302,11 @@ def test_a_run_goes_on_after_a_recording_that_failed(tmp_path):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
-def test_a_run_on_the_second_gpu_is_recorded_there(tmp_path):
+def test_a_run_on_the_second_gpu_is_recorded_there(tmp_path, graphs):
     data = recording(10, rates=True)
     for name, device in (("first", "cuda:0"), ("second", "cuda:1")):
         train(changed(GPU_SETTINGS, "train", device=device), out=tmp_path / name, recording=data)
+    assert graphs["recorded"] >= 2
     losses = [_train_losses(tmp_path / run) for run in ("first", "second")]
     assert losses[0] == losses[1]
     assert len(set(losses[1])) == len(losses[1])  # it goes on learning

@@ -1,5 +1,7 @@
 """Inference by recorded passes: the same read-outs, whatever comes between."""
 
+import gc
+
 import pytest
 import torch
 from builders import build_network, counts_BTN, model_settings
@@ -7,7 +9,7 @@ from builders import build_network, counts_BTN, model_settings
 from ndt_cli.engine.fast_inference import inferring
 from ndt_cli.engine.recorded_network import RecordedNetwork
 from ndt_cli.engine.recording import Recording
-from ndt_cli.engine.run_folder import RunWarning
+from ndt_cli.errors import RunWarning
 from ndt_cli.model.prepared import PreparedNetwork
 from ndt_cli.settings.tree import TrainSettings
 
@@ -106,3 +108,22 @@ def test_a_gpu_replays_what_it_infers_kernel_by_kernel(dtype):
         _assert_infers(recorded, counts_BTN(2, 20, 5, seed=seed).to("cuda"))
         _assert_infers(recorded, counts_BTN(2, 20, 5, seed=seed).to("cuda"), inside_BT)
     assert len(recorded._replays) == 2
+
+
+@pytest.mark.gpu
+def test_what_is_recorded_outlives_what_was_recorded_beside_it(graphs):
+    counts = counts_BTN(4, 20, 5).to("cuda")
+    networks = [_network().to("cuda") for _ in range(3)]
+    for network in networks:
+        network.compute_dtype = torch.bfloat16
+    kept, gone, later = (RecordedNetwork(network) for network in networks)
+    for recorded in (kept, gone):
+        for _ in range(4):
+            _assert_infers(recorded, counts)
+    del gone, recorded
+    gc.collect()
+    torch.cuda.empty_cache()
+    for _ in range(4):
+        _assert_infers(later, counts)
+        _assert_infers(kept, counts)
+    assert graphs["recorded"] == 3

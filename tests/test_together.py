@@ -85,6 +85,16 @@ def test_members_of_a_population_give_what_they_give_alone(tmp_path, fields):
     _assert_same_runs(together, alone)
 
 
+def test_members_of_different_precision_take_steps_of_their_own(tmp_path):
+    precisions = ("float32", "bfloat16", "float32")
+    drawn = [{"train": {"precision": p, "seed": i}} for i, p in enumerate(precisions)]
+    found, expected = _members(tmp_path / "found", drawn), _members(tmp_path / "alone", drawn)
+    outcomes = _train(TrainTogether(3), found, recording())
+    assert all(outcome.status == "finished" for outcome in outcomes.values())
+    _train(train_in_turn, expected, recording())
+    _assert_same_runs(found[::2], expected[::2])
+
+
 def test_a_member_that_stops_early_or_diverges_leaves_and_the_others_go_on(tmp_path):
     data = recording()
     drawn = [
@@ -163,10 +173,20 @@ def test_large_batches_on_a_cpu_are_stepped_one_by_one(tmp_path, monkeypatch):
 
 
 @pytest.mark.gpu
-def test_as_many_members_as_fit_the_memory_of_a_gpu_train_together(tmp_path):
+def test_as_many_members_as_fit_the_memory_of_a_gpu_train_together(tmp_path, graphs, monkeypatch):
     on_gpu = [
         Member(m.index, changed(m.settings, "train", device="cuda"), m.folder)
         for m in _members(tmp_path)
     ]
+    n_together = []
+    take = StepTogether._take
+
+    def noted(self, steps, batches):
+        n_together.append(len(steps))
+        return take(self, steps, batches)
+
+    monkeypatch.setattr(StepTogether, "_take", noted)
     outcomes = _train(TrainTogether(), on_gpu, recording())
     assert all(outcome.status == "finished" for outcome in outcomes.values())
+    assert max(n_together) > 1
+    assert graphs["replayed"]

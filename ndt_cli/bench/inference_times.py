@@ -10,6 +10,7 @@ from torch import Tensor
 from ndt_cli.bench.reference import StockModel
 from ndt_cli.bench.timing import Times, time_in_turn
 from ndt_cli.engine.fast_inference import inferring
+from ndt_cli.engine.recorded_network import WARM_UP_PASSES
 from ndt_cli.model.network import NeuralDataTransformer
 from ndt_cli.settings.tree import TrainSettings
 
@@ -87,12 +88,14 @@ def time_inference(
     with torch.inference_mode():
         singles = {kind: _bound(function, single_1TN) for kind, function in infer.items()}
         one = time_in_turn(singles, device, n_rounds=_TURNS, in_a_row=_IN_A_ROW, untimed=_UNTIMED)
-        batches = {
+        batches: dict[InferenceKind, Callable[[], object]] = {
             kind: _bound(function, many_BTN)
             for kind, function in infer.items()
             if kind != "openvino"
         }
-        many = time_in_turn(batches, device, n_rounds=n_rounds, warm_up=1)
+        # On a GPU passes are recorded before they are timed.
+        warm_up = WARM_UP_PASSES + 1 if device.type == "cuda" else 1
+        many = time_in_turn(batches, device, n_rounds=n_rounds, warm_up=warm_up)
     return {kind: InferenceTimes(one[kind], many.get(kind)) for kind in infer}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ndt_cli.engine.run_folder import RunWarning
+from ndt_cli.errors import RunWarning
 from ndt_cli.model.attention import Window
 from ndt_cli.model.dropout import Dropout
 from ndt_cli.model.dropout_sites import DrawnDropout, Site, find_sites
@@ -21,7 +21,7 @@ def compiles_layers(settings: TrainSettings, device: torch.device) -> bool:
 
 
 class CompiledLayers:
-    """Computes layers with dropout; all of a network are compiled as one.
+    """Computes layers with dropout; all of a network are compiled as one (PyTorch 2.4: each alone).
 
     What is dropped is drawn as without compiling.
 

@@ -1,5 +1,6 @@
 """What a function does on a CUDA GPU, recorded as a graph."""
 
+import gc
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,10 +37,11 @@ class CudaGraphs:
             # The memory of a graph that is gone cannot be taken over, so nothing else is asked.
             latest = self._latest and self._latest()
             graph = torch.cuda.CUDAGraph()
-            with _private_states(generators, self.device) as own:
+            with _private_states(generators, self.device) as own, _nothing_collected():
                 for generator in own:
                     graph.register_generator_state(generator)
                 stream = torch.cuda.current_stream()
+                _clear_workspaces()
                 try:
                     with torch.cuda.graph(
                         graph,
@@ -49,6 +51,7 @@ class CudaGraphs:
                         function()
                 finally:
                     torch.cuda.set_stream(stream)  # a recording that fails may leave its own
+                    _clear_workspaces()
         self._latest = weakref.ref(graph)
 
         def replay() -> None:
@@ -66,6 +69,30 @@ class CudaGraphs:
 def _recording_stream(device: torch.device) -> torch.cuda.Stream:
     # One for all: libraries keep memory of their own for each stream.
     return torch.cuda.Stream(device)
+
+
+def _clear_workspaces() -> None:
+    """Let products take new working memory, so that a graph's is its own.
+
+    They keep it by stream, and PyTorch 2.12 and 2.13 free it when any graph recorded on that stream
+    is destroyed (pytorch issue 193402), though others may still be replayed on it.
+    """
+    clear = getattr(torch._C, "_cuda_clearCublasWorkspaces", None)  # builds for CPUs have none
+    if clear is not None:
+        clear()
+
+
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """Let no graph be destroyed while another one is recorded, which would fail then."""
+    gc.collect()
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 @contextmanager

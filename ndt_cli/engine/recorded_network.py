@@ -7,8 +7,8 @@ from ndt_cli.engine.cuda_graphs import CudaGraphs
 from ndt_cli.engine.recording import Record, Recording
 from ndt_cli.model.network import NeuralDataTransformer
 
-# Batches of a shape before it is recorded: libraries set themselves up in the first.
-_WARM_UP = 2
+WARM_UP_PASSES = 2
+"""Batches of a shape before it is recorded: libraries set themselves up in the first."""
 
 # Shapes that are recorded; of each the input and the read-out are kept.
 _MOST_KINDS = 8
@@ -44,7 +44,11 @@ class RecordedNetwork:
         """
         key = (input_BTN.shape, input_BTN.dtype, inside_BT is None)
         n_seen = self._n_seen[key] = self._n_seen.get(key, 0) + 1
-        if key not in self._replays and n_seen > _WARM_UP and len(self._replays) < _MOST_KINDS:
+        if (
+            key not in self._replays
+            and n_seen > WARM_UP_PASSES
+            and len(self._replays) < _MOST_KINDS
+        ):
             recorded = Recording.attempt(
                 "inference", lambda: _Pass(self.network, self._record, input_BTN, inside_BT)
             )

@@ -10,6 +10,7 @@ from ndt_cli.engine.step import Sums, TrainingStep
 from ndt_cli.engine.trainer import StepRequest, Trainer
 from ndt_cli.engine.trial_set import TrialSet
 from ndt_cli.model.population import Population
+from ndt_cli.model.shape_settings import SHAPE_SETTINGS
 
 # On a CPU a batch of more bins than this fills it: the layers written for one network are faster.
 _FEW_BINS = 1000
@@ -110,21 +111,18 @@ def members_that_fit(trainer: Trainer) -> int:
     return max(1, min(_MOST_MEMBERS, int(_SHARE_OF_MEMORY * free / (one + weights))))
 
 
+# Settings that change a computation, but not the shapes of its weights.
+_COURSE = {"position_offset", "activation", "norm_place", "log_rates"}
+
+
 def batch_key(trainer: Trainer, request: StepRequest) -> tuple[object, ...]:
     """Return what steps have in common that can be taken together.
 
     Beside the shapes of weights and batch: what changes the course of the computation.
     """
-    model = trainer.settings.model
-    shape = {"embedding", "embedding_size", "positions", "position_offset", "n_layers", "n_heads"}
-    course = {
-        "feedforward_size",
-        "activation",
-        "norm",
-        "norm_place",
-        "readout",
-        "loss",
-        "log_rates",
-    }
+    sections = (name.partition(".") for name in SHAPE_SETTINGS)
+    shapes = {name for section, _, name in sections if section == "model"}
+    model = trainer.settings.model.model_dump(include=shapes | _COURSE)
     padded = request.batch.inside_BT is not None
-    return (*model.model_dump(include=shape | course).items(), request.batch.shape, padded)
+    plain = trainer.settings.train.plain_layers
+    return (*model.items(), request.batch.shape, padded, trainer.compute, plain)

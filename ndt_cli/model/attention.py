@@ -4,6 +4,9 @@ Axes: B trials, T bins, H heads, D width, E width of a head; K blocks of a trial
 block, W bins that a block looks at.
 """
 
+# The compilers of PyTorch 2.4 to 2.6 cannot evaluate the annotations of a nested function.
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,7 +49,7 @@ class ContextAttention(nn.Module):
         nn.init.xavier_uniform_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, x_BTD: Tensor, window: "Window", dropout: Dropout | None) -> Tensor:
+    def forward(self, x_BTD: Tensor, window: Window, dropout: Dropout | None) -> Tensor:
         """Return the attended values, (B, T, D), in the dtype of ``x_BTD``.
 
         ``window`` comes from `Windows`; ``dropout`` is None outside training.

@@ -21,8 +21,9 @@ POSITION_STD = 0.1
 # Counts that never occurred in training, up to this much above the largest, have a row too.
 SPARE_COUNTS = 3
 
-# Rows of a table up to which looking them up is a product with ones and zeros on a GPU.
-_FEW_ROWS = 32
+# Up to so many rows of a table, looking them up is a product with ones and zeros on a GPU; up to
+# so many of those, a gigabyte.
+_FEW_ROWS, _MOST_ONES = 32, 2**28
 
 
 def encoder_width(settings: ModelSettings, n_neurons: int) -> int:
@@ -91,7 +92,7 @@ class Embedding(nn.Module):
 
 def _rows(counts_BTN: Tensor, table: Tensor) -> Tensor:
     """Return the row of each count, (B, T, N, E)."""
-    if len(table) > _FEW_ROWS:
+    if len(table) > _FEW_ROWS or len(table) * counts_BTN.numel() > _MOST_ONES:
         return nn.functional.embedding(counts_BTN, table)
     # The same rows. On a GPU the gradient of the other way sorts all counts, or adds them up one
     # after another: half a millisecond.

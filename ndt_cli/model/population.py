@@ -118,8 +118,10 @@ class Population:
 def _sites(network: NeuralDataTransformer, input_BTN: Tensor) -> tuple[Blocks, list[Site]]:
     """Return how a network alone cuts a trial, and where it drops."""
     was_plain, network.plain = network.plain, True
-    sites = find_sites(lambda dropout: network(input_BTN[:1], None, dropout), len(input_BTN))
-    network.plain = was_plain
+    try:
+        sites = find_sites(lambda dropout: network(input_BTN[:1], None, dropout), len(input_BTN))
+    finally:
+        network.plain = was_plain
     return Blocks.for_context(network.context, input_BTN.shape[1], input_BTN.device), sites
 
 
