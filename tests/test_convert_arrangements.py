@@ -15,7 +15,7 @@ from convert_files import (
 
 from ndt_cli.convert import Choices, convert
 from ndt_cli.data.join import all_trials
-from ndt_cli.errors import SettingsError
+from ndt_cli.errors import DataError, SettingsError
 
 
 def test_cells_of_trials_and_units_count_from_each_trial(tmp_path):
@@ -142,6 +142,34 @@ def test_units_of_another_table_are_matched_by_their_names(tmp_path):
     table.write_text("cluster_id\tgroup\n12\tgood\n40\tnoise\n99\tgood\n7\tgood\n")
     choices = Choices(units=str(table), units_where=("group == good",), **CHOSEN)
     assert convert(path, choices).report.neurons == ("7", "12")
+
+
+def _clusters(tmp_path, table_text):
+    """Spikes of the clusters 3, 5 and 9, beside a table."""
+    made = session()
+    times, units = flat(made)
+    np.savez(
+        tmp_path / "phy.npz", spike_times=times, spike_clusters=np.array([3, 5, 9])[units],
+        **made.trials,
+    )  # fmt: skip
+    (tmp_path / "table.tsv").write_text(table_text)
+    choices = Choices(units=str(tmp_path / "table.tsv"), units_where=("group == good",), **CHOSEN)
+    return convert(tmp_path / "phy.npz", choices).report
+
+
+def test_a_table_that_lacks_some_of_the_units_is_refused(tmp_path):
+    with pytest.raises(DataError, match="no row for 3 in its column `cluster_id`"):
+        _clusters(tmp_path, "cluster_id\tgroup\n9\tgood\n5\tbad\n4\tbad\n")
+
+
+@pytest.mark.parametrize("column", ["", "cluster_id\t"])
+def test_a_table_without_the_names_of_units_is_matched_in_order_and_that_is_said(tmp_path, column):
+    rows = [f"{10 + i}\t" if column else "" for i in range(3)]
+    report = _clusters(
+        tmp_path, f"{column}depth\tgroup\n{rows[0]}1\tgood\n{rows[1]}2\tbad\n{rows[2]}3\tgood\n"
+    )
+    assert report.neurons == ("3", "9")
+    assert any("matched in order" in note for note in report.notes)
 
 
 def test_single_precision_times_are_pointed_out(tmp_path):

@@ -79,6 +79,13 @@ def test_a_wrong_name_has_the_nearest(tmp_path):
         assert f"Did you mean {like}?" in caught.value.hint
 
 
+def test_the_command_to_type_next_quotes_a_path_with_blanks(tmp_path):
+    path = write_npz(tmp_path / "my session.npz", session())
+    with pytest.raises(SettingsError) as caught:
+        convert(path, Choices(counts="qqqqqqq"))
+    assert f"ndt convert '{path}' --list" in caught.value.hint
+
+
 def test_matlab_dots_are_paths(tmp_path):
     path = write_mat5(tmp_path / "a.mat", session())
     choices = Choices(spike_times="units.spike_times", trials="trials", **CHOSEN)

@@ -15,7 +15,7 @@ from typing import Any
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from ndt_cli.errors import DataError, SettingsError, nearest
+from ndt_cli.errors import DataError, SettingsError, nearest, typed
 
 _SHOWN = 12
 
@@ -186,7 +186,7 @@ class Contents:
             f"{self.path}: {flag} {name}: found no such name; there are {shown}{more}",
             hint=f"Did you mean {like}?"
             if like
-            else f"See them all:  ndt convert {self.path} --list",
+            else f"See them all:  ndt convert {typed(self.path)} --list",
         )
 
     def wrong(

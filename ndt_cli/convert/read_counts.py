@@ -178,5 +178,5 @@ def no_spikes(contents: Contents) -> DataError:
     return DataError(
         f"{contents.path}: found no spikes under an ordinary name; there are {names}",
         hint="Name them: --spike-times NAME (and --spike-units NAME), or --counts NAME. "
-        f"See what is there:  ndt convert {contents.path} --list",
+        f"See what is there:  ndt convert {typed(contents.path)} --list",
     )

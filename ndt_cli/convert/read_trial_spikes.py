@@ -116,7 +116,7 @@ def read_labelled_trials(
         table = find_table(contents, choices.trials, "--trials", choices.trials_clock)
         journal.took("trials", choices.trials)
         id_columns = (choices.spike_trials.rpartition("/")[2], "trial", "trial_id", "id")
-        row_of = match_rows(table, trial_ids, id_columns)[trial_of]
+        row_of = match_rows(table, trial_ids, id_columns, journal)[trial_of]
     times_us, kept = finite_times(values, choices, journal)
     zero_us: TicksArray = _DAY_US * np.arange(table.n_rows)
     on_clock_us = times_us + zero_us[row_of[kept]]

@@ -9,10 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt_cli.convert.contents import ArrayItem, Contents
+from ndt_cli.convert.journal import Journal
 from ndt_cli.convert.open_file import open_file
 from ndt_cli.convert.ticks import Clock, TicksArray
 from ndt_cli.convert.where import parse_condition
 from ndt_cli.errors import DataError, SettingsError
+
+# Missing names that a message shows.
+_SHOWN = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +139,9 @@ def find_table(contents: Contents, name: str, flag: str, clock: Clock | None = N
     return Table(contents, found, n_rows, flag, clock or Clock())
 
 
-def match_rows(table: Table, labels: NDArray[Any], id_columns: Sequence[str]) -> NDArray[np.int64]:
+def match_rows(
+    table: Table, labels: NDArray[Any], id_columns: Sequence[str], journal: Journal
+) -> NDArray[np.int64]:
     """Return the row of each label: by a column of labels, or else in order.
 
     Parameters
@@ -146,24 +152,43 @@ def match_rows(table: Table, labels: NDArray[Any], id_columns: Sequence[str]) ->
         What each is called in the spikes.
     id_columns : sequence of str
         Columns that may hold those names, the first that holds all of them is taken.
+    journal : Journal
+        Told when rows are taken in order.
 
     Raises
     ------
     DataError
-        If no column does, and there are more or fewer rows than labels.
+        If no column does, and one holds some of them, or there are more or fewer rows than labels.
     """
+    wanted = [_plain(v) for v in labels.tolist()]
+    in_part: list[tuple[str, list[str]]] = []
     for name in id_columns:
         if name not in table.columns:
             continue
         ids = [_plain(v) for v in table.column(name, table.flag).tolist()]
         rows = {label: row for row, label in enumerate(ids)}
-        if len(rows) == len(ids) and all(_plain(v) in rows for v in labels.tolist()):
-            return np.array([rows[_plain(v)] for v in labels.tolist()], dtype=np.int64)
+        missing = [label for label in wanted if label not in rows]
+        if len(rows) == len(ids) and not missing:
+            return np.array([rows[label] for label in wanted], dtype=np.int64)
+        if len(rows) == len(ids) and len(missing) < len(wanted):
+            in_part.append((name, missing))
+    what = f"{table.flag} {table.name or 'table'}"
+    if in_part:
+        name, missing = in_part[0]
+        shown = ", ".join(missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
+        raise DataError(
+            f"{table.contents.path}: {what}: found no row for {shown} in its column `{name}`, "
+            f"which holds {len(wanted) - len(missing)} of the {len(wanted)} names in the spikes",
+            hint=f"Complete the column, or rename it if it holds something else than `{name}`.",
+        )
     if table.n_rows == len(labels):
+        journal.note(
+            f"Rows of {what} are matched in order: no column of it holds the names in the spikes."
+        )
         return np.arange(len(labels))
     tried = ", ".join(f"`{n}`" for n in id_columns)
     raise DataError(
-        f"{table.contents.path}: {table.flag} {table.name or 'table'}: found {table.n_rows} rows "
+        f"{table.contents.path}: {what}: found {table.n_rows} rows "
         f"for {len(labels)} names in the spikes; expected one row each, or a column with their "
         "names",
         hint=f"Columns that are looked for: {tried}.",

@@ -32,7 +32,7 @@ def kept_units(
     if not choices.units_where:
         return np.flatnonzero(kept_N)
     table = _units_table(contents, choices, len(unit_ids))
-    rows_N = match_rows(table, unit_ids, _ID_COLUMNS)
+    rows_N = match_rows(table, unit_ids, _ID_COLUMNS, journal)
     for text, holds in table.fulfilling(choices.units_where, "--units-where"):
         journal.keep("units", holds[rows_N], kept_N, f"do not fulfil {text!r}")
     if not kept_N.any():
