@@ -21,7 +21,7 @@ from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.train import resume, train
-from ndt_cli.errors import RunError
+from ndt_cli.errors import RunError, SettingsError
 
 # Masks draw from one stream in all processes, dropout from one in each: only without dropout
 # do two processes compute what one does.
@@ -270,6 +270,31 @@ def test_without_torchrun_there_is_one_process(monkeypatch):
     assert torch.equal(ranks.share(rows), rows)
     assert ranks.any(True, torch.device("cpu"))
     assert not ranks.any(False, torch.device("cpu"))
+
+
+def test_what_a_scheduler_left_behind_makes_no_second_process(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert Ranks.from_environment() == Ranks()
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'; expected 1 or more"),
+        ({"WORLD_SIZE": "2"}, "RANK is not set; expected 0 to 1"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK is '2'; expected 0 to 1"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "-1"}, "LOCAL_RANK is '-1'"),
+    ],
+)
+def test_variables_that_do_not_fit_one_another_are_named(monkeypatch, variables, said):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=said):
+        Ranks.from_environment()
 
 
 def test_shares_cover_a_batch_once_and_differ_by_a_row_at_most(monkeypatch):

@@ -324,6 +324,7 @@ def test_data_that_lack_the_measure_are_refused_before_the_folder_is_made(tmp_pa
 
 def test_several_processes_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
     with pytest.raises(SettingsError, match="one process"):
         sweep(SETTINGS, SPACE, out=tmp_path / "sweep", recording=_data())
 

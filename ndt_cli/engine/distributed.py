@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ndt_cli.errors import SettingsError
+
 if dist.is_available():
     # Its functions take the process group of the moment of import as a default. Imported later, as
     # PyTorch itself does in a first step, they keep the group alive past its end, and its threads
@@ -36,12 +38,18 @@ class Ranks:
 
     @classmethod
     def from_environment(cls) -> "Ranks":
-        """Read what torchrun sets; a single process where it set nothing."""
-        return cls(
-            rank=int(os.environ.get("RANK", 0)),
-            world_size=int(os.environ.get("WORLD_SIZE", 1)),
-            local_rank=int(os.environ.get("LOCAL_RANK", 0)),
-        )
+        """Read what torchrun sets; a single process where it set nothing.
+
+        Raises
+        ------
+        SettingsError
+            When the variables do not fit one another.
+        """
+        world_size = _variable("WORLD_SIZE", "1", least=1)
+        if world_size == 1:
+            return cls()  # a scheduler, or what is left of it in a shell, may set the others
+        rank = _variable("RANK", None, most=world_size - 1)
+        return cls(rank, world_size, _variable("LOCAL_RANK", "0"))
 
     @property
     def is_first(self) -> bool:
@@ -87,6 +95,20 @@ class Ranks:
         with _given_back(numbers):
             dist.broadcast(numbers, src=0)
         return [float(number) for number in numbers.tolist()]
+
+
+def _variable(name: str, default: str | None, least: int = 0, most: int | None = None) -> int:
+    text = os.environ.get(name, default)
+    number = int(text) if text is not None and text.isdecimal() else None
+    if number is None or number < least or (most is not None and number > most):
+        found = "is not set" if text is None else f"is {text!r}"
+        expected = f"{least} or more" if most is None else f"{least} to {most}"
+        raise SettingsError(
+            f"the environment variable {name} {found}; expected {expected}, as torchrun sets it "
+            "for each process",
+            "start several processes with torchrun; for one:  unset RANK LOCAL_RANK WORLD_SIZE",
+        )
+    return number
 
 
 # How long gloo's threads may take to let go of a tensor before nobody waits for it any more.
