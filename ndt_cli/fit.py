@@ -29,7 +29,8 @@ class Fit:
     training : TrainResult
         The run folder, the history, why it stopped.
     evaluation : Evaluation or None
-        Of the best checkpoint on the validation trials; None when training was interrupted.
+        Of the best checkpoint on the validation trials; None when training was interrupted, and
+        in every process but the first.
     figures : list of Path
         The pictures in the run folder.
     """
@@ -106,8 +107,9 @@ def _finish(result: TrainResult, recording: Recording) -> Fit:
     folder.write_json("summary.json", summary)
     # One trial is drawn: of a large set the rates of all would fill the memory.
     drawn = evaluation.take(np.array([typical_trial(evaluation)]))
-    figures = write_run_figures(folder.figures, result.history, drawn)
     settings = folder.settings()
+    choose_by = settings.train.choose_by
+    figures = write_run_figures(folder.figures, result.history, drawn, choose_by)
     if settings.train.tensorboard:
         log_results(folder, settings, final_scores(evaluation), figures, len(result.history))
     return Fit(result, evaluation, figures)

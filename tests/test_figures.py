@@ -77,6 +77,25 @@ def test_training_curves_draw_each_loss_and_mark_the_best_epoch():
     assert {loss.get_xlabel(), rate.get_xlabel()} == {"epoch"}
 
 
+@pytest.mark.parametrize(
+    ("choose_by", "epoch", "circled"),
+    [
+        ("masked-loss", 15, ["loss (nats per entry)"]),
+        ("unmasked-loss", 30, ["loss (nats per entry)"]),
+        ("rate-r2", 30, ["R² of the rate"]),
+        ("co-bps", 20, []),
+    ],
+)
+def test_the_epoch_that_is_marked_is_that_of_the_best_checkpoint(choose_by, epoch, circled):
+    history = _history()
+    for record in history[4::5]:
+        record["valid_co_bps"] = -abs(record["epoch"] - 20)
+    figure = training_curves(history, choose_by)
+    assert f"best: epoch {epoch}" in _texts(figure.axes[0])
+    found = {axes.get_ylabel(): [line.get_marker() for line in axes.lines] for axes in figure.axes}
+    assert [label for label, markers in found.items() if "o" in markers] == circled
+
+
 def test_training_curves_leave_out_what_the_history_lacks():
     assert len(training_curves(_history(with_r2=False)).axes) == 2
     first = training_curves(_history(n_epochs=1))

@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import os
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from builders import recording, spike_data, tiny_settings
 
+from ndt_cli import app
 from ndt_cli.data.spike_data import Recording
 from ndt_cli.data.write_own import write_recording
 from ndt_cli.engine.events import EpochDone
@@ -324,6 +326,16 @@ def test_a_page_is_never_overwritten_unless_asked(run, spikes, tmp_path, monkeyp
     assert "<!DOCTYPE html>" in file.read_text(encoding="utf-8")
     with pytest.raises(RunError, match="a folder"):
         write_report(run, tmp_path, recording=spikes, overwrite=True)
+
+
+def test_a_run_that_cannot_be_written_to_is_named_before_the_page_is_made(run, monkeypatch, capsys):
+    monkeypatch.setattr("ndt_cli.commands.new_file.os.access", lambda path, mode: mode != os.W_OK)
+    with pytest.raises(SystemExit) as caught:
+        app.main(["report", str(run)])
+    assert caught.value.code == 1
+    said = capsys.readouterr().err
+    assert f"nothing can be written to the folder {run}" in said
+    assert "give another folder" in said
 
 
 def test_what_is_no_run_is_refused(tmp_path):

@@ -54,6 +54,8 @@ def report(
     if page is not None:
         check_ending(page, "--out", (".html", ".htm"))
         check_folder(page, "--out")
+    elif run.is_dir():
+        check_folder(run / "report.html", "--out")
     from ndt_cli.report.page.write import write_report
     from ndt_cli.search.folder import SweepFolder
 

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from ndt_cli.engine.run_folder import BEST
 from ndt_cli.report.style import (
     MODEL,
     MUTED,
@@ -38,18 +39,20 @@ _LOSSES = {
 
 
 @styled
-def training_curves(history: History) -> Figure:
+def training_curves(history: History, choose_by: str = "masked-loss") -> Figure:
     """Draw losses, R2 (where true rates are known) and learning rate over the epochs.
 
-    The epoch with the lowest masked validation loss is marked: its weights are the best
-    checkpoint. The loss axis leaves out the top of the fall in the first epochs.
+    The epoch of the best checkpoint is marked. The loss axis leaves out the top of the fall in the
+    first epochs.
 
     Parameters
     ----------
     history : sequence of mappings
         One record an epoch: ``epoch``, ``train_loss``, ``learning_rate``, and in some of them
-        ``valid_masked_loss``, ``valid_unmasked_loss`` and ``valid_rate_r2``. Losses in nats per
-        entry. A key that is absent, or a value that is not finite, is a gap.
+        ``valid_masked_loss``, ``valid_unmasked_loss``, ``valid_rate_r2`` and ``valid_co_bps``.
+        Losses in nats per entry. A key that is absent, or a value that is not finite, is a gap.
+    choose_by : str
+        The setting ``train.choose_by``: which measure is best at the best checkpoint.
 
     Raises
     ------
@@ -58,7 +61,8 @@ def training_curves(history: History) -> Figure:
     """
     if not history:
         raise ValueError("no epoch to draw: the history is empty")
-    best = _best(history)
+    measure, lower_is_better = BEST[f"best-{choose_by}"]
+    best = _best(history, measure, lower_is_better)
     has_r2 = bool(_series(history, "valid_rate_r2")[0])
     figure = new_figure("two", 2.8)
     layout: Any = [["loss", "r2"], ["loss", "rate"]] if has_r2 else [["loss", "rate"]]
@@ -75,16 +79,18 @@ def training_curves(history: History) -> Figure:
         panels["r2"].sharex(panels["rate"])
         panels["r2"].set_xlabel("")
         panels["r2"].tick_params(labelbottom=False)
-        _draw_r2(figure, panels["r2"], history)
+        _draw_r2(figure, panels["r2"], history, best if measure == "valid_rate_r2" else None)
     _draw_learning_rate(panels["rate"], history)
     figure.align_ylabels([panels[name] for name in panels if name != "loss"])
-    _draw_losses(figure, panels["loss"], history, best)
+    _draw_losses(figure, panels["loss"], history)
+    if best is not None:
+        _name_best(panels["loss"], best[0])
+        if measure in _LOSSES:
+            _mark_best(panels["loss"], best, _LOSSES[measure].color)
     return figure
 
 
-def _draw_losses(
-    figure: Figure, axes: Axes, history: History, best: tuple[float, float] | None
-) -> None:
+def _draw_losses(figure: Figure, axes: Axes, history: History) -> None:
     axes.set_ylabel("loss (nats per entry)")
     lines = {key: _series(history, key) for key in _LOSSES}
     lines = {key: line for key, line in lines.items() if line[0]}
@@ -96,9 +102,6 @@ def _draw_losses(
         axes.plot(epochs, values, dashes, color=color, lw=width, label=label, marker=marker, ms=3)
     axes.set_ylim(*_loss_limits(np.concatenate([values for _, values in lines.values()])))
     axes.ticklabel_format(axis="y", useOffset=False)
-    if best is not None:
-        axes.plot(*best, "o", ms=4.5, mfc="white", mec=MODEL, mew=1, zorder=5)
-        _name_best(axes, best[0])
     label_beside(
         figure,
         axes,
@@ -106,6 +109,10 @@ def _draw_losses(
         [_LOSSES[key].label for key in lines],
         [_LOSSES[key].color for key in lines],
     )
+
+
+def _mark_best(axes: Axes, best: tuple[float, float], color: str) -> None:
+    axes.plot(*best, "o", ms=4.5, mfc="white", mec=color, mew=1, zorder=5)
 
 
 def _name_best(axes: Axes, epoch: float) -> None:
@@ -123,9 +130,13 @@ def _name_best(axes: Axes, epoch: float) -> None:
     )
 
 
-def _draw_r2(figure: Figure, axes: Axes, history: History) -> None:
+def _draw_r2(
+    figure: Figure, axes: Axes, history: History, best: tuple[float, float] | None
+) -> None:
     epochs, values = _series(history, "valid_rate_r2")
     axes.plot(epochs, values, color=SECOND, marker=_marker(epochs), ms=3)
+    if best is not None:
+        _mark_best(axes, best, SECOND)
     axes.set_ylabel("R² of the rate")
     # An untrained network can score far below zero, which would flatten the rest.
     axes.set_ylim(max(min(values), min(-0.5, max(values) - 1.0)) - 0.05, 1)
@@ -150,10 +161,11 @@ def _series(history: History, key: str) -> tuple[list[float], list[float]]:
     return [epoch for epoch, _ in points], [value for _, value in points]
 
 
-def _best(history: History) -> tuple[float, float] | None:
-    """Return the epoch with the lowest masked validation loss, and that loss."""
-    epochs, values = _series(history, "valid_masked_loss")
-    return min(zip(epochs, values, strict=True), key=lambda point: point[1], default=None)
+def _best(history: History, measure: str, lower_is_better: bool) -> tuple[float, float] | None:
+    """Return the epoch with the best value of a measure, and that value."""
+    sign = 1 if lower_is_better else -1
+    points = zip(*_series(history, measure), strict=True)
+    return min(points, key=lambda point: sign * point[1], default=None)
 
 
 def _marker(epochs: list[float]) -> str | None:

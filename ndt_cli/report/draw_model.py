@@ -11,6 +11,7 @@ from ndt_cli.report.attention import (
     is_narrow,
 )
 from ndt_cli.report.curves import training_curves
+from ndt_cli.report.draw_sweep import MEASURE_NAMES
 from ndt_cli.report.drawn import Choice, Drawn, count, trials_text
 from ndt_cli.report.run_contents import RunContents
 from ndt_cli.report.scores import per_neuron_scores
@@ -25,13 +26,15 @@ def draw_training(run: RunContents, _: Choice) -> Drawn:
         )
     if not run.history:
         raise RunError(f"{run.path}: no epoch has ended yet, so there are no learning curves")
-    figure = training_curves(run.history)
+    choose_by = run.settings.train.choose_by
+    figure = training_curves(run.history, choose_by)
     data = run.about["data"]
     validated = [record for record in run.history if "valid_masked_loss" in record]
     caption = (
         f"{count(len(run.history), 'epoch')} of {count(data['train']['n_trials'], 'trial')}; "
         f"validated {count(len(validated), 'time')} on {count(data['valid']['n_trials'], 'trial')} "
-        "with the same hidden bins each time. The circle marks the lowest loss of hidden bins."
+        "with the same hidden bins each time. The dotted line marks the epoch of the best "
+        f"checkpoint, by {MEASURE_NAMES[choose_by]}."
     )
     losses = [record["valid_masked_loss"] for record in validated]
     ends = f", from {losses[0]:.4f} to {losses[-1]:.4f} on validation trials" if losses else ""

@@ -14,7 +14,7 @@ from ndt_cli.report.scores import per_neuron_scores
 
 
 def write_run_figures(
-    folder: Path, history: Sequence[dict[str, float]], evaluation: Evaluation
+    folder: Path, history: Sequence[dict[str, float]], evaluation: Evaluation, choose_by: str
 ) -> list[Path]:
     """Draw a run: how it trained, and what it inferred in one trial.
 
@@ -26,6 +26,8 @@ def write_run_figures(
         Records of the epochs.
     evaluation : Evaluation
         Of the run.
+    choose_by : str
+        Its setting ``train.choose_by``.
 
     Returns
     -------
@@ -38,7 +40,7 @@ def write_run_figures(
     figures = {
         "rates.png": rates_over_raster(data, inferred, smoothed, trial=trial),
         "heatmaps.png": rate_heatmaps(data, inferred, smoothed, trial=trial),
-        "training.png": training_curves(history),
+        "training.png": training_curves(history, choose_by),
     }
     model, smoothing = evaluation.scores["NDT"], evaluation.scores["smoothed spikes"]
     if model.rates is not None and smoothing.rates is not None:

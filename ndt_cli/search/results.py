@@ -16,6 +16,7 @@ from ndt_cli.search.scoring import Scores, lower_is_better
 # "unfinished": its training has begun and can go on; "waiting": not begun.
 RANKED = ("finished", "early", "stopped")
 ENDED = (*RANKED, "diverged")
+STATUSES = (*ENDED, "unfinished", "waiting")
 
 
 def scores_to_json(scores: Scores) -> dict[str, float | None]:

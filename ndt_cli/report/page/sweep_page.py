@@ -13,7 +13,7 @@ from ndt_cli.report.page.render import PageFigure, render
 from ndt_cli.report.page.reproduce import Step, changed_settings
 from ndt_cli.search.draws import Choice, Draw, Value, written
 from ndt_cli.search.folder import SweepFolder
-from ndt_cli.search.results import SweepResults
+from ndt_cli.search.results import STATUSES, SweepResults
 from ndt_cli.search.scoring import MEASURES, lower_is_better
 from ndt_cli.settings.explain import field_table
 from ndt_cli.settings.load import settings_to_toml
@@ -72,7 +72,7 @@ def _lead(results: SweepResults) -> list[str]:
 
 
 def _about(sweep: SweepFolder, results: SweepResults) -> list[Row]:
-    words = {status: results.count(status) for status in _STATUSES}
+    words = {status: results.count(status) for status in STATUSES}
     states = ", ".join(f"{n} {status}" for status, n in words.items() if n)
     better = "lower" if lower_is_better(results.choose_by) else "higher"
     file = sweep.settings.data.file or f"synthetic set {sweep.settings.data.synthetic}"
@@ -85,9 +85,6 @@ def _about(sweep: SweepFolder, results: SweepResults) -> list[Row]:
         ("time spent", duration(sum(member.seconds for member in results.members))),
         ("page made", f"{datetime.now():%Y-%m-%d %H:%M} with ndt {__version__}"),
     ]
-
-
-_STATUSES = ("finished", "early", "diverged", "unfinished", "waiting")
 
 
 def _describe(draw: Draw) -> str:
