@@ -13,6 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 
 import ndt_cli
 from ndt_cli.errors import NdtError, nearest
+from ndt_cli.memory import ran_out_of_memory
 
 
 class _Command(NamedTuple):
@@ -130,7 +131,7 @@ def _explain(error: Exception) -> None:
     elif isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename is not None else ""
         _print_error(f"{where}{error.strerror}", _OS_HINTS.get(error.errno or 0))
-    elif _ran_out_of_memory(error):
+    elif ran_out_of_memory(error):
         said = str(error).strip() or "the system gave no more"
         on_gpu = "CUDA" in said
         _print_error(f"memory ran out: {said}", _GPU_MEMORY_HINT if on_gpu else _MEMORY_HINT)
@@ -140,15 +141,6 @@ def _explain(error: Exception) -> None:
             f"This is a bug in ndt: {kind}: {error}",
             "Run it again as  ndt --debug ...  and report the traceback.",
         )
-
-
-def _ran_out_of_memory(error: Exception) -> bool:
-    # PyTorch says so in a RuntimeError, on a CPU one without a class of its own.
-    said = str(error)
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError)
-        and ("can't allocate memory" in said or "out of memory" in said)
-    )
 
 
 def _print_error(message: str, hint: str | None = None) -> None:

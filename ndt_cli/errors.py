@@ -74,6 +74,10 @@ class MissingExtraError(NdtError):
     """An optional package that is not installed."""
 
 
+class RunWarning(UserWarning):
+    """Something that a run outlives, and that its owner should know."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name most like ``name``, or None when nothing is close."""
     matches = get_close_matches(name, list(known), n=1, cutoff=0.5)

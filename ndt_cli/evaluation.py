@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from ndt_cli.engine.inference import (
     load_trained,
 )
 from ndt_cli.engine.same_neurons import unlike_neurons
-from ndt_cli.errors import RunError
+from ndt_cli.errors import RunError, SettingsError
 from ndt_cli.metrics import PSTH_SMOOTHING_MS
 from ndt_cli.references import References
 from ndt_cli.scores import Estimate, Scores, score_estimate
@@ -173,6 +173,15 @@ def evaluate(
     >>> evaluate("runs/first", data="spikes.npz").split  # another file, all of its trials
     'all'
     """
+    if split not in (None, *get_args(Split)):
+        raise SettingsError(
+            f"the split {split!r} is not one of {', '.join(get_args(Split))}", "give one of them"
+        )
+    if overrides and data is None:
+        raise SettingsError(
+            "overrides are for another file, and none is given",
+            "give data=..., or train a run with those settings",
+        )
     trained = load_trained(run, checkpoint, device)
     own = recording or load_recording(trained.settings.data)
     if data is None:

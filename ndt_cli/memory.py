@@ -58,6 +58,16 @@ def check_memory(
         )
 
 
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that memory ran out."""
+    # PyTorch says so in a RuntimeError, on a CPU one without a class of its own.
+    said = str(error)
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and ("can't allocate memory" in said or "out of memory" in said)
+    )
+
+
 def in_gb(n_bytes: int) -> str:
     """Return a number of bytes in GB, for a message."""
     return f"{n_bytes / 1e9:.3g} GB"

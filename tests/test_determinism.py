@@ -10,9 +10,9 @@ from same_run import assert_same_run
 
 from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.deterministic import deterministic_kernels
-from ndt_cli.engine.run_folder import RunFolder, RunWarning
+from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.train import resume, train
-from ndt_cli.errors import DeviceError
+from ndt_cli.errors import DeviceError, RunWarning
 
 # Everything that draws: weights, order, spans, tokens, random counts, dropout.
 SETTINGS = tiny_settings(

@@ -39,6 +39,13 @@ def test_the_references_stand_beside_the_model(run, spikes):
     assert evaluation.scores["mean rate"].rates.explained_variance_mean == pytest.approx(0)
 
 
+def test_what_would_be_ignored_or_is_unknown_is_refused(run, spikes):
+    with pytest.raises(SettingsError, match="overrides are for another file"):
+        evaluate(run, overrides=("data.bin_ms=20",), recording=spikes)
+    with pytest.raises(SettingsError, match="'test' is not one of train, valid, all"):
+        evaluate(run, split="test", recording=spikes)
+
+
 def test_without_true_rates_there_is_no_r2(run, spikes):
     blind = Recording(
         dataclasses.replace(spikes.train, rates_BTN=None),

@@ -106,6 +106,20 @@ def test_forward_rates_follow_what_the_training_trials_did():
 
 
 @needs_sklearn
+def test_forward_rates_rise_where_those_of_the_training_trials_did():
+    rng = np.random.default_rng(0)
+    heldin, heldout = rng.poisson(0.3, (120, 35, 3)), rng.poisson(0.3, (120, 35, 1))
+    rising = 0.1 + 0.2 * np.arange(10)
+    forward = rng.poisson(rising[:, None], (120, 10, 4))
+    rates = smoothing_submission(
+        heldin[:100], heldout[:100], forward[:100], heldin[100:], 20, SMOOTHING
+    )
+    predicted_T = rates.eval_rates_heldout_forward.mean(axis=(0, 2))
+    assert predicted_T[-1] > 3 * predicted_T[0]
+    np.testing.assert_allclose(predicted_T.mean(), rising.mean(), rtol=0.2)
+
+
+@needs_sklearn
 def test_smoothing_predicts_neurons_that_it_does_not_see(tensors):
     example = make_example()
     smoothed = smoothing_submission(*inputs(tensors), 20, SMOOTHING)

@@ -12,8 +12,8 @@ from ray_cluster import ray_cluster
 from same_run import assert_same_run
 from test_sweep_run import assert_same_sweep
 
-from ndt_cli.engine.run_folder import RunFolder, RunWarning
-from ndt_cli.errors import DeviceError, RunError
+from ndt_cli.engine.run_folder import RunFolder
+from ndt_cli.errors import DeviceError, RunError, RunWarning
 from ndt_cli.search.folder import SweepFolder
 from ndt_cli.search.lineage import Lineage
 from ndt_cli.search.pbt import TrainByGenerations

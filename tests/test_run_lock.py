@@ -12,10 +12,10 @@ from same_run import assert_same_run
 
 from ndt_cli.engine.events import EpochDone, StepDone
 from ndt_cli.engine.inference import load_trained
-from ndt_cli.engine.run_folder import HOLDER_FILE, RunFolder, RunWarning
+from ndt_cli.engine.run_folder import HOLDER_FILE, RunFolder
 from ndt_cli.engine.run_lock import hold_run
 from ndt_cli.engine.train import resume, train
-from ndt_cli.errors import RunError
+from ndt_cli.errors import RunError, RunWarning
 
 
 def _held(path):

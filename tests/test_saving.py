@@ -16,10 +16,10 @@ from ndt_cli.data.write_own import write_recording
 from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.events import EpochDone
 from ndt_cli.engine.progress import Progress
-from ndt_cli.engine.run_folder import RunFolder, RunWarning
+from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.saving import Saver
 from ndt_cli.engine.train import resume, train
-from ndt_cli.errors import RunError
+from ndt_cli.errors import RunError, RunWarning
 
 STOP = changed(SHORT, "train", on_save_error="stop")
 

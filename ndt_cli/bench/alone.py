@@ -16,6 +16,7 @@ from ndt_cli.bench.workload import Workload
 from ndt_cli.data.spike_data import SpikeData
 from ndt_cli.engine.device import Compute, choose_compute, cpu_threads
 from ndt_cli.engine.recorded import WARM_UP_STEPS
+from ndt_cli.memory import ran_out_of_memory
 
 Kind = Literal["ndt", "plain", "stock"]
 """What trains: this package, the same with ``train.plain_layers``, the stock reference."""
@@ -91,8 +92,7 @@ def _train(workload: Workload, kind: Kind, n_threads: int, seconds: float) -> Al
             n_more = max(1, min(_MOST_STEPS - 1, int(seconds / first)))
             more = time_in_turn(action, compute.device, n_rounds=n_more, warm_up=0)[kind].seconds
         except (MemoryError, RuntimeError) as error:
-            # PyTorch says so in a RuntimeError, on a CPU one without a class of its own.
-            if isinstance(error, MemoryError) or "memory" in str(error):
+            if ran_out_of_memory(error):
                 return None
             raise
         return Alone(Times((first, *more)), memory.n_bytes())

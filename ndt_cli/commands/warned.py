@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ndt_cli.commands.console import labelled, log
-from ndt_cli.engine.run_folder import RunWarning
+from ndt_cli.errors import RunWarning
 
 
 @contextmanager

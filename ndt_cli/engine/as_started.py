@@ -8,8 +8,7 @@ import torch
 from ndt_cli.engine.device import Compute, choose_compute
 from ndt_cli.engine.provenance import package_version
 from ndt_cli.engine.run_facts import RunFacts
-from ndt_cli.engine.run_folder import RunWarning
-from ndt_cli.errors import DeviceError
+from ndt_cli.errors import DeviceError, RunWarning
 from ndt_cli.settings.tree import TrainSettings
 
 

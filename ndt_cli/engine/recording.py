@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import torch
 
-from ndt_cli.engine.run_folder import RunWarning
+from ndt_cli.errors import RunWarning
 
 Record = Callable[[Callable[[], None], Sequence[torch.Generator]], Callable[[], None]]
 """Records what a function does on the device, drawing from these generators, without doing it;

@@ -44,10 +44,6 @@ LOCK_FILE, HOLDER_FILE = "run.lock", "running.json"
 _BEFORE_SETTINGS = ("run.json", LOCK_FILE, HOLDER_FILE)
 
 
-class RunWarning(UserWarning):
-    """Something about a run folder that training outlives, and that its owner should know."""
-
-
 class RunFolder:
     """A run's folder on disk.
 

@@ -23,8 +23,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ndt_cli.atomic import write_text_atomic
-from ndt_cli.engine.run_folder import HOLDER_FILE, LOCK_FILE, RunWarning
-from ndt_cli.errors import RunError
+from ndt_cli.engine.run_folder import HOLDER_FILE, LOCK_FILE
+from ndt_cli.errors import RunError, RunWarning
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.progress import Progress
-from ndt_cli.engine.run_folder import BEST, RunFolder, RunWarning
+from ndt_cli.engine.run_folder import BEST, RunFolder
 from ndt_cli.engine.tensorboard import EventLog
-from ndt_cli.errors import RunError, typed
+from ndt_cli.errors import RunError, RunWarning, typed
 from ndt_cli.settings.tree import TrainSettings
 
 History = Sequence[Mapping[str, float]]

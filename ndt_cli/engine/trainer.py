@@ -255,7 +255,7 @@ class Trainer:
                 self._check_finite()
                 progress.loss_total, progress.n_scored = sums.tolist()
                 self._save("last")
-        # The one place in an epoch where the host waits for the device.
+        # Here, and where a checkpoint was due, the host waits for the device.
         self._check_finite()
         progress.loss_total, progress.n_scored = sums.tolist()
         return finished

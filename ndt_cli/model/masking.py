@@ -105,7 +105,7 @@ def hide(
     Parameters
     ----------
     counts_BTN : Tensor
-        Spike counts, any dtype.
+        Spike counts, any integer dtype.
     visible_BTN, scorable_BTN : Tensor of bool, broadcastable
         Entries that the model may ever see (held-in neurons, bins inside the window and the
         trial), and entries whose count is known (bins inside the trial).

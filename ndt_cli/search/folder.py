@@ -163,14 +163,11 @@ class SweepFolder:
             When the settings refuse what was drawn for one of them.
         """
         chosen = self._chosen()
-        return [
-            self._member_with(i, chosen.get(i) or self.space.draw(self.seed, i))
-            for i in range(self.n_members)
-        ]
+        return [self._member_with(i, self._drawn(i, chosen)) for i in range(self.n_members)]
 
     def drawn(self, index: int) -> dict[str, Value]:
         """Return what was drawn for a member, by a searcher or else from the sweep's seed."""
-        return self._chosen().get(index) or self.space.draw(self.seed, index)
+        return self._drawn(index, self._chosen())
 
     def is_chosen(self, index: int) -> bool:
         """Tell whether a searcher has chosen the values of a member."""
@@ -211,7 +208,8 @@ class SweepFolder:
                     "remove it: ndt sweep --resume makes it anew from the members",
                 ) from error
             known = {result.index: result for result in results}
-        members = tuple(known.get(i) or self._unknown(i) for i in range(self.n_members))
+        chosen = self._chosen()
+        members = tuple(known.get(i) or self._unknown(i, chosen) for i in range(self.n_members))
         return SweepResults(self.path, self.settings.train.choose_by, members, mean_rate)
 
     def write_results(self, results: SweepResults) -> None:
@@ -222,14 +220,17 @@ class SweepFolder:
         write_text_atomic(self.path / "results.json", text + "\n")
         write_text_atomic(self.path / "results.csv", kept.to_csv())
 
-    def _unknown(self, index: int) -> MemberResult:
+    def _drawn(self, index: int, chosen: dict[int, dict[str, Value]]) -> dict[str, Value]:
+        return chosen.get(index) or self.space.draw(self.seed, index)
+
+    def _unknown(self, index: int, chosen: dict[int, dict[str, Value]]) -> MemberResult:
         folder = self._member(index)
         records = RunFolder(folder).read_metrics()
         seconds = records[-1].get("seconds", 0.0) if records else 0.0
         return MemberResult(
             index=index,
             folder=folder,
-            drawn=self.drawn(index),
+            drawn=self._drawn(index, chosen),
             status="unfinished" if records else "waiting",
             scores={},
             epochs=int(records[-1]["epoch"]) if records else 0,

@@ -9,7 +9,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from ndt_cli.engine.run_folder import RunWarning
+from ndt_cli.errors import RunWarning
 
 _SECONDS_BETWEEN_CALLS = 1.0
 

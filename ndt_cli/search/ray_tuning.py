@@ -14,8 +14,7 @@ from ray.exceptions import RayError
 
 from ndt_cli import errors
 from ndt_cli.data.spike_data import Recording
-from ndt_cli.engine.run_folder import RunWarning
-from ndt_cli.errors import NdtError, RunError, typed
+from ndt_cli.errors import NdtError, RunError, RunWarning, typed
 from ndt_cli.search.folder import SweepFolder
 from ndt_cli.search.in_turn import outcome_so_far
 from ndt_cli.search.member import Member, Outcome, StopRequest
@@ -224,8 +223,8 @@ class Tuning:
             self._problems.append(
                 RunError(
                     f"{who}: its worker died {MAX_DEATHS + 1} times, lastly because: {news.reason}",
-                    f"all that was reached is kept; try again: ndt sweep --resume "
-                    f"{self._folder.path}",
+                    "all that was reached is kept; try again: ndt sweep --resume "
+                    f"{typed(self._folder.path)}",
                 )
             )
             return
