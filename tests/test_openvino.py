@@ -185,6 +185,28 @@ def test_nothing_is_reported_and_processors_stay_free(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@installed
+def test_a_signal_is_handled_after_networks_are_gone():
+    code = (
+        "import faulthandler, gc, signal\n"
+        "faulthandler.enable()\n"  # with a stack of its own for handlers
+        "from builders import build_network, counts_BTN\n"
+        "from ndt_cli.engine.openvino_network import OpenVinoNetwork\n"
+        "networks = [OpenVinoNetwork(build_network(), None) for _ in range(2)]\n"
+        "for network in networks:\n"
+        "    network(counts_BTN(1, 6, 3))\n"
+        "del network\n"
+        "while networks:\n"
+        "    networks.pop(0)\n"
+        "    gc.collect()\n"
+        "signal.signal(signal.SIGINT, lambda number, frame: print('handled'))\n"
+        "signal.raise_signal(signal.SIGINT)\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stdout) == (0, "handled\n")
+
+
 @pytest.fixture(scope="module")
 def spikes():
     return recording(12, 6, n_bins=8)

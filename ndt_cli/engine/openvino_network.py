@@ -1,6 +1,7 @@
 """Single trials inferred by OpenVINO, which does in one call what PyTorch does in two hundred."""
 
 import sys
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from threading import Lock
@@ -57,6 +58,16 @@ def _load_openvino() -> Any:
         del sys.modules[_REPORTER]
 
 
+@cache
+def _core() -> Any:
+    """Return the one that compiles all graphs.
+
+    Each has a stack for signal handlers of its own, and puts the one before it back when it ends:
+    of two, the first to end leaves the other with memory that is gone, and the next Ctrl-C crashes.
+    """
+    return _load_openvino().Core()
+
+
 class OpenVinoNetwork:
     """Gives what a `NeuralDataTransformer` gives without dropout; a single trial by OpenVINO.
 
@@ -86,7 +97,6 @@ class OpenVinoNetwork:
         self.network = network
         self.otherwise = otherwise
         self._openvino = _load_openvino()
-        self._core = self._openvino.Core()
         self._requests: dict[int, _Request] = {}
         self._lock = Lock()  # a request has one place for counts, and one for its output
 
@@ -126,7 +136,7 @@ class OpenVinoNetwork:
                 # What is in bfloat16 says so in the graph.
                 "INFERENCE_PRECISION_HINT": "f32",
             }
-            self._requests[n_bins] = _Request(self._core.compile_model(graph, "CPU", how))
+            self._requests[n_bins] = _Request(_core().compile_model(graph, "CPU", how))
         return self._requests.get(n_bins)
 
 
