@@ -98,12 +98,12 @@ def test_a_step_that_would_take_too_long_is_left_out_and_said_to(trained):
 
 def test_a_step_that_would_take_more_memory_than_is_free_is_left_out(trained, monkeypatch):
     free = stock_cost(WORKLOAD).saved_bytes * 3
-    monkeypatch.setattr(growth_module, "free_bytes", lambda device: free)
+    monkeypatch.setattr(growth_module, "free_bytes_on", lambda device: free)
     growth = measure_growth(WORKLOAD, {"bins": (8, 40)})
     small, large = growth.on("bins", "stock")
     assert small.note == ""
     assert "memory" in large.note
-    monkeypatch.setattr(growth_module, "free_bytes", lambda device: None)  # not known
+    monkeypatch.setattr(growth_module, "free_bytes_on", lambda device: None)  # not known
     assert measure_growth(WORKLOAD, {"bins": (8, 40)}).on("bins", "stock")[-1].note == ""
 
 

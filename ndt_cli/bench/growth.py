@@ -8,9 +8,9 @@ from ndt_cli.bench.alone import Kind, train_alone
 from ndt_cli.bench.cost import StepCost, product_cost, stock_cost
 from ndt_cli.bench.limits import check_size
 from ndt_cli.bench.machine import Machine
-from ndt_cli.bench.memory import free_bytes
 from ndt_cli.bench.workload import Workload
 from ndt_cli.engine.device import Compute, choose_compute, cpu_threads
+from ndt_cli.engine.limits import free_bytes_on
 
 Axis = Literal["neurons", "bins", "trials", "layers"]
 Line = Literal["ndt", "full context", "stock"]
@@ -223,7 +223,7 @@ class _Measuring:
         rate = self._flop_per_s.get(line)
         if rate is not None and cost.flop / rate > _LONGEST_S[line]:
             return f"left out: a step would take about {cost.flop / rate:.0f} s"
-        free, needed = free_bytes(self.compute.device), _PEAK_PER_SAVED * cost.saved_bytes
+        free, needed = free_bytes_on(self.compute.device), _PEAK_PER_SAVED * cost.saved_bytes
         if free is not None and needed > free:
             return f"left out: would take about {needed / 1e9:.1f} GB of memory"
         return ""

@@ -6,9 +6,8 @@ The sizes are lower bounds, so that nothing is refused that would have worked.
 import torch
 
 from ndt_cli.bench.cost import StepCost
-from ndt_cli.bench.memory import free_bytes
 from ndt_cli.bench.workload import Workload
-from ndt_cli.engine.limits import memory_needs
+from ndt_cli.engine.limits import free_bytes_on, memory_needs
 from ndt_cli.errors import SettingsError
 from ndt_cli.memory import in_gb
 from ndt_cli.model.network import ModelShape
@@ -45,7 +44,7 @@ def check_cost(workload: Workload, cost: StepCost, device: torch.device) -> None
 
 
 def _check(workload: Workload, n_bytes: int, device: torch.device) -> None:
-    free = free_bytes(device)
+    free = free_bytes_on(device)
     if free is not None and n_bytes > free:
         raise SettingsError(
             f"steps of {workload.n_trials} trials x {workload.n_bins} bins x "

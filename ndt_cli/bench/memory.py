@@ -5,9 +5,6 @@ from pathlib import Path
 
 import torch
 
-from ndt_cli import memory
-from ndt_cli.engine.device import free_gpu_bytes
-
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -39,13 +36,6 @@ class PeakMemory:
             return torch.cuda.max_memory_allocated(self.device) - self._before
         peak = _status_bytes("VmHWM")
         return None if peak is None else peak - self._before
-
-
-def free_bytes(device: torch.device) -> int | None:
-    """Return how much memory could still be taken; None where the system does not tell."""
-    if device.type == "cuda":
-        return free_gpu_bytes(device)
-    return memory.free_bytes() if device.type == "cpu" else None
 
 
 def _reset_high_water() -> bool:

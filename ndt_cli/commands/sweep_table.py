@@ -1,15 +1,14 @@
 """The members of a sweep as tables that fit the terminal."""
 
-import math
 from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
 
 from ndt_cli.errors import typed
-from ndt_cli.search.draws import Value
 from ndt_cli.search.results import MemberResult, SweepResults
 from ndt_cli.search.scoring import MEASURES
+from ndt_cli.search.words import heading, score_text, value_text
 
 
 def sweep_tables(results: SweepResults, console: Console) -> list[Table]:
@@ -18,22 +17,22 @@ def sweep_tables(results: SweepResults, console: Console) -> list[Table]:
     All of them have the same rows in the same order.
     """
     outcome = {
-        MEASURES[name].label: [_number(m.scores.get(name)) for m in results.in_order]
+        MEASURES[name].label: [score_text(m.scores.get(name)) for m in results.in_order]
         for name in _measures(results)
     }
     outcome["epochs"] = [str(member.epochs) for member in results.in_order]
     outcome["status"] = [member.status for member in results.in_order]
     drawn = {
-        _heading(key): [_value(member.drawn[key]) for member in results.in_order]
+        heading(key): [value_text(member.drawn[key]) for member in results.in_order]
         for key in results.members[0].drawn
     }
     if _fits(results, {**outcome, **drawn}, console):
         return [_table(results, {**outcome, **drawn})]
     parts = [outcome, {}]
-    for heading, cells in drawn.items():
-        if parts[-1] and not _fits(results, {**parts[-1], heading: cells}, console):
+    for title, cells in drawn.items():
+        if parts[-1] and not _fits(results, {**parts[-1], title: cells}, console):
             parts.append({})
-        parts[-1][heading] = cells
+        parts[-1][title] = cells
     return [_table(results, part) for part in parts]
 
 
@@ -79,7 +78,7 @@ def sweep_notes(results: SweepResults) -> list[str]:
         notes.append("loss hidden: the same bins are hidden for all, whatever they trained with")
     notes += [_divergence(m) for m in results.members if m.status == "diverged"]
     if results.collapsed:
-        floor = _number(results.mean_rate.get(results.choose_by))
+        floor = score_text(results.mean_rate.get(results.choose_by))
         numbers = ", ".join(str(member.index) for member in results.collapsed)
         notes.append(f"collapsed, no better than the mean rate ({floor}): members {numbers}")
     if results.to_do:
@@ -89,19 +88,3 @@ def sweep_notes(results: SweepResults) -> list[str]:
 
 def _divergence(member: MemberResult) -> str:
     return f"member {member.index} diverged: {member.message}"
-
-
-def _heading(key: str) -> str:
-    section, _, name = key.partition(".")
-    # "ratio" alone would not say of what.
-    return name.replace("_", " ") if "_" in name else f"{section} {name}"
-
-
-def _value(value: Value) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None or not math.isfinite(value) else f"{value:.4f}"

@@ -91,7 +91,7 @@ def check_limits(
             f"mask.max_span is {span}, but the trials have {train.n_bins} bins",
             "use a span of a few bins: --set mask.max_span=5",
         )
-    free = _free_bytes(device)
+    free = free_bytes_on(device)
     n_trials = -(-min(settings.train.batch_size, train.n_trials) // n_processes)
     shape = ModelShape(train.n_neurons, train.n_bins, train.max_count)
     needs = memory_needs(settings, shape, n_trials)
@@ -112,7 +112,8 @@ def check_limits(
     )
 
 
-def _free_bytes(device: torch.device) -> int | None:
+def free_bytes_on(device: torch.device) -> int | None:
+    """Return how much memory could still be taken; None where the system does not tell."""
     if device.type == "cuda":
         return free_gpu_bytes(device)
     return free_bytes()

@@ -13,7 +13,7 @@ import numpy as np
 from ndt_cli.data.spike_data import Recording, SpikeData
 from ndt_cli.data.write_own import write_recording
 from ndt_cli.engine.checkpoint import Checkpoint
-from ndt_cli.engine.events import EpochDone, Event, Watcher
+from ndt_cli.engine.events import Watcher
 from ndt_cli.engine.inference import load_trained
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.train import train
@@ -143,21 +143,13 @@ def train_member(
     if not data_file.exists():
         write_recording(recording, data_file)
     data = settings.data.model_copy(update={"file": data_file.absolute(), "file_bin_ms": None})
-    epochs_done = 0
-
-    def count(event: Event) -> None:
-        nonlocal epochs_done
-        if isinstance(event, EpochDone):
-            epochs_done = int(event.record["epoch"])
-        if watch is not None:
-            watch(event)
-
     return train(
         settings.model_copy(update={"data": data}),
         out=out,
         recording=replace(recording, source=str(data_file)),
-        watch=count,
-        should_stop=lambda: should_stop() or (n_epochs is not None and epochs_done >= n_epochs),
+        watch=watch,
+        should_stop=should_stop,
+        until_epoch=n_epochs,
     )
 
 

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ndt_cli.report.attention_average import AttentionAverage, Float64Array
+from ndt_cli.report.conditions import evenly_spaced
 from ndt_cli.report.style import MUTED, label_beside, new_figure, sequence_colors, styled
 from ndt_cli.report.trial import time_step
 
@@ -13,9 +14,10 @@ MOST_LAYERS = 6
 MOST_HEADS = 4
 
 
-def shown(n: int, most: int) -> list[int]:
-    """Return the layers or heads that are drawn: all, or evenly spaced ones, both ends included."""
-    return [int(i) for i in np.linspace(0, n - 1, min(n, most)).round()]
+def _shown(n_layers: int, n_heads: int) -> tuple[list[int], list[int]]:
+    """Return the layers and heads that are drawn."""
+    layers, heads = evenly_spaced(n_layers, MOST_LAYERS), evenly_spaced(n_heads, MOST_HEADS)
+    return layers.tolist(), heads.tolist()
 
 
 def is_narrow(attention: AttentionAverage) -> bool:
@@ -39,7 +41,7 @@ def attention_maps(attention: AttentionAverage) -> Figure:
         Mean weights.
     """
     n_layers, n_heads, n_bins, _ = attention.maps_LHTS.shape
-    layers, heads = shown(n_layers, MOST_LAYERS), shown(n_heads, MOST_HEADS)
+    layers, heads = _shown(n_layers, n_heads)
     step, unit = time_step(attention.bin_ms, n_bins)
     end = n_bins * step
     narrow = is_narrow(attention)
@@ -107,7 +109,7 @@ def attention_by_lag(attention: AttentionAverage) -> Figure:
         Mean weights.
     """
     n_layers, n_heads = attention.by_lag_LHK.shape[:2]
-    layers, heads = shown(n_layers, MOST_LAYERS), shown(n_heads, MOST_HEADS)
+    layers, heads = _shown(n_layers, n_heads)
     step, unit = time_step(attention.bin_ms, int(np.ptp(attention.lags_K)))
     lags = attention.lags_K * step
     columns = min(3, len(layers))

@@ -63,7 +63,7 @@ def training_curves(history: History, choose_by: str = "masked-loss") -> Figure:
         raise ValueError("no epoch to draw: the history is empty")
     measure, lower_is_better = BEST[f"best-{choose_by}"]
     best = _best(history, measure, lower_is_better)
-    has_r2 = bool(_series(history, "valid_rate_r2")[0])
+    has_r2 = bool(finite_series(history, "valid_rate_r2")[0])
     figure = new_figure("two", 2.8)
     layout: Any = [["loss", "r2"], ["loss", "rate"]] if has_r2 else [["loss", "rate"]]
     panels = figure.subplot_mosaic(
@@ -92,7 +92,7 @@ def training_curves(history: History, choose_by: str = "masked-loss") -> Figure:
 
 def _draw_losses(figure: Figure, axes: Axes, history: History) -> None:
     axes.set_ylabel("loss (nats per entry)")
-    lines = {key: _series(history, key) for key in _LOSSES}
+    lines = {key: finite_series(history, key) for key in _LOSSES}
     lines = {key: line for key, line in lines.items() if line[0]}
     if not lines:
         return
@@ -133,7 +133,7 @@ def _name_best(axes: Axes, epoch: float) -> None:
 def _draw_r2(
     figure: Figure, axes: Axes, history: History, best: tuple[float, float] | None
 ) -> None:
-    epochs, values = _series(history, "valid_rate_r2")
+    epochs, values = finite_series(history, "valid_rate_r2")
     axes.plot(epochs, values, color=SECOND, marker=_marker(epochs), ms=3)
     if best is not None:
         _mark_best(axes, best, SECOND)
@@ -144,14 +144,14 @@ def _draw_r2(
 
 
 def _draw_learning_rate(axes: Axes, history: History) -> None:
-    epochs, values = _series(history, "learning_rate")
+    epochs, values = finite_series(history, "learning_rate")
     axes.plot(epochs, values, color=MUTED, marker=_marker(epochs), ms=3)
     axes.set_ylim(0, 1.15 * max(values, default=1.0))
     axes.set_ylabel("learning rate")
     axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0), useMathText=True)
 
 
-def _series(history: History, key: str) -> tuple[list[float], list[float]]:
+def finite_series(history: History, key: str) -> tuple[list[float], list[float]]:
     """Return the epochs that have a finite value of this key, and the values."""
     points = [
         (float(record["epoch"]), float(record[key]))
@@ -164,7 +164,7 @@ def _series(history: History, key: str) -> tuple[list[float], list[float]]:
 def _best(history: History, measure: str, lower_is_better: bool) -> tuple[float, float] | None:
     """Return the epoch with the best value of a measure, and that value."""
     sign = 1 if lower_is_better else -1
-    points = zip(*_series(history, measure), strict=True)
+    points = zip(*finite_series(history, measure), strict=True)
     return min(points, key=lambda point: sign * point[1], default=None)
 
 

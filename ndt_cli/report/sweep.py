@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ndt_cli.engine.run_folder import BEST, RunFolder
+from ndt_cli.report.curves import finite_series
 from ndt_cli.report.figures import save_figure
 from ndt_cli.report.style import MODEL, MUTED, SMOOTHED, new_figure, styled
 from ndt_cli.report.sweep_axes import limits_of, setting_axis
@@ -47,7 +48,7 @@ def write_sweep_figures(
         figures["settings.png"] = score_by_setting(results, draws)
         if any({"rate-r2", "co-bps"} & m.scores.keys() for m in results.ranked):
             figures["measures.png"] = loss_against_measure(results)
-    if any(_curve(history, measure)[0] for history in histories.values()):
+    if any(finite_series(history, measure)[0] for history in histories.values()):
         figures["curves.png"] = learning_curves(results, histories)
     return [save_figure(figure, folder / name) for name, figure in figures.items()]
 
@@ -143,7 +144,7 @@ def learning_curves(results: SweepResults, histories: Mapping[int, History]) -> 
         When no member has validated.
     """
     measure = BEST[f"best-{results.choose_by}"][0]
-    curves = {index: _curve(history, measure) for index, history in histories.items()}
+    curves = {index: finite_series(history, measure) for index, history in histories.items()}
     curves = {index: curve for index, curve in curves.items() if curve[0]}
     if not curves:
         raise ValueError("no member has validated")
@@ -195,13 +196,3 @@ def _caption(results: SweepResults, n_outside: int, n_diverged: int) -> str:
     parts += [f"{n_diverged} diverged (crosses)"] if n_diverged else []
     parts += [f"{n_outside} far worse, drawn at the edge"] if n_outside else []
     return "; ".join(parts)
-
-
-def _curve(history: History, measure: str) -> tuple[list[float], list[float]]:
-    """Return the epochs that have a finite value of this measure, and the values."""
-    points = [
-        (float(record["epoch"]), float(record[measure]))
-        for record in history
-        if math.isfinite(record.get(measure, math.nan))
-    ]
-    return [epoch for epoch, _ in points], [value for _, value in points]

@@ -11,10 +11,11 @@ from ndt_cli.report.drawn import count
 from ndt_cli.report.page.facts import Row, duration
 from ndt_cli.report.page.render import PageFigure, render
 from ndt_cli.report.page.reproduce import Step, changed_settings
-from ndt_cli.search.draws import Choice, Draw, Value, written
+from ndt_cli.search.draws import Choice, Draw, written
 from ndt_cli.search.folder import SweepFolder
 from ndt_cli.search.results import STATUSES, SweepResults
 from ndt_cli.search.scoring import MEASURES, lower_is_better
+from ndt_cli.search.words import heading, score_text, value_text
 from ndt_cli.settings.explain import field_table
 from ndt_cli.settings.load import settings_to_toml
 
@@ -89,7 +90,7 @@ def _about(sweep: SweepFolder, results: SweepResults) -> list[Row]:
 
 def _describe(draw: Draw) -> str:
     ((kind, values),) = written(draw).items()
-    texts = [_text(value) for value in values]
+    texts = [value_text(value) for value in values]
     if isinstance(draw, Choice):
         return f"{kind}: {', '.join(texts)}"
     return f"{kind}: {' to '.join(texts)}"
@@ -100,14 +101,14 @@ def _table(results: SweepResults) -> tuple[list[str], list[list[str]]]:
     measures.sort(key=lambda name: name != results.choose_by)
     drawn = list(results.members[0].drawn) if results.members else []
     columns = ["rank", "member", *(MEASURES[name].label for name in measures)]
-    columns += ["epochs", "status", *map(_heading, drawn)]
+    columns += ["epochs", "status", *map(heading, drawn)]
     n_ranked = len(results.ranked)
     rows = []
     for place, member in enumerate(results.in_order, start=1):
         row = [str(place) if place <= n_ranked else "-", str(member.index)]
-        row += [_number(member.scores.get(name, math.nan)) for name in measures]
+        row += [score_text(member.scores.get(name)) for name in measures]
         row += [str(member.epochs), member.status]
-        rows.append(row + [_text(member.drawn[key]) for key in drawn])
+        rows.append(row + [value_text(member.drawn[key]) for key in drawn])
     return columns, rows
 
 
@@ -119,22 +120,6 @@ def _notes(results: SweepResults) -> list[str]:
         members = "member" if len(results.collapsed) == 1 else "members"
         notes.append(f"collapsed, no better than the mean rate ({floor:.4f}): {members} {numbers}")
     return notes
-
-
-def _heading(key: str) -> str:
-    section, _, name = key.partition(".")
-    # "ratio" alone would not say of what.
-    return name.replace("_", " ") if "_" in name else f"{section} {name}"
-
-
-def _text(value: Value) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _number(value: float) -> str:
-    return f"{value:.4f}" if math.isfinite(value) else "-"
 
 
 def _figure(sweep: SweepFolder, name: str) -> PageFigure:
