@@ -40,6 +40,11 @@ def _assert_same(network, train_layer, n_trials=4):
     torch.testing.assert_close(_step(network, train_layer, n_trials), expected)
 
 
+def _n_graphs(n_layers):
+    """One for all layers; one a layer in PyTorch 2.4, which tells modules apart."""
+    return n_layers if torch.__version__.startswith("2.4.") else 1
+
+
 @pytest.mark.parametrize(
     "model",
     [
@@ -53,8 +58,7 @@ def test_compiled_layers_compute_and_drop_as_plain_ones(model):
     counters = torch._dynamo.utils.counters
     counters.clear()
     _assert_same(network, CompiledLayers(4, "aot_eager"))
-    # One graph for all layers, without a break.
-    assert counters["stats"]["unique_graphs"] == 1
+    assert counters["stats"]["unique_graphs"] == _n_graphs(3)  # without a break
     assert not counters["graph_break"]
 
 
@@ -98,7 +102,7 @@ def test_every_run_of_a_process_is_compiled():
         counters.clear()
         network = build_network(model_settings(n_layers=2, dropout=0.05 * i), 6, 30)
         _step(network, CompiledLayers(4, "aot_eager"))
-        assert counters["stats"]["unique_graphs"] == 1
+        assert counters["stats"]["unique_graphs"] == _n_graphs(2)
 
 
 def test_inference_is_not_compiled():
