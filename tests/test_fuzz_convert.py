@@ -95,7 +95,7 @@ def test_a_sparse_array_of_nothing_takes_no_memory(tmp_path):
     path = tmp_path / "a.mat"
     shape = (20_000, 20_000)
     scipy.io.savemat(path, {"counts": scipy.sparse.csc_array(([1.0], ([3], [4])), shape=shape)})
-    with pytest.raises(DataError, match=r"sparse array of shape \(20000, 20000\)"):
+    with pytest.raises(DataError, match=r"`counts`, a sparse array of shape \(20000, 20000\)"):
         convert(path, Choices(counts="counts", counts_bin_ms=10))
 
 

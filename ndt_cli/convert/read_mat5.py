@@ -42,7 +42,7 @@ def open_mat5(path: Path) -> Contents:
         raise _no_mat(path, error) from error
     contents = Contents(path, "MATLAB")
     for name, raw in variables.items():
-        value = None if name.startswith("__") else _value(raw)
+        value = None if name.startswith("__") else _value(raw, f"{path}: `{name}`")
         if value is not None:
             contents.items.update(matlab_items(name, value))
     return contents
@@ -55,15 +55,15 @@ def _no_mat(path: Path, error: Exception) -> DataError:
     )
 
 
-def _value(raw: Any) -> Value | None:
+def _value(raw: Any, where: str) -> Value | None:
     """Return what a variable holds, None for functions and objects."""
     if type(raw) is not np.ndarray:  # MatlabFunction and MatlabOpaque are subclasses
-        return _sparse(raw)
+        return _sparse(raw, where)
     if raw.dtype.names:
-        rows = [_struct(row, raw.dtype.names) for row in raw.reshape(-1)]
+        rows = [_struct(row, raw.dtype.names, where) for row in raw.reshape(-1)]
         return rows[0] if len(rows) == 1 else Cells(raw.shape, list(rows))
     if raw.dtype.kind == "O":
-        values = [_value(part) for part in raw.reshape(-1)]
+        values = [_value(part, where) for part in raw.reshape(-1)]
         return Cells(raw.shape, [v for v in values if v is not None])
     if raw.dtype.kind == "U":
         words = [str(word).rstrip() for word in raw.reshape(-1)]
@@ -71,25 +71,27 @@ def _value(raw: Any) -> Value | None:
     return Stored(raw.shape, str(raw.dtype), lambda: raw)
 
 
-def _struct(row: Any, names: tuple[str, ...]) -> dict[str, Value]:
-    values = {name: _value(row[name]) for name in names}
+def _struct(row: Any, names: tuple[str, ...], where: str) -> dict[str, Value]:
+    values = {name: _value(row[name], where) for name in names}
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _sparse(raw: Any) -> Value | None:
+def _sparse(raw: Any, where: str) -> Value | None:
     if not hasattr(raw, "toarray"):
         return None
 
     def read() -> NDArray[Any]:
         n_bytes = math.prod(raw.shape) * raw.dtype.itemsize
-        what = f"a sparse array of shape {raw.shape}"
+        what = f"{where}, a sparse array of shape {raw.shape}"
         check_memory(n_bytes, what)
         if n_bytes > max(_FEW_BYTES, _MOST_SPARSE * raw.data.nbytes):
-            raise DataError(f"{what}: found {raw.nnz} entries; expected more in so large a one")
+            raise DataError(
+                f"{what}: found {raw.nnz} entries; expected more in so large a one",
+                "Save what it stands for as a full array, or leave it out.",
+            )
         try:
-            raw.tocsc().check_format(
-                full_check=True
-            )  # what is outside of it would be written elsewhere
+            # An entry outside of the shape would be written to memory elsewhere.
+            raw.tocsc().check_format(full_check=True)
         except ValueError as error:
             raise DataError(f"{what}: it is damaged ({error})", "Save it again.") from error
         return np.asarray(raw.toarray())
