@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -34,6 +35,9 @@ from ndt_cli.errors import TrainingError
 from ndt_cli.model.network import ModelShape, NeuralDataTransformer
 from ndt_cli.settings.tree import Settings
 
+Stopped = Literal["finished", "early", "interrupted"]
+"""How training ended: all epochs done, no improvement for long, or asked to stop."""
+
 
 @dataclass(frozen=True)
 class TrainResult:
@@ -47,8 +51,8 @@ class TrainResult:
         The records of ``metrics.jsonl``, one an epoch.
     best : dict
         By checkpoint name: best value and the number of epochs done when it came.
-    stopped : str
-        ``"finished"``, ``"early"`` (no improvement) or ``"interrupted"``.
+    stopped : {"finished", "early", "interrupted"}
+        All epochs done, no improvement for long, or asked to stop.
     seconds : float
         Time spent training, over all resumptions.
     """
@@ -56,7 +60,7 @@ class TrainResult:
     run: Path
     history: list[dict[str, float]]
     best: dict[str, tuple[float, int]]
-    stopped: str
+    stopped: Stopped
     seconds: float
 
 
@@ -203,7 +207,7 @@ class Trainer:
 
     def _loop(
         self, tell: Watcher, should_stop: Callable[[], bool], until_epoch: int | None
-    ) -> Generator[StepRequest, Sums, str]:
+    ) -> Generator[StepRequest, Sums, Stopped]:
         settings, progress = self.settings.train, self.progress
         last_epoch = settings.max_epochs if until_epoch is None else until_epoch
         while progress.epoch < min(last_epoch, settings.max_epochs):

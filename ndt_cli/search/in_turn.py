@@ -24,8 +24,12 @@ def train_in_turn(
         except TrainingError as error:
             yield outcome_so_far(member, "diverged", error.message)
         else:
-            status: Status = result.stopped  # type: ignore[assignment]
-            yield Outcome(member.index, status, result.best, len(result.history), result.seconds)
+            yield outcome_at_end(member, result)
+
+
+def outcome_at_end(member: Member, result: TrainResult) -> Outcome:
+    """Return the outcome of a member whose training has come to an end."""
+    return Outcome(member.index, result.stopped, result.best, len(result.history), result.seconds)
 
 
 def outcome_so_far(member: Member, status: Status, message: str) -> Outcome:

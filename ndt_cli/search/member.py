@@ -8,9 +8,12 @@ from typing import Literal, Protocol
 
 from ndt_cli.data.spike_data import Recording
 from ndt_cli.engine.events import Watcher
+from ndt_cli.engine.trainer import Stopped
 from ndt_cli.settings.tree import Settings
 
-Status = Literal["finished", "early", "stopped", "diverged", "interrupted"]
+Status = Stopped | Literal["stopped", "diverged"]
+"""How a member ended; stopped: by a scheduler."""
+
 StopRequest = Callable[[], bool]
 
 

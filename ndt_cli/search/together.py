@@ -11,9 +11,9 @@ from ndt_cli.engine.events import Watcher
 from ndt_cli.engine.step import Sums
 from ndt_cli.engine.together import StepTogether, batch_key, members_that_fit, pays_together
 from ndt_cli.engine.train import computing, earlier_run, new_run
-from ndt_cli.engine.trainer import StepRequest, Steps, Trainer, TrainResult, ignore
+from ndt_cli.engine.trainer import StepRequest, Steps, Trainer, ignore
 from ndt_cli.errors import SettingsError, TrainingError
-from ndt_cli.search.in_turn import outcome_so_far
+from ndt_cli.search.in_turn import outcome_at_end, outcome_so_far
 from ndt_cli.search.member import Member, Outcome, StopRequest
 
 
@@ -122,20 +122,10 @@ class _Running:
         try:
             self.request = next(self._steps) if sums is None else self._steps.send(sums)
         except StopIteration as ended:
-            self.outcome = _outcome(self.member, ended.value)
+            self.outcome = outcome_at_end(self.member, ended.value)
         except TrainingError as error:
             self.outcome = outcome_so_far(self.member, "diverged", error.message)
 
     def close(self) -> None:
         """Let go of the run folder."""
         self._held.close()
-
-
-def _outcome(member: Member, result: TrainResult) -> Outcome:
-    return Outcome(
-        member.index,
-        result.stopped,  # type: ignore[arg-type]
-        result.best,
-        len(result.history),
-        result.seconds,
-    )
