@@ -127,26 +127,10 @@ def evaluate(
         write_rates(rates, evaluation.data, evaluation.inferred, evaluation.activations)
         log.print(f"rates: {rates}", highlight=False, soft_wrap=True)
     if figure is not None:
-        import numpy as np
-
-        from ndt_cli.data.hold_out import in_file_order
         from ndt_cli.report.figures import save_figure
-        from ndt_cli.report.rates import rates_over_raster
-        from ndt_cli.report.run_figures import typical_trial
-        from ndt_cli.report.trial import trial_bins
+        from ndt_cli.report.run_figures import draw_trial
 
-        trial = typical_trial(evaluation) if trial is None else trial
-        trial_bins(evaluation.data, trial)  # refuses one that is not there
-        shown = evaluation.take(np.array([trial]))
-        # Neurons are numbered as in the file, also where some are held out.
-        order_N = shown.data.file_order_N
-        drawn = rates_over_raster(
-            in_file_order(shown.data),
-            shown.rates_BTN[:, :, order_N],
-            shown.smoothed_BTN[:, :, order_N],
-            trial=0,
-            neurons=list(dict.fromkeys(neurons or ())) or None,
-        )
+        drawn = draw_trial(evaluation, trial, list(dict.fromkeys(neurons or ())))
         save_figure(drawn, figure)
         log.print(f"picture: {figure}", highlight=False, soft_wrap=True)
     if as_json:

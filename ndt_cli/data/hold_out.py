@@ -70,13 +70,6 @@ def hold_out_neurons(recording: Recording, settings: DataSettings) -> Recording:
     )
 
 
-def in_file_order(data: SpikeData) -> SpikeData:
-    """Return the trials with neurons in the order of the file, none of them held out."""
-    if data.neuron_ids_N is None:
-        return data
-    return replace(_reordered(data, data.file_order_N, 0), neuron_ids_N=None)
-
-
 def _named(neurons: tuple[int, ...], n_neurons: int, source: str) -> NDArray[np.int64]:
     if max(neurons) >= n_neurons:
         raise SettingsError(

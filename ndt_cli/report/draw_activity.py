@@ -5,9 +5,8 @@ from ndt_cli.report.conditions import condition_groups
 from ndt_cli.report.drawn import Choice, Drawn, count, groups_text, trials_text
 from ndt_cli.report.heatmaps import rate_heatmaps
 from ndt_cli.report.pca import SOFT_HZ
-from ndt_cli.report.rates import rates_over_raster
 from ndt_cli.report.run_contents import RunContents
-from ndt_cli.report.run_figures import typical_trial
+from ndt_cli.report.run_figures import draw_trial, typical_trial
 from ndt_cli.report.trajectories import trajectories_2d, trajectories_3d, trajectory_groups
 
 
@@ -15,9 +14,7 @@ def draw_rates(run: RunContents, choice: Choice) -> Drawn:
     """Draw spikes and rates of one trial."""
     ev = run.evaluation
     trial = typical_trial(ev) if choice.trial is None else choice.trial
-    figure = rates_over_raster(
-        ev.data, ev.rates_BTN, ev.smoothed_BTN, trial=trial, neurons=choice.neurons or None
-    )
+    figure = draw_trial(ev, trial, choice.neurons)
     known = ", and the true rates" if ev.data.rates_BTN is not None else ""
     caption = (
         f"Trial {trial} of {trials_text(run)}. Top: spike counts of all "

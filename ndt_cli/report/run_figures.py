@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from ndt_cli.evaluation import Evaluation
 from ndt_cli.report.curves import training_curves
@@ -11,6 +12,7 @@ from ndt_cli.report.figures import save_figure
 from ndt_cli.report.heatmaps import rate_heatmaps
 from ndt_cli.report.rates import rates_over_raster
 from ndt_cli.report.scores import per_neuron_scores
+from ndt_cli.report.trial import trial_bins
 
 
 def write_run_figures(
@@ -48,6 +50,34 @@ def write_run_figures(
         if both_N.any():
             figures["neurons.png"] = per_neuron_scores(model.rates.r2_N, smoothing.rates.r2_N)
     return [save_figure(figure, folder / name) for name, figure in figures.items()]
+
+
+def draw_trial(
+    evaluation: Evaluation, trial: int | None = None, neurons: Sequence[int] = ()
+) -> Figure:
+    """Draw spikes and rates of one trial.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+        Of the run.
+    trial : int, optional
+        Default: the `typical_trial`.
+    neurons : sequence of int
+        Whose rates are drawn, by their places in the file; if none are named, those of
+        `rates_over_raster`.
+
+    Raises
+    ------
+    DataError
+        When there is no such trial or neuron.
+    """
+    trial = typical_trial(evaluation) if trial is None else trial
+    trial_bins(evaluation.data, trial)  # refuses one that is not there
+    one = evaluation.take(np.array([trial]))  # the rates of all may not fit the memory
+    return rates_over_raster(
+        one.data, one.rates_BTN, one.smoothed_BTN, trial=0, neurons=list(neurons) or None
+    )
 
 
 def typical_trial(evaluation: Evaluation) -> int:
