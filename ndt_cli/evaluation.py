@@ -196,7 +196,7 @@ def evaluate(
     source = evaluated.source
     del own, evaluated  # what is not scored need not stay in memory
     found = _score(trained, references, source, split, trials, train, lags_ms)
-    unlike = unlike_neurons(trained.neurons, trials)
+    unlike = unlike_neurons(trained.trained_on, trials)
     return replace(found, warnings=(unlike,)) if unlike else found
 
 

@@ -2,7 +2,7 @@
 
 from ndt_cli.data.checks import check_recording
 from ndt_cli.data.spike_data import Recording
-from ndt_cli.engine.run_facts import SplitFacts, check_run_facts
+from ndt_cli.engine.run_facts import SplitFacts
 from ndt_cli.engine.run_folder import BEST, RunFolder
 from ndt_cli.engine.validation import measures_of
 from ndt_cli.errors import DataError, RunError, SettingsError
@@ -65,19 +65,14 @@ def check_same_data(folder: RunFolder, recording: Recording) -> None:
     RunError
         When a split is not the one that the run was trained on; the message says what differs.
     """
-    facts = check_run_facts(folder.read_json("run.json"), folder.path / "run.json").data
+    facts = folder.facts().data
     for split, before in (("train", facts.train), ("valid", facts.valid)):
         now = SplitFacts.of(getattr(recording, split))
-        differs = [key for key in _IDENTITY if getattr(before, key) != getattr(now, key)]
-        if differs:
-            # The fingerprint comes last: a difference that can be read is named before it.
-            key = differs[0]
+        key = before.difference(now)
+        if key is not None:
             what = f"{key} is {getattr(now, key)}, was {getattr(before, key)}"
             raise RunError(
                 f"{recording.source}: its {split} trials are not those that {folder.path} was "
                 f"trained on: {'other counts' if key == 'fingerprint' else what}",
                 "put the old file back, or start a new run: ndt train --data FILE",
             )
-
-
-_IDENTITY = ("n_trials", "n_bins", "n_neurons", "n_heldout", "n_forward", "bin_ms", "fingerprint")

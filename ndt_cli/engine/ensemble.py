@@ -40,7 +40,7 @@ class Ensemble:
         Those that its rates are measured with: data, and which bins are hidden.
     members : tuple of TrainedModel
         Best first.
-    trained_on : dict
+    trained_on : SplitFacts
         What ``run.json`` says of the training trials: neurons, bins, bin width, held-out part.
     """
 
@@ -48,7 +48,7 @@ class Ensemble:
     checkpoint: str
     settings: Settings
     members: tuple[TrainedModel, ...]
-    trained_on: dict[str, Any]
+    trained_on: SplitFacts
 
     @staticmethod
     def is_at(path: Path) -> bool:
@@ -86,11 +86,6 @@ class Ensemble:
         """
         first = replace(self.members[0], run=self.run)
         first.check_fits(data, source, other_neurons=other_neurons)
-
-    @property
-    def neurons(self) -> SplitFacts:
-        """What the members know of their training trials."""
-        return self.members[0].neurons
 
     @property
     def width(self) -> int:

@@ -16,6 +16,9 @@ from ndt_cli.errors import RunError
 
 _Count = Annotated[int, Field(ge=0)]
 
+# The fingerprint comes last: a difference that can be read is named before it.
+_IDENTITY = ("bin_ms", "n_neurons", "n_heldout", "n_forward", "n_bins", "n_trials", "fingerprint")
+
 
 class _Facts(BaseModel):
     # What else is there is for people, or of a later version.
@@ -79,6 +82,11 @@ class SplitFacts(_Facts):
             spikes_N=spikes_N.tolist(),
         )
 
+    def difference(self, other: "SplitFacts") -> str | None:
+        """Return the name of the first fact in which other trials differ; None for the same."""
+        differs = (key for key in _IDENTITY if getattr(self, key) != getattr(other, key))
+        return next(differs, None)
+
 
 def observed_spikes(data: SpikeData) -> tuple[int, NDArray[np.int64]]:
     """Return the bins of all trials without padding and forward bins, and each neuron's spikes."""
@@ -88,7 +96,9 @@ def observed_spikes(data: SpikeData) -> tuple[int, NDArray[np.int64]]:
     return int(data.inside_BT[:, window].sum()), spikes_N
 
 
-class _DataFacts(_Facts):
+class DataFacts(_Facts):
+    """Of the training and the validation trials."""
+
     train: SplitFacts
     valid: SplitFacts
 
@@ -96,7 +106,7 @@ class _DataFacts(_Facts):
 class RunFacts(_Facts):
     """The part of ``run.json`` that the program goes by."""
 
-    data: _DataFacts
+    data: DataFacts
     device: str = Field(pattern=r"^(cpu|mps|cuda)(:\d+)?$")
     precision: str = Field(pattern=r"^(float32|bfloat16)$")
     n_threads: int = Field(ge=1, le=1024)

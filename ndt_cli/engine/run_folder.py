@@ -25,7 +25,7 @@ from typing import Any
 
 from ndt_cli.atomic import leftovers, write_text_atomic
 from ndt_cli.engine.records import finite, read_line, to_line
-from ndt_cli.engine.run_facts import check_run_facts
+from ndt_cli.engine.run_facts import RunFacts, check_run_facts
 from ndt_cli.errors import RunError, typed
 from ndt_cli.settings.load import load_settings, settings_to_toml
 from ndt_cli.settings.tree import Settings
@@ -157,6 +157,16 @@ class RunFolder:
         if name == "run.json":
             check_run_facts(content, path)
         return content
+
+    def facts(self) -> RunFacts:
+        """Return what ``run.json`` says of data, device and packages.
+
+        Raises
+        ------
+        RunError
+            When it is missing, not JSON, or does not say what it should.
+        """
+        return check_run_facts(self.read_json("run.json"), self.path / "run.json")
 
     def append_metrics(self, record: Mapping[str, float]) -> None:
         """Add a line to ``metrics.jsonl``."""

@@ -24,9 +24,6 @@ from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.errors import RunError, SettingsError
 from ndt_cli.settings.tree import Settings
 
-# The fingerprint comes last: a difference that can be read is named before it.
-_IDENTITY = ("bin_ms", "n_neurons", "n_heldout", "n_forward", "n_bins", "n_trials", "fingerprint")
-
 
 def save_ensemble(
     runs: Sequence[Path],
@@ -102,15 +99,15 @@ def _best(folder: RunFolder) -> Path:
 
 
 def _check_same_trials(folders: Sequence[RunFolder]) -> None:
-    first, *others = [folder.read_json("run.json").get("data", {}) for folder in folders]
+    first, *others = [folder.facts().data for folder in folders]
     for folder, data in zip(folders[1:], others, strict=True):
         for split in ("train", "valid"):
-            mine, its = first.get(split, {}), data.get(split, {})
-            key = next((key for key in _IDENTITY if its.get(key) != mine.get(key)), None)
+            mine, its = getattr(first, split), getattr(data, split)
+            key = mine.difference(its)
             if key is not None:
                 raise RunError(
                     f"{folder.path} was trained on other data than {folders[0].path}: of its "
-                    f"{split} trials, {key} is {its.get(key)}, not {mine.get(key)}",
+                    f"{split} trials, {key} is {getattr(its, key)}, not {getattr(mine, key)}",
                     "an ensemble averages models of the same trials in the same bins",
                 )
 

@@ -15,7 +15,6 @@ from ndt_cli.engine.distributed import Ranks, process_group
 from ndt_cli.engine.ensemble import Ensemble
 from ndt_cli.engine.events import Watcher
 from ndt_cli.engine.provenance import describe_run
-from ndt_cli.engine.run_facts import check_run_facts
 from ndt_cli.engine.run_folder import RunFolder, claim_default_path, default_path
 from ndt_cli.engine.run_lock import hold_run
 from ndt_cli.engine.tensorboard import require_tensorboard
@@ -179,7 +178,7 @@ def earlier_run(
     recording = recording or load_recording(settings.data)
     check_same_data(folder, recording)
     ranks = Ranks.from_environment()
-    facts = check_run_facts(folder.read_json("run.json"), folder.path / "run.json")
+    facts = folder.facts()
     compute, n_threads = compute_as_started(settings.train, facts, folder.path, ranks.local_rank)
     with (
         computing(settings.train, n_threads, compute, ranks) as n_threads,

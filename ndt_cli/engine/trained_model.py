@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -49,7 +48,7 @@ class TrainedModel:
         On its device, in evaluation form.
     compute : Compute
         Device and precision.
-    trained_on : dict
+    trained_on : SplitFacts
         What ``run.json`` says of the training trials: neurons, bins, bin width, held-out part.
     openvino : bool
         Whether single trials are inferred by OpenVINO.
@@ -60,7 +59,7 @@ class TrainedModel:
     settings: Settings
     network: NeuralDataTransformer
     compute: Compute
-    trained_on: dict[str, Any]
+    trained_on: SplitFacts
     openvino: bool = False
 
     @classmethod
@@ -86,7 +85,7 @@ class TrainedModel:
         network = Checkpoint.load(folder.checkpoint(checkpoint)).build_model().to(compute.device)
         network.compute_dtype = compute.dtype
         network.plain = settings.train.plain_layers
-        trained_on = folder.read_json("run.json")["data"]["train"]
+        trained_on = folder.facts().data.train
         return cls(folder, checkpoint, settings, network.eval(), compute, trained_on, openvino)
 
     def check_fits(self, data: SpikeData, source: str, *, other_neurons: bool = False) -> None:
@@ -113,10 +112,11 @@ class TrainedModel:
             "bin_ms": "ms as bin width",
         }
         for key, value in found.items():
-            if value != self.trained_on[key]:
+            before = getattr(self.trained_on, key)
+            if value != before:
                 raise DataError(
                     f"{source} has {value:g} {names[key]}, but {self.run.path} was trained with "
-                    f"{self.trained_on[key]:g}",
+                    f"{before:g}",
                     "evaluate on a file of the same neurons in the same bins "
                     "(--set data.bin_ms=... sums narrower bins)",
                 )
@@ -128,12 +128,7 @@ class TrainedModel:
             )
 
         if not other_neurons:
-            check_same_neurons(self.neurons, data, source, str(self.run.path))
-
-    @property
-    def neurons(self) -> SplitFacts:
-        """What the run knows of its training trials."""
-        return SplitFacts.model_validate(self.trained_on)
+            check_same_neurons(self.trained_on, data, source, str(self.run.path))
 
     @property
     def width(self) -> int:

@@ -7,7 +7,6 @@ from pathlib import Path
 from ndt_cli.data.spike_data import Recording
 from ndt_cli.engine.checks import check_same_data
 from ndt_cli.engine.ensemble import Ensemble
-from ndt_cli.engine.run_facts import check_run_facts
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.errors import RunError
 from ndt_cli.nlb.recordings import to_recording
@@ -117,7 +116,7 @@ def _check_trials(runs: Sequence[Path], recording: Recording, tensors: NlbTensor
     for run in runs:
         folder = RunFolder.open(run)
         # First, since what to do about a damaged run is another thing.
-        check_run_facts(folder.read_json("run.json"), folder.path / "run.json")
+        folder.facts()
         try:
             check_same_data(folder, recording)
         except RunError as error:
