@@ -75,7 +75,7 @@ def test_the_shipped_spaces_are_these_and_presets_name_them():
 def test_the_settings_of_every_preset_take_what_its_space_draws(preset):
     settings, its = load_settings(preset), find_space(default_space(preset))
     for member in range(50):
-        its.settings_of(settings, 0, member)
+        its.settings_with(settings, its.draw(0, member), member)
 
 
 # What is drawn
@@ -125,7 +125,7 @@ def test_a_log_uniform_draw_never_leaves_its_ends_by_rounding():
 def test_a_member_has_the_base_s_settings_but_for_what_is_drawn_and_its_seed():
     base = tiny_settings(train={"seed": 7})
     its = space(train={"learning_rate": {"uniform": [0.1, 0.2]}})
-    member = its.settings_of(base, 0, 3)
+    member = its.settings_with(base, its.draw(0, 3), 3)
     assert 0.1 <= member.train.learning_rate <= 0.2
     assert member.train.seed == 10
     undone = {"learning_rate": base.train.learning_rate, "seed": 7}
@@ -187,8 +187,8 @@ def test_a_drawn_value_that_the_settings_refuse_is_named_with_its_member():
     its = space(train={"warmup_epochs": {"integer": [50, 60]}})
     base = tiny_settings(train={"schedule": "cosine", "max_epochs": 10})
     with pytest.raises(SettingsError, match=r"member 4: .*warmup_epochs.*drawn from space mine"):
-        its.settings_of(base, 0, 4)
-    assert its.settings_of(tiny_settings(train={"max_epochs": 100}), 0, 4)
+        its.settings_with(base, its.draw(0, 4), 4)
+    assert its.settings_with(tiny_settings(train={"max_epochs": 100}), its.draw(0, 4), 4)
 
 
 @pytest.mark.parametrize(

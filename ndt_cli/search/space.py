@@ -82,16 +82,6 @@ class Space:
         rng = np.random.default_rng([seed, member])
         return {key: draw.draw(rng) for key, draw in self.draws.items()}
 
-    def settings_of(self, base: Settings, seed: int, member: int) -> Settings:
-        """Return the settings of a member.
-
-        Raises
-        ------
-        SettingsError
-            When the settings refuse what was drawn.
-        """
-        return self.settings_with(base, self.draw(seed, member), member)
-
     def settings_with(self, base: Settings, drawn: dict[str, Value], member: int) -> Settings:
         """Return the settings of a member for which these values were drawn.
 
