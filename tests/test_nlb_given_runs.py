@@ -155,7 +155,7 @@ def test_models_of_other_trials_are_refused(swept, trials, data_dir, tmp_path):
         assert str(run) in caught.value.message
         hint = "ndt nlb-data mc_maze_small --bin-ms 20 --spikes"
         assert hint in (caught.value.hint or "")
-    with pytest.raises(RunError, match="bin_ms is 5.0, was 20.0"):
+    with pytest.raises(RunError, match=r"bin_ms is 5\.0, was 20\.0"):
         make(data_dir, tmp_path / "out", bin_ms=5, sweep=swept)
     assert not (tmp_path / "out").exists()
 
