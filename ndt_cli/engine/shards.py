@@ -60,7 +60,7 @@ class ShardedStep(TrainingStep):
     def _take_shares(self, batch: TrialSet, n_shares: int) -> Sums:
         masked = self.masked(batch)
         scored_BTN = masked.scored_BTN.expand(batch.shape)
-        n_scored = scored_BTN.sum(dtype=torch.float32)
+        n_scored = scored_BTN.count_nonzero().float()
         weight = 1 / n_scored.clamp_min(1)
         networks = self._networks[:n_shares]
         assert isinstance(self.dropout.stream, RandomBits)

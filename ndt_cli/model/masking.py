@@ -121,24 +121,33 @@ def hide(
     """
     if max_count + 1 > torch.iinfo(counts_BTN.dtype).max:
         counts_BTN = counts_BTN.int()  # these trials' own counts may need fewer bits
-    hidden_BTN = hidden_BTN & visible_BTN
+    # Zeros and ones: on a CPU, products of bytes take a tenth of the time of choices by bools.
+    visible, scorable = visible_BTN.view(torch.uint8), scorable_BTN.view(torch.uint8)
+    hidden = hidden_BTN.view(torch.uint8) & visible
     # Never seen, always predicted: held-out neurons and forward bins.
-    scored_BTN = (hidden_BTN | ~visible_BTN) & scorable_BTN
+    scored_BTN = ((hidden | (visible ^ 1)) & scorable).view(torch.bool)
     token = 0 if settings.zero_token else max_count + 1
 
-    input_BTN = torch.where(visible_BTN, counts_BTN, 0)
+    input_BTN = counts_BTN * visible
     if settings.token_ratio == 1:
-        return HiddenBatch(input_BTN.masked_fill(hidden_BTN, token), scored_BTN)
+        return HiddenBatch(_put(token, hidden, input_BTN), scored_BTN)
 
     # One draw decides. Below token_ratio it is a token; from there to the bound a random count,
     # and where between the two it falls says which.
     fate_BTN = torch.rand(counts_BTN.shape, generator=generator, device=counts_BTN.device)
     random_bound = settings.token_ratio + (1 - settings.token_ratio) * settings.random_ratio
-    is_token_BTN = hidden_BTN & (fate_BTN < settings.token_ratio)
-    is_random_BTN = hidden_BTN & (fate_BTN < random_bound)
+    is_token = hidden & (fate_BTN < settings.token_ratio).view(torch.uint8)
+    is_random = hidden & (fate_BTN < random_bound).view(torch.uint8)
     per_count = (random_bound - settings.token_ratio) / (max_count + 1)
     if per_count > 0:
         place_BTN = fate_BTN.sub_(settings.token_ratio).div_(per_count)
         random_BTN = place_BTN.clamp_(0, max_count).to(counts_BTN.dtype)
-        input_BTN = torch.where(is_random_BTN, random_BTN, input_BTN)
-    return HiddenBatch(input_BTN.masked_fill(is_token_BTN, token), scored_BTN)
+        # What is below zero meanwhile comes back by itself, as integers wrap around.
+        input_BTN += random_BTN.sub_(input_BTN).mul_(is_random)
+    return HiddenBatch(_put(token, is_token, input_BTN), scored_BTN)
+
+
+def _put(token: int, where: Tensor, counts_BTN: Tensor) -> Tensor:
+    """Return the counts with a token where ``where`` is one, and not zero."""
+    kept_BTN = counts_BTN * (where ^ 1)
+    return kept_BTN if token == 0 else kept_BTN + where.to(counts_BTN.dtype) * token
