@@ -1,9 +1,13 @@
 """Pictures of a sweep show every member, and say who is best, who diverged, what is left out."""
 
 import math
+from types import SimpleNamespace
+from typing import get_args
 
 import pytest
+from builders import tiny_settings
 
+from ndt_cli.report.page import sweep_page
 from ndt_cli.report.sweep import (
     learning_curves,
     loss_against_measure,
@@ -12,6 +16,7 @@ from ndt_cli.report.sweep import (
 )
 from ndt_cli.report.sweep_axes import limits_of
 from ndt_cli.search.draws import Choice, Integer, LogUniform, Uniform
+from ndt_cli.search.member import Status
 from ndt_cli.search.results import MemberResult, SweepResults
 
 DRAWS = {
@@ -143,3 +148,16 @@ def test_without_a_member_that_has_validated_nothing_is_drawn(tmp_path):
     assert write_sweep_figures(tmp_path / "figures", found, DRAWS) == []
     with pytest.raises(ValueError, match="ranked"):
         score_by_setting(found, DRAWS)
+
+
+def test_the_page_counts_members_of_every_status():
+    # Where a sweep goes on, an interrupted member is an unfinished one.
+    ended = {status for part in get_args(Status) for status in (get_args(part) or (part,))}
+    statuses = sorted(ended - {"interrupted"} | {"unfinished", "waiting"})
+    members = [member(i, status=status) for i, status in enumerate(statuses)]
+    sweep = SimpleNamespace(
+        settings=tiny_settings(), space=SimpleNamespace(name="mine", draws=DRAWS), seed=0
+    )
+    about = dict(sweep_page._about(sweep, results(*members)))
+    assert about["members"].startswith(f"{len(statuses)}: ")
+    assert all(f"1 {status}" in about["members"] for status in statuses)
