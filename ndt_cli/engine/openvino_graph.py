@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ndt_cli.model.attention import ContextAttention
+from ndt_cli.model.attention import ContextAttention, Windows
+from ndt_cli.model.band import Blocks
 from ndt_cli.model.embedding import Embedding
 from ndt_cli.model.network import EncoderLayer, NeuralDataTransformer, Readout
 from ndt_cli.model.norm import ScaleNorm
@@ -52,9 +53,10 @@ class _Builder:
         shape = [1, self.n_bins, self.network.shape.n_neurons]
         counts_1TN = self.ops.parameter(shape, np.int32)
         x_1TD = self.embed(self.network.embedding, counts_1TN)
-        allowed_TT = self.network.context.allowed_TS(self.n_bins, torch.device("cpu"))
-        blocked_TT = torch.zeros(allowed_TT.shape).masked_fill_(~allowed_TT, -math.inf)
-        blocked = self.number(blocked_TT[None, None])
+        whole = Blocks.whole(self.n_bins)
+        windows = Windows(self.network.context)
+        window = windows(self.n_bins, None, torch.float32, torch.device("cpu"), whole)
+        blocked = self.number(window.blocked)
         for layer in self.network.layers:
             x_1TD = self.layer(cast(EncoderLayer, layer), x_1TD, blocked)
         output = self.read_out(self.network.readout, self.norm(self.network.norm, x_1TD))
