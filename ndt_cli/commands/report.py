@@ -54,11 +54,11 @@ def report(
     if page is not None:
         check_ending(page, "--out", (".html", ".htm"))
         check_folder(page, "--out")
-    elif run.is_dir():
-        check_folder(run / "report.html", "--out")
-    from ndt_cli.report.page.write import write_report
+    from ndt_cli.report.page.write import PAGE_FILE, write_report
     from ndt_cli.search.folder import SweepFolder
 
+    if page is None and run.is_dir():
+        check_folder(run / PAGE_FILE, "--out")
     if SweepFolder.is_at(run):
         refuse_for_sweep(split=split, data=data, checkpoint=checkpoint, device=device)
     file = write_report(
