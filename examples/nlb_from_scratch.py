@@ -12,9 +12,8 @@ from pathlib import Path
 
 from ndt_cli import evaluate
 from ndt_cli.errors import DataError
-from ndt_cli.nlb.catalogue import find_dataset
-from ndt_cli.nlb.download import fetch
-from ndt_cli.nlb.local_files import locate, public_path
+from ndt_cli.nlb.catalog import find_dataset
+from ndt_cli.nlb.download import fetch, locate, public_path
 from ndt_cli.nlb.submission import read_submission
 from ndt_cli.nlb.submit import submit
 

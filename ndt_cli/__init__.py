@@ -21,17 +21,16 @@ if TYPE_CHECKING:
     from ndt_cli import baselines, convert, fit, metrics
     from ndt_cli.data.chaotic_rnn import make_chaotic_rnn
     from ndt_cli.data.describe import describe_file
-    from ndt_cli.data.join import all_trials
-    from ndt_cli.data.load import load_recording
+    from ndt_cli.data.loading import load_recording
     from ndt_cli.data.lorenz import make_lorenz
-    from ndt_cli.data.spike_data import Recording, SpikeData
-    from ndt_cli.data.write_own import write_recording
+    from ndt_cli.data.spike_data import Recording, SpikeData, all_trials
+    from ndt_cli.data.write import write_recording
+    from ndt_cli.engine.ensembles import save_ensemble
     from ndt_cli.engine.inference import load_trained
-    from ndt_cli.engine.save_ensemble import save_ensemble
-    from ndt_cli.engine.train import resume, train
+    from ndt_cli.engine.training import resume, train
     from ndt_cli.evaluation import evaluate
     from ndt_cli.rates_file import write_rates
-    from ndt_cli.report.page.write import write_report
+    from ndt_cli.report.page.write_report import write_report
     from ndt_cli.search.choose import choose_members
     from ndt_cli.search.find_space import find_space
     from ndt_cli.search.sweep import resume_sweep, sweep
@@ -47,24 +46,24 @@ except PackageNotFoundError:  # run from a source tree that was never installed
 _HOMES = {
     "Recording": "ndt_cli.data.spike_data",
     "SpikeData": "ndt_cli.data.spike_data",
-    "all_trials": "ndt_cli.data.join",
+    "all_trials": "ndt_cli.data.spike_data",
     "choose_members": "ndt_cli.search.choose",
     "describe_file": "ndt_cli.data.describe",
     "evaluate": "ndt_cli.evaluation",
     "find_space": "ndt_cli.search.find_space",
-    "load_recording": "ndt_cli.data.load",
+    "load_recording": "ndt_cli.data.loading",
     "load_settings": "ndt_cli.settings.load",
     "load_trained": "ndt_cli.engine.inference",
     "make_chaotic_rnn": "ndt_cli.data.chaotic_rnn",
     "make_lorenz": "ndt_cli.data.lorenz",
-    "resume": "ndt_cli.engine.train",
+    "resume": "ndt_cli.engine.training",
     "resume_sweep": "ndt_cli.search.sweep",
-    "save_ensemble": "ndt_cli.engine.save_ensemble",
+    "save_ensemble": "ndt_cli.engine.ensembles",
     "sweep": "ndt_cli.search.sweep",
-    "train": "ndt_cli.engine.train",
+    "train": "ndt_cli.engine.training",
     "write_rates": "ndt_cli.rates_file",
-    "write_recording": "ndt_cli.data.write_own",
-    "write_report": "ndt_cli.report.page.write",
+    "write_recording": "ndt_cli.data.write",
+    "write_report": "ndt_cli.report.page.write_report",
 }
 _MODULES = ("baselines", "convert", "fit", "metrics")
 __all__ = [

@@ -8,10 +8,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from ndt_cli.data.by_trial import ByTrial
-from ndt_cli.data.join import all_trials
-from ndt_cli.data.load import load_file, load_recording
-from ndt_cli.data.spike_data import FloatArray, IntArray, Recording, SpikeData
+from ndt_cli.data.loading import load_file, load_recording
+from ndt_cli.data.spike_data import ByTrial, FloatArray, IntArray, Recording, SpikeData, all_trials
 from ndt_cli.engine.inference import (
     Ensemble,
     Float32Array,
@@ -19,11 +17,10 @@ from ndt_cli.engine.inference import (
     hiding_folds,
     load_trained,
 )
-from ndt_cli.engine.same_neurons import unlike_neurons
+from ndt_cli.engine.trained_model import unlike_neurons
 from ndt_cli.errors import RunError, SettingsError
 from ndt_cli.metrics import PSTH_SMOOTHING_MS
-from ndt_cli.references import References
-from ndt_cli.scores import Estimate, Scores, score_estimate
+from ndt_cli.scores import Estimate, References, Scores, score_estimate
 
 __all__ = ["Evaluation", "Scores", "Split", "evaluate"]
 

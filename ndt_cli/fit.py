@@ -6,16 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
-from ndt_cli.data.load import load_recording
+from ndt_cli.data.loading import load_recording
 from ndt_cli.data.spike_data import Recording
 from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.events import Watcher
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.tensorboard import log_results
-from ndt_cli.engine.train import resume, train
 from ndt_cli.engine.trainer import TrainResult
+from ndt_cli.engine.training import resume, train
 from ndt_cli.evaluation import Evaluation, evaluate
-from ndt_cli.report.run_figures import typical_trial, write_run_figures
+from ndt_cli.report.figures import typical_trial, write_run_figures
 from ndt_cli.score_text import final_scores
 from ndt_cli.settings.tree import Settings
 
@@ -48,7 +48,7 @@ def fit(
     watch: Watcher | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Fit:
-    """Train, then evaluate on the validation trials and draw; see `ndt_cli.engine.train.train`.
+    """Train, then evaluate on the validation trials and draw; see `ndt_cli.engine.training.train`.
 
     Examples
     --------
@@ -74,7 +74,7 @@ def resume_fit(
     watch: Watcher | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Fit:
-    """Go on with a run, then evaluate and draw; see `ndt_cli.engine.train.resume`.
+    """Go on with a run, then evaluate and draw; see `ndt_cli.engine.training.resume`.
 
     Examples
     --------

@@ -10,9 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt_cli.atomic import write_atomic
-from ndt_cli.data.by_trial import ByTrial, TrialValues, trial_blocks
-from ndt_cli.data.merge_blocks import merge_blocks, merged_bins
-from ndt_cli.data.spike_data import FloatArray, IntArray, SpikeData
+from ndt_cli.data.chop import merge_blocks, merged_bins
+from ndt_cli.data.spike_data import (
+    ByTrial,
+    FloatArray,
+    IntArray,
+    SpikeData,
+    TrialValues,
+    trial_blocks,
+)
 from ndt_cli.errors import DataError
 
 _ENDINGS = (".h5", ".npz")

@@ -28,9 +28,9 @@ SETS = " ".join(f"--set {change}" for change in SMALL)
 def build_lab(lab):
     """Make it in an empty folder, and return that."""
     from ndt_cli.data.spike_data import Recording, SpikeData
-    from ndt_cli.data.write_own import write_recording
-    from ndt_cli.engine.save_ensemble import save_ensemble
-    from ndt_cli.engine.train import train
+    from ndt_cli.data.write import write_recording
+    from ndt_cli.engine.ensembles import save_ensemble
+    from ndt_cli.engine.training import train
     from ndt_cli.search.find_space import find_space
     from ndt_cli.search.sweep import sweep
     from ndt_cli.settings.load import load_settings

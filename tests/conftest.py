@@ -1,6 +1,7 @@
 import os
 import secrets
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,9 @@ os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 # Tables are as wide as in a log file, whatever the terminal that the tests run in.
 os.environ.pop("COLUMNS", None)
+# Test modules that start themselves as processes import the builders beside this file.
+_TESTS = str(Path(__file__).parent)
+os.environ["PYTHONPATH"] = os.pathsep.join([_TESTS, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def pytest_addoption(parser):

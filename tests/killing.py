@@ -17,7 +17,7 @@ from builders import changed, recording, tiny_settings
 from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.events import Started, StepDone
 from ndt_cli.engine.run_folder import CHECKPOINTS, RunFolder
-from ndt_cli.engine.train import resume, train
+from ndt_cli.engine.training import resume, train
 from ndt_cli.settings.tree import Settings
 
 KILLED = -signal.SIGTERM if sys.platform == "win32" else -signal.SIGKILL
@@ -141,7 +141,7 @@ def assert_readable(out, settings):
 def _processes():
     context = multiprocessing.get_context("forkserver")
     # The second is what the first optimizer of a process imports.
-    context.set_forkserver_preload(["ndt_cli.engine.train", "torch._dynamo"])
+    context.set_forkserver_preload(["ndt_cli.engine.training", "torch._dynamo"])
     return context
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from pynwb import NWBHDF5IO, NWBFile, TimeSeries
 
-from ndt_cli.nlb.catalogue import DATASETS, NlbDataset
+from ndt_cli.nlb.catalog import DATASETS, NlbDataset
 
 TRIAL_MS = 2700  # one trial follows the other, with GAP_MS between
 GAP_MS = 100

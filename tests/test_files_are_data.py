@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.inference import load_trained
 from ndt_cli.engine.run_folder import RunFolder
-from ndt_cli.engine.train import resume, train
+from ndt_cli.engine.training import resume, train
 from ndt_cli.errors import CheckpointError, NdtError, RunError
 
 SETTINGS = tiny_settings(train={"max_epochs": 2})

@@ -5,10 +5,16 @@ Axes in names: B trials, T bins, N neurons.
 """
 
 from ndt_cli.baselines.heldout import HeldoutRegression
-from ndt_cli.baselines.kernel import MeanPrior, smooth, smooth_hidden
 from ndt_cli.baselines.mean import constant_rates, mean_rate, starting_rates
-from ndt_cli.baselines.smoother import Smoother
-from ndt_cli.baselines.width import KernelChoice, choose_kernel, default_widths_ms
+from ndt_cli.baselines.smoothing import (
+    KernelChoice,
+    MeanPrior,
+    Smoother,
+    choose_kernel,
+    default_widths_ms,
+    smooth,
+    smooth_hidden,
+)
 
 __all__ = [
     "HeldoutRegression",

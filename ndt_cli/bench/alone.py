@@ -14,8 +14,8 @@ from ndt_cli.bench.reference import StockTraining
 from ndt_cli.bench.timing import Times, time_in_turn
 from ndt_cli.bench.workload import Workload
 from ndt_cli.data.spike_data import SpikeData
+from ndt_cli.engine.cuda_graphs import WARM_UP_STEPS
 from ndt_cli.engine.device import Compute, choose_compute, cpu_threads
-from ndt_cli.engine.recorded import WARM_UP_STEPS
 from ndt_cli.memory import ran_out_of_memory
 
 Kind = Literal["ndt", "plain", "stock"]

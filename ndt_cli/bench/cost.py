@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ndt_cli.bench.reference import StockModel
 from ndt_cli.bench.workload import Workload
 from ndt_cli.model.attention import Window
-from ndt_cli.model.band import Blocks
+from ndt_cli.model.context import Blocks
 from ndt_cli.model.network import ModelShape, NeuralDataTransformer
 
 

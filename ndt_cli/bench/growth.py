@@ -10,7 +10,7 @@ from ndt_cli.bench.limits import check_size
 from ndt_cli.bench.machine import Machine
 from ndt_cli.bench.workload import Workload
 from ndt_cli.engine.device import Compute, choose_compute, cpu_threads
-from ndt_cli.engine.limits import free_bytes_on
+from ndt_cli.engine.preflight import free_bytes_on
 
 Axis = Literal["neurons", "bins", "trials", "layers"]
 Line = Literal["ndt", "full context", "stock"]

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ndt_cli.bench.reference import StockModel
 from ndt_cli.bench.timing import Times, time_in_turn
-from ndt_cli.engine.fast_inference import inferring
-from ndt_cli.engine.recorded_network import WARM_UP_PASSES
+from ndt_cli.engine.cuda_graphs import WARM_UP_PASSES
+from ndt_cli.engine.trained_model import inferring
 from ndt_cli.model.network import NeuralDataTransformer
 from ndt_cli.settings.tree import TrainSettings
 

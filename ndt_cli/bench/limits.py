@@ -7,7 +7,7 @@ import torch
 
 from ndt_cli.bench.cost import StepCost
 from ndt_cli.bench.workload import Workload
-from ndt_cli.engine.limits import free_bytes_on, memory_needs
+from ndt_cli.engine.preflight import free_bytes_on, memory_needs
 from ndt_cli.errors import SettingsError
 from ndt_cli.memory import in_gb
 from ndt_cli.model.network import ModelShape

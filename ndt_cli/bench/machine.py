@@ -6,7 +6,7 @@ import torch
 
 from ndt_cli import __version__
 from ndt_cli.engine.device import Compute
-from ndt_cli.model.processor import processor_name
+from ndt_cli.model.cpu.processor import processor_name
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from ndt_cli.bench.timing import Times, synchronise
 from ndt_cli.bench.workload import Workload
 from ndt_cli.data.spike_data import SpikeData
 from ndt_cli.engine.compiled import CompiledLayers, compiles_layers
+from ndt_cli.engine.cpu_parallel import step_class
+from ndt_cli.engine.cuda_graphs import RecordedSteps, records_steps
 from ndt_cli.engine.device import Compute
 from ndt_cli.engine.distributed import Ranks
-from ndt_cli.engine.recorded import RecordedSteps, records_steps
-from ndt_cli.engine.shards import step_class
 from ndt_cli.engine.step import STEP_PARTS, make_optimizer, tell_no_one
 from ndt_cli.engine.streams import Streams, stream_seed
 from ndt_cli.engine.trial_set import TrialSet

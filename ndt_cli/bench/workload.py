@@ -6,7 +6,7 @@ import numpy as np
 
 from ndt_cli.data.spike_data import SpikeData
 from ndt_cli.errors import SettingsError
-from ndt_cli.nlb.catalogue import DATASETS, FORWARD_MS
+from ndt_cli.nlb.catalog import DATASETS, FORWARD_MS
 from ndt_cli.settings.tree import DataSettings, Settings
 
 # A typical cortical neuron in bins of 20 ms. Times hardly depend on the counts.
@@ -117,7 +117,7 @@ def workload_of(
 def _size_of(name: str, data: DataSettings) -> tuple[int, int, int, int] | None:
     """Return bins, neurons, held-out neurons and forward bins of a trial."""
     if data.file is not None:
-        from ndt_cli.data.load import load_recording
+        from ndt_cli.data.loading import load_recording
 
         train = load_recording(data).train
         return train.n_bins, train.n_neurons, train.n_heldout, train.n_forward

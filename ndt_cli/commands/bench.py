@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ndt_cli.commands.console import log, out, print_json
-from ndt_cli.commands.new_file import PICTURE_ENDINGS, check_new_file
-from ndt_cli.commands.options import JsonOption, SetOption
+from ndt_cli.commands.flags import JsonOption, SetOption
+from ndt_cli.commands.output_path import PICTURE_ENDINGS, check_new_file
 from ndt_cli.errors import SettingsError
 from ndt_cli.settings.load import find_config, load_settings
 

@@ -7,10 +7,10 @@ import typer
 from rich.table import Table
 
 from ndt_cli.commands.console import labelled, out, print_json
-from ndt_cli.commands.options import ConfigOption, JsonOption, SetOption
+from ndt_cli.commands.flags import ConfigOption, JsonOption, SetOption
 
 if TYPE_CHECKING:
-    from ndt_cli.data.file_report import FileReport
+    from ndt_cli.data.describe import FileReport
 
 
 def check_data(

@@ -3,10 +3,15 @@
 import json
 import os
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 from rich.console import Console
 from rich.text import Text
+
+from ndt_cli.errors import RunWarning
 
 
 def _width(stream: TextIO) -> int | None:
@@ -36,3 +41,25 @@ def labelled(label: str, style: str, text: str) -> Text:
 def print_json(value: dict[str, Any]) -> None:
     """Print one JSON object on standard output; not-a-number is refused, as JSON has none."""
     out.out(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False), highlight=False)
+
+
+# ------------------------------------------------------------------------------------------------
+# Warnings about a run as lines on standard error, not as Python prints them.
+# ------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def run_warnings_shown() -> Iterator[None]:
+    """Show every `RunWarning` of the block; other warnings go where they went before."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", RunWarning)
+        show_others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **file: Any) -> None:
+            if issubclass(category, RunWarning):
+                log.print(labelled("Warning", "bold yellow", str(message)), soft_wrap=True)
+            else:
+                show_others(message, category, *where, **file)
+
+        warnings.showwarning = show
+        yield

@@ -1,14 +1,69 @@
-"""``ndt convert``: any recording to the own layout, and what is in an unknown file."""
+"""What ``ndt convert`` found and did, in words and tables."""
 
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
-from ndt_cli.commands.console import log, print_json
-from ndt_cli.commands.options import JsonOption
+from ndt_cli.commands.console import labelled, log, out, print_json
+from ndt_cli.commands.flags import JsonOption
+from ndt_cli.convert.summary import ConvertReport, Listing
 from ndt_cli.errors import SettingsError, typed
+
+
+def print_listing(listing: Listing) -> None:
+    """Print the arrays and tables of a file."""
+    title = Text.assemble((listing.source, "bold"), f", {listing.format}")
+    out.print(title, soft_wrap=True)
+    table = Table("Name", "Shape", "Type", "Values", box=None, pad_edge=False)
+    for entry in listing.entries:
+        shape = " x ".join(map(str, entry.shape)) or "one"
+        table.add_row(entry.name, shape, entry.kind, entry.values)
+    out.print(table)
+    for name, n_rows in listing.tables.items():
+        what = (name, "bold") if name else "The file itself"
+        out.print(Text.assemble(what, f" is a table of {n_rows} rows."), soft_wrap=True)
+
+
+def print_report(path: Path, report: ConvertReport) -> None:
+    """Print what was written to ``path``, and what was taken and left out."""
+    out.print(str(path), style="bold", soft_wrap=True)
+    table = Table("", "train", "valid", box=None, pad_edge=False)
+    splits = (report.train, report.valid)
+    table.add_row("trials", *(str(s.n_trials) for s in splits))
+    table.add_row("mean rate, Hz", *(f"{s.mean_rate_hz:.3g}" for s in splits))
+    out.print(table)
+    facts = Table("", "", box=None, pad_edge=False, show_header=False)
+    shortest = "" if report.shortest_bins == report.n_bins else f", shortest {report.shortest_bins}"
+    facts.add_row("bins", f"{report.n_bins} of {report.bin_ms:g} ms{shortest}")
+    facts.add_row("neurons", f"{report.n_neurons}")
+    facts.add_row("spikes", f"{report.n_spikes}")
+    facts.add_row("conditions", _conditions(report.conditions))
+    facts.add_row("behaviour", ", ".join(report.behaviour) or "no")
+    out.print(facts)
+    for what, name in report.taken.items():
+        out.print(labelled("Taken", "dim", f"{what}: {name}"), soft_wrap=True)
+    for drop in report.dropped:
+        what = f"{drop.n} of {drop.n_all} {drop.what} {drop.why}."
+        out.print(labelled("Left out", "yellow", what), soft_wrap=True)
+    for note in report.notes:
+        out.print(labelled("Note", "dim", note), soft_wrap=True)
+
+
+def _conditions(sizes: dict[str, int]) -> str:
+    if not sizes:
+        return "no"
+    named = [f"{name} ({n})" for name, n in sizes.items()]
+    return f"{len(named)}: {', '.join(named[:8])}" + (", ..." if len(named) > 8 else "")
+
+
+# ------------------------------------------------------------------------------------------------
+# ``ndt convert``: any recording to the own layout, and what is in an unknown file.
+# ------------------------------------------------------------------------------------------------
+
 
 _SPIKES = "Spikes"
 _TRIALS = "Trials"
@@ -314,10 +369,9 @@ def convert(
         raise SettingsError(
             "--split draws validation trials, and --valid-where names them", "leave out one of them"
         )
-    from ndt_cli.commands.convert_tables import print_report
     from ndt_cli.convert import Choices
     from ndt_cli.convert import convert as convert_file
-    from ndt_cli.data.write_own import check_target, write_recording
+    from ndt_cli.data.write import check_target, write_recording
 
     choices = Choices(
         bin_ms=bin_ms,
@@ -365,7 +419,6 @@ def convert(
 
 
 def _list(file: Path, as_json: bool) -> None:
-    from ndt_cli.commands.convert_tables import print_listing
     from ndt_cli.convert import list_contents
 
     listing = list_contents(file)

@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from ndt_cli.commands.console import log, out, print_json
-from ndt_cli.commands.options import JsonOption
+from ndt_cli.commands.flags import JsonOption
 from ndt_cli.errors import SettingsError, typed
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ def ensemble(
 
     The folder is whole without the runs. Use it as one: ndt evaluate ENSEMBLE
     """
+    from ndt_cli.engine.ensembles import save_ensemble
     from ndt_cli.engine.run_folder import default_path
-    from ndt_cli.engine.save_ensemble import save_ensemble
     from ndt_cli.search.choose import choose_members
     from ndt_cli.search.folder import SweepFolder
 

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from ndt_cli.commands.console import log, out, print_json
-from ndt_cli.commands.new_file import PICTURE_ENDINGS, check_new_file
-from ndt_cli.commands.options import JsonOption, SetOption
+from ndt_cli.commands.flags import JsonOption, SetOption
+from ndt_cli.commands.output_path import PICTURE_ENDINGS, check_new_file
 from ndt_cli.errors import SettingsError
 
 # A quarter of an hour; behaviour follows rates within a second.
@@ -127,8 +127,7 @@ def evaluate(
         write_rates(rates, evaluation.data, evaluation.inferred, evaluation.activations)
         log.print(f"rates: {rates}", highlight=False, soft_wrap=True)
     if figure is not None:
-        from ndt_cli.report.figures import save_figure
-        from ndt_cli.report.run_figures import draw_trial
+        from ndt_cli.report.figures import draw_trial, save_figure
 
         drawn = draw_trial(evaluation, trial, list(dict.fromkeys(neurons or ())))
         save_figure(drawn, figure)

@@ -8,8 +8,8 @@ import typer
 from rich.table import Table
 
 from ndt_cli.commands.console import out, print_json
-from ndt_cli.commands.new_file import check_folder
-from ndt_cli.commands.options import JsonOption
+from ndt_cli.commands.flags import JsonOption
+from ndt_cli.commands.output_path import check_folder
 
 if TYPE_CHECKING:
     from ndt_cli.data.spike_data import Recording
@@ -127,14 +127,14 @@ def lorenz(
 
 def _check_file(path: Path) -> None:
     # Before the set is made, which may take minutes.
-    from ndt_cli.data.write_own import check_target
+    from ndt_cli.data.write import check_target
 
     check_target(path)
     check_folder(path, "--out")
 
 
 def _write_and_show(recording: "Recording", path: Path, as_json: bool) -> None:
-    from ndt_cli.data.write_own import write_recording
+    from ndt_cli.data.write import write_recording
 
     write_recording(recording, path)
     train, valid = recording.train, recording.valid

@@ -10,10 +10,10 @@ import typer
 from rich.table import Table
 
 from ndt_cli.commands.console import labelled, out, print_json
-from ndt_cli.commands.options import JsonOption
+from ndt_cli.commands.flags import JsonOption
 
 if TYPE_CHECKING:
-    from ndt_cli.nlb.check_shapes import Shape
+    from ndt_cli.nlb.check_arrays import Shape
     from ndt_cli.nlb.findings import Finding
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
@@ -41,7 +41,7 @@ def nlb_check(
     the order of the trials. Leaves with code 1 when something must be mended.
     """
     from ndt_cli.nlb.check import check_submission, submission_shapes
-    from ndt_cli.nlb.expected import Expected
+    from ndt_cli.nlb.findings import Expected
     from ndt_cli.nlb.submission import read_groups
 
     expected = None

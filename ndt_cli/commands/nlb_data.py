@@ -8,7 +8,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 
 from ndt_cli.commands.console import log, out, print_json
-from ndt_cli.commands.options import JsonOption
+from ndt_cli.commands.flags import JsonOption
 from ndt_cli.errors import SettingsError, typed
 
 if TYPE_CHECKING:
@@ -67,9 +67,8 @@ def nlb_data(
         raise SettingsError(
             "--bin-ms is the bin width of --spikes", "add --spikes FILE, or leave it out"
         )
-    from ndt_cli.nlb.catalogue import TEST_LABELS, find_dataset
-    from ndt_cli.nlb.download import check_file, fetch
-    from ndt_cli.nlb.local_files import public_path
+    from ndt_cli.nlb.catalog import TEST_LABELS, find_dataset
+    from ndt_cli.nlb.download import check_file, fetch, public_path
 
     datasets = [find_dataset(name) for name in names or []]
     wanted = [(file, public_path(d, file, data_dir)) for d in datasets for file in d.files]
@@ -93,7 +92,7 @@ def nlb_data(
 
 def _write_spikes(name: str, bin_ms: int, data_dir: Path, path: Path, as_json: bool) -> None:
     from ndt_cli.commands.nlb_progress import SubmitProgress
-    from ndt_cli.nlb.spike_file import write_spike_file
+    from ndt_cli.nlb.recordings import write_spike_file
 
     with SubmitProgress() as progress:
         recording = write_spike_file(name, bin_ms, data_dir, path, progress=progress.stage)
@@ -164,7 +163,7 @@ class _Bars:
 
 
 def _show_catalogue(as_json: bool) -> None:
-    from ndt_cli.nlb.catalogue import DATASETS
+    from ndt_cli.nlb.catalog import DATASETS
 
     rows: list[dict[str, Any]] = [
         {

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from ndt_cli.commands.console import log, out, print_json
-from ndt_cli.commands.options import JsonOption, SetOption
-from ndt_cli.commands.warned import run_warnings_shown
+from ndt_cli.commands.console import log, out, print_json, run_warnings_shown
+from ndt_cli.commands.flags import JsonOption, SetOption
 from ndt_cli.errors import SettingsError
 
 if TYPE_CHECKING:
-    from ndt_cli.nlb.given_runs import SweepChoice
-    from ndt_cli.nlb.submit_result import DatasetResult
+    from ndt_cli.nlb.members import SweepChoice
+    from ndt_cli.nlb.submit import DatasetResult
 
 
 class PhaseChoice(str, Enum):
@@ -101,11 +100,10 @@ def nlb_submit(
     from ndt_cli.commands.nlb_progress import SubmitProgress
     from ndt_cli.commands.stopping import stop_request
     from ndt_cli.engine.run_folder import default_path
+    from ndt_cli.nlb.benchmark_scores import verify_label_file
     from ndt_cli.nlb.members import Interrupted
-    from ndt_cli.nlb.scores import verify_label_file
     from ndt_cli.nlb.submission import read_groups
-    from ndt_cli.nlb.submit import submit
-    from ndt_cli.nlb.submit_result import summary
+    from ndt_cli.nlb.submit import submit, summary
 
     if labels is not None and phase is not PhaseChoice.test:
         raise SettingsError(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ndt_cli.commands.console import log, out
-from ndt_cli.commands.new_file import check_folder
+from ndt_cli.commands.output_path import check_folder
 from ndt_cli.commands.report import (
     CheckpointOption,
     DeviceOption,
@@ -17,7 +17,7 @@ from ndt_cli.commands.report import (
 )
 
 if TYPE_CHECKING:
-    from ndt_cli.report.drawn import Drawn
+    from ndt_cli.report.run_contents import Drawn
 
 
 def plot(
@@ -66,12 +66,11 @@ def plot(
     The same figures as on the page of ndt report, at the width of a journal's
     two columns.
     """
-    from ndt_cli.report.draw_sweep import draw_sweep
-    from ndt_cli.report.drawn import Choice
-    from ndt_cli.report.figure_list import draw
+    from ndt_cli.commands.output_path import refuse_to_replace
     from ndt_cli.report.figures import check_ending, save_figure
-    from ndt_cli.report.no_overwriting import refuse_to_replace
-    from ndt_cli.report.run_contents import RunContents
+    from ndt_cli.report.registry import draw
+    from ndt_cli.report.run_contents import Choice, RunContents
+    from ndt_cli.report.sweep_figures import draw_sweep
     from ndt_cli.search.folder import SweepFolder
 
     # Before minutes of computing, not after.

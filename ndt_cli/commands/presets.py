@@ -9,7 +9,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 
 from ndt_cli.commands.console import out, print_json
-from ndt_cli.commands.options import JsonOption
+from ndt_cli.commands.flags import JsonOption
 from ndt_cli.settings.explain import commented_toml, field_table
 from ndt_cli.settings.load import preset_names, read_preset
 

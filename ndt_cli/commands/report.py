@@ -7,7 +7,7 @@ import typer
 
 from ndt_cli.commands.console import out
 from ndt_cli.commands.evaluate import CheckpointChoice, SplitChoice
-from ndt_cli.commands.new_file import check_ending, check_folder
+from ndt_cli.commands.output_path import check_ending, check_folder
 from ndt_cli.errors import SettingsError
 
 SplitOption = Annotated[
@@ -54,7 +54,7 @@ def report(
     if page is not None:
         check_ending(page, "--out", (".html", ".htm"))
         check_folder(page, "--out")
-    from ndt_cli.report.page.write import PAGE_FILE, write_report
+    from ndt_cli.report.page.write_report import PAGE_FILE, write_report
     from ndt_cli.search.folder import SweepFolder
 
     if page is None and run.is_dir():

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ndt_cli.commands.console import log
-from ndt_cli.commands.options import ConfigOption, JsonOption, SetOption, with_flag
+from ndt_cli.commands.console import log, run_warnings_shown
+from ndt_cli.commands.flags import ConfigOption, JsonOption, SetOption, with_flag
 from ndt_cli.commands.stopping import StopFlag, stop_request
 from ndt_cli.commands.sweep_ray import (
     BackendOption,
@@ -22,9 +22,7 @@ from ndt_cli.commands.sweep_ray import (
     TogetherOption,
     training_on_ray,
 )
-from ndt_cli.commands.sweep_show import show, show_results
-from ndt_cli.commands.sweep_spaces import spaces
-from ndt_cli.commands.warned import run_warnings_shown
+from ndt_cli.commands.sweep_show import show, show_results, spaces
 from ndt_cli.errors import SettingsError, typed
 from ndt_cli.settings.load import find_config, load_settings
 

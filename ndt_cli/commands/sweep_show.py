@@ -1,15 +1,157 @@
-"""``ndt sweep show``, and how a search ends: tables, notes and pictures."""
+"""``ndt sweep spaces``: what a search draws from."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from ndt_cli.commands.console import log, out, print_json
-from ndt_cli.commands.options import JsonOption
+from ndt_cli.commands.flags import JsonOption
+from ndt_cli.errors import typed
+from ndt_cli.search.words import heading, score_text, value_text
 
 if TYPE_CHECKING:
-    from ndt_cli.search.results import SweepResults
+    from ndt_cli.search.results import MemberResult, SweepResults
+
+
+def spaces(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[NAME|FILE]",
+            help="Show this one. A file of your own is checked.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the search spaces, or show one.
+
+    A shown space is a file to change: ndt sweep spaces generic > mine.toml
+    """
+    from rich.table import Table
+
+    from ndt_cli.search.draws import written
+    from ndt_cli.search.find_space import SPACE_OF_PRESET, find_space, space_names, space_text
+
+    if name is not None:
+        found = find_space(name)
+        shipped = found.name in space_names() and not Path(name).expanduser().is_file()
+        text = space_text(found.name) if shipped else found.to_toml()
+        if as_json:
+            print_json(
+                {"name": found.name, "draws": {k: written(d) for k, d in found.draws.items()}}
+            )
+        else:
+            out.out(text, end="", highlight=False)
+        return
+    rows = {}
+    for space in space_names():
+        title = space_text(space).partition("\n")[0].removeprefix("#").strip()
+        presets = [preset for preset, its in SPACE_OF_PRESET.items() if its == space]
+        rows[space] = {"title": title, "presets": presets}
+    if as_json:
+        print_json({"spaces": [{"name": space, **row} for space, row in rows.items()]})
+        return
+    table = Table("Space", "What it is for", "Taken by default with", box=None, pad_edge=False)
+    for space, row in rows.items():
+        table.add_row(space, str(row["title"]), ", ".join(row["presets"]) or "all others")
+    out.print(table)
+
+
+# ------------------------------------------------------------------------------------------------
+# The members of a sweep as tables that fit the terminal.
+# ------------------------------------------------------------------------------------------------
+
+
+def sweep_tables(results: "SweepResults", console: Console) -> list[Table]:
+    """Return one table, best member first; several where one is wider than the console.
+
+    All of them have the same rows in the same order.
+    """
+    from ndt_cli.search.scoring import MEASURES
+
+    outcome = {
+        MEASURES[name].label: [score_text(m.scores.get(name)) for m in results.in_order]
+        for name in _measures(results)
+    }
+    outcome["epochs"] = [str(member.epochs) for member in results.in_order]
+    outcome["status"] = [member.status for member in results.in_order]
+    drawn = {
+        heading(key): [value_text(member.drawn[key]) for member in results.in_order]
+        for key in results.members[0].drawn
+    }
+    if _fits(results, {**outcome, **drawn}, console):
+        return [_table(results, {**outcome, **drawn})]
+    parts = [outcome, {}]
+    for title, cells in drawn.items():
+        if parts[-1] and not _fits(results, {**parts[-1], title: cells}, console):
+            parts.append({})
+        parts[-1][title] = cells
+    return [_table(results, part) for part in parts]
+
+
+def _fits(results: "SweepResults", columns: dict[str, list[str]], console: Console) -> bool:
+    unlimited = console.options.update(max_width=10_000)
+    table = _table(results, columns)
+    return console.measure(table, options=unlimited).maximum <= console.width
+
+
+def _measures(results: "SweepResults") -> list[str]:
+    """Names of the measures that some member has, the one that ranks first."""
+    from ndt_cli.search.scoring import MEASURES
+
+    known = [name for name in MEASURES if any(name in m.scores for m in results.members)]
+    return list(dict.fromkeys([results.choose_by, *known]))
+
+
+def _table(results: "SweepResults", columns: dict[str, list[str]]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("rank", "member", *columns):
+        side: Literal["left", "right"] = "left" if name == "status" else "right"
+        table.add_column(name.replace(" ", "\n"), justify=side, no_wrap=True)
+    n_ranked = len(results.ranked)
+    for row, member in enumerate(results.in_order):
+        rank = str(row + 1) if row < n_ranked else "-"
+        style = "bold" if rank == "1" else "" if row < n_ranked else "dim"
+        cells = [values[row] for values in columns.values()]
+        table.add_row(rank, str(member.index), *cells, style=style)
+    return table
+
+
+def sweep_notes(results: "SweepResults") -> list[str]:
+    """Return what a reader of the table needs to know, one line each."""
+    n_ranked = len(results.ranked)
+    counts = {
+        "stopped before their end": results.count("stopped"),
+        "diverged": results.count("diverged"),
+        "unfinished": results.count("unfinished"),
+        "waiting": results.count("waiting"),
+    }
+    words = [f"{n_ranked} of {len(results.members)} members ranked"]
+    words += [f"{n} {status}" for status, n in counts.items() if n]
+    notes = [", ".join(words)]
+    if n_ranked:
+        notes.append("loss hidden: the same bins are hidden for all, whatever they trained with")
+    notes += [_divergence(m) for m in results.members if m.status == "diverged"]
+    if results.collapsed:
+        floor = score_text(results.mean_rate.get(results.choose_by))
+        numbers = ", ".join(str(member.index) for member in results.collapsed)
+        notes.append(f"collapsed, no better than the mean rate ({floor}): members {numbers}")
+    if results.to_do:
+        notes.append(f"where nothing trains it now: ndt sweep --resume {typed(results.path)}")
+    return notes
+
+
+def _divergence(member: "MemberResult") -> str:
+    return f"member {member.index} diverged: {member.message}"
+
+
+# ------------------------------------------------------------------------------------------------
+# ``ndt sweep show``, and how a search ends: tables, notes and pictures.
+# ------------------------------------------------------------------------------------------------
 
 
 def show(
@@ -36,8 +178,7 @@ def show(
 
 def show_results(results: "SweepResults", as_json: bool) -> None:
     """Draw the members of a sweep, and print them best first."""
-    from ndt_cli.commands.sweep_table import sweep_notes, sweep_tables
-    from ndt_cli.report.sweep import write_sweep_figures
+    from ndt_cli.report.sweep_figures import write_sweep_figures
     from ndt_cli.search.folder import SweepFolder
 
     draws = SweepFolder.open(results.path).space.draws

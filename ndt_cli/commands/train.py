@@ -5,10 +5,9 @@ from typing import Annotated
 
 import typer
 
-from ndt_cli.commands.console import log, out, print_json
-from ndt_cli.commands.options import ConfigOption, JsonOption, SetOption, with_flag
+from ndt_cli.commands.console import log, out, print_json, run_warnings_shown
+from ndt_cli.commands.flags import ConfigOption, JsonOption, SetOption, with_flag
 from ndt_cli.commands.stopping import stop_request
-from ndt_cli.commands.warned import run_warnings_shown
 from ndt_cli.errors import SettingsError, typed
 from ndt_cli.settings.load import find_config, load_settings
 

@@ -1,17 +1,16 @@
 """Any recording of the field to trials of binned counts.
 
-``convert`` reads a file and returns a `Recording`; `ndt_cli.data.write_own.write_recording` saves
+``convert`` reads a file and returns a `Recording`; `ndt_cli.data.write.write_recording` saves
 it. ``list_contents`` shows what an unknown file holds. ``bin_spikes``, ``chop`` and ``merge`` work
 on arrays.
 
 Axes in names: B trials, T bins, N neurons, V behavioural variables.
 """
 
-from ndt_cli.convert.choices import Choices
-from ndt_cli.convert.convert import Converted, convert
-from ndt_cli.convert.listing import Listing, list_contents
-from ndt_cli.convert.report import ConvertReport
-from ndt_cli.convert.spike_times import bin_spikes
+from ndt_cli.convert.conversion import Converted, convert
+from ndt_cli.convert.options import Choices
+from ndt_cli.convert.spikes import bin_spikes
+from ndt_cli.convert.summary import ConvertReport, Listing, list_contents
 from ndt_cli.data.chop import chop, merge
 
 __all__ = [

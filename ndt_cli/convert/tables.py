@@ -1,6 +1,8 @@
-"""A table of trials or of units: columns with one value a row."""
+"""Choosing rows of a table: ``column operator value``, read and never executed."""
 
-from collections.abc import Sequence
+import operator
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,12 +10,125 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt_cli.convert.contents import ArrayItem, Contents
+from ndt_cli.convert.clock import Clock, TicksArray
+from ndt_cli.convert.contents import ArrayItem, Contents, guess
 from ndt_cli.convert.journal import Journal
-from ndt_cli.convert.open_file import open_file
-from ndt_cli.convert.ticks import Clock, TicksArray
-from ndt_cli.convert.where import parse_condition
+from ndt_cli.convert.options import Choices
+from ndt_cli.convert.readers import open_file
+from ndt_cli.data.spike_data import IntArray
 from ndt_cli.errors import DataError, SettingsError
+
+_COMPARISON = re.compile(r"\s*([^=!<>]+?)\s*(==|!=|<=|>=|=|<|>)\s*([^=!<>]+?)\s*")
+_MEMBERSHIP = re.compile(r"\s*([^=!<>]+?)\s+in\s+(.+?)\s*")
+_COMPARE: dict[str, Callable[[Any, Any], Any]] = {
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+_BOOLEANS = {"true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0}
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One condition on the rows of a table.
+
+    Attributes
+    ----------
+    text : str
+        As it was typed.
+    flag : str
+        Where it was typed, for messages.
+    column : str
+        Name of the column.
+    operator : str
+        ``==``, ``!=``, ``<``, ``<=``, ``>``, ``>=`` or ``in``.
+    values : tuple of str
+        What to compare with; several for ``in``.
+    """
+
+    text: str
+    flag: str
+    column: str
+    operator: str
+    values: tuple[str, ...]
+
+    def holds(self, column: NDArray[Any]) -> NDArray[np.bool_]:
+        """Return for each row whether the condition holds; a missing number never fulfils it.
+
+        Raises
+        ------
+        SettingsError
+            If numbers are compared with a word, or words by size.
+        """
+        is_text = column.dtype.kind not in "buif"
+        if is_text and self.operator in ("<", "<=", ">", ">="):
+            raise self._wrong(f"column {self.column!r} holds text, which has no order")
+        rows = column.astype(str) if is_text else column.astype(np.float64)
+        wanted = [value if is_text else self._number(value) for value in self.values]
+        if self.operator == "in":
+            return np.isin(rows, np.array(wanted))
+        fulfilled = np.asarray(_COMPARE[self.operator](rows, wanted[0]), dtype=bool)
+        return fulfilled if is_text else fulfilled & ~np.isnan(rows)
+
+    def _number(self, value: str) -> float:
+        if value.lower() in _BOOLEANS:
+            return _BOOLEANS[value.lower()]
+        try:
+            return float(value)
+        except ValueError:
+            raise self._wrong(
+                f"column {self.column!r} holds numbers, and {value!r} is none"
+            ) from None
+
+    def _wrong(self, why: str) -> SettingsError:
+        return SettingsError(
+            f"{self.flag} {self.text!r}: {why}",
+            hint="ndt convert FILE --list  shows the first values of each column.",
+        )
+
+
+def parse_condition(text: str, flag: str) -> Condition:
+    """Read one condition, such as ``success == 1``, ``quality = good`` or ``block in 1, 3``.
+
+    Raises
+    ------
+    SettingsError
+        If it is none.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> parse_condition("duration_ms >= 500", "--where").holds(np.array([499, 500]))
+    array([False,  True])
+    """
+    compared, member = _COMPARISON.fullmatch(text), _MEMBERSHIP.fullmatch(text)
+    if compared is not None:
+        column, sign, value = compared.groups()
+        return Condition(text, flag, column, "==" if sign == "=" else sign, (_bare(value),))
+    if member is not None:
+        column, values = member.groups()
+        return Condition(text, flag, column, "in", tuple(_bare(v) for v in values.split(",")))
+    raise SettingsError(
+        f"{flag}: found {text!r}; expected a column, one of == != < <= > >= in, and a value",
+        hint=f"Such as: {flag} 'success == 1'. Give {flag} again for a second condition: all must "
+        "hold.",
+    )
+
+
+def _bare(value: str) -> str:
+    value = value.strip()
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
+        return value[1:-1]
+    return value
+
+
+# ------------------------------------------------------------------------------------------------
+# A table of trials or of units: columns with one value a row.
+# ------------------------------------------------------------------------------------------------
+
 
 # Missing names that a message shows.
 _SHOWN = 5
@@ -197,3 +312,117 @@ def match_rows(
 
 def _plain(label: Any) -> str:
     return f"{label:.15g}" if isinstance(label, float) else str(label)
+
+
+# ------------------------------------------------------------------------------------------------
+# Condition labels from the columns of a table.
+# ------------------------------------------------------------------------------------------------
+
+
+_LARGEST_WHOLE = 2.0**53  # beyond it a float skips numbers
+
+
+@dataclass(frozen=True, eq=False)
+class Conditions:
+    """Condition of each trial.
+
+    Parameters
+    ----------
+    numbers_B : (trials,) int array
+        Number of each trial's condition.
+    names : dict of int to str
+        What the file calls each of them.
+    """
+
+    numbers_B: IntArray
+    names: dict[int, str]
+
+    def sizes(self) -> dict[str, int]:
+        """Trials of each condition, by name."""
+        return {name: int((self.numbers_B == n).sum()) for n, name in self.names.items()}
+
+
+def read_conditions(table: Table, columns: Sequence[str], rows_B: IntArray) -> Conditions | None:
+    """Number the conditions of some rows; several columns together name one condition.
+
+    A single column of whole numbers keeps its numbers; any other is numbered in sorted order.
+
+    Raises
+    ------
+    SettingsError
+        If a column is not there.
+    """
+    if not columns:
+        return None
+    values = [table.column(name, "--condition")[rows_B] for name in columns]
+    if len(values) == 1 and _is_whole(values[0]):
+        numbers_B = values[0].astype(np.int64)
+        return Conditions(numbers_B, {int(n): str(n) for n in np.unique(numbers_B)})
+    parts = [np.unique(v, return_inverse=True) for v in values]
+    levels = np.stack([inverse for _, inverse in parts], axis=1)
+    rows, numbers_B = np.unique(levels, axis=0, return_inverse=True)
+    names = {
+        i: "/".join(_label(level[j]) for (level, _), j in zip(parts, row, strict=True))
+        for i, row in enumerate(rows)
+    }
+    return Conditions(numbers_B.reshape(-1).astype(np.int64), names)
+
+
+def _label(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _is_whole(values: NDArray[np.generic]) -> bool:
+    if values.dtype == np.uint64:
+        return int(values.max(initial=0)) <= np.iinfo(np.int64).max
+    if values.dtype.kind in "biu":
+        return True
+    if values.dtype.kind != "f":
+        return False
+    numbers = values.astype(np.float64)
+    whole = np.abs(numbers) < _LARGEST_WHOLE
+    return bool(whole.all() and (numbers % 1 == 0).all())
+
+
+# ------------------------------------------------------------------------------------------------
+# Which units to keep, by the columns of a table of them.
+# ------------------------------------------------------------------------------------------------
+
+
+_ID_COLUMNS = ("id", "unit_id", "cluster_id", "unit", "neuron_id", "neuron", "cluster")
+
+
+def kept_units(
+    contents: Contents, choices: Choices, unit_ids: NDArray[Any], journal: Journal
+) -> IntArray:
+    """Return the positions of the units that fulfil ``--units-where``.
+
+    Rows of the table are matched by a column of the units' names where it has one, else in order.
+
+    Raises
+    ------
+    SettingsError, DataError
+        If there is no such table or column, or no unit is left.
+    """
+    kept_N = np.ones(len(unit_ids), dtype=bool)
+    if not choices.units_where:
+        return np.flatnonzero(kept_N)
+    table = _units_table(contents, choices, len(unit_ids))
+    rows_N = match_rows(table, unit_ids, _ID_COLUMNS, journal)
+    for text, holds in table.fulfilling(choices.units_where, "--units-where"):
+        journal.keep("units", holds[rows_N], kept_N, f"do not fulfil {text!r}")
+    if not kept_N.any():
+        raise DataError(
+            f"{contents.path}: no unit is left: {journal.reasons()}",
+            hint="ndt convert FILE --list  shows the first values of each column.",
+        )
+    return np.flatnonzero(kept_N)
+
+
+def _units_table(contents: Contents, choices: Choices, n_units: int) -> Table:
+    if choices.units is not None:
+        return find_table(contents, choices.units, "--units")
+    group = guess(contents, "units", sorted({n.rpartition("/")[0] for n in contents.items}))
+    if group:
+        return find_table(contents, group, "--units")
+    return Table(contents, "", n_units, "--units")

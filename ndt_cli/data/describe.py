@@ -1,24 +1,113 @@
-"""What a spike file holds, whether it can be trained on, and what to look at first.
+"""The report on a spike file, as values."""
 
-Axes in names: B trials, T bins, N neurons.
-"""
-
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt_cli.data.arrays import ArrayFile
-from ndt_cli.data.by_trial import trial_blocks
+from ndt_cli.data.checked import read_counts
 from ndt_cli.data.checks import MAX_COUNT
-from ndt_cli.data.file_report import ArrayFacts, FileReport, SplitFacts
-from ndt_cli.data.layout_lfads import COUNT_KEYS as LFADS_COUNT_KEYS
-from ndt_cli.data.layout_nlb import COUNT_KEYS as NLB_COUNT_KEYS
-from ndt_cli.data.load import detect_layout, load_file
-from ndt_cli.data.read_array import read_counts
-from ndt_cli.data.spike_data import Recording, SpikeData
+from ndt_cli.data.files import ArrayFile
+from ndt_cli.data.layouts import LFADS_COUNT_KEYS, NLB_COUNT_KEYS
+from ndt_cli.data.loading import detect_layout, load_file
+from ndt_cli.data.spike_data import Recording, SpikeData, trial_blocks
 from ndt_cli.errors import DataError
 from ndt_cli.settings.tree import DataSettings
+
+
+@dataclass(frozen=True)
+class ArrayFacts:
+    """One array as the file stores it."""
+
+    key: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class SplitFacts:
+    """Training or validation trials as they would be trained on."""
+
+    name: str
+    n_trials: int
+    n_bins: int
+    n_neurons: int
+    shortest_bins: int
+    mean_rate_hz: float
+    max_count: int
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """All that `describe_file` found; fields are None where a problem hides them.
+
+    Parameters
+    ----------
+    path : str
+        The file.
+    layout : str or None
+        ``"lfads"``, ``"nlb"`` or ``"ndt"``.
+    arrays : tuple of ArrayFacts
+        What is stored.
+    bin_ms, duration_ms : float or None
+        Bin width and length of a full trial, in milliseconds.
+    splits : tuple of SplitFacts
+        Training, then validation trials.
+    neuron_rates_hz : tuple of float or None
+        Lowest, median and highest mean rate of a neuron over the training trials.
+    silent_neurons : tuple of int
+        Neurons without a spike in the training trials.
+    n_conditions : int or None
+        Conditions, where they are known.
+    n_heldout, n_forward : int
+        Held-out neurons and forward bins.
+    has_rates, has_latents, has_behavior : bool
+        Whether both splits have them.
+    memory_bytes : int or None
+        Memory that the loaded trials take.
+    uses : tuple of str
+        What the file is good for.
+    problems, warnings, notes : tuple of str
+        What prevents training; what to look at first; what was assumed.
+    """
+
+    path: str
+    layout: str | None = None
+    arrays: tuple[ArrayFacts, ...] = ()
+    bin_ms: float | None = None
+    duration_ms: float | None = None
+    splits: tuple[SplitFacts, ...] = ()
+    neuron_rates_hz: tuple[float, float, float] | None = None
+    silent_neurons: tuple[int, ...] = ()
+    n_conditions: int | None = None
+    n_heldout: int = 0
+    n_forward: int = 0
+    has_rates: bool = False
+    has_latents: bool = False
+    has_behavior: bool = False
+    memory_bytes: int | None = None
+    uses: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def trainable(self) -> bool:
+        return not self.problems
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as what JSON can hold."""
+        return {**asdict(self), "trainable": self.trainable}
+
+
+# ------------------------------------------------------------------------------------------------
+# What a spike file holds, whether it can be trained on, and what to look at first.
+#
+# Axes in names: B trials, T bins, N neurons.
+# ------------------------------------------------------------------------------------------------
+
 
 _LOW_RATE_HZ = 0.1
 _HIGH_RATE_HZ = 500.0

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt_cli.data.spike_data import IntArray, SpikeData
-from ndt_cli.engine.ensemble import Ensemble
+from ndt_cli.engine.ensembles import Ensemble
 from ndt_cli.engine.streams import stream_seed
 from ndt_cli.engine.trained_model import Float32Array, TrainedModel
 from ndt_cli.settings.tree import Settings

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from ndt_cli.model.attention import ContextAttention, Windows
-from ndt_cli.model.band import Blocks
+from ndt_cli.model.context import Blocks
 from ndt_cli.model.embedding import Embedding
-from ndt_cli.model.network import EncoderLayer, NeuralDataTransformer, Readout
-from ndt_cli.model.norm import ScaleNorm
+from ndt_cli.model.network import EncoderLayer, NeuralDataTransformer, Readout, ScaleNorm
 
 Node = Any
 """A value in the graph; OpenVINO is an extra, so its types are not known here."""

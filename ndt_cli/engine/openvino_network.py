@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ndt_cli.engine.cuda_graphs import RecordedNetwork
 from ndt_cli.engine.openvino_graph import build_graph
-from ndt_cli.engine.recorded_network import RecordedNetwork
 from ndt_cli.errors import DeviceError, MissingExtraError
+from ndt_cli.model.cpu.prepared import PreparedNetwork
 from ndt_cli.model.network import NeuralDataTransformer
-from ndt_cli.model.prepared import PreparedNetwork
 
 MOST_BINS = 256
 """Of a trial; longer ones are cut into blocks, of which most pairs of bins need no score."""

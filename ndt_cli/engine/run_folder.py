@@ -1,34 +1,245 @@
-"""The run folder: what it holds, and the one place that writes it.
+"""Numbers as JSON: those that are not finite become null, and come back as NaN."""
 
-::
-
-    settings.toml          every setting, resolved
-    run.json               versions, device, data fingerprint, when and where
-    metrics.jsonl          one line an epoch
-    summary.json           final scores, once training has ended
-    checkpoints/           last, and the best by each validation measure (.safetensors)
-    figures/               training curves, rates over rasters
-    tensorboard/           events, where asked for
-    run.lock               what keeps a second process from training here
-    running.json           which process trains here, while one does
-
-A run folder is never overwritten: a new run takes a new folder, and a resumed one goes on in
-its own. Files appear whole (`ndt_cli.atomic`), but for the last line of ``metrics.jsonl``.
-"""
-
+import errno
 import json
+import math
 import os
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+import platform
+import socket
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from typing_extensions import Self
+
+from ndt_cli import __version__
 from ndt_cli.atomic import leftovers, write_text_atomic
-from ndt_cli.engine.records import finite, read_line, to_line
-from ndt_cli.engine.run_facts import RunFacts, check_run_facts
-from ndt_cli.errors import RunError, typed
+from ndt_cli.data.spike_data import Recording, SpikeData
+from ndt_cli.engine.device import Compute
+from ndt_cli.errors import RunError, RunWarning, typed
 from ndt_cli.settings.load import load_settings, settings_to_toml
 from ndt_cli.settings.tree import Settings
+
+
+def to_line(record: Mapping[str, float]) -> str:
+    """Return a record as a line of ``metrics.jsonl``."""
+    return json.dumps(finite(record), allow_nan=False) + "\n"
+
+
+def read_line(line: str) -> dict[str, float] | None:
+    """Return the record of an epoch that a line holds, or None where it holds none."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or type(record.get("epoch")) is not int:
+        return None
+    # JSON has no NaN: a measure that was not finite stands as null.
+    record = {key: math.nan if value is None else value for key, value in record.items()}
+    return record if all(type(value) in (int, float) for value in record.values()) else None
+
+
+def finite(value: Any) -> Any:
+    """Return plain values with null in the place of what is not finite."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# ------------------------------------------------------------------------------------------------
+# What ``run.json`` must say, checked before anything believes it.
+#
+# A run folder travels between people and machines, so its files are input like any other.
+# ------------------------------------------------------------------------------------------------
+
+
+_Count = Annotated[int, Field(ge=0)]
+
+# The fingerprint comes last: a difference that can be read is named before it.
+_IDENTITY = ("bin_ms", "n_neurons", "n_heldout", "n_forward", "n_bins", "n_trials", "fingerprint")
+
+
+class _Facts(BaseModel):
+    # What else is there is for people, or of a later version.
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+class SplitFacts(_Facts):
+    """What identifies one split of the data, and its neurons.
+
+    Attributes
+    ----------
+    fingerprint : str
+        `SpikeData.fingerprint`.
+    neuron_ids_N : list of int
+        Place of each neuron in the order of the file; empty where columns stand in that order.
+    neuron_names : list of str
+        Names of the neurons in the order of the file; empty where nobody named them.
+    n_observed_bins : int
+        Bins of all trials, without padding and forward bins; 0 in runs of older versions.
+    spikes_N : list of int
+        Spikes of each neuron in those bins; empty in runs of older versions.
+    """
+
+    n_trials: _Count
+    n_bins: _Count
+    n_neurons: _Count
+    n_heldout: _Count
+    n_forward: _Count
+    bin_ms: float
+    fingerprint: str
+    neuron_ids_N: list[_Count] = []
+    neuron_names: list[str] = []
+    n_observed_bins: _Count = 0
+    spikes_N: list[_Count] = []
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in ("neuron_ids_N", "neuron_names", "spikes_N"):
+            n_values = len(getattr(self, name))
+            if n_values not in (0, self.n_neurons):
+                raise ValueError(f"{name} has {n_values} values for {self.n_neurons} neurons")
+        if self.neuron_ids_N and sorted(self.neuron_ids_N) != list(range(self.n_neurons)):
+            raise ValueError("neuron_ids_N is not a permutation of the neurons")
+        return self
+
+    @classmethod
+    def of(cls, data: SpikeData) -> "SplitFacts":
+        """Return the facts of a split."""
+        n_observed_bins, spikes_N = observed_spikes(data)
+        return cls(
+            n_trials=data.n_trials,
+            n_bins=data.n_bins,
+            n_neurons=data.n_neurons,
+            n_heldout=data.n_heldout,
+            n_forward=data.n_forward,
+            bin_ms=float(data.bin_ms),
+            fingerprint=data.fingerprint,
+            neuron_ids_N=[] if data.neuron_ids_N is None else data.neuron_ids_N.tolist(),
+            neuron_names=list(data.neuron_names),
+            n_observed_bins=n_observed_bins,
+            spikes_N=spikes_N.tolist(),
+        )
+
+    def difference(self, other: "SplitFacts") -> str | None:
+        """Return the name of the first fact in which other trials differ; None for the same."""
+        differs = (key for key in _IDENTITY if getattr(self, key) != getattr(other, key))
+        return next(differs, None)
+
+
+def observed_spikes(data: SpikeData) -> tuple[int, NDArray[np.int64]]:
+    """Return the bins of all trials without padding and forward bins, and each neuron's spikes."""
+    window = slice(0, data.n_bins - data.n_forward)
+    # Counts in padding are zero.
+    spikes_N = data.spikes_BTN[:, window].sum(axis=(0, 1), dtype=np.int64)
+    return int(data.inside_BT[:, window].sum()), spikes_N
+
+
+class DataFacts(_Facts):
+    """Of the training and the validation trials."""
+
+    train: SplitFacts
+    valid: SplitFacts
+
+
+class RunFacts(_Facts):
+    """The part of ``run.json`` that the program goes by."""
+
+    data: DataFacts
+    device: str = Field(pattern=r"^(cpu|mps|cuda)(:\d+)?$")
+    precision: str = Field(pattern=r"^(float32|bfloat16)$")
+    n_threads: int = Field(ge=1, le=1024)
+    packages: dict[str, str | None] = {}
+
+
+def check_run_facts(content: dict[str, Any], path: Path) -> RunFacts:
+    """Check the content of a ``run.json``.
+
+    Raises
+    ------
+    RunError
+        When something is missing or of another type; the message names the first such key.
+    """
+    try:
+        return RunFacts.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise RunError(
+            f"{path}: {key}: {first['msg'].lower()}",
+            "the file was changed by hand or damaged; put back the one that ndt train wrote",
+        ) from error
+
+
+# ------------------------------------------------------------------------------------------------
+# What made a run: versions, device, data.
+# ------------------------------------------------------------------------------------------------
+
+
+_PACKAGES = ("torch", "numpy", "scipy", "h5py", "pydantic", "safetensors")
+_OF_NEURONS = {"neuron_ids_N", "neuron_names", "spikes_N"}  # said once, of the training trials
+
+
+def describe_run(recording: Recording, compute: Compute, n_threads: int) -> dict[str, Any]:
+    """Return the content of ``run.json``."""
+    return {
+        "ndt": __version__,
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: package_version(name) for name in _PACKAGES},
+        "device": str(compute.device),
+        "precision": str(compute.dtype).removeprefix("torch."),
+        "n_threads": n_threads,
+        "data": {
+            "source": recording.source,
+            "layout": recording.layout,
+            "notes": list(recording.notes),
+            "train": SplitFacts.of(recording.train).model_dump(),
+            "valid": SplitFacts.of(recording.valid).model_dump(exclude=_OF_NEURONS),
+        },
+    }
+
+
+def package_version(name: str) -> str | None:
+    """Return the version of a package as it was installed; None where it was not."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+# ------------------------------------------------------------------------------------------------
+# The run folder: what it holds, and the one place that writes it.
+#
+# ::
+#
+#     settings.toml          every setting, resolved
+#     run.json               versions, device, data fingerprint, when and where
+#     metrics.jsonl          one line an epoch
+#     summary.json           final scores, once training has ended
+#     checkpoints/           last, and the best by each validation measure (.safetensors)
+#     figures/               training curves, rates over rasters
+#     tensorboard/           events, where asked for
+#     run.lock               what keeps a second process from training here
+#     running.json           which process trains here, while one does
+#
+# A run folder is never overwritten: a new run takes a new folder, and a resumed one goes on in
+# its own. Files appear whole (`ndt_cli.atomic`), but for the last line of ``metrics.jsonl``.
+# ------------------------------------------------------------------------------------------------
+
 
 # Checkpoints by the measure that chose them: name -> (measure, whether lower is better).
 BEST = {
@@ -257,3 +468,88 @@ def _is_of_a_start(path: Path) -> bool:
     if path.is_dir():
         return path.name in ("checkpoints", "figures") and not any(path.iterdir())
     return path.name in _BEFORE_SETTINGS
+
+
+# ------------------------------------------------------------------------------------------------
+# One process at a time trains in a run folder.
+#
+# ::
+#
+#     run.lock        locked by the operating system for as long as the process lives
+#     running.json    who holds it: process, machine, since when
+#
+# The lock dies with its process, however that ends, so none is ever left to be removed by hand.
+# Between machines it holds where the file system passes locks on: NFSv4 does, NFSv3 with its lock
+# service. Reading a run takes no lock.
+# ------------------------------------------------------------------------------------------------
+
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+@contextmanager
+def hold_run(path: Path) -> Iterator[None]:
+    """Keep every other process from training in a run folder while the block runs.
+
+    Parameters
+    ----------
+    path : Path
+        The folder, which is there.
+
+    Raises
+    ------
+    RunError
+        When another process holds it (the message says which), or it cannot be written.
+
+    Warns
+    -----
+    RunWarning
+        When the file system has no locks, so that nothing keeps a second process out.
+    """
+    lock = FileLock(path / LOCK_FILE)
+    try:
+        _acquire(lock, path)
+        holder = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "since": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }
+        write_text_atomic(path / HOLDER_FILE, json.dumps(holder) + "\n")
+    except OSError as error:
+        lock.release()
+        raise RunError(
+            f"{path}: the run folder cannot be written ({error.strerror})",
+            "check its disk and who may write there; ndt evaluate only reads",
+        ) from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # one that stays is not believed without the lock
+            (path / HOLDER_FILE).unlink(missing_ok=True)
+        lock.release()
+
+
+def _acquire(lock: FileLock, path: Path) -> None:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunError(
+            f"{path}: {_holder(path)} trains in this run folder already",
+            "wait until it is done, or press Ctrl-C there: it saves and stops",
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise
+        warnings.warn(
+            f"{path}: its file system has no locks; take care that no other process trains here",
+            RunWarning,
+            stacklevel=3,
+        )
+
+
+def _holder(path: Path) -> str:
+    try:
+        holder = json.loads((path / HOLDER_FILE).read_text(encoding="utf-8"))
+        return f"process {holder['pid']} on {holder['host']}, since {holder['since']},"
+    except (OSError, ValueError, TypeError, KeyError):  # it is being written, or just gone
+        return "another process"

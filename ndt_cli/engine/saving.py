@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from ndt_cli.engine.checkpoint import Checkpoint
-from ndt_cli.engine.progress import Progress
+from ndt_cli.engine.checkpoint import Checkpoint, Progress
 from ndt_cli.engine.run_folder import BEST, RunFolder
 from ndt_cli.engine.tensorboard import EventLog
 from ndt_cli.errors import RunError, RunWarning, typed

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
+from ndt_cli.engine.cuda_graphs import RecordedSteps
 from ndt_cli.engine.device import free_gpu_bytes
-from ndt_cli.engine.recorded import RecordedSteps
 from ndt_cli.engine.step import Sums, TrainingStep
 from ndt_cli.engine.trainer import StepRequest, Trainer
 from ndt_cli.engine.trial_set import TrialSet

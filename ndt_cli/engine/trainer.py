@@ -1,4 +1,4 @@
-"""The state of a training run, and its loop."""
+"""The learning rate as a pure function of the epoch."""
 
 import math
 import time
@@ -13,19 +13,16 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ndt_cli.baselines import starting_rates
 from ndt_cli.data.spike_data import Recording
-from ndt_cli.engine.checkpoint import Checkpoint, optimizer_tensors
-from ndt_cli.engine.checks import check_trainable
+from ndt_cli.engine.checkpoint import Checkpoint, Progress, optimizer_tensors
 from ndt_cli.engine.compiled import CompiledLayers, compiles_layers
+from ndt_cli.engine.cpu_parallel import step_class
+from ndt_cli.engine.cuda_graphs import RecordedSteps, records_steps
 from ndt_cli.engine.device import Compute
 from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.events import EpochDone, Event, Started, StepDone, Watcher
-from ndt_cli.engine.limits import check_limits
-from ndt_cli.engine.progress import Progress
-from ndt_cli.engine.recorded import RecordedSteps, records_steps
+from ndt_cli.engine.preflight import check_limits, check_trainable
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.saving import Saver, take_later_best
-from ndt_cli.engine.schedule import learning_rate
-from ndt_cli.engine.shards import step_class
 from ndt_cli.engine.step import Sums, make_optimizer, set_learning_rate
 from ndt_cli.engine.streams import Streams, stream_seed
 from ndt_cli.engine.tensorboard import EventLog
@@ -33,7 +30,32 @@ from ndt_cli.engine.trial_set import TrialSet
 from ndt_cli.engine.validation import Validator
 from ndt_cli.errors import TrainingError
 from ndt_cli.model.network import ModelShape, NeuralDataTransformer
-from ndt_cli.settings.tree import Settings
+from ndt_cli.settings.tree import Settings, TrainSettings
+
+
+def learning_rate(epoch: int, settings: TrainSettings) -> float:
+    """Return the learning rate of an epoch, counted from 0.
+
+    1. Warm-up: rises linearly and reaches the peak in the last warm-up epoch.
+    2. After it: stays, falls as a half cosine to zero at ``max_epochs``, or falls as
+       ``sqrt(warmup_epochs / (epoch + 1))``, which starts at the peak. (NDT1 multiplies the
+       inverse square root by the base rate twice.)
+    """
+    peak, warmup = settings.learning_rate, settings.warmup_epochs
+    if epoch < warmup:
+        return peak * (epoch + 1) / warmup
+    if settings.schedule == "cosine":
+        progress = (epoch - warmup) / (settings.max_epochs - warmup)
+        return peak * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    if settings.schedule == "inverse-sqrt":
+        return peak * math.sqrt(warmup / (epoch + 1))
+    return peak
+
+
+# ------------------------------------------------------------------------------------------------
+# The state of a training run, and its loop.
+# ------------------------------------------------------------------------------------------------
+
 
 Stopped = Literal["finished", "early", "interrupted"]
 """How training ended: all epochs done, no improvement for long, or asked to stop."""

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ndt_cli.data.by_trial import trial_blocks
-from ndt_cli.data.spike_data import FloatArray
+from ndt_cli.data.spike_data import FloatArray, trial_blocks
 from ndt_cli.metrics.entries import (
     BoolArray,
     Float64Array,

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import gammaln, xlogy
 
-from ndt_cli.data.by_trial import trial_blocks
-from ndt_cli.data.spike_data import FloatArray, IntArray
+from ndt_cli.data.spike_data import FloatArray, IntArray, trial_blocks
 from ndt_cli.metrics.entries import (
     BoolArray,
     Float64Array,

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ndt_cli.baselines.kernel import smooth
-from ndt_cli.data.by_trial import TrialValues, trial_blocks
-from ndt_cli.data.spike_data import FloatArray, IntArray, SpikeData
+from ndt_cli.baselines.smoothing import smooth
+from ndt_cli.data.spike_data import FloatArray, IntArray, SpikeData, TrialValues, trial_blocks
 from ndt_cli.metrics.against_rates import RateScoreSums
 from ndt_cli.metrics.entries import BoolArray, Float64Array
 

@@ -15,8 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ndt_cli.model.band import Blocks
-from ndt_cli.model.context import Context
+from ndt_cli.model.context import Blocks, Context
 from ndt_cli.model.dropout import Dropout
 
 # Windows of other sizes that are kept.

@@ -3,6 +3,7 @@
 Axes: T bins that ask (rows), S bins that are looked at (columns).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -57,3 +58,127 @@ def widest(contexts: Sequence[Context]) -> Context:
         None if None in forwards else max(ahead for ahead in forwards if ahead is not None),
         any(context.wrap_initial for context in contexts),
     )
+
+
+# ------------------------------------------------------------------------------------------------
+# A trial cut into blocks, each with the bins around it that a context window reaches.
+#
+# Axes: B trials, T bins, K blocks, C bins of a block, W bins of a block and around it.
+# ------------------------------------------------------------------------------------------------
+
+
+# Rows of scores are read in vectors of this many numbers, so wider rows come in such steps.
+_VECTOR = 16
+# What gathering one bin into a window costs, in scores.
+_GATHER_COST = 64
+# A GPU scores all pairs of so few bins sooner than it starts the operations that cut them.
+_WHOLE_ON_GPU = 256
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How a trial of ``n_bins`` is cut.
+
+    Attributes
+    ----------
+    n_bins : int
+        T.
+    size : int
+        C; the last block may reach past the trial.
+    back, forward : int
+        Bins around a block that its bins may attend to.
+    """
+
+    n_bins: int
+    size: int
+    back: int
+    forward: int
+
+    @property
+    def n_blocks(self) -> int:
+        return math.ceil(self.n_bins / self.size)
+
+    @property
+    def around(self) -> int:
+        """W."""
+        return self.back + self.size + self.forward
+
+    @property
+    def spare(self) -> int:
+        """Bins of the last block that lie past the trial."""
+        return self.n_blocks * self.size - self.n_bins
+
+    @property
+    def cost(self) -> int:
+        """Scores to compute for a trial, with gathering counted as scores."""
+        row = math.ceil(self.around / _VECTOR) * _VECTOR
+        return self.n_blocks * (self.size * row + _GATHER_COST * self.around)
+
+    @classmethod
+    def whole(cls, n_bins: int) -> "Blocks":
+        """Return the cut into one block, the trial."""
+        return cls(n_bins, n_bins, 0, 0)
+
+    @classmethod
+    def for_context(cls, context: Context, n_bins: int, device: torch.device) -> "Blocks":
+        """Return the cut whose scores cost least on this device."""
+        whole = cls.whole(n_bins)
+        if device.type == "cuda" and n_bins <= _WHOLE_ON_GPU:
+            return whole
+        if context.back is None or context.forward is None or context.wrap_initial:
+            return whole
+        cuts = [cls(n_bins, size, context.back, context.forward) for size in range(4, n_bins)]
+        return min([whole, *cuts], key=lambda blocks: blocks.cost)
+
+    def row_KC(self, device: torch.device) -> Tensor:
+        """Return the bin of each row of each block; the last ones may lie past the trial."""
+        return torch.arange(self.n_blocks * self.size, device=device).view(-1, self.size)
+
+    def column_KW(self, device: torch.device) -> Tensor:
+        """Return the bins that each block looks at; the first and last may lie outside."""
+        first_K = torch.arange(self.n_blocks, device=device) * self.size - self.back
+        return first_K[:, None] + torch.arange(self.around, device=device)
+
+    def cut_out(self, allowed: Tensor) -> Tensor:
+        """Cut a (..., T, T) bool matrix to (..., K, C, W); False past the trial.
+
+        A row past the trial, which no one reads, allows everything: softmax of a row without
+        an allowed bin would be NaN.
+        """
+        row_KC, column_KW = self.row_KC(allowed.device), self.column_KW(allowed.device)
+        in_trial_KW = (column_KW >= 0) & (column_KW < self.n_bins)
+        last = self.n_bins - 1
+        cut = allowed[..., row_KC.clamp_max(last)[:, :, None], column_KW.clamp(0, last)[:, None, :]]
+        return (cut & in_trial_KW[:, None, :]) | (row_KC > last)[:, :, None]
+
+    def recut(self, x_BKHCW: Tensor, to: "Blocks") -> Tensor:
+        """Move scores of pairs of bins from these blocks to others; zero where these have none.
+
+        Parameters
+        ----------
+        x_BKHCW : (B, K, heads, C, W) Tensor
+            In these blocks.
+        to : Blocks
+            Of trials of the same length.
+
+        Returns
+        -------
+        (B, K, heads, C, W) Tensor, in the blocks of ``to``.
+        """
+        n_trials, _, n_heads, _, _ = x_BKHCW.shape
+        device, n_bins = x_BKHCW.device, self.n_bins
+        # Room around the trial for the bins of blocks that lie outside.
+        before = max(self.back, to.back)
+        n_rows = max(self.n_blocks * self.size, to.n_blocks * to.size, n_bins)
+        n_columns = before + n_rows + max(self.forward, to.forward)
+        pairs = x_BKHCW.new_zeros(n_trials, n_heads, n_rows, n_columns)
+
+        def place(blocks: Blocks) -> tuple[Tensor, Tensor]:
+            rows_KC1 = blocks.row_KC(device)[:, :, None]
+            columns_K1W = blocks.column_KW(device)[:, None, :] + before
+            return rows_KC1, columns_K1W
+
+        rows, columns = place(self)
+        pairs[:, :, rows, columns] = x_BKHCW.transpose(1, 2)
+        rows, columns = place(to)
+        return pairs[:, :, rows, columns].transpose(1, 2)

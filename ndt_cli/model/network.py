@@ -1,7 +1,4 @@
-"""The Neural Data Transformer (Ye & Pandarinath 2021, section 2).
-
-Axes: B trials, T bins, N neurons, D width of the encoder, L layers, C spike-count classes.
-"""
+"""ScaleNorm, the lighter alternative to LayerNorm."""
 
 import math
 from collections.abc import Callable
@@ -13,13 +10,34 @@ from torch import Tensor, nn
 
 from ndt_cli.model.attention import ContextAttention, Window, Windows, linear
 from ndt_cli.model.context import Context
+from ndt_cli.model.cpu.kernels import fast_attention, fast_feedforward
 from ndt_cli.model.dropout import Dropout
 from ndt_cli.model.embedding import Embedding, encoder_width
-from ndt_cli.model.fast_attention import fast_attention
-from ndt_cli.model.fast_feedforward import fast_feedforward
 from ndt_cli.model.losses import cross_entropy_BTN, poisson_loss_BTN
-from ndt_cli.model.norm import ScaleNorm
 from ndt_cli.settings.tree import ModelSettings
+
+
+class ScaleNorm(nn.Module):
+    """Scale each vector to one learned length: ``g * x / ||x||`` (Nguyen & Salazar 2019).
+
+    ``g`` starts at sqrt(width), the length of a vector of unit-variance entries.
+    """
+
+    def __init__(self, width: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(float(width) ** 0.5))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        scaled: Tensor = self.gain * x / x.norm(dim=-1, keepdim=True).clamp_min(self.eps)
+        return scaled
+
+
+# ------------------------------------------------------------------------------------------------
+# The Neural Data Transformer (Ye & Pandarinath 2021, section 2).
+#
+# Axes: B trials, T bins, N neurons, D width of the encoder, L layers, C spike-count classes.
+# ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from ndt_cli.model.attention import Window
-from ndt_cli.model.band import Blocks
-from ndt_cli.model.context import widest
+from ndt_cli.model.context import Blocks, widest
 from ndt_cli.model.dropout import Dropout
 from ndt_cli.model.dropout_sites import DrawnDropout, Site, find_sites
 from ndt_cli.model.network import NeuralDataTransformer

@@ -10,12 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt_cli.atomic import write_atomic
-from ndt_cli.data.announced import check_announced
-from ndt_cli.data.arrays import DAMAGE
-from ndt_cli.data.own_items import own_items
+from ndt_cli.data.files import DAMAGE, check_announced, own_items
 from ndt_cli.errors import DataError, typed
+from ndt_cli.nlb.catalog import RATE_KEYS
 from ndt_cli.nlb.check import check_arrays
-from ndt_cli.nlb.groups import RATE_KEYS
 
 FloatArray = NDArray[np.floating]
 

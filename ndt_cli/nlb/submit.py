@@ -1,40 +1,136 @@
-"""``nlb-submit`` without the printing: tensors, training, rates, file, check, scores.
-
-What each phase may see: the validation phase trains on the train split and chooses by the
-validation split, which it is scored on. The test phase repeats that to learn after how many epochs
-to stop, then trains anew on train and validation trials together for so many epochs, and infers
-the test trials. No choice is made by a test label.
-"""
+"""What a submission comes to: its file, and for each data set runs and scores."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ndt_cli.atomic import write_text_atomic
 from ndt_cli.engine.events import Watcher
 from ndt_cli.errors import RunError, SettingsError
-from ndt_cli.nlb.catalogue import Phase, find_dataset, submission_key
+from ndt_cli.nlb.benchmark_scores import Scores, score_beside
+from ndt_cli.nlb.catalog import (
+    Phase,
+    Progress,
+    dataset_settings,
+    find_dataset,
+    no_progress,
+    submission_key,
+)
 from ndt_cli.nlb.check import check_submission
-from ndt_cli.nlb.dataset_settings import dataset_settings
-from ndt_cli.nlb.estimates import score_beside
-from ndt_cli.nlb.expected import Expected
-from ndt_cli.nlb.given_runs import best_of_sweep, check_trained_on, with_members
+from ndt_cli.nlb.findings import Expected, Finding
 from ndt_cli.nlb.members import (
     Interrupted,
     StopRequest,
+    SweepChoice,
+    best_of_sweep,
+    check_trained_on,
     chosen_epochs,
     member_rates,
     retrain_members,
     train_members,
+    with_members,
 )
-from ndt_cli.nlb.progress import Progress, no_progress
 from ndt_cli.nlb.recordings import scored_inputs, to_recording
 from ndt_cli.nlb.submission import SubmissionRates, write_submission
-from ndt_cli.nlb.submit_result import DatasetResult, SubmitResult, summary
 from ndt_cli.nlb.tensors import Arrays, NlbTensors, make_tensors
 from ndt_cli.nlb.true_rates import true_rates
 from ndt_cli.search.folder import SweepFolder
+
+
+@dataclass(frozen=True, eq=False)
+class DatasetResult:
+    """One data set of a submission.
+
+    Attributes
+    ----------
+    key : str
+        Its group in the file.
+    phase : {"val", "test"}
+    rates : SubmissionRates
+        Mean over the members.
+    runs : list of Path
+        Run folders of the members.
+    epochs : list of int
+        Epochs that each member's weights were trained for.
+    scores : dict of str to dict of str to float
+        By estimate (``"NDT"``, ``"spike smoothing"``, ``"mean rate"`` and, where they are known,
+        ``"true rates"``), then by metric; empty where there are no labels.
+    choice : SweepChoice or None
+        How the members were chosen, where they are a sweep's.
+    """
+
+    key: str
+    phase: Phase
+    rates: SubmissionRates
+    runs: list[Path]
+    epochs: list[int]
+    scores: Scores
+    choice: SweepChoice | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class SubmitResult:
+    """What `ndt_cli.nlb.submit.submit` returns.
+
+    Attributes
+    ----------
+    file : Path
+        The submission.
+    datasets : list of DatasetResult
+    findings : list of Finding
+        Of the check of the file as written.
+    """
+
+    file: Path
+    datasets: list[DatasetResult]
+    findings: list[Finding]
+
+
+def summary(result: SubmitResult) -> dict[str, Any]:
+    """Return the scores as plain values; one that is not defined is None."""
+    return {
+        "file": str(result.file),
+        "findings": [f"{finding.severity}: {finding}" for finding in result.findings],
+        "datasets": {
+            made.key: {
+                "phase": made.phase,
+                "scored_on": "validation split" if made.phase == "val" else "test split",
+                "members": len(made.runs),
+                "runs": [str(path) for path in made.runs],
+                "epochs": made.epochs,
+                "sweep": None if made.choice is None else _choice(made.choice),
+                "scores": {
+                    estimate: {k: v if math.isfinite(v) else None for k, v in metrics.items()}
+                    for estimate, metrics in made.scores.items()
+                },
+            }
+            for made in result.datasets
+        },
+    }
+
+
+def _choice(choice: SweepChoice) -> dict[str, Any]:
+    return {
+        "folder": str(choice.sweep),
+        "choose_by": choice.choose_by,
+        "n_ranked": choice.n_ranked,
+        "number_chosen": "on validation" if choice.curve else "given",
+        "validation_curve": choice.curve,
+    }
+
+
+# ------------------------------------------------------------------------------------------------
+# ``nlb-submit`` without the printing: tensors, training, rates, file, check, scores.
+#
+# What each phase may see: the validation phase trains on the train split and chooses by the
+# validation split, which it is scored on. The test phase repeats that to learn after how many
+# epochs
+# to stop, then trains anew on train and validation trials together for so many epochs, and infers
+# the test trials. No choice is made by a test label.
+# ------------------------------------------------------------------------------------------------
 
 
 def submit(
@@ -69,14 +165,14 @@ def submit(
     phase : {"val", "test"}
         Which trials are inferred.
     config, overrides
-        Settings; default: `ndt_cli.nlb.dataset_settings.DEFAULT_CONFIG`.
+        Settings; default: `ndt_cli.nlb.catalog.DEFAULT_CONFIG`.
     members : int, optional
         Models whose rates are averaged. They are trained with seeds from ``train.seed`` on;
         default: one. With ``sweep``, its best so many; default: as many as validate best together.
     runs : sequence of Path, optional
         Runs of the validation phase, or ensembles of such, to use instead of training any.
     sweep : Path, optional
-        A sweep over the trials of the validation phase (`ndt_cli.nlb.spike_file`) whose best
+        A sweep over the trials of the validation phase (`ndt_cli.nlb.recordings`) whose best
         members are used instead.
     labels : mapping of str to dict of arrays, optional
         Targets of the test phase by group. Without them that phase is not scored.

@@ -1,21 +1,126 @@
-"""Tensors of a benchmark data set: what a model is given, and what its rates are scored against.
+"""Tensors kept in a file beside the NWB files they were made from."""
 
-Array keys are those of nlb_tools. Arrays of counts are trials x bins x neurons; their dtypes are
-those that nlb_tools gives, float16 for counts.
-"""
-
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 from numpy.typing import NDArray
 
+import ndt_cli
+from ndt_cli.atomic import write_atomic
 from ndt_cli.data.spike_data import IntArray
-from ndt_cli.nlb.catalogue import NlbDataset, Phase, find_dataset, submission_key
-from ndt_cli.nlb.extra import require_nlb_extra
-from ndt_cli.nlb.local_files import locate
-from ndt_cli.nlb.progress import Progress, no_progress
-from ndt_cli.nlb.tensor_cache import cache_path, read_cache, write_cache
+from ndt_cli.nlb.catalog import (
+    NlbDataset,
+    Phase,
+    Progress,
+    find_dataset,
+    no_progress,
+    submission_key,
+)
+from ndt_cli.nlb.dependencies import package_version, require_nlb_extra
+from ndt_cli.nlb.download import locate
+
+_PARTS = ("train", "eval", "target")
+_PER_TRIAL = ("train_trial_ids", "eval_trial_ids", "train_start_ms", "eval_start_ms")
+# On top of HDF5's own checks, which see no changed bytes.
+_STORAGE = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "fletcher32": True}
+
+
+def cache_path(dataset: NlbDataset, bin_ms: int, phase: Phase, sources: Sequence[Path]) -> Path:
+    """Return where the tensors of these files are kept.
+
+    Parameters
+    ----------
+    sources : sequence of Path
+        The NWB files, the train file first. Size and time of change stand for their content.
+    """
+    digest = hashlib.sha256()
+    for path in sources:
+        status = path.stat()
+        digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+    versions = "_".join(
+        f"{short}{package_version(name)}"
+        for short, name in (("nlb", "nlb-tools"), ("pandas", "pandas"), ("pynwb", "pynwb"))
+    )
+    name = (
+        f"{dataset.name}_{bin_ms}ms_{phase}_{versions}_ndt{ndt_cli.__version__}"
+        f"_{digest.hexdigest()[:12]}.h5"
+    )
+    return sources[0].parent / "tensors" / name
+
+
+def write_cache(path: Path, made: dict[str, Any]) -> bool:
+    """Keep tensors; return False where they cannot be written: a shared folder, a full disk."""
+
+    def write(temporary: Path) -> None:
+        with h5py.File(temporary, "w") as file:
+            for part in _PARTS:
+                if made[part] is not None:
+                    group = file.create_group(part)
+                    for key, array in made[part].items():
+                        _write_array(group, key, array)
+            for key in _PER_TRIAL:
+                _write_array(file, key, made[key])
+            file.attrs["notes"] = list(made["notes"])
+
+    try:
+        path.parent.mkdir(exist_ok=True)
+        write_atomic(path, write)
+    except OSError:
+        return False
+    return True
+
+
+def read_cache(path: Path) -> dict[str, Any] | None:
+    """Return kept tensors; None where there are none, or the file is damaged."""
+    if not path.is_file():
+        return None
+    made: dict[str, Any] = dict.fromkeys(_PARTS)
+    try:
+        with h5py.File(path, "r") as file:
+            for part in _PARTS:
+                if part in file:
+                    made[part] = {key: _read_array(item) for key, item in file[part].items()}
+            for key in _PER_TRIAL:
+                made[key] = _read_array(file[key])
+            made["notes"] = tuple(str(note) for note in file.attrs["notes"])
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError):
+        return None
+    return made
+
+
+def _write_array(group: h5py.Group, key: str, array: NDArray[Any]) -> None:
+    if array.dtype != object:
+        group.create_dataset(key, data=array, **(_STORAGE if array.size else {}))
+        return
+    # One list of indices a condition: stored end to end, with the length of each.
+    flat = np.concatenate([*array, np.empty(0, dtype=np.int64)])
+    item = group.create_dataset(key, data=flat, **(_STORAGE if flat.size else {}))
+    item.attrs["lengths"] = [len(row) for row in array]
+
+
+def _read_array(item: h5py.Dataset) -> NDArray[Any]:
+    flat: NDArray[Any] = item[()]
+    if "lengths" not in item.attrs:
+        return flat
+    lengths = item.attrs["lengths"]
+    ragged = np.empty(len(lengths), dtype=object)
+    for i, end in enumerate(np.cumsum(lengths)):
+        ragged[i] = flat[end - lengths[i] : end]
+    return ragged
+
+
+# ------------------------------------------------------------------------------------------------
+# Tensors of a benchmark data set: what a model is given, and what its rates are scored against.
+#
+# Array keys are those of nlb_tools. Arrays of counts are trials x bins x neurons; their dtypes are
+# those that nlb_tools gives, float16 for counts.
+# ------------------------------------------------------------------------------------------------
+
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -87,7 +192,7 @@ def make_tensors(
     phase : {"val", "test"}
         Which trials are scored. The validation phase reads the train file only.
     data_dir : Path or str
-        Folder of the NWB files, as `ndt_cli.nlb.local_files.locate` finds them.
+        Folder of the NWB files, as `ndt_cli.nlb.download.locate` finds them.
     cache : bool
         Take the tensors from, and leave them in, the folder ``tensors`` beside the train file. A
         file there serves the same packages and the same NWB files only.
@@ -116,7 +221,7 @@ def make_tensors(
     cached = cache_path(dataset, bin_ms, phase, sources)
     made = read_cache(cached) if cache else None
     if made is None:
-        from ndt_cli.nlb.cutting import cut_tensors
+        from ndt_cli.nlb.nlb_tools import cut_tensors
 
         made = cut_tensors(dataset, bin_ms, phase, files, progress or no_progress)
         if cache and not write_cache(cached, made):
@@ -135,7 +240,7 @@ def make_private_target(
     """Make the target of the test phase from a file that has all trials and units.
 
     There is such a file for synthetic sets only; the labels of the public ones come as a file of
-    their own (`ndt_cli.nlb.catalogue.TEST_LABELS`).
+    their own (`ndt_cli.nlb.catalog.TEST_LABELS`).
 
     Parameters
     ----------
@@ -162,6 +267,6 @@ def make_private_target(
         When nlb_tools or a package it needs is not installed.
     """
     require_nlb_extra(*_NEEDED)
-    from ndt_cli.nlb.cutting import cut_private_target
+    from ndt_cli.nlb.nlb_tools import cut_private_target
 
     return cut_private_target(dataset, bin_ms, private_file, train_file, progress or no_progress)

@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt_cli.data.arrays import ArrayFile
-from ndt_cli.data.read_array import read_per_trial, read_words
+from ndt_cli.data.checked import read_per_trial, read_words
+from ndt_cli.data.files import ArrayFile
 from ndt_cli.data.spike_data import IntArray
 from ndt_cli.errors import DataError
-from ndt_cli.nlb.catalogue import NlbDataset
-from ndt_cli.nlb.local_files import locate
+from ndt_cli.nlb.catalog import NlbDataset
+from ndt_cli.nlb.download import locate
 from ndt_cli.nlb.submission import SubmissionRates, split_rates
 from ndt_cli.nlb.tensors import NlbTensors
 

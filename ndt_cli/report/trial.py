@@ -1,12 +1,18 @@
 """What of a trial is drawn: its bins without padding, its time axis, and which neurons."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from ndt_cli.data.spike_data import FloatArray, SpikeData
 from ndt_cli.errors import DataError
+from ndt_cli.report.style import MODEL, MUTED, SMOOTHED, TRUTH, label_beside, new_figure, styled
 
 # Trials longer than this are drawn in seconds.
 _SECONDS_FROM_MS = 3000.0
@@ -100,3 +106,216 @@ def time_step(bin_ms: float, n_bins: int) -> tuple[float, str]:
     if n_bins * bin_ms > _SECONDS_FROM_MS:
         return bin_ms / 1000.0, "s"
     return bin_ms, "ms"
+
+
+# ------------------------------------------------------------------------------------------------
+# One trial: the spikes of all neurons, and the rates of a few.
+# ------------------------------------------------------------------------------------------------
+
+
+# Above the right end of a panel, where no data can be.
+_LEGEND: Any = {
+    "loc": "lower right",
+    "bbox_to_anchor": (1.0, 1.0),
+    "frameon": False,
+    "borderpad": 0,
+    "borderaxespad": 0.3,
+}
+
+
+@styled
+def rates_over_raster(
+    data: SpikeData,
+    inferred_BTN: FloatArray,
+    smoothed_BTN: FloatArray,
+    *,
+    trial: int,
+    neurons: Sequence[int] | None = None,
+) -> Figure:
+    """Draw one trial: the counts of all neurons, and below them the rates of a few.
+
+    A neuron's spikes are ticks under its rates; spikes of one bin are spread over the bin.
+    Padding is not drawn.
+
+    Parameters
+    ----------
+    data : SpikeData
+        Trials; true rates are drawn where they are known.
+    inferred_BTN, smoothed_BTN : (trials, bins, neurons) float array
+        Rates of the model and of smoothed spikes, in spikes per bin.
+    trial : int
+        Position of the trial.
+    neurons : sequence of int, optional
+        Neurons to show, by their places in the file; those of `choose_neurons` by default.
+
+    Raises
+    ------
+    DataError
+        A trial or a neuron that does not exist, or a trial without bins.
+    """
+    n_bins = trial_bins(data, trial)
+    if neurons is None:
+        neurons = choose_neurons(data, inferred_BTN, trial)
+    columns = neuron_columns(data, neurons)
+    bin_time, unit = time_axis(data, n_bins)
+
+    figure = new_figure("two", 1.9 + 0.85 * len(neurons))
+    panels: list[Axes] = list(
+        figure.subplots(
+            1 + len(neurons),
+            1,
+            sharex=True,
+            squeeze=False,
+            height_ratios=[2.0] + [1.0] * len(neurons),
+        )[:, 0]
+    )
+    per_second = 1000.0 / data.bin_ms
+    centres_T = (np.arange(n_bins) + 0.5) * bin_time
+    for axes, neuron, column in zip(panels[1:], neurons, columns, strict=True):
+        if data.rates_BTN is not None:
+            true_T = data.rates_BTN[trial, :n_bins, column] * per_second
+            axes.plot(centres_T, true_T, color=TRUTH, lw=0.9, label="true rate")
+        smoothed_T = smoothed_BTN[trial, :n_bins, column] * per_second
+        axes.plot(centres_T, smoothed_T, color=SMOOTHED, ls="--", lw=1.0, label="smoothed spikes")
+        inferred_T = inferred_BTN[trial, :n_bins, column] * per_second
+        axes.plot(centres_T, inferred_T, color=MODEL, lw=1.5, label="NDT")
+        _draw_ticks(axes, data.spikes_BTN[trial, :n_bins, column], bin_time)
+        axes.set_ylabel(f"neuron {neuron}\n(Hz)")
+        axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    if len(panels) > 1:
+        handles, labels = panels[1].get_legend_handles_labels()
+        panels[1].legend(handles[::-1], labels[::-1], **_LEGEND, ncols=3)
+    for axes in panels[1:-1]:
+        axes.spines["bottom"].set_visible(False)
+        axes.tick_params(bottom=False)
+    panels[-1].set_xlabel(f"time in trial ({unit})")
+    panels[-1].set_xlim(0, n_bins * bin_time)
+    figure.align_ylabels(panels)
+    _draw_counts(figure, panels[0], data, trial, n_bins * bin_time, neurons)
+    return figure
+
+
+def _draw_counts(
+    figure: Figure,
+    axes: Axes,
+    data: SpikeData,
+    trial: int,
+    duration: float,
+    neurons: Sequence[int],
+) -> None:
+    counts_NT = data.spikes_BTN[trial, : trial_bins(data, trial)].T[data.file_order_N]
+    most = max(int(counts_NT.max()), 1)
+    image = axes.imshow(
+        np.ma.masked_equal(counts_NT, 0),
+        aspect="auto",
+        interpolation="nearest",
+        origin="lower",
+        cmap="Greys",
+        vmin=-most / 2,  # a single spike stands out from the paper, whatever the largest count is
+        vmax=most,
+        extent=(0.0, duration, -0.5, data.n_neurons - 0.5),
+    )
+    axes.set_ylabel("neuron")
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
+    levels = sorted({1, *(-(-most * third // 3) for third in (1, 2, 3))})
+    shades = np.asarray(image.cmap(image.norm(np.array(levels))))
+    axes.legend(
+        [Patch(color=color) for color in shades.tolist()],
+        [*map(str, levels[:-1]), f"{levels[-1]} {'spike' if most == 1 else 'spikes'} per bin"],
+        **_LEGEND,
+        ncols=len(levels),
+        handlelength=1.0,
+        handleheight=0.7,
+    )
+    shown = sorted(set(neurons))
+    if shown:
+        label_beside(figure, axes, shown, [f"neuron {n}" for n in shown], [MODEL] * len(shown))
+
+
+def _draw_ticks(axes: Axes, counts_T: NDArray[np.integer], bin_time: float) -> None:
+    """Draw spikes as ticks below zero, a tenth of the panel high."""
+    times = [
+        (bin_ + (k + 0.5) / count) * bin_time
+        for bin_, count in enumerate(counts_T.tolist())
+        for k in range(int(count))
+    ]
+    top = axes.get_ylim()[1]
+    axes.set_ylim(-0.24 * top, top)
+    axes.vlines(times, -0.2 * top, -0.07 * top, color=MUTED, lw=0.7)
+    axes.spines["left"].set_bounds(0, top)
+
+
+# ------------------------------------------------------------------------------------------------
+# One trial: the rates of all neurons, source by source.
+# ------------------------------------------------------------------------------------------------
+
+
+@styled
+def rate_heatmaps(
+    data: SpikeData,
+    inferred_BTN: FloatArray,
+    smoothed_BTN: FloatArray | None = None,
+    *,
+    trial: int,
+) -> Figure:
+    """Draw the rates of all neurons in one trial side by side, on one colour scale.
+
+    Neurons are sorted by the time of their largest rate: the true one, or the inferred one
+    where no true rate is known. The scale ends at the 99.5th percentile of the first heatmap's
+    rates; what lies above has the last colour.
+
+    Parameters
+    ----------
+    data : SpikeData
+        Trials; true rates are drawn first where they are known.
+    inferred_BTN : (trials, bins, neurons) float array
+        Rates of the model, in spikes per bin.
+    smoothed_BTN : (trials, bins, neurons) float array, optional
+        Rates of smoothed spikes, in spikes per bin.
+    trial : int
+        Position of the trial.
+
+    Raises
+    ------
+    DataError
+        A trial that does not exist, or has no bins.
+    """
+    n_bins = trial_bins(data, trial)
+    bin_time, unit = time_axis(data, n_bins)
+    sources = {"true rates": data.rates_BTN, "NDT": inferred_BTN, "smoothed spikes": smoothed_BTN}
+    maps = {
+        name: np.asarray(rates_BTN[trial, :n_bins], dtype=np.float64).T * 1000.0 / data.bin_ms
+        for name, rates_BTN in sources.items()
+        if rates_BTN is not None
+    }
+    first_NT = next(iter(maps.values()))
+    order = np.argsort(first_NT.argmax(axis=1), kind="stable")
+    top_hz = max(float(np.quantile(first_NT, 0.995)), 1e-6)
+
+    figure = new_figure("two", 2.6)
+    panels: list[Axes] = list(
+        figure.subplots(1, len(maps), sharex=True, sharey=True, squeeze=False)[0]
+    )
+    for axes, (name, rates_NT) in zip(panels, maps.items(), strict=True):
+        image = axes.imshow(
+            rates_NT[order],
+            aspect="auto",
+            interpolation="nearest",
+            origin="lower",
+            cmap="viridis",
+            vmin=0.0,
+            vmax=top_hz,
+            extent=(0.0, n_bins * bin_time, 0.5, data.n_neurons + 0.5),
+        )
+        axes.set_title(name)
+        axes.set_xlabel(f"time in trial ({unit})")
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
+    panels[0].set_ylabel("neurons, by time of peak")
+    exceeds = any(float(rates_NT.max()) > top_hz for rates_NT in maps.values())
+    bar = figure.colorbar(
+        image, ax=panels, extend="max" if exceeds else "neither", fraction=0.03, pad=0.01
+    )
+    bar.set_label("rate (Hz)")
+    bar.outline.set_linewidth(0.6)
+    return figure

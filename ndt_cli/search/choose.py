@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ndt_cli.data.load import load_recording
+from ndt_cli.data.loading import load_recording
 from ndt_cli.data.spike_data import Recording
 from ndt_cli.engine.inference import hiding_folds, load_trained
 from ndt_cli.errors import RunError, SettingsError, typed

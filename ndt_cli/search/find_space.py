@@ -5,8 +5,7 @@ from pathlib import Path
 
 from ndt_cli.errors import SettingsError, nearest
 from ndt_cli.search.space import Space
-from ndt_cli.settings.sources import ConfigSource, read_toml_text
-from ndt_cli.settings.toml_text import parse_config
+from ndt_cli.settings.load import ConfigSource, parse_config, read_toml_text
 
 DEFAULT_SPACE = "generic"
 

@@ -32,9 +32,13 @@ from ndt_cli.search.member import Member
 from ndt_cli.search.results import MemberResult, SweepResults, scores_from_json
 from ndt_cli.search.scoring import Scores
 from ndt_cli.search.space import Space
-from ndt_cli.settings.load import load_settings, settings_to_toml
-from ndt_cli.settings.sources import ConfigSource, read_toml_text
-from ndt_cli.settings.toml_text import parse_config
+from ndt_cli.settings.load import (
+    ConfigSource,
+    load_settings,
+    parse_config,
+    read_toml_text,
+    settings_to_toml,
+)
 from ndt_cli.settings.tree import Settings
 
 MOST_MEMBERS = 10_000

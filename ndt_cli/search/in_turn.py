@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 
 from ndt_cli.data.spike_data import Recording
+from ndt_cli.engine.checkpoint import Progress
 from ndt_cli.engine.events import Watcher
-from ndt_cli.engine.progress import Progress
 from ndt_cli.engine.run_folder import RunFolder
-from ndt_cli.engine.train import resume, train
 from ndt_cli.engine.trainer import TrainResult
+from ndt_cli.engine.training import resume, train
 from ndt_cli.errors import TrainingError
 from ndt_cli.search.member import Member, Outcome, Status, StopRequest
 

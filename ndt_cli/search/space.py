@@ -10,8 +10,7 @@ from pydantic import ValidationError
 from ndt_cli.errors import SettingsError, nearest
 from ndt_cli.model.shape_settings import SHAPE_SETTINGS
 from ndt_cli.search.draws import EXAMPLES, KINDS, Draw, Value, extremes, read_draw, written
-from ndt_cli.settings.explain import field_table
-from ndt_cli.settings.problems import describe_problem, unknown_key
+from ndt_cli.settings.explain import describe_problem, field_table, unknown_key
 from ndt_cli.settings.tree import Settings
 
 _HINT = "Spaces to start from: ndt sweep spaces. All settings: ndt presets --fields"

@@ -4,14 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ndt_cli.data.load import load_recording
+from ndt_cli.data.loading import load_recording
 from ndt_cli.data.spike_data import Recording
-from ndt_cli.engine.checks import check_same_data, check_trainable
 from ndt_cli.engine.device import choose_compute, cpu_threads
 from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.events import Watcher
-from ndt_cli.engine.run_folder import RunFolder, default_path
-from ndt_cli.engine.run_lock import hold_run
+from ndt_cli.engine.preflight import check_same_data, check_trainable
+from ndt_cli.engine.run_folder import RunFolder, default_path, hold_run
 from ndt_cli.engine.tensorboard import require_tensorboard
 from ndt_cli.engine.trainer import ignore
 from ndt_cli.errors import SettingsError

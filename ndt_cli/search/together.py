@@ -10,8 +10,8 @@ from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.events import Watcher
 from ndt_cli.engine.step import Sums
 from ndt_cli.engine.together import StepTogether, batch_key, members_that_fit, pays_together
-from ndt_cli.engine.train import computing, earlier_run, new_run
 from ndt_cli.engine.trainer import StepRequest, Steps, Trainer, ignore
+from ndt_cli.engine.training import computing, earlier_run, new_run
 from ndt_cli.errors import SettingsError, TrainingError
 from ndt_cli.search.in_turn import outcome_at_end, outcome_so_far
 from ndt_cli.search.member import Member, Outcome, StopRequest

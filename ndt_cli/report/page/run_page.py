@@ -8,17 +8,18 @@ import numpy as np
 from ndt_cli.data.spike_data import SpikeData
 from ndt_cli.errors import DataError, RunError
 from ndt_cli.evaluation import Evaluation
-from ndt_cli.report.drawn import Choice
-from ndt_cli.report.figure_list import FIGURES, draw
-from ndt_cli.report.page.facts import data_rows, member_rows
-from ndt_cli.report.page.render import PageFigure, render
-from ndt_cli.report.page.reproduce import (
+from ndt_cli.report.page.parts import (
+    PageFigure,
     changed_settings,
+    data_rows,
+    member_rows,
+    render,
     reproduction,
     settings_text,
     version_rows,
 )
-from ndt_cli.report.run_contents import RunContents
+from ndt_cli.report.registry import FIGURES, draw
+from ndt_cli.report.run_contents import Choice, RunContents
 from ndt_cli.score_text import (
     MODEL,
     SMOOTHED,

@@ -6,11 +6,9 @@ from datetime import datetime
 
 from ndt_cli import __version__
 from ndt_cli.errors import RunError
-from ndt_cli.report.draw_sweep import MEASURE_NAMES, SWEEP_FIGURES, draw_sweep
-from ndt_cli.report.drawn import count
-from ndt_cli.report.page.facts import Row, duration
-from ndt_cli.report.page.render import PageFigure, render
-from ndt_cli.report.page.reproduce import Step, changed_settings
+from ndt_cli.report.page.parts import PageFigure, Row, Step, changed_settings, duration, render
+from ndt_cli.report.run_contents import count
+from ndt_cli.report.sweep_figures import MEASURE_NAMES, SWEEP_FIGURES, draw_sweep
 from ndt_cli.search.draws import Choice, Draw, written
 from ndt_cli.search.folder import SweepFolder
 from ndt_cli.search.results import STATUSES, SweepResults

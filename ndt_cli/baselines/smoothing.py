@@ -1,0 +1,356 @@
+"""Spikes smoothed along time, from all of a trial's counts or from the visible ones alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import correlate1d
+from scipy.signal import fftconvolve
+from typing_extensions import Self
+
+from ndt_cli.baselines.mean import mean_rate
+from ndt_cli.data.spike_data import IntArray, SpikeData
+from ndt_cli.errors import DataError
+
+BoolArray = NDArray[np.bool_]
+Float64Array = NDArray[np.float64]
+
+# Taps from which a Fourier transform is quicker than the sum itself.
+_FOURIER_TAPS = 129
+
+
+@dataclass(frozen=True, eq=False)
+class MeanPrior:
+    """What is believed of a neuron before its spikes near a bin are seen: its mean rate.
+
+    Smoothing returns the posterior mean under a Gamma prior, (n_spikes + sum k y) /
+    (n_spikes / mean rate + sum k), where k are kernel weights, 1 at the centre, and y counts.
+    A stretch without spikes then has a low rate, not a rate of zero, under which a spike would
+    be impossible; and a bin that sees no count has the mean rate.
+
+    Parameters
+    ----------
+    mean_rates_N : (..., neurons) float array
+        Rates in spikes per bin. A neuron with a mean of 0 has no prior.
+    n_spikes : float
+        Spikes that the prior is worth, above 0.
+    """
+
+    mean_rates_N: Float64Array
+    n_spikes: float
+
+
+def smooth(
+    spikes_BTN: IntArray,
+    inside_BT: BoolArray,
+    width_ms: float,
+    bin_ms: float,
+    prior: MeanPrior | None = None,
+) -> Float64Array:
+    """Smooth spike counts along time with a Gaussian kernel, trial by trial.
+
+    The kernel reaches four standard deviations and is renormalised to the bins of the trial,
+    so a trial's edges are not pulled towards zero and padding has no part in any estimate.
+
+    Parameters
+    ----------
+    spikes_BTN : (trials, bins, neurons) int array
+        Spike counts.
+    inside_BT : (trials, bins) bool array
+        Bins of the trial; padding is False.
+    width_ms : float
+        Standard deviation of the kernel, in ms.
+    bin_ms : float
+        Bin width, in ms.
+    prior : MeanPrior, optional
+        Pulls rates towards each neuron's mean; without one, the plain weighted mean.
+
+    Returns
+    -------
+    (trials, bins, neurons) float array
+        Rates in spikes per bin; 0 in padding.
+
+    Raises
+    ------
+    ValueError
+        A width that is not above 0.
+
+    Examples
+    --------
+    >>> spikes_BTN = np.array([[0, 0, 1, 0, 0]])[:, :, None]
+    >>> inside_BT = np.ones((1, 5), dtype=bool)
+    >>> smooth(spikes_BTN, inside_BT, width_ms=20, bin_ms=20)[0, :, 0].round(2)
+    array([0.08, 0.26, 0.4 , 0.26, 0.08])
+    """
+    inside = inside_BT[:, :, None]
+    weights = gaussian_weights(width_ms / bin_ms, spikes_BTN.shape[1])
+    return np.where(inside, posterior_mean(*kernel_sums(spikes_BTN, inside, weights), prior), 0.0)
+
+
+def smooth_hidden(
+    spikes_BTN: IntArray,
+    inside_BT: BoolArray,
+    hidden: BoolArray,
+    width_ms: float,
+    bin_ms: float,
+    prior: MeanPrior,
+) -> Float64Array:
+    """Smooth only what is visible: no hidden count has a part in any estimate.
+
+    The kernel is renormalised to the visible bins, of each neuron where ``hidden`` differs
+    between neurons. The parameters that are not listed, and what is returned and raised, are
+    those of `smooth`.
+
+    Parameters
+    ----------
+    hidden : (trials, bins) or (trials, bins, neurons) bool array
+        Counts that must not be looked at.
+    prior : MeanPrior
+        What a hidden bin far from every visible one is given.
+
+    Examples
+    --------
+    >>> spikes_BTN = np.array([[0, 0, 1, 0, 0]])[:, :, None]
+    >>> inside_BT = np.ones((1, 5), dtype=bool)
+    >>> prior = MeanPrior(np.array([0.2]), n_spikes=1.0)
+    >>> hidden_BT = spikes_BTN[:, :, 0] > 0  # the spike itself is not looked at
+    >>> smooth_hidden(spikes_BTN, inside_BT, hidden_BT, 20, 20, prior)[0, :, 0].round(2)
+    array([0.15, 0.15, 0.15, 0.15, 0.15])
+    """
+    inside = inside_BT[:, :, None]
+    visible = inside & ~(hidden[:, :, None] if hidden.ndim == 2 else hidden)
+    weights = gaussian_weights(width_ms / bin_ms, spikes_BTN.shape[1])
+    return np.where(inside, posterior_mean(*kernel_sums(spikes_BTN, visible, weights), prior), 0.0)
+
+
+def gaussian_weights(width_bins: float, n_bins: int) -> Float64Array:
+    """Return kernel weights, 1 at the centre, no wider than the trial."""
+    if not width_bins > 0:
+        raise ValueError(f"the kernel's width must be above 0, not {width_bins:g} bins")
+    reach = min(max(1, int(np.ceil(4 * width_bins))), max(1, n_bins - 1))
+    return np.asarray(np.exp(-0.5 * (np.arange(-reach, reach + 1) / width_bins) ** 2))
+
+
+def kernel_sums(
+    spikes_BTN: IntArray, visible: BoolArray, weights: Float64Array
+) -> tuple[Float64Array, Float64Array]:
+    """Return the weighted counts of the visible bins around each bin, and their weights."""
+    visible_BTN = np.where(visible, spikes_BTN, 0)
+    return _along_time(visible_BTN, weights), _along_time(visible, weights)
+
+
+def posterior_mean(
+    counts_BTN: Float64Array, weights: Float64Array, prior: MeanPrior | None
+) -> Float64Array:
+    """Return rates from the sums of `kernel_sums`; 0 where there is no prior and no weight."""
+    if prior is not None:
+        has_prior = prior.mean_rates_N > 0
+        prior_bins = prior.n_spikes / np.where(has_prior, prior.mean_rates_N, 1.0)
+        counts_BTN = counts_BTN + prior.n_spikes * has_prior
+        weights = weights + prior_bins * has_prior
+    return np.divide(counts_BTN, weights, out=np.zeros_like(counts_BTN), where=weights > 0)
+
+
+def _along_time(values_BTK: IntArray | BoolArray, weights: Float64Array) -> Float64Array:
+    """Return sums along time under a symmetric kernel; nothing comes from beyond the array."""
+    sums_BTK = np.empty(values_BTK.shape)
+    if len(weights) < _FOURIER_TAPS:
+        correlate1d(values_BTK, weights, axis=1, output=sums_BTK, mode="constant")
+        return sums_BTK
+    # Trial by trial: the transform of a whole set would take several times its memory.
+    for trial, values_TK in enumerate(values_BTK):
+        sums_BTK[trial] = fftconvolve(values_TK.astype(float), weights[:, None], "same", axes=0)
+    # Rounding leaves some sums of nothing a little below zero.
+    return np.maximum(sums_BTK, 0.0, out=sums_BTK)
+
+
+# ------------------------------------------------------------------------------------------------
+# The kernel width, and the weight of the mean rate, that foretell counts best.
+# ------------------------------------------------------------------------------------------------
+
+
+PRIOR_SPIKES = (0.1, 0.3, 1.0, 3.0)
+
+# Entries (trials x bins x neurons) that suffice to tell kernel widths apart.
+_ENTRIES = 1_000_000
+_SEED = 0
+
+
+class KernelChoice(NamedTuple):
+    """Standard deviation of the kernel, and the spikes that the mean rate is worth."""
+
+    width_ms: float
+    prior_spikes: float
+
+
+def default_widths_ms(bin_ms: float, n_bins: int) -> Float64Array:
+    """Return kernel widths from half a bin to half the window, each a factor sqrt(2) wider.
+
+    Examples
+    --------
+    >>> default_widths_ms(bin_ms=20, n_bins=4).round(1)
+    array([10. , 14.1, 20. , 28.3, 40. ])
+    """
+    n_widths = 1 + max(0, int(np.floor(2 * np.log2(n_bins))))
+    return np.asarray(bin_ms * 0.5 * 2.0 ** (0.5 * np.arange(n_widths)), dtype=np.float64)
+
+
+def choose_kernel(train: SpikeData, candidates_ms: Sequence[float] | None = None) -> KernelChoice:
+    """Return the smoothing under which each count is best foretold by the other bins.
+
+    Leave-one-out likelihood cross-validation (Silverman 1986): each bin is given the smoothed
+    rate of all other bins of its trial, under a `MeanPrior` from all other bins of the set, and
+    the width and prior with the largest Poisson likelihood win. True rates are not used. At
+    most a million entries are looked at: of a larger set, trials drawn with a fixed seed.
+
+    Parameters
+    ----------
+    train : SpikeData
+        Training trials; hidden counts must be known.
+    candidates_ms : sequence of float, optional
+        Widths to try, in ms; `default_widths_ms` by default.
+
+    Returns
+    -------
+    KernelChoice
+        The first of several that are equally good.
+
+    Raises
+    ------
+    DataError
+        A set without trials, or without the counts of its held-out neurons.
+
+    Examples
+    --------
+    >>> from ndt_cli import make_lorenz
+    >>> recording = make_lorenz(n_conditions=2, n_repeats=5)
+
+    >>> choose_kernel(recording.train, candidates_ms=[40.0, 5000.0]).width_ms
+    40.0
+    """
+    some = _some_trials(train)
+    inside = some.inside_BT[:, :, None]
+    n_bins = int(some.lengths_B.sum())
+    counts_BTN = np.where(inside, some.spikes_BTN, 0)
+    spiked_BTN = counts_BTN > 0
+    spiked_counts = counts_BTN[spiked_BTN]
+    others_BTN = (mean_rate(some) * n_bins - counts_BTN) / max(n_bins - 1, 1)
+    if candidates_ms is None:
+        candidates_ms = default_widths_ms(some.bin_ms, some.n_bins).tolist()
+
+    losses = {}
+    for width_ms in candidates_ms:
+        weights = gaussian_weights(width_ms / some.bin_ms, some.n_bins)
+        weights[len(weights) // 2] = 0.0
+        sums = kernel_sums(counts_BTN, inside, weights)
+        for prior_spikes in PRIOR_SPIKES:
+            rates_BTN = posterior_mean(*sums, MeanPrior(others_BTN, prior_spikes))
+            # A neuron's only spike has a rate of zero there, whatever the width.
+            log_rates = np.log(np.maximum(rates_BTN[spiked_BTN], 1e-9))
+            loss = rates_BTN.sum(where=inside) - spiked_counts @ log_rates
+            losses[KernelChoice(width_ms, prior_spikes)] = float(loss)
+    return min(losses, key=losses.__getitem__)
+
+
+def _some_trials(train: SpikeData) -> SpikeData:
+    n_trials = max(1, _ENTRIES // max(1, train.n_bins * train.n_neurons))
+    if train.n_trials <= n_trials:
+        return train
+    drawn = np.random.default_rng(_SEED).permutation(train.n_trials)[:n_trials]
+    return train.take(np.sort(drawn))
+
+
+# ------------------------------------------------------------------------------------------------
+# The smoothing baseline: fitted to training trials, then asked for rates.
+# ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Smoother:
+    """Spike smoothing with a kernel chosen on training trials.
+
+    Parameters
+    ----------
+    width_ms : float
+        Standard deviation of the Gaussian kernel, in ms.
+    prior_spikes : float
+        Spikes that a neuron's mean rate is worth; see `MeanPrior`.
+    mean_rates_N : (neurons,) float array
+        Mean rate of each neuron in the training trials, in spikes per bin.
+    bin_ms : float
+        Bin width of the training trials, in ms.
+
+    Examples
+    --------
+    >>> from ndt_cli import make_lorenz
+    >>> recording = make_lorenz(n_conditions=2, n_repeats=5)
+
+    >>> smoother = Smoother.fit(recording.train)
+    >>> smoother.rates(recording.valid).shape  # spikes per bin
+    (2, 50, 29)
+    >>> smoother.width_ms > 0
+    True
+    """
+
+    width_ms: float
+    prior_spikes: float
+    mean_rates_N: Float64Array
+    bin_ms: float
+
+    @classmethod
+    def fit(cls, train: SpikeData, candidates_ms: Sequence[float] | None = None) -> Self:
+        """Choose width and prior by `choose_kernel` and keep the mean rates.
+
+        Raises
+        ------
+        DataError
+            A set without trials, or without the counts of its held-out neurons.
+        """
+        return cls(*choose_kernel(train, candidates_ms), mean_rate(train), train.bin_ms)
+
+    def rates(self, data: SpikeData) -> Float64Array:
+        """Return smoothed rates in spikes per bin, (trials, bins, neurons); 0 in padding.
+
+        Held-out neurons and forward bins are not looked at, as the model never sees them
+        either: a held-out neuron is given its mean rate.
+
+        Raises
+        ------
+        DataError
+            Trials with another bin width or number of neurons than those it was fitted to.
+        """
+        return self.rates_hidden(data, np.zeros(data.inside_BT.shape, dtype=bool))
+
+    def rates_hidden(self, data: SpikeData, hidden: BoolArray) -> Float64Array:
+        """Return rates as `rates` does, from the counts that are not hidden.
+
+        Parameters
+        ----------
+        data : SpikeData
+            Trials.
+        hidden : (trials, bins) or (trials, bins, neurons) bool array
+            Counts that must not be looked at.
+
+        Raises
+        ------
+        DataError
+            Trials with another bin width or number of neurons than those it was fitted to.
+        """
+        if data.bin_ms != self.bin_ms or data.n_neurons != len(self.mean_rates_N):
+            raise DataError(
+                f"Smoothing was fitted to {len(self.mean_rates_N)} neurons in bins of "
+                f"{self.bin_ms:g} ms; found {data.n_neurons} in bins of {data.bin_ms:g} ms.",
+                hint="Fit it to training trials of the same recording.",
+            )
+        hidden = hidden.copy()
+        hidden[:, data.n_bins - data.n_forward :] = True
+        if data.n_heldout:
+            hidden = hidden[:, :, None] if hidden.ndim == 2 else hidden
+            heldout_N = np.arange(data.n_neurons) >= data.n_neurons - data.n_heldout
+            hidden = hidden | heldout_N
+        prior = MeanPrior(self.mean_rates_N, self.prior_spikes)
+        return smooth_hidden(
+            data.spikes_BTN, data.inside_BT, hidden, self.width_ms, self.bin_ms, prior
+        )

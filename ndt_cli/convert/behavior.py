@@ -1,0 +1,196 @@
+"""Behaviour that was sampled on a clock of its own, cut to the bins of the spikes.
+
+Axes in names: B trials, T bins, V behavioural variables, S samples.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ndt_cli.convert.clock import Clock, TicksArray
+from ndt_cli.convert.contents import Contents, SeriesItem
+from ndt_cli.convert.counts import ContinuousCounts
+from ndt_cli.convert.journal import Journal
+from ndt_cli.convert.options import Choices
+from ndt_cli.data.spike_data import FloatArray, IntArray
+from ndt_cli.errors import DataError, SettingsError
+
+_WIDEST_GAP = 3.0  # sampling intervals; a camera drops a frame or two, a lost track is longer
+
+
+@dataclass(frozen=True, eq=False)
+class Behaviour:
+    """Samples with their times.
+
+    Parameters
+    ----------
+    times_us_S : (samples,) int array
+        Times in microseconds, ascending.
+    values_SV : (samples, variables) float array
+        NaN where a value is missing.
+    names : tuple of str
+        Name of each variable.
+    """
+
+    times_us_S: TicksArray
+    values_SV: FloatArray
+    names: tuple[str, ...]
+
+    def cut(self, starts_us_B: TicksArray, n_bins_B: IntArray, bin_us: int) -> FloatArray:
+        """Return the behaviour in each trial's bins.
+
+        A bin has the mean of the samples in it. Where sampling is slower than the bins, a bin
+        without a sample has the value interpolated linearly at its middle, across gaps of up to
+        three sampling intervals. A missing value (NaN) among them makes it NaN, and so is what
+        lies past the end of a trial.
+
+        Parameters
+        ----------
+        starts_us_B, n_bins_B, bin_us
+            As for `SpikeTimes.count`.
+
+        Returns
+        -------
+        behaviour_BTV : (trials, bins, variables) float array
+        """
+        n_bins, n_variables = int(np.max(n_bins_B, initial=0)), self.values_SV.shape[1]
+        behaviour_BTV = np.full((len(starts_us_B), n_bins, n_variables), np.nan)
+        for trial, (start, n_own) in enumerate(
+            zip(starts_us_B.tolist(), n_bins_B.tolist(), strict=True)
+        ):
+            behaviour_BTV[trial, :n_own] = self._bins(start, n_own, bin_us)
+        return behaviour_BTV
+
+    def _bins(self, start: int, n_bins: int, bin_us: int) -> FloatArray:
+        first, last = np.searchsorted(self.times_us_S, [start, start + n_bins * bin_us])
+        bin_S = (self.times_us_S[first:last] - start) // bin_us
+        n_samples_T = np.bincount(bin_S, minlength=n_bins)
+        values_TV = np.zeros((n_bins, self.values_SV.shape[1]))
+        for variable, values_S in enumerate(self.values_SV[first:last].T):
+            values_TV[:, variable] = np.bincount(bin_S, values_S, minlength=n_bins)
+        filled_T = n_samples_T > 0
+        values_TV[filled_T] /= n_samples_T[filled_T, None]
+        centres_us = start + bin_us * np.flatnonzero(~filled_T) + bin_us // 2
+        values_TV[~filled_T] = self._interpolated(centres_us)
+        return values_TV
+
+    def _interpolated(self, at_us: TicksArray) -> FloatArray:
+        times = self.times_us_S
+        values = np.full((len(at_us), self.values_SV.shape[1]), np.nan)
+        after = np.searchsorted(times, at_us)
+        between = np.flatnonzero((after > 0) & (after < len(times)))
+        after = after[between]
+        gap_us = times[after] - times[after - 1]
+        near = gap_us <= _WIDEST_GAP * self._interval_us
+        between, after, gap_us = between[near], after[near], gap_us[near]
+        share = ((at_us[between] - times[after - 1]) / gap_us)[:, None]
+        before_SV = self.values_SV[after - 1]
+        values[between] = before_SV + share * (self.values_SV[after] - before_SV)
+        return values
+
+    @cached_property
+    def _interval_us(self) -> float:
+        return float(np.median(np.diff(self.times_us_S))) if len(self.times_us_S) > 1 else 0.0
+
+
+def check_known(
+    behaviour: Behaviour,
+    behaviour_BTV: FloatArray,
+    starts_us_B: TicksArray,
+    duration_us_B: IntArray,
+    source: str,
+) -> None:
+    """Refuse behaviour of which nothing falls in a trial: its clock is another one.
+
+    Raises
+    ------
+    DataError
+        When it is NaN in every bin.
+    """
+    if np.isfinite(behaviour_BTV).any() or not np.isfinite(behaviour.values_SV).any():
+        return
+    first, last = behaviour.times_us_S[[0, -1]] / 1e6
+    begin, end = starts_us_B.min() / 1e6, (starts_us_B + duration_us_B).max() / 1e6
+    raise DataError(
+        f"{source}: behaviour {', '.join(behaviour.names)}: found no sample in any trial; samples "
+        f"are from {first:g} to {last:g} s, trials from {begin:g} to {end:g} s",
+        hint="Are both on one clock, in one unit? See --behaviour-times and --time-unit; "
+        "--counts-times NAME says when the bins of continuous counts begin.",
+    )
+
+
+def sampled(times_us_S: TicksArray, values_S: NDArray[Any], name: str) -> Behaviour:
+    """Return samples in the order of time, with a name for each variable."""
+    values_SV = np.asarray(values_S, dtype=np.float64).reshape(len(values_S), -1)
+    order = np.argsort(times_us_S, kind="stable")
+    return Behaviour(times_us_S[order], values_SV[order], variable_names(name, values_SV.shape[1]))
+
+
+def variable_names(name: str, n_variables: int) -> tuple[str, ...]:
+    """Return a name for each variable of an array: ``hand_vel 0``, ``hand_vel 1``."""
+    short = name.rpartition("/")[2]
+    return (short,) if n_variables == 1 else tuple(f"{short} {i}" for i in range(n_variables))
+
+
+# ------------------------------------------------------------------------------------------------
+# Time series of behaviour from a file, with their clock.
+# ------------------------------------------------------------------------------------------------
+
+
+_FLAG = "--behaviour"
+
+
+def read_behaviour(
+    contents: Contents, choices: Choices, journal: Journal, spikes: ContinuousCounts | None
+) -> list[Behaviour]:
+    """Read the time series that come along.
+
+    Times are the series' own (NWB), those of ``behaviour_times``, or those of the bins of
+    continuous counts with as many samples.
+
+    Raises
+    ------
+    SettingsError, DataError
+        If a name is not there, has no times, or is no series of numbers.
+    """
+    parts = []
+    for name in choices.behaviour:
+        found, item = contents.find(name, _FLAG)
+        clock = Clock()
+        if isinstance(item, SeriesItem):
+            times, values = item.read()
+        else:
+            values = contents.numbers(found, _FLAG)
+            if choices.behaviour_times is not None:
+                times = contents.numbers(choices.behaviour_times, "--behaviour-times")
+                clock = choices.clock
+            elif spikes is not None and values.shape[:1] == (len(spikes.counts_TN),):
+                times, clock = spikes.centres_us_T, Clock("us")
+            else:
+                raise SettingsError(
+                    f"{contents.path}: {_FLAG} {name}: found no times of its samples",
+                    hint="Give them: --behaviour-times NAME.",
+                )
+        if (
+            times.ndim != 1
+            or times.dtype.kind not in "uif"
+            or values.dtype.kind not in "buif"
+            or values.ndim not in (1, 2)
+            or len(values) != len(times)
+        ):
+            raise contents.wrong(
+                _FLAG,
+                found,
+                f"shape {values.shape} of type {values.dtype}, with times of shape {times.shape} "
+                f"of type {times.dtype}",
+                "numbers, samples x variables, with a time for each sample",
+            )
+        known = np.isfinite(times)
+        journal.drop("samples", int((~known).sum()), len(known), f"of {found} have no time")
+        parts.append(sampled(clock.to_us(times[known]), values[known], found))
+    if parts:
+        journal.took("behaviour", ", ".join(choices.behaviour))
+    return parts

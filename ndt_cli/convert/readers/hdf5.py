@@ -1,0 +1,254 @@
+"""Datasets of an HDF5 file, by their path; tables of compound rows by their columns."""
+
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from ndt_cli.convert.contents import ArrayItem, Contents, Item, ListsItem, SeriesItem
+from ndt_cli.data.files import DAMAGE, Elsewhere, check_announced, own_item
+from ndt_cli.errors import DataError
+
+# A group may hold links to itself: two of them make a million paths of this depth.
+_MAX_DEPTH = 20
+# What has a name takes so many bytes of the file, at least.
+_FEW_LINKS, _MAX_LINKS, _LINK_BYTES = 5_000, 100_000, 64
+
+
+def open_h5(path: Path) -> h5py.File:
+    """Open an HDF5 file.
+
+    Raises
+    ------
+    DataError
+        If it is damaged.
+    """
+    try:
+        return h5py.File(path, "r")
+    except DAMAGE as error:
+        raise DataError(
+            f"{path}: the file is damaged or was not written to its end ({error})",
+            hint="Copy or write the file again.",
+        ) from error
+
+
+def hdf5_contents(path: Path, file: h5py.File) -> Contents:
+    """List the arrays of an open HDF5 file."""
+    contents = Contents(path, "HDF5")
+    contents.on_close.callback(file.close)
+    max_links = min(_MAX_LINKS, max(_FEW_LINKS, file.id.get_filesize() // _LINK_BYTES))
+    if _walk(contents, file, "", max_links) > max_links:
+        contents.on_close.close()
+        raise DataError(
+            f"{path}: found more than {max_links} names; expected a recording",
+            hint="Do its groups hold links to one another? Copy what is needed to a file of its "
+            "own.",
+        )
+    return contents
+
+
+def _walk(
+    contents: Contents,
+    group: h5py.Group,
+    front: str,
+    max_links: int,
+    depth: int = 0,
+    n_links: int = 0,
+) -> int:
+    """List what is in a group, and below; return how many names were met."""
+    for key in group:
+        n_links += 1
+        if n_links > max_links:
+            break
+        try:
+            item = own_item(group, key)
+        except DAMAGE:
+            continue
+        if isinstance(item, h5py.Group) and depth < _MAX_DEPTH:
+            n_links = _walk(contents, item, f"{front}{key}/", max_links, depth + 1, n_links)
+        elif isinstance(item, h5py.Dataset) and item.shape is not None:
+            contents.items.update(dataset_items(contents.path, f"{front}{key}", item))
+        elif isinstance(item, Elsewhere):
+            contents.items[f"{front}{key}"] = _elsewhere(contents.path, f"{front}{key}", item)
+    return n_links
+
+
+def _elsewhere(path: Path, name: str, item: Elsewhere) -> ArrayItem:
+    """Return an item that is listed, and refused where it is chosen."""
+
+    def read() -> NDArray[Any]:
+        raise DataError(
+            f"{path}: `{name}`: found {item.found}; expected the array itself", hint=item.hint
+        )
+
+    return ArrayItem((), f"in another file, {item.file}", read)
+
+
+def dataset_items(path: Path, name: str, dataset: h5py.Dataset) -> dict[str, Item]:
+    """Return the items of one dataset: itself, or one for each column of a compound table."""
+    try:
+        dtype = dataset.dtype
+    except DAMAGE:  # HDF5 has types that numpy has not
+        return {}
+    if dtype.names:
+        return {
+            f"{name}/{column}": ArrayItem(
+                (*dataset.shape, *dtype[column].shape),
+                str(dtype[column].base),
+                partial(_read_column, path, dataset, column),
+            )
+            for column in dtype.names
+        }
+    if h5py.check_ref_dtype(dtype) is not None:
+        return {}
+    is_text = h5py.check_string_dtype(dtype) is not None
+    if not is_text and h5py.check_vlen_dtype(dtype) is not None:
+
+        def read_lists() -> list[NDArray[Any]]:
+            return [np.asarray(values) for values in read_dataset(path, dataset).reshape(-1)]
+
+        return {name: ListsItem(dataset.shape, "lists of numbers", read_lists)}
+    shown = "text" if is_text else str(dtype)
+    return {name: ArrayItem(dataset.shape, shown, partial(read_dataset, path, dataset))}
+
+
+def _read_column(path: Path, dataset: h5py.Dataset, column: str) -> NDArray[Any]:
+    return np.asarray(read_dataset(path, dataset)[column])
+
+
+def read_dataset(path: Path, dataset: h5py.Dataset) -> NDArray[Any]:
+    """Read a whole dataset, text as str.
+
+    Raises
+    ------
+    DataError
+        If its content is damaged, far larger than the file, or does not fit into memory.
+    """
+    check_announced(path, dataset)
+    try:
+        if h5py.check_string_dtype(dataset.dtype) is not None:
+            return np.asarray(dataset.asstr()[()]).astype(str)
+        return np.asarray(dataset[()])
+    except DAMAGE as error:
+        raise DataError(
+            f"{path}: `{dataset.name}` cannot be read ({error})",
+            hint="Copy or write the file again.",
+        ) from error
+
+
+# ------------------------------------------------------------------------------------------------
+# Tables and time series of an NWB file, read as the HDF5 file that it is.
+#
+# A column of a table may be ragged: its values lie end to end, and ``NAME_index`` says where each
+# row's end. A time series is a group of ``data`` with ``timestamps``, or with ``starting_time`` and
+# its rate. Times are in seconds, by the format.
+# ------------------------------------------------------------------------------------------------
+
+
+# Definitions of the format, the laboratory, the animal and the electrodes.
+_NO_DATA = ("specifications/", "general/")
+
+
+def is_nwb(file: h5py.File) -> bool:
+    """Tell whether an HDF5 file says that it is an NWB file."""
+    return "nwb_version" in file.attrs
+
+
+def as_nwb(contents: Contents, file: h5py.File) -> None:
+    """Put ragged columns and time series in the place of the datasets that make them up."""
+    contents.layout = "NWB"
+    for name in list(contents.items):
+        if name.startswith(_NO_DATA) or "/" not in name:
+            del contents.items[name]
+    for name in [n for n in contents.items if n.endswith("_index") and n in contents.items]:
+        _join_ragged(contents, file, name)
+    for name in [n for n in contents.items if n.endswith("/data")]:
+        _join_series(contents, file, name.removesuffix("/data"))
+
+
+def _join_ragged(contents: Contents, file: h5py.File, index_name: str) -> None:
+    name = index_name.removesuffix("_index")
+    if name not in contents.items or f"{index_name}_index" in contents.items:
+        return  # no index of a column, or one of two levels, such as waveforms
+    values, ends = own_item(file, name), own_item(file, index_name)
+    if not isinstance(values, h5py.Dataset) or not isinstance(ends, h5py.Dataset):
+        return
+    if h5py.check_dtype(ref=values.dtype) is not None or not values.ndim or ends.ndim != 1:
+        return
+
+    def read() -> list[NDArray[Any]]:
+        flat, stops = read_dataset(contents.path, values), read_dataset(contents.path, ends)
+        whole = stops.dtype.kind in "iu"
+        # What is left over would be the last row's, or nobody's.
+        if (
+            not whole
+            or stops.min(initial=0) < 0
+            or stops.max(initial=0) != len(flat)
+            or (stops[1:] < stops[:-1]).any()
+        ):
+            raise DataError(
+                f"{contents.path}: `{index_name}`: found {stops[:5].tolist()}...; expected where "
+                f"each row of `{name}` ends, ascending to its length of {len(flat)}",
+                hint="Write the file again.",
+            )
+        return np.split(flat, stops.astype(np.int64))[:-1]
+
+    del contents.items[index_name]
+    contents.items[name] = ListsItem(ends.shape, f"lists of {values.dtype}", read)
+
+
+def _join_series(contents: Contents, file: h5py.File, name: str) -> None:
+    data, stamps, start = (
+        own_item(file, f"{name}/{part}") for part in ("data", "timestamps", "starting_time")
+    )
+    if not isinstance(data, h5py.Dataset) or not data.ndim:
+        return
+    if not isinstance(stamps, h5py.Dataset) and not (
+        isinstance(start, h5py.Dataset) and "rate" in start.attrs
+    ):
+        return
+
+    def read() -> tuple[NDArray[Any], NDArray[Any]]:
+        values = read_dataset(contents.path, data)
+        try:
+            scale = float(data.attrs.get("conversion", 1.0))
+            offset = float(data.attrs.get("offset", 0.0))
+            if isinstance(stamps, h5py.Dataset):
+                times = read_dataset(contents.path, stamps)
+            else:
+                times = _regular_times(start, len(values))
+        except DAMAGE as error:
+            raise DataError(
+                f"{contents.path}: `{name}`: conversion, offset, starting time or rate cannot be "
+                f"read ({error})",
+                hint="Write the file again.",
+            ) from error
+        if values.dtype.kind in "buif" and (scale != 1 or offset != 0):
+            with np.errstate(over="ignore"):
+                values = values * scale + offset
+        return times, values
+
+    for part in ("data", "timestamps", "starting_time"):
+        contents.items.pop(f"{name}/{part}", None)
+    unit = _unit(data)
+    item: Item = SeriesItem(data.shape, f"time series, {unit}" if unit else "time series", read)
+    contents.items[name] = item
+
+
+def _regular_times(start: Any, n_samples: int) -> NDArray[np.float64]:
+    rate_hz, first_s = float(start.attrs["rate"]), float(start[()])
+    if not 0 < rate_hz < math.inf or not math.isfinite(first_s):
+        raise ValueError(f"{rate_hz:g} samples per second from {first_s:g} s on")
+    return first_s + np.arange(n_samples) / rate_hz
+
+
+def _unit(data: h5py.Dataset) -> str:
+    try:
+        unit = data.attrs.get("unit", "")
+    except DAMAGE:
+        return ""
+    return unit if isinstance(unit, str) else ""

@@ -1,0 +1,453 @@
+"""MATLAB's values, of either file format, as named items.
+
+A struct becomes a group, an array of structs a table, a cell array lists or text. Vectors lose
+their second axis, as nothing but MATLAB needs it. Nothing in a file is executed: function handles
+and objects are passed over.
+"""
+
+import math
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias, Union
+
+import h5py
+import numpy as np
+import scipy.io
+from numpy.typing import NDArray
+
+from ndt_cli.convert.contents import ArrayItem, Contents, Item, ListsItem
+from ndt_cli.convert.readers.hdf5 import read_dataset
+from ndt_cli.data.files import DAMAGE, Elsewhere, own_item
+from ndt_cli.errors import DataError
+from ndt_cli.memory import check_memory
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A numeric array, read when asked for; ``shape`` is MATLAB's."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[], NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A cell array, or an array of structs; values in C order of ``shape``."""
+
+    shape: tuple[int, ...]
+    values: "list[Value]"
+
+
+Value = Union[Stored, str, Cells, "dict[str, Value]"]
+
+
+def matlab_items(name: str, value: Value) -> dict[str, Item]:
+    """Return the items that a MATLAB variable holds."""
+    if isinstance(value, dict):
+        items: dict[str, Item] = {}
+        for key, part in value.items():
+            items.update(matlab_items(f"{name}/{key}", part))
+        return items
+    if isinstance(value, Cells):
+        return _cell_items(name, value)
+    if isinstance(value, str):
+        return {name: _text((), [value])}
+    shape = squeezed(value.shape)
+    return {name: ArrayItem(shape, value.dtype, lambda: value.read().reshape(shape))}
+
+
+def squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return a vector's shape without its second axis, a number's without any."""
+    if len(shape) == 2 and 1 in shape:
+        return tuple(n for n in shape if n != 1)
+    return shape
+
+
+def _cell_items(name: str, cells: Cells) -> dict[str, Item]:
+    shape, values = squeezed(cells.shape), cells.values
+    if not values:
+        return {name: ListsItem((0,), "empty cells", list)}
+    if all(isinstance(v, dict) for v in values):
+        return _table_items(name, shape, [v for v in values if isinstance(v, dict)])
+    if all(isinstance(v, str) for v in values):
+        return {name: _text(shape, [str(v) for v in values])}
+    if all(isinstance(v, Cells) for v in values):
+        inner = [v for v in values if isinstance(v, Cells)]
+        sizes = {squeezed(v.shape) for v in inner}
+        if len(sizes) == 1:
+            flat = [part for v in inner for part in v.values]
+            return _cell_items(name, Cells((*shape, *sizes.pop()), flat))
+        return {}
+    arrays = [v for v in values if isinstance(v, Stored)]
+    if len(arrays) < len(values):
+        return {}  # cells of several kinds: no column of anything
+    if all(v.shape == (1, 1) for v in arrays):
+        return {
+            name: ArrayItem(
+                shape,
+                arrays[0].dtype,
+                lambda: np.array([v.read().reshape(()) for v in arrays]).reshape(shape),
+            )
+        }
+    return {
+        name: ListsItem(
+            shape,
+            f"lists of {arrays[0].dtype}",
+            lambda: [v.read().reshape(squeezed(v.shape)) for v in arrays],
+        )
+    }
+
+
+def _table_items(
+    name: str, shape: tuple[int, ...], rows: "list[dict[str, Value]]"
+) -> dict[str, Item]:
+    items: dict[str, Item] = {}
+    for column in rows[0]:
+        if all(column in row for row in rows):
+            items.update(_cell_items(f"{name}/{column}", Cells(shape, [r[column] for r in rows])))
+    return items
+
+
+def _text(shape: tuple[int, ...], words: list[str]) -> ArrayItem:
+    return ArrayItem(shape, "text", lambda: np.array(words, dtype=str).reshape(shape))
+
+
+# ------------------------------------------------------------------------------------------------
+# Whether the parts of a MATLAB file of version 5 to 7 lie in one another as they should.
+#
+# `scipy.io.loadmat` believes the type and the size that each part gives; one damaged byte there can
+# end the whole process. The layout is that of MathWorks' "MAT-File Format", chapter 1.
+# ------------------------------------------------------------------------------------------------
+
+
+_HEADER_BYTES = 128
+_MAX_DEPTH = 32
+
+# Types of parts: an array, a packed part, and numbers or text; the others up to 18 are reserved.
+_MATRIX, _PACKED = 14, 15
+_TYPES = (1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 16, 17, 18)
+
+# An array begins with its flags, which say its class, its shape and its name, of these types.
+_FLAGS, _SHAPES, _NAMES, _BEFORE_VALUES = 6, (5, 6), (1, 16), 3
+# Classes: cells, structs and objects; sparse; text and numbers; functions; what MATLAB alone knows.
+_OF_ARRAYS, _SPARSE, _PLAIN, _FUNCTION, _OPAQUE = (1, 2, 3), 5, (4, *range(6, 16)), 16, 17
+# Cells that may be announced without being there: structs without fields are stored so.
+_FEW, _MOST_AXES = 1000, 32
+
+_Part: TypeAlias = tuple[int, memoryview]
+
+
+def check_elements(path: Path) -> None:
+    """Refuse a file whose parts have types that there are not, or do not fit into it.
+
+    Parameters
+    ----------
+    path : Path
+        A file of version 5 to 7.
+
+    Raises
+    ------
+    ValueError
+        With what is wrong.
+    zlib.error
+        If a packed part is damaged.
+    """
+    content = path.read_bytes()
+    marks = {b"IM": "<", b"MI": ">"}
+    mark = content[_HEADER_BYTES - 2 : _HEADER_BYTES]
+    if mark not in marks:
+        raise ValueError("its header is damaged")
+    _check(memoryview(content)[_HEADER_BYTES:], marks[mark], 0)
+
+
+def _check(content: memoryview, order: str, depth: int) -> list[_Part]:
+    """Check the parts of an array, or of the file, and return them."""
+    if depth > _MAX_DEPTH:
+        raise ValueError(f"more than {_MAX_DEPTH} arrays in one another")
+    parts = list(_parts(content, order))
+    for kind, part in parts:
+        if kind == _MATRIX:
+            _check_values(_check(part, order, depth + 1), order)
+        elif kind == _PACKED and depth == 0:
+            _check(memoryview(zlib.decompress(part)), order, depth + 1)
+        elif kind not in _TYPES:
+            raise ValueError(f"a part of type {kind}")
+    return parts
+
+
+def _parts(content: memoryview, order: str) -> Iterator[_Part]:
+    at = 0
+    while at < len(content):
+        if len(content) - at < 8:
+            raise ValueError("it ends within a part")
+        kind, size = struct.unpack_from(f"{order}II", content, at)
+        first = at + 8
+        if kind >> 16:  # a small part has its size beside its type, and its content after both
+            kind, size, first = kind & 0xFFFF, kind >> 16, at + 4
+            if size > 4:
+                raise ValueError(f"a small part of {size} bytes")
+        at = first + size
+        if at > len(content):
+            raise ValueError(f"a part of {size} bytes where {len(content) - first} are left")
+        yield kind, content[first:at]
+        if kind != _PACKED:
+            at += -at % 8
+
+
+def _check_values(parts: list[_Part], order: str) -> None:
+    """Refuse an array of numbers or text without them: others would be taken in their place."""
+    if not parts:
+        return  # so cells without anything are stored
+    if parts[0][0] != _FLAGS or len(parts[0][1]) < 8:
+        raise ValueError("an array that does not say what it holds")
+    (flags,) = struct.unpack_from(f"{order}I", parts[0][1])
+    what, is_complex = flags & 0xFF, bool(flags & 0x800)
+    if what in (_FUNCTION, _OPAQUE):
+        return
+    n_entries = _n_entries(parts, order)
+    n_held = sum(kind == _MATRIX for kind, _ in parts)
+    if what in _OF_ARRAYS and n_entries > max(n_held, _FEW):
+        raise ValueError(f"an array of {n_entries} cells or structs, with {n_held} in it")
+    needed = {_SPARSE: 3, **dict.fromkeys(_PLAIN, 1)}.get(what)
+    if needed is None:
+        return
+    values = [kind for kind, _ in parts[_BEFORE_VALUES:]][: needed + is_complex]
+    if len(values) < needed + is_complex or not set(values) <= set(_TYPES):
+        raise ValueError(f"an array of class {what} without its values")
+
+
+def _n_entries(parts: list[_Part], order: str) -> int:
+    kinds = [kind for kind, _ in parts[1:_BEFORE_VALUES]]
+    if len(kinds) < 2 or kinds[0] not in _SHAPES or kinds[1] not in _NAMES:
+        raise ValueError("an array without a shape or a name")
+    shape = parts[1][1]
+    n_axes, rest = divmod(len(shape), 4)
+    if rest or not 2 <= n_axes <= _MOST_AXES:
+        raise ValueError(f"an array whose shape has {len(shape)} bytes")
+    sizes = struct.unpack_from(f"{order}{n_axes}i", shape)
+    if min(sizes) < 0:
+        raise ValueError(f"an array of shape {sizes}")
+    return math.prod(sizes)
+
+
+# ------------------------------------------------------------------------------------------------
+# MATLAB files before version 7.3, through `scipy.io.loadmat`, which executes nothing.
+# ------------------------------------------------------------------------------------------------
+
+
+# As scipy counts it: of versions 5 to 7, which have one layout.
+_VERSION_5 = 1
+# A sparse array takes all its memory when it is read: a few bytes can stand for any number.
+_FEW_BYTES, _MOST_SPARSE = 2**26, 10_000
+
+
+def open_mat5(path: Path) -> Contents:
+    """Read a MATLAB file of version 4 to 7.
+
+    Raises
+    ------
+    DataError
+        If it is damaged, or does not fit into memory.
+    """
+    try:
+        if scipy.io.matlab.matfile_version(path)[0] == _VERSION_5:
+            check_elements(path)
+        sizes = scipy.io.whosmat(path)
+    except Exception as error:
+        raise _no_mat(path, error) from error
+    n_entries = sum(math.prod(shape) for _, shape, _ in sizes)
+    check_memory(n_entries, f"{path}: its {len(sizes)} variables")  # a byte each, or more
+    try:
+        variables = scipy.io.loadmat(path, struct_as_record=True, squeeze_me=False)
+    except Exception as error:  # scipy raises many kinds over damaged content
+        raise _no_mat(path, error) from error
+    contents = Contents(path, "MATLAB")
+    for name, raw in variables.items():
+        value = None if name.startswith("__") else _value(raw, f"{path}: `{name}`")
+        if value is not None:
+            contents.items.update(matlab_items(name, value))
+    return contents
+
+
+def _no_mat(path: Path, error: Exception) -> DataError:
+    return DataError(
+        f"{path}: cannot be read as a MATLAB file ({type(error).__name__}: {error})",
+        hint="Save it again; `save -v7.3` writes HDF5, which is read too.",
+    )
+
+
+def _value(raw: Any, where: str) -> Value | None:
+    """Return what a variable holds, None for functions and objects."""
+    if type(raw) is not np.ndarray:  # MatlabFunction and MatlabOpaque are subclasses
+        return _sparse(raw, where)
+    if raw.dtype.names:
+        rows = [_struct(row, raw.dtype.names, where) for row in raw.reshape(-1)]
+        return rows[0] if len(rows) == 1 else Cells(raw.shape, list(rows))
+    if raw.dtype.kind == "O":
+        values = [_value(part, where) for part in raw.reshape(-1)]
+        return Cells(raw.shape, [v for v in values if v is not None])
+    if raw.dtype.kind == "U":
+        words = [str(word).rstrip() for word in raw.reshape(-1)]
+        return words[0] if len(words) == 1 else Cells(raw.shape, list(words))
+    return Stored(raw.shape, str(raw.dtype), lambda: raw)
+
+
+def _struct(row: Any, names: tuple[str, ...], where: str) -> dict[str, Value]:
+    values = {name: _value(row[name], where) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _sparse(raw: Any, where: str) -> Value | None:
+    if not hasattr(raw, "toarray"):
+        return None
+
+    def read() -> NDArray[Any]:
+        n_bytes = math.prod(raw.shape) * raw.dtype.itemsize
+        what = f"{where}, a sparse array of shape {raw.shape}"
+        check_memory(n_bytes, what)
+        if n_bytes > max(_FEW_BYTES, _MOST_SPARSE * raw.data.nbytes):
+            raise DataError(
+                f"{what}: found {raw.nnz} entries; expected more in so large a one",
+                "Save what it stands for as a full array, or leave it out.",
+            )
+        try:
+            # An entry outside of the shape would be written to memory elsewhere.
+            raw.tocsc().check_format(full_check=True)
+        except ValueError as error:
+            raise DataError(f"{what}: it is damaged ({error})", "Save it again.") from error
+        return np.asarray(raw.toarray())
+
+    return Stored(tuple(raw.shape), str(raw.dtype), read)
+
+
+# ------------------------------------------------------------------------------------------------
+# MATLAB files of version 7.3: HDF5 with axes reversed, cells as references, text as numbers.
+# ------------------------------------------------------------------------------------------------
+
+
+_OBJECTS = (h5py.Group, h5py.Dataset, h5py.Datatype)
+
+# Cells may refer to one another: a few of them can stand for any number. Each reference takes
+# eight bytes of the file, if it is not packed.
+_FEW_VALUES, _VALUE_BYTES = 10_000, 8
+
+
+def is_mat73(file: h5py.File) -> bool:
+    """Tell whether an HDF5 file was written by MATLAB."""
+    return any(_is_matlab(file, key) for key in file)
+
+
+def _is_matlab(file: h5py.File, key: str) -> bool:
+    try:
+        item = own_item(file, key)
+        return isinstance(item, _OBJECTS) and "MATLAB_class" in item.attrs
+    except DAMAGE:
+        return False
+
+
+def open_mat73(path: Path, file: h5py.File) -> Contents:
+    """List the variables of an open MATLAB file of version 7.3."""
+    contents = Contents(path, "MATLAB")
+    contents.on_close.callback(file.close)
+    reader = _Reader(path, max(_FEW_VALUES, file.id.get_filesize() // _VALUE_BYTES))
+    try:
+        for name in file:
+            if not name.startswith("#"):  # #refs# and #subsystem# hold what cells refer to
+                value = reader.value(own_item(file, name))
+                if value is not None:
+                    contents.items.update(matlab_items(name, value))
+    except DAMAGE as error:
+        contents.on_close.close()
+        raise DataError(
+            f"{path}: cannot be read as a MATLAB file ({type(error).__name__}: {error})",
+            hint="Save it again.",
+        ) from error
+    return contents
+
+
+@dataclass
+class _Reader:
+    """Follows groups and references from the variables of a file, so many of them at most."""
+
+    path: Path
+    max_values: int
+    n_values: int = 0
+
+    def value(self, item: Any, depth: int = 0) -> Value | None:
+        self.n_values += 1
+        if self.n_values > self.max_values or depth > _MAX_DEPTH:
+            found = f"{_MAX_DEPTH} levels" if depth > _MAX_DEPTH else f"{self.max_values} values"
+            raise ValueError(f"more than {found}; do its cells refer to one another?")
+        if isinstance(item, Elsewhere):
+            raise ValueError(f"found {item.found}")
+        if isinstance(item, h5py.Group):
+            return self._struct(item, depth)
+        if not isinstance(item, h5py.Dataset) or item.shape is None:
+            return None
+        kind = _class(item)
+        if item.attrs.get("MATLAB_empty", 0):
+            return _empty(kind, item)
+        if h5py.check_ref_dtype(item.dtype) is not None:
+            return self._cells(item, depth)
+        if kind == "char" and item.dtype.kind in "ui":
+            rows = [_word(row) for row in read_dataset(self.path, item).T]
+            return rows[0] if len(rows) == 1 else Cells((len(rows), 1), list(rows))
+        if item.dtype.kind not in "buif":
+            return None
+
+        def read() -> NDArray[Any]:
+            return read_dataset(self.path, item).T
+
+        return Stored(item.shape[::-1], str(item.dtype), read)
+
+    def _cells(self, item: h5py.Dataset, depth: int) -> Cells | None:
+        references = read_dataset(self.path, item).T
+        parts = (item.file[reference] for reference in references.reshape(-1))
+        values = [self.value(part, depth + 1) for part in parts]
+        if any(value is None for value in values):
+            return None
+        return Cells(references.shape, [value for value in values if value is not None])
+
+    def _struct(self, group: h5py.Group, depth: int) -> Value:
+        fields = {name: self.value(own_item(group, name), depth + 1) for name in group}
+        # An array of structs keeps each field as an array of references that says no class.
+        shapes = {
+            name: value.shape
+            for name, value in fields.items()
+            if isinstance(value, Cells) and not _class(group[name])
+        }
+        if shapes and len(shapes) == len(fields) and len(set(shapes.values())) == 1:
+            shape = next(iter(shapes.values()))
+            columns = {name: v for name, v in fields.items() if isinstance(v, Cells)}
+            rows: list[Value] = [
+                {name: column.values[i] for name, column in columns.items()}
+                for i in range(int(np.prod(shape)))
+            ]
+            return Cells(shape, rows)
+        return {name: value for name, value in fields.items() if value is not None}
+
+
+def _empty(kind: str, item: h5py.Dataset) -> Value:
+    """Return an array without entries: MATLAB stores its size in place of them."""
+    if kind == "char":
+        return ""
+    if item.size > _MAX_DEPTH or item.dtype.kind not in "ui":
+        raise ValueError(f"a size of {item.size} numbers of type {item.dtype}")
+    shape = tuple(int(n) for n in np.asarray(item[()]).reshape(-1))
+    if math.prod(shape):
+        raise ValueError(f"an empty array of size {shape}")
+    empty = np.zeros(shape)
+    return Cells(shape, []) if kind == "cell" else Stored(shape, "float64", lambda: empty)
+
+
+def _class(item: Any) -> str:
+    name = item.attrs.get("MATLAB_class", b"")
+    return name.decode(errors="replace") if isinstance(name, bytes) else str(name)
+
+
+def _word(codes: NDArray[Any]) -> str:
+    return codes.astype(np.uint16).tobytes().decode("utf-16-le", errors="replace").rstrip()

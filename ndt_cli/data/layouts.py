@@ -1,0 +1,484 @@
+"""The LFADS layout: what the field's synthetic sets and many labs use, often without an ending.
+
+Axes in names: B trials, T bins, N neurons, K latents.
+"""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from ndt_cli.data.checked import (
+    as_whole,
+    check_rates_per_bin,
+    check_same_window,
+    find_rate_scale,
+    no_bin_ms,
+    read_counts,
+    read_labels,
+    read_names,
+    read_per_trial,
+    read_rates,
+    read_series,
+    read_words,
+    stored_bin_ms,
+)
+from ndt_cli.data.files import ArrayFile
+from ndt_cli.data.spike_data import FloatArray, IntArray, Recording, SpikeData
+from ndt_cli.data.split import split_trials
+from ndt_cli.errors import DataError
+from ndt_cli.memory import check_memory
+from ndt_cli.settings.tree import DataSettings
+
+LFADS_COUNT_KEYS = ("train_data", "valid_data")
+_HALVES = ("train", "valid")
+_LATENT_KEYS = ("lowd", "latents")
+
+
+def read_lfads(file: ArrayFile, settings: DataSettings) -> Recording:
+    """Read an LFADS file.
+
+    Needed are ``train_data`` and ``valid_data`` (counts). Taken where present: ``train_truth``
+    and ``valid_truth`` (true rates), ``conversion_factor``, ``dt`` (bin width in seconds),
+    ``train_inds`` and ``valid_inds`` (trials' places in the original order, from 0 or 1),
+    ``condition_labels_train`` and ``condition_labels_valid``, ``train_lowd`` and ``valid_lowd``
+    (latents). Other keys are passed over.
+
+    Raises
+    ------
+    DataError
+        If a needed key is missing, an array is not as it should be, or neither file nor
+        settings nor the scale of the rates tell the bin width.
+    """
+    for key in LFADS_COUNT_KEYS:
+        if key not in file:
+            raise file.missing(key, known_keys=LFADS_COUNT_KEYS)
+    check_same_window(file, *LFADS_COUNT_KEYS)
+    counts = [read_counts(file, key) for key in LFADS_COUNT_KEYS]
+    bin_ms, notes = stored_bin_ms(file, "dt", settings, ms_per_unit=1000)
+
+    rates, rate_notes = _read_truth(file, counts)
+    notes += rate_notes
+    if rates:
+        scale = find_rate_scale(file, settings, bin_ms, _pooled_mean(rates), _pooled_mean(counts))
+        bin_ms = scale.bin_ms
+        notes += scale.notes
+        for half, rates_BTN in zip(_HALVES, rates, strict=True):
+            with np.errstate(over="ignore"):  # what is too large then is refused
+                rates_BTN /= scale.factor
+            check_rates_per_bin(file, f"{half}_truth", rates_BTN)
+    if bin_ms is None:
+        raise no_bin_ms(file, "dt")
+
+    sizes = [len(spikes_BTN) for spikes_BTN in counts]
+    ids, id_notes = _read_trial_ids(file, sizes)
+    latents, latent_notes = _read_latents(file, counts)
+    conditions = _read_conditions(file, sizes)
+    train, valid = (
+        SpikeData(
+            spikes_BTN=spikes_BTN,
+            bin_ms=bin_ms,
+            lengths_B=np.full(len(spikes_BTN), spikes_BTN.shape[1]),
+            rates_BTN=rates[i] if rates else None,
+            conditions_B=conditions[i] if conditions else None,
+            latents_BTK=latents[i] if latents else None,
+            trial_ids_B=ids[i] if ids else None,
+        )
+        for i, spikes_BTN in enumerate(counts)
+    )
+    return Recording(train, valid, str(file.path), "lfads", (*notes, *id_notes, *latent_notes))
+
+
+def _pooled_mean(arrays: list[IntArray] | list[FloatArray]) -> float:
+    total = sum(float(array.sum(dtype=np.float64)) for array in arrays)
+    return total / sum(array.size for array in arrays)
+
+
+def _read_truth(file: ArrayFile, counts: list[IntArray]) -> tuple[list[FloatArray], list[str]]:
+    keys = [f"{half}_truth" for half in _HALVES]
+    present = [key for key in keys if key in file]
+    if len(present) == 1:
+        return [], [f"`{present[0]}` is not used: the other split has no true rates."]
+    if not present:
+        return [], []
+    return [read_rates(file, k, c.shape) for k, c in zip(keys, counts, strict=True)], []
+
+
+def _read_conditions(file: ArrayFile, sizes: list[int]) -> list[IntArray]:
+    keys = [f"condition_labels_{half}" for half in _HALVES]
+    if not all(key in file for key in keys):
+        return []
+    return [read_labels(file, key, size) for key, size in zip(keys, sizes, strict=True)]
+
+
+def _read_latents(file: ArrayFile, counts: list[IntArray]) -> tuple[list[FloatArray], list[str]]:
+    for name in _LATENT_KEYS:
+        keys = [f"{half}_{name}" for half in _HALVES]
+        if all(key in file for key in keys):
+            try:
+                return [
+                    read_series(file, k, *c.shape[:2]) for k, c in zip(keys, counts, strict=True)
+                ], []
+            except DataError as error:
+                return [], [f"Latents are not used: {error.message}."]
+    return [], []
+
+
+def _read_trial_ids(file: ArrayFile, sizes: list[int]) -> tuple[list[IntArray], list[str]]:
+    """Return each split's places in the original order, from 0; MATLAB counts from 1."""
+    keys = [f"{half}_inds" for half in _HALVES]
+    if not all(key in file for key in keys):
+        return [], []
+    ids: list[IntArray] = []
+    for key, size in zip(keys, sizes, strict=True):
+        values = as_whole(read_per_trial(file, key, size))
+        if values is None:
+            return [], [f"`{key}` is not used: it holds no whole numbers."]
+        ids.append(values)
+    both = np.concatenate(ids)
+    if len(np.unique(both)) < len(both):
+        return [], ["`train_inds` and `valid_inds` are not used: some trials are named twice."]
+    if both.min() == 1 and both.max() == len(both):
+        return [i - 1 for i in ids], ["`train_inds` and `valid_inds` count from 1; now from 0."]
+    return ids, []
+
+
+# ------------------------------------------------------------------------------------------------
+# The layout of the Neural Latents Benchmark, as nlb_tools writes it.
+#
+# Counts come in four parts: held-in and held-out neurons, each in the window and in the forward
+# bins after it. Here they are one array: held-out neurons last, forward bins last.
+#
+# Axes in names: B trials, T bins, N neurons, V behavioural variables.
+# ------------------------------------------------------------------------------------------------
+
+
+_STEMS = ("spikes", "data")  # files of early nlb_tools say "data"
+_PARTS = ("heldin", "heldout", "heldin_forward", "heldout_forward")
+NLB_COUNT_KEYS = tuple(
+    f"{half}_{s}_{p}" for half in ("train", "eval") for s in _STEMS for p in _PARTS
+)
+
+
+def read_nlb(file: ArrayFile, settings: DataSettings) -> Recording:
+    """Read a benchmark file; its ``eval_`` trials are the validation split.
+
+    Needed are ``train_spikes_heldin`` and ``eval_spikes_heldin``. The held-out and forward parts
+    may be absent from both halves, or, in a test-phase file, from the ``eval_`` half: those
+    counts are then unknown and stored as zero. ``data`` is read for ``spikes``, and
+    ``train_behavior`` and ``eval_behavior`` where they cover the window.
+
+    Raises
+    ------
+    DataError
+        If a part is missing or of another shape than its neighbours, or nobody says the bin
+        width: these files do not hold it.
+    """
+    stem = next((s for s in _STEMS if f"train_{s}_heldin" in file), _STEMS[0])
+    train_keys, eval_keys = (
+        {part: f"{half}_{stem}_{part}" for part in _PARTS} for half in ("train", "eval")
+    )
+    for key in (train_keys["heldin"], eval_keys["heldin"]):
+        if key not in file:
+            raise file.missing(key, known_keys=NLB_COUNT_KEYS)
+    bin_ms, notes = stored_bin_ms(file, "bin_ms", settings)
+    if bin_ms is None:
+        raise no_bin_ms(file, "bin_ms")
+    for part in _PARTS:
+        if train_keys[part] in file and eval_keys[part] in file:
+            check_same_window(file, train_keys[part], eval_keys[part])
+
+    train_parts = {p: read_counts(file, key) for p, key in train_keys.items() if key in file}
+    eval_parts = {p: read_counts(file, key) for p, key in eval_keys.items() if key in file}
+    _check_parts(file, train_keys, train_parts)
+    unknown = [part for part in train_parts if part not in eval_parts]
+    for part in unknown:
+        shape = (len(eval_parts["heldin"]), *train_parts[part].shape[1:])
+        check_memory(math.prod(shape), f"{file.path}: `{eval_keys[part]}`, which is not in it,")
+        eval_parts[part] = np.zeros(shape, dtype=np.uint8)
+    if unknown:
+        names = ", ".join(f"`{eval_keys[part]}`" for part in unknown)
+        notes.append(f"No {names} in the file: those counts are unknown and are not scored.")
+    for part in eval_parts:
+        if part not in train_parts:
+            raise file.missing(train_keys[part], known_keys=NLB_COUNT_KEYS)
+    _check_parts(file, eval_keys, eval_parts)
+
+    n_heldout = train_parts["heldout"].shape[2] if "heldout" in train_parts else 0
+    n_forward = train_parts["heldin_forward"].shape[1] if "heldin_forward" in train_parts else 0
+    splits = []
+    for half, parts in (("train", train_parts), ("eval", eval_parts)):
+        spikes_BTN = _assemble(parts)
+        behaviour_BTV, behaviour_notes = _read_nlb_behavior(
+            file, half, spikes_BTN.shape[:2], n_forward
+        )
+        notes += behaviour_notes
+        splits.append(
+            SpikeData(
+                spikes_BTN=spikes_BTN,
+                bin_ms=bin_ms,
+                lengths_B=np.full(len(spikes_BTN), spikes_BTN.shape[1]),
+                behaviour_BTV=behaviour_BTV,
+                n_heldout=n_heldout,
+                n_forward=n_forward,
+                hidden_counts_known=half == "train" or not unknown,
+            )
+        )
+    train, valid = splits
+    return Recording(train, valid, str(file.path), "nlb", tuple(notes))
+
+
+def _check_parts(file: ArrayFile, keys: dict[str, str], parts: dict[str, IntArray]) -> None:
+    """Refuse parts that do not fit together into one array."""
+    if "heldin_forward" in parts or "heldout_forward" in parts:
+        needed = ("heldin_forward", "heldout_forward")[: 1 + ("heldout" in parts)]
+        for part in needed:
+            if part not in parts:
+                raise file.missing(keys[part], known_keys=NLB_COUNT_KEYS)
+    if "heldout_forward" in parts and "heldout" not in parts:
+        raise file.missing(keys["heldout"], known_keys=NLB_COUNT_KEYS)
+    # Which axes two parts share: trials always; bins in the same stretch; neurons of one kind.
+    for part, other, axes in (
+        ("heldout", "heldin", (0, 1)),
+        ("heldin_forward", "heldin", (0, 2)),
+        ("heldout_forward", "heldout", (0, 2)),
+        ("heldout_forward", "heldin_forward", (0, 1)),
+    ):
+        if part not in parts or other not in parts:
+            continue
+        found, reference = parts[part].shape, parts[other].shape
+        for axis in axes:
+            if found[axis] != reference[axis]:
+                what = ("trials", "bins", "neurons")[axis]
+                expected = f"{reference[axis]} as in `{keys[other]}`"
+                raise file.wrong(keys[part], f"{found[axis]} {what}", expected)
+
+
+def _assemble(parts: dict[str, IntArray]) -> IntArray:
+    stretches = []
+    for names in (("heldin", "heldout"), ("heldin_forward", "heldout_forward")):
+        present = [parts[name] for name in names if name in parts]
+        if present:
+            stretches.append(np.concatenate(present, axis=2))
+    return np.concatenate(stretches, axis=1)
+
+
+def _read_nlb_behavior(
+    file: ArrayFile, half: str, shape: tuple[int, ...], n_forward: int
+) -> tuple[FloatArray | None, list[str]]:
+    """Return behaviour of the window, NaN in the forward bins: the file has none there."""
+    key = f"{half}_behavior"
+    if key not in file:
+        return None, []
+    n_trials, n_bins = shape
+    try:
+        window_BTV = read_series(file, key, n_trials, n_bins - n_forward)
+    except DataError as error:
+        # dmfc_rsg stores one value a trial, which is no time series.
+        return None, [f"Behaviour is not used: {error.message}."]
+    blank = ((0, 0), (0, n_forward), (0, 0))
+    return np.pad(window_BTV, blank, constant_values=np.nan), []
+
+
+# ------------------------------------------------------------------------------------------------
+# The project's own layout: one set of trials in an .npz or HDF5 file.
+#
+# ===================  =======================  ====================================================
+# key                  shape                    meaning
+# ===================  =======================  ====================================================
+# ``spikes``           trials x bins x neurons  spike counts
+# ``bin_ms``           one number               bin width in milliseconds
+# ``lengths``          trials                   bins of each trial, where they differ
+# ``length_ms``        trials                   the same in milliseconds
+# ``split``            trials                   ``train`` or ``valid``; without it a seeded split
+# ``conditions``       trials                   condition (``condition`` is read too)
+# ``trial_ids``        trials                   place in the original order, from 0
+# ``start_bins``       trials                   first bin on the clock of a chopped recording
+# ``rates``            as ``spikes``            true rates, expected spikes per bin
+# ``latents``          trials x bins x latents  latent states behind synthetic data
+# ``behaviour``        trials x bins x values   behaviour, NaN where it is missing
+# ``behaviour_names``  values                   what each of them is, such as ``hand velocity x``
+# ``neuron_names``     neurons                  what tells them apart; compared when evaluating
+# ``n_heldout``        one number               the last neurons, never seen by the model
+# ``n_forward``        one number               the last bins, never seen by the model
+# ``hidden_known``     trials                   False: counts of those two are not in the file
+# ===================  =======================  ====================================================
+#
+# All but the first two are optional. ``behavior`` and ``behavior_names`` are read too.
+# ------------------------------------------------------------------------------------------------
+
+
+def read_own(file: ArrayFile, settings: DataSettings) -> Recording:
+    """Read a file of the own layout.
+
+    Without ``split``, trials are drawn for validation as `DataSettings` says.
+
+    Raises
+    ------
+    DataError
+        If an array is not as it should be, nobody says the bin width, or there are too few
+        trials to split.
+    """
+    bin_ms, notes = stored_bin_ms(file, "bin_ms", settings)
+    if bin_ms is None:
+        raise no_bin_ms(file, "bin_ms")
+    spikes_BTN = read_counts(file, "spikes")
+    n_trials, n_bins, n_neurons = spikes_BTN.shape
+    lengths_B, length_notes = _read_lengths(file, n_trials, n_bins, bin_ms)
+    inside_BT = np.arange(n_bins) < lengths_B[:, None]
+    n_past = int(np.count_nonzero(spikes_BTN[~inside_BT]))
+    if n_past:
+        spikes_BTN[~inside_BT] = 0
+        notes.append(f"Counts in {n_past} entries past the end of their trial were set to 0.")
+
+    rates_BTN = None
+    if "rates" in file:
+        rates_BTN = read_rates(file, "rates", spikes_BTN.shape, inside_BT)
+        if settings.conversion_factor is not None:
+            with np.errstate(over="ignore"):  # what is too large then is refused below
+                rates_BTN /= settings.conversion_factor
+            notes.append(
+                f"True rates were divided by {settings.conversion_factor:.6g}, as "
+                "data.conversion_factor says."
+            )
+        check_rates_per_bin(file, "rates", rates_BTN)
+    condition_key = "conditions" if "conditions" in file else "condition"
+    conditions_B = read_labels(file, condition_key, n_trials) if condition_key in file else None
+    behaviour_BTV, behaviour_names = _read_own_behavior(file, n_trials, n_bins)
+    whole = SpikeData(
+        spikes_BTN=spikes_BTN,
+        bin_ms=bin_ms,
+        lengths_B=lengths_B,
+        rates_BTN=rates_BTN,
+        conditions_B=conditions_B,
+        latents_BTK=_read_optional_series(file, "latents", n_trials, n_bins),
+        behaviour_BTV=behaviour_BTV,
+        behaviour_names=behaviour_names,
+        trial_ids_B=(
+            read_labels(file, "trial_ids", n_trials) if "trial_ids" in file else np.arange(n_trials)
+        ),
+        neuron_names=_read_neuron_names(file, n_neurons),
+        start_bins_B=_read_start_bins(file, n_trials),
+        n_heldout=_read_size(file, "n_heldout", n_neurons),
+        n_forward=_read_size(file, "n_forward", n_bins),
+    )
+    train, valid, split_notes = _read_split(file, whole, settings)
+    return Recording(
+        train=_with_hidden(file, whole, train),
+        valid=_with_hidden(file, whole, valid),
+        source=str(file.path),
+        layout="ndt",
+        notes=(*notes, *length_notes, *split_notes),
+    )
+
+
+def _read_lengths(
+    file: ArrayFile, n_trials: int, n_bins: int, bin_ms: float
+) -> tuple[IntArray, list[str]]:
+    """Return the bins of each trial; a partial last bin does not count."""
+    key = "lengths" if "lengths" in file else "length_ms"
+    if key not in file:
+        return np.full(n_trials, n_bins), []
+    values = read_per_trial(file, key, n_trials)
+    if values.dtype.kind not in "uif":
+        raise file.wrong(key, f"values of type {values.dtype}", "numbers")
+    bins = values / bin_ms if key == "length_ms" else values.astype(float)
+    whole = np.floor(bins + 1e-6)
+    bad = ~((whole >= 1) & (whole <= n_bins))
+    if key == "lengths":
+        bad |= whole != bins
+    if bad.any():
+        trial = int(np.argmax(bad))
+        limits = f"{bin_ms:g} to {n_bins * bin_ms:g} ms" if key == "length_ms" else f"1 to {n_bins}"
+        raise file.wrong(
+            key, f"{values[trial]:g} at trial {trial}", f"{limits}, the bins there are"
+        )
+    n_cut = int((bins - whole > 1e-6).sum())
+    notes = [f"{n_cut} of {n_trials} trials lost a partial last bin."] if n_cut else []
+    return whole.astype(np.int64), notes
+
+
+def _read_optional_series(
+    file: ArrayFile, key: str, n_trials: int, n_bins: int
+) -> FloatArray | None:
+    return read_series(file, key, n_trials, n_bins) if key in file else None
+
+
+def _read_own_behavior(
+    file: ArrayFile, n_trials: int, n_bins: int
+) -> tuple[FloatArray | None, tuple[str, ...]]:
+    """Return behaviour and the names of its variables, no names where the file has none."""
+    key = "behaviour" if "behaviour" in file else "behavior"
+    behaviour_BTV = _read_optional_series(file, key, n_trials, n_bins)
+    if behaviour_BTV is None or f"{key}_names" not in file:
+        return behaviour_BTV, ()
+    names = read_names(file, f"{key}_names", behaviour_BTV.shape[2])
+    return behaviour_BTV, tuple(names)
+
+
+def _read_neuron_names(file: ArrayFile, n_neurons: int) -> tuple[str, ...]:
+    if "neuron_names" not in file:
+        return ()
+    if file.dtype("neuron_names").kind in "iu":  # numbers of units
+        names = [str(number) for number in file.read("neuron_names").reshape(-1).tolist()]
+    else:
+        names = read_names(file, "neuron_names", n_neurons)
+    if len(names) != n_neurons or len(set(names)) < n_neurons:
+        found = f"{len(set(names))} different ones"
+        raise file.wrong("neuron_names", found, f"{n_neurons}, another for each neuron")
+    return tuple(names)
+
+
+def _read_start_bins(file: ArrayFile, n_trials: int) -> IntArray | None:
+    key = "start_bins"
+    if key not in file:
+        return None
+    values = read_per_trial(file, key, n_trials)
+    starts_B = as_whole(values) if values.dtype.kind in "ui" else None
+    if starts_B is None:
+        raise file.wrong(key, f"values of type {values.dtype}", "whole numbers, in bins")
+    return starts_B
+
+
+def _read_size(file: ArrayFile, key: str, n_all: int) -> int:
+    if key not in file:
+        return 0
+    values = file.read(key)
+    whole = values.size == 1 and values.dtype.kind in "ui"
+    if not whole or not 0 <= int(values.reshape(())) < n_all:
+        found = str(values.reshape(-1)[:3].tolist())
+        raise file.wrong(key, found, f"one whole number from 0 to {n_all - 1}")
+    return int(values.reshape(()))
+
+
+def _read_split(
+    file: ArrayFile, whole: SpikeData, settings: DataSettings
+) -> tuple[IntArray, IntArray, list[str]]:
+    """Return the trials of each split: the file's own, or drawn."""
+    if "split" in file:
+        words = np.array(read_words(file, "split", whole.n_trials))
+        train, valid = (np.flatnonzero(words == word) for word in ("train", "valid"))
+        if len(train) + len(valid) < whole.n_trials or not (len(train) and len(valid)):
+            found = ", ".join(f"`{word}`" for word in np.unique(words)[:5])
+            raise file.wrong("split", found, "`train` and `valid`, one of them for each trial")
+        return train, valid, []
+    train, valid = split_trials(
+        whole.n_trials,
+        valid_fraction=settings.valid_fraction,
+        seed=settings.split_seed,
+        conditions_B=whole.conditions_B,
+        source=f"{file.path}: `spikes`",
+    )
+    within = "" if whole.conditions_B is None else ", in proportion within each condition"
+    note = (
+        f"No `split` in the file: {len(valid)} of {whole.n_trials} trials were drawn for "
+        f"validation{within} (data.split_seed {settings.split_seed})."
+    )
+    return train, valid, [note]
+
+
+def _with_hidden(file: ArrayFile, whole: SpikeData, trials: IntArray) -> SpikeData:
+    known = True
+    if "hidden_known" in file:
+        known = bool(read_per_trial(file, "hidden_known", whole.n_trials)[trials].all())
+    return replace(whole.take(trials), hidden_counts_known=known)

@@ -1,0 +1,115 @@
+"""A training step for CPUs whose threads each compute some of the trials.
+
+PyTorch's threads share every operation: they wait for one another hundreds of times in a step, and
+either spin meanwhile, which collapses beside a busy neighbour, or sleep, and waking takes longer
+than many an operation. Here each thread takes its trials from counts to gradients, and they wait
+for one another once.
+"""
+
+import copy
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from ndt_cli.engine.step import Sums, TrainingStep
+from ndt_cli.engine.trial_set import TrialSet
+from ndt_cli.model.cpu.processor import torch_threads
+from ndt_cli.model.dropout import RandomBits, SharedDropout
+from ndt_cli.model.network import NeuralDataTransformer
+from ndt_cli.settings.tree import TrainSettings
+
+# Numbers (trials by bins by width) of a share, below which one thread more brings nothing.
+_LEAST_NUMBERS = 60_000
+
+# Threads wait for Python's own lock: many small shares would mostly wait.
+_MOST_SHARES = 4
+
+
+def step_class(
+    settings: TrainSettings, device: torch.device, world_size: int = 1
+) -> type[TrainingStep]:
+    """Return what takes the steps of a run."""
+    alone = world_size == 1 and not settings.plain_layers
+    return ShardedStep if device.type == "cpu" and alone else TrainingStep
+
+
+class ShardedStep(TrainingStep):
+    """Changes the weights by one batch, as `TrainingStep` does, to rounding.
+
+    Torch's number of threads is how many compute; a small batch is computed by one. Masks and
+    dropout do not depend on it.
+    """
+
+    def take(self, batch: TrialSet) -> Sums:
+        """Take a step on a batch; see `TrainingStep.take`."""
+        n_threads = torch.get_num_threads()
+        n_trials, n_bins, _ = batch.shape
+        numbers = n_trials * n_bins * self.network.embedding.width
+        n_shares = max(1, min(n_threads, _MOST_SHARES, n_trials, numbers // _LEAST_NUMBERS))
+        if numbers < 2 * _LEAST_NUMBERS:
+            with torch_threads(1):
+                return super().take(batch)
+        # One long trial cannot be shared out; and which entries are the worst, all tell together.
+        if n_shares == 1 or self.settings.train.topk_fraction < 1:
+            return super().take(batch)
+        with torch_threads(n_threads // n_shares):
+            return self._take_shares(batch, n_shares)
+
+    def _take_shares(self, batch: TrialSet, n_shares: int) -> Sums:
+        masked = self.masked(batch)
+        scored_BTN = masked.scored_BTN.expand(batch.shape)
+        n_scored = scored_BTN.count_nonzero().float()
+        weight = 1 / n_scored.clamp_min(1)
+        networks = self._networks[:n_shares]
+        assert isinstance(self.dropout.stream, RandomBits)
+        dropout = SharedDropout(self.dropout.stream, len(batch))
+        n_threads = torch.get_num_threads()
+
+        def compute(share: int) -> Tensor:
+            torch.set_num_threads(n_threads)  # it is each thread's own
+            first, last = (len(batch) * i // n_shares for i in (share, share + 1))
+            trials, network = batch.take(slice(first, last)), networks[share]
+            network.zero_grad(set_to_none=True)
+            output = network(
+                masked.input_BTN[first:last],
+                trials.inside_BT,
+                dropout.share(first, last - first),
+            )
+            total, _ = self.scored_sum(output, trials.counts_BTN, scored_BTN[first:last])
+            if share == 0:
+                self.tell_end("forward")
+            (total * weight).backward()
+            return total.detach()
+
+        others = [self._pool.submit(compute, share) for share in range(1, n_shares)]
+        try:
+            totals = [compute(0), *(other.result() for other in others)]
+        finally:
+            wait(others)  # also after an error: they draw from the streams
+        mine, *theirs = (_gradients(network) for network in networks)
+        for gradients in theirs:
+            torch._foreach_add_(mine, gradients)
+        self.tell_end("backward")
+        total = torch.stack(totals).sum()
+        self.update(total * weight)
+        return total, n_scored
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(_MOST_SHARES - 1, thread_name_prefix="ndt-share")
+
+    @cached_property
+    def _networks(self) -> list[NeuralDataTransformer]:
+        """The network, and others with its weights and gradients of their own."""
+        return [self.network, *(_twin(self.network) for _ in range(_MOST_SHARES - 1))]
+
+
+def _twin(network: NeuralDataTransformer) -> NeuralDataTransformer:
+    weights = {id(p): nn.Parameter(p.detach()) for p in network.parameters()}
+    return copy.deepcopy(network, dict[int, object](weights))
+
+
+def _gradients(network: NeuralDataTransformer) -> tuple[Tensor, ...]:
+    return tuple(p.grad for p in network.parameters() if p.grad is not None)

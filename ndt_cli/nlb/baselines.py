@@ -1,0 +1,240 @@
+"""The plainest reference: every neuron fires at its mean rate."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import convolve1d
+from scipy.signal.windows import gaussian
+
+from ndt_cli.nlb.catalog import Progress, no_progress
+from ndt_cli.nlb.dependencies import require_nlb_extra
+from ndt_cli.nlb.submission import SubmissionRates
+
+Array = NDArray[Any]
+
+
+def mean_rate_submission(
+    train_heldin_BTN: Array,
+    train_heldout_BTN: Array,
+    train_forward_BTN: Array,
+    n_eval_trials: int,
+) -> SubmissionRates:
+    """Give each neuron its mean rate in the training trials, apart for window and forward bins.
+
+    A neuron that is silent there is given half a spike, so that a spike in the evaluated trials
+    is unlikely but not impossible.
+
+    Parameters
+    ----------
+    train_heldin_BTN, train_heldout_BTN : (trials, bins, neurons) array
+        Counts of the window.
+    train_forward_BTN : (trials, forward bins, neurons) array
+        Counts of the forward bins, held-out neurons last.
+    n_eval_trials : int
+        Trials to give rates for.
+    """
+    n_heldin = train_heldin_BTN.shape[2]
+    heldin_N, heldout_N = _mean_rates(train_heldin_BTN), _mean_rates(train_heldout_BTN)
+    forward_N = _mean_rates(train_forward_BTN)
+    n_train, n_bins, _ = train_heldin_BTN.shape
+    n_forward = train_forward_BTN.shape[1]
+
+    def repeat(rates_N: Array, n_trials: int, n_bins: int) -> Array:
+        return np.broadcast_to(rates_N, (n_trials, n_bins, len(rates_N)))
+
+    return SubmissionRates(
+        train_rates_heldin=repeat(heldin_N, n_train, n_bins),
+        train_rates_heldout=repeat(heldout_N, n_train, n_bins),
+        eval_rates_heldin=repeat(heldin_N, n_eval_trials, n_bins),
+        eval_rates_heldout=repeat(heldout_N, n_eval_trials, n_bins),
+        eval_rates_heldin_forward=repeat(forward_N[:n_heldin], n_eval_trials, n_forward),
+        eval_rates_heldout_forward=repeat(forward_N[n_heldin:], n_eval_trials, n_forward),
+    )
+
+
+def _mean_rates(counts_BTN: Array) -> Array:
+    n_entries = counts_BTN.shape[0] * counts_BTN.shape[1]
+    # nlb_tools stores counts as float16, in which a sum ends at 2048.
+    counts_N = counts_BTN.sum(axis=(0, 1), dtype=np.float64)
+    return np.asarray(np.maximum(counts_N, 0.5) / n_entries)
+
+
+# ------------------------------------------------------------------------------------------------
+# The benchmark's spike smoothing: held-in spikes smoothed, the rest predicted from them.
+#
+# After ``examples/baselines/smoothing`` of the nlb_tools repository (run_smoothing.py and its
+# sweep),
+# whose scores the benchmark publishes:
+#
+# - held-in rates are the counts under a Gaussian kernel, 6 standard deviations long, nothing beyond
+#   the window;
+# - held-out rates are, neuron by neuron, a Poisson regression with log link and an L2 penalty on
+# the
+#   logarithms of all held-in rates, plus 1e-4;
+# - kernel width and penalty were chosen there for each dataset, by co-bps under cross-validation
+#   over train and val trials at 5 ms, and are taken from there at both bin widths.
+#
+# The benchmark's smoothing predicts no forward bins. Here a second regression of the same kind
+# predicts each neuron's count over all forward bins from the held-in rates at the end of the
+# window,
+# and each neuron's mean course over the forward bins is scaled to it.
+# ------------------------------------------------------------------------------------------------
+
+
+Float64Array = NDArray[np.float64]
+
+
+class Smoothing(NamedTuple):
+    """Kernel width (standard deviation, ms) and penalty of the regression."""
+
+    width_ms: float
+    alpha: float
+
+
+BENCHMARK_SMOOTHING = {
+    "mc_maze": Smoothing(50, 0.01),
+    "mc_rtt": Smoothing(30, 0.1),
+    "area2_bump": Smoothing(30, 0.01),
+    "dmfc_rsg": Smoothing(60, 0.001),
+    "mc_maze_large": Smoothing(40, 0.1),
+    "mc_maze_medium": Smoothing(60, 0.1),
+    "mc_maze_small": Smoothing(60, 0.1),
+}
+"""What the benchmark's sweep chose for each dataset."""
+
+_LOG_OFFSET = 1e-4
+_LOWEST_RATE = 1e-9
+
+# Our own, for the forward bins: the penalty of the regression with one entry a trial, times the
+# trials. A fixed prior on the weights, so it matters less the more trials there are.
+_FORWARD_PENALTY = 100.0
+
+
+def smoothing_submission(
+    train_heldin_BTN: Array,
+    train_heldout_BTN: Array,
+    train_forward_BTN: Array,
+    eval_heldin_BTN: Array,
+    bin_ms: float,
+    smoothing: Smoothing,
+    progress: Progress = no_progress,
+) -> SubmissionRates:
+    """Predict all six arrays from smoothed held-in spikes.
+
+    Parameters
+    ----------
+    train_heldin_BTN, train_heldout_BTN : (trials, bins, neurons) array
+        Counts of the window in the training trials.
+    train_forward_BTN : (trials, forward bins, neurons) array
+        Their counts in the forward bins, held-out neurons last.
+    eval_heldin_BTN : (trials, bins, neurons) array
+        Held-in counts of the trials to predict.
+    bin_ms : float
+        Bin width.
+    smoothing : Smoothing
+        Kernel and penalty: those of the dataset in `BENCHMARK_SMOOTHING`.
+    progress : callable, optional
+        Told how many of the regressions are done: one a held-out neuron, one a neuron for the
+        forward bins.
+
+    Raises
+    ------
+    MissingExtraError
+        If scikit-learn is not installed.
+    """
+    require_nlb_extra("sklearn")
+    n_heldin, n_heldout = train_heldin_BTN.shape[2], train_heldout_BTN.shape[2]
+    kernel = _kernel(smoothing.width_ms, bin_ms)
+    train_rates, eval_rates = (
+        _smooth(counts_BTN, kernel) for counts_BTN in (train_heldin_BTN, eval_heldin_BTN)
+    )
+    train_logs, eval_logs = (np.log(rates + _LOG_OFFSET) for rates in (train_rates, eval_rates))
+    n_regressions = n_heldout + train_forward_BTN.shape[2]
+
+    train_heldout, eval_heldout = _regress(
+        train_logs.reshape(-1, n_heldin),
+        eval_logs.reshape(-1, n_heldin),
+        train_heldout_BTN.reshape(-1, n_heldout),
+        smoothing.alpha,
+        lambda done: progress("smoothing", done, n_regressions),
+    )
+    _, ends = _regress(
+        train_logs[:, -1],
+        eval_logs[:, -1],
+        train_forward_BTN.mean(axis=1, dtype=np.float64),
+        _FORWARD_PENALTY / len(train_forward_BTN),
+        lambda done: progress("smoothing", n_heldout + done, n_regressions),
+    )
+    forward_BTN = np.maximum(ends[:, None] * _course(train_forward_BTN, kernel), _LOWEST_RATE)
+    return SubmissionRates(
+        train_rates_heldin=train_rates,
+        train_rates_heldout=train_heldout.reshape(*train_rates.shape[:2], n_heldout),
+        eval_rates_heldin=eval_rates,
+        eval_rates_heldout=eval_heldout.reshape(*eval_rates.shape[:2], n_heldout),
+        eval_rates_heldin_forward=forward_BTN[:, :, :n_heldin],
+        eval_rates_heldout_forward=forward_BTN[:, :, n_heldin:],
+    )
+
+
+def _kernel(width_ms: float, bin_ms: float) -> Float64Array:
+    # Both numbers are cut to whole bins there, so 50 ms is two bins of 20 ms.
+    weights = gaussian(int(6 * width_ms / bin_ms), int(width_ms / bin_ms))
+    return np.asarray(weights / weights.sum())
+
+
+def _smooth(counts_BTN: Array, kernel: Float64Array) -> Float64Array:
+    """Smooth along time as numpy.convolve(..., "same") does; nothing comes from outside."""
+    # Of the two middles of a kernel of even length, numpy takes the other one than scipy.
+    origin = -1 if len(kernel) % 2 == 0 else 0
+    counts = counts_BTN.astype(np.float64)
+    return np.asarray(convolve1d(counts, kernel, axis=1, mode="constant", origin=origin))
+
+
+def _regress(
+    train_XF: Float64Array,
+    eval_XF: Float64Array,
+    counts_XN: Array,
+    alpha: float,
+    done: Callable[[int], None],
+) -> tuple[Float64Array, Float64Array]:
+    """Predict each neuron's counts by a Poisson regression of its own.
+
+    Parameters
+    ----------
+    train_XF, eval_XF : (entries, features) float array
+        What is predicted from.
+    counts_XN : (entries, neurons) array
+        Counts to fit.
+    alpha : float
+        Penalty, for the mean deviance over entries.
+    done : callable
+        Told how many neurons are done.
+    """
+    from sklearn.linear_model import PoissonRegressor
+
+    train, evaluated = [], []
+    for neuron, counts_X in enumerate(counts_XN.astype(np.float64).T):
+        done(neuron)
+        if counts_X.any():
+            # Newton steps: a tenth of the time, and converged where the default stops early.
+            model = PoissonRegressor(alpha=alpha, solver="newton-cholesky", max_iter=500)
+            model.fit(train_XF, counts_X)
+            predictions = model.predict(train_XF), model.predict(eval_XF)
+        else:  # the likelihood has no maximum: the rate would go to zero
+            predictions = np.zeros(len(train_XF)), np.zeros(len(eval_XF))
+        train.append(np.maximum(predictions[0], _LOWEST_RATE))
+        evaluated.append(np.maximum(predictions[1], _LOWEST_RATE))
+    done(counts_XN.shape[1])
+    return np.stack(train, axis=1), np.stack(evaluated, axis=1)
+
+
+def _course(counts_BTN: Array, kernel: Float64Array) -> Float64Array:
+    """Return each neuron's smoothed mean course, divided by its mean; (bins, neurons)."""
+    mean_TN = counts_BTN.mean(axis=0, dtype=np.float64)
+    course_TN = convolve1d(mean_TN, kernel, axis=0, mode="nearest")
+    mean_N = mean_TN.mean(axis=0)
+    ratio_TN = np.ones(course_TN.shape)
+    np.divide(course_TN, mean_N, out=ratio_TN, where=mean_N > 0)
+    return ratio_TN

@@ -1,0 +1,612 @@
+"""One NWB file of the benchmark, opened and checked, from which nlb_tools reads a few units."""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from nlb_tools import make_tensors, nwb_interface
+from numpy.typing import NDArray
+from pynwb import NWBHDF5IO, NWBFile, ProcessingModule, TimeSeries
+
+from ndt_cli.data.spike_data import IntArray
+from ndt_cli.errors import DataError
+from ndt_cli.nlb.catalog import NlbDataset, Phase, Progress, PublicFile
+from ndt_cli.nlb.download import NwbFiles, data_dir_of, fetch_command
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+_UNIT_COLUMNS = ("spike_times", "obs_intervals", "heldout")
+
+
+@contextmanager
+def open_nwb(path: Path, dataset: NlbDataset) -> "Iterator[NwbSource]":
+    """Open a file and check that it has what the benchmark needs.
+
+    Raises
+    ------
+    DataError
+        When the file is missing or damaged, or lacks trials, units or a column of them.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file")
+    try:
+        io = NWBHDF5IO(str(path), "r")
+    except OSError as error:
+        raise unreadable(path, dataset, error) from error
+    with io:
+        try:
+            with warnings.catch_warnings():
+                # The public files carry the format's definitions of their day.
+                warnings.filterwarnings("ignore", module=r"hdmf\.|pynwb\.")
+                nwb = io.read()
+        except Exception as error:  # hdmf raises many kinds over content that is not NWB
+            raise unreadable(path, dataset, error) from error
+        source = NwbSource(path, nwb, dataset)
+        source.check()
+        yield source
+
+
+def unreadable(path: Path, dataset: NlbDataset, error: Exception) -> DataError:
+    """Return the error for a file that is cut short or otherwise damaged."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    size = f"it has {path.stat().st_size:,} bytes"
+    for public in dataset.files:
+        if public.name == path.name:
+            size += f", the public file {public.n_bytes:,}"
+    return DataError(
+        f"{path}: cannot be read as an NWB file, {size} ({reason})",
+        hint=f"Remove it and run  {fetch_command(dataset, data_dir_of(dataset, path))}  to fetch "
+        "the public one.",
+    )
+
+
+class NwbSource:
+    """An open file; made by `open_nwb`.
+
+    Attributes
+    ----------
+    path : Path
+    nwb : NWBFile
+    dataset : NlbDataset
+    """
+
+    def __init__(self, path: Path, nwb: NWBFile, dataset: NlbDataset) -> None:
+        self.path = path
+        self.nwb = nwb
+        self.dataset = dataset
+
+    def check(self) -> None:
+        """Raise DataError where trials, units or a column of them are missing."""
+        for table, columns in (
+            ("trials", ("split", self.dataset.align_field)),
+            ("units", _UNIT_COLUMNS),
+        ):
+            found = getattr(self.nwb, table)
+            if found is None or len(found) == 0:
+                raise self.wrong(f"found no {table}")
+            for column in columns:
+                if column not in found.colnames:
+                    names = ", ".join(found.colnames)
+                    raise self.wrong(f"the {table} have no column {column!r}; found {names}")
+
+    def check_train(self) -> None:
+        """Raise DataError where this is no train file: splits, units of both kinds, behaviour."""
+        splits = set(self.trials["split"])
+        for split in ("train", "val"):
+            if split not in splits:
+                found = ", ".join(sorted(map(str, splits)))
+                raise self.wrong(f"no trial has the split {split!r}; found {found}")
+        if not self.is_heldout.any() or self.is_heldout.all():
+            raise self.wrong("the units are not split into held-in and held-out ones")
+        series = self.dataset.behavior_series
+        if series is not None and series not in self.series:
+            found = ", ".join(sorted(self.series)) or "none"
+            raise self.wrong(f"no time series {series!r}, the behaviour; found {found}")
+
+    def check_test(self, train: "NwbSource") -> None:
+        """Raise DataError where this is not the test file that belongs to a train file."""
+        if "test" not in set(self.trials["split"]):
+            raise self.wrong("no trial has the split 'test'")
+        if set(self.unit_ids[~self.is_heldout]) != set(train.unit_ids[~train.is_heldout]):
+            raise self.wrong(f"its held-in units are not those of {train.path}")
+
+    def wrong(self, what: str) -> DataError:
+        """Return the error for a file that is no file of this data set."""
+        public = _public_name(self.path, self.dataset)
+        return DataError(
+            f"{self.path}: {what}",
+            hint=f"Expected the layout of {self.dataset.name}'s {public}.",
+        )
+
+    @cached_property
+    def trials(self) -> pd.DataFrame:
+        return self.nwb.trials.to_dataframe()
+
+    @cached_property
+    def unit_ids(self) -> IntArray:
+        return np.asarray(self.nwb.units.id[:])
+
+    @cached_property
+    def is_heldout(self) -> NDArray[np.bool_]:
+        return np.asarray(self.nwb.units["heldout"].data[:], dtype=bool)
+
+    @cached_property
+    def _observed(self) -> list[NDArray[np.float64]]:
+        return [self.nwb.units.get_unit_obs_intervals(i) for i in range(len(self.unit_ids))]
+
+    @cached_property
+    def _end_s(self) -> float:
+        return float(max(intervals[-1][-1] for intervals in self._observed))
+
+    @property
+    def n_ms(self) -> int:
+        """Length of the recording."""
+        return round(1000 * self._end_s)
+
+    @cached_property
+    def series(self) -> dict[str, int]:
+        """Time series under the names that nlb_tools gives them, with their channels."""
+        found = {}
+        for item in self.nwb.objects.values():
+            if isinstance(item, TimeSeries):
+                top_level = isinstance(item.parent, NWBFile | ProcessingModule)
+                name = item.name if top_level else f"{item.parent.name}_{item.name}"
+                found[name] = int(np.prod(item.data.shape[1:], dtype=int))
+        return found
+
+    def view(self, unit_ids: IntArray) -> SimpleNamespace:
+        """Return what nlb_tools reads of a file, with some of its units only."""
+        trials = SimpleNamespace(to_dataframe=lambda: self.trials, colnames=())
+        units = SimpleNamespace(to_dataframe=lambda: self._units(unit_ids))
+        return SimpleNamespace(trials=trials, units=units, children=self.nwb.children)
+
+    def _units(self, unit_ids: IntArray) -> pd.DataFrame:
+        # nlb_tools takes the first unit of a kind for what all of that kind were observed in, and
+        # the last end over all units for the length: both must not depend on the choice of units.
+        observed: dict[bool, Any] = {}
+        for heldout, intervals in zip(self.is_heldout, self._observed, strict=True):
+            observed.setdefault(bool(heldout), np.vstack([intervals, [self._end_s, self._end_s]]))
+        rows = np.flatnonzero(np.isin(self.unit_ids, unit_ids))
+        return pd.DataFrame(
+            {
+                "heldout": self.is_heldout[rows],
+                "obs_intervals": [observed[bool(self.is_heldout[i])] for i in rows],
+                "spike_times": [np.asarray(self.nwb.units.get_unit_spike_times(i)) for i in rows],
+            },
+            index=pd.Index(self.unit_ids[rows], name="id"),
+        )
+
+
+def _public_name(path: Path, dataset: NlbDataset) -> str:
+    files: tuple[PublicFile, ...] = dataset.files
+    return next((file.name for file in files if file.name == path.name), files[0].name)
+
+
+# ------------------------------------------------------------------------------------------------
+# nlb_tools made right on today's packages, and small enough for a laptop.
+#
+# The only place that imports its loading and tensor code. nlb_tools 0.0.4 was written for pandas up
+# to 1.3. Three things are mended, and what it computes is then what it computed there:
+#
+# 1. Since pandas 1.4, milliseconds without behaviour come last when a file is loaded, so that time
+#    is out of order and trials are lost without a word: the table is sorted.
+# 2. Since pandas 3, its arrays are read-only where ``nan_to_num`` works in place: it works on a
+# copy.
+# 3. Conditions with equal numbers of trials give lists that ``save_to_h5`` cannot write: see
+#    `ndt_cli.nlb.tensors`.
+#
+# nlb_tools holds every unit at 1 ms, in several copies, and once more in 64 bits to smooth them:
+# tens of gigabytes for mc_maze. `LeanDataset` loads a few units at a time and keeps them at the bin
+# width.
+# ------------------------------------------------------------------------------------------------
+
+
+SPIKES = ("spikes", "heldout_spikes")
+"""nlb_tools' names for held-in and held-out counts."""
+
+# Units x milliseconds held at a time: 128 MB in nlb_tools' 16 bits, 512 MB once smoothed. At the
+# peak there are about five copies.
+_CELLS_AT_A_TIME = 2**26
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a `LeanDataset` is loaded from.
+
+    Attributes
+    ----------
+    sources : sequence of NwbSource
+        Files, joined in this order.
+    behavior_series : str or None
+        The time series that is kept; of the others, only where they are missing.
+    progress : callable
+        Told how many units are loaded.
+    """
+
+    sources: Sequence[NwbSource]
+    behavior_series: str | None
+    progress: Progress
+
+
+class CutTrials(NamedTuple):
+    """Trials: rows of the trial table, and where the first bin of each begins."""
+
+    rows: IntArray
+    starts_ms: IntArray
+
+
+class LeanDataset(nwb_interface.NWBDataset):  # type: ignore[misc]
+    """Stands for nlb_tools' ``NWBDataset``, holding counts at the bin width only.
+
+    Nothing is loaded before `resample` tells the bin width.
+    """
+
+    data: Any
+    trial_info: Any
+
+    def __init__(self, fpath: Session, prefix: str = "", skip_fields: Sequence[str] = ()) -> None:
+        # The names are nlb_tools': it makes a second data set from fpath and prefix for the PSTHs,
+        # and skips the time series there.
+        self.fpath = fpath
+        self.prefix = prefix
+        self._with_series = not skip_fields
+        self._kernel_ms: float | None = None
+        self.bin_width = 1
+        self.cut_trials: list[CutTrials] = []
+        pairs = []
+        for kind, ids in zip(SPIKES, _ids_by_kind(fpath.sources), strict=True):
+            pairs += [(kind, unit) for unit in np.sort(ids)]
+        names = ("signal_type", "channel")
+        self.data = pd.DataFrame(columns=pd.MultiIndex.from_tuples(pairs, names=names))
+
+    def smooth_spk(self, gauss_width: float, **options: Any) -> None:
+        """Smooth with a Gaussian of this standard deviation, in ms, while loading."""
+        self._kernel_ms = gauss_width
+
+    def resample(self, target_bin: int) -> None:
+        """Load, smooth if asked to, and bin: a few units at a time."""
+        session = self.fpath
+        columns = self.data.columns
+        blocks = _plan(session, self._kernel_ms is not None, self._with_series)
+        what = "reading spikes" if self._kernel_ms is None else "smoothing spikes for the PSTHs"
+        n_units = sum(len(block.unit_ids) for block in blocks)
+        n_done = 0
+        series = []
+        for i, block in enumerate(blocks):
+            session.progress(what, n_done, n_units)
+            part = _Part(session, block)
+            if self._kernel_ms is not None:
+                part.smooth_spk(
+                    self._kernel_ms,
+                    signal_type=[kind for kind in SPIKES if kind in part.data.columns],
+                    overwrite=True,
+                    ignore_nans=True,
+                    # A pool of processes would need a guarded main module on macOS and Windows.
+                    parallelized=False,
+                )
+            part.resample(target_bin)
+            counts = part.data.loc[:, part.data.columns.isin(SPIKES, level=0)]
+            if i == 0:
+                index = part.data.index
+                missing = np.zeros(len(index), dtype=bool)
+                values = np.empty((len(index), len(columns)), dtype=counts.dtypes.iloc[0])
+                if "trial_info" not in self.__dict__:
+                    self.trial_info = part.trial_info
+            values[:, columns.get_indexer(counts.columns)] = counts.to_numpy()
+            series.append(part.data.drop(columns=counts.columns))
+            missing |= part.missing[::target_bin]
+            n_done += len(block.unit_ids)
+        session.progress(what, n_units, n_units)
+        self.data = pd.DataFrame(values, index=index, columns=columns, copy=False)
+        if self._with_series:
+            gaps = pd.DataFrame(
+                {("other series", "missing"): np.where(missing, np.nan, 0).astype("float32")},
+                index=index,
+            )
+            self.data = pd.concat([self.data, *series, gaps], axis=1).sort_index(axis=1)
+        self.bin_width = target_bin
+
+    def make_trial_data(self, *args: Any, **options: Any) -> Any:
+        """Cut trials as nlb_tools does, and note in ``cut_trials`` which ones were left."""
+        trial_data = super().make_trial_data(*args, **options)
+        first = trial_data.loc[~trial_data["trial_id"].duplicated()]
+        starts_ms = first["clock_time"].dt.total_seconds().to_numpy() * 1000
+        rows = first["trial_id"].to_numpy()
+        self.cut_trials.append(CutTrials(rows, np.round(starts_ms).astype(int)))
+        return trial_data
+
+
+@dataclass(frozen=True)
+class _Block:
+    unit_ids: IntArray
+    series: frozenset[str]
+
+
+class _Part(nwb_interface.NWBDataset):  # type: ignore[misc]
+    """Some units and time series at 1 ms, as nlb_tools loads and joins them.
+
+    ``missing`` is True for milliseconds at which a series other than the behaviour has no value:
+    nlb_tools leaves those out of training trials whatever the series.
+    """
+
+    data: Any
+
+    def __init__(self, session: Session, block: _Block) -> None:
+        self._session = session
+        self._block = block
+        # nlb_tools joins the files of a folder, in the order of their names: these stand for the
+        # files, which may lie anywhere and have any name.
+        with TemporaryDirectory() as folder:
+            for i in range(len(session.sources)):
+                Path(folder, f"{i:02d}.nwb").touch()
+            super().__init__(folder)
+        top = self.data.columns.get_level_values(0)
+        kept = top.isin([*SPIKES, session.behavior_series])
+        self.missing: NDArray[np.bool_] = self.data.loc[:, ~kept].isna().any(axis=1).to_numpy()
+        self.data = self.data.loc[:, kept]
+
+    def load(self, fpath: str, split_heldout: bool = True, skip_fields: Sequence[str] = ()) -> Any:
+        """Load the block's part of a file, sorted in time."""
+        source = self._session.sources[int(Path(fpath).stem)]
+        skipped = [name for name in source.series if name not in self._block.series]
+        try:
+            # It prints a line over files whose last trial ends late.
+            with contextlib.redirect_stdout(io.StringIO()):
+                view = source.view(self._block.unit_ids)
+                data, *others = super().load(view, split_heldout, skipped)
+        except (OSError, RuntimeError) as error:  # HDF5, over content that is damaged
+            raise unreadable(source.path, source.dataset, error) from error
+        if not data.index.is_monotonic_increasing:
+            data = data.sort_index()
+        return data, *others
+
+
+def _ids_by_kind(sources: Sequence[NwbSource]) -> tuple[IntArray, IntArray]:
+    """Return held-in and held-out ids; a test file has the first only."""
+    heldin = np.unique(np.concatenate([s.unit_ids[~s.is_heldout] for s in sources]))
+    heldout = np.unique(np.concatenate([s.unit_ids[s.is_heldout] for s in sources]))
+    return heldin, heldout
+
+
+def _plan(session: Session, smoothed: bool, with_series: bool) -> list[_Block]:
+    """Share units and time series out over as many blocks as the memory asks for."""
+    n_ms = sum(source.n_ms for source in session.sources)
+    heldin, heldout = _ids_by_kind(session.sources)
+    cells = n_ms * (len(heldin) + len(heldout)) * (4 if smoothed else 1)
+    channels: dict[str, int] = {}
+    if with_series:
+        for source in session.sources:
+            channels |= source.series
+        cells += 4 * n_ms * sum(channels.values())
+    # Each block needs a held-in unit: a test file has no others.
+    n_blocks = min(max(1, -(-cells // (4 * _CELLS_AT_A_TIME))), len(heldin))
+    names = sorted(channels, key=lambda name: -channels[name])
+    return [
+        _Block(
+            np.concatenate([np.array_split(ids, n_blocks)[i] for ids in (heldin, heldout)]),
+            frozenset(names[i::n_blocks]),
+        )
+        for i in range(n_blocks)
+    ]
+
+
+class _NumpyThatCopies:
+    """numpy, except that ``nan_to_num`` never works in place."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+    @staticmethod
+    def nan_to_num(x: Any, copy: bool = True, **options: Any) -> Any:
+        return np.nan_to_num(x, copy=True, **options)
+
+
+@contextlib.contextmanager
+def repaired() -> Iterator[Any]:
+    """Give nlb_tools' ``make_tensors`` module, mended and quiet; everything is put back after.
+
+    It draws the jitter of dmfc_rsg from numpy's global generator, seeded with 0: the state of that
+    generator is put back too.
+    """
+    logger = logging.getLogger("nlb_tools")
+    level = logger.level
+    random_state = np.random.get_state()
+    nwb_interface.np, make_tensors.NWBDataset = _NumpyThatCopies(), LeanDataset
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"nlb_tools\.")
+            yield make_tensors
+    finally:
+        logger.setLevel(level)
+        nwb_interface.np, make_tensors.NWBDataset = np, nwb_interface.NWBDataset
+        np.random.set_state(random_state)
+
+
+# ------------------------------------------------------------------------------------------------
+# Cutting a data set into tensors with nlb_tools, its errors turned into ours.
+# ------------------------------------------------------------------------------------------------
+
+
+Arrays = dict[str, NDArray[Any]]
+Split = str | list[str] | NDArray[np.bool_]
+
+
+def cut_tensors(
+    dataset: NlbDataset, bin_ms: int, phase: Phase, files: NwbFiles, progress: Progress
+) -> dict[str, Any]:
+    """Return the fields of an `ndt_cli.nlb.tensors.NlbTensors`, made from the NWB files."""
+    with ExitStack() as stack:
+        train_source = stack.enter_context(open_nwb(files.train, dataset))
+        train_source.check_train()
+        sources = [train_source]
+        if files.test is not None and phase == "test":
+            test_source = stack.enter_context(open_nwb(files.test, dataset))
+            test_source.check_test(train_source)
+            sources.insert(0, test_source)
+        tools = stack.enter_context(repaired())
+        stack.enter_context(_explained(files.train, dataset))
+        loaded = _load(sources, bin_ms, progress)
+        train_split, eval_split = _splits(phase)
+        cut = _Cutter(loaded, sources)
+        progress("cutting trials", 0, 2)
+        train, train_trials = cut(
+            train_split,
+            lambda: tools.make_train_input_tensors(
+                loaded,
+                dataset.name,
+                train_split,
+                save_file=False,
+                include_behavior=True,
+                include_forward_pred=True,
+            ),
+        )
+        progress("cutting trials", 1, 2)
+        evaluated, eval_trials = cut(
+            eval_split,
+            lambda: tools.make_eval_input_tensors(
+                loaded, dataset.name, eval_split, save_file=False
+            ),
+        )
+        progress("cutting trials", 2, 2)
+        target = None
+        if phase == "val":
+            target = _target(tools, loaded, dataset, train_split, eval_split)
+    return {
+        "train": train,
+        "eval": evaluated,
+        "target": target,
+        "train_trial_ids": train_trials.rows,
+        "eval_trial_ids": eval_trials.rows,
+        # The train file comes last, and trials to evaluate are of the first file.
+        "train_start_ms": train_trials.starts_ms - _file_start_ms(loaded, sources),
+        "eval_start_ms": eval_trials.starts_ms,
+        "notes": _neuron_notes(dataset, train),
+    }
+
+
+def cut_private_target(
+    dataset: NlbDataset, bin_ms: int, path: Path, train_file: Path | None, progress: Progress
+) -> Arrays:
+    """Return the target of the test phase from a file that has everything."""
+    with ExitStack() as stack:
+        private = stack.enter_context(open_nwb(path, dataset))
+        train_split: Split = ["train", "val"]
+        if train_file is not None:
+            public = stack.enter_context(open_nwb(train_file, dataset)).trials
+            public = public[np.isin(public["split"], train_split)]
+            train_split = np.isin(private.trials["start_time"], public["start_time"])
+        tools = stack.enter_context(repaired())
+        stack.enter_context(_explained(path, dataset))
+        loaded = _load([private], bin_ms, progress)
+        return _target(tools, loaded, dataset, train_split, "test")
+
+
+def _splits(phase: Phase) -> tuple[str | list[str], str]:
+    return ("train", "val") if phase == "val" else (["train", "val"], "test")
+
+
+@contextmanager
+def _explained(path: Path, dataset: NlbDataset) -> "Iterator[None]":
+    """Turn what nlb_tools raises over content that it did not expect into a DataError."""
+    try:
+        yield
+    except (AssertionError, AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path}: nlb_tools cannot make tensors of {dataset.name} from it "
+            f"({type(error).__name__}: {error})",
+            hint="Compare it with the public file:  "
+            f"{fetch_command(dataset, data_dir_of(dataset, path))} --check",
+        ) from error
+
+
+def _load(sources: Sequence[NwbSource], bin_ms: int, progress: Progress) -> LeanDataset:
+    loaded = LeanDataset(Session(sources, sources[-1].dataset.behavior_series, progress))
+    loaded.resample(bin_ms)
+    return loaded
+
+
+def _file_start_ms(loaded: LeanDataset, sources: Sequence[NwbSource]) -> int:
+    """Return where nlb_tools has put the last file, behind those before it."""
+    first_row = sum(len(source.trials) for source in sources[:-1])
+    moved_s: float = loaded.trial_info["start_time"].iloc[first_row].total_seconds()
+    own_s: float = sources[-1].trials["start_time"].iloc[0]
+    return round(1000 * (moved_s - own_s))
+
+
+class _Cutter:
+    """Cuts trials, and refuses files of which nlb_tools leaves some out: it does so silently.
+
+    It drops them from the counts and keeps them in the behaviour, so that rows would not match.
+    """
+
+    def __init__(self, loaded: LeanDataset, sources: Sequence[NwbSource]) -> None:
+        self._loaded = loaded
+        self._paths = " and ".join(str(source.path) for source in sources)
+
+    def __call__(
+        self, split: str | list[str], make: Callable[[], Arrays]
+    ) -> tuple[Arrays, CutTrials]:
+        """Return tensors, and which trials they are of."""
+        self._loaded.cut_trials.clear()
+        arrays = make()
+        table = self._loaded.trial_info
+        wanted = table.loc[np.isin(table["split"], split), "trial_id"].to_numpy()
+        for cut in self._loaded.cut_trials:  # the window, the behaviour, the forward bins
+            lost = wanted[~np.isin(wanted, cut.rows)]
+            if len(lost):
+                names = " and ".join([split] if isinstance(split, str) else split)
+                raise DataError(
+                    f"{self._paths}: nlb_tools cuts {len(cut.rows)} of {len(wanted)} {names} "
+                    f"trials; row {lost[0]} of the trial table lacks its align time, or samples "
+                    "of a time series in its window",
+                    hint="Set the split of such trials to 'none', or fill in the samples.",
+                )
+        return arrays, self._loaded.cut_trials[0]
+
+
+def _target(
+    tools: Any, loaded: LeanDataset, dataset: NlbDataset, train_split: Split, eval_split: str
+) -> Arrays:
+    made = tools.make_eval_target_tensors(
+        loaded, dataset.name, train_split, eval_split, save_file=False, include_psth=True
+    )
+    (target,) = made.values()
+    for key in ("train_cond_idx", "eval_cond_idx"):
+        if key in target:
+            target[key] = _ragged(target[key])
+    return dict(target)
+
+
+def _ragged(rows: Sequence[Any]) -> NDArray[Any]:
+    """Return a list of index arrays as a 1-D array of objects, also where all are equally long.
+
+    numpy makes a 2-D array of those, which nlb_tools cannot save.
+    """
+    ragged = np.empty(len(rows), dtype=object)
+    for i, row in enumerate(rows):
+        ragged[i] = np.asarray(row, dtype=np.int64)
+    return ragged
+
+
+def _neuron_notes(dataset: NlbDataset, train: Arrays) -> tuple[str, ...]:
+    found = tuple(train[f"train_spikes_{part}"].shape[2] for part in ("heldin", "heldout"))
+    if found == (dataset.n_heldin, dataset.n_heldout):
+        return ()
+    return (
+        f"{found[0]} held-in and {found[1]} held-out neurons; the public {dataset.name} has "
+        f"{dataset.n_heldin} and {dataset.n_heldout}.",
+    )

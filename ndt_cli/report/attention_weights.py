@@ -1,0 +1,330 @@
+"""Attention weights of every layer, which the network itself does not keep.
+
+Axes: B trials, T bins that ask, S bins looked at, H heads, D width, E width of a head.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ndt_cli.data.spike_data import SpikeData
+from ndt_cli.engine.device import cpu_threads
+from ndt_cli.engine.trained_model import TrainedModel
+from ndt_cli.engine.trial_set import TrialSet
+from ndt_cli.model.attention import ContextAttention
+from ndt_cli.model.network import EncoderLayer, NeuralDataTransformer
+from ndt_cli.report.conditions import evenly_spaced
+from ndt_cli.report.style import MUTED, label_beside, new_figure, sequence_colors, styled
+from ndt_cli.report.trial import time_step
+
+
+def attention_weights(
+    network: NeuralDataTransformer, input_BTN: Tensor, inside_BT: Tensor | None = None
+) -> list[Tensor]:
+    """Return the attention weights of each layer, as the network computes its rates.
+
+    The network runs as ever; the weights are then made anew, in float32, from what went into
+    each layer.
+
+    Parameters
+    ----------
+    network : NeuralDataTransformer
+        Any network; nothing is dropped.
+    input_BTN : Tensor
+        Spike counts.
+    inside_BT : Tensor of bool, optional
+        False for padding; no bin attends to it, and its own weights mean nothing.
+
+    Returns
+    -------
+    list of (B, H, T, S) Tensor
+        One a layer: softmax(q k^T / sqrt(E)) within the context window (Ye & Pandarinath 2021,
+        section 2). The weights of a bin sum to 1 over S.
+    """
+    blocked = ~allowed_pairs(network, input_BTN.shape[1], inside_BT, input_BTN.device)
+    weights: list[Tensor] = []
+
+    def keep(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(layer, EncoderLayer)
+        x_BTD = layer.norm_attention(inputs[0]) if layer.pre_norm else inputs[0]
+        weights.append(_weights(layer.attention, x_BTD, blocked))
+
+    hooks = [layer.register_forward_pre_hook(keep) for layer in network.layers]
+    try:
+        network.encode(input_BTN, inside_BT)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return weights
+
+
+def _weights(attention: ContextAttention, x_BTD: Tensor, blocked: Tensor) -> Tensor:
+    q_BTD, k_BTD, _ = attention.qkv(x_BTD).chunk(3, dim=-1)
+    q_BHTE, k_BHSE = (
+        part.unflatten(-1, (attention.n_heads, -1)).transpose(1, 2) for part in (q_BTD, k_BTD)
+    )
+    scores_BHTS = q_BHTE @ k_BHSE.transpose(-1, -2) / math.sqrt(q_BHTE.shape[-1])
+    weights_BHTS: Tensor = scores_BHTS.masked_fill(blocked, -math.inf).softmax(dim=-1)
+    return weights_BHTS
+
+
+def allowed_pairs(
+    network: NeuralDataTransformer,
+    n_bins: int,
+    inside_BT: Tensor | None,
+    device: torch.device,
+) -> Tensor:
+    """Return which bins each bin may attend to: (1, 1, T, S), or (B, 1, T, S) with padding.
+
+    A padded bin sees itself besides: a row without a single bin would be NaN.
+    """
+    allowed = network.context.allowed_TS(n_bins, device)[None, None]
+    if inside_BT is None:
+        return allowed
+    itself_TS = torch.eye(n_bins, dtype=torch.bool, device=device)
+    return (allowed & inside_BT[:, None, None, :]) | itself_TS
+
+
+# ------------------------------------------------------------------------------------------------
+# Where the model looks: attention weights averaged over trials.
+#
+# Axes: L layers, H heads, T bins that ask, S bins looked at, K lags.
+# ------------------------------------------------------------------------------------------------
+
+
+Float64Array = NDArray[np.float64]
+
+# Scores between all bins of a trial are held for every layer at once.
+_BATCH_TRIALS = 16
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionAverage:
+    """Mean attention weights over trials.
+
+    Attributes
+    ----------
+    maps_LHTS : (layers, heads, bins, bins) float array
+        Mean weight that row bin gives to column bin, over the trials that have both; NaN where
+        no trial has.
+    lags_K : (lags,) int array
+        Bin looked at less bin that asks: negative lags are earlier bins.
+    by_lag_LHK : (layers, heads, lags) float array
+        Mean weight at each lag, over trials and over the bins from which that lag can be seen.
+    uniform_K : (lags,) float array
+        What `by_lag_LHK` would be if every bin looked evenly at all it may see.
+    n_trials : int
+        Trials averaged.
+    bin_ms : float
+        Bin width.
+    """
+
+    maps_LHTS: Float64Array
+    lags_K: NDArray[np.int64]
+    by_lag_LHK: Float64Array
+    uniform_K: Float64Array
+    n_trials: int
+    bin_ms: float
+
+
+def average_attention(trained: TrainedModel, data: SpikeData) -> AttentionAverage:
+    """Average the attention weights of a trained model over trials, with nothing hidden.
+
+    Parameters
+    ----------
+    trained : TrainedModel
+        Loaded from a run.
+    data : SpikeData
+        Trials of the kind that it was trained on; padding counts for nothing.
+    """
+    network, n_bins = trained.network, data.n_bins
+    settings = network.settings
+    sum_LHTS = np.zeros((settings.n_layers, settings.n_heads, n_bins, n_bins))
+    uniform_TS = np.zeros((n_bins, n_bins))
+    n_TS = np.zeros((n_bins, n_bins))
+    with cpu_threads(trained.settings.train.n_threads), torch.inference_mode():
+        for batch in TrialSet.load(data, trained.compute.device).batches(_BATCH_TRIALS):
+            inside_BT = batch.inside_BT
+            visible_BTN = torch.where(batch.visible_1TN, batch.counts_BTN, 0)
+            weights = attention_weights(network, visible_BTN, inside_BT)
+            allowed = allowed_pairs(network, n_bins, inside_BT, visible_BTN.device)
+            seen = _pairs_within(batch, allowed)
+            for layer, weights_BHTS in enumerate(weights):
+                sum_LHTS[layer] += _sum(weights_BHTS * seen)
+            n_TS += _sum(seen)[0]
+            uniform_TS += _sum(seen / seen.sum(-1, keepdim=True).clamp_min(1))[0]
+    return _averages(sum_LHTS, uniform_TS, n_TS, data)
+
+
+def _pairs_within(batch: TrialSet, allowed: Tensor) -> Tensor:
+    """Return 1 for pairs of bins of a trial where one may look at the other, (B, 1, T, S)."""
+    if batch.inside_BT is None:
+        return allowed.expand(len(batch), -1, -1, -1).float()
+    return (allowed & batch.inside_BT[:, None, :, None]).float()
+
+
+def _sum(values_BHTS: Tensor) -> Float64Array:
+    summed: Float64Array = values_BHTS.sum(dim=0, dtype=torch.float32).cpu().numpy()
+    return summed.astype(np.float64)
+
+
+def _averages(
+    sum_LHTS: Float64Array, uniform_TS: Float64Array, n_TS: Float64Array, data: SpikeData
+) -> AttentionAverage:
+    lag_TS = np.arange(data.n_bins)[None, :] - np.arange(data.n_bins)[:, None]
+    lags_K = np.unique(lag_TS[n_TS > 0])
+    by_lag_LHK = np.zeros((*sum_LHTS.shape[:2], len(lags_K)))
+    uniform_K = np.zeros(len(lags_K))
+    for k, lag in enumerate(lags_K):
+        here_TS = lag_TS == lag
+        n_pairs = n_TS[here_TS].sum()
+        by_lag_LHK[:, :, k] = sum_LHTS[:, :, here_TS].sum(axis=-1) / n_pairs
+        uniform_K[k] = uniform_TS[here_TS].sum() / n_pairs
+    maps_LHTS = np.where(n_TS > 0, sum_LHTS / np.maximum(n_TS, 1), np.nan)
+    return AttentionAverage(
+        maps_LHTS, lags_K, by_lag_LHK, uniform_K, int((data.lengths_B > 0).sum()), data.bin_ms
+    )
+
+
+# ------------------------------------------------------------------------------------------------
+# Attention: which bins the model looks at, layer by layer (Ye & Pandarinath 2021).
+# ------------------------------------------------------------------------------------------------
+
+
+MOST_LAYERS = 6
+MOST_HEADS = 4
+
+
+def _shown(n_layers: int, n_heads: int) -> tuple[list[int], list[int]]:
+    """Return the layers and heads that are drawn."""
+    layers, heads = evenly_spaced(n_layers, MOST_LAYERS), evenly_spaced(n_heads, MOST_HEADS)
+    return layers.tolist(), heads.tolist()
+
+
+def is_narrow(attention: AttentionAverage) -> bool:
+    """Tell whether the context window reaches so little that `attention_maps` shows lags."""
+    n_bins: int = attention.maps_LHTS.shape[2]
+    return 2 * len(attention.lags_K) <= n_bins
+
+
+@styled
+def attention_maps(attention: AttentionAverage) -> Figure:
+    """Draw the mean attention between pairs of bins, a row a head and a column a layer.
+
+    A map has the bin that looks upwards and the bin looked at to the right. Where the context
+    window is narrow, such maps would be a thin line; then the bin that looks is to the right,
+    and upwards is how far after it the bin looked at lies. One colour scale for all, which ends
+    at the 99.5th percentile. Of more than six layers or four heads, evenly spaced ones are drawn.
+
+    Parameters
+    ----------
+    attention : AttentionAverage
+        Mean weights.
+    """
+    n_layers, n_heads, n_bins, _ = attention.maps_LHTS.shape
+    layers, heads = _shown(n_layers, n_heads)
+    step, unit = time_step(attention.bin_ms, n_bins)
+    end = n_bins * step
+    narrow = is_narrow(attention)
+    maps = [[_map(attention, layer, head, narrow) for layer in layers] for head in heads]
+    top = max(float(np.nanquantile(np.array(maps), 0.995)), 1e-6)
+    first, last = (attention.lags_K[i] * step for i in (0, -1))
+    extent = (0.0, end, first - step / 2, last + step / 2) if narrow else (0.0, end, end, 0.0)
+    # Two layers across the page would make squares of half a page.
+    size = 1.2 if narrow else min(1.9, 6.2 / len(layers))
+    figure = new_figure("two", size * len(heads) + 0.75)
+    panels = figure.subplots(len(heads), len(layers), sharex=True, sharey=True, squeeze=False)
+    for row, head in enumerate(heads):
+        for column, layer in enumerate(layers):
+            axes: Axes = panels[row, column]
+            image = axes.imshow(
+                maps[row][column],
+                interpolation="nearest",
+                origin="lower" if narrow else "upper",
+                aspect="auto" if narrow else "equal",
+                cmap="viridis",
+                vmin=0.0,
+                vmax=top,
+                extent=extent,
+            )
+            axes.set_facecolor("#dddddd")
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_locator(MaxNLocator(3))
+            if row == 0:
+                axes.set_title(f"layer {layer + 1}")
+            if column == 0:
+                up = "lag" if narrow else "bin that looks"
+                axes.set_ylabel(f"head {head + 1}\n{up} ({unit})")
+    along = "bin that looks" if narrow else "bin looked at"
+    figure.supxlabel(f"{along} ({unit})", fontsize=8)
+    exceeds = bool(np.nanmax(np.array(maps)) > top)
+    bar = figure.colorbar(
+        image, ax=panels, extend="max" if exceeds else "neither", fraction=0.03, pad=0.01
+    )
+    bar.set_label("mean weight")
+    bar.outline.set_linewidth(0.6)
+    return figure
+
+
+def _map(attention: AttentionAverage, layer: int, head: int, narrow: bool) -> Float64Array:
+    """Return a map: bin that looks x bin looked at, or lag x bin that looks."""
+    map_TS: Float64Array = attention.maps_LHTS[layer, head]
+    if not narrow:
+        return map_TS
+    bin_T = np.arange(len(map_TS))
+    looked_at_KT = attention.lags_K[:, None] + bin_T
+    there_KT = (looked_at_KT >= 0) & (looked_at_KT < len(map_TS))
+    return np.where(there_KT, map_TS[bin_T, looked_at_KT.clip(0, len(map_TS) - 1)], np.nan)
+
+
+@styled
+def attention_by_lag(attention: AttentionAverage) -> Figure:
+    """Draw the mean attention against the lag of the bin looked at, a panel a layer.
+
+    The dashed line is even attention to all that a bin may see. Of more than six layers or four
+    heads, evenly spaced ones are drawn.
+
+    Parameters
+    ----------
+    attention : AttentionAverage
+        Mean weights.
+    """
+    n_layers, n_heads = attention.by_lag_LHK.shape[:2]
+    layers, heads = _shown(n_layers, n_heads)
+    step, unit = time_step(attention.bin_ms, int(np.ptp(attention.lags_K)))
+    lags = attention.lags_K * step
+    columns = min(3, len(layers))
+    rows = -(-len(layers) // columns)
+    colors = sequence_colors(len(heads))
+    figure = new_figure("two", 1.5 * rows + 0.4)
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    marker = "." if len(lags) <= 40 else None
+    for axes, layer in zip(panels.flat, layers, strict=False):
+        axes.axvline(0, color=MUTED, lw=0.6, ls=(0, (1, 2)), zorder=0)
+        axes.plot(lags, attention.uniform_K, color=MUTED, ls="--", lw=0.9)
+        for head, color in zip(heads, colors, strict=True):
+            weights_K = attention.by_lag_LHK[layer, head]
+            axes.plot(lags, weights_K, color=color, marker=marker, ms=2.5, label=f"head {head + 1}")
+        axes.set_title(f"layer {layer + 1}")
+    for axes in panels.flat[len(layers) :]:
+        axes.set_visible(False)
+    panels[0, 0].set_ylim(bottom=0)
+    figure.supxlabel(f"lag of the bin looked at ({unit}); negative: earlier", fontsize=8)
+    figure.supylabel("mean weight", fontsize=8)
+    last: Axes = panels[0, columns - 1]
+    ends = [attention.by_lag_LHK[layers[columns - 1], head][-1] for head in heads]
+    label_beside(
+        figure,
+        last,
+        [*ends, attention.uniform_K[-1]],
+        [*(f"head {head + 1}" for head in heads), "even"],
+        [*colors, MUTED],
+    )
+    return figure

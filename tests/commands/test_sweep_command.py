@@ -1,0 +1,264 @@
+"""``ndt sweep`` and ``ndt ensemble`` as a user sees them."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from builders import recording
+from typer.testing import CliRunner
+
+from ndt_cli.app import app
+from ndt_cli.commands.console import make_console
+from ndt_cli.commands.sweep_show import sweep_tables
+from ndt_cli.data.write import write_recording
+from ndt_cli.search.find_space import space_names
+from ndt_cli.search.folder import SweepFolder
+from ndt_cli.search.lineage import Lineage
+
+SMALL = (
+    "model.n_layers=1", "model.feedforward_size=8", "train.max_epochs=2",
+    "train.val_interval_epochs=1", "train.n_threads=1", "train.device=cpu", "train.warmup_epochs=0",
+)  # fmt: skip
+
+
+def ndt(*args):
+    return CliRunner().invoke(app, [str(arg) for arg in args])
+
+
+def settings(*changes):
+    return [word for change in (*SMALL, *changes) for word in ("--set", change)]
+
+
+@pytest.fixture(scope="module")
+def spikes(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "spikes.h5"
+    write_recording(recording(12, 6, rates=True, n_bins=8), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(spikes, tmp_path_factory):
+    """A sweep of three, and what its making printed."""
+    out = tmp_path_factory.mktemp("sweeps") / "sweep"
+    made = ndt(
+        "sweep", "--out", out, "--members", 3, "--choose-by", "rate-r2",
+        *settings(f"data.file={spikes}"),
+    )  # fmt: skip
+    assert made.exit_code == 0, made.output
+    return out, made
+
+
+def test_a_sweep_tells_its_members_best_first_and_its_folder(made):
+    out, said = made
+    assert "settings: preset lorenz-quick" in said.stderr
+    assert "space: quick, 11 settings drawn" in said.stderr
+    assert said.stderr.count("to go") == 3
+    lines = said.stdout.splitlines()
+    ranks = [line.split()[0] for line in lines if "finished" in line]
+    assert ranks == ["1", "2", "3"]
+    for name in ("settings", "measures", "curves"):
+        assert (out / "figures" / f"{name}.png").stat().st_size > 5000
+    assert f"sweep: {out}" in said.stdout.replace("\n", "")
+
+
+def test_show_says_the_same_again_as_a_table_csv_or_json(made):
+    out, said = made
+    shown = ndt("sweep", "show", out)
+    assert shown.exit_code == 0, shown.output
+    assert shown.stdout == said.stdout
+    as_json = json.loads(ndt("sweep", "show", out, "--json").stdout)
+    assert [row["rank"] for row in as_json["members"]] == [1, 2, 3]
+    rows = list(csv.DictReader(io.StringIO(ndt("sweep", "show", out, "--csv").stdout)))
+    assert [int(row["member"]) for row in rows] == [row["member"] for row in as_json["members"]]
+    assert ndt("sweep", "show", out, "--csv", "--json").exit_code == 2
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_the_tables_fit_the_terminal_and_drop_nothing(made, width):
+    results = SweepFolder.open(made[0]).results()
+    console = make_console(width=width, file=io.StringIO())
+    tables = sweep_tables(results, console)
+    for table in tables:
+        console.print(table)
+    text = console.file.getvalue()
+    assert "…" not in text
+    for word in ("learning", "weight", "embedding", "forward", "finished"):
+        assert word in text
+    headings = [str(column.header).split("\n")[0] for column in tables[-1].columns]
+    assert headings[:2] == ["rank", "member"]
+    assert len(tables) == {80: 3, 120: 2, 200: 1}[width]
+
+
+def test_brackets_in_a_path_are_no_markup(spikes, tmp_path):
+    out = tmp_path / "a[" / "b] [red]c"
+    made = ndt("sweep", "--out", out, "--members", 1, *settings(f"data.file={spikes}"))
+    assert made.exit_code == 0, made.output
+    assert f"sweep: {out}" in made.stdout.replace("\n", "")
+    assert f"run folder: {out}" in made.stderr.replace("\n", "")
+
+
+def test_a_first_ctrl_c_saves_and_says_how_to_go_on(spikes, tmp_path):
+    out = tmp_path / "my sweep"
+    options = ("--members", "2", "--population", "1", "--out", str(out))
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "ndt_cli",
+            "sweep",
+            *options,
+            *settings(f"data.file={spikes}", "train.max_epochs=100000"),
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    deadline = time.monotonic() + 60
+    while not (out / "members/000/metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert f"ndt sweep --resume '{out}' --population 1" in said
+    shown = ndt("sweep", "show", out)
+    assert "unfinished" in shown.stdout
+    assert "1 unfinished, 1 waiting" in shown.stderr
+    assert f"ndt sweep --resume '{out}'" in shown.stderr.replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--resume", "x", "--seed", "3"], "leave out everything but --members"),
+        (["--resume", "nothing"], "not a sweep"),
+        (["--space", "generik"], "did you mean the space generic"),
+        (["--choose-by", "r2"], "rate-r2"),
+        (["--set", "data.file=nothing.h5"], "no such file"),
+        (["--data", "nothing.h5"], "nothing.h5: there is no such file"),
+        (["--resume", "x", "--data", "y.h5"], "leave out everything but --members"),
+        (["--data", "x.h5", "--set", "data.file=y.h5"], "--data and --set data.file are the same"),
+        (["--choose-by", "co-bps", "--set", "train.choose_by=rate-r2"], "are the same setting"),
+        (["--json", "spaces"], "options before `spaces` are those of a search"),
+        (["--members", "2", "show", "x"], "ndt sweep show --help"),
+        (["--set", "train.device=cuda:99"], 'train.device = "cuda:99"'),
+        (["--members", "3", "--pbt-interval", "5"], "give --members 4 or more"),
+        (["--pbt-interval", "50"], "members train for 50 epochs"),
+        (
+            ["--pbt-interval", "1", "--set", "train.val_interval_epochs=2"],
+            "validate every 2 epochs",
+        ),
+    ],
+)
+def test_what_cannot_be_is_said_in_words(args, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = ndt("sweep", *args)
+    assert result.exit_code in (1, 2)
+    assert said in result.stderr
+    assert "bug" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_tensorboard_is_missing_nothing_is_written(spikes, tmp_path, monkeypatch):
+    monkeypatch.setattr("ndt_cli.engine.tensorboard.find_spec", lambda name: None)
+    result = ndt(
+        "sweep", "--data", spikes, "--out", tmp_path / "sweep",
+        *settings("train.tensorboard=true"),
+    )  # fmt: skip
+    assert result.exit_code == 1
+    assert 'pip install "ndt-cli[tensorboard]"' in result.stderr
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_generations_tell_who_goes_on_from_whom_and_show_says_where_it_is_kept(spikes, tmp_path):
+    out = tmp_path / "sweep"
+    made = ndt(
+        "sweep", "--data", spikes, "--out", out, "--members", 4, "--pbt-interval", 1, *settings()
+    )
+    assert made.exit_code == 0, made.output
+    (move,) = Lineage.read(out).moves
+    assert f"ranked after 1 epochs: {move.member} goes on from {move.source}" in made.stderr
+    shown = ndt("sweep", "show", out).stderr.replace("\n", "")
+    assert "ranked every 1 epochs, 1 times a member went on from another" in shown
+    assert str(out / "pbt.json") in shown
+
+
+def test_a_space_of_one_s_own_that_changes_shapes_is_said_to(spikes, tmp_path):
+    space = tmp_path / "mine.toml"
+    space.write_text("[model]\nn_layers = { integer = [1, 2] }\n")
+    result = ndt(
+        "sweep", "--space", space, "--members", 1, "--out", tmp_path / "sweep",
+        *settings(f"data.file={spikes}"),
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "cannot train together as one population: model.n_layers" in result.stderr
+
+
+def test_spaces_are_listed_and_a_shown_one_is_a_file_to_change(tmp_path, monkeypatch):
+    listed = json.loads(ndt("sweep", "spaces", "--json").stdout)["spaces"]
+    assert [row["name"] for row in listed] == space_names()
+    for name in space_names():
+        shown = ndt("sweep", "spaces", name)
+        (tmp_path / "mine.toml").write_text(shown.stdout)
+        one, two = (
+            json.loads(ndt("sweep", "spaces", its, "--json").stdout)["draws"]
+            for its in (name, tmp_path / "mine.toml")
+        )
+        assert one == two
+    assert "maze-rtt" in ndt("sweep", "spaces").stdout
+    # A file that has the name of a shipped space is meant, not that one.
+    (tmp_path / "generic").write_text("[train]\nlearning_rate = { uniform = [0.1, 0.2] }\n")
+    monkeypatch.chdir(tmp_path)
+    assert ndt("sweep", "spaces", "generic").stdout.count("uniform") == 1
+    (tmp_path / "mine.toml").write_text("[train]\nlr = { uniform = [0.1, 0.2] }\n")
+    wrong = ndt("sweep", "spaces", tmp_path / "mine.toml")
+    assert (wrong.exit_code, wrong.stdout) == (2, "")
+    assert "train.lr" in wrong.stderr
+
+
+# ndt ensemble
+
+
+def test_an_ensemble_of_a_sweep_is_evaluated_after_the_sweep_is_gone(made, tmp_path):
+    sweep = shutil.copytree(made[0], tmp_path / "sweep")
+    out = tmp_path / "ensemble"
+    result = ndt("ensemble", sweep, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert f"ndt evaluate {out}" in result.stderr.replace("\n", "")
+    about = json.loads((out / "ensemble.json").read_text())
+    assert about["number_chosen"] == "on validation"
+    assert len(about["validation_curve"]) == 3
+    assert f"ensemble of {len(about['members'])}: {out}" in result.stdout.replace("\n", "")
+    shutil.rmtree(sweep)
+    scores = json.loads(ndt("evaluate", out, "--json").stdout)["scores"]["NDT"]
+    best = max(about["validation_curve"])
+    assert scores["rates"]["r2_mean"] == pytest.approx(best, abs=1e-5)
+
+
+def test_an_ensemble_of_so_many_members_or_of_runs(made, tmp_path):
+    runs = sorted((made[0] / "members").iterdir())
+    result = ndt("ensemble", made[0], "--members", 2, "--out", tmp_path / "two", "--json")
+    content = json.loads(result.stdout)
+    assert (content["n_members"], content["validation_curve"]) == (2, [])
+    assert ndt("ensemble", *runs, "--out", tmp_path / "runs").exit_code == 0
+    about = json.loads((tmp_path / "runs" / "ensemble.json").read_text())
+    assert [row["from"] for row in about["members"]] == [str(run) for run in runs]
+
+
+def test_a_wrong_ensemble_is_said_in_words(made, tmp_path):
+    run = made[0] / "members" / "000"
+    wrong = {
+        ("--members", "2"): (run,),
+        (): (made[0], run),
+    }
+    for options, paths in wrong.items():
+        result = ndt("ensemble", *paths, *options, "--out", tmp_path / "x")
+        assert result.exit_code == 2
+        assert "Error" in result.stderr
+        assert not (tmp_path / "x").exists()

@@ -1,0 +1,67 @@
+"""Behaviour on a clock of its own, in the bins of the spikes."""
+
+import numpy as np
+import pytest
+
+from ndt_cli.convert import Choices, convert
+from ndt_cli.convert.behavior import sampled
+from ndt_cli.errors import DataError
+
+STARTS = np.array([0])
+
+
+def cut(times_ms, values, n_bins, bin_ms):
+    made = sampled(np.array(times_ms) * 1000, np.array(values, float), "pos")
+    return made.cut(STARTS, np.array([n_bins]), bin_ms * 1000)[0, :, 0]
+
+
+def test_a_bin_has_the_mean_of_its_samples():
+    values = cut([0, 5, 10, 15, 20], [1, 3, 10, 20, 7], 3, 10)
+    np.testing.assert_array_equal(values, [2, 15, 7])
+
+
+def test_samples_slower_than_the_bins_are_interpolated_at_the_middle():
+    values = cut([0, 20, 40], [0, 20, 40], 4, 10)
+    np.testing.assert_array_equal(values, [0, 15, 20, 35])
+
+
+def test_a_wide_gap_stays_a_gap():
+    times = [0, 10, 20, 30, 130, 140]
+    values = cut(times, times, 14, 10)
+    np.testing.assert_array_equal(np.flatnonzero(np.isnan(values)), np.arange(4, 13))
+    # Two lost samples are bridged.
+    assert not np.isnan(cut([0, 10, 40, 50, 60], [0] * 5, 6, 10)).any()
+
+
+def test_before_the_first_sample_and_after_the_last_nothing_is_known():
+    values = cut([20, 30], [1, 1], 5, 10)
+    np.testing.assert_array_equal(np.isnan(values), [True, True, False, False, True])
+
+
+def test_a_missing_value_makes_its_bins_unknown_and_no_other():
+    values = cut([0, 5, 10, 15, 20, 25], [1, np.nan, 2, 4, 5, 5], 3, 10)
+    np.testing.assert_array_equal(values, [np.nan, 3, 5])
+
+
+def test_samples_out_of_order_are_sorted():
+    np.testing.assert_array_equal(cut([10, 0], [2, 1], 2, 10), [1, 2])
+
+
+def test_behaviour_of_another_clock_is_refused(tmp_path):
+    def made(first_s):
+        np.savez(
+            tmp_path / "session.npz",
+            spike_times=np.arange(0.005, 10, 0.05),
+            spike_units=np.arange(200) % 3,
+            speed=np.ones(1000),
+            speed_times=first_s + np.arange(1000) / 100,
+        )
+        choices = Choices(
+            bin_ms=20, chop_ms=1000, behaviour=("speed",), behaviour_times="speed_times"
+        )
+        return convert(tmp_path / "session.npz", choices).recording.train
+
+    assert np.isfinite(made(first_s=0).behaviour_BTV).any()
+    assert np.isfinite(made(first_s=5).behaviour_BTV).any()  # some of it is enough
+    with pytest.raises(DataError, match=r"speed: found no sample .* from 60 to 69\.99 s, .* 0 to"):
+        made(first_s=60)

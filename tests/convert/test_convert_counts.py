@@ -1,0 +1,132 @@
+"""Counts that are binned already: in trials, or one continuous recording."""
+
+import numpy as np
+import pytest
+
+from ndt_cli.convert import Choices, convert, merge
+from ndt_cli.data.spike_data import all_trials
+from ndt_cli.errors import DataError, SettingsError
+
+
+@pytest.fixture
+def save(tmp_path):
+    def write(**arrays):
+        np.savez(tmp_path / "rat.npz", **arrays)
+        return tmp_path / "rat.npz"
+
+    return write
+
+
+def counts(*shape, seed=0):
+    return np.random.default_rng(seed).poisson(0.7, shape)
+
+
+def test_trials_of_counts_are_summed_to_wider_bins(save):
+    stored = counts(6, 11, 3)
+    path = save(spikes=stored, bin_ms=5, condition=np.arange(6) % 2)
+    converted = convert(path, Choices(bin_ms=10, condition=("condition",)))
+    whole = all_trials(converted.recording)
+    np.testing.assert_array_equal(whole.spikes_BTN, stored[:, :10].reshape(6, 5, 2, 3).sum(2))
+    assert whole.bin_ms == 10
+    assert whole.conditions_B.tolist() == [0, 1] * 3
+    (lost,) = converted.report.dropped
+    assert (lost.what, lost.n) == ("spikes", int(stored[:, 10].sum()))
+
+
+@pytest.mark.parametrize("how", ["nan", "lengths", "length_ms"])
+def test_padding_is_padding_however_it_is_marked(save, how):
+    stored = counts(4, 10, 2).astype(float) + 1
+    lengths = np.array([10, 7, 4, 9])
+    padding = np.arange(10) >= lengths[:, None]
+    stored[padding] = np.nan if how == "nan" else 0
+    arrays = {"lengths": lengths} if how == "lengths" else {}
+    if how == "length_ms":
+        arrays = {"length_ms": lengths * 5.0}
+    path = save(spikes=stored, bin_ms=5, hand=np.ones((4, 10)), **arrays)
+    whole = all_trials(convert(path, Choices(behaviour=("hand",))).recording)
+    np.testing.assert_array_equal(np.isnan(whole.behaviour_BTV[..., 0]), padding)
+    np.testing.assert_array_equal(whole.lengths_B, lengths)
+    np.testing.assert_array_equal(whole.spikes_BTN, np.where(padding[..., None], 0, stored))
+
+
+def test_a_window_counts_from_an_event_within_the_trial(save):
+    stored = counts(4, 20, 2)
+    path = save(spikes=stored, bin_ms=10, go=[0.05, 0.08, np.nan, 0.15], lengths=[20, 20, 20, 16])
+    converted = convert(path, Choices(bin_ms=20, align="go", window_ms=(-40, 80)))
+    whole = all_trials(converted.recording)
+    assert whole.trial_ids_B.tolist() == [0, 1]
+    first = stored[0, 1:13].reshape(6, 2, 2).sum(1)
+    second = stored[1, 4:16].reshape(6, 2, 2).sum(1)
+    np.testing.assert_array_equal(whole.spikes_BTN, [first, second])
+    whys = {d.why for d in converted.report.dropped if d.what == "trials"}
+    assert whys == {"have no go", "do not hold the whole window"}
+
+
+def test_axes_in_any_order(save):
+    stored = counts(6, 10, 3)
+    path = save(spikes=stored.transpose(2, 1, 0), bin_ms=5, hand=stored.transpose(2, 1, 0) / 2)
+    choices = Choices(axes=("neurons", "bins", "trials"), behaviour=("hand",))
+    whole = all_trials(convert(path, choices).recording)
+    np.testing.assert_array_equal(whole.spikes_BTN, stored)
+    np.testing.assert_array_equal(whole.behaviour_BTV, stored / 2)
+    for wrong in (("neurons", "bins"), ("neurons", "bins", "cells"), ("bins", "bins", "trials")):
+        with pytest.raises(SettingsError, match="a word for each of them"):
+            convert(path, Choices(axes=wrong))
+
+
+def test_a_continuous_recording_is_chopped_and_merged_back(save):
+    stored, hand = counts(500, 3), np.arange(500.0)
+    path = save(spikes=stored, bin_ms=1, hand=hand, unit=[5, 9, 11])
+    choices = Choices(bin_ms=5, chop_ms=100, overlap_ms=25, behaviour=("hand",))
+    converted = convert(path, choices)
+    whole = all_trials(converted.recording)
+    expected = stored.reshape(100, 5, 3).sum(1)
+    merged = merge(whole.spikes_BTN, whole.start_bins_B, whole.lengths_B)
+    np.testing.assert_array_equal(merged, expected)
+    behaviour = merge(whole.behaviour_BTV, whole.start_bins_B, whole.lengths_B)
+    np.testing.assert_array_equal(behaviour[:, 0], hand.reshape(100, 5).mean(1))
+    assert converted.report.neurons == ("5", "9", "11")
+
+
+def test_a_continuous_recording_is_cut_into_trials_on_its_clock(save):
+    stored = counts(400, 2)
+    # Where in a bin a spike was is lost, so a trial begins at the nearest edge of one.
+    start = np.array([100.0497, 100.1004, 100.3, 100.39])
+    path = save(
+        counts=stored, t=100 + np.arange(400) / 1000, bin_ms=1, start=start, stop=start + 0.0604
+    )
+    converted = convert(path, Choices(bin_ms=10, counts_times="t"))
+    whole = all_trials(converted.recording)
+    expected = [stored[k : k + 60].reshape(6, 10, 2).sum(1) for k in (50, 100, 300)]
+    np.testing.assert_array_equal(whole.spikes_BTN, expected)
+    assert any("not all units were recorded" in d.why for d in converted.report.dropped)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "choices", "error", "said"),
+    [
+        ({"spikes": counts(4, 9, 2)}, {}, SettingsError, "found no bin width of the counts"),
+        ({"spikes": counts(4, 9, 2), "bin_ms": 4}, {"bin_ms": 10}, SettingsError, "whole multiple"),
+        ({"spikes": counts(4, 9, 2), "bin_ms": 4}, {"chop_ms": 8}, SettingsError, "trials already"),
+        ({"spikes": counts(4, 9, 2) - 1, "bin_ms": 4}, {}, DataError, "expected whole numbers"),
+        ({"spikes": counts(4, 9, 2) / 2, "bin_ms": 4}, {}, DataError, "expected whole numbers"),
+        ({"spikes": counts(90, 2), "bin_ms": 4}, {}, SettingsError, "found no trials"),
+        (
+            {"spikes": counts(4, 9, 2), "bin_ms": 4, "lengths": [1, 2]},
+            {},
+            DataError,
+            "`lengths`: found shape (2,); expected 4 values",
+        ),
+        (
+            {"spikes": counts(4, 9, 2), "bin_ms": 4, "hand": np.zeros((4, 8))},
+            {"behaviour": ("hand",)},
+            DataError,
+            "4 trials x 9 bins x variables",
+        ),
+        ({"a": np.zeros(3)}, {}, DataError, "found no spikes under an ordinary name"),
+    ],
+)
+def test_counts_that_cannot_be(save, arrays, choices, error, said):
+    with pytest.raises(error) as caught:
+        convert(save(**arrays), Choices(**choices))
+    assert said in caught.value.message

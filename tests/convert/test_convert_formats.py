@@ -1,0 +1,119 @@
+"""One session in every format gives the same trials."""
+
+import json
+
+import numpy as np
+import pytest
+from convert_files import (
+    CHOSEN,
+    WRITERS,
+    session,
+    write_nwb,
+)
+
+from ndt_cli.convert import Choices, bin_spikes, convert, list_contents
+from ndt_cli.data.spike_data import all_trials
+
+
+@pytest.fixture(params=WRITERS)
+def written(request, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write, more = WRITERS[request.param]
+    return write(tmp_path / request.param, session()), more
+
+
+def test_every_format_gives_the_same_trials(written):
+    path, more = written
+    made = session()
+    whole = all_trials(convert(path, Choices(**CHOSEN, **more)).recording)
+    kept = np.flatnonzero(made.success == 1)
+    spikes_BTN, lengths_B = bin_spikes(made.times_s, made.start[kept], made.stop[kept], 50)
+    np.testing.assert_array_equal(whole.spikes_BTN, spikes_BTN)
+    np.testing.assert_array_equal(whole.lengths_B, lengths_B)
+    np.testing.assert_array_equal(whole.trial_ids_B, kept)
+    np.testing.assert_array_equal(whole.conditions_B, kept % 2)
+    assert len(set(lengths_B.tolist())) > 1
+
+
+def test_every_format_has_a_window_around_an_event(written):
+    path, more = written
+    made = session()
+    choices = Choices(bin_ms=20, align="go", window_ms=(-100, 300), **more)
+    whole = all_trials(convert(path, choices).recording)
+    spikes_BTN, _ = bin_spikes(made.times_s, made.go - 0.1, made.go + 0.3, 20)
+    np.testing.assert_array_equal(whole.spikes_BTN, spikes_BTN)
+
+
+def test_every_format_can_be_listed(written):
+    path, _ = written
+    listing = list_contents(path)
+    names = [entry.name for entry in listing.entries]
+    assert any(name.endswith(("spike_times", "time")) for name in names)
+    assert not any("#refs#" in name or "_index" in name for name in names)
+    json.dumps(listing.to_json())
+
+
+@pytest.mark.parametrize("name", ["rat.npz", "rat.h5", "old.mat", "new.mat", "rat.nwb"])
+def test_units_are_filtered_by_quality(tmp_path, name):
+    made = session()
+    path = WRITERS[name][0](tmp_path / name, made)
+    converted = convert(path, Choices(units_where=("quality == good",), **CHOSEN))
+    kept = np.flatnonzero(made.success == 1)
+    spikes_BTN, _ = bin_spikes(made.times_s[::2], made.start[kept], made.stop[kept], 50)
+    np.testing.assert_array_equal(all_trials(converted.recording).spikes_BTN, spikes_BTN)
+    names = ("101", "309") if name.endswith("nwb") else ("0", "2")
+    assert converted.report.neurons == converted.recording.train.neuron_names == names
+
+
+def test_what_the_listing_says(tmp_path):
+    listing = list_contents(write_nwb(tmp_path / "rat.nwb", session()))
+    by_name = {entry.name: entry for entry in listing.entries}
+    assert listing.format == "NWB"
+    assert listing.tables == {"intervals/trials": 8, "units": 3}
+    assert by_name["units/quality"].values == "good, mua"
+    assert by_name["processing/behavior/hand"].kind == "time series, m"
+    assert by_name["units/spike_times"].shape == (3,)
+    assert "general/institution" not in by_name
+
+
+def test_a_time_series_of_nwb_has_its_own_clock_and_unit(tmp_path):
+    path = write_nwb(tmp_path / "rat.nwb", session())
+    choices = Choices(behaviour=("processing/behavior/hand",), **CHOSEN)
+    whole = all_trials(convert(path, choices).recording)
+    np.testing.assert_allclose(whole.behaviour_BTV[0, 0], [10.0225, -10.0225])
+
+
+def test_an_nwb_file_of_pynwb(tmp_path):
+    pynwb = pytest.importorskip("pynwb", reason="needs the extra nlb")
+    from datetime import datetime, timezone
+
+    made = session()
+    nwb = pynwb.NWBFile("test", "rat", datetime(2021, 9, 1, tzinfo=timezone.utc))
+    nwb.add_unit_column("quality", "by eye")
+    nwb.add_trial_column("success", "rewarded")
+    nwb.add_trial_column("side", "of the target")
+    seen = [[9.0, 21.0], [21.5, 27.0]]  # the trial at 20.0 lasts to 21.5
+    for times, quality in zip(made.times_s, made.quality, strict=True):
+        nwb.add_unit(spike_times=times, quality=quality, obs_intervals=seen)
+    for i in range(8):
+        nwb.add_trial(
+            start_time=made.start[i],
+            stop_time=made.stop[i],
+            success=made.success[i],
+            side=made.side[i],
+        )
+    hand = pynwb.TimeSeries(name="hand", data=made.hand, unit="m", rate=200.0, starting_time=9.0)
+    position = pynwb.behavior.BehavioralTimeSeries(time_series=hand, name="Position")
+    nwb.create_processing_module("behavior", "hand").add(position)
+    path = tmp_path / "rat.nwb"
+    with pynwb.NWBHDF5IO(str(path), "w") as io:
+        io.write(nwb)
+    choices = Choices(behaviour=("processing/behavior/Position/hand",), **CHOSEN)
+    converted = convert(path, choices)
+    whole = all_trials(converted.recording)
+    kept = np.array([0, 1, 3, 4, 7])  # a unit that was not recorded would look silent
+    assert ("trials", 1) in [(d.what, d.n) for d in converted.report.dropped if "recorded" in d.why]
+    spikes_BTN, _ = bin_spikes(made.times_s, made.start[kept], made.stop[kept], 50)
+    np.testing.assert_array_equal(whole.spikes_BTN, spikes_BTN)
+    first = whole.behaviour_BTV[0, 0]
+    np.testing.assert_allclose(first, [10.0225, -10.0225])  # mean of 10.000, 10.005 .. 10.045

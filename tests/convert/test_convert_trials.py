@@ -1,0 +1,220 @@
+"""Spike times to trials: windows, what is left out and why, splits, chopping."""
+
+import numpy as np
+import pytest
+from convert_files import flat, session, write_npz
+
+from ndt_cli.convert import Choices, bin_spikes, convert, merge
+from ndt_cli.data.spike_data import all_trials
+from ndt_cli.errors import DataError, SettingsError
+
+
+@pytest.fixture
+def rat(tmp_path):
+    """Save the session with arrays changed or added."""
+
+    def write(**changed):
+        made = session()
+        path = write_npz(tmp_path / "rat.npz", made)
+        if changed:
+            with np.load(path) as stored:
+                arrays = {**stored, **changed}
+            np.savez(path, **arrays)
+        return path
+
+    return write
+
+
+def dropped(converted):
+    return {(d.what, d.why): (d.n, d.n_all) for d in converted.report.dropped}
+
+
+def test_what_is_left_out_is_counted_by_reason(rat):
+    made = session()
+    stop = made.stop.copy()
+    stop[0] = made.start[0] + 0.04
+    stop[1] = made.start[1] - 1
+    start = made.start.copy()
+    start[3] = np.nan
+    converted = convert(
+        rat(start_time=start, stop_time=stop), Choices(bin_ms=50, where=("success == 1",))
+    )
+    lost = dropped(converted)
+    assert lost["trials", "do not fulfil 'success == 1'"] == (2, 8)
+    assert lost["trials", "have no start_time"] == (1, 6)
+    assert lost["trials", "end before they begin"] == (1, 5)
+    assert lost["trials", "are shorter than one bin"] == (1, 4)
+    whole = all_trials(converted.recording)
+    assert whole.trial_ids_B.tolist() == [4, 5, 7]
+    n_spikes = sum(len(t) for t in made.times_s)
+    n_outside = n_spikes - int(whole.spikes_BTN.sum())
+    assert lost["spikes", "are outside the trials' bins"] == (n_outside, n_spikes)
+
+
+def test_no_trial_left_says_why(rat):
+    with pytest.raises(DataError, match=r"no trial is left: 8 of 8 trials do not fulfil"):
+        convert(rat(), Choices(bin_ms=50, where=("side == up",)))
+
+
+def test_an_event_that_did_not_happen_leaves_its_trial_out(rat):
+    go = session().go.copy()
+    go[2] = np.nan
+    converted = convert(rat(go=go), Choices(bin_ms=20, align="go", window_ms=(-200, 200)))
+    assert dropped(converted)["trials", "have no go"] == (1, 8)
+    assert 2 not in all_trials(converted.recording).trial_ids_B
+
+
+def test_overlapping_trials_keep_all_their_spikes_and_are_pointed_out(rat):
+    made = session()
+    converted = convert(rat(), Choices(bin_ms=50, align="go", window_ms=(-2000, 2000)))
+    spikes_BTN, _ = bin_spikes(made.times_s, made.go - 2, made.go + 2, 50)
+    whole = all_trials(converted.recording)
+    np.testing.assert_array_equal(whole.spikes_BTN, spikes_BTN)
+    assert "7 trials begin before an earlier one ends" in converted.report.notes[0]
+    (lost,) = (n for (what, _), (n, _) in dropped(converted).items() if what == "spikes")
+    inside = [((t >= made.go[0] - 2) & (t < made.go[-1] + 2)).sum() for t in made.times_s]
+    assert lost == sum(len(t) for t in made.times_s) - sum(inside)
+
+
+def test_trials_in_another_order_are_put_in_order_of_time(rat):
+    made = session()
+    order = np.array([3, 1, 0, 2, 7, 6, 5, 4])
+    shuffled = {name: column[order] for name, column in made.trials.items()}
+    whole = all_trials(convert(rat(**shuffled), Choices(bin_ms=50)).recording)
+    # trial_ids are rows of the table, and all_trials sorts by them.
+    spikes_BTN, lengths_B = bin_spikes(made.times_s, made.start[order], made.stop[order], 50)
+    np.testing.assert_array_equal(whole.spikes_BTN, spikes_BTN)
+    np.testing.assert_array_equal(whole.lengths_B, lengths_B)
+    blocks = convert(
+        rat(**shuffled), Choices(bin_ms=50, split="blocks", valid_fraction=0.5, seed=1)
+    )
+    # Four sections of two trials each in time, one of which validates.
+    in_time = np.searchsorted(made.start, made.start[order][blocks.recording.valid.trial_ids_B])
+    assert (in_time // 2).tolist() == [0, 1, 2, 3]
+
+
+def test_duration_is_a_column_to_choose_by(rat):
+    converted = convert(rat(), Choices(bin_ms=50, where=("duration_ms <= 1000",)))
+    assert all_trials(converted.recording).trial_ids_B.tolist() == [0, 2, 3, 4, 6, 7]
+
+
+def test_much_padding_is_pointed_out(rat):
+    stop = session().stop.copy()
+    stop[7] += 8
+    notes = convert(rat(stop_time=stop), Choices(bin_ms=50)).report.notes
+    assert any("of all bins pad shorter trials" in note for note in notes)
+
+
+def test_a_slow_unit_is_left_out_and_the_others_keep_their_names(rat):
+    made = session()
+    times, units = flat(made)
+    one = np.flatnonzero(units == 1)[:1]
+    kept = np.sort(np.r_[np.flatnonzero(units != 1), one])
+    path = rat(spike_times=times[kept], spike_units=units[kept])
+    converted = convert(path, Choices(bin_ms=50, min_rate_hz=1))
+    assert converted.report.neurons == ("0", "2")
+    assert dropped(converted)["units", "fire less than 1 spikes per second"] == (1, 3)
+    with pytest.raises(DataError, match="--min-rate-hz 1000: found no such unit") as caught:
+        convert(path, Choices(bin_ms=50, min_rate_hz=1000))
+    assert "--time-unit" in caught.value.hint
+
+
+def test_conditions_of_two_columns_have_one_name(rat):
+    converted = convert(rat(), Choices(bin_ms=50, condition=("side", "success")))
+    assert converted.report.conditions == {"left/0": 2, "left/1": 2, "right/1": 4}
+    assert all_trials(converted.recording).conditions_B.tolist() == [1, 2, 0, 2, 1, 2, 0, 2]
+
+
+def test_validation_trials_are_drawn_by_seed_or_named(rat):
+    path = rat()
+
+    def valid(**choices):
+        recording = convert(path, Choices(bin_ms=50, **choices)).recording
+        assert recording.train.n_trials + recording.valid.n_trials == 8
+        return recording.valid.trial_ids_B.tolist()
+
+    assert valid(valid_where="side == left") == [0, 2, 4, 6]
+    assert valid(seed=1) == valid(seed=1)
+    assert len({tuple(valid(seed=s, valid_fraction=0.5)) for s in range(5)}) > 1
+    by_side = valid(condition=("side",), valid_fraction=0.5)
+    assert sorted(i % 2 for i in by_side) == [0, 0, 1, 1]
+    with pytest.raises(DataError, match="found no training trials"):
+        valid(valid_where="success >= 0")
+
+
+def test_a_chopped_recording_is_whole_and_merged_back(rat):
+    made = session()
+    converted = convert(
+        rat(), Choices(bin_ms=20, trials="none", chop_ms=400, overlap_ms=100, valid_fraction=0.3)
+    )
+    whole = all_trials(converted.recording)
+    merged = merge(whole.spikes_BTN, whole.start_bins_B, whole.lengths_B)
+    first = int(whole.start_bins_B.min())
+    every, _ = bin_spikes(
+        made.times_s, np.array([first * 0.02]), np.array([(first + len(merged)) * 0.02]), 20
+    )
+    np.testing.assert_array_equal(merged, every[0])
+    assert merged.sum() == sum(len(t) for t in made.times_s)
+    assert converted.report.dropped == ()
+    train, valid = converted.recording.train, converted.recording.valid
+    bins = [
+        {b for s, n in zip(d.start_bins_B, d.lengths_B, strict=True) for b in range(s, s + n)}
+        for d in (train, valid)
+    ]
+    assert not bins[0] & bins[1]
+
+
+def test_long_trials_are_chopped_with_their_conditions(rat):
+    choices = Choices(bin_ms=20, chop_ms=400, overlap_ms=100, condition=("side",))
+    converted = convert(rat(), choices)
+    whole = all_trials(converted.recording)
+    trial = np.searchsorted(session().start, whole.start_bins_B * 0.02 + 1e-6) - 1
+    np.testing.assert_array_equal(whole.conditions_B, trial % 2)
+    assert whole.n_trials > 8
+
+
+def test_trials_that_overlap_cannot_be_chopped(rat):
+    made = session()
+    with pytest.raises(DataError, match="overlap in time") as caught:
+        convert(rat(stop_time=made.stop + 3), Choices(bin_ms=20, chop_ms=400))
+    assert "--trials none" in caught.value.hint
+
+
+def test_behaviour_comes_along_in_the_same_bins(rat):
+    made = session()
+    choices = Choices(bin_ms=50, behaviour=("hand",), behaviour_times="hand_t")
+    whole = all_trials(convert(rat(), choices).recording)
+    assert whole.behaviour_names == ("hand 0", "hand 1")
+    for trial, start in enumerate(made.start):
+        n_bins = whole.lengths_B[trial]
+        # Ten samples a bin, at its beginning and every 5 ms: their mean is 22.5 ms in.
+        expected = start + 0.05 * np.arange(n_bins) + 0.0225
+        np.testing.assert_allclose(whole.behaviour_BTV[trial, :n_bins, 0], expected)
+        np.testing.assert_allclose(whole.behaviour_BTV[trial, :n_bins, 1], -expected)
+        assert np.isnan(whole.behaviour_BTV[trial, n_bins:]).all()
+
+
+@pytest.mark.parametrize(
+    ("choices", "said"),
+    [
+        ({}, "--bin-ms: found no bin width"),
+        ({"bin_ms": 20, "align": "go"}, "--align go: found no window"),
+        ({"bin_ms": 20, "window_ms": (0, 50)}, "--window: found 50 ms, which is 2.5 bins"),
+        ({"bin_ms": 20, "window_ms": (100, 0)}, "expected the beginning first"),
+        ({"bin_ms": 0}, "--bin-ms: found 0 ms"),
+        ({"bin_ms": 20, "chop_ms": 100, "overlap_ms": 100}, "--overlap-ms: found 100 ms"),
+        ({"bin_ms": 20, "overlap_ms": 100}, "without --chop-ms"),
+        ({"bin_ms": 20, "chop_ms": 100, "window_ms": (0, 40)}, "--window and --chop-ms"),
+        ({"bin_ms": 20, "time_unit": "samples"}, "--time-unit samples: found no rate"),
+        ({"bin_ms": 20, "valid_fraction": 1.0}, "--valid-fraction: found 1"),
+        ({"bin_ms": 20, "counts": "a", "spike_times": "b"}, "both given; expected one"),
+        ({"bin_ms": 20, "trials": "none"}, "found no trials; expected a table"),
+        ({"bin_ms": 20, "trials": "none", "where": ("a == 1",)}, "--where: found no trials"),
+        ({"bin_ms": 20, "behaviour": ("hand",)}, "found no times of its samples"),
+        ({"bin_ms": 20, "stop": "stopp"}, "--stop stopp: found no such column"),
+    ],
+)
+def test_choices_that_cannot_be(rat, choices, said):
+    with pytest.raises(SettingsError) as caught:
+        convert(rat(), Choices(**choices))
+    assert said in caught.value.message

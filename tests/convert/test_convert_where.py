@@ -1,0 +1,56 @@
+"""Conditions on rows are read, never executed."""
+
+import numpy as np
+import pytest
+
+from ndt_cli.convert.tables import parse_condition
+from ndt_cli.errors import SettingsError
+
+NUMBERS = np.array([1.0, 2.0, np.nan])
+WORDS = np.array(["good", "mua", ""])
+
+
+@pytest.mark.parametrize(
+    ("text", "column", "kept"),
+    [
+        ("x == 1", NUMBERS, [0]),
+        ("x=1", NUMBERS, [0]),
+        ("x != 1", NUMBERS, [1]),  # a missing number fulfils nothing
+        ("x <= 2", NUMBERS, [0, 1]),
+        ("x < 2", NUMBERS, [0]),
+        ("x > 1.5", NUMBERS, [1]),
+        ("x >= 3", NUMBERS, []),
+        ("x in 1, 2", NUMBERS, [0, 1]),
+        ("x == -1", np.array([-1, 1]), [0]),
+        ("x == good", WORDS, [0]),
+        ("x == 'good'", WORDS, [0]),
+        ("x != good", WORDS, [1, 2]),
+        ('x in good, "mua"', WORDS, [0, 1]),
+        ("x == true", np.array([True, False]), [0]),
+        ("x == 0", np.array([True, False]), [1]),
+        ("x == 10", np.array(["10", "1"]), [0]),
+    ],
+)
+def test_rows_are_chosen(text, column, kept):
+    assert np.flatnonzero(parse_condition(text, "--where").holds(column)).tolist() == kept
+
+
+def test_names_of_columns_may_hold_spaces_and_slashes():
+    condition = parse_condition(" trial type/side  in  1, 2 ", "--where")
+    assert (condition.column, condition.values) == ("trial type/side", ("1", "2"))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "success", "== 1", "x ==", "x == 1 == 2", "__import__('os')", "x is 1"]
+)
+def test_anything_else_is_refused(text):
+    with pytest.raises(SettingsError, match="expected a column, one of") as caught:
+        parse_condition(text, "--where")
+    assert "success == 1" in caught.value.hint
+
+
+def test_a_word_is_no_number_and_words_have_no_size():
+    with pytest.raises(SettingsError, match=r"--units-where .* 'good' is none"):
+        parse_condition("x == good", "--units-where").holds(NUMBERS)
+    with pytest.raises(SettingsError, match="holds text, which has no order"):
+        parse_condition("x > good", "--where").holds(WORDS)

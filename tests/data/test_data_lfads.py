@@ -1,0 +1,134 @@
+import h5py
+import numpy as np
+import pytest
+
+from ndt_cli.data.loading import load_file
+from ndt_cli.errors import DataError
+from ndt_cli.settings.tree import DataSettings
+
+DEFAULTS = DataSettings()
+RNG = np.random.default_rng(0)
+RATES = RNG.uniform(0.1, 0.9, (50, 20, 6))  # expected spikes per bin
+SPIKES = RNG.poisson(RATES)
+
+
+@pytest.fixture
+def save(tmp_path):
+    def write(**arrays):
+        path = tmp_path / "lfads_set"
+        content = {"train_data": SPIKES[:40].astype("f4"), "valid_data": SPIKES[40:], "dt": 0.01}
+        with h5py.File(path, "w") as file:
+            for key, value in {**content, **arrays}.items():
+                if value is not None:
+                    file[key] = value
+        return path
+
+    return write
+
+
+def truth(scale):
+    return {"train_truth": RATES[:40] * scale, "valid_truth": RATES[40:] * scale}
+
+
+def test_counts_and_bin_width_are_read(save):
+    recording = load_file(save(unrelated=np.arange(3)), DEFAULTS)
+    assert recording.layout == "lfads"
+    np.testing.assert_array_equal(recording.train.spikes_BTN, SPIKES[:40])
+    np.testing.assert_array_equal(recording.valid.spikes_BTN, SPIKES[40:])
+    assert recording.train.bin_ms == 10
+    assert recording.train.rates_BTN is None
+
+
+@pytest.mark.parametrize(
+    ("scale", "stored", "asked", "said"),
+    [
+        (100.0, None, None, "read as Hz and divided by 100"),
+        (1.0, None, None, "read as spikes per bin and divided by 1"),
+        (3.3, 3.3, None, "the file's `conversion_factor`"),
+        (7.0, 3.3, 7.0, "as data.conversion_factor says"),
+    ],
+    ids=["hz", "spikes-per-bin", "file", "setting"],
+)
+def test_true_rates_become_spikes_per_bin(save, scale, stored, asked, said):
+    path = save(**truth(scale), conversion_factor=stored)
+    recording = load_file(path, DataSettings(conversion_factor=asked))
+    np.testing.assert_allclose(recording.train.rates_BTN, RATES[:40])
+    np.testing.assert_allclose(recording.valid.rates_BTN, RATES[40:])
+    assert said in " ".join(recording.notes)
+    assert "looks wrong" not in " ".join(recording.notes)
+
+
+def test_a_scale_that_fits_nothing_is_refused(save):
+    with pytest.raises(DataError, match=r"`conversion_factor`: found no such key.*expected 1") as e:
+        load_file(save(**truth(17.0)), DEFAULTS)
+    assert "data.conversion_factor" in e.value.hint
+
+
+def test_a_stored_factor_that_contradicts_the_counts_is_noted(save):
+    recording = load_file(save(**truth(100.0), conversion_factor=1.0), DEFAULTS)
+    assert "That factor looks wrong" in recording.notes[-1]
+
+
+def test_rates_in_hz_tell_the_bin_width(save):
+    recording = load_file(save(**truth(50.0), dt=None), DEFAULTS)
+    assert recording.train.bin_ms == 20
+    np.testing.assert_allclose(recording.train.rates_BTN, RATES[:40])
+    assert "No `dt` in the file: bins of 20 ms taken" in recording.notes[0]
+
+
+@pytest.mark.parametrize("arrays", [{}, truth(1.0), truth(70.0)], ids=["none", "counts", "odd"])
+def test_a_bin_width_that_nothing_tells_is_asked_for(save, arrays):
+    path = save(**arrays, dt=None)
+    with pytest.raises(DataError, match="`dt`: found no bin width") as caught:
+        load_file(path, DEFAULTS)
+    assert "data.file_bin_ms" in caught.value.hint
+    known = load_file(path, DataSettings(file_bin_ms=10, conversion_factor=1))
+    assert known.train.bin_ms == 10
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_trial_ids_count_from_zero(save, first):
+    order = RNG.permutation(50)
+    path = save(train_inds=order[:40] + first, valid_inds=order[40:, None] + first)
+    recording = load_file(path, DEFAULTS)
+    np.testing.assert_array_equal(recording.train.trial_ids_B, order[:40])
+    np.testing.assert_array_equal(recording.valid.trial_ids_B, order[40:])
+    assert any("count from 1" in note for note in recording.notes) == (first == 1)
+
+
+def test_trial_ids_of_a_subset_stay_as_they_are(save):
+    recording = load_file(
+        save(train_inds=np.arange(40) + 1, valid_inds=np.arange(10) + 60), DEFAULTS
+    )
+    assert recording.train.trial_ids_B[0] == 1
+
+
+def test_trials_named_twice_are_no_ids(save):
+    recording = load_file(save(train_inds=np.arange(40), valid_inds=np.arange(10)), DEFAULTS)
+    assert recording.train.trial_ids_B is None
+    assert "named twice" in recording.notes[-1]
+
+
+def test_conditions_and_latents_are_taken(save):
+    latents = RNG.standard_normal((50, 20, 3))
+    path = save(
+        condition_labels_train=np.arange(40) % 4,
+        condition_labels_valid=np.arange(10) % 4,
+        train_lowd=latents[:40],
+        valid_lowd=latents[40:],
+    )
+    recording = load_file(path, DEFAULTS)
+    np.testing.assert_array_equal(recording.train.conditions_B, np.arange(40) % 4)
+    np.testing.assert_array_equal(recording.valid.latents_BTK, latents[40:])
+
+
+def test_latents_of_another_shape_are_passed_over(save):
+    recording = load_file(save(train_lowd=np.ones((3, 2)), valid_lowd=np.ones((3, 2))), DEFAULTS)
+    assert recording.train.latents_BTK is None
+    assert "`train_lowd`" in recording.notes[-1]
+
+
+def test_rates_of_one_split_alone_are_not_used(save):
+    recording = load_file(save(train_truth=RATES[:40]), DEFAULTS)
+    assert recording.train.rates_BTN is None
+    assert "`train_truth` is not used" in recording.notes[0]

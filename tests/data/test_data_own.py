@@ -1,0 +1,235 @@
+import tempfile
+from dataclasses import fields, replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ndt_cli.data import write as write_own
+from ndt_cli.data.loading import load_file
+from ndt_cli.data.spike_data import Recording, SpikeData, all_trials
+from ndt_cli.data.write import write_recording
+from ndt_cli.errors import DataError
+from ndt_cli.settings.tree import DataSettings
+
+DEFAULTS = DataSettings()
+
+
+@st.composite
+def recordings(draw):
+    """Small recordings with any combination of what a file may hold."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**16)))
+    n_bins, n_neurons = draw(st.integers(2, 6)), draw(st.integers(2, 5))
+    high = draw(st.sampled_from([3, 255, 60000]))
+    has = {key: draw(st.booleans()) for key in ("rates", "conditions", "latents", "behaviour")}
+    n_heldout, n_forward = draw(st.integers(0, 1)), draw(st.integers(0, 1))
+
+    def split(first_id, known):
+        n_trials = draw(st.integers(1, 4))
+        lengths_B = rng.integers(1, n_bins + 1, n_trials)
+        inside = (np.arange(n_bins) < lengths_B[:, None])[..., None]
+        counts = rng.integers(0, high, (n_trials, n_bins, n_neurons)) * inside
+        counts[0, 0, 0] = high
+        return SpikeData(
+            spikes_BTN=counts.astype(np.uint16),
+            bin_ms=5.0,
+            lengths_B=lengths_B,
+            rates_BTN=rng.random(counts.shape) * inside if has["rates"] else None,
+            conditions_B=rng.integers(0, 3, n_trials) if has["conditions"] else None,
+            latents_BTK=rng.standard_normal((n_trials, n_bins, 2)) if has["latents"] else None,
+            behaviour_BTV=np.full((n_trials, n_bins, 2), np.nan) if has["behaviour"] else None,
+            behaviour_names=("hand x", "Größe") if has["behaviour"] else (),
+            trial_ids_B=np.arange(n_trials) + first_id,
+            n_heldout=n_heldout,
+            n_forward=n_forward,
+            hidden_counts_known=known,
+        )
+
+    return Recording(split(0, True), split(10, draw(st.booleans())), "made", "synthetic")
+
+
+def assert_equal(one: SpikeData, other: SpikeData):
+    for field in fields(SpikeData):
+        a, b = getattr(one, field.name), getattr(other, field.name)
+        if isinstance(a, np.ndarray):
+            np.testing.assert_array_equal(a, b, err_msg=field.name)
+        else:
+            assert a == b, field.name
+
+
+@settings(max_examples=40, deadline=None)
+@given(recordings(), st.sampled_from([".npz", ".h5"]))
+def test_what_is_written_is_read_back(recording, ending):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"rat{ending}"
+        write_recording(recording, path)
+        back = load_file(path, DEFAULTS)
+        assert list(Path(folder).iterdir()) == [path]
+    assert_equal(back.train, recording.train)
+    assert_equal(back.valid, recording.valid)
+    assert (back.layout, back.notes) == ("ndt", ())
+
+
+@pytest.fixture
+def small():
+    rng = np.random.default_rng(0)
+    data = SpikeData(
+        rng.poisson(1, (6, 5, 3)).astype(np.uint8), bin_ms=10.0, lengths_B=np.full(6, 5)
+    )
+    return Recording(data, data.take(np.arange(2)), source="made", layout="synthetic")
+
+
+@pytest.mark.parametrize("ending", [".npz", ".h5"])
+def test_the_same_recording_gives_the_same_bytes(small, tmp_path, ending):
+    first, second = (tmp_path / f"{name}{ending}" for name in "ab")
+    write_recording(small, first)
+    write_recording(small, second)
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_file_that_is_there_is_kept(small, tmp_path):
+    path = tmp_path / "rat.npz"
+    path.write_text("mine")
+    with pytest.raises(DataError, match=r"rat\.npz: the file is there already"):
+        write_recording(small, path)
+    assert path.read_text() == "mine"
+    write_recording(small, path, overwrite=True)
+    assert load_file(path, DEFAULTS).train.n_trials == 6
+
+
+def test_a_failed_write_leaves_nothing(small, tmp_path, monkeypatch):
+    def full_disk(path, arrays):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(write_own, "_write_npz", full_disk)
+    with pytest.raises(DataError, match="No space left on device"):
+        write_recording(small, tmp_path / "rat.npz")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_ending_is_refused(small, tmp_path):
+    with pytest.raises(DataError, match=r"found the ending '\.csv'; expected \.npz"):
+        write_recording(small, tmp_path / "rat.csv")
+
+
+def test_folders_on_the_way_are_made(small, tmp_path):
+    write_recording(small, tmp_path / "new/deep/rat.h5")
+    assert load_file(tmp_path / "new/deep/rat.h5", DEFAULTS).valid.n_trials == 2
+
+
+def save(path, **arrays):
+    defaults = {"spikes": np.ones((10, 6, 3)), "bin_ms": 10.0}
+    np.savez(path, **{k: v for k, v in {**defaults, **arrays}.items() if v is not None})
+    return path
+
+
+def test_two_keys_are_enough(tmp_path):
+    recording = load_file(save(tmp_path / "rat.npz"), DEFAULTS)
+    assert (recording.train.n_trials, recording.valid.n_trials) == (8, 2)
+    assert recording.train.spikes_BTN.dtype == np.uint8
+    assert "2 of 10 trials were drawn for validation" in recording.notes[0]
+    together = np.concatenate([recording.train.trial_ids_B, recording.valid.trial_ids_B])
+    np.testing.assert_array_equal(np.sort(together), range(10))
+
+
+def test_lengths_in_ms_drop_a_partial_bin(tmp_path):
+    length_ms = np.array([60, 59, 30, 35, 60, 60, 60, 60, 60, 10])
+    path = save(tmp_path / "rat.npz", length_ms=length_ms)
+    recording = load_file(path, DEFAULTS)
+    by_id = {}
+    for data in (recording.train, recording.valid):
+        by_id |= dict(zip(data.trial_ids_B.tolist(), data.lengths_B.tolist(), strict=True))
+        assert not data.spikes_BTN[~data.inside_BT].any()
+        assert data.spikes_BTN[data.inside_BT].all()
+    assert [by_id[i] for i in range(10)] == [6, 5, 3, 3, 6, 6, 6, 6, 6, 1]
+    assert any("2 of 10 trials lost a partial last bin" in note for note in recording.notes)
+    assert any("past the end of their trial were set to 0" in note for note in recording.notes)
+
+
+def test_nan_rates_in_padding_are_no_error(tmp_path):
+    rates = np.full((10, 6, 3), 0.5)
+    rates[4, 3:] = np.nan
+    lengths = np.full(10, 6)
+    lengths[4] = 3
+    recording = load_file(save(tmp_path / "rat.npz", rates=rates, lengths=lengths), DEFAULTS)
+    assert all(np.isfinite(d.rates_BTN).all() for d in (recording.train, recording.valid))
+
+
+def test_rates_follow_an_explicit_factor(tmp_path):
+    path = save(tmp_path / "rat.npz", rates=np.full((10, 6, 3), 100.0))
+    recording = load_file(path, DataSettings(conversion_factor=100))
+    assert (recording.train.rates_BTN == 1).all()
+    assert "divided by 100" in " ".join(recording.notes)
+
+
+def test_named_conditions_are_numbered(tmp_path):
+    names = np.array(["left", "right"] * 5)
+    recording = load_file(save(tmp_path / "rat.npz", condition=names), DEFAULTS)
+    assert set(recording.train.conditions_B.tolist()) == {0, 1}
+    np.testing.assert_array_equal(np.sort(recording.valid.conditions_B), [0, 1])
+
+
+def test_text_of_variable_length_is_read_from_hdf5(tmp_path):
+    path = tmp_path / "rat"  # no ending: the content tells
+    with h5py.File(path, "w") as file:
+        file["spikes"] = np.ones((4, 3, 2), np.int64)
+        file["bin_ms"] = 5
+        file["split"] = ["train", "valid", "train", "train"]
+    recording = load_file(path, DEFAULTS)
+    np.testing.assert_array_equal(recording.valid.trial_ids_B, [1])
+
+
+def test_bin_width_comes_from_the_file_then_from_the_settings(tmp_path):
+    path = save(tmp_path / "rat.npz", bin_ms=None)
+    with pytest.raises(DataError, match=r"rat\.npz: `bin_ms`: found no bin width") as caught:
+        load_file(path, DEFAULTS)
+    assert "data.file_bin_ms" in caught.value.hint
+    assert load_file(path, DataSettings(file_bin_ms=5)).train.bin_ms == 5
+    both = load_file(save(tmp_path / "rat.npz"), DataSettings(file_bin_ms=5))
+    assert both.train.bin_ms == 10
+    assert "is not used" in both.notes[0]
+
+
+def test_wider_bins_are_made_on_the_way(tmp_path):
+    recording = load_file(save(tmp_path / "rat.npz"), DataSettings(bin_ms=20))
+    assert recording.train.spikes_BTN.shape == (8, 3, 3)
+    assert (recording.train.spikes_BTN == 2).all()
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 1), (2, 5, 1), (3, 1, 4)])
+def test_one_bin_and_one_neuron_are_ordinary(tmp_path, shape):
+    recording = load_file(save(tmp_path / "rat.npz", spikes=np.ones(shape)), DEFAULTS)
+    assert recording.train.spikes_BTN.shape[1:] == shape[1:]
+
+
+def test_what_only_one_split_has_is_left_out(small, tmp_path):
+    train = replace(small.train, conditions_B=np.arange(6))
+    write_recording(replace(small, train=train), tmp_path / "rat.h5")
+    assert load_file(tmp_path / "rat.h5", DEFAULTS).train.conditions_B is None
+
+
+@pytest.mark.parametrize("key", ["behaviour", "behavior"])
+def test_behaviour_comes_with_its_names(tmp_path, key):
+    velocity = np.arange(120.0).reshape(10, 6, 2)
+    velocity[:, 0] = np.nan
+    path = save(tmp_path / "rat.npz", **{key: velocity, f"{key}_names": ["x", "y"]})
+    recording = load_file(path, DataSettings(bin_ms=20))
+    assert recording.valid.behaviour_names == ("x", "y")
+    whole = all_trials(recording)
+    assert whole.behaviour_names == ("x", "y")
+    # Wider bins have the mean of the narrow ones; with a gap in one of them, a gap.
+    assert np.isnan(whole.behaviour_BTV[:, 0]).all()
+    np.testing.assert_array_equal(whole.behaviour_BTV[:, 1], velocity[:, 2:4].mean(axis=1))
+
+
+def test_names_of_behaviour_are_one_a_variable(tmp_path):
+    arrays = {"behaviour": np.zeros((10, 6, 2)), "behaviour_names": ["x", "y", "z"]}
+    with pytest.raises(DataError, match=r"`behaviour_names`: found 3 values .* expected 2 names"):
+        load_file(save(tmp_path / "rat.npz", **arrays), DEFAULTS)
+    arrays["behaviour_names"] = np.arange(2)
+    with pytest.raises(DataError, match="`behaviour_names`: found 2 values of type int"):
+        load_file(save(tmp_path / "rat.npz", **arrays), DEFAULTS)

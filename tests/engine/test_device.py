@@ -1,0 +1,136 @@
+"""Device, precision and threads: what is chosen, and what is refused in words."""
+
+import pytest
+import torch
+
+from ndt_cli.engine.device import choose_compute, cpu_threads, multiplies_bfloat16
+from ndt_cli.errors import DeviceError
+from ndt_cli.settings.tree import TrainSettings
+
+CPU = torch.device("cpu")
+
+
+def _machine(monkeypatch, *, n_cuda=0, mps=False, capability=(9, 0)):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: n_cuda > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: n_cuda)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+
+def _choose(device="auto", precision="auto", local_rank=0):
+    return choose_compute(TrainSettings(device=device, precision=precision), local_rank)
+
+
+def test_auto_takes_cuda_then_mps_then_the_cpu(monkeypatch):
+    for machine, expected in (({"n_cuda": 1, "mps": True}, "cuda"), ({"mps": True}, "mps")):
+        _machine(monkeypatch, **machine)
+        assert _choose().device.type == expected
+    _machine(monkeypatch)
+    assert _choose().device == CPU
+
+
+@pytest.mark.parametrize("wanted", ["auto", "cuda"])
+def test_each_process_of_a_machine_takes_its_own_gpu(monkeypatch, wanted):
+    _machine(monkeypatch, n_cuda=4)
+    assert _choose(wanted, local_rank=2).device == torch.device("cuda:2")
+    assert _choose("cuda:1", local_rank=2).device == torch.device("cuda:1")
+
+
+@pytest.mark.parametrize("wanted", ["auto", "cuda"])
+def test_more_processes_than_gpus_is_refused(monkeypatch, wanted):
+    _machine(monkeypatch, n_cuda=2)
+    with pytest.raises(DeviceError, match="2 CUDA GPUs"):
+        _choose(wanted, local_rank=2)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "machine", "words"),
+    [
+        ("cuda", {}, "no CUDA GPU"),
+        ("cuda:0", {}, "no CUDA GPU"),
+        ("cuda:3", {"n_cuda": 2}, "2 CUDA GPUs"),
+        ("mps", {}, "no Apple GPU"),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused_with_what_to_do(monkeypatch, wanted, machine, words):
+    _machine(monkeypatch, **machine)
+    with pytest.raises(DeviceError, match=words) as caught:
+        _choose(wanted)
+    assert f'train.device = "{wanted}"' in caught.value.message
+    assert caught.value.hint
+    assert caught.value.exit_code == 2
+
+
+def test_bfloat16_on_mps_is_refused(monkeypatch):
+    _machine(monkeypatch, mps=True)
+    with pytest.raises(DeviceError, match="bfloat16") as caught:
+        _choose("mps", "bfloat16")
+    assert "float32" in caught.value.hint
+    assert _choose("mps").dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"), [((9, 0), torch.bfloat16), ((7, 5), torch.float32)]
+)
+def test_auto_precision_follows_the_hardware(monkeypatch, capability, expected):
+    _machine(monkeypatch, n_cuda=1, capability=capability)
+    assert _choose().dtype == expected
+    assert _choose(precision="float32").dtype == torch.float32
+    assert _choose(precision="bfloat16").dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("name", "instructions", "expected"),
+    [
+        ("Intel(R) Xeon(R) Platinum 8480+", {"amx_tile", "avx512_bf16"}, True),
+        ("Intel(R) Xeon(R) Platinum 8380H", {"avx512_bf16"}, False),  # no faster than float32
+        ("AMD EPYC 9654 96-Core Processor", {"avx512_bf16"}, True),
+        ("AMD64 Family 25 Model 97 Stepping 2, AuthenticAMD", {"avx512_bf16"}, True),
+        ("AMD EPYC 7763 64-Core Processor", set(), False),
+        ("AMD64", {"avx512_bf16"}, False),  # the architecture, where no name is known
+    ],
+)
+def test_auto_precision_on_a_cpu_follows_what_it_multiplies_fast(
+    monkeypatch, name, instructions, expected
+):
+    for known in ("amx_tile", "avx512_bf16"):
+        there = known in instructions
+        monkeypatch.setattr(
+            torch.cpu, f"_is_{known}_supported", lambda there=there: there, raising=False
+        )
+    monkeypatch.setattr("ndt_cli.model.cpu.processor.processor_name", lambda: name)
+    assert multiplies_bfloat16(CPU) == expected
+    assert _choose("cpu").dtype == (torch.bfloat16 if expected else torch.float32)
+
+
+def test_a_torch_that_does_not_say_multiplies_in_float32(monkeypatch):
+    for known in ("amx_tile", "avx512_bf16"):
+        monkeypatch.delattr(torch.cpu, f"_is_{known}_supported", raising=False)
+    assert not multiplies_bfloat16(CPU)
+    assert _choose("cpu").dtype == torch.float32
+    assert _choose("cpu", "bfloat16").dtype == torch.bfloat16  # slow, but works anywhere
+
+
+def test_the_name_says_device_and_precision():
+    assert _choose("cpu", "float32").name == "cpu, float32"
+
+
+def test_threads_are_put_back_also_after_an_error():
+    before = torch.get_num_threads()
+    wanted = before + 1
+    with cpu_threads(wanted) as n_threads:
+        assert n_threads == torch.get_num_threads() == wanted
+    assert torch.get_num_threads() == before
+    with pytest.raises(ValueError, match="stop"), cpu_threads(wanted):
+        raise ValueError("stop")
+    assert torch.get_num_threads() == before
+
+
+def test_zero_threads_takes_what_torch_would_up_to_eight(monkeypatch):
+    for n_torch, expected in ((3, 3), (64, 8)):
+        monkeypatch.setattr(torch, "get_num_threads", lambda n=n_torch: n)
+        asked = []
+        monkeypatch.setattr(torch, "set_num_threads", asked.append)
+        with cpu_threads(0) as n_threads:
+            assert n_threads == expected
+        assert asked == [expected, n_torch]

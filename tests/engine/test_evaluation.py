@@ -1,0 +1,281 @@
+"""Scores of a run, beside its references."""
+
+import dataclasses
+import json
+
+import h5py
+import numpy as np
+import pytest
+from builders import changed, recording, spike_data, tiny_settings, vars_of, with_spikes
+
+from ndt_cli.data.spike_data import Recording, SpikeData, all_trials
+from ndt_cli.data.write import write_recording
+from ndt_cli.engine.inference import hiding_folds, load_trained
+from ndt_cli.engine.training import train
+from ndt_cli.errors import CheckpointError, DataError, RunError, SettingsError
+from ndt_cli.evaluation import evaluate
+from ndt_cli.rates_file import write_rates
+
+
+@pytest.fixture(scope="module")
+def spikes():
+    return recording(12, 6, rates=True, n_bins=8)
+
+
+@pytest.fixture(scope="module")
+def run(spikes, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "run"
+    return train(tiny_settings(), out=out, recording=spikes).run
+
+
+def test_the_references_stand_beside_the_model(run, spikes):
+    evaluation = evaluate(run, recording=spikes)
+    assert list(evaluation.scores) == ["NDT", "smoothed spikes", "mean rate", "true rates"]
+    truth = evaluation.scores["true rates"]
+    assert truth.rates.r2_mean == 1
+    assert truth.rates.explained_variance_pooled == 1
+    # A constant near the mean explains nothing of the truth.
+    assert evaluation.scores["mean rate"].rates.explained_variance_mean == pytest.approx(0)
+
+
+def test_what_would_be_ignored_or_is_unknown_is_refused(run, spikes):
+    with pytest.raises(SettingsError, match="overrides are for another file"):
+        evaluate(run, overrides=("data.bin_ms=20",), recording=spikes)
+    with pytest.raises(SettingsError, match="'test' is not one of train, valid, all"):
+        evaluate(run, split="test", recording=spikes)
+
+
+def test_without_true_rates_there_is_no_r2(run, spikes):
+    blind = Recording(
+        dataclasses.replace(spikes.train, rates_BTN=None),
+        dataclasses.replace(spikes.valid, rates_BTN=None),
+        "tiny",
+        "synthetic",
+    )
+    scores = evaluate(run, recording=blind).scores
+    assert "true rates" not in scores
+    assert scores["NDT"].rates is None
+
+
+def test_each_split_is_scored_on_its_own_trials(run, spikes):
+    sizes = {
+        split: evaluate(run, split=split, recording=spikes).data.n_trials
+        for split in ("train", "valid", "all")
+    }
+    assert sizes == {"train": 12, "valid": 6, "all": 18}
+
+
+def test_all_trials_come_in_the_order_of_the_file():
+    ids = np.array([4, 0, 2]), np.array([3, 1])
+    splits = [spike_data(len(i), trial_ids_B=i, seed=k) for k, i in enumerate(ids)]
+    joined = all_trials(Recording(*splits, "tiny", "synthetic"))
+    assert joined.trial_ids_B.tolist() == [0, 1, 2, 3, 4]
+    np.testing.assert_array_equal(joined.spikes_BTN[3], splits[1].spikes_BTN[0])
+
+
+@pytest.mark.parametrize("mode", ["timestep", "timestep-only", "full", "neuron"])
+def test_every_entry_is_hidden_once_and_then_cannot_be_seen(spikes, tmp_path, mode):
+    settings = changed(tiny_settings(train={"max_epochs": 1}), "mask", mode=mode)
+    run = train(settings, out=tmp_path / "run", recording=spikes).run
+    trained = load_trained(run)
+    data = spikes.valid
+    folds_BTN = hiding_folds(data, settings)
+    shape = data.spikes_BTN.shape
+    _, sizes = np.unique(np.broadcast_to(folds_BTN, shape), return_counts=True)
+    assert len(sizes) == (4 if mode != "neuron" else 3)  # a quarter each; there are 3 neurons
+
+    rates_BTN = trained.rates_while_hidden(data, folds_BTN)
+    changed_counts = data.spikes_BTN.copy()
+    changed_counts[0, 3, 1] += 3
+    again_BTN = trained.rates_while_hidden(with_spikes(data, changed_counts), folds_BTN)
+    # What is hidden together with the changed count must not move: at least its own entry.
+    every_fold = np.broadcast_to(folds_BTN, shape)
+    same_fold = every_fold[0] == every_fold[0, 3, 1]
+    np.testing.assert_array_equal(rates_BTN[0][same_fold], again_BTN[0][same_fold])
+    seen = trained.rates(with_spikes(data, changed_counts))
+    assert not np.array_equal(seen[0], trained.rates(data)[0])
+
+
+def test_a_file_of_the_same_neurons_can_be_evaluated(run, spikes, tmp_path):
+    path = tmp_path / "other.h5"
+    write_recording(spikes, path)
+    assert evaluate(run, data=path, recording=spikes).data.n_trials == 18
+    assert evaluate(run, data=path, split="valid", recording=spikes).data.n_trials == 6
+
+
+@pytest.mark.parametrize(
+    ("fields", "cause"),
+    [
+        ({"n_neurons": 4}, "4 neurons"),
+        ({"bin_ms": 5.0}, "5 ms as bin width"),
+        ({"n_bins": 9}, "9 bins"),
+        ({"n_heldout": 1}, "1 held-out neurons"),
+    ],
+)
+def test_trials_of_another_kind_are_refused(run, spikes, tmp_path, fields, cause):
+    other = recording(4, 4, **{"n_bins": 8, **fields})
+    path = tmp_path / "other.npz"
+    write_recording(other, path)
+    with pytest.raises(DataError, match=cause):
+        evaluate(run, data=path, recording=spikes)
+
+
+def test_shorter_trials_are_fine(run, spikes, tmp_path):
+    path = tmp_path / "short.npz"
+    write_recording(recording(4, 4, n_bins=5), path)
+    assert evaluate(run, data=path, recording=spikes).rates_BTN.shape == (8, 5, 3)
+
+
+def test_heldout_neurons_and_forward_bins_are_scored_unseen(tmp_path):
+    spikes = recording(12, 6, n_bins=8, n_neurons=4, n_heldout=1, n_forward=2)
+    run = train(tiny_settings(), out=tmp_path / "run", recording=spikes).run
+    evaluation = evaluate(run, recording=spikes)
+    scores = evaluation.scores["NDT"]
+    assert scores.heldout.n_scored == 6 * 6 * 1
+    assert scores.forward.n_scored == 6 * 2 * 4
+    assert scores.hidden.n_scored == 6 * 6 * 3
+    flipped = spikes.valid.spikes_BTN.copy()
+    flipped[:, :, -1] += 1
+    flipped[:, -2:] += 1
+    np.testing.assert_array_equal(
+        load_trained(run).rates(with_spikes(spikes.valid, flipped)), evaluation.rates_BTN
+    )
+
+
+def test_padding_is_never_scored(tmp_path):
+    lengths = {"lengths_B": np.array([8, 3, 5, 8, 2, 8])}
+    spikes = Recording(
+        spike_data(12, 8, seed=1), spike_data(6, 8, seed=2, **lengths), "tiny", "synthetic"
+    )
+    run = train(tiny_settings(), out=tmp_path / "run", recording=spikes).run
+    evaluation = evaluate(run, recording=spikes)
+    assert evaluation.scores["NDT"].seen.n_scored == lengths["lengths_B"].sum() * 3
+    assert not evaluation.rates_BTN[~spikes.valid.inside_BT].any()
+
+
+def test_the_json_has_no_number_that_is_not_finite(run, spikes):
+    silent = spikes.valid.spikes_BTN.copy()
+    silent[:, :, 0] = 0
+    data = SpikeData(**{**vars_of(spikes.valid), "spikes_BTN": silent})
+    evaluation = evaluate(run, recording=dataclasses.replace(spikes, valid=data))
+    text = json.dumps(evaluation.to_json(), allow_nan=False)
+    bits_N = json.loads(text)["scores"]["NDT"]["hidden"]["bits_per_spike_N"]
+    assert bits_N[0] is None
+    assert all(isinstance(bits, float) for bits in bits_N[1:])
+
+
+@pytest.mark.parametrize("ending", [".h5", ".npz"])
+def test_rates_are_written_per_bin_and_in_hz(run, spikes, tmp_path, ending):
+    evaluation = evaluate(run, recording=spikes)
+    activations = load_trained(run).activations(evaluation.data)
+    path = tmp_path / f"rates{ending}"
+    write_rates(path, evaluation.data, evaluation.rates_BTN, activations)
+    if ending == ".h5":
+        with h5py.File(path) as file:
+            written = {key: file[key][()] for key in file}
+    else:
+        with np.load(path, allow_pickle=False) as file:
+            written = dict(file)
+    np.testing.assert_array_equal(written["rates"], evaluation.rates_BTN)
+    np.testing.assert_allclose(written["rates_hz"], evaluation.rates_BTN * 100, rtol=1e-6)
+    assert written["activations"].shape == (6, 8, 16)
+    assert written["bin_ms"] == 10
+    before = path.read_bytes()
+    with pytest.raises(DataError, match="already there"):
+        write_rates(path, evaluation.data, evaluation.rates_BTN, activations)
+    assert path.read_bytes() == before
+
+
+def test_activations_are_what_the_rates_are_read_from(run, spikes):
+    trained = load_trained(run)
+    import torch
+
+    with torch.no_grad():
+        read = trained.network.readout(torch.from_numpy(trained.activations(spikes.valid)), None)
+        rates = trained.network.rates(read).numpy()
+    np.testing.assert_allclose(rates, trained.rates(spikes.valid), rtol=1e-5)
+
+
+def test_what_is_no_run_or_checkpoint_is_named(run, spikes, tmp_path):
+    with pytest.raises(RunError, match="no such folder"):
+        evaluate(tmp_path / "nothing")
+    (run / "checkpoints" / "best-rate-r2.safetensors").rename(tmp_path / "moved")
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        evaluate(run, checkpoint="best-rate-r2", recording=spikes)
+    with pytest.raises(SettingsError, match="bin_mss"):
+        evaluate(run, data="x.h5", overrides=("data.bin_mss=3",), recording=spikes)
+
+
+@pytest.fixture(scope="module")
+def behaving(tmp_path_factory):
+    """A run on trials with behaviour, conditions and a held-out neuron."""
+    recorded = recording(12, 6, rates=True, n_bins=8, n_neurons=4, n_heldout=1)
+
+    def behave(data):
+        return dataclasses.replace(
+            data,
+            behaviour_BTV=data.rates_BTN[:, :, :2] + 1.0,
+            behaviour_names=("hand x", "hand y"),
+            conditions_B=np.arange(data.n_trials) % 2,
+        )
+
+    spikes = Recording(behave(recorded.train), behave(recorded.valid), "tiny", "synthetic")
+    out = tmp_path_factory.mktemp("runs") / "run"
+    return train(tiny_settings(), out=out, recording=spikes).run, spikes
+
+
+def test_validation_trials_are_decoded_by_a_fit_to_training_trials(behaving):
+    run, spikes = behaving
+    scores = evaluate(run, recording=spikes, lags_ms=[0.0]).scores
+    # Behaviour is a linear function of the true rates, and of nothing else.
+    assert scores["true rates"].behaviour.r2_mean > 0.99
+    assert scores["NDT"].behaviour.r2_mean < 0.5
+    for estimate in scores.values():
+        assert estimate.behaviour.names == ("hand x", "hand y")
+        assert estimate.behaviour.n_folds == 0
+        assert not estimate.psth.split_half
+        assert estimate.behaviour.n_scored == 6 * 8
+
+
+@pytest.mark.parametrize("split", ["train", "all"])
+def test_other_splits_are_decoded_in_folds(behaving, split):
+    run, spikes = behaving
+    scores = evaluate(run, split=split, recording=spikes).scores
+    assert all(estimate.behaviour.n_folds == 5 for estimate in scores.values())
+    assert all(estimate.psth.split_half for estimate in scores.values())
+
+
+def test_the_references_foretell_held_out_neurons(behaving):
+    run, spikes = behaving
+    evaluation = evaluate(run, recording=spikes)
+    assert evaluation.scores["smoothed spikes"].heldout.n_scored == 6 * 8
+    flipped = spikes.valid.spikes_BTN.copy()
+    flipped[:, :, -1] += 2
+    other = dataclasses.replace(spikes, valid=with_spikes(spikes.valid, flipped))
+    np.testing.assert_array_equal(
+        evaluate(run, recording=other).smoothed_BTN, evaluation.smoothed_BTN
+    )
+
+
+def test_the_json_holds_behaviour_and_psth(behaving):
+    run, spikes = behaving
+    content = json.loads(json.dumps(evaluate(run, recording=spikes).to_json(), allow_nan=False))
+    scores = content["scores"]["smoothed spikes"]
+    assert scores["behaviour"]["names"] == ["hand x", "hand y"]
+    assert len(scores["behaviour"]["r2_V"]) == len(scores["behaviour"]["lag_ms_V"]) == 2
+    assert len(scores["psth"]["r2_N"]) == 4
+    assert len(scores["hidden"]["bits_per_spike_N"]) == 3
+    assert content["heldout_neurons"] == [3]
+
+
+def test_true_rates_of_one_split_alone_are_no_obstacle(behaving):
+    run, spikes = behaving
+    blind = dataclasses.replace(spikes, train=dataclasses.replace(spikes.train, rates_BTN=None))
+    scores = evaluate(run, recording=blind).scores
+    assert scores["true rates"].behaviour.n_folds == 5
+    assert scores["NDT"].behaviour.n_folds == 0
+
+
+def test_without_behaviour_and_conditions_there_are_no_such_scores(run, spikes):
+    scores = evaluate(run, recording=spikes).scores["NDT"]
+    assert (scores.behaviour, scores.psth, scores.heldout) == (None, None, None)

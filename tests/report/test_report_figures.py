@@ -1,0 +1,202 @@
+"""Figures by condition and of the population: what they average, and when there are none."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from builders import spike_data
+
+from ndt_cli.baselines import smooth
+from ndt_cli.data.spike_data import SpikeData
+from ndt_cli.errors import DataError
+from ndt_cli.report.conditions import (
+    condition_groups,
+    group_average,
+    rates_by_condition,
+    trial_groups,
+)
+from ndt_cli.report.figures import per_neuron_scores, rates_over_raster
+from ndt_cli.report.trajectories import principal_components, trajectories_2d, trajectories_3d
+
+
+def reaches(n_trials=12, n_neurons=5, with_rates=True):
+    """Trials of three conditions with rates that turn in a plane; trial 0 is short."""
+    rng = np.random.default_rng(0)
+    conditions_B = np.arange(n_trials) % 3
+    phase_B11 = conditions_B[:, None, None] * 2.0
+    angle = np.arange(40)[None, :, None] / 6 + rng.uniform(0, 6, (1, 1, n_neurons))
+    rates_BTN = 0.4 * (1.2 + np.sin(angle + phase_B11))
+    lengths_B = np.full(n_trials, 40)
+    lengths_B[0] = 25
+    inside_BT = np.arange(40) < lengths_B[:, None]
+    spikes_BTN = (rng.poisson(rates_BTN) * inside_BT[:, :, None]).astype(np.uint8)
+    data = SpikeData(
+        spikes_BTN,
+        20.0,
+        lengths_B,
+        rates_BTN=rates_BTN if with_rates else None,
+        conditions_B=conditions_B,
+    )
+    return data, 0.9 * rates_BTN, smooth(spikes_BTN, inside_BT, 60.0, 20.0)
+
+
+def without_conditions(data):
+    return dataclasses.replace(data, conditions_B=None)
+
+
+def test_groups_are_the_conditions_evenly_spaced_when_there_are_many():
+    data = spike_data(40, conditions_B=np.arange(40) // 2)
+    assert [g.label for g in condition_groups(data, 4)] == [
+        "condition 0",
+        "condition 6",
+        "condition 13",
+        "condition 19",
+    ]
+    groups = condition_groups(data, 100)
+    assert len(groups) == 20
+    assert groups[3].trials.tolist() == [6, 7]
+    assert [g.trials.tolist() for g in trial_groups(data, 2)] == [[0], [39]]
+    with pytest.raises(DataError, match="no conditions") as caught:
+        condition_groups(spike_data(4), 4)
+    assert "conditions" in caught.value.hint
+
+
+def test_an_average_leaves_out_padding_and_ends_where_half_of_the_trials_do():
+    data = spike_data(4, 6, 1, lengths_B=[6, 2, 4, 4], conditions_B=np.zeros(4, dtype=int))
+    values_BTN = np.arange(24, dtype=float).reshape(4, 6, 1)
+    values_BTN[~data.inside_BT] = np.nan
+    (group,) = condition_groups(data, 1)
+    average_TN = group_average(data, values_BTN, group)
+    assert average_TN[:, 0].tolist() == [9.0, 10.0, (2 + 14 + 20) / 3, (3 + 15 + 21) / 3]
+
+
+def test_trials_without_a_bin_belong_to_no_group():
+    data = spike_data(3, 6, 1, lengths_B=[6, 0, 6], conditions_B=np.array([1, 2, 3]))
+    assert [group.label for group in condition_groups(data, 9)] == ["condition 1", "condition 3"]
+    assert [group.label for group in trial_groups(data, 9)] == ["trial 0", "trial 2"]
+
+
+def test_rates_by_condition_has_a_column_a_neuron_and_a_row_a_source():
+    data, inferred_BTN, smoothed_BTN = reaches()
+    figure = rates_by_condition(data, inferred_BTN, smoothed_BTN, neurons=[4, 1])
+    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
+    assert titles == ["neuron 4", "neuron 1"]
+    raster, _, true, _, smoothed, _, ndt, _ = figure.axes
+    labels = [axes.get_ylabel() for axes in (raster, true, smoothed, ndt)]
+    assert labels == ["trials", "true rates\n(Hz)", "smoothed spikes\n(Hz)", "NDT\n(Hz)"]
+    assert figure.axes[-1].get_xlabel() == "time in trial (ms)"
+    assert len(true.lines) == 3
+    thick = [line for line in ndt.lines if line.get_linewidth() > 1]
+    assert len(thick) == 3
+    assert len(ndt.lines) == 3 + 12
+    mean_T = inferred_BTN[[1, 4, 7, 10], :, 4].mean(axis=0) * 50
+    assert thick[1].get_ydata() == pytest.approx(mean_T)
+    assert thick[1].get_xdata()[:2] == pytest.approx([10.0, 30.0])
+    n_ticks = sum(len(ticks.get_segments()) for ticks in raster.collections)
+    assert n_ticks == data.spikes_BTN[:, :, 4].sum()
+    assert [t.get_text() for t in figure.legends[0].texts] == [f"condition {i}" for i in range(3)]
+
+
+def test_without_true_rates_there_is_no_such_row_and_neurons_are_chosen():
+    data, inferred_BTN, smoothed_BTN = reaches(with_rates=False)
+    figure = rates_by_condition(data, inferred_BTN, smoothed_BTN)
+    assert len(figure.axes) == 3 * 3
+    with pytest.raises(DataError, match="neuron 5 does not exist"):
+        rates_by_condition(data, inferred_BTN, smoothed_BTN, neurons=[5])
+
+
+def test_neurons_are_named_by_their_place_in_the_file():
+    data, inferred_BTN, smoothed_BTN = reaches()
+    # Neuron 0 of the file is held out, so its column is the last.
+    moved = dataclasses.replace(data, neuron_ids_N=np.array([1, 2, 3, 4, 0]), n_heldout=1)
+    figure = rates_over_raster(moved, inferred_BTN, smoothed_BTN, trial=1, neurons=[0])
+    line = next(line for line in figure.axes[1].lines if line.get_label() == "NDT")
+    assert line.get_ydata() == pytest.approx(50 * inferred_BTN[1, :, 4])
+    raster = np.asarray(figure.axes[0].images[0].get_array())
+    assert (raster[0] == data.spikes_BTN[1, :, 4]).all()
+    chosen = rates_by_condition(moved, inferred_BTN, smoothed_BTN, neurons=[0])
+    assert chosen.axes[0].get_title() == "neuron 0"
+    thick = [line for line in chosen.axes[-1].lines if line.get_linewidth() > 1]
+    assert thick[1].get_ydata() == pytest.approx(inferred_BTN[[1, 4, 7, 10], :, 4].mean(0) * 50)
+
+
+def test_components_find_the_plane_in_which_rates_move():
+    rng = np.random.default_rng(1)
+    angle_T = np.linspace(0, 6, 200)
+    plane_2N = rng.normal(size=(2, 8))
+    circle_T2 = np.stack([3 * np.cos(angle_T), np.sin(angle_T)], axis=1)
+    rates_hz_TN = 50 + circle_T2 @ plane_2N
+    components = principal_components(rates_hz_TN, 3)
+    assert components.share_P[:2].sum() == pytest.approx(1)
+    assert components.share_P[0] > components.share_P[1] > 0.01
+    states_TP = components.project(rates_hz_TN)
+    assert states_TP.mean(axis=0) == pytest.approx(0, abs=1e-9)
+    assert np.abs(states_TP[:, 2]).max() < 1e-9
+    # The sign of a component is no accident of the machine.
+    largest_P = np.abs(components.axes_PN).argmax(axis=1)
+    assert (components.axes_PN[np.arange(3), largest_P] > 0).all()
+
+
+def test_a_busy_neuron_is_not_the_whole_picture():
+    rng = np.random.default_rng(2)
+    common_T = np.sin(np.linspace(0, 20, 300))
+    quiet_TN = 10 + 5 * common_T[:, None] * np.ones(9)
+    busy_T1 = 200 * rng.random((300, 1))
+    axes_PN = principal_components(np.hstack([quiet_TN, busy_T1]), 1).axes_PN
+    assert np.abs(axes_PN[0, 9]) < 0.5
+
+
+def test_trajectories_need_neurons_and_movement():
+    data, inferred_BTN, smoothed_BTN = reaches(n_neurons=2)
+    trajectories_2d(data, inferred_BTN, smoothed_BTN)
+    with pytest.raises(DataError, match="3 dimensions need at least 3 neurons, and there are 2"):
+        trajectories_3d(data, inferred_BTN)
+    one, inferred_BT1, smoothed_BT1 = reaches(n_neurons=1)
+    with pytest.raises(DataError, match="there is 1"):
+        trajectories_2d(one, inferred_BT1, smoothed_BT1)
+    with pytest.raises(DataError, match="do not vary"):
+        trajectories_2d(data, np.full(inferred_BTN.shape, 0.1), smoothed_BTN)
+
+
+def test_trajectories_are_of_conditions_or_else_of_single_trials():
+    data, inferred_BTN, smoothed_BTN = reaches()
+    figure = trajectories_2d(data, inferred_BTN, smoothed_BTN)
+    assert [axes.get_title() for axes in figure.axes] == ["NDT", "smoothed spikes", "true rates"]
+    names = [text.get_text() for text in figure.legends[0].texts]
+    assert names == ["condition 0", "condition 1", "condition 2", "first bin", "last bin"]
+    assert "% of variance" in figure.axes[0].get_xlabel()
+    (x_low, x_high), (y_low, y_high) = figure.axes[0].get_xlim(), figure.axes[0].get_ylim()
+    assert x_high - x_low == pytest.approx(y_high - y_low)
+    single = trajectories_3d(without_conditions(data), inferred_BTN)
+    names = [text.get_text() for text in single.legends[0].texts]
+    assert names == [
+        "trial 0",
+        "trial 3",
+        "trial 6",
+        "trial 8",
+        "trial 11",
+        "first bin",
+        "last bin",
+    ]
+    assert len(single.axes) == 2
+
+
+def test_padding_is_in_no_trajectory():
+    data, inferred_BTN, smoothed_BTN = reaches()
+    clean = trajectories_2d(without_conditions(data), inferred_BTN, smoothed_BTN)
+    inferred_BTN[~data.inside_BT] = 1e6
+    smoothed_BTN[~data.inside_BT] = np.nan
+    dirty = trajectories_2d(without_conditions(data), inferred_BTN, smoothed_BTN)
+    first, second = clean.axes[0].lines[0], dirty.axes[0].lines[0]
+    assert len(first.get_xdata()) == 25
+    assert second.get_xdata() == pytest.approx(first.get_xdata())
+
+
+def test_scores_without_a_best_value_end_at_the_largest():
+    figure = per_neuron_scores(
+        np.array([0.1, 2.5]), np.array([0.0, 0.4]), score="bits per spike", highest=None
+    )
+    low, high = figure.axes[0].get_xlim()
+    assert 2.5 < high < 3
+    assert low < 0
+    assert per_neuron_scores(np.array([0.1]), np.array([0.2])).axes[0].get_xlim()[1] == 1.0

@@ -1,0 +1,163 @@
+"""Pictures of a sweep show every member, and say who is best, who diverged, what is left out."""
+
+import math
+from types import SimpleNamespace
+from typing import get_args
+
+import pytest
+from builders import tiny_settings
+
+from ndt_cli.report.page import sweep_page
+from ndt_cli.report.sweep_figures import (
+    learning_curves,
+    limits_of,
+    loss_against_measure,
+    score_by_setting,
+    write_sweep_figures,
+)
+from ndt_cli.search.draws import Choice, Integer, LogUniform, Uniform
+from ndt_cli.search.member import Status
+from ndt_cli.search.results import MemberResult, SweepResults
+
+DRAWS = {
+    "train.learning_rate": LogUniform(1e-5, 1e-2),
+    "model.dropout": Uniform(0.0, 0.3),
+    "mask.max_span": Integer(1, 5),
+    "model.norm_place": Choice(("pre", "post")),
+    "model.tfixup_init": Choice((True, False)),
+}
+
+
+def member(index, loss=math.nan, status="finished", r2=None):
+    drawn = {
+        "train.learning_rate": 10.0 ** (-5 + index % 4),
+        "model.dropout": 0.05 * (index % 6),
+        "mask.max_span": 1 + index % 5,
+        "model.norm_place": ("pre", "post")[index % 2],
+        "model.tfixup_init": bool(index % 2),
+    }
+    scores = {} if math.isnan(loss) else {"masked-loss": loss}
+    if r2 is not None:
+        scores["rate-r2"] = r2
+    return MemberResult(index, None, drawn, status, scores)
+
+
+def results(*members, choose_by="masked-loss"):
+    return SweepResults(None, choose_by, members, {"masked-loss": 0.46})
+
+
+def drawn_points(axes, marker="o"):
+    return [
+        tuple(point)
+        for line in axes.get_lines()
+        if line.get_marker() == marker
+        for point in zip(line.get_xdata(), line.get_ydata(), strict=True)
+    ]
+
+
+MEMBERS = [member(i, 0.40 + 0.01 * i) for i in range(5)]
+
+
+def test_each_setting_has_a_panel_with_every_ranked_member_and_the_best_once_more():
+    figure = score_by_setting(results(*MEMBERS), DRAWS)
+    panels = [axes for axes in figure.axes if axes.axison]
+    assert [axes.get_xlabel() for axes in panels] == list(DRAWS)
+    assert [axes.get_xscale() for axes in panels] == ["log"] + ["linear"] * 4
+    for axes in panels:
+        assert len(drawn_points(axes)) == len(MEMBERS) + 1
+        assert drawn_points(axes)[-1][1] == pytest.approx(0.40)
+    assert [tick.get_text() for tick in panels[3].get_xticklabels()] == ["pre", "post"]
+    assert [tick.get_text() for tick in panels[4].get_xticklabels()] == ["true", "false"]
+    assert "member 0" in figure.get_suptitle()
+
+
+def test_who_diverged_is_drawn_as_a_cross_and_counted():
+    lost = member(5, 9.0, "diverged")
+    figure = score_by_setting(results(*MEMBERS, lost), DRAWS)
+    assert len(drawn_points(figure.axes[1], "x")) == 1
+    assert "1 diverged" in figure.get_suptitle()
+    without = score_by_setting(results(*MEMBERS), DRAWS)
+    assert drawn_points(without.axes[1], "x") == []
+    assert "diverged" not in without.get_suptitle()
+
+
+def test_a_score_far_worse_than_the_others_does_not_flatten_them_and_is_counted():
+    figure = score_by_setting(results(*MEMBERS, member(5, 80.0)), DRAWS)
+    assert figure.axes[0].get_ylim()[1] < 1
+    assert len(drawn_points(figure.axes[0])) == 7  # it is there, at the edge
+    assert "1 far worse" in figure.get_suptitle()
+
+
+def test_limits_follow_the_better_direction():
+    down, up = (
+        limits_of([0.1, 0.2, 0.3, 50.0], "masked-loss"),
+        limits_of([-50, 0.7, 0.8, 0.9], "rate-r2"),
+    )
+    assert down.ends[0] < 0.1 < 0.3 < down.ends[1] == down.worst < 1
+    assert up.ends[0] == up.worst > -1
+    assert up.ends[1] > 0.9
+    assert (down.n_outside, up.n_outside) == (1, 1)
+    assert down.held(50.0) == down.worst
+    assert up.held(math.nan) == up.worst
+    alone = limits_of([0.4], "masked-loss").ends
+    assert alone[0] < 0.4 < alone[1]
+
+
+def test_loss_stands_against_r2_where_it_is_known():
+    scored = [member(i, 0.40 + 0.01 * i, r2=0.9 - 0.1 * i) for i in range(4)]
+    figure = loss_against_measure(results(*scored))
+    (axes,) = figure.axes
+    assert drawn_points(axes)[0] == (pytest.approx(0.40), pytest.approx(0.9))
+    with pytest.raises(ValueError, match="neither"):
+        loss_against_measure(results(*MEMBERS))
+
+
+def test_every_member_has_a_curve_and_the_best_one_is_named():
+    lost = member(5, status="diverged")
+    histories = {
+        i: [{"epoch": e, "valid_masked_loss": 0.5 - 0.01 * e} for e in range(1, 5)]
+        for i in range(6)
+    }
+    histories[4] = [{"epoch": 1, "train_loss": 0.5}]  # not validated yet
+    figure = learning_curves(results(*MEMBERS, lost), histories)
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert labels == ["5 members", "best: member 0", "diverged"]
+    curves = [line for line in figure.axes[0].get_lines() if len(line.get_xdata()) == 4]
+    assert len(curves) == 5
+    with pytest.raises(ValueError, match="validated"):
+        learning_curves(results(*MEMBERS), {0: [{"epoch": 1, "train_loss": 0.5}]})
+
+
+def test_a_curve_beyond_the_axis_is_counted():
+    def legend(worst):
+        histories = {
+            i: [{"epoch": e, "valid_masked_loss": 0.4 + 0.001 * i} for e in (1, 2)]
+            for i in range(5)
+        }
+        histories[4] = [{"epoch": e, "valid_masked_loss": worst} for e in (1, 2)]
+        figure = learning_curves(results(*MEMBERS), histories)
+        return figure.axes[0].get_legend().get_texts()[0].get_text()
+
+    assert legend(worst=0.404) == "5 members"
+    assert legend(worst=40.0) == "5 members, 1 beyond the axis"
+
+
+def test_without_a_member_that_has_validated_nothing_is_drawn(tmp_path):
+    waiting = MemberResult(0, tmp_path / "members" / "000", member(0).drawn, "waiting", {})
+    found = SweepResults(tmp_path, "masked-loss", (waiting,), {})
+    assert write_sweep_figures(tmp_path / "figures", found, DRAWS) == []
+    with pytest.raises(ValueError, match="ranked"):
+        score_by_setting(found, DRAWS)
+
+
+def test_the_page_counts_members_of_every_status():
+    # Where a sweep goes on, an interrupted member is an unfinished one.
+    ended = {status for part in get_args(Status) for status in (get_args(part) or (part,))}
+    statuses = sorted(ended - {"interrupted"} | {"unfinished", "waiting"})
+    members = [member(i, status=status) for i, status in enumerate(statuses)]
+    sweep = SimpleNamespace(
+        settings=tiny_settings(), space=SimpleNamespace(name="mine", draws=DRAWS), seed=0
+    )
+    about = dict(sweep_page._about(sweep, results(*members)))
+    assert about["members"].startswith(f"{len(statuses)}: ")
+    assert all(f"1 {status}" in about["members"] for status in statuses)
