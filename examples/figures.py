@@ -56,7 +56,7 @@ def main(run: str, folder: str = "figures-example") -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3), sharey=True)
     extent = (0, data.n_bins * data.bin_ms, data.n_trials, 0)
     left.imshow(
-        spikes_BTN[order, :, neuron], aspect="auto", extent=extent, cmap="Greys",
+        spikes_BTN[order, :, neuron], aspect="auto", extent=extent, cmap="Grays",
         interpolation="nearest",
     )  # fmt: skip
     shown = right.imshow(

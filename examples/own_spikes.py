@@ -45,8 +45,8 @@ def main(folder: str = "own-spikes-example", *changes: str) -> None:
         where=("success == 1",),  # error trials may follow other dynamics
         condition=("target_deg",),  # keeps the targets in proportion in training and validation
         min_rate_hz=0.5,  # a neuron that hardly fires teaches the model nothing
-        behaviour=("hand_velocity",),  # never seen by the model: for decoding from its rates
-        behaviour_times="hand_times",
+        behavior=("hand_velocity",),  # never seen by the model: for decoding from its rates
+        behavior_times="hand_times",
     )
     converted = convert(session, choices)
     for dropped in converted.report.dropped:

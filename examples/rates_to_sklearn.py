@@ -37,8 +37,8 @@ def main(folder: str = "sklearn-example", *changes: str) -> None:
         window_ms=(-BEFORE_MS, AFTER_MS),
         where=("success == 1",),
         condition=("target_deg",),
-        behaviour=("hand_velocity",),
-        behaviour_times="hand_times",
+        behavior=("hand_velocity",),
+        behavior_times="hand_times",
     )
     recording = convert(write_session(out / "session.npz"), choices).recording
     settings = load_settings(
@@ -68,14 +68,14 @@ def main(folder: str = "sklearn-example", *changes: str) -> None:
         for name, infer in estimates.items()
     }
 
-    # 3. The hand's velocity from the rates of all neurons a lag before. Neighbouring bins of a
+    # 3. The hand's velocity from the rates of all neurons a lag before. Neighboring bins of a
     # trial are nearly copies of each other: fit and score on different trials, never on different
     # bins of the same ones.
     lag = LAG_MS // BIN_MS
     for name, (fitted_BTN, scored_BTN) in rates.items():
         decoder = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 4, 11)))
-        decoder.fit(pooled(fitted_BTN[:, :-lag]), pooled(fitted.behaviour_BTV[:, lag:]))
-        r2 = decoder.score(pooled(scored_BTN[:, :-lag]), pooled(scored.behaviour_BTV[:, lag:]))
+        decoder.fit(pooled(fitted_BTN[:, :-lag]), pooled(fitted.behavior_BTV[:, lag:]))
+        r2 = decoder.score(pooled(scored_BTN[:, :-lag]), pooled(scored.behavior_BTV[:, lag:]))
         print(f"{name}: hand velocity, R2 {r2:.3f}")
 
     # 4. Which of the eight targets, from a single bin. The decoder knows the time and nothing else
@@ -102,7 +102,7 @@ def main(folder: str = "sklearn-example", *changes: str) -> None:
             panel.plot(path_TP[:, 0], path_TP[:, 1], color=color, linewidth=0.7)
         panel.set(title=f"{name}, {scored.n_trials} trials", xlabel="component 1")
     panels[0].set_ylabel("component 2")
-    figure.suptitle("Single reaches, a colour for each target")
+    figure.suptitle("Single reaches, a color for each target")
     figure.tight_layout()
     figure.savefig(out / "trajectories.png", dpi=150)
     plt.close(figure)

@@ -1,4 +1,4 @@
-"""NDT: single-trial firing rates from spike counts, by masked modelling.
+"""NDT: single-trial firing rates from spike counts, by masked modeling.
 
 The package is used from the command line (``ndt --help``) and from Python::
 

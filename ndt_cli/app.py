@@ -12,6 +12,7 @@ import typer.main
 from typer.core import TyperCommand, TyperGroup
 
 import ndt_cli
+from ndt_cli.commands.wording import as_typed, speak_as
 from ndt_cli.errors import NdtError, nearest
 from ndt_cli.memory import ran_out_of_memory
 
@@ -97,6 +98,7 @@ class NdtGroup(TyperGroup):
         name = args[0]
         if name in COMMANDS:
             self.commands[name] = load_command(name)
+            speak_as(self.commands[name])
         elif not name.startswith("-") and not ctx.resilient_parsing:
             close = nearest(name, COMMANDS)
             known = f"did you mean {close}?" if close else f"there are {', '.join(COMMANDS)}."
@@ -127,7 +129,8 @@ class NdtGroup(TyperGroup):
 
 def _explain(error: Exception) -> None:
     if isinstance(error, NdtError):
-        _print_error(error.message, error.hint)
+        hint = None if error.hint is None else as_typed(error.hint)
+        _print_error(as_typed(error.message), hint)
     elif isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename is not None else ""
         _print_error(f"{where}{error.strerror}", _OS_HINTS.get(error.errno or 0))
@@ -146,9 +149,9 @@ def _explain(error: Exception) -> None:
 def _print_error(message: str, hint: str | None = None) -> None:
     from rich.text import Text
 
-    from ndt_cli.commands.console import labelled, log
+    from ndt_cli.commands.console import labeled, log
 
-    log.print(labelled("Error", "bold red", message), soft_wrap=True)
+    log.print(labeled("Error", "bold red", message), soft_wrap=True)
     if hint is not None:
         log.print(Text(hint), soft_wrap=True)
 

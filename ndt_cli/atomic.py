@@ -1,5 +1,6 @@
-"""Writing files so that a reader finds the old one or the new one, never a part."""
+"""Write files in one piece, and replace an existing one only when asked to."""
 
+import errno
 import os
 import re
 import secrets
@@ -7,29 +8,44 @@ from collections.abc import Callable, Container
 from contextlib import suppress
 from pathlib import Path
 
+from ndt_cli.errors import ExistingFileError, NdtError
+
+_NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
+
 _TEMPORARY = re.compile(r"\.(?P<stem>.+)\.[0-9a-f]{8}\.part(?P<suffix>\.[^.]*|)")
 
 
-def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
+def write_atomic(path: Path, write: Callable[[Path], object], *, overwrite: bool) -> None:
     """Let ``write`` make a temporary file beside ``path``, then move it into place.
 
-    The data reach the disk before the name changes, and the new name does before this returns. A
-    failure leaves the old file and no temporary one; a kill may leave a temporary one, which
-    `leftovers` knows by its name.
+    A reader finds the old file or the new one, never a part. The data reach the disk before the
+    name changes, and the new name does before this returns. A failure leaves the old file and no
+    temporary one; a kill may leave a temporary one, which `leftovers` knows by its name.
 
     Parameters
     ----------
     path : Path
-        Final name; an existing file is replaced.
+        Final name.
     write : callable
-        Called with the temporary path, which has the ending of ``path``.
+        Called with the temporary path, which has the suffix of ``path``.
+    overwrite : bool
+        Replace an existing file. Without it, a file that another process creates while this one
+        is being written is kept too.
+
+    Raises
+    ------
+    ExistingFileError
+        If ``path`` exists and may not be replaced.
     """
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
     try:
         write(temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        temporary.replace(path)
+        if overwrite:
+            temporary.replace(path)
+        else:
+            _move_to_free_name(temporary, path)
     except BaseException:
         # What stopped the writing is to be reported, not that the rest cannot be removed.
         with suppress(OSError):
@@ -38,9 +54,51 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     _sync_folder(path.parent)
 
 
-def write_text_atomic(path: Path, text: str) -> None:
-    """Write a text file, UTF-8, in one piece."""
-    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8", newline="\n"))
+def write_text_atomic(path: Path, text: str, *, overwrite: bool) -> None:
+    """Write a text file, UTF-8, in one piece; see `write_atomic`."""
+    write_atomic(
+        path,
+        lambda temporary: temporary.write_text(text, encoding="utf-8", newline="\n"),
+        overwrite=overwrite,
+    )
+
+
+def check_may_write(path: Path, overwrite: bool) -> None:
+    """Check, before a long computation, that its result can be written to ``path``.
+
+    Raises
+    ------
+    ExistingFileError
+        If ``path`` exists and may not be replaced.
+    NdtError
+        If ``path`` is a folder, or one of its parents is a file or may not be written to.
+    """
+    if path.is_dir():
+        raise NdtError(f"{path} is a folder; expected the name of a file")
+    if not overwrite and os.path.lexists(path):
+        raise ExistingFileError(path)
+    parent = next(p for p in path.absolute().parents if p.exists())
+    if not parent.is_dir():
+        raise NdtError(f"{path}: {parent} is a file, not a folder")
+    if not os.access(parent, os.W_OK):
+        raise NdtError(f"{path}: no permission to write to the folder {parent}")
+
+
+def _move_to_free_name(temporary: Path, path: Path) -> None:
+    """Give a file its final name if that is free: a link fails where a rename would replace."""
+    try:
+        try:
+            os.link(temporary, path)
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            # A file system without hard links: reserve the name first.
+            path.open("x").close()
+            temporary.replace(path)
+        else:
+            temporary.unlink()
+    except FileExistsError as error:
+        raise ExistingFileError(path) from error
 
 
 def leftovers(folder: Path, names: Container[str] | None = None) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Everything that can go wrong in a way a person can mend.
+"""Exceptions for problems the user can fix.
 
 ::
 
@@ -9,9 +9,14 @@
     |  `- CheckpointError exit code 1   a checkpoint that is truncated, of another shape, not one
     |- TrainingError      exit code 1   training cannot go on: loss or gradient not finite
     |- DeviceError        exit code 2   a device or precision that this machine does not have
+    |- ExistingFileError  exit code 1   an output file or folder that already exists
     `- MissingExtraError  exit code 1   an optional package that is not installed
 
-A command prints ``message`` and ``hint`` and nothing else; ``ndt --debug`` adds the traceback.
+A command prints ``message`` and ``hint`` and nothing else, unless tracebacks are asked for.
+
+Messages are written for Python: arguments, settings and calls stand in backticks (`bin_ms`,
+`train.batch_size=32`, `resume('runs/a')`). The command line shows them as they are typed there
+(`ndt_cli.commands.wording`), so that no module below the commands names a flag.
 """
 
 import shlex
@@ -70,18 +75,52 @@ class DeviceError(NdtError):
     exit_code = 2
 
 
+class ExistingFileError(NdtError):
+    """An output file or folder that already exists, and may not be replaced.
+
+    Parameters
+    ----------
+    path : Path
+        Which file or folder.
+    hint : str, optional
+        What to do instead. Default: choose another name, or ask to overwrite.
+    """
+
+    def __init__(self, path: Path, hint: str | None = None) -> None:
+        super().__init__(
+            f"{path} already exists",
+            hint or "Choose another name, or replace it with `overwrite=True`.",
+        )
+
+
 class MissingExtraError(NdtError):
     """An optional package that is not installed."""
 
 
 class RunWarning(UserWarning):
-    """Something that a run outlives, and that its owner should know."""
+    """A problem that does not stop a run but that its owner should know about."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name most like ``name``, or None when nothing is close."""
     matches = get_close_matches(name, list(known), n=1, cutoff=0.5)
     return matches[0] if matches else None
+
+
+def called(function: str, *arguments: object, **keywords: object) -> str:
+    """Return a Python call in backticks, for a hint; the command line shows its own command.
+
+    Examples
+    --------
+    >>> called("resume", Path("runs/a"), until_epoch=5)
+    "`resume('runs/a', until_epoch=5)`"
+    """
+    values = [repr(str(a) if isinstance(a, Path) else a) for a in arguments]
+    named = [
+        f"{name}={(str(value) if isinstance(value, Path) else value)!r}"
+        for name, value in keywords.items()
+    ]
+    return f"`{function}({', '.join(values + named)})`"
 
 
 def typed(path: Path | str) -> str:

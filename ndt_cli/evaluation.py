@@ -123,7 +123,7 @@ def evaluate(
     Rates are inferred and scored a block of trials at a time, so that a large set takes little
     more memory than its counts.
 
-    Of validation trials, decoders of behaviour are fitted to the training trials of the same
+    Of validation trials, decoders of behavior are fitted to the training trials of the same
     data, and PSTHs are theirs; of other trials, both are from parts of the scored trials.
 
     Parameters
@@ -144,8 +144,8 @@ def evaluate(
     recording : Recording, optional
         The run's own data, where they are in memory already.
     lags_ms : sequence of float, optional
-        Lags to decode behaviour with, in ms from rates to behaviour; see
-        `ndt_cli.metrics.decode_behaviour`.
+        Lags to decode behavior with, in ms from rates to behavior; see
+        `ndt_cli.metrics.decode_behavior`.
     other_neurons : bool
         Evaluate though the file's neurons are known to be others than the run's.
 
@@ -207,7 +207,7 @@ def _score(
     lags_ms: Sequence[float] | None,
 ) -> Evaluation:
     both_behave = (
-        train is not None and train.behaviour_BTV is not None and data.behaviour_BTV is not None
+        train is not None and train.behavior_BTV is not None and data.behavior_BTV is not None
     )
     decoder_trials = train if both_behave else None
     folds_of = partial(hiding_folds, data, trained.settings)

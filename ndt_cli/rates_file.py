@@ -91,7 +91,7 @@ def write_rates(
         else:
             _write_hdf5(temporary, data, rates_BTN, activations_BTD)
 
-    write_atomic(path, write)
+    write_atomic(path, write, overwrite=True)
 
 
 def _write_hdf5(path: Path, data: SpikeData, rates_BTN: ByTrial, activations_BTD: ByTrial) -> None:

@@ -38,25 +38,25 @@ class ScoreTable:
 def score_tables(evaluation: Evaluation, most_variables: int | None = None) -> list[ScoreTable]:
     """Return the tables of scores; columns of what the data lack are left out.
 
-    The first two are there for any data; each variable of behaviour has a column in a third.
+    The first two are there for any data; each variable of behavior has a column in a third.
 
     Parameters
     ----------
     evaluation : Evaluation
         The scores.
     most_variables : int, optional
-        Variables of behaviour that have a column, at most. Default: all.
+        Variables of behavior that have a column, at most. Default: all.
     """
 
     def variables(scores: Scores) -> _Columns:
-        assert scores.behaviour is not None
-        names, r2_V = scores.behaviour.names, scores.behaviour.r2_V
+        assert scores.behavior is not None
+        names, r2_V = scores.behavior.names, scores.behavior.r2_V
         return list(zip(names, r2_V.tolist(), strict=True))[:most_variables]
 
     tables = [_table(evaluation, _columns), _table(evaluation, _more_columns)]
-    behaviour = evaluation.scores[MODEL].behaviour
-    if behaviour is not None and len(behaviour.names) > 1:
-        tables.append(_table(evaluation, variables, "behaviour R2"))
+    behavior = evaluation.scores[MODEL].behavior
+    if behavior is not None and len(behavior.names) > 1:
+        tables.append(_table(evaluation, variables, "behavior R2"))
     return tables
 
 
@@ -106,8 +106,8 @@ def score_notes(evaluation: Evaluation, most_variables: int | None = None) -> li
             f"PSTH: condition-averaged rates against spikes of {whose}, smoothed with "
             f"{PSTH_SMOOTHING_MS:g} ms; {model.psth.n_conditions} conditions"
         )
-    if model.behaviour is not None:
-        notes.append(_behaviour_note(model.behaviour, most_variables))
+    if model.behavior is not None:
+        notes.append(_behavior_note(model.behavior, most_variables))
     silent = model.hidden.n_silent
     if silent:
         notes.append(f"{silent} neurons have no spike in these trials")
@@ -119,15 +119,15 @@ def score_number(value: float) -> str:
     return f"{value:.4f}" if math.isfinite(value) else "-"
 
 
-def _behaviour_note(behaviour: DecodingScores, most_variables: int | None) -> str:
+def _behavior_note(behavior: DecodingScores, most_variables: int | None) -> str:
     where = (
-        f"cross-validated over {behaviour.n_folds} folds of the trials"
-        if behaviour.n_folds
+        f"cross-validated over {behavior.n_folds} folds of the trials"
+        if behavior.n_folds
         else "fitted to the training trials"
     )
-    lags = behaviour.lag_ms_V[: most_variables if len(behaviour.names) > 1 else 1]
+    lags = behavior.lag_ms_V[: most_variables if len(behavior.names) > 1 else 1]
     shown = ", ".join(f"{lag:g}" for lag in lags)
-    return f"behaviour: ridge regression from rates, {where}; NDT's rates {shown} ms before it"
+    return f"behavior: ridge regression from rates, {where}; NDT's rates {shown} ms before it"
 
 
 def _table(
@@ -171,6 +171,6 @@ def _more_columns(scores: Scores) -> _Columns:
         columns += [("bits/spike\nforward", scores.forward.bits_per_spike)]
     if scores.psth is not None:
         columns += [("PSTH\nR2", scores.psth.r2_mean)]
-    if scores.behaviour is not None:
-        columns += [("behaviour\nR2", scores.behaviour.r2_mean)]
+    if scores.behavior is not None:
+        columns += [("behavior\nR2", scores.behavior.r2_mean)]
     return columns

@@ -31,7 +31,7 @@ from ndt_cli.metrics import (
     RateScoreSums,
     SpikeScores,
     SpikeScoreSums,
-    decode_behaviour,
+    decode_behavior,
     psth_scores,
 )
 
@@ -47,7 +47,7 @@ class Estimate:
     hidden_BTN : (trials, bins, neurons) float array or ByTrial
         Each count hidden once; of held-in neurons in the window.
     train_BTN : (trials, bins, neurons) float array or ByTrial or None
-        Rates of the training trials, nothing hidden, where behaviour is to be decoded by a fit
+        Rates of the training trials, nothing hidden, where behavior is to be decoded by a fit
         to those.
     """
 
@@ -69,8 +69,8 @@ class Scores:
     heldout, forward : SpikeScores or None
         Against the counts of held-out neurons in the window (co-smoothing), and of all neurons
         in the forward bins; None where there are none, or their counts are not known.
-    behaviour : DecodingScores or None
-        Behaviour decoded from the rates of all neurons, nothing hidden; None where no behaviour
+    behavior : DecodingScores or None
+        Behavior decoded from the rates of all neurons, nothing hidden; None where no behavior
         is known.
     psth : PsthScores or None
         Condition-averaged rates, nothing hidden, against PSTHs; None without conditions of
@@ -82,7 +82,7 @@ class Scores:
     seen: SpikeScores
     heldout: SpikeScores | None
     forward: SpikeScores | None
-    behaviour: DecodingScores | None = None
+    behavior: DecodingScores | None = None
     psth: PsthScores | None = None
 
 
@@ -104,7 +104,7 @@ def score_estimate(
         Training trials of the same recording, none of them scored: decoders are fitted to them,
         and PSTHs are theirs. Without them, both are from parts of the scored trials.
     lags_ms : sequence of float, optional
-        Lags to decode behaviour with; see `decode_behaviour`.
+        Lags to decode behavior with; see `decode_behavior`.
 
     Raises
     ------
@@ -139,9 +139,9 @@ def score_estimate(
         seen=sums["seen"].result(),
         heldout=sums["heldout"].result() if "heldout" in sums else None,
         forward=sums["forward"].result() if "forward" in sums else None,
-        behaviour=None
-        if data.behaviour_BTV is None
-        else decode_behaviour(
+        behavior=None
+        if data.behavior_BTV is None
+        else decode_behavior(
             estimate.seen_BTN,
             data,
             train_rates_BTN=estimate.train_BTN,

@@ -1,7 +1,7 @@
 """A folder with one of everything that commands take, and ways to damage it.
 
 ``spikes.h5`` (12 training and 6 validation trials of 8 bins of 10 ms, 3 neurons, with true rates,
-behaviour and conditions), ``run``, ``sweep`` of two members, ``ensemble``.
+behavior and conditions), ``run``, ``sweep`` of two members, ``ensemble``.
 """
 
 import os
@@ -41,7 +41,7 @@ def build_lab(lab):
             SpikeData(
                 **{
                     **vars_of(half),
-                    "behaviour_BTV": np.random.default_rng(0).normal(size=(half.n_trials, 8, 2)),
+                    "behavior_BTV": np.random.default_rng(0).normal(size=(half.n_trials, 8, 2)),
                     "conditions_B": np.arange(half.n_trials) % 2,
                 }
             )

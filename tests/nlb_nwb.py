@@ -162,7 +162,7 @@ def _write_train(written, rows, seen, series, no_eye_in, starts_ms):
         kept = spikes_s[seen[np.floor(spikes_s * 1000).astype(int)]]
         nwb.add_unit(id=10 * unit + 1, spike_times=kept, obs_intervals=edges, heldout=bool(heldout))
     if series:
-        module = nwb.create_processing_module("behavior", "behaviour")
+        module = nwb.create_processing_module("behavior", "behavior")
     for name, values in series.items():
         at = seen.copy()
         if name == "eye_pos" and no_eye_in is not None:

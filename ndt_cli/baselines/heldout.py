@@ -46,7 +46,7 @@ def fit_poisson(
 ) -> PoissonRegression:
     """Fit one Poisson regression a neuron.
 
-    Minimises, over the weights w and the intercept b of each neuron, the mean over entries of
+    Minimizes, over the weights w and the intercept b of each neuron, the mean over entries of
     ``exp(x w + b) - y (x w + b)``, plus ``penalty / 2 * |w|^2``. The intercept is free. A neuron
     without a spike is given the rate of half a spike in all entries.
 

@@ -26,7 +26,7 @@ class MeanPrior:
     """What is believed of a neuron before its spikes near a bin are seen: its mean rate.
 
     Smoothing returns the posterior mean under a Gamma prior, (n_spikes + sum k y) /
-    (n_spikes / mean rate + sum k), where k are kernel weights, 1 at the centre, and y counts.
+    (n_spikes / mean rate + sum k), where k are kernel weights, 1 at the center, and y counts.
     A stretch without spikes then has a low rate, not a rate of zero, under which a spike would
     be impossible; and a bin that sees no count has the mean rate.
 
@@ -51,7 +51,7 @@ def smooth(
 ) -> Float64Array:
     """Smooth spike counts along time with a Gaussian kernel, trial by trial.
 
-    The kernel reaches four standard deviations and is renormalised to the bins of the trial,
+    The kernel reaches four standard deviations and is renormalized to the bins of the trial,
     so a trial's edges are not pulled towards zero and padding has no part in any estimate.
 
     Parameters
@@ -99,7 +99,7 @@ def smooth_hidden(
 ) -> Float64Array:
     """Smooth only what is visible: no hidden count has a part in any estimate.
 
-    The kernel is renormalised to the visible bins, of each neuron where ``hidden`` differs
+    The kernel is renormalized to the visible bins, of each neuron where ``hidden`` differs
     between neurons. The parameters that are not listed, and what is returned and raised, are
     those of `smooth`.
 
@@ -126,7 +126,7 @@ def smooth_hidden(
 
 
 def gaussian_weights(width_bins: float, n_bins: int) -> Float64Array:
-    """Return kernel weights, 1 at the centre, no wider than the trial."""
+    """Return kernel weights, 1 at the center, no wider than the trial."""
     if not width_bins > 0:
         raise ValueError(f"the kernel's width must be above 0, not {width_bins:g} bins")
     reach = min(max(1, int(np.ceil(4 * width_bins))), max(1, n_bins - 1))

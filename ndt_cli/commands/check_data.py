@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from ndt_cli.commands.console import labelled, out, print_json
+from ndt_cli.commands.console import labeled, out, print_json
 from ndt_cli.commands.flags import ConfigOption, JsonOption, SetOption
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def check_data(
     The own layout is an .npz or .h5 file with spikes (trials x bins x neurons)
     and bin_ms. Optional are lengths (bins) or length_ms, split (train or
     valid), conditions, trial_ids, rates (true ones, in spikes per bin),
-    latents, behaviour (trials x bins x variables) with behaviour_names,
+    latents, behavior (trials x bins x variables) with behavior_names,
     start_bins (of windows of one recording), n_heldout and n_forward.
     """
     from ndt_cli.data.describe import describe_file
@@ -60,9 +60,9 @@ def _show(report: "FileReport") -> None:
         ("Note", "dim", report.notes),
     ):
         for line in lines:
-            out.print(labelled(title, style, line), soft_wrap=True)
+            out.print(labeled(title, style, line), soft_wrap=True)
     if report.trainable:
-        out.print(labelled("Good for", "green", ", ".join(report.uses)), soft_wrap=True)
+        out.print(labeled("Good for", "green", ", ".join(report.uses)), soft_wrap=True)
     else:
         out.print("This file cannot be trained on.")
 
@@ -97,7 +97,7 @@ def _show_facts(report: "FileReport") -> None:
     facts.add_row("true rates", _yes(report.has_rates))
     facts.add_row("conditions", "no" if report.n_conditions is None else f"{report.n_conditions}")
     facts.add_row("latents", _yes(report.has_latents))
-    facts.add_row("behaviour", _yes(report.has_behavior))
+    facts.add_row("behavior", _yes(report.has_behavior))
     facts.add_row("held-out neurons", f"{report.n_heldout}")
     facts.add_row("forward bins", f"{report.n_forward}")
     facts.add_row("memory when loaded", f"{(report.memory_bytes or 0) / 1e6:.1f} MB")

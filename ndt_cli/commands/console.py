@@ -1,6 +1,5 @@
 """The two consoles: results go to standard output, everything else to standard error."""
 
-import json
 import os
 import sys
 import warnings
@@ -11,7 +10,9 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.text import Text
 
+from ndt_cli.commands.wording import as_typed
 from ndt_cli.errors import RunWarning
+from ndt_cli.jsonable import json_text
 
 
 def _width(stream: TextIO) -> int | None:
@@ -33,14 +34,14 @@ log = make_console(width=_width(sys.stderr), stderr=True)
 """Progress, notes, warnings and errors."""
 
 
-def labelled(label: str, style: str, text: str) -> Text:
-    """Return a line that begins with a coloured word, such as "Warning:"."""
+def labeled(label: str, style: str, text: str) -> Text:
+    """Return a line that begins with a colored word, such as "Warning:"."""
     return Text.assemble((f"{label}:", style), f" {text}")
 
 
-def print_json(value: dict[str, Any]) -> None:
-    """Print one JSON object on standard output; not-a-number is refused, as JSON has none."""
-    out.out(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False), highlight=False)
+def print_json(value: Any) -> None:
+    """Print one JSON value on standard output; numbers that are not finite become null."""
+    out.out(json_text(value), highlight=False)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -57,7 +58,7 @@ def run_warnings_shown() -> Iterator[None]:
 
         def show(message: Warning | str, category: type[Warning], *where: Any, **file: Any) -> None:
             if issubclass(category, RunWarning):
-                log.print(labelled("Warning", "bold yellow", str(message)), soft_wrap=True)
+                log.print(labeled("Warning", "bold yellow", as_typed(str(message))), soft_wrap=True)
             else:
                 show_others(message, category, *where, **file)
 

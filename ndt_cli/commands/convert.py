@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from ndt_cli.commands.console import labelled, log, out, print_json
+from ndt_cli.commands.console import labeled, log, out, print_json
 from ndt_cli.commands.flags import JsonOption
 from ndt_cli.convert.summary import ConvertReport, Listing
 from ndt_cli.errors import SettingsError, typed
@@ -42,15 +42,15 @@ def print_report(path: Path, report: ConvertReport) -> None:
     facts.add_row("neurons", f"{report.n_neurons}")
     facts.add_row("spikes", f"{report.n_spikes}")
     facts.add_row("conditions", _conditions(report.conditions))
-    facts.add_row("behaviour", ", ".join(report.behaviour) or "no")
+    facts.add_row("behavior", ", ".join(report.behavior) or "no")
     out.print(facts)
     for what, name in report.taken.items():
-        out.print(labelled("Taken", "dim", f"{what}: {name}"), soft_wrap=True)
+        out.print(labeled("Taken", "dim", f"{what}: {name}"), soft_wrap=True)
     for drop in report.dropped:
         what = f"{drop.n} of {drop.n_all} {drop.what} {drop.why}."
-        out.print(labelled("Left out", "yellow", what), soft_wrap=True)
+        out.print(labeled("Left out", "yellow", what), soft_wrap=True)
     for note in report.notes:
-        out.print(labelled("Note", "dim", note), soft_wrap=True)
+        out.print(labeled("Note", "dim", note), soft_wrap=True)
 
 
 def _conditions(sizes: dict[str, int]) -> str:
@@ -68,7 +68,7 @@ def _conditions(sizes: dict[str, int]) -> str:
 _SPIKES = "Spikes"
 _TRIALS = "Trials"
 _UNITS = "Units"
-_BEHAVIOUR = "Behaviour"
+_BEHAVIOR = "Behavior"
 _CHOP = "Continuous recordings"
 _SPLIT = "Training and validation"
 
@@ -279,20 +279,20 @@ def convert(
             _UNITS, "--min-rate-hz", "Keep units that fire as much in the trials, Hz.", min=0.0
         ),
     ] = 0.0,
-    behaviour: Annotated[
+    behavior: Annotated[
         list[str] | None,
         _option(
-            _BEHAVIOUR,
-            "--behaviour",
+            _BEHAVIOR,
+            "--behavior",
             "Time series to bring along, averaged in each bin. May be repeated.",
             metavar="NAME",
         ),
     ] = None,
-    behaviour_times: Annotated[
+    behavior_times: Annotated[
         str | None,
         _option(
-            _BEHAVIOUR,
-            "--behaviour-times",
+            _BEHAVIOR,
+            "--behavior-times",
             "Times of its samples.",
             metavar="NAME",
             show_default="its own, in NWB",
@@ -305,7 +305,7 @@ def convert(
         ),
     ] = None,
     overlap_ms: Annotated[
-        float, _option(_CHOP, "--overlap-ms", "What neighbouring windows share.", min=0.0)
+        float, _option(_CHOP, "--overlap-ms", "What neighboring windows share.", min=0.0)
     ] = 0.0,
     split: Annotated[
         SplitChoice | None,
@@ -313,7 +313,7 @@ def convert(
             _SPLIT,
             "--split",
             "Draw validation trials at random, in proportion within each condition, or in blocks "
-            "of neighbours.",
+            "of neighbors.",
             show_default="condition where there are some, blocks for windows, else random",
         ),
     ] = None,
@@ -351,7 +351,7 @@ def convert(
     evaluate --rates merges the rates back:
 
     ndt convert track.npz --out track.h5 --bin-ms 20 --chop-ms 2000
-    --overlap-ms 400 --behaviour pos_xy --behaviour-times pos_t
+    --overlap-ms 400 --behavior pos_xy --behavior-times pos_t
 
     Times are rounded to the microsecond. A spike at the edge of a bin
     belongs to the bin that begins there. Trials may be of unequal
@@ -397,8 +397,8 @@ def convert(
         units=units,
         units_where=tuple(units_where or ()),
         min_rate_hz=min_rate_hz,
-        behaviour=tuple(behaviour or ()),
-        behaviour_times=behaviour_times,
+        behavior=tuple(behavior or ()),
+        behavior_times=behavior_times,
         chop_ms=chop_ms,
         overlap_ms=overlap_ms,
         split=split.value if split else None,

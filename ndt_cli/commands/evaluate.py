@@ -12,7 +12,7 @@ from ndt_cli.commands.flags import JsonOption, SetOption
 from ndt_cli.commands.output_path import PICTURE_ENDINGS, check_new_file
 from ndt_cli.errors import SettingsError
 
-# A quarter of an hour; behaviour follows rates within a second.
+# A quarter of an hour; behavior follows rates within a second.
 _LONGEST_LAG_MS = 1e6
 
 
@@ -79,7 +79,7 @@ def evaluate(
         list[float] | None,
         typer.Option(
             "--lag-ms",
-            help="Lag from rates to behaviour, for decoding. May be repeated: cross-validation "
+            help="Lag from rates to behavior, for decoding. May be repeated: cross-validation "
             "chooses one.",
             show_default="several from -80 to 160",
         ),
@@ -100,7 +100,7 @@ def evaluate(
     true rates.
 
     They are scored on the spikes and, where the data have them, on held-out
-    neurons, behaviour and condition averages.
+    neurons, behavior and condition averages.
     """
     _check_options(data, overrides or (), figure, trial, neurons, lags_ms)
     # Before minutes of computing, not after.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from ndt_cli.commands.console import labelled, out, print_json
+from ndt_cli.commands.console import labeled, out, print_json
 from ndt_cli.commands.flags import JsonOption
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _show(file: Path, shapes: "dict[str, dict[str, Shape]]", findings: "Sequence
     for finding in findings:
         style = _STYLES[finding.severity]
         label = finding.severity.capitalize()
-        out.print(labelled(label, style, str(finding)), soft_wrap=True)
+        out.print(labeled(label, style, str(finding)), soft_wrap=True)
         if finding.hint is not None:
             out.print(f"  {finding.hint}", soft_wrap=True, highlight=False)
     counts = Counter(finding.severity for finding in findings)

@@ -75,7 +75,7 @@ def nlb_data(
     if test_labels:
         wanted.append((TEST_LABELS, data_dir / TEST_LABELS.name))
     if not wanted:
-        _show_catalogue(as_json)
+        _show_catalog(as_json)
         return
     with _Bars() as bars:
         if not check:
@@ -162,7 +162,7 @@ class _Bars:
         self._bars.update(self._tasks[what], completed=done)
 
 
-def _show_catalogue(as_json: bool) -> None:
+def _show_catalog(as_json: bool) -> None:
     from ndt_cli.nlb.catalog import DATASETS
 
     rows: list[dict[str, Any]] = [

@@ -4,7 +4,7 @@
 it. ``list_contents`` shows what an unknown file holds. ``bin_spikes``, ``chop`` and ``merge`` work
 on arrays.
 
-Axes in names: B trials, T bins, N neurons, V behavioural variables.
+Axes in names: B trials, T bins, N neurons, V behavioral variables.
 """
 
 from ndt_cli.convert.conversion import Converted, convert

@@ -1,6 +1,6 @@
-"""Behaviour that was sampled on a clock of its own, cut to the bins of the spikes.
+"""Behavior that was sampled on a clock of its own, cut to the bins of the spikes.
 
-Axes in names: B trials, T bins, V behavioural variables, S samples.
+Axes in names: B trials, T bins, V behavioral variables, S samples.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _WIDEST_GAP = 3.0  # sampling intervals; a camera drops a frame or two, a lost t
 
 
 @dataclass(frozen=True, eq=False)
-class Behaviour:
+class Behavior:
     """Samples with their times.
 
     Parameters
@@ -40,7 +40,7 @@ class Behaviour:
     names: tuple[str, ...]
 
     def cut(self, starts_us_B: TicksArray, n_bins_B: IntArray, bin_us: int) -> FloatArray:
-        """Return the behaviour in each trial's bins.
+        """Return the behavior in each trial's bins.
 
         A bin has the mean of the samples in it. Where sampling is slower than the bins, a bin
         without a sample has the value interpolated linearly at its middle, across gaps of up to
@@ -54,15 +54,15 @@ class Behaviour:
 
         Returns
         -------
-        behaviour_BTV : (trials, bins, variables) float array
+        behavior_BTV : (trials, bins, variables) float array
         """
         n_bins, n_variables = int(np.max(n_bins_B, initial=0)), self.values_SV.shape[1]
-        behaviour_BTV = np.full((len(starts_us_B), n_bins, n_variables), np.nan)
+        behavior_BTV = np.full((len(starts_us_B), n_bins, n_variables), np.nan)
         for trial, (start, n_own) in enumerate(
             zip(starts_us_B.tolist(), n_bins_B.tolist(), strict=True)
         ):
-            behaviour_BTV[trial, :n_own] = self._bins(start, n_own, bin_us)
-        return behaviour_BTV
+            behavior_BTV[trial, :n_own] = self._bins(start, n_own, bin_us)
+        return behavior_BTV
 
     def _bins(self, start: int, n_bins: int, bin_us: int) -> FloatArray:
         first, last = np.searchsorted(self.times_us_S, [start, start + n_bins * bin_us])
@@ -73,8 +73,8 @@ class Behaviour:
             values_TV[:, variable] = np.bincount(bin_S, values_S, minlength=n_bins)
         filled_T = n_samples_T > 0
         values_TV[filled_T] /= n_samples_T[filled_T, None]
-        centres_us = start + bin_us * np.flatnonzero(~filled_T) + bin_us // 2
-        values_TV[~filled_T] = self._interpolated(centres_us)
+        centers_us = start + bin_us * np.flatnonzero(~filled_T) + bin_us // 2
+        values_TV[~filled_T] = self._interpolated(centers_us)
         return values_TV
 
     def _interpolated(self, at_us: TicksArray) -> FloatArray:
@@ -97,36 +97,36 @@ class Behaviour:
 
 
 def check_known(
-    behaviour: Behaviour,
-    behaviour_BTV: FloatArray,
+    behavior: Behavior,
+    behavior_BTV: FloatArray,
     starts_us_B: TicksArray,
     duration_us_B: IntArray,
     source: str,
 ) -> None:
-    """Refuse behaviour of which nothing falls in a trial: its clock is another one.
+    """Refuse behavior of which nothing falls in a trial: its clock is another one.
 
     Raises
     ------
     DataError
         When it is NaN in every bin.
     """
-    if np.isfinite(behaviour_BTV).any() or not np.isfinite(behaviour.values_SV).any():
+    if np.isfinite(behavior_BTV).any() or not np.isfinite(behavior.values_SV).any():
         return
-    first, last = behaviour.times_us_S[[0, -1]] / 1e6
+    first, last = behavior.times_us_S[[0, -1]] / 1e6
     begin, end = starts_us_B.min() / 1e6, (starts_us_B + duration_us_B).max() / 1e6
     raise DataError(
-        f"{source}: behaviour {', '.join(behaviour.names)}: found no sample in any trial; samples "
+        f"{source}: behavior {', '.join(behavior.names)}: found no sample in any trial; samples "
         f"are from {first:g} to {last:g} s, trials from {begin:g} to {end:g} s",
-        hint="Are both on one clock, in one unit? See --behaviour-times and --time-unit; "
+        hint="Are both on one clock, in one unit? See --behavior-times and --time-unit; "
         "--counts-times NAME says when the bins of continuous counts begin.",
     )
 
 
-def sampled(times_us_S: TicksArray, values_S: NDArray[Any], name: str) -> Behaviour:
+def sampled(times_us_S: TicksArray, values_S: NDArray[Any], name: str) -> Behavior:
     """Return samples in the order of time, with a name for each variable."""
     values_SV = np.asarray(values_S, dtype=np.float64).reshape(len(values_S), -1)
     order = np.argsort(times_us_S, kind="stable")
-    return Behaviour(times_us_S[order], values_SV[order], variable_names(name, values_SV.shape[1]))
+    return Behavior(times_us_S[order], values_SV[order], variable_names(name, values_SV.shape[1]))
 
 
 def variable_names(name: str, n_variables: int) -> tuple[str, ...]:
@@ -136,19 +136,19 @@ def variable_names(name: str, n_variables: int) -> tuple[str, ...]:
 
 
 # ------------------------------------------------------------------------------------------------
-# Time series of behaviour from a file, with their clock.
+# Time series of behavior from a file, with their clock.
 # ------------------------------------------------------------------------------------------------
 
 
-_FLAG = "--behaviour"
+_FLAG = "--behavior"
 
 
-def read_behaviour(
+def read_behavior(
     contents: Contents, choices: Choices, journal: Journal, spikes: ContinuousCounts | None
-) -> list[Behaviour]:
+) -> list[Behavior]:
     """Read the time series that come along.
 
-    Times are the series' own (NWB), those of ``behaviour_times``, or those of the bins of
+    Times are the series' own (NWB), those of ``behavior_times``, or those of the bins of
     continuous counts with as many samples.
 
     Raises
@@ -157,22 +157,22 @@ def read_behaviour(
         If a name is not there, has no times, or is no series of numbers.
     """
     parts = []
-    for name in choices.behaviour:
+    for name in choices.behavior:
         found, item = contents.find(name, _FLAG)
         clock = Clock()
         if isinstance(item, SeriesItem):
             times, values = item.read()
         else:
             values = contents.numbers(found, _FLAG)
-            if choices.behaviour_times is not None:
-                times = contents.numbers(choices.behaviour_times, "--behaviour-times")
+            if choices.behavior_times is not None:
+                times = contents.numbers(choices.behavior_times, "--behavior-times")
                 clock = choices.clock
             elif spikes is not None and values.shape[:1] == (len(spikes.counts_TN),):
-                times, clock = spikes.centres_us_T, Clock("us")
+                times, clock = spikes.centers_us_T, Clock("us")
             else:
                 raise SettingsError(
                     f"{contents.path}: {_FLAG} {name}: found no times of its samples",
-                    hint="Give them: --behaviour-times NAME.",
+                    hint="Give them: --behavior-times NAME.",
                 )
         if (
             times.ndim != 1
@@ -192,5 +192,5 @@ def read_behaviour(
         journal.drop("samples", int((~known).sum()), len(known), f"of {found} have no time")
         parts.append(sampled(clock.to_us(times[known]), values[known], found))
     if parts:
-        journal.took("behaviour", ", ".join(choices.behaviour))
+        journal.took("behavior", ", ".join(choices.behavior))
     return parts

@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ndt_cli.convert.behavior import read_behaviour
+from ndt_cli.convert.behavior import read_behavior
 from ndt_cli.convert.clock import ms_to_us
 from ndt_cli.convert.contents import (
     ArrayItem,
@@ -32,7 +32,7 @@ from ndt_cli.convert.cutting import Spikes, cut_clocked, cut_counts
 from ndt_cli.convert.journal import Journal
 from ndt_cli.convert.options import Choices
 from ndt_cli.convert.readers import open_file
-from ndt_cli.convert.spikes import read_labelled_trials, read_listed_trials, read_spike_times
+from ndt_cli.convert.spikes import read_labeled_trials, read_listed_trials, read_spike_times
 from ndt_cli.convert.summary import ConvertReport, describe_cut
 from ndt_cli.convert.tables import Table, find_table, kept_units
 from ndt_cli.convert.trials import Cut, drop_silent_units, to_recording
@@ -133,16 +133,16 @@ def _cut_times(contents: Contents, name: str, choices: Choices, journal: Journal
     if found is not None and isinstance(item, ListsItem) and len(item.shape) == 2:
         spikes, table = read_listed_trials(contents, found, item, choices, journal)
     elif choices.spike_trials is not None:
-        spikes, table = read_labelled_trials(contents, name, choices, journal)
+        spikes, table = read_labeled_trials(contents, name, choices, journal)
     else:
         spikes = read_spike_times(contents, name, choices, journal)
         table = _find_trials(contents, choices, journal)
     if table is not None and table.zero_us_R is not None:
         _refuse_clock(contents, choices)
     spikes = spikes.take(kept_units(contents, choices, spikes.unit_ids, journal))
-    behaviour = read_behaviour(contents, choices, journal, None)
+    behavior = read_behavior(contents, choices, journal, None)
     bin_us = ms_to_us(choices.bin_ms, "--bin-ms")
-    return cut_clocked(spikes, table, behaviour, bin_us, choices, journal, str(contents.path))
+    return cut_clocked(spikes, table, behavior, bin_us, choices, journal, str(contents.path))
 
 
 def _cut_continuous(
@@ -165,10 +165,10 @@ def _cut_continuous(
         counts_TN, unit_names(contents, counts_TN.shape[1]), source_us, start_us
     )
     table = _find_trials(contents, choices, journal)
-    behaviour = read_behaviour(contents, choices, journal, spikes)
+    behavior = read_behavior(contents, choices, journal, spikes)
     kept = spikes.take(kept_units(contents, choices, spikes.unit_ids, journal))
     bin_us = chosen_bin_us(choices, source_us)
-    return cut_clocked(kept, table, behaviour, bin_us, choices, journal, str(contents.path))
+    return cut_clocked(kept, table, behavior, bin_us, choices, journal, str(contents.path))
 
 
 def _find_trials(contents: Contents, choices: Choices, journal: Journal) -> Table | None:
@@ -193,7 +193,7 @@ def _find_trials(contents: Contents, choices: Choices, journal: Journal) -> Tabl
 
 def _refuse_clock(contents: Contents, choices: Choices) -> None:
     """Refuse what needs the recording's clock where times count from each trial's own zero."""
-    for flag, value in (("--chop-ms", choices.chop_ms), ("--behaviour", choices.behaviour)):
+    for flag, value in (("--chop-ms", choices.chop_ms), ("--behavior", choices.behavior)):
         if value:
             raise SettingsError(
                 f"{contents.path}: {flag}: the times of these spikes count from each trial's own "

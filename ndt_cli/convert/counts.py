@@ -229,7 +229,7 @@ class ContinuousCounts:
         return np.array([self.span_us], dtype=np.int64)
 
     @property
-    def centres_us_T(self) -> TicksArray:
+    def centers_us_T(self) -> TicksArray:
         """Middle of each bin."""
         n_bins = len(self.counts_TN)
         return self.start_us + self.source_bin_us // 2 + self.source_bin_us * np.arange(n_bins)
@@ -269,7 +269,7 @@ class ContinuousCounts:
     def n_inside(self, starts_us_B: TicksArray, stops_us_B: TicksArray) -> int:
         """Spikes inside at least one of the trials, each counted once."""
         together = merge_intervals(np.stack([starts_us_B, stops_us_B], axis=1))
-        return int(self.counts_TN[inside(self.centres_us_T, together)].sum(dtype=np.int64))
+        return int(self.counts_TN[inside(self.centers_us_T, together)].sum(dtype=np.int64))
 
     def snapped(self, starts_us_B: TicksArray) -> TicksArray:
         """Return the nearest edge of a bin for each time: where in a bin a spike was is lost."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt_cli.convert.behavior import Behaviour, check_known, variable_names
+from ndt_cli.convert.behavior import Behavior, check_known, variable_names
 from ndt_cli.convert.clock import TicksArray, clipped, contained, ms_to_us
 from ndt_cli.convert.contents import Contents
 from ndt_cli.convert.counts import (
@@ -55,7 +55,7 @@ LOOK = "ndt convert FILE --list  shows the first values of each column."
 def cut_clocked(
     spikes: Spikes,
     table: Table | None,
-    behaviour: list[Behaviour],
+    behavior: list[Behavior],
     bin_us: int,
     choices: Choices,
     journal: Journal,
@@ -69,7 +69,7 @@ def cut_clocked(
         The units to keep.
     table : Table or None
         The trials.
-    behaviour : list of Behaviour
+    behavior : list of Behavior
         What comes along.
     bin_us : int
         Bin width in microseconds.
@@ -88,7 +88,7 @@ def cut_clocked(
     else:
         table = with_duration(table, choices)
     if choices.chop_ms is not None:
-        return _chopped(spikes, table, behaviour, bin_us, choices, journal, source)
+        return _chopped(spikes, table, behavior, bin_us, choices, journal, source)
     if table is None:
         raise SettingsError(
             f"{source}: found no trials; expected a table of them, or windows all along",
@@ -103,7 +103,7 @@ def cut_clocked(
     _note_overlap(windows, bin_us, journal)
     n_bins = len(windows.n_bins_B) * int(windows.n_bins_B.max())
     _check_memory(n_bins, spikes, bin_us, source)
-    data = _data(spikes, behaviour, windows.starts_us_B, windows.n_bins_B, bin_us, journal, source)
+    data = _data(spikes, behavior, windows.starts_us_B, windows.n_bins_B, bin_us, journal, source)
     is_valid_R = valid_rows(table, choices)
     return Cut(
         replace(data, trial_ids_B=windows.rows_B),
@@ -137,7 +137,7 @@ def valid_rows(table: Table, choices: Choices) -> NDArray[np.bool_] | None:
 def _chopped(
     spikes: Spikes,
     table: Table | None,
-    behaviour: list[Behaviour],
+    behavior: list[Behavior],
     bin_us: int,
     choices: Choices,
     journal: Journal,
@@ -176,7 +176,7 @@ def _chopped(
         f"{len(stretches_us)} {'stretch' if len(stretches_us) == 1 else 'stretches'}",
     )
     starts_us_B: TicksArray = pieces.start_bins_B.astype(np.int64) * bin_us
-    data = _data(spikes, behaviour, starts_us_B, pieces.n_bins_B, bin_us, journal, source)
+    data = _data(spikes, behavior, starts_us_B, pieces.n_bins_B, bin_us, journal, source)
     data = replace(data, trial_ids_B=np.arange(data.n_trials), start_bins_B=pieces.start_bins_B)
     labels = None
     if conditions is not None:
@@ -255,7 +255,7 @@ def _check_memory(n_bins: int, spikes: Spikes, bin_us: int, source: str) -> None
 
 def _data(
     spikes: Spikes,
-    behaviour: list[Behaviour],
+    behavior: list[Behavior],
     starts_us_B: TicksArray,
     n_bins_B: IntArray,
     bin_us: int,
@@ -265,22 +265,22 @@ def _data(
     n_inside = spikes.n_inside(starts_us_B, starts_us_B + n_bins_B * bin_us)
     n_outside = spikes.n_spikes - n_inside
     journal.drop("spikes", n_outside, spikes.n_spikes, "are outside the trials' bins")
-    parts = [series.cut(starts_us_B, n_bins_B, bin_us) for series in behaviour]
-    for series, cut_BTV in zip(behaviour, parts, strict=True):
+    parts = [series.cut(starts_us_B, n_bins_B, bin_us) for series in behavior]
+    for series, cut_BTV in zip(behavior, parts, strict=True):
         check_known(series, cut_BTV, starts_us_B, n_bins_B * bin_us, source)
     return SpikeData(
         spikes_BTN=spikes.count(starts_us_B, n_bins_B, bin_us),
         bin_ms=bin_us / 1000,
         lengths_B=n_bins_B,
-        behaviour_BTV=np.concatenate(parts, axis=2) if parts else None,
-        behaviour_names=tuple(name for series in behaviour for name in series.names),
+        behavior_BTV=np.concatenate(parts, axis=2) if parts else None,
+        behavior_names=tuple(name for series in behavior for name in series.names),
     )
 
 
 # ------------------------------------------------------------------------------------------------
 # Trials from counts that are cut into trials already.
 #
-# Axes in names: B trials, T bins, N neurons, V behavioural variables, K any channel.
+# Axes in names: B trials, T bins, N neurons, V behavioral variables, K any channel.
 # ------------------------------------------------------------------------------------------------
 
 
@@ -330,15 +330,15 @@ def cut_counts(
     units = kept_units(contents, choices, unit_ids, journal)
     stored_BTN = values_BTN[rows][..., units]
     window_BTN = _shifted(stored_BTN, firsts_B, lengths_B, blank=0)
-    behaviour_BTV, names = _behaviour(contents, choices, values_BTN.shape[:2], journal)
-    if behaviour_BTV is not None:
-        behaviour_BTV = _shifted(behaviour_BTV[rows], firsts_B, lengths_B, blank=np.nan)
+    behavior_BTV, names = _behavior(contents, choices, values_BTN.shape[:2], journal)
+    if behavior_BTV is not None:
+        behavior_BTV = _shifted(behavior_BTV[rows], firsts_B, lengths_B, blank=np.nan)
     data = SpikeData(
         spikes_BTN=compact_counts(as_counts(window_BTN, contents, name)),
         bin_ms=source_us / 1000,
         lengths_B=lengths_B,
-        behaviour_BTV=behaviour_BTV,
-        behaviour_names=names,
+        behavior_BTV=behavior_BTV,
+        behavior_names=names,
         trial_ids_B=rows,
     )
     data = rebin(data, bin_us / 1000)
@@ -404,24 +404,24 @@ def _shifted(
     return shifted_BTK
 
 
-def _behaviour(
+def _behavior(
     contents: Contents, choices: Choices, shape: tuple[int, ...], journal: Journal
 ) -> tuple[FloatArray | None, tuple[str, ...]]:
     parts: list[FloatArray] = []
     names: list[str] = []
-    for name in choices.behaviour:
+    for name in choices.behavior:
         axes = choices.axes or ("trials", "bins", "neurons")
-        if len(contents.find(name, "--behaviour")[1].shape) == 2:  # a single variable
+        if len(contents.find(name, "--behavior")[1].shape) == 2:  # a single variable
             axes = tuple(word for word in axes if word != "neurons")
-        part_BTV = read_axes(contents, name, axes, "--behaviour").astype(np.float64)
+        part_BTV = read_axes(contents, name, axes, "--behavior").astype(np.float64)
         if part_BTV.ndim != 3 or part_BTV.shape[:2] != shape:
             raise contents.wrong(
-                "--behaviour",
+                "--behavior",
                 name,
                 f"shape {part_BTV.shape}",
                 f"{shape[0]} trials x {shape[1]} bins x variables, as the counts",
             )
-        journal.took("behaviour", ", ".join([*names, name]))
+        journal.took("behavior", ", ".join([*names, name]))
         parts.append(part_BTV)
         names.extend(variable_names(name, part_BTV.shape[2]))
     return (np.concatenate(parts, axis=2) if parts else None), tuple(names)

@@ -57,9 +57,9 @@ class Choices:
         Conditions that a unit must fulfil, as ``"quality == good"``.
     min_rate_hz : float
         Units below this rate, in the trials kept, are left out.
-    behaviour : tuple of str
+    behavior : tuple of str
         Time series to bring along, averaged in each bin.
-    behaviour_times : str, optional
+    behavior_times : str, optional
         Times of their samples, where they do not carry them.
     chop_ms, overlap_ms : float, optional
         Chop the recording, or each trial, into windows of this length and overlap.
@@ -111,8 +111,8 @@ class Choices:
     units: str | None = None
     units_where: tuple[str, ...] = ()
     min_rate_hz: float = 0.0
-    behaviour: tuple[str, ...] = ()
-    behaviour_times: str | None = None
+    behavior: tuple[str, ...] = ()
+    behavior_times: str | None = None
     chop_ms: float | None = None
     overlap_ms: float = 0.0
     split: SplitBy | None = None

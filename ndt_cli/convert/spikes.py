@@ -365,7 +365,7 @@ def read_listed_trials(
     return spikes, replace(table, zero_us_R=zero_us)
 
 
-def read_labelled_trials(
+def read_labeled_trials(
     contents: Contents, name: str, choices: Choices, journal: Journal
 ) -> tuple[SpikeTimes, Table]:
     """Read one list of spike times with the trial and the unit of each spike.

@@ -50,8 +50,8 @@ class ConvertReport:
         Spikes in the trials; one that is in two trials counts twice.
     conditions : dict of str to int
         Trials of each condition; the numbers in the file follow this order.
-    behaviour : tuple of str
-        Behavioural variables.
+    behavior : tuple of str
+        Behavioral variables.
     taken : dict of str to str
         Which name in the file served as what.
     dropped : tuple of Dropped
@@ -71,7 +71,7 @@ class ConvertReport:
     neurons: tuple[str, ...]
     n_spikes: int
     conditions: dict[str, int]
-    behaviour: tuple[str, ...]
+    behavior: tuple[str, ...]
     taken: dict[str, str]
     dropped: tuple[Dropped, ...]
     notes: tuple[str, ...]
@@ -103,7 +103,7 @@ def describe_cut(recording: Recording, cut: Cut, journal: Journal, layout: str) 
         neurons=data.neuron_names,
         n_spikes=int(data.spikes_BTN.sum(dtype=np.int64)),
         conditions={} if cut.conditions is None else cut.conditions.sizes(),
-        behaviour=data.behaviour_names,
+        behavior=data.behavior_names,
         taken=dict(journal.taken),
         dropped=tuple(journal.dropped),
         notes=tuple(notes),

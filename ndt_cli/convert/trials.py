@@ -152,7 +152,7 @@ def _named(table: Table, chosen: str | None, what: str) -> str | None:
 # ------------------------------------------------------------------------------------------------
 # Chopping stretches of a recording into windows that never straddle training and validation.
 #
-# Windows overlap, so a window drawn for validation would share bins with its training neighbours.
+# Windows overlap, so a window drawn for validation would share bins with its training neighbors.
 # The draw is therefore made first, over cells of one window's length; runs of cells of one split
 # are chopped each on its own.
 #
@@ -291,7 +291,7 @@ def draw_blocks(
     """Draw contiguous blocks of validation trials, spread over the recording.
 
     The recording is divided into up to five sections of nearly equal length, and one block at a
-    random place of each validates. Neighbouring trials share slow drifts, so blocks say more
+    random place of each validates. Neighboring trials share slow drifts, so blocks say more
     about new data than single trials do.
 
     Examples
@@ -320,9 +320,9 @@ def draw_blocks(
 
 
 # ------------------------------------------------------------------------------------------------
-# Trials of binned counts on their way to a recording: filtered, labelled and split.
+# Trials of binned counts on their way to a recording: filtered, labeled and split.
 #
-# Axes in names: B trials, T bins, N neurons, V behavioural variables.
+# Axes in names: B trials, T bins, N neurons, V behavioral variables.
 # ------------------------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ from ndt_cli.errors import DataError
 from ndt_cli.memory import check_memory
 from ndt_cli.settings.tree import MAX_BIN_MS, MIN_BIN_MS, DataSettings
 
-_LARGEST = 1e30  # of behaviour and latents, which are squared and summed
+_LARGEST = 1e30  # of behavior and latents, which are squared and summed
 _BLOCK_ENTRIES = 2**22  # a float64 block of 32 MiB: the raw array is never held beside a copy
 
 
@@ -227,9 +227,9 @@ def read_scalar(file: ArrayFile, key: str) -> float:
 
 
 def read_series(file: ArrayFile, key: str, n_trials: int, n_bins: int) -> FloatArray:
-    """Read values along each trial, such as latents or behaviour, as trials x bins x channels.
+    """Read values along each trial, such as latents or behavior, as trials x bins x channels.
 
-    One channel may come without its axis. Values may be NaN: behaviour often has gaps.
+    One channel may come without its axis. Values may be NaN: behavior often has gaps.
 
     Raises
     ------

@@ -16,7 +16,7 @@ def check_recording(recording: Recording) -> None:
     ------
     DataError
         If a split is empty, no neuron of the training trials ever fires, or the splits differ
-        in bins, neurons, bin width or behavioural variables.
+        in bins, neurons, bin width or behavioral variables.
     """
     train, valid, source = recording.train, recording.valid, recording.source
     for name, data in (("training", train), ("validation", valid)):
@@ -29,11 +29,11 @@ def check_recording(recording: Recording) -> None:
             f"held-out neurons or forward bins: found {kinds[0]} and {kinds[1]}; expected the same"
         )
     variables = [
-        None if d.behaviour_BTV is None else d.behaviour_BTV.shape[2] for d in (train, valid)
+        None if d.behavior_BTV is None else d.behavior_BTV.shape[2] for d in (train, valid)
     ]
     if None not in variables and variables[0] != variables[1]:
         raise DataError(
-            f"{source}: training and validation trials differ in behaviour: found {variables[0]} "
+            f"{source}: training and validation trials differ in behavior: found {variables[0]} "
             f"and {variables[1]} variables; expected the same"
         )
     if train.max_count == 0:

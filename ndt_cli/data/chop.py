@@ -1,6 +1,6 @@
 """Windows of a continuous recording, and back.
 
-Neighbouring windows overlap, since a bin at the edge of a window has context on one side only.
+Neighboring windows overlap, since a bin at the edge of a window has context on one side only.
 Where windows that overlap disagree, as inferred rates do, `merge` fades linearly from the earlier
 one to the later one; where they agree, the result is theirs to the last bit.
 

@@ -192,8 +192,8 @@ def _describe_recording(
         uses.append("co-smoothing")
     if train.n_forward and valid.hidden_counts_known:
         uses.append("forward prediction")
-    if all(d.behaviour_BTV is not None for d in both):
-        uses.append("decode behaviour")
+    if all(d.behavior_BTV is not None for d in both):
+        uses.append("decode behavior")
     if _has_psths(train, valid):
         uses.append("match to PSTHs")
     return FileReport(
@@ -210,7 +210,7 @@ def _describe_recording(
         n_forward=train.n_forward,
         has_rates=has_rates,
         has_latents=all(d.latents_BTK is not None for d in both),
-        has_behavior=all(d.behaviour_BTV is not None for d in both),
+        has_behavior=all(d.behavior_BTV is not None for d in both),
         memory_bytes=sum(_memory_bytes(d) for d in both),
         uses=tuple(uses),
         warnings=tuple(_warnings(train, valid, rates_N)),
@@ -255,7 +255,7 @@ def _mean_rate_hz(data: SpikeData) -> float:
 
 
 def _memory_bytes(data: SpikeData) -> int:
-    arrays = (data.spikes_BTN, data.rates_BTN, data.latents_BTK, data.behaviour_BTV)
+    arrays = (data.spikes_BTN, data.rates_BTN, data.latents_BTK, data.behavior_BTV)
     return sum(array.nbytes for array in arrays if array is not None)
 
 
@@ -301,11 +301,11 @@ def _warnings(train: SpikeData, valid: SpikeData, rates_N: NDArray[np.float64]) 
             "does not learn from them"
         )
     for name, data in (("training", train), ("validation", valid)):
-        if data.behaviour_BTV is not None:
+        if data.behavior_BTV is not None:
             window = slice(0, data.n_bins - data.n_forward)
-            values_XV = data.behaviour_BTV[:, window][data.inside_BT[:, window]]
+            values_XV = data.behavior_BTV[:, window][data.inside_BT[:, window]]
             n_missing = int(np.isnan(values_XV).sum())
             if n_missing:
                 share = 100 * n_missing / values_XV.size
-                warnings.append(f"{share:.1f} % of the {name} trials' behaviour is NaN")
+                warnings.append(f"{share:.1f} % of the {name} trials' behavior is NaN")
     return warnings

@@ -149,7 +149,7 @@ def _read_trial_ids(file: ArrayFile, sizes: list[int]) -> tuple[list[IntArray], 
 # Counts come in four parts: held-in and held-out neurons, each in the window and in the forward
 # bins after it. Here they are one array: held-out neurons last, forward bins last.
 #
-# Axes in names: B trials, T bins, N neurons, V behavioural variables.
+# Axes in names: B trials, T bins, N neurons, V behavioral variables.
 # ------------------------------------------------------------------------------------------------
 
 
@@ -171,7 +171,7 @@ def read_nlb(file: ArrayFile, settings: DataSettings) -> Recording:
     Raises
     ------
     DataError
-        If a part is missing or of another shape than its neighbours, or nobody says the bin
+        If a part is missing or of another shape than its neighbors, or nobody says the bin
         width: these files do not hold it.
     """
     stem = next((s for s in _STEMS if f"train_{s}_heldin" in file), _STEMS[0])
@@ -209,16 +209,16 @@ def read_nlb(file: ArrayFile, settings: DataSettings) -> Recording:
     splits = []
     for half, parts in (("train", train_parts), ("eval", eval_parts)):
         spikes_BTN = _assemble(parts)
-        behaviour_BTV, behaviour_notes = _read_nlb_behavior(
+        behavior_BTV, behavior_notes = _read_nlb_behavior(
             file, half, spikes_BTN.shape[:2], n_forward
         )
-        notes += behaviour_notes
+        notes += behavior_notes
         splits.append(
             SpikeData(
                 spikes_BTN=spikes_BTN,
                 bin_ms=bin_ms,
                 lengths_B=np.full(len(spikes_BTN), spikes_BTN.shape[1]),
-                behaviour_BTV=behaviour_BTV,
+                behavior_BTV=behavior_BTV,
                 n_heldout=n_heldout,
                 n_forward=n_forward,
                 hidden_counts_known=half == "train" or not unknown,
@@ -266,7 +266,7 @@ def _assemble(parts: dict[str, IntArray]) -> IntArray:
 def _read_nlb_behavior(
     file: ArrayFile, half: str, shape: tuple[int, ...], n_forward: int
 ) -> tuple[FloatArray | None, list[str]]:
-    """Return behaviour of the window, NaN in the forward bins: the file has none there."""
+    """Return behavior of the window, NaN in the forward bins: the file has none there."""
     key = f"{half}_behavior"
     if key not in file:
         return None, []
@@ -275,7 +275,7 @@ def _read_nlb_behavior(
         window_BTV = read_series(file, key, n_trials, n_bins - n_forward)
     except DataError as error:
         # dmfc_rsg stores one value a trial, which is no time series.
-        return None, [f"Behaviour is not used: {error.message}."]
+        return None, [f"Behavior is not used: {error.message}."]
     blank = ((0, 0), (0, n_forward), (0, 0))
     return np.pad(window_BTV, blank, constant_values=np.nan), []
 
@@ -296,8 +296,8 @@ def _read_nlb_behavior(
 # ``start_bins``       trials                   first bin on the clock of a chopped recording
 # ``rates``            as ``spikes``            true rates, expected spikes per bin
 # ``latents``          trials x bins x latents  latent states behind synthetic data
-# ``behaviour``        trials x bins x values   behaviour, NaN where it is missing
-# ``behaviour_names``  values                   what each of them is, such as ``hand velocity x``
+# ``behavior``        trials x bins x values   behavior, NaN where it is missing
+# ``behavior_names``  values                   what each of them is, such as ``hand velocity x``
 # ``neuron_names``     neurons                  what tells them apart; compared when evaluating
 # ``n_heldout``        one number               the last neurons, never seen by the model
 # ``n_forward``        one number               the last bins, never seen by the model
@@ -344,7 +344,7 @@ def read_own(file: ArrayFile, settings: DataSettings) -> Recording:
         check_rates_per_bin(file, "rates", rates_BTN)
     condition_key = "conditions" if "conditions" in file else "condition"
     conditions_B = read_labels(file, condition_key, n_trials) if condition_key in file else None
-    behaviour_BTV, behaviour_names = _read_own_behavior(file, n_trials, n_bins)
+    behavior_BTV, behavior_names = _read_own_behavior(file, n_trials, n_bins)
     whole = SpikeData(
         spikes_BTN=spikes_BTN,
         bin_ms=bin_ms,
@@ -352,8 +352,8 @@ def read_own(file: ArrayFile, settings: DataSettings) -> Recording:
         rates_BTN=rates_BTN,
         conditions_B=conditions_B,
         latents_BTK=_read_optional_series(file, "latents", n_trials, n_bins),
-        behaviour_BTV=behaviour_BTV,
-        behaviour_names=behaviour_names,
+        behavior_BTV=behavior_BTV,
+        behavior_names=behavior_names,
         trial_ids_B=(
             read_labels(file, "trial_ids", n_trials) if "trial_ids" in file else np.arange(n_trials)
         ),
@@ -407,13 +407,13 @@ def _read_optional_series(
 def _read_own_behavior(
     file: ArrayFile, n_trials: int, n_bins: int
 ) -> tuple[FloatArray | None, tuple[str, ...]]:
-    """Return behaviour and the names of its variables, no names where the file has none."""
-    key = "behaviour" if "behaviour" in file else "behavior"
-    behaviour_BTV = _read_optional_series(file, key, n_trials, n_bins)
-    if behaviour_BTV is None or f"{key}_names" not in file:
-        return behaviour_BTV, ()
-    names = read_names(file, f"{key}_names", behaviour_BTV.shape[2])
-    return behaviour_BTV, tuple(names)
+    """Return behavior and the names of its variables, no names where the file has none."""
+    key = "behaviour" if "behaviour" in file else "behavior"  # British spelling is read too
+    behavior_BTV = _read_optional_series(file, key, n_trials, n_bins)
+    if behavior_BTV is None or f"{key}_names" not in file:
+        return behavior_BTV, ()
+    names = read_names(file, f"{key}_names", behavior_BTV.shape[2])
+    return behavior_BTV, tuple(names)
 
 
 def _read_neuron_names(file: ArrayFile, n_neurons: int) -> tuple[str, ...]:

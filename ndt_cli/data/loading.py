@@ -199,7 +199,7 @@ def detect_layout(file: ArrayFile) -> str:
     if "spikes" in file:
         return "ndt"
     counts = ("spikes", *LFADS_COUNT_KEYS, *NLB_COUNT_KEYS)
-    # Only near misses: `spike_times` are no misspelt `spikes`.
+    # Only near misses: `spike_times` are no misspelled `spikes`.
     close = ((key, get_close_matches(key, counts, n=1, cutoff=0.75)) for key in file.keys)
     like = next(
         (f"`{key}` looks like `{known[0]}`: rename it." for key, known in close if known), ""

@@ -1,4 +1,4 @@
-"""Wider bins: counts and expected counts add up, latents and behaviour are averaged."""
+"""Wider bins: counts and expected counts add up, latents and behavior are averaged."""
 
 from dataclasses import replace
 from typing import Any
@@ -12,7 +12,7 @@ from ndt_cli.errors import DataError
 
 
 def rebin(data: SpikeData, bin_ms: float) -> SpikeData:
-    """Sum neighbouring bins into bins of ``bin_ms``.
+    """Sum neighboring bins into bins of ``bin_ms``.
 
     A partial last bin of a trial is dropped: its counts and rates become padding.
 
@@ -87,7 +87,7 @@ def rebin(data: SpikeData, bin_ms: float) -> SpikeData:
         lengths_B=lengths_B,
         rates_BTN=rates_BTN,
         latents_BTK=averaged(data.latents_BTK),
-        behaviour_BTV=averaged(data.behaviour_BTV),
+        behavior_BTV=averaged(data.behavior_BTV),
         start_bins_B=_wider_starts(data.start_bins_B, k),
         n_forward=data.n_forward // k,
     )

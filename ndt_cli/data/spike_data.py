@@ -1,6 +1,6 @@
 """One set of trials in memory: what every reader makes and everything else takes.
 
-Axes in names: B trials, T bins, N neurons, V behavioural variables, K any other channel.
+Axes in names: B trials, T bins, N neurons, V behavioral variables, K any other channel.
 """
 
 import hashlib
@@ -38,10 +38,10 @@ class SpikeData:
         Condition of each trial.
     latents_BTK : (trials, bins, latents) float array, optional
         Latent states behind synthetic data.
-    behaviour_BTV : (trials, bins, variables) float array, optional
-        Behaviour, one row a bin; NaN where it is not known, which is never scored.
-    behaviour_names : tuple of str
-        Name of each behavioural variable; empty where nobody named them.
+    behavior_BTV : (trials, bins, variables) float array, optional
+        Behavior, one row a bin; NaN where it is not known, which is never scored.
+    behavior_names : tuple of str
+        Name of each behavioral variable; empty where nobody named them.
     trial_ids_B : (trials,) int array, optional
         Position of each trial in the order of the file or the recording, from 0.
     start_bins_B : (trials,) int array, optional
@@ -77,8 +77,8 @@ class SpikeData:
     rates_BTN: FloatArray | None = None
     conditions_B: IntArray | None = None
     latents_BTK: FloatArray | None = None
-    behaviour_BTV: FloatArray | None = None
-    behaviour_names: tuple[str, ...] = ()
+    behavior_BTV: FloatArray | None = None
+    behavior_names: tuple[str, ...] = ()
     trial_ids_B: IntArray | None = None
     start_bins_B: IntArray | None = None
     neuron_ids_N: IntArray | None = None
@@ -159,7 +159,7 @@ class SpikeData:
             rates_BTN=pick(self.rates_BTN),
             conditions_B=pick(self.conditions_B),
             latents_BTK=pick(self.latents_BTK),
-            behaviour_BTV=pick(self.behaviour_BTV),
+            behavior_BTV=pick(self.behavior_BTV),
             trial_ids_B=pick(self.trial_ids_B),
             start_bins_B=pick(self.start_bins_B),
         )
@@ -232,8 +232,8 @@ def all_trials(recording: Recording) -> SpikeData:
         rates_BTN=both("rates_BTN"),
         conditions_B=both("conditions_B"),
         latents_BTK=both("latents_BTK"),
-        behaviour_BTV=both("behaviour_BTV"),
-        behaviour_names=train.behaviour_names,
+        behavior_BTV=both("behavior_BTV"),
+        behavior_names=train.behavior_names,
         trial_ids_B=both("trial_ids_B"),
         start_bins_B=both("start_bins_B"),
         neuron_ids_N=train.neuron_ids_N,

@@ -18,7 +18,7 @@ _PER_TRIAL = {
     "rates": "rates_BTN",
     "conditions": "conditions_B",
     "latents": "latents_BTK",
-    "behaviour": "behaviour_BTV",
+    "behavior": "behavior_BTV",
     "trial_ids": "trial_ids_B",
     "start_bins": "start_bins_B",
 }
@@ -57,7 +57,7 @@ def write_recording(recording: Recording, path: Path, *, overwrite: bool = False
     write = _write_npz if path.suffix.lower() == ".npz" else _write_h5
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, lambda part: write(part, own_arrays(recording)))
+        write_atomic(path, lambda part: write(part, own_arrays(recording)), overwrite=True)
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error}") from error
 
@@ -92,9 +92,9 @@ def own_arrays(recording: Recording) -> dict[str, NDArray[Any]]:
         halves = [getattr(data, name) for data in (train, valid)]
         if all(half is not None for half in halves):
             arrays[key] = np.concatenate(halves)
-    if "behaviour" in arrays and train.behaviour_names:
-        names = [name.encode() for name in train.behaviour_names]
-        arrays["behaviour_names"] = np.array(names)
+    if "behavior" in arrays and train.behavior_names:
+        names = [name.encode() for name in train.behavior_names]
+        arrays["behavior_names"] = np.array(names)
     if train.neuron_names:
         ids_N = range(train.n_neurons) if train.neuron_ids_N is None else train.neuron_ids_N
         arrays["neuron_names"] = np.array([train.neuron_names[i].encode() for i in ids_N])

@@ -354,7 +354,7 @@ class Checkpoint:
         header = Header(self.model_settings, self.shape, self.progress).to_text()
         # Its save_file would leave files of its own names after a kill, readable to no one else.
         content = save(tensors, header)
-        write_atomic(path, lambda temporary: temporary.write_bytes(content))
+        write_atomic(path, lambda temporary: temporary.write_bytes(content), overwrite=True)
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":

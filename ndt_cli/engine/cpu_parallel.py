@@ -1,7 +1,7 @@
 """A training step for CPUs whose threads each compute some of the trials.
 
 PyTorch's threads share every operation: they wait for one another hundreds of times in a step, and
-either spin meanwhile, which collapses beside a busy neighbour, or sleep, and waking takes longer
+either spin meanwhile, which collapses beside a busy neighbor, or sleep, and waking takes longer
 than many an operation. Here each thread takes its trials from counts to gradients, and they wait
 for one another once.
 """

@@ -276,4 +276,4 @@ def _write(
 
 def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(target, lambda temporary: shutil.copyfile(source, temporary))
+    write_atomic(target, lambda temporary: shutil.copyfile(source, temporary), overwrite=True)

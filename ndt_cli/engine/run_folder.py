@@ -340,12 +340,12 @@ class RunFolder:
 
     def write_settings(self, settings: Settings) -> None:
         """Save the resolved settings, with every field."""
-        write_text_atomic(self.path / "settings.toml", settings_to_toml(settings))
+        write_text_atomic(self.path / "settings.toml", settings_to_toml(settings), overwrite=True)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file of the run; numbers that are not finite become null."""
         text = json.dumps(finite(content), indent=2, allow_nan=False)
-        write_text_atomic(self.path / name, text + "\n")
+        write_text_atomic(self.path / name, text + "\n", overwrite=True)
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Read a JSON file of the run.
@@ -386,7 +386,7 @@ class RunFolder:
 
     def write_metrics(self, records: Sequence[Mapping[str, float]]) -> None:
         """Write ``metrics.jsonl`` anew."""
-        write_text_atomic(self._metrics, "".join(map(to_line, records)))
+        write_text_atomic(self._metrics, "".join(map(to_line, records)), overwrite=True)
 
     def sync_metrics(self) -> None:
         """Wait until ``metrics.jsonl`` is on the disk, where a loss of power spares it."""
@@ -514,7 +514,7 @@ def hold_run(path: Path) -> Iterator[None]:
             "host": socket.gethostname(),
             "since": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
-        write_text_atomic(path / HOLDER_FILE, json.dumps(holder) + "\n")
+        write_text_atomic(path / HOLDER_FILE, json.dumps(holder) + "\n", overwrite=True)
     except OSError as error:
         lock.release()
         raise RunError(

@@ -1,4 +1,4 @@
-"""Scores of inferred rates: against true rates, spike counts, behaviour, and PSTHs.
+"""Scores of inferred rates: against true rates, spike counts, behavior, and PSTHs.
 
 The first two are sets of sums that batches of trials are added to, so a set never has to be in
 memory at once; their functions add their arrays to the same sums. Axes in names: B trials,
@@ -12,7 +12,7 @@ from ndt_cli.metrics.against_spikes import (
     bits_per_spike,
     poisson_nll,
 )
-from ndt_cli.metrics.decoding import DecodingScores, decode_behaviour
+from ndt_cli.metrics.decoding import DecodingScores, decode_behavior
 from ndt_cli.metrics.psth import PSTH_SMOOTHING_MS, PsthScores, psth_scores
 
 __all__ = [
@@ -24,7 +24,7 @@ __all__ = [
     "SpikeScoreSums",
     "SpikeScores",
     "bits_per_spike",
-    "decode_behaviour",
+    "decode_behavior",
     "poisson_nll",
     "psth_scores",
     "rate_scores",

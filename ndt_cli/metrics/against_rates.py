@@ -106,10 +106,10 @@ class RateScoreSums:
         total_N = self._n_N + n_N
         for row, values_BTN in enumerate((truth_BTN, residual_BTN)):
             mean_N = values_BTN.sum(axis=(0, 1)) / np.maximum(n_N, 1)
-            centred_BTN = np.where(scored_BTN, values_BTN - mean_N, 0.0)
+            centered_BTN = np.where(scored_BTN, values_BTN - mean_N, 0.0)
             shift_N = mean_N - self._mean_2N[row]
             share_N = n_N / np.maximum(total_N, 1)
-            self._deviation_2N[row] += np.square(centred_BTN).sum(axis=(0, 1))
+            self._deviation_2N[row] += np.square(centered_BTN).sum(axis=(0, 1))
             self._deviation_2N[row] += np.square(shift_N) * self._n_N * share_N
             self._mean_2N[row] += shift_N * share_N
         self._n_N = total_N

@@ -34,7 +34,7 @@ class SpikeScores:
         Poisson negative log-likelihood in nats per scored entry, log y! included. NaN when
         ``n_scored`` is 0.
     poisson_loss : float
-        The same without log y!, as training minimises it: rate - y log rate.
+        The same without log y!, as training minimizes it: rate - y log rate.
     n_spikes, n_scored, n_silent : int
         Scored spikes, scored entries, and neurons without a scored spike.
     """

@@ -33,7 +33,7 @@ def fit_ridge(
 ) -> Float64Array:
     """Fit every variable under every penalty.
 
-    Minimises the mean over entries of ``(y - b - z w)^2``, plus ``penalty * |w|^2``, where z are
+    Minimizes the mean over entries of ``(y - b - z w)^2``, plus ``penalty * |w|^2``, where z are
     the features at mean 0 and variance 1. The intercept b is free.
 
     Parameters
@@ -76,9 +76,9 @@ def squared_error(moments_MM: Float64Array, fitted_PFV: Float64Array) -> Float64
 
 
 # ------------------------------------------------------------------------------------------------
-# A linear decoder of behaviour from rates a lag earlier, fitted to trials.
+# A linear decoder of behavior from rates a lag earlier, fitted to trials.
 #
-# Axes in names: B trials, T bins, N neurons, V behavioural variables, L lags, P penalties,
+# Axes in names: B trials, T bins, N neurons, V behavioral variables, L lags, P penalties,
 # X entries (trials x bins).
 # ------------------------------------------------------------------------------------------------
 
@@ -92,7 +92,7 @@ _SEED = 0
 
 @dataclass(frozen=True, eq=False)
 class Decoder:
-    """A linear function of all rates for each behavioural variable.
+    """A linear function of all rates for each behavioral variable.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ class Decoder:
         The lag chosen for each variable, in bins.
     penalty_V : (variables,) float array
         The ridge chosen for each.
-    centre_N : (neurons,) float array
+    center_N : (neurons,) float array
         Taken off the rates.
     weights_NV : (neurons, variables) float array
         Weights.
@@ -113,7 +113,7 @@ class Decoder:
     lags_L: IntArray
     lag_V: IntArray
     penalty_V: Float64Array
-    centre_N: Float64Array
+    center_N: Float64Array
     weights_NV: Float64Array
     intercepts_V: Float64Array
 
@@ -130,16 +130,16 @@ class Decoder:
         ``trials`` are the positions of those that are fitted, all by default. A variable that
         fewer than two of them hold is not fitted.
         """
-        n_neurons, n_variables = rates_BTN.shape[2], known_behaviour(data).shape[2]
+        n_neurons, n_variables = rates_BTN.shape[2], known_behavior(data).shape[2]
         fitted_BT = reached_bins(data, lags_L)
         if trials is not None:
             fitted_BT[np.isin(np.arange(data.n_trials), trials, invert=True)] = False
-        centre_N = _mean_rates(rates_BTN, fitted_BT)
+        center_N = _mean_rates(rates_BTN, fitted_BT)
         decoder = cls(
             lags_L=lags_L,
             lag_V=np.zeros(n_variables, dtype=np.int64),
             penalty_V=np.full(n_variables, np.nan),
-            centre_N=centre_N,
+            center_N=center_N,
             weights_NV=np.zeros((n_neurons, n_variables)),
             intercepts_V=np.full(n_variables, np.nan),
         )
@@ -154,21 +154,21 @@ class Decoder:
         known_BT: BoolArray,
         variables: IntArray,
     ) -> None:
-        behaviour_BTV = known_behaviour(data)[:, :, variables]
+        behavior_BTV = known_behavior(data)[:, :, variables]
         trials = np.flatnonzero(known_BT.any(axis=1))
         if len(trials) < 2:
             return
-        centre_V = behaviour_BTV[known_BT].mean(axis=0, dtype=float)
-        scale_N = np.abs(self.centre_N)
-        n_columns = len(scale_N) + 1 + len(centre_V)
+        center_V = behavior_BTV[known_BT].mean(axis=0, dtype=float)
+        scale_N = np.abs(self.center_N)
+        n_columns = len(scale_N) + 1 + len(center_V)
         folds = deal(data, trials)
         parts_LFMM = np.zeros((len(self.lags_L), len(folds), n_columns, n_columns))
         for f, fold in enumerate(folds):
             for some in _blocks_of(fold, rates_BTN):
                 here_BTN = rates_BTN[some]  # once for all lags: they may have to be inferred
-                values_XV = behaviour_BTV[some][known_BT[some]] - centre_V
+                values_XV = behavior_BTV[some][known_BT[some]] - center_V
                 for parts_FMM, lag in zip(parts_LFMM, self.lags_L.tolist(), strict=True):
-                    features_XN = lagged(here_BTN, known_BT[some], lag) - self.centre_N
+                    features_XN = lagged(here_BTN, known_BT[some], lag) - self.center_N
                     parts_FMM[f] += moments(features_XN, values_XV)
         totals: list[Float64Array] = []
         errors: list[Float64Array] = []
@@ -184,10 +184,10 @@ class Decoder:
             fitted_PNV = fit_ridge(totals[lag], PENALTIES_P[[penalty]], scale_N)
             self.lag_V[v], self.penalty_V[v] = self.lags_L[lag], PENALTIES_P[penalty]
             self.weights_NV[:, v] = fitted_PNV[0, :-1, column]
-            self.intercepts_V[v] = fitted_PNV[0, -1, column] + centre_V[column]
+            self.intercepts_V[v] = fitted_PNV[0, -1, column] + center_V[column]
 
     def decode(self, rates_BTN: TrialValues, data: SpikeData, trials: IntArray) -> Float64Array:
-        """Return the behaviour of these trials, decoded, (trials, bins, variables).
+        """Return the behavior of these trials, decoded, (trials, bins, variables).
 
         NaN where a lag leads outside.
         """
@@ -198,7 +198,7 @@ class Decoder:
             rows, bins = np.nonzero(reached_BT[some])
             for lag in np.unique(self.lag_V):
                 here_V = np.flatnonzero(self.lag_V == lag)
-                features_XN = lagged(here_BTN, reached_BT[some], int(lag)) - self.centre_N
+                features_XN = lagged(here_BTN, reached_BT[some], int(lag)) - self.center_N
                 values_XV = features_XN @ self.weights_NV[:, here_V] + self.intercepts_V[here_V]
                 decoded_BTV[some[rows][:, None], bins[:, None], here_V] = values_XV
         return decoded_BTV[trials]
@@ -218,17 +218,17 @@ def _mean_rates(rates_BTN: TrialValues, rows_BT: BoolArray) -> Float64Array:
     return total_N / max(int(rows_BT.sum()), 1)
 
 
-def known_behaviour(data: SpikeData) -> FloatArray:
-    """Return the behaviour of the trials.
+def known_behavior(data: SpikeData) -> FloatArray:
+    """Return the behavior of the trials.
 
     Raises
     ------
     ValueError
         They have none.
     """
-    if data.behaviour_BTV is None:
-        raise ValueError("expected trials with behaviour; found none")
-    return data.behaviour_BTV
+    if data.behavior_BTV is None:
+        raise ValueError("expected trials with behavior; found none")
+    return data.behavior_BTV
 
 
 def reached_bins(data: SpikeData, lags_L: IntArray) -> BoolArray:
@@ -262,7 +262,7 @@ def _known_alike(
     data: SpikeData, fitted_BT: BoolArray
 ) -> list[tuple[NDArray[np.int64], BoolArray]]:
     """Return the variables that are known in the same bins to fit, and those bins, (B, T)."""
-    known_BTV = np.isfinite(known_behaviour(data)) & fitted_BT[:, :, None]
+    known_BTV = np.isfinite(known_behavior(data)) & fitted_BT[:, :, None]
     groups: dict[bytes, list[int]] = {}
     for v in range(known_BTV.shape[2]):
         groups.setdefault(np.packbits(known_BTV[:, :, v]).tobytes(), []).append(v)
@@ -270,31 +270,31 @@ def _known_alike(
 
 
 # ------------------------------------------------------------------------------------------------
-# How well behaviour is decoded from rates, on trials that the decoder was not fitted to.
+# How well behavior is decoded from rates, on trials that the decoder was not fitted to.
 #
-# Axes in names: B trials, T bins, N neurons, V behavioural variables, L lags.
+# Axes in names: B trials, T bins, N neurons, V behavioral variables, L lags.
 # ------------------------------------------------------------------------------------------------
 
 
 DEFAULT_LAGS_MS = (-80.0, -40.0, 0.0, 40.0, 80.0, 120.0, 160.0)
-"""Lags that are tried: of rates before behaviour; a negative one takes rates after it."""
+"""Lags that are tried: of rates before behavior; a negative one takes rates after it."""
 
 
 @dataclass(frozen=True, eq=False)
 class DecodingScores:
-    """How well behaviour is decoded from rates.
+    """How well behavior is decoded from rates.
 
     Parameters
     ----------
     names : tuple of str
-        The behavioural variables.
+        The behavioral variables.
     r2_V : (variables,) float array
         1 - SSE / SST over the scored bins; NaN for a variable that never changes there, or
         that the fitted trials do not hold.
     r2_mean : float
         Mean over the defined variables; NaN when there is none.
     lag_ms_V : (variables,) float array
-        Time from the rates to the behaviour decoded from them, as chosen for each variable; the
+        Time from the rates to the behavior decoded from them, as chosen for each variable; the
         middle one where folds chose several.
     penalty_V : (variables,) float array
         The ridge, likewise.
@@ -314,7 +314,7 @@ class DecodingScores:
     n_scored: int
 
 
-def decode_behaviour(
+def decode_behavior(
     rates_BTN: TrialValues,
     data: SpikeData,
     *,
@@ -322,11 +322,11 @@ def decode_behaviour(
     train: SpikeData | None = None,
     lags_ms: Sequence[float] | None = None,
 ) -> DecodingScores:
-    """Decode behaviour from rates and score it on trials that the decoder was not fitted to.
+    """Decode behavior from rates and score it on trials that the decoder was not fitted to.
 
     Each variable is a linear function of all rates a lag earlier. Lag and ridge are those with
     the least squared error under five-fold cross-validation over the fitted trials; `fit_ridge`
-    says what is minimised. Behaviour that is NaN is neither fitted nor scored, nor is a bin from
+    says what is minimized. Behavior that is NaN is neither fitted nor scored, nor is a bin from
     which one of the lags leads out of the trial or its window: so all lags, and all estimates of
     the rates, are scored on the same bins.
 
@@ -338,7 +338,7 @@ def decode_behaviour(
     rates_BTN : (trials, bins, neurons) float array or ByTrial
         Rates of the scored trials.
     data : SpikeData
-        The scored trials, with behaviour.
+        The scored trials, with behavior.
     train_rates_BTN : (trials, bins, neurons) float array or ByTrial, optional
         Rates of the trials to fit, by the same estimate.
     train : SpikeData, optional
@@ -350,7 +350,7 @@ def decode_behaviour(
     Raises
     ------
     ValueError
-        Trials without behaviour.
+        Trials without behavior.
     SettingsError
         A given lag that is as long as the trials.
 
@@ -362,30 +362,30 @@ def decode_behaviour(
     ...     spikes_BTN=rng.poisson(rates_BTN).astype(np.uint8),
     ...     bin_ms=20.0,
     ...     lengths_B=np.full(20, 30),
-    ...     behaviour_BTV=rates_BTN[:, :, :1] - rates_BTN[:, :, 1:2],
-    ...     behaviour_names=("hand velocity",),
+    ...     behavior_BTV=rates_BTN[:, :, :1] - rates_BTN[:, :, 1:2],
+    ...     behavior_names=("hand velocity",),
     ... )
-    >>> scores = decode_behaviour(rates_BTN, data)
+    >>> scores = decode_behavior(rates_BTN, data)
     >>> round(scores.r2_mean, 3), scores.lag_ms_V, scores.n_folds
     (1.0, array([0.]), 5)
     """
-    behaviour_BTV = known_behaviour(data)
+    behavior_BTV = known_behavior(data)
     lags_L = lag_bins(data, lags_ms)
     everything = np.arange(data.n_trials)
     if train is not None and train_rates_BTN is not None:
         n_folds, folds = 0, [everything]
         decoders = [Decoder.fit(train_rates_BTN, train, lags_L)]
     else:
-        scored_BT = np.isfinite(behaviour_BTV).any(axis=2) & reached_bins(data, lags_L)
+        scored_BT = np.isfinite(behavior_BTV).any(axis=2) & reached_bins(data, lags_L)
         folds = deal(data, np.flatnonzero(scored_BT.any(axis=1)))
         n_folds, decoders = len(folds), []
         for fold in folds:
             others = np.setdiff1d(everything, fold)
             decoders.append(Decoder.fit(rates_BTN, data, lags_L, others))
-    decoded_BTV = np.full(behaviour_BTV.shape, np.nan)
+    decoded_BTV = np.full(behavior_BTV.shape, np.nan)
     for fold, decoder in zip(folds, decoders, strict=True):
         decoded_BTV[fold] = decoder.decode(rates_BTN, data, fold)
-    r2_V, n_scored = _r2(decoded_BTV, behaviour_BTV)
+    r2_V, n_scored = _r2(decoded_BTV, behavior_BTV)
     defined_V = np.isfinite(r2_V)
     return DecodingScores(
         names=variable_names(data),
@@ -399,11 +399,11 @@ def decode_behaviour(
 
 
 def variable_names(data: SpikeData) -> tuple[str, ...]:
-    """Return the names of the behavioural variables, numbers where nobody named them."""
-    if data.behaviour_BTV is None:
+    """Return the names of the behavioral variables, numbers where nobody named them."""
+    if data.behavior_BTV is None:
         return ()
-    n_variables = data.behaviour_BTV.shape[2]
-    return data.behaviour_names or tuple(f"behaviour {v}" for v in range(n_variables))
+    n_variables = data.behavior_BTV.shape[2]
+    return data.behavior_names or tuple(f"behavior {v}" for v in range(n_variables))
 
 
 def lag_bins(data: SpikeData, lags_ms: Sequence[float] | None = None) -> NDArray[np.int64]:
@@ -422,18 +422,18 @@ def lag_bins(data: SpikeData, lags_ms: Sequence[float] | None = None) -> NDArray
     if np.ptp(np.append(lags_L, 0)) >= window_B.max():
         listed = ", ".join(f"{lag:g}" for lag in lags_ms)
         raise SettingsError(
-            f"found lags of {listed} ms to decode behaviour with, but no trial is longer than "
+            f"found lags of {listed} ms to decode behavior with, but no trial is longer than "
             f"{window_B.max() * data.bin_ms:g} ms",
             hint="Give shorter lags, such as --lag-ms 80.",
         )
     return lags_L
 
 
-def _r2(decoded_BTV: Float64Array, behaviour_BTV: FloatArray) -> tuple[Float64Array, int]:
-    r2_V, n_scored = np.full(behaviour_BTV.shape[2], np.nan), 0
+def _r2(decoded_BTV: Float64Array, behavior_BTV: FloatArray) -> tuple[Float64Array, int]:
+    r2_V, n_scored = np.full(behavior_BTV.shape[2], np.nan), 0
     for v in range(len(r2_V)):
-        scored_BT = np.isfinite(decoded_BTV[:, :, v]) & np.isfinite(behaviour_BTV[:, :, v])
-        truth = behaviour_BTV[:, :, v][scored_BT].astype(np.float64)
+        scored_BT = np.isfinite(decoded_BTV[:, :, v]) & np.isfinite(behavior_BTV[:, :, v])
+        truth = behavior_BTV[:, :, v][scored_BT].astype(np.float64)
         n_scored = max(n_scored, len(truth))
         if len(truth) and truth.max() > truth.min():
             error = truth - decoded_BTV[:, :, v][scored_BT]

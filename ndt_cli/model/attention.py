@@ -39,7 +39,7 @@ class ContextAttention(nn.Module):
         super().__init__()
         self.n_heads = n_heads
         self.dropout = dropout
-        # Queries, keys and values in one product; each third is initialised on its own.
+        # Queries, keys and values in one product; each third is initialized on its own.
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
         for part in self.qkv.weight.chunk(3):

@@ -53,7 +53,7 @@ def score(
 ) -> SubmissionScores:
     """Score rates with ``nlb_tools.evaluation.evaluate``.
 
-    Which trials are scored is the caller's choice, by what ``targets`` holds. Decoding behaviour
+    Which trials are scored is the caller's choice, by what ``targets`` holds. Decoding behavior
     is a grid search of ridge regressions: about a minute for mc_rtt.
 
     Parameters

@@ -73,7 +73,7 @@ class NlbDataset:
         Start and end of the scored window, in ms from the align time. dmfc_rsg: train and
         validation windows are moved by up to 300 ms, always with the same seed.
     lag_ms : int
-        How much later than the spikes the behaviour is taken, in ms.
+        How much later than the spikes the behavior is taken, in ms.
     behavior : str
         What is decoded from the rates.
     behavior_series : str or None
@@ -167,7 +167,7 @@ def _public_file(record: dict[str, Any]) -> PublicFile:
     return PublicFile(record["path"], record["bytes"], record["sha256"], tuple(record["urls"]))
 
 
-def _read_catalogue() -> tuple[dict[str, NlbDataset], PublicFile]:
+def _read_catalog() -> tuple[dict[str, NlbDataset], PublicFile]:
     text = resources.files(__package__).joinpath("files.json").read_text(encoding="utf-8")
     records = json.loads(text)
     datasets = {}
@@ -192,7 +192,7 @@ def _read_catalogue() -> tuple[dict[str, NlbDataset], PublicFile]:
     return datasets, _public_file(records["test_labels"])
 
 
-DATASETS, TEST_LABELS = _read_catalogue()
+DATASETS, TEST_LABELS = _read_catalog()
 """The data sets by name, and the file of the test phase's labels, public since January 2026."""
 
 
@@ -294,7 +294,7 @@ GROUPS = {
 
 
 def nearest_group(name: str) -> Group | None:
-    """Return the group that a misspelt name most likely means."""
+    """Return the group that a misspelled name most likely means."""
     plain = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
     close = nearest(plain, GROUPS)
     return GROUPS[close] if close else None

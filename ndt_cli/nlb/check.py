@@ -49,7 +49,7 @@ def check_keys(name: str, arrays: Mapping[str, Any]) -> list[Finding]:
 
 
 def _meant_key(key: str, missing: list[str]) -> str | None:
-    # Spikes are what goes in, and train rates have no forward bins: neither is misspelt.
+    # Spikes are what goes in, and train rates have no forward bins: neither is misspelled.
     if "spikes" in key or key in ("train_rates_heldin_forward", "train_rates_heldout_forward"):
         return None
     return nearest(key, missing)
@@ -64,7 +64,7 @@ def _missing(name: str, key: str, found_as: str | None, missing: list[str]) -> F
         hint = "Give rates for the 200 ms after the window to have forward prediction scored."
         return Finding("warning", name, key, text, hint)
     if key.startswith("train") and name.startswith("dmfc_rsg"):
-        text = "is missing; the benchmark asks for it but decodes no behaviour of dmfc_rsg"
+        text = "is missing; the benchmark asks for it but decodes no behavior of dmfc_rsg"
         return Finding("warning", name, key, text)
     what = " x ".join(AXES[key])
     return Finding("error", name, key, "is missing", f"Add it: {what}, expected counts per bin.")

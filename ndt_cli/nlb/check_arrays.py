@@ -216,7 +216,7 @@ def check_values(group: str, key: str, rates_BTN: Array, bin_ms: int | None) -> 
     rates_BTN : (trials, bins, neurons) array
         Its numbers.
     bin_ms : int, optional
-        Bin width, to recognise logarithms by.
+        Bin width, to recognize logarithms by.
     """
     finite = np.isfinite(rates_BTN)
     findings = []
@@ -309,7 +309,7 @@ def _first(bad_BTN: Array) -> str:
 
 
 def _log_hint(values: Array, negative_share: float, bin_ms: int | None) -> str | None:
-    """Recognise logarithms by what they are logarithms of."""
+    """Recognize logarithms by what they are logarithms of."""
     if bin_ms is None:
         return None
     low, high = PLAUSIBLE_HZ
@@ -366,7 +366,7 @@ class Scale:
 
 
 def check_scale(group: str, scales: Mapping[str, Scale], bin_ms: int) -> list[Finding]:
-    """Recognise rates that are not counts per bin, by their mean.
+    """Recognize rates that are not counts per bin, by their mean.
 
     Compared with spike counts where they are known, else with what a population can fire.
 
@@ -465,7 +465,7 @@ def _named_factors(bin_ms: int) -> dict[float, _Verdict]:
 # Rates of a trial predict its own spikes better than those of other trials, if they predict
 # anything that differs between trials. Under a Poisson model the log-likelihood of the spikes s_j
 # of trial j with the rates of trial i is sum(s_j log r_i - r_i), up to a term of s_j alone. Rows
-# and columns of this matrix are centred, which takes away what trials have in common; the mean of
+# and columns of this matrix are centered, which takes away what trials have in common; the mean of
 # the entries (i, order[i]) then tells how well an order fits.
 # ------------------------------------------------------------------------------------------------
 
@@ -557,7 +557,7 @@ def _signal_and_spikes(
 
 
 def _gains(signal: FloatArray, spikes: FloatArray) -> FloatArray:
-    """Return the log-likelihood of trial j's spikes under trial i's rates, doubly centred."""
+    """Return the log-likelihood of trial j's spikes under trial i's rates, doubly centered."""
     gains = signal @ spikes.T
     gains = gains - gains.mean(axis=0) - gains.mean(axis=1)[:, None] + gains.mean()
     return np.asarray(gains)

@@ -103,7 +103,7 @@ class NwbSource:
                     raise self.wrong(f"the {table} have no column {column!r}; found {names}")
 
     def check_train(self) -> None:
-        """Raise DataError where this is no train file: splits, units of both kinds, behaviour."""
+        """Raise DataError where this is no train file: splits, units of both kinds, behavior."""
         splits = set(self.trials["split"])
         for split in ("train", "val"):
             if split not in splits:
@@ -114,7 +114,7 @@ class NwbSource:
         series = self.dataset.behavior_series
         if series is not None and series not in self.series:
             found = ", ".join(sorted(self.series)) or "none"
-            raise self.wrong(f"no time series {series!r}, the behaviour; found {found}")
+            raise self.wrong(f"no time series {series!r}, the behavior; found {found}")
 
     def check_test(self, train: "NwbSource") -> None:
         """Raise DataError where this is not the test file that belongs to a train file."""
@@ -201,7 +201,7 @@ def _public_name(path: Path, dataset: NlbDataset) -> str:
 # The only place that imports its loading and tensor code. nlb_tools 0.0.4 was written for pandas up
 # to 1.3. Three things are mended, and what it computes is then what it computed there:
 #
-# 1. Since pandas 1.4, milliseconds without behaviour come last when a file is loaded, so that time
+# 1. Since pandas 1.4, milliseconds without behavior come last when a file is loaded, so that time
 #    is out of order and trials are lost without a word: the table is sorted.
 # 2. Since pandas 3, its arrays are read-only where ``nan_to_num`` works in place: it works on a
 # copy.
@@ -338,7 +338,7 @@ class _Block:
 class _Part(nwb_interface.NWBDataset):  # type: ignore[misc]
     """Some units and time series at 1 ms, as nlb_tools loads and joins them.
 
-    ``missing`` is True for milliseconds at which a series other than the behaviour has no value:
+    ``missing`` is True for milliseconds at which a series other than the behavior has no value:
     nlb_tools leaves those out of training trials whatever the series.
     """
 
@@ -550,7 +550,7 @@ def _file_start_ms(loaded: LeanDataset, sources: Sequence[NwbSource]) -> int:
 class _Cutter:
     """Cuts trials, and refuses files of which nlb_tools leaves some out: it does so silently.
 
-    It drops them from the counts and keeps them in the behaviour, so that rows would not match.
+    It drops them from the counts and keeps them in the behavior, so that rows would not match.
     """
 
     def __init__(self, loaded: LeanDataset, sources: Sequence[NwbSource]) -> None:
@@ -565,7 +565,7 @@ class _Cutter:
         arrays = make()
         table = self._loaded.trial_info
         wanted = table.loc[np.isin(table["split"], split), "trial_id"].to_numpy()
-        for cut in self._loaded.cut_trials:  # the window, the behaviour, the forward bins
+        for cut in self._loaded.cut_trials:  # the window, the behavior, the forward bins
             lost = wanted[~np.isin(wanted, cut.rows)]
             if len(lost):
                 names = " and ".join([split] if isinstance(split, str) else split)

@@ -123,7 +123,7 @@ def write_submission(
                 for key, array in group.arrays().items():
                     file.create_dataset(f"{name}/{key}", data=np.asarray(array, dtype=np.float32))
 
-    write_atomic(path, write)
+    write_atomic(path, write, overwrite=True)
 
 
 def read_submission(path: Path) -> dict[str, SubmissionRates]:

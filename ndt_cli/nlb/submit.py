@@ -245,7 +245,9 @@ def submit(
     write_submission(file, {result.key: result.rates for result in results})
     expected = {dataset.key: dataset.expected for dataset in given}
     result = SubmitResult(file, results, check_submission(file, expected))
-    write_text_atomic(out / "scores.json", json.dumps(summary(result), indent=2) + "\n")
+    write_text_atomic(
+        out / "scores.json", json.dumps(summary(result), indent=2) + "\n", overwrite=True
+    )
     ending("writing and checking the submission", 1, 1)
     return result
 

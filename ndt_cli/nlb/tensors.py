@@ -69,7 +69,7 @@ def write_cache(path: Path, made: dict[str, Any]) -> bool:
 
     try:
         path.parent.mkdir(exist_ok=True)
-        write_atomic(path, write)
+        write_atomic(path, write, overwrite=True)
     except OSError:
         return False
     return True

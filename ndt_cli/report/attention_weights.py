@@ -220,7 +220,7 @@ def attention_maps(attention: AttentionAverage) -> Figure:
 
     A map has the bin that looks upwards and the bin looked at to the right. Where the context
     window is narrow, such maps would be a thin line; then the bin that looks is to the right,
-    and upwards is how far after it the bin looked at lies. One colour scale for all, which ends
+    and upwards is how far after it the bin looked at lies. One color scale for all, which ends
     at the 99.5th percentile. Of more than six layers or four heads, evenly spaced ones are drawn.
 
     Parameters

@@ -231,8 +231,8 @@ def _draw_rates(
     if single:
         for trial in _shown_trials(group):
             n_bins = int(data.lengths_B[trial])
-            centres_T = (np.arange(n_bins) + 0.5) * step
+            centers_T = (np.arange(n_bins) + 0.5) * step
             rates_T = np.asarray(rates_BTN[trial, :n_bins, column]) * per_second
-            axes.plot(centres_T, rates_T, color=color, lw=0.4, alpha=0.45)
+            axes.plot(centers_T, rates_T, color=color, lw=0.4, alpha=0.45)
     average_T = group_average(data, rates_BTN, group)[:, column] * per_second
     axes.plot((np.arange(group.n_bins) + 0.5) * step, average_T, color=color, lw=1.6)

@@ -69,7 +69,9 @@ def save_figure(figure: Figure, path: Path) -> Path:
     """
     metadata = _METADATA[check_ending(path)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, lambda temporary: figure.savefig(temporary, metadata=metadata))
+    write_atomic(
+        path, lambda temporary: figure.savefig(temporary, metadata=metadata), overwrite=True
+    )
     return path
 
 

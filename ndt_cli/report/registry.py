@@ -94,7 +94,7 @@ def _what_moves(run: RunContents) -> str:
     how = "Averages of NDT's rates over conditions" if averaged else "NDT's rates in single trials"
     return (
         f"{how} along their principal components: {groups_text(groups, run)}, of "
-        f"{trials_text(run)}. Each neuron is centred and divided by its range plus {SOFT_HZ:g} Hz."
+        f"{trials_text(run)}. Each neuron is centered and divided by its range plus {SOFT_HZ:g} Hz."
     )
 
 
@@ -190,7 +190,7 @@ def draw_attention_maps(run: RunContents, _: Choice) -> Drawn:
     if is_narrow(run.attention):
         what = "that a bin (along) gives to bins before (negative lag) and after it"
     caption = (
-        f"Which bins the model looks at: mean attention weight {what}. {_averaged_text(run)} Grey: "
+        f"Which bins the model looks at: mean attention weight {what}. {_averaged_text(run)} Gray: "
         "no such bin, or outside the context window."
     )
     return Drawn(figure, caption, f"Maps of attention weights between bins. {_shown_text(run)}")

@@ -1,4 +1,4 @@
-"""The look that all figures share: print sizes, colours that colour-blind readers tell apart.
+"""The look that all figures share: print sizes, colors that color-blind readers tell apart.
 
 Figures are built with matplotlib's objects alone. pyplot would keep them alive and would choose
 a window system.
@@ -74,7 +74,7 @@ def new_figure(columns: Literal["one", "two"], height_inches: float) -> Figure:
 
 
 def sequence_colors(n: int) -> list[str]:
-    """Return ``n`` colours in an order, told apart by colour-blind readers and on grey paper."""
+    """Return ``n`` colors in an order, told apart by color-blind readers and on gray paper."""
     # The lightest quarter of the map is too pale for lines on white.
     return [to_hex(mpl.colormaps["plasma"](0.75 * i / max(n - 1, 1))) for i in range(n)]
 
@@ -97,7 +97,7 @@ def label_beside(
     y_values : sequence of float
         Where each text belongs, in data units.
     texts, colors : sequence of str
-        Texts and their colours.
+        Texts and their colors.
     """
     # The layout decides how high a line of text is in the axes' own units.
     figure.draw_without_rendering()

@@ -189,7 +189,7 @@ def loss_against_measure(results: SweepResults) -> Figure:
 
 @styled
 def learning_curves(results: SweepResults, histories: Mapping[int, History]) -> Figure:
-    """Draw the measure that ranks over the epochs, of every member, the best one in colour.
+    """Draw the measure that ranks over the epochs, of every member, the best one in color.
 
     Parameters
     ----------

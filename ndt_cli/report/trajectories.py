@@ -28,7 +28,7 @@ SOFT_HZ = 5.0
 
 @dataclass(frozen=True, eq=False)
 class Components:
-    """Principal components of softly normalised rates.
+    """Principal components of softly normalized rates.
 
     Attributes
     ----------
@@ -54,8 +54,8 @@ class Components:
 def principal_components(rates_hz_TN: Float64Array, n: int) -> Components:
     """Find the directions along which a population's rates vary most.
 
-    Each neuron's rate is centred and divided by its range plus 5 spikes per second, so that no
-    busy neuron is the whole picture (Churchland et al. 2012, "soft normalisation").
+    Each neuron's rate is centered and divided by its range plus 5 spikes per second, so that no
+    busy neuron is the whole picture (Churchland et al. 2012, "soft normalization").
 
     Parameters
     ----------

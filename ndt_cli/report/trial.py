@@ -170,15 +170,15 @@ def rates_over_raster(
         )[:, 0]
     )
     per_second = 1000.0 / data.bin_ms
-    centres_T = (np.arange(n_bins) + 0.5) * bin_time
+    centers_T = (np.arange(n_bins) + 0.5) * bin_time
     for axes, neuron, column in zip(panels[1:], neurons, columns, strict=True):
         if data.rates_BTN is not None:
             true_T = data.rates_BTN[trial, :n_bins, column] * per_second
-            axes.plot(centres_T, true_T, color=TRUTH, lw=0.9, label="true rate")
+            axes.plot(centers_T, true_T, color=TRUTH, lw=0.9, label="true rate")
         smoothed_T = smoothed_BTN[trial, :n_bins, column] * per_second
-        axes.plot(centres_T, smoothed_T, color=SMOOTHED, ls="--", lw=1.0, label="smoothed spikes")
+        axes.plot(centers_T, smoothed_T, color=SMOOTHED, ls="--", lw=1.0, label="smoothed spikes")
         inferred_T = inferred_BTN[trial, :n_bins, column] * per_second
-        axes.plot(centres_T, inferred_T, color=MODEL, lw=1.5, label="NDT")
+        axes.plot(centers_T, inferred_T, color=MODEL, lw=1.5, label="NDT")
         _draw_ticks(axes, data.spikes_BTN[trial, :n_bins, column], bin_time)
         axes.set_ylabel(f"neuron {neuron}\n(Hz)")
         axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
@@ -258,11 +258,11 @@ def rate_heatmaps(
     *,
     trial: int,
 ) -> Figure:
-    """Draw the rates of all neurons in one trial side by side, on one colour scale.
+    """Draw the rates of all neurons in one trial side by side, on one color scale.
 
     Neurons are sorted by the time of their largest rate: the true one, or the inferred one
     where no true rate is known. The scale ends at the 99.5th percentile of the first heatmap's
-    rates; what lies above has the last colour.
+    rates; what lies above has the last color.
 
     Parameters
     ----------

@@ -143,8 +143,8 @@ class SweepFolder:
             (self.path / "figures").mkdir()
         except OSError as error:
             raise RunError(f"{self.path}: cannot be made ({error.strerror})") from error
-        write_text_atomic(self.path / "base.toml", settings_to_toml(self.settings))
-        write_text_atomic(self.path / "space.toml", self.space.to_toml())
+        write_text_atomic(self.path / "base.toml", settings_to_toml(self.settings), overwrite=True)
+        write_text_atomic(self.path / "space.toml", self.space.to_toml(), overwrite=True)
         self.write_plan()
 
     def write_plan(self) -> None:
@@ -156,7 +156,7 @@ class SweepFolder:
             "ndt": __version__,
             "written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
-        write_text_atomic(self.path / _PLAN, tomli_w.dumps(plan))
+        write_text_atomic(self.path / _PLAN, tomli_w.dumps(plan), overwrite=True)
 
     def members(self) -> list[Member]:
         """Return all members, with their settings.
@@ -187,7 +187,7 @@ class SweepFolder:
         """
         member = self._member_with(index, drawn)
         chosen = {str(i): values for i, values in {**self._chosen(), index: drawn}.items()}
-        write_text_atomic(self.path / _CHOSEN, json.dumps(chosen, indent=2) + "\n")
+        write_text_atomic(self.path / _CHOSEN, json.dumps(chosen, indent=2) + "\n", overwrite=True)
         return member
 
     def results(self) -> SweepResults:
@@ -221,8 +221,8 @@ class SweepFolder:
         ended = [member for member in results.members if member.index not in results.to_do]
         kept = replace(results, members=tuple(ended))
         text = json.dumps(kept.to_json(), indent=2, allow_nan=False)
-        write_text_atomic(self.path / "results.json", text + "\n")
-        write_text_atomic(self.path / "results.csv", kept.to_csv())
+        write_text_atomic(self.path / "results.json", text + "\n", overwrite=True)
+        write_text_atomic(self.path / "results.csv", kept.to_csv(), overwrite=True)
 
     def _drawn(self, index: int, chosen: dict[int, dict[str, Value]]) -> dict[str, Value]:
         return chosen.get(index) or self.space.draw(self.seed, index)

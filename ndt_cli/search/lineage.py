@@ -88,4 +88,4 @@ class Lineage:
             "last_epoch": self.last_epoch,
             "moves": [asdict(move) for move in self.moves],
         }
-        write_text_atomic(sweep / "pbt.json", json.dumps(content, indent=2) + "\n")
+        write_text_atomic(sweep / "pbt.json", json.dumps(content, indent=2) + "\n", overwrite=True)

@@ -45,7 +45,7 @@ class DataSettings(_Section):
     """Synthetic set that is made when no file is given; "none" means that a file is needed."""
 
     bin_ms: float | None = Field(None, ge=MIN_BIN_MS, le=MAX_BIN_MS)
-    """Bin width to train at, in ms. Wider than the file's bins: neighbouring bins are summed, and
+    """Bin width to train at, in ms. Wider than the file's bins: neighboring bins are summed, and
     it must be a whole multiple. Default: the file's own."""
 
     file_bin_ms: float | None = Field(None, ge=MIN_BIN_MS, le=MAX_BIN_MS)
@@ -116,10 +116,10 @@ class ModelSettings(_Section):
     """LayerNorm, or ScaleNorm (g * x / ||x||, one learned g)."""
 
     norm_place: Literal["pre", "post"] = "post"
-    """Normalise before each part of a layer, or after it."""
+    """Normalize before each part of a layer, or after it."""
 
     tfixup_init: bool = False
-    """T-Fixup initialisation: smaller weights, the deeper the encoder."""
+    """T-Fixup initialization: smaller weights, the deeper the encoder."""
 
     context_back: int = Field(8, ge=-1, le=_MANY)
     """Bins before its own that a bin attends to in each layer; -1: all of them. Over L layers

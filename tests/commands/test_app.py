@@ -179,7 +179,7 @@ def test_an_interrupt_is_one_line_and_130(ndt, failing_train):
 
 
 def run_python(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
-    # What the person running the tests wants of colour is no part of them.
+    # What the person running the tests wants of color is no part of them.
     plain = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR")}
     return subprocess.run(
         [sys.executable, *args],
@@ -202,13 +202,13 @@ def test_an_error_s_traceback_reaches_the_user_with_debug():
     assert "SettingsError" in done.stderr
 
 
-def test_colour_stays_out_of_pipes_and_no_color_is_honoured():
+def test_color_stays_out_of_pipes_and_no_color_is_honored():
     piped = run_python("-m", "ndt_cli", "presets")
     assert "\x1b" not in piped.stdout
     show = "from ndt_cli.commands.console import out; out.print('a', style='red')"
-    colour = {"FORCE_COLOR": "1", "TERM": "xterm-256color"}
-    assert "\x1b[31m" in run_python("-c", show, **colour).stdout
-    assert "\x1b[31m" not in run_python("-c", show, **colour, NO_COLOR="1").stdout
+    color = {"FORCE_COLOR": "1", "TERM": "xterm-256color"}
+    assert "\x1b[31m" in run_python("-c", show, **color).stdout
+    assert "\x1b[31m" not in run_python("-c", show, **color, NO_COLOR="1").stdout
 
 
 def test_a_reader_that_goes_away_is_no_error():

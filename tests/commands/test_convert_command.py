@@ -130,7 +130,7 @@ def test_spike_times_of_a_rat_on_a_track(ndt, tmp_path):
     code, _, _ = ndt(
         *("convert", SHARED / "hippocampus_linear_track.npz", "--out", path, "--bin-ms", 20),
         *("--chop-ms", 2000, "--overlap-ms", 400),
-        *("--behaviour", "pos_xy", "--behaviour-times", "pos_t"),
+        *("--behavior", "pos_xy", "--behavior-times", "pos_t"),
     )
     assert code == 0
     whole = all_trials(load_file(path, DataSettings()))
@@ -140,7 +140,7 @@ def test_spike_times_of_a_rat_on_a_track(ndt, tmp_path):
         expected = np.zeros(merged.shape, int)
         np.add.at(expected, (bins - whole.start_bins_B.min(), stored["spike_unit"]), 1)
     np.testing.assert_array_equal(merged, expected)
-    assert whole.behaviour_names == ("pos_xy 0", "pos_xy 1")
+    assert whole.behavior_names == ("pos_xy 0", "pos_xy 1")
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared recordings")
@@ -164,7 +164,7 @@ def test_one_long_trial_of_a_monkey(ndt, tmp_path):
     source = SHARED / "mc_maze_trial748_1ms.npz"
     code, _, _ = ndt(
         *("convert", source, "--out", path, "--bin-ms", 10, "--chop-ms", 500, "--overlap-ms", 100),
-        *("--counts-times", "t", "--behaviour", "hand_vel"),
+        *("--counts-times", "t", "--behavior", "hand_vel"),
     )
     assert code == 0
     whole = all_trials(load_file(path, DataSettings()))
@@ -173,7 +173,7 @@ def test_one_long_trial_of_a_monkey(ndt, tmp_path):
         np.testing.assert_array_equal(
             merged, stored["spikes"][:3230].reshape(323, 10, 182).sum(axis=1)
         )
-        hand = merge(whole.behaviour_BTV, whole.start_bins_B, whole.lengths_B)
+        hand = merge(whole.behavior_BTV, whole.start_bins_B, whole.lengths_B)
         expected = stored["hand_vel"][:3230].reshape(323, 10, 2).mean(axis=1)
     np.testing.assert_allclose(hand, expected)
     assert whole.neuron_names[0] == "1011"

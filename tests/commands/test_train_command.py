@@ -161,7 +161,7 @@ def test_a_first_ctrl_c_saves_and_says_how_to_go_on(spikes, tmp_path):
 
 @pytest.fixture
 def behaving(tmp_path):
-    """A file with behaviour, conditions and true rates."""
+    """A file with behavior, conditions and true rates."""
     rng = np.random.default_rng(0)
     recorded = recording(12, 6, rates=True, n_bins=8, n_neurons=5)
     names = [
@@ -176,8 +176,8 @@ def behaving(tmp_path):
     def behave(data):
         return dataclasses.replace(
             data,
-            behaviour_BTV=rng.standard_normal((data.n_trials, 8, 6)),
-            behaviour_names=tuple(names),
+            behavior_BTV=rng.standard_normal((data.n_trials, 8, 6)),
+            behavior_names=tuple(names),
             conditions_B=np.arange(data.n_trials) % 2,
         )
 
@@ -188,11 +188,11 @@ def behaving(tmp_path):
     return tmp_path / "behaving.h5"
 
 
-def test_scores_of_behaviour_conditions_and_held_out_neurons_fit_80_columns(behaving, tmp_path):
+def test_scores_of_behavior_conditions_and_held_out_neurons_fit_80_columns(behaving, tmp_path):
     out = tmp_path / "run"
     result = ndt("train", "--data", behaving, "--out", out, *settings("data.heldout_neurons=[1,3]"))
     assert result.exit_code == 0, result.output
-    words = ("held-out", "per neuron", "PSTH", "behaviour R2", "hand", "[red]gaze", "forward")
+    words = ("held-out", "per neuron", "PSTH", "behavior R2", "hand", "[red]gaze", "forward")
     assert [word for word in words if word not in result.stdout] == ["forward"]
     tables = [line for line in result.stdout.splitlines() if str(tmp_path) not in line]
     assert max(map(len, tables)) <= 80
@@ -201,8 +201,8 @@ def test_scores_of_behaviour_conditions_and_held_out_neurons_fit_80_columns(beha
 
     result = ndt("evaluate", out, "--lag-ms", "10", "--json")
     assert result.exit_code == 0, result.output
-    behaviour = json.loads(result.stdout)["scores"]["NDT"]["behaviour"]
-    assert behaviour["lag_ms_V"] == [10.0] * 6
+    behavior = json.loads(result.stdout)["scores"]["NDT"]["behavior"]
+    assert behavior["lag_ms_V"] == [10.0] * 6
     result = ndt("evaluate", out, "--lag-ms", "80")
     assert result.exit_code == 2
     assert "lags of 80 ms" in result.stderr

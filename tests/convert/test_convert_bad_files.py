@@ -72,7 +72,7 @@ def test_a_wrong_name_has_the_nearest(tmp_path):
         ({"condition": ("sides",)}, "--condition", "side"),
         ({"units_where": ("qality == good",)}, "--units-where", "quality"),
         ({"trials": "intervals/trial"}, "--trials", "intervals/trials"),
-        ({"behaviour": ("hand",)}, "--behaviour", "processing/behavior/hand"),
+        ({"behavior": ("hand",)}, "--behavior", "processing/behavior/hand"),
     ):
         with pytest.raises(SettingsError, match=flag) as caught:
             convert(path, Choices(bin_ms=20, **choices))

@@ -43,8 +43,8 @@ def test_padding_is_padding_however_it_is_marked(save, how):
     if how == "length_ms":
         arrays = {"length_ms": lengths * 5.0}
     path = save(spikes=stored, bin_ms=5, hand=np.ones((4, 10)), **arrays)
-    whole = all_trials(convert(path, Choices(behaviour=("hand",))).recording)
-    np.testing.assert_array_equal(np.isnan(whole.behaviour_BTV[..., 0]), padding)
+    whole = all_trials(convert(path, Choices(behavior=("hand",))).recording)
+    np.testing.assert_array_equal(np.isnan(whole.behavior_BTV[..., 0]), padding)
     np.testing.assert_array_equal(whole.lengths_B, lengths)
     np.testing.assert_array_equal(whole.spikes_BTN, np.where(padding[..., None], 0, stored))
 
@@ -65,10 +65,10 @@ def test_a_window_counts_from_an_event_within_the_trial(save):
 def test_axes_in_any_order(save):
     stored = counts(6, 10, 3)
     path = save(spikes=stored.transpose(2, 1, 0), bin_ms=5, hand=stored.transpose(2, 1, 0) / 2)
-    choices = Choices(axes=("neurons", "bins", "trials"), behaviour=("hand",))
+    choices = Choices(axes=("neurons", "bins", "trials"), behavior=("hand",))
     whole = all_trials(convert(path, choices).recording)
     np.testing.assert_array_equal(whole.spikes_BTN, stored)
-    np.testing.assert_array_equal(whole.behaviour_BTV, stored / 2)
+    np.testing.assert_array_equal(whole.behavior_BTV, stored / 2)
     for wrong in (("neurons", "bins"), ("neurons", "bins", "cells"), ("bins", "bins", "trials")):
         with pytest.raises(SettingsError, match="a word for each of them"):
             convert(path, Choices(axes=wrong))
@@ -77,14 +77,14 @@ def test_axes_in_any_order(save):
 def test_a_continuous_recording_is_chopped_and_merged_back(save):
     stored, hand = counts(500, 3), np.arange(500.0)
     path = save(spikes=stored, bin_ms=1, hand=hand, unit=[5, 9, 11])
-    choices = Choices(bin_ms=5, chop_ms=100, overlap_ms=25, behaviour=("hand",))
+    choices = Choices(bin_ms=5, chop_ms=100, overlap_ms=25, behavior=("hand",))
     converted = convert(path, choices)
     whole = all_trials(converted.recording)
     expected = stored.reshape(100, 5, 3).sum(1)
     merged = merge(whole.spikes_BTN, whole.start_bins_B, whole.lengths_B)
     np.testing.assert_array_equal(merged, expected)
-    behaviour = merge(whole.behaviour_BTV, whole.start_bins_B, whole.lengths_B)
-    np.testing.assert_array_equal(behaviour[:, 0], hand.reshape(100, 5).mean(1))
+    behavior = merge(whole.behavior_BTV, whole.start_bins_B, whole.lengths_B)
+    np.testing.assert_array_equal(behavior[:, 0], hand.reshape(100, 5).mean(1))
     assert converted.report.neurons == ("5", "9", "11")
 
 
@@ -119,7 +119,7 @@ def test_a_continuous_recording_is_cut_into_trials_on_its_clock(save):
         ),
         (
             {"spikes": counts(4, 9, 2), "bin_ms": 4, "hand": np.zeros((4, 8))},
-            {"behaviour": ("hand",)},
+            {"behavior": ("hand",)},
             DataError,
             "4 trials x 9 bins x variables",
         ),

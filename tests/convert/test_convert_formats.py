@@ -78,9 +78,9 @@ def test_what_the_listing_says(tmp_path):
 
 def test_a_time_series_of_nwb_has_its_own_clock_and_unit(tmp_path):
     path = write_nwb(tmp_path / "rat.nwb", session())
-    choices = Choices(behaviour=("processing/behavior/hand",), **CHOSEN)
+    choices = Choices(behavior=("processing/behavior/hand",), **CHOSEN)
     whole = all_trials(convert(path, choices).recording)
-    np.testing.assert_allclose(whole.behaviour_BTV[0, 0], [10.0225, -10.0225])
+    np.testing.assert_allclose(whole.behavior_BTV[0, 0], [10.0225, -10.0225])
 
 
 def test_an_nwb_file_of_pynwb(tmp_path):
@@ -108,12 +108,12 @@ def test_an_nwb_file_of_pynwb(tmp_path):
     path = tmp_path / "rat.nwb"
     with pynwb.NWBHDF5IO(str(path), "w") as io:
         io.write(nwb)
-    choices = Choices(behaviour=("processing/behavior/Position/hand",), **CHOSEN)
+    choices = Choices(behavior=("processing/behavior/Position/hand",), **CHOSEN)
     converted = convert(path, choices)
     whole = all_trials(converted.recording)
     kept = np.array([0, 1, 3, 4, 7])  # a unit that was not recorded would look silent
     assert ("trials", 1) in [(d.what, d.n) for d in converted.report.dropped if "recorded" in d.why]
     spikes_BTN, _ = bin_spikes(made.times_s, made.start[kept], made.stop[kept], 50)
     np.testing.assert_array_equal(whole.spikes_BTN, spikes_BTN)
-    first = whole.behaviour_BTV[0, 0]
+    first = whole.behavior_BTV[0, 0]
     np.testing.assert_allclose(first, [10.0225, -10.0225])  # mean of 10.000, 10.005 .. 10.045

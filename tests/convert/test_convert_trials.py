@@ -180,18 +180,18 @@ def test_trials_that_overlap_cannot_be_chopped(rat):
     assert "--trials none" in caught.value.hint
 
 
-def test_behaviour_comes_along_in_the_same_bins(rat):
+def test_behavior_comes_along_in_the_same_bins(rat):
     made = session()
-    choices = Choices(bin_ms=50, behaviour=("hand",), behaviour_times="hand_t")
+    choices = Choices(bin_ms=50, behavior=("hand",), behavior_times="hand_t")
     whole = all_trials(convert(rat(), choices).recording)
-    assert whole.behaviour_names == ("hand 0", "hand 1")
+    assert whole.behavior_names == ("hand 0", "hand 1")
     for trial, start in enumerate(made.start):
         n_bins = whole.lengths_B[trial]
         # Ten samples a bin, at its beginning and every 5 ms: their mean is 22.5 ms in.
         expected = start + 0.05 * np.arange(n_bins) + 0.0225
-        np.testing.assert_allclose(whole.behaviour_BTV[trial, :n_bins, 0], expected)
-        np.testing.assert_allclose(whole.behaviour_BTV[trial, :n_bins, 1], -expected)
-        assert np.isnan(whole.behaviour_BTV[trial, n_bins:]).all()
+        np.testing.assert_allclose(whole.behavior_BTV[trial, :n_bins, 0], expected)
+        np.testing.assert_allclose(whole.behavior_BTV[trial, :n_bins, 1], -expected)
+        assert np.isnan(whole.behavior_BTV[trial, n_bins:]).all()
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_behaviour_comes_along_in_the_same_bins(rat):
         ({"bin_ms": 20, "counts": "a", "spike_times": "b"}, "both given; expected one"),
         ({"bin_ms": 20, "trials": "none"}, "found no trials; expected a table"),
         ({"bin_ms": 20, "trials": "none", "where": ("a == 1",)}, "--where: found no trials"),
-        ({"bin_ms": 20, "behaviour": ("hand",)}, "found no times of its samples"),
+        ({"bin_ms": 20, "behavior": ("hand",)}, "found no times of its samples"),
         ({"bin_ms": 20, "stop": "stopp"}, "--stop stopp: found no such column"),
     ],
 )

@@ -172,7 +172,7 @@ def test_an_index_that_parts_the_spikes_is_taken(tmp_path):
 def test_samples_without_a_rate_are_refused(tmp_path, rate):
     path = nwb(tmp_path / "a.nwb", [10, 30], rate=rate)
     with pytest.raises(DataError, match=r"`acquisition/hand`: .*rate cannot be read"):
-        convert(path, Choices(bin_ms=100, behaviour=("acquisition/hand",)))
+        convert(path, Choices(bin_ms=100, behavior=("acquisition/hand",)))
 
 
 def continuous(path, **more):
@@ -186,9 +186,9 @@ def continuous(path, **more):
 
 def test_samples_at_no_time_are_left_out(tmp_path):
     times = np.arange(300) / 100
-    behaviour = {"hand": np.arange(300.0), "hand_t": np.where(times == 1.0, np.nan, times)}
-    path = continuous(tmp_path / "a.npz", **behaviour)
-    made = convert(path, Choices(behaviour=("hand",), behaviour_times="hand_t"))
+    behavior = {"hand": np.arange(300.0), "hand_t": np.where(times == 1.0, np.nan, times)}
+    path = continuous(tmp_path / "a.npz", **behavior)
+    made = convert(path, Choices(behavior=("hand",), behavior_times="hand_t"))
     dropped = [d for d in made.report.dropped if d.what == "samples"]
     assert [(d.n, d.n_all) for d in dropped] == [(1, 300)]
 

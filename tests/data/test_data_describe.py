@@ -68,9 +68,9 @@ def test_uses_follow_from_what_the_file_holds(save):
     assert report.uses == ("train", "evaluate against true rates")
 
 
-def test_behaviour_and_repeated_conditions_have_their_uses(save):
+def test_behavior_and_repeated_conditions_have_their_uses(save):
     velocity = RNG.standard_normal((40, 20, 2))
-    assert describe_file(save(behaviour=velocity), DEFAULTS).uses == ("train", "decode behaviour")
+    assert describe_file(save(behavior=velocity), DEFAULTS).uses == ("train", "decode behavior")
     # With a condition of its own for each trial there is nothing to average.
     assert describe_file(save(conditions=np.arange(40)), DEFAULTS).uses == ("train",)
 
@@ -114,7 +114,7 @@ def test_what_looks_odd_is_warned_of(save):
     assert warned(report, "fire more than 500 spikes per second: is the bin width right?: 4")
     assert warned(report, "Mean rates differ")
     assert warned(report, "25.0 % of all bins are padding")
-    assert warned(report, "37.5 % of the training trials' behaviour is NaN")
+    assert warned(report, "37.5 % of the training trials' behavior is NaN")
 
 
 def test_every_broken_array_is_named_at_once(tmp_path):

@@ -76,14 +76,14 @@ def test_the_bin_width_must_be_given(save):
     assert "data.file_bin_ms" in caught.value.hint
 
 
-def test_behaviour_ends_with_the_window(save):
+def test_behavior_ends_with_the_window(save):
     velocity = RNG.standard_normal((12, 10, 2))
     arrays = {**parts("train"), **parts("eval"), "train_behavior": velocity}
     arrays["eval_behavior"] = np.ones((5, 1))  # one value a trial, as dmfc_rsg has
     recording = load_file(save(arrays), FIVE_MS)
-    np.testing.assert_array_equal(recording.train.behaviour_BTV[:, :10], velocity)
-    assert np.isnan(recording.train.behaviour_BTV[:, 10:]).all()
-    assert recording.valid.behaviour_BTV is None
+    np.testing.assert_array_equal(recording.train.behavior_BTV[:, :10], velocity)
+    assert np.isnan(recording.train.behavior_BTV[:, 10:]).all()
+    assert recording.valid.behavior_BTV is None
     assert "`eval_behavior`" in recording.notes[-1]
 
 

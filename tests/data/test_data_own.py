@@ -24,7 +24,7 @@ def recordings(draw):
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))
     n_bins, n_neurons = draw(st.integers(2, 6)), draw(st.integers(2, 5))
     high = draw(st.sampled_from([3, 255, 60000]))
-    has = {key: draw(st.booleans()) for key in ("rates", "conditions", "latents", "behaviour")}
+    has = {key: draw(st.booleans()) for key in ("rates", "conditions", "latents", "behavior")}
     n_heldout, n_forward = draw(st.integers(0, 1)), draw(st.integers(0, 1))
 
     def split(first_id, known):
@@ -40,8 +40,8 @@ def recordings(draw):
             rates_BTN=rng.random(counts.shape) * inside if has["rates"] else None,
             conditions_B=rng.integers(0, 3, n_trials) if has["conditions"] else None,
             latents_BTK=rng.standard_normal((n_trials, n_bins, 2)) if has["latents"] else None,
-            behaviour_BTV=np.full((n_trials, n_bins, 2), np.nan) if has["behaviour"] else None,
-            behaviour_names=("hand x", "Größe") if has["behaviour"] else (),
+            behavior_BTV=np.full((n_trials, n_bins, 2), np.nan) if has["behavior"] else None,
+            behavior_names=("hand x", "Größe") if has["behavior"] else (),
             trial_ids_B=np.arange(n_trials) + first_id,
             n_heldout=n_heldout,
             n_forward=n_forward,
@@ -212,24 +212,24 @@ def test_what_only_one_split_has_is_left_out(small, tmp_path):
     assert load_file(tmp_path / "rat.h5", DEFAULTS).train.conditions_B is None
 
 
-@pytest.mark.parametrize("key", ["behaviour", "behavior"])
-def test_behaviour_comes_with_its_names(tmp_path, key):
+@pytest.mark.parametrize("key", ["behavior", "behaviour"])
+def test_behavior_comes_with_its_names(tmp_path, key):
     velocity = np.arange(120.0).reshape(10, 6, 2)
     velocity[:, 0] = np.nan
     path = save(tmp_path / "rat.npz", **{key: velocity, f"{key}_names": ["x", "y"]})
     recording = load_file(path, DataSettings(bin_ms=20))
-    assert recording.valid.behaviour_names == ("x", "y")
+    assert recording.valid.behavior_names == ("x", "y")
     whole = all_trials(recording)
-    assert whole.behaviour_names == ("x", "y")
+    assert whole.behavior_names == ("x", "y")
     # Wider bins have the mean of the narrow ones; with a gap in one of them, a gap.
-    assert np.isnan(whole.behaviour_BTV[:, 0]).all()
-    np.testing.assert_array_equal(whole.behaviour_BTV[:, 1], velocity[:, 2:4].mean(axis=1))
+    assert np.isnan(whole.behavior_BTV[:, 0]).all()
+    np.testing.assert_array_equal(whole.behavior_BTV[:, 1], velocity[:, 2:4].mean(axis=1))
 
 
-def test_names_of_behaviour_are_one_a_variable(tmp_path):
-    arrays = {"behaviour": np.zeros((10, 6, 2)), "behaviour_names": ["x", "y", "z"]}
-    with pytest.raises(DataError, match=r"`behaviour_names`: found 3 values .* expected 2 names"):
+def test_names_of_behavior_are_one_a_variable(tmp_path):
+    arrays = {"behavior": np.zeros((10, 6, 2)), "behavior_names": ["x", "y", "z"]}
+    with pytest.raises(DataError, match=r"`behavior_names`: found 3 values .* expected 2 names"):
         load_file(save(tmp_path / "rat.npz", **arrays), DEFAULTS)
-    arrays["behaviour_names"] = np.arange(2)
-    with pytest.raises(DataError, match="`behaviour_names`: found 2 values of type int"):
+    arrays["behavior_names"] = np.arange(2)
+    with pytest.raises(DataError, match="`behavior_names`: found 2 values of type int"):
         load_file(save(tmp_path / "rat.npz", **arrays), DEFAULTS)

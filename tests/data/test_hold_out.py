@@ -126,16 +126,14 @@ def test_other_held_out_neurons_than_the_runs_are_refused(spikes, tmp_path):
     ).data.heldout_ids.tolist() == [4]
 
 
-def test_splits_must_hold_the_same_behaviour(spikes, tmp_path):
+def test_splits_must_hold_the_same_behavior(spikes, tmp_path):
     from ndt_cli.data.checks import check_recording
 
-    def with_behaviour(data, n_variables):
+    def with_behavior(data, n_variables):
         shape = (*data.spikes_BTN.shape[:2], n_variables)
-        return dataclasses.replace(data, behaviour_BTV=np.zeros(shape))
+        return dataclasses.replace(data, behavior_BTV=np.zeros(shape))
 
-    good = Recording(
-        with_behaviour(spikes.train, 2), with_behaviour(spikes.valid, 2), "tiny", "ndt"
-    )
+    good = Recording(with_behavior(spikes.train, 2), with_behavior(spikes.valid, 2), "tiny", "ndt")
     check_recording(good)
     with pytest.raises(DataError, match="found 2 and 3 variables"):
-        check_recording(dataclasses.replace(good, valid=with_behaviour(spikes.valid, 3)))
+        check_recording(dataclasses.replace(good, valid=with_behavior(spikes.valid, 3)))

@@ -88,7 +88,7 @@ def spikes():
     def behaving(data):
         walk_BTV = np.random.default_rng(0).standard_normal((data.n_trials, 50, 2)).cumsum(axis=1)
         conditions_B = np.arange(data.n_trials) % 3
-        return dataclasses.replace(data, behaviour_BTV=walk_BTV, conditions_B=conditions_B)
+        return dataclasses.replace(data, behavior_BTV=walk_BTV, conditions_B=conditions_B)
 
     return Recording(behaving(recorded.train), behaving(recorded.valid), "tiny", "synthetic")
 

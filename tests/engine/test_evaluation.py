@@ -208,14 +208,14 @@ def test_what_is_no_run_or_checkpoint_is_named(run, spikes, tmp_path):
 
 @pytest.fixture(scope="module")
 def behaving(tmp_path_factory):
-    """A run on trials with behaviour, conditions and a held-out neuron."""
+    """A run on trials with behavior, conditions and a held-out neuron."""
     recorded = recording(12, 6, rates=True, n_bins=8, n_neurons=4, n_heldout=1)
 
     def behave(data):
         return dataclasses.replace(
             data,
-            behaviour_BTV=data.rates_BTN[:, :, :2] + 1.0,
-            behaviour_names=("hand x", "hand y"),
+            behavior_BTV=data.rates_BTN[:, :, :2] + 1.0,
+            behavior_names=("hand x", "hand y"),
             conditions_B=np.arange(data.n_trials) % 2,
         )
 
@@ -227,21 +227,21 @@ def behaving(tmp_path_factory):
 def test_validation_trials_are_decoded_by_a_fit_to_training_trials(behaving):
     run, spikes = behaving
     scores = evaluate(run, recording=spikes, lags_ms=[0.0]).scores
-    # Behaviour is a linear function of the true rates, and of nothing else.
-    assert scores["true rates"].behaviour.r2_mean > 0.99
-    assert scores["NDT"].behaviour.r2_mean < 0.5
+    # Behavior is a linear function of the true rates, and of nothing else.
+    assert scores["true rates"].behavior.r2_mean > 0.99
+    assert scores["NDT"].behavior.r2_mean < 0.5
     for estimate in scores.values():
-        assert estimate.behaviour.names == ("hand x", "hand y")
-        assert estimate.behaviour.n_folds == 0
+        assert estimate.behavior.names == ("hand x", "hand y")
+        assert estimate.behavior.n_folds == 0
         assert not estimate.psth.split_half
-        assert estimate.behaviour.n_scored == 6 * 8
+        assert estimate.behavior.n_scored == 6 * 8
 
 
 @pytest.mark.parametrize("split", ["train", "all"])
 def test_other_splits_are_decoded_in_folds(behaving, split):
     run, spikes = behaving
     scores = evaluate(run, split=split, recording=spikes).scores
-    assert all(estimate.behaviour.n_folds == 5 for estimate in scores.values())
+    assert all(estimate.behavior.n_folds == 5 for estimate in scores.values())
     assert all(estimate.psth.split_half for estimate in scores.values())
 
 
@@ -257,12 +257,12 @@ def test_the_references_foretell_held_out_neurons(behaving):
     )
 
 
-def test_the_json_holds_behaviour_and_psth(behaving):
+def test_the_json_holds_behavior_and_psth(behaving):
     run, spikes = behaving
     content = json.loads(json.dumps(evaluate(run, recording=spikes).to_json(), allow_nan=False))
     scores = content["scores"]["smoothed spikes"]
-    assert scores["behaviour"]["names"] == ["hand x", "hand y"]
-    assert len(scores["behaviour"]["r2_V"]) == len(scores["behaviour"]["lag_ms_V"]) == 2
+    assert scores["behavior"]["names"] == ["hand x", "hand y"]
+    assert len(scores["behavior"]["r2_V"]) == len(scores["behavior"]["lag_ms_V"]) == 2
     assert len(scores["psth"]["r2_N"]) == 4
     assert len(scores["hidden"]["bits_per_spike_N"]) == 3
     assert content["heldout_neurons"] == [3]
@@ -272,10 +272,10 @@ def test_true_rates_of_one_split_alone_are_no_obstacle(behaving):
     run, spikes = behaving
     blind = dataclasses.replace(spikes, train=dataclasses.replace(spikes.train, rates_BTN=None))
     scores = evaluate(run, recording=blind).scores
-    assert scores["true rates"].behaviour.n_folds == 5
-    assert scores["NDT"].behaviour.n_folds == 0
+    assert scores["true rates"].behavior.n_folds == 5
+    assert scores["NDT"].behavior.n_folds == 0
 
 
-def test_without_behaviour_and_conditions_there_are_no_such_scores(run, spikes):
+def test_without_behavior_and_conditions_there_are_no_such_scores(run, spikes):
     scores = evaluate(run, recording=spikes).scores["NDT"]
-    assert (scores.behaviour, scores.psth, scores.heldout) == (None, None, None)
+    assert (scores.behavior, scores.psth, scores.heldout) == (None, None, None)

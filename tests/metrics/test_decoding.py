@@ -1,4 +1,4 @@
-"""Behaviour decoded from rates: what is found, what may be looked at, what is scored."""
+"""Behavior decoded from rates: what is found, what may be looked at, what is scored."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import pytest
 from builders import spike_data
 
 from ndt_cli.errors import SettingsError
-from ndt_cli.metrics import decode_behaviour
+from ndt_cli.metrics import decode_behavior
 from ndt_cli.metrics.decoding import (
     DEFAULT_LAGS_MS,
     deal,
@@ -21,18 +21,18 @@ WEIGHTS_NV = np.array([[1.0, 0.0], [-2.0, 0.5], [0.0, 3.0], [0.5, 0.5]])
 
 
 def lagged_trials(n_trials, lag, seed=0, n_bins=40, noise=0.01, **fields):
-    """Trials of 20 ms bins whose behaviour follows from the rates ``lag`` bins earlier."""
+    """Trials of 20 ms bins whose behavior follows from the rates ``lag`` bins earlier."""
     rng = np.random.default_rng(seed)
     rates_BTN = np.exp(0.3 * rng.standard_normal((n_trials, n_bins, 4)))
-    behaviour_BTV = np.roll(rates_BTN, lag, axis=1) @ WEIGHTS_NV + 7.0
-    behaviour_BTV += noise * rng.standard_normal(behaviour_BTV.shape)
+    behavior_BTV = np.roll(rates_BTN, lag, axis=1) @ WEIGHTS_NV + 7.0
+    behavior_BTV += noise * rng.standard_normal(behavior_BTV.shape)
     data = spike_data(
         n_trials,
         n_bins,
         4,
         bin_ms=20.0,
-        behaviour_BTV=behaviour_BTV,
-        behaviour_names=("x", "y"),
+        behavior_BTV=behavior_BTV,
+        behavior_names=("x", "y"),
         **fields,
     )
     return rates_BTN, data
@@ -41,37 +41,36 @@ def lagged_trials(n_trials, lag, seed=0, n_bins=40, noise=0.01, **fields):
 def test_a_linear_code_is_read_at_its_lag():
     train_BTN, train = lagged_trials(10, lag=2, seed=1)
     rates_BTN, data = lagged_trials(5, lag=2, seed=2)
-    scores = decode_behaviour(rates_BTN, data, train_rates_BTN=train_BTN, train=train)
+    scores = decode_behavior(rates_BTN, data, train_rates_BTN=train_BTN, train=train)
     assert scores.names == ("x", "y")
     assert scores.r2_V == pytest.approx([1, 1], abs=1e-3)
     assert scores.r2_mean == pytest.approx(1, abs=1e-3)
     assert scores.lag_ms_V.tolist() == [40, 40]
     assert scores.n_folds == 0
-    wrong = decode_behaviour(rates_BTN, data, train_rates_BTN=train_BTN, train=train, lags_ms=[0.0])
+    wrong = decode_behavior(rates_BTN, data, train_rates_BTN=train_BTN, train=train, lags_ms=[0.0])
     assert wrong.r2_mean < 0.1
 
 
-def test_rates_after_the_behaviour_have_a_negative_lag():
+def test_rates_after_the_behavior_have_a_negative_lag():
     rates_BTN, data = lagged_trials(10, lag=-2)
-    assert decode_behaviour(rates_BTN, data).lag_ms_V.tolist() == [-40, -40]
+    assert decode_behavior(rates_BTN, data).lag_ms_V.tolist() == [-40, -40]
 
 
 def test_each_variable_has_a_lag_of_its_own():
     rates_BTN, data = lagged_trials(12, lag=2)
-    early_BTV = lagged_trials(12, lag=-4)[1].behaviour_BTV
-    mixed_BTV = np.stack([data.behaviour_BTV[:, :, 0], early_BTV[:, :, 1]], axis=2)
-    scores = decode_behaviour(rates_BTN, dataclasses.replace(data, behaviour_BTV=mixed_BTV))
+    early_BTV = lagged_trials(12, lag=-4)[1].behavior_BTV
+    mixed_BTV = np.stack([data.behavior_BTV[:, :, 0], early_BTV[:, :, 1]], axis=2)
+    scores = decode_behavior(rates_BTN, dataclasses.replace(data, behavior_BTV=mixed_BTV))
     assert scores.lag_ms_V.tolist() == [40, -80]
     assert scores.r2_V == pytest.approx([1, 1], abs=1e-3)
 
 
-def test_the_decoder_of_training_trials_looks_at_no_scored_behaviour():
+def test_the_decoder_of_training_trials_looks_at_no_scored_behavior():
     train_BTN, train = lagged_trials(10, lag=2, seed=1, noise=1.0)
     rates_BTN, data = lagged_trials(5, lag=2, seed=2)
-    other = dataclasses.replace(data, behaviour_BTV=lagged_trials(5, lag=-4)[1].behaviour_BTV)
+    other = dataclasses.replace(data, behavior_BTV=lagged_trials(5, lag=-4)[1].behavior_BTV)
     first, second = (
-        decode_behaviour(rates_BTN, d, train_rates_BTN=train_BTN, train=train)
-        for d in (data, other)
+        decode_behavior(rates_BTN, d, train_rates_BTN=train_BTN, train=train) for d in (data, other)
     )
     assert first.lag_ms_V.tolist() == second.lag_ms_V.tolist() == [40, 40]
     assert first.penalty_V.tolist() == second.penalty_V.tolist()
@@ -79,26 +78,26 @@ def test_the_decoder_of_training_trials_looks_at_no_scored_behaviour():
 
 
 def test_folds_do_not_score_what_they_were_fitted_to():
-    # Each trial has a neuron of its own: any behaviour can be learnt by heart, none foretold.
+    # Each trial has a neuron of its own: any behavior can be learnt by heart, none foretold.
     rng = np.random.default_rng(0)
     rates_BTN = np.repeat(np.eye(20)[:, None], 30, axis=1)
-    behaviour_BTV = np.repeat(rng.standard_normal((20, 1, 1)), 30, axis=1)
-    data = spike_data(20, 30, 20, bin_ms=20.0, behaviour_BTV=behaviour_BTV)
-    scores = decode_behaviour(rates_BTN, data)
+    behavior_BTV = np.repeat(rng.standard_normal((20, 1, 1)), 30, axis=1)
+    data = spike_data(20, 30, 20, bin_ms=20.0, behavior_BTV=behavior_BTV)
+    scores = decode_behavior(rates_BTN, data)
     assert scores.n_folds == 5
     assert scores.r2_mean < 0
-    assert scores.names == ("behaviour 0",)
+    assert scores.names == ("behavior 0",)
 
 
-def test_behaviour_that_is_not_known_is_neither_fitted_nor_scored():
+def test_behavior_that_is_not_known_is_neither_fitted_nor_scored():
     rates_BTN, data = lagged_trials(10, lag=0)
     gaps = np.random.default_rng(3).random((10, 40)) < 0.3
-    wild_BTV = data.behaviour_BTV.copy()
+    wild_BTV = data.behavior_BTV.copy()
     wild_BTV[gaps, 0] = 1e6
-    spoilt = dataclasses.replace(data, behaviour_BTV=wild_BTV)
-    assert decode_behaviour(rates_BTN, spoilt).r2_V[0] < 0.1
+    spoilt = dataclasses.replace(data, behavior_BTV=wild_BTV)
+    assert decode_behavior(rates_BTN, spoilt).r2_V[0] < 0.1
     wild_BTV[gaps, 0] = np.nan
-    scores = decode_behaviour(rates_BTN, spoilt)
+    scores = decode_behavior(rates_BTN, spoilt)
     assert scores.r2_V == pytest.approx([1, 1], abs=1e-3)
 
 
@@ -107,10 +106,10 @@ def test_bins_outside_the_window_have_no_part(kind):
     rates_BTN, data = lagged_trials(10, lag=2)
     changes = {"lengths_B": np.full(10, 30)} if kind == "padding" else {"n_forward": 10}
     cut = dataclasses.replace(data, **changes)
-    before = decode_behaviour(rates_BTN, cut)
-    wild_BTN, wild_BTV = rates_BTN.copy(), data.behaviour_BTV.copy()
+    before = decode_behavior(rates_BTN, cut)
+    wild_BTN, wild_BTV = rates_BTN.copy(), data.behavior_BTV.copy()
     wild_BTN[:, 30:], wild_BTV[:, 30:] = 50, -3
-    after = decode_behaviour(wild_BTN, dataclasses.replace(cut, behaviour_BTV=wild_BTV))
+    after = decode_behavior(wild_BTN, dataclasses.replace(cut, behavior_BTV=wild_BTV))
     assert after.r2_V.tolist() == before.r2_V.tolist()
     # 120 ms from the start and 80 ms to the end cannot be reached with every lag.
     assert before.n_scored == 10 * (30 - 6 - 4)
@@ -119,7 +118,7 @@ def test_bins_outside_the_window_have_no_part(kind):
 def test_estimates_with_other_lags_are_scored_on_the_same_bins():
     rates_BTN, data = lagged_trials(10, lag=2)
     early_BTN = np.roll(rates_BTN, 4, axis=1)
-    first, second = decode_behaviour(rates_BTN, data), decode_behaviour(early_BTN, data)
+    first, second = decode_behavior(rates_BTN, data), decode_behavior(early_BTN, data)
     assert first.lag_ms_V.tolist() != second.lag_ms_V.tolist()
     assert first.n_scored == second.n_scored
 
@@ -136,24 +135,24 @@ def test_lags_are_whole_bins_and_short_beside_the_trial():
 
 def test_what_cannot_be_decoded_has_no_score():
     rates_BTN, data = lagged_trials(1, lag=0)
-    assert np.isnan(decode_behaviour(rates_BTN, data).r2_mean)  # nothing left to fit
+    assert np.isnan(decode_behavior(rates_BTN, data).r2_mean)  # nothing left to fit
     rates_BTN, data = lagged_trials(6, lag=0)
-    data.behaviour_BTV[:, :, 0] = 3.0  # never changes
-    scores = decode_behaviour(rates_BTN, data)
+    data.behavior_BTV[:, :, 0] = 3.0  # never changes
+    scores = decode_behavior(rates_BTN, data)
     assert np.isnan(scores.r2_V[0])
     assert scores.r2_mean == scores.r2_V[1]
-    data.behaviour_BTV[:] = np.nan
-    scores = decode_behaviour(rates_BTN, data)
+    data.behavior_BTV[:] = np.nan
+    scores = decode_behavior(rates_BTN, data)
     assert np.isnan(scores.r2_mean)
     assert (scores.n_scored, scores.n_folds) == (0, 0)
-    with pytest.raises(ValueError, match="expected trials with behaviour"):
-        decode_behaviour(rates_BTN, dataclasses.replace(data, behaviour_BTV=None))
+    with pytest.raises(ValueError, match="expected trials with behavior"):
+        decode_behavior(rates_BTN, dataclasses.replace(data, behavior_BTV=None))
 
 
 def test_constant_rates_decode_the_mean_and_no_more():
     _, data = lagged_trials(10, lag=0)
     constant_BTN = np.broadcast_to(np.array([0.1, 1.0, 0.0, 0.3]), (10, 40, 4))
-    scores = decode_behaviour(constant_BTN, data)
+    scores = decode_behavior(constant_BTN, data)
     assert (scores.r2_V <= 0).all()
     assert scores.r2_mean == pytest.approx(0, abs=0.05)
 

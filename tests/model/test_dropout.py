@@ -48,7 +48,7 @@ def test_no_dropout_is_the_identity_and_draws_nothing(dtype):
 
 @DTYPES
 @pytest.mark.parametrize("lag", [1, 2, 3, 4, 8])
-def test_entries_are_dropped_independently_of_their_neighbours(dtype, lag):
+def test_entries_are_dropped_independently_of_their_neighbors(dtype, lag):
     # Several entries may share one random number: none may follow from another.
     p = 0.3
     kept = (_dropout()(torch.ones(N, dtype=dtype), p) != 0).float()

@@ -91,7 +91,7 @@ def test_ndt1_fault_neuron_masking_hides_a_neuron_for_the_whole_trial():
 
 def test_full_mode_hides_entry_by_entry():
     hidden = _draw({"mode": "full"}, (200, 30, 10)).float()
-    # Knowing that its neighbour in time, or another neuron, is hidden tells nothing.
+    # Knowing that its neighbor in time, or another neuron, is hidden tells nothing.
     for first, second in (
         (hidden[:, 1:], hidden[:, :-1]),
         (hidden[..., 1:], hidden[..., :-1]),

@@ -81,7 +81,7 @@ def test_the_released_sizes_leave_nothing_to_note():
         ("dmfc", "dmfc_rsg"),
     ],
 )
-def test_a_misspelt_group_is_recognised(name, meant):
+def test_a_misspelled_group_is_recognized(name, meant):
     assert nearest_group(name).name == meant
 
 
@@ -95,7 +95,7 @@ def test_a_group_of_another_name_would_be_skipped(arrays, expected):
     )
 
 
-def test_a_misspelt_group_is_told_the_name_that_fits_its_bins(arrays):
+def test_a_misspelled_group_is_told_the_name_that_fits_its_bins(arrays):
     finding = only(errors(check_group("mc-maze-small", arrays)))
     assert f"`{GROUP}`" in finding.hint  # its bins are those of 20 ms
 
@@ -113,14 +113,14 @@ def test_a_missing_key_is_named_with_its_axes(arrays):
     assert "eval trials x bins x held-out neurons" in finding.hint
 
 
-def test_a_misspelt_key_is_told_from_a_missing_one(arrays):
+def test_a_misspelled_key_is_told_from_a_missing_one(arrays):
     arrays["eval_rates_held_out"] = arrays.pop("eval_rates_heldout")
     findings = check_group(GROUP, arrays)
     assert "Rename `eval_rates_held_out`" in only(errors(findings)).hint
     assert warned(findings) == []
 
 
-def test_spikes_are_not_taken_for_misspelt_rates(arrays, example):
+def test_spikes_are_not_taken_for_misspelled_rates(arrays, example):
     arrays["eval_spikes_heldout"] = example.tensors["eval_spikes_heldout"]
     del arrays["eval_rates_heldout"]
     findings = check_group(GROUP, arrays)
@@ -169,7 +169,7 @@ def test_the_type_of_an_array_is_checked(arrays, change, severity, message):
 
 @pytest.mark.parametrize("with_targets", [True, False])
 @pytest.mark.parametrize("keys", [["eval_rates_heldin"], list(RATE_KEYS)])
-def test_swapped_axes_are_recognised(arrays, expected, keys, with_targets):
+def test_swapped_axes_are_recognized(arrays, expected, keys, with_targets):
     for key in keys:
         arrays[key] = arrays[key].transpose(SWAP)
     findings = errors(check_group(GROUP, arrays, expected if with_targets else None))
@@ -180,7 +180,7 @@ def test_swapped_axes_are_recognised(arrays, expected, keys, with_targets):
         assert np.transpose(arrays[finding.key], SWAP).shape[1] in (35, 10)
 
 
-def test_time_first_is_recognised(arrays):
+def test_time_first_is_recognized(arrays):
     for key in RATE_KEYS:
         arrays[key] = arrays[key].transpose(1, 0, 2)
     findings = errors(check_group(GROUP, arrays))
@@ -223,7 +223,7 @@ def test_the_window_of_the_dataset_holds_without_targets(arrays):
     assert all("expected 35, the benchmark's window" in f.message for f in findings)
 
 
-def test_forward_bins_left_in_the_window_are_recognised(arrays):
+def test_forward_bins_left_in_the_window_are_recognized(arrays):
     joined = np.concatenate([arrays["eval_rates_heldin"], arrays["eval_rates_heldin_forward"]], 1)
     finding = only(errors(check_group(GROUP, arrays | {"eval_rates_heldin": joined})))
     assert "the first 35 bins go here, the last 10 under" in finding.hint
@@ -231,7 +231,7 @@ def test_forward_bins_left_in_the_window_are_recognised(arrays):
     assert "keep the last 10" in finding.hint
 
 
-def test_exchanged_neurons_are_recognised(arrays, expected):
+def test_exchanged_neurons_are_recognized(arrays, expected):
     first, second = "eval_rates_heldin", "eval_rates_heldout"
     arrays[first], arrays[second] = arrays[second], arrays[first]
     findings = errors(check_group(GROUP, arrays, expected))
@@ -239,7 +239,7 @@ def test_exchanged_neurons_are_recognised(arrays, expected):
     assert all("exchanged" in finding.hint for finding in findings)
 
 
-def test_all_neurons_in_one_array_are_recognised(arrays, expected):
+def test_all_neurons_in_one_array_are_recognized(arrays, expected):
     both = np.concatenate([arrays["eval_rates_heldin"], arrays["eval_rates_heldout"]], axis=2)
     finding = only(errors(check_group(GROUP, arrays | {"eval_rates_heldin": both}, expected)))
     assert "split them" in finding.hint
@@ -294,7 +294,7 @@ def test_a_damaged_array_is_named_and_the_others_are_checked(tmp_path, arrays):
     assert "damaged" in finding.hint
 
 
-def test_arrays_outside_of_a_group_are_recognised(tmp_path, arrays):
+def test_arrays_outside_of_a_group_are_recognized(tmp_path, arrays):
     with h5py.File(tmp_path / "s.h5", "w") as file:
         for key, array in arrays.items():
             file[key] = array

@@ -67,7 +67,7 @@ def test_negative_rates_are_counted_and_found(arrays):
         (lambda a: np.log(50 * a / 5), "in Hz: write numpy.exp(rates) / 50"),
     ],
 )
-def test_log_rates_are_recognised(arrays, change, hint):
+def test_log_rates_are_recognized(arrays, change, hint):
     logs = {key: change(array) for key, array in arrays.items()}
     assert all(array.min() < 0 for array in logs.values())
     findings = errors(check_group(GROUP, logs))
@@ -165,7 +165,7 @@ def test_counts_that_are_not_scored_do_not_count_for_the_unit(example, arrays):
         (np.array([3, 0, 6, 1, 7, 2, 5, 4]), "in another order"),
     ],
 )
-def test_another_order_of_the_trials_is_recognised(arrays, expected, order, what):
+def test_another_order_of_the_trials_is_recognized(arrays, expected, order, what):
     for key in RATE_KEYS[2:]:
         arrays[key] = arrays[key][order]
     finding = only(errors(check_group(GROUP, arrays, expected)))

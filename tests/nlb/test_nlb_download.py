@@ -14,7 +14,7 @@ pytest.importorskip("requests", reason="requests is not installed")
 
 from ndt_cli.commands.nlb_data import nlb_data
 from ndt_cli.errors import DataError
-from ndt_cli.nlb import catalog as catalogue
+from ndt_cli.nlb import catalog as catalog
 from ndt_cli.nlb import download
 from ndt_cli.nlb.catalog import DATASETS, PublicFile
 from ndt_cli.nlb.download import check_file, fetch
@@ -211,12 +211,12 @@ def test_a_check_tells_size_and_digest(target):
 # ------------------------------------------------------------------ the command
 @pytest.fixture
 def run(server, monkeypatch, tmp_path):
-    """Run the command with a catalogue whose files come from the server."""
+    """Run the command with a catalog whose files come from the server."""
     dataset = DATASETS["mc_maze_small"]
     small = public(server.url)
     files = [replace(small, path=file.path) for file in dataset.files]
     small_set = replace(dataset, train_file=files[0], test_file=files[1])
-    monkeypatch.setitem(catalogue.DATASETS, dataset.name, small_set)
+    monkeypatch.setitem(catalog.DATASETS, dataset.name, small_set)
     app = typer.Typer()
     app.command()(nlb_data)
 

@@ -57,7 +57,7 @@ def test_counts_are_the_spikes_of_each_window(maze, bin_ms):
     )
 
 
-def test_behaviour_lags_behind_the_spikes(maze):
+def test_behavior_lags_behind_the_spikes(maze):
     tensors = made(maze)
     # The hand's velocity is the time of the recording in seconds. mc_maze_small: lag 120 ms.
     start_s = (maze.align_ms[maze.splits == "train"] - 250 + 120) / 1000
@@ -161,7 +161,7 @@ def test_nothing_of_the_process_is_changed(rsg, capfd):
 
 def test_a_trial_that_nlb_tools_would_leave_out_is_an_error(tmp_path):
     # It asks for a sample of every series in training trials, also of those that are no target,
-    # and leaves a trial out of the counts, not of the behaviour.
+    # and leaves a trial out of the counts, not of the behavior.
     written = write_maze(tmp_path, no_eye_in=2)
     row = np.flatnonzero(written.splits[written.splits != "test"] == "train")[2]
     with pytest.raises(DataError, match=f"cuts 5 of 6 train trials; row {row} of the trial table"):
@@ -264,9 +264,9 @@ def test_a_file_that_is_not_nwb_is_named(own_maze):
         made(own_maze)
 
 
-def test_a_train_file_without_behaviour_is_refused(tmp_path):
+def test_a_train_file_without_behavior_is_refused(tmp_path):
     written = write_maze(tmp_path, n_train=2, n_val=1, n_test=1, behavior=False)
-    with pytest.raises(DataError, match=r"no time series 'hand_vel', the behaviour; found none"):
+    with pytest.raises(DataError, match=r"no time series 'hand_vel', the behavior; found none"):
         made(written)
 
 

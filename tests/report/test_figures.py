@@ -295,5 +295,5 @@ def test_a_single_spike_is_seen_and_named_whatever_the_largest_count():
     assert names == ["1", "3", "6", "9 spikes per bin"]
     (image,) = raster.get_images()
     shades = image.cmap(image.norm([1, 9]))[:, 0]
-    assert shades[1] < shades[0] < 0.8  # black, and no lighter than a clear grey
+    assert shades[1] < shades[0] < 0.8  # black, and no lighter than a clear gray
     assert np.ma.getmaskarray(image.get_array())[0, 0]  # no spike: nothing is drawn

@@ -205,8 +205,8 @@ def test_no_name_from_a_file_is_taken_for_html(tmp_path, unpainted):
     splits = [
         dataclasses.replace(
             spike_data(n, 8, 3, seed=n),
-            behaviour_BTV=wide[:n],
-            behaviour_names=(hostile, "$\\frac{"),
+            behavior_BTV=wide[:n],
+            behavior_names=(hostile, "$\\frac{"),
         )
         for n in (12, 6)
     ]

@@ -89,7 +89,7 @@ def recordings(draw):
     if draw(st.booleans()):
         data = dataclasses.replace(
             data,
-            behaviour_BTV=rng.standard_normal((*counts_BTN.shape[:2], 2)),
+            behavior_BTV=rng.standard_normal((*counts_BTN.shape[:2], 2)),
             conditions_B=np.arange(sum(n_of)) % 2,
         )
     splits = np.split(np.arange(sum(n_of)), [n_of[0]])

@@ -82,7 +82,7 @@ def _known(train: SpikeData) -> str:
     known = {
         "true rates": train.rates_BTN,
         "latent states": train.latents_BTK,
-        "behaviour": train.behaviour_BTV,
+        "behavior": train.behavior_BTV,
     }
     return ", ".join(name for name, array in known.items() if array is not None) or "nothing"
 

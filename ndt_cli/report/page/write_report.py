@@ -68,5 +68,5 @@ def write_report(
         refuse_to_replace(file, overwrite)
         text = run_page(run)
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_text_atomic(file, text)
+    write_text_atomic(file, text, overwrite=True)
     return file

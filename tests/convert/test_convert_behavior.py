@@ -1,4 +1,4 @@
-"""Behaviour on a clock of its own, in the bins of the spikes."""
+"""Behavior on a clock of its own, in the bins of the spikes."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def test_samples_out_of_order_are_sorted():
     np.testing.assert_array_equal(cut([10, 0], [2, 1], 2, 10), [1, 2])
 
 
-def test_behaviour_of_another_clock_is_refused(tmp_path):
+def test_behavior_of_another_clock_is_refused(tmp_path):
     def made(first_s):
         np.savez(
             tmp_path / "session.npz",
@@ -57,11 +57,11 @@ def test_behaviour_of_another_clock_is_refused(tmp_path):
             speed_times=first_s + np.arange(1000) / 100,
         )
         choices = Choices(
-            bin_ms=20, chop_ms=1000, behaviour=("speed",), behaviour_times="speed_times"
+            bin_ms=20, chop_ms=1000, behavior=("speed",), behavior_times="speed_times"
         )
         return convert(tmp_path / "session.npz", choices).recording.train
 
-    assert np.isfinite(made(first_s=0).behaviour_BTV).any()
-    assert np.isfinite(made(first_s=5).behaviour_BTV).any()  # some of it is enough
+    assert np.isfinite(made(first_s=0).behavior_BTV).any()
+    assert np.isfinite(made(first_s=5).behavior_BTV).any()  # some of it is enough
     with pytest.raises(DataError, match=r"speed: found no sample .* from 60 to 69\.99 s, .* 0 to"):
         made(first_s=60)

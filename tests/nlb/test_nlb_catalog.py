@@ -10,7 +10,7 @@ from ndt_cli.nlb.download import locate
 FILES = Path(__file__).resolve().parents[3] / "shared" / "reference" / "nlb_files.json"
 
 
-# ------------------------------------------------------------------ the catalogue
+# ------------------------------------------------------------------ the catalog
 def test_there_are_seven_data_sets_of_two_files():
     assert len(DATASETS) == 7
     files = [file for dataset in DATASETS.values() for file in dataset.files]

@@ -1,0 +1,109 @@
+"""Show the Python names in messages of the library as they are typed on the command line."""
+
+import ast
+import re
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+# Python functions that messages name, and the commands that do the same.
+COMMAND_OF = {
+    "choose_members": "ndt ensemble",
+    "convert": "ndt convert",
+    "describe_file": "ndt check-data",
+    "evaluate": "ndt evaluate",
+    "find_space": "ndt sweep spaces",
+    "list_contents": "ndt convert --list",
+    "load_settings": "ndt presets",
+    "resume": "ndt train --resume",
+    "resume_sweep": "ndt sweep --resume",
+    "save_ensemble": "ndt ensemble",
+    "settings_help": "ndt presets --fields",
+    "sweep": "ndt sweep",
+    "train": "ndt train",
+    "write_report": "ndt report",
+}
+
+
+# By parameter name, the flags of the command that this process runs.
+_flags: dict[str, str] = {}
+
+
+def speak_as(command: Any) -> None:
+    """Let `as_typed` use the flags of a click command from now on."""
+    _flags.clear()
+    _flags.update(flags_of(command))
+
+
+def as_typed(text: str, flags: Mapping[str, str] = _flags) -> str:
+    """Replace the Python code that stands in backticks by its form on the command line.
+
+    Parameters
+    ----------
+    text : str
+        A message or hint of an `NdtError` or a warning.
+    flags : mapping of str to str, optional
+        By parameter name, its flag (or the metavar of an argument). Default: those of the command
+        that runs.
+
+    Examples
+    --------
+    >>> flags = {"bin_ms": "--bin-ms", "overwrite": "--overwrite", "set": "--set"}
+    >>> as_typed("Give `bin_ms=20`, or `overwrite=True`.", flags)
+    'Give --bin-ms 20, or --overwrite.'
+    >>> as_typed("Use `train.batch_size=32`, then `resume('my runs/a')`.", flags)
+    "Use --set train.batch_size=32, then ndt train --resume 'my runs/a'."
+    """
+    return re.sub(r"`([^`\n]+)`", lambda found: _typed(found[1], flags) or found[0], text)
+
+
+def flags_of(command: Any) -> dict[str, str]:
+    """Return the flag of each parameter of a click command, its subcommands included."""
+    flags = {}
+    for subcommand in getattr(command, "commands", {}).values():
+        flags.update(flags_of(subcommand))
+    for parameter in getattr(command, "params", ()):
+        is_option = getattr(parameter, "param_type_name", "") == "option"
+        longest = max(parameter.opts, key=len)
+        flags[parameter.name] = longest if is_option else parameter.make_metavar_name()
+    return flags
+
+
+def _typed(code: str, flags: Mapping[str, str]) -> str | None:
+    """Return what is typed for a piece of Python, or None when it is something else."""
+    if re.fullmatch(r"[a-z]+\.\w+", code):  # a setting
+        return code
+    if re.fullmatch(r"[a-z]+\.\w+=.*", code):
+        return f"--set {shlex.quote(code)}"
+    name, equals, value = code.partition("=")
+    if name in flags:
+        return flags[name] if not equals else _option(flags[name], value)
+    try:
+        call = ast.parse(code, mode="eval").body
+    except SyntaxError:
+        return None
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+        return None
+    command = COMMAND_OF.get(call.func.id)
+    if command is None:
+        return None
+    words = [_word(argument) for argument in call.args]
+    for keyword in call.keywords:
+        flag = "--" + str(keyword.arg).replace("_", "-")
+        words.append(_option(flag, ast.unparse(keyword.value)))
+    return " ".join([command, *words])
+
+
+def _option(flag: str, value: str) -> str:
+    if value in ("True", "False"):
+        return flag if value == "True" else flag.replace("--", "--no-", 1)
+    try:
+        return f"{flag} {shlex.quote(str(ast.literal_eval(value)))}"
+    except (SyntaxError, ValueError):
+        return f"{flag} {value}"
+
+
+def _word(argument: ast.expr) -> str:
+    if isinstance(argument, ast.Constant):
+        return shlex.quote(str(argument.value))
+    return ast.unparse(argument)  # a placeholder, such as FILE
