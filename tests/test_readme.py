@@ -58,6 +58,6 @@ def test_both_commands_to_paste_set_everything_up():
 def test_tests_named_in_the_table_of_differences_exist():
     table = README.partition("## What differs from NDT1")[2].partition("\n## ")[0]
     named = re.findall(r"`(test_\w+)`", table)
-    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("*.py"))
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
     assert len(named) >= 10
     assert [name for name in named if f"def {name}(" not in source] == []

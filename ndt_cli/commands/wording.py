@@ -65,7 +65,9 @@ def flags_of(command: Any) -> dict[str, str]:
     for parameter in getattr(command, "params", ()):
         is_option = getattr(parameter, "param_type_name", "") == "option"
         longest = max(parameter.opts, key=len)
-        flags[parameter.name] = longest if is_option else parameter.make_metavar_name()
+        flags[parameter.name] = (
+            longest if is_option else parameter.metavar or parameter.name.upper()
+        )
     return flags
 
 

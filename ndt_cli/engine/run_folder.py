@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -24,10 +24,12 @@ from typing_extensions import Self
 from ndt_cli import __version__
 from ndt_cli.atomic import leftovers, write_text_atomic
 from ndt_cli.data.spike_data import Recording, SpikeData
-from ndt_cli.engine.device import Compute
 from ndt_cli.errors import RunError, RunWarning, typed
 from ndt_cli.settings.load import load_settings, settings_to_toml
 from ndt_cli.settings.tree import Settings
+
+if TYPE_CHECKING:
+    from ndt_cli.engine.device import Compute
 
 
 def to_line(record: Mapping[str, float]) -> str:
@@ -191,7 +193,7 @@ _PACKAGES = ("torch", "numpy", "scipy", "h5py", "pydantic", "safetensors")
 _OF_NEURONS = {"neuron_ids_N", "neuron_names", "spikes_N"}  # said once, of the training trials
 
 
-def describe_run(recording: Recording, compute: Compute, n_threads: int) -> dict[str, Any]:
+def describe_run(recording: Recording, compute: "Compute", n_threads: int) -> dict[str, Any]:
     """Return the content of ``run.json``."""
     return {
         "ndt": __version__,

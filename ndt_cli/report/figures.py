@@ -6,17 +6,20 @@ returns.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from ndt_cli.atomic import write_atomic
 from ndt_cli.errors import SettingsError
-from ndt_cli.evaluation import Evaluation
 from ndt_cli.report.curves import training_curves
 from ndt_cli.report.neurons import per_neuron_scores
 from ndt_cli.report.style import styled
 from ndt_cli.report.trial import choose_neurons, rate_heatmaps, rates_over_raster, trial_bins
+
+if TYPE_CHECKING:
+    from ndt_cli.evaluation import Evaluation
 
 __all__ = [
     "choose_neurons",
@@ -98,7 +101,7 @@ def check_ending(path: Path) -> str:
 
 
 def write_run_figures(
-    folder: Path, history: Sequence[dict[str, float]], evaluation: Evaluation, choose_by: str
+    folder: Path, history: Sequence[dict[str, float]], evaluation: "Evaluation", choose_by: str
 ) -> list[Path]:
     """Draw a run: how it trained, and what it inferred in one trial.
 
@@ -108,7 +111,7 @@ def write_run_figures(
         Where the pictures go.
     history : sequence of dict
         Records of the epochs.
-    evaluation : Evaluation
+    evaluation : "Evaluation"
         Of the run.
     choose_by : str
         Its setting ``train.choose_by``.
@@ -135,13 +138,13 @@ def write_run_figures(
 
 
 def draw_trial(
-    evaluation: Evaluation, trial: int | None = None, neurons: Sequence[int] = ()
+    evaluation: "Evaluation", trial: int | None = None, neurons: Sequence[int] = ()
 ) -> Figure:
     """Draw spikes and rates of one trial.
 
     Parameters
     ----------
-    evaluation : Evaluation
+    evaluation : "Evaluation"
         Of the run.
     trial : int, optional
         Default: the `typical_trial`.
@@ -162,7 +165,7 @@ def draw_trial(
     )
 
 
-def typical_trial(evaluation: Evaluation) -> int:
+def typical_trial(evaluation: "Evaluation") -> int:
     """Return the trial whose number of spikes per bin is the median one."""
     data = evaluation.data
     per_bin = data.spikes_BTN.sum(axis=(1, 2)) / np.maximum(data.lengths_B, 1)

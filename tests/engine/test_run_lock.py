@@ -106,10 +106,10 @@ def test_two_runs_that_start_in_the_same_second_take_two_folders(tmp_path, monke
 
 class _Noon:
     @staticmethod
-    def now():
+    def now(tz=None):
         from datetime import datetime
 
-        return datetime(2026, 1, 31, 12, 0, 0)
+        return datetime(2026, 1, 31, 12, 0, 0, tzinfo=tz)
 
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.ENOSPC])

@@ -227,7 +227,7 @@ def test_a_damaged_cache_is_made_anew(own_maze, monkeypatch, damage):
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(own_maze, monkeypatch):
-    def refuse(path, write):
+    def refuse(path, write, overwrite):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(tensor_cache, "write_atomic", refuse)
