@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from builders import changed, recording, tiny_settings
+from ndt_cli.search.together import TrainTogether
 
 from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.events import StepDone
@@ -13,7 +14,6 @@ from ndt_cli.engine.together import StepTogether
 from ndt_cli.errors import SettingsError
 from ndt_cli.search.in_turn import train_in_turn
 from ndt_cli.search.member import Member
-from ndt_cli.search.together import TrainTogether
 
 BASE = tiny_settings(
     model={"n_layers": 2, "dropout": 0.3},
