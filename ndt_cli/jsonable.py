@@ -41,5 +41,9 @@ def jsonable(value: Any) -> Any:
 
 
 def json_text(value: Any, *, indent: int | None = 2) -> str:
-    """Return a value as JSON text, one line if ``indent`` is None."""
-    return json.dumps(jsonable(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    """Return a value as JSON text, one line if ``indent`` is None.
+
+    The text is ASCII: it can be printed and stored in any encoding, names that are not UTF-8
+    included.
+    """
+    return json.dumps(jsonable(value), indent=indent, allow_nan=False)

@@ -130,7 +130,7 @@ def read_header(path: Path, texts: Mapping[str, str]) -> Header:
     Raises
     ------
     CheckpointError
-        When it is none, of a newer version, or a value is missing, of another type or absurd.
+        If it is none, of a newer version, or a value is missing, of another type or absurd.
     """
     if texts.get("format") != FORMAT:
         raise CheckpointError(
@@ -241,7 +241,7 @@ class Checkpoint:
         Raises
         ------
         CheckpointError
-            When the weights do not fit the network that the header describes.
+            If the weights do not fit the network that the header describes.
         """
         self._check_weights()
         with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced
@@ -255,7 +255,7 @@ class Checkpoint:
         Raises
         ------
         CheckpointError
-            When they do not fit.
+            If they do not fit.
         """
         if model.shape != self.shape:
             raise CheckpointError(
@@ -289,7 +289,7 @@ class Checkpoint:
         Raises
         ------
         CheckpointError
-            When a state is missing or of another shape.
+            If a state is missing or of another shape.
         """
         if not self.optimizer and not self.progress["epoch"] and not self.progress["step"]:
             return  # before the first step there is none
@@ -311,7 +311,7 @@ class Checkpoint:
         Raises
         ------
         CheckpointError
-            When they are not all there, another number of processes saved them, or another kind
+            If they are not all there, another number of processes saved them, or another kind
             of device did.
         """
         saved_by = len({name.partition(".")[0] for name in self.streams})
@@ -342,7 +342,7 @@ class Checkpoint:
         Raises
         ------
         OSError
-            When the disk or the folder refuses it; an older file is left as it was.
+            If the disk or the folder refuses it; an older file is left as it was.
         """
         groups = {"model": self.model, "optimizer": self.optimizer, "stream": self.streams}
         tensors = {
@@ -362,7 +362,7 @@ class Checkpoint:
         Raises
         ------
         CheckpointError
-            When the file is missing, truncated, not a checkpoint, or of a newer version.
+            If the file is missing, truncated, not a checkpoint, or of a newer version.
         """
         if not path.is_file():
             raise CheckpointError(

@@ -1,4 +1,4 @@
-"""Rates from what was trained: a run, or an ensemble of runs.
+"""Load a trained model or an ensemble, and choose which entries are hidden to score it.
 
 Axes: B trials, T bins, N neurons.
 """
@@ -12,15 +12,13 @@ from numpy.typing import NDArray
 from ndt_cli.data.spike_data import IntArray, SpikeData
 from ndt_cli.engine.ensembles import Ensemble
 from ndt_cli.engine.streams import stream_seed
-from ndt_cli.engine.trained_model import Float32Array, TrainedModel
+from ndt_cli.engine.trained_model import Float32Array, Model, TrainedModel
 from ndt_cli.settings.tree import Settings
 
-__all__ = ["Ensemble", "Float32Array", "TrainedModel", "hiding_folds", "load_trained"]
+__all__ = ["Ensemble", "Float32Array", "Model", "TrainedModel", "hiding_folds", "load_trained"]
 
 
-def load_trained(
-    run: Path | str, checkpoint: str | None = None, device: str = "auto"
-) -> TrainedModel | Ensemble:
+def load_trained(run: Path | str, checkpoint: str | None = None, device: str = "auto") -> Model:
     """Load the model of a run folder, or the models of an ensemble's folder.
 
     Both are a `Model`: they infer by the same methods.
@@ -61,7 +59,7 @@ def load_trained(
 def hiding_folds(
     data: SpikeData, settings: Settings, trials: IntArray | None = None
 ) -> NDArray[np.integer]:
-    """Deal the entries of each trial into folds, so that each can be hidden once.
+    """Divide the entries of each trial into folds, so that each can be hidden once.
 
     A fold hides about ``mask.ratio`` of the entries, of the kind that ``mask.mode`` hides: whole
     bins, whole neurons, or single entries.
@@ -73,8 +71,7 @@ def hiding_folds(
     settings : Settings
         How they are hidden, and the seed.
     trials : int array, optional
-        Positions of the trials to deal; the folds of each are the same as among all. Default:
-        all of them.
+        Positions of the trials; their folds are the same as among all. Default: all trials.
 
     Returns
     -------

@@ -23,7 +23,7 @@ def check_trainable(recording: Recording, settings: Settings) -> None:
     Raises
     ------
     DataError
-        When they are not sound (`check_recording`), when training counts are unknown, or when
+        If they are not sound (`check_recording`), when training counts are unknown, or when
         the validation trials lack what ``train.choose_by`` measures.
     """
     check_recording(recording)
@@ -53,7 +53,7 @@ def check_resumable(before: Settings, now: Settings) -> None:
     Raises
     ------
     SettingsError
-        When more than ``train.max_epochs``, ``train.patience_epochs`` and how it is saved differ.
+        If more than ``train.max_epochs``, ``train.patience_epochs`` and how it is saved differ.
     """
     free = {name: getattr(now.train, name) for name in _FREE}
     if before.model_copy(update={"train": before.train.model_copy(update=free)}) != now:
@@ -70,7 +70,7 @@ def check_same_data(folder: RunFolder, recording: Recording) -> None:
     Raises
     ------
     RunError
-        When a split is not the one that the run was trained on; the message says what differs.
+        If a split is not the one that the run was trained on; the message says what differs.
     """
     facts = folder.facts().data
     for split, before in (("train", facts.train), ("valid", facts.valid)):
@@ -150,7 +150,7 @@ def check_limits(
     Raises
     ------
     SettingsError
-        When spans are wider than the trials, or the network and a batch do not fit into memory;
+        If spans are wider than the trials, or the network and a batch do not fit into memory;
         the hint names the setting that matters most.
     """
     span = settings.mask.max_span

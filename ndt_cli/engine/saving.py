@@ -46,7 +46,7 @@ class Saver:
         self.is_behind = False
 
     def is_due(self) -> bool:
-        """Tell whether ``save_interval_minutes`` have passed since the last checkpoint."""
+        """Return whether ``save_interval_minutes`` have passed since the last checkpoint."""
         minutes = (time.monotonic() - self._saved_at) / 60
         return minutes >= self._settings.save_interval_minutes
 
@@ -56,7 +56,7 @@ class Saver:
         Raises
         ------
         RunError
-            When it cannot be written, and training is not to go on.
+            If it cannot be written, and training is not to go on.
         """
         if not self._log_is_whole:  # the next save writes it anew
             return
@@ -111,7 +111,7 @@ class Saver:
         Raises
         ------
         RunError
-            When it cannot be written, and training is not to go on or ``must`` is set.
+            If it cannot be written, and training is not to go on or ``must`` is set.
         """
         writing = name
         if name == "last":
@@ -167,7 +167,7 @@ def take_later_best(folder: RunFolder, progress: Progress) -> None:
     Raises
     ------
     CheckpointError
-        When a best checkpoint is damaged.
+        If a best checkpoint is damaged.
     """
     for name in BEST_CHECKPOINTS:
         path = folder.checkpoint(name)
