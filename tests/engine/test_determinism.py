@@ -151,7 +151,8 @@ def test_a_run_of_a_gpu_is_not_resumed_without_one(tmp_path):
 def test_fewer_threads_than_before_are_said(tmp_path):
     run = _half(tmp_path / "run", n_threads=0)
     _say(run, n_threads=1000)
-    with pytest.warns(
+    said = r"started with 1000 CPU threads \(available now: \d+\): .*round"
+    with pytest.warns(RunWarning, match=said):
         RunWarning, match=r"started with 1000 CPU threads \(available now: \d+\): .*round"
     ):
         resume(run, recording=_data())

@@ -17,7 +17,7 @@ from builders import (
 
 from ndt_cli.data.spike_data import SpikeData
 from ndt_cli.engine.measures import measures_of
-from ndt_cli.engine.validation import BATCH_SIZE, Validator, 
+from ndt_cli.engine.validation import BATCH_SIZE, Validator
 from ndt_cli.errors import NdtError
 from ndt_cli.metrics import bits_per_spike, rate_scores
 
