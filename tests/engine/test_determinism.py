@@ -153,8 +153,6 @@ def test_fewer_threads_than_before_are_said(tmp_path):
     _say(run, n_threads=1000)
     said = r"started with 1000 CPU threads \(available now: \d+\): .*round"
     with pytest.warns(RunWarning, match=said):
-        RunWarning, match=r"started with 1000 CPU threads \(available now: \d+\): .*round"
-    ):
         resume(run, recording=_data())
 
 

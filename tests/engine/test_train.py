@@ -95,8 +95,6 @@ def test_a_best_checkpoint_gives_the_value_that_it_was_kept_for(tmp_path):
         assert checkpoint.progress["epoch"] == epoch
         measured = validate(checkpoint.build_model(CpuMath()))[measure]
         assert measured == pytest.approx(value, rel=1e-6)
-            value, rel=1e-6
-        )
         # It is for use, not to resume from.
         assert not checkpoint.optimizer
         assert not checkpoint.streams
