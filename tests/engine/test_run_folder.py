@@ -34,7 +34,7 @@ def test_ndt1_fault_runs_an_existing_run_is_never_overwritten(tmp_path):
     with pytest.raises(ExistingFileError, match="never overwritten") as caught:
         RunFolder(tmp_path).create()
     assert str(tmp_path) in caught.value.message
-    assert "--out" in caught.value.hint
+    assert "`out`" in caught.value.hint
     assert _contents(tmp_path) == before
 
 

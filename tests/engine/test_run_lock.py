@@ -14,7 +14,7 @@ from ndt_cli.engine.events import EpochDone, StepDone
 from ndt_cli.engine.inference import load_trained
 from ndt_cli.engine.run_folder import HOLDER_FILE, RunFolder, hold_run
 from ndt_cli.engine.training import resume, train
-from ndt_cli.errors import RunError, RunWarning
+from ndt_cli.errors import ExistingFileError, RunError, RunWarning
 
 
 def _held(path):
@@ -56,7 +56,7 @@ def test_a_run_cannot_be_resumed_while_it_trains_but_can_be_read(tmp_path):
         if isinstance(event, EpochDone) and event.record["epoch"] == 3:
             with pytest.raises(RunError, match="already"):
                 resume(tmp_path, recording=data())
-            with pytest.raises(RunError):
+            with pytest.raises(ExistingFileError):
                 train(SHORT, out=tmp_path, recording=data())
             load_trained(tmp_path, "last")
             seen.append(event)
