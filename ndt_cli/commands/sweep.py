@@ -19,7 +19,6 @@ from ndt_cli.commands.sweep_ray import (
     RayFlags,
     SchedulerOption,
     SearcherOption,
-    TogetherOption,
     training_on_ray,
 )
 from ndt_cli.commands.sweep_show import show, show_results, spaces
@@ -81,16 +80,6 @@ def sweep(
             "--resume", help="Go on with this sweep where it stopped; --members may be more."
         ),
     ] = None,
-    population: Annotated[
-        int | None,
-        typer.Option(
-            "--population",
-            min=0,
-            help="Members that train at once, as one model; 0: as many as memory holds. Pays on a "
-            "GPU, and for small batches.",
-            show_default="one after another",
-        ),
-    ] = None,
     pbt_interval: Annotated[
         int | None,
         typer.Option(
@@ -105,7 +94,6 @@ def sweep(
     ray_address: RayAddressOption = None,
     cpus_per_worker: CpusOption = None,
     gpus_per_worker: GpusOption = None,
-    members_per_worker: TogetherOption = None,
     scheduler: SchedulerOption = None,
     grace_epochs: GraceOption = None,
     searcher: SearcherOption = None,
@@ -127,23 +115,17 @@ def sweep(
         if any(option is not None for option in given):
             raise SettingsError(
                 "--resume goes on in the sweep's own folder with its own settings",
-                "leave out everything but --members, --population and the options of Ray",
+                "leave out everything but --members and the options of Ray",
             )
     flags = RayFlags(
         backend=backend,
         ray_address=ray_address,
         cpus_per_worker=cpus_per_worker,
         gpus_per_worker=gpus_per_worker,
-        members_per_worker=members_per_worker,
         scheduler=scheduler,
         grace_epochs=grace_epochs,
         searcher=searcher,
     )
-    if flags.backend == "ray" and population is not None:
-        raise SettingsError(
-            f"--population {population} is for one device, and --backend ray for several",
-            "a worker of Ray trains a population with --members-per-worker",
-        )
     interval = pbt_interval if resume is None else _interval_of(resume)
     if interval is not None and (flags.scheduler == "asha" or flags.searcher == "optuna"):
         raise SettingsError(
@@ -177,7 +159,7 @@ def sweep(
         open_.enter_context(run_warnings_shown())
         stop = open_.enter_context(stop_request())
         training = (
-            _training_here(stop, population)
+            _training_here(stop)
             if on_ray is None
             else training_on_ray(on_ray, settings, found, stop)
         )
@@ -198,8 +180,7 @@ def sweep(
     path = done.results.path
     if done.interrupted:
         words = f"Stopped and saved. Go on with: ndt sweep --resume {typed(path)}"
-        together = "" if population is None else f" --population {population}"
-        log.print(f"{words}{together}{flags.as_words()}", highlight=False, soft_wrap=True)
+        log.print(f"{words}{flags.as_words()}", highlight=False, soft_wrap=True)
         raise typer.Exit(130)
     show_results(done.results, as_json)
 
@@ -222,19 +203,14 @@ def _interval_of(sweep: Path) -> int | None:
 
 
 @contextmanager
-def _training_here(should_stop: StopFlag, population: int | None) -> Iterator[dict[str, Any]]:
+def _training_here(should_stop: StopFlag) -> Iterator[dict[str, Any]]:
     """Give what `ndt_cli.search.sweep.sweep` takes to train in this process, and show it."""
     from ndt_cli.commands.sweep_progress import SweepProgress
     from ndt_cli.search.in_turn import train_in_turn
-    from ndt_cli.search.member import MemberTrainer
-    from ndt_cli.search.together import TrainTogether
 
-    trainer: MemberTrainer = train_in_turn
-    if population is not None:
-        trainer = TrainTogether(population or None)
     with SweepProgress() as progress:
         yield {
-            "trainer": trainer,
+            "trainer": train_in_turn,
             "watch": progress,
             "tell": progress.member_ended,
             "should_stop": should_stop,
@@ -243,12 +219,6 @@ def _training_here(should_stop: StopFlag, population: int | None) -> Iterator[di
 
 def _tell_space(space: "Space") -> None:
     log.print(f"space: {space.name}, {len(space.draws)} settings drawn", soft_wrap=True)
-    if space.changes_shapes:
-        log.print(
-            "it changes the network's shape, so its members cannot train together as one "
-            f"population: {', '.join(space.changes_shapes)}",
-            soft_wrap=True,
-        )
 
 
 def _tell_moves(epoch: int, moves: "Sequence[Move]") -> None:

@@ -64,16 +64,6 @@ GpusOption = Annotated[
         rich_help_panel=_PANEL,
     ),
 ]
-TogetherOption = Annotated[
-    int | None,
-    typer.Option(
-        "--members-per-worker",
-        min=1,
-        help="Members that a worker trains together, as one population.",
-        show_default="1",
-        rich_help_panel=_PANEL,
-    ),
-]
 SchedulerOption = Annotated[
     str | None,
     typer.Option(
@@ -114,7 +104,6 @@ class RayFlags:
     ray_address: str | None
     cpus_per_worker: int | None
     gpus_per_worker: float | None
-    members_per_worker: int | None
     scheduler: str | None
     grace_epochs: int | None
     searcher: str | None
@@ -139,7 +128,6 @@ class RayFlags:
             address=self.ray_address,
             cpus_per_worker=self.cpus_per_worker,
             gpus_per_worker=self.gpus_per_worker,
-            members_per_worker=self.members_per_worker or 1,
             scheduler="asha" if self.scheduler == "asha" else "none",
             searcher="optuna" if self.searcher == "optuna" else "random",
             grace_epochs=self.grace_epochs,

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from ndt_cli.atomic import write_atomic
 from ndt_cli.data.checks import MAX_COUNT
-from ndt_cli.engine.run_folder import BEST
+from ndt_cli.engine.measures import BEST_CHECKPOINTS, best_checkpoint
 from ndt_cli.engine.streams import Streams
 from ndt_cli.errors import CheckpointError
-from ndt_cli.model.network import ModelShape, NeuralDataTransformer
+from ndt_cli.model.network import LayerMath, ModelShape, NeuralDataTransformer
 from ndt_cli.settings.tree import ModelSettings
 
 
@@ -54,13 +54,12 @@ class Progress:
         """Note the measures of a validation; return the names of the checkpoints to save."""
         self.validated_epoch = self.epoch
         better = []
-        for name, (measure, lower_is_better) in BEST.items():
-            value = measures.get(measure, math.nan)
+        for name, measure in BEST_CHECKPOINTS.items():
+            value = measures.get(measure.key, math.nan)
             if not math.isfinite(value):
                 continue
             before = self.best.get(name)
-            sign = 1 if lower_is_better else -1
-            if before is None or sign * value < sign * before[0]:
+            if before is None or measure.is_better(value, before[0]):
                 self.best[name] = (value, self.epoch)
                 better.append(name)
         return better
@@ -70,7 +69,7 @@ class Progress:
 
         Epochs since that validation do not count: they may have been better.
         """
-        best = self.best.get(f"best-{choose_by}")
+        best = self.best.get(best_checkpoint(choose_by))
         return self.validated_epoch - (best[1] if best else 0)
 
     def to_json(self) -> dict[str, Any]:
@@ -236,8 +235,8 @@ class Checkpoint:
         state = model.state_dict()
         return cls(state, model.settings, model.shape, progress, optimizer or {}, streams or {})
 
-    def build_model(self) -> NeuralDataTransformer:
-        """Return the network with these weights, on the CPU.
+    def build_model(self, math: LayerMath | None = None) -> NeuralDataTransformer:
+        """Return the network with these weights, on the CPU, its layers computed by ``math``.
 
         Raises
         ------
@@ -246,7 +245,7 @@ class Checkpoint:
         """
         self._check_weights()
         with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced
-            model = NeuralDataTransformer(self.model_settings, self.shape)
+            model = NeuralDataTransformer(self.model_settings, self.shape, math)
         self.load_into(model)
         return model
 

@@ -21,9 +21,10 @@ from ndt_cli import __version__
 from ndt_cli.atomic import write_atomic
 from ndt_cli.data.spike_data import SpikeData
 from ndt_cli.engine.checkpoint import Checkpoint
+from ndt_cli.engine.measures import best_checkpoint
 from ndt_cli.engine.run_folder import RunFolder, SplitFacts
 from ndt_cli.engine.trained_model import Float32Array, TrainedModel
-from ndt_cli.errors import CheckpointError, RunError, SettingsError
+from ndt_cli.errors import CheckpointError, ExistingFileError, RunError, SettingsError
 from ndt_cli.settings.tree import Settings
 
 FILE = "ensemble.json"
@@ -61,26 +62,19 @@ class Ensemble:
         return (path / FILE).is_file()
 
     @classmethod
-    def load(
-        cls,
-        path: Path,
-        checkpoint: str | None = None,
-        device: str = "auto",
-        *,
-        openvino: bool = False,
-    ) -> "Ensemble":
+    def load(cls, path: Path, checkpoint: str | None = None, device: str = "auto") -> "Ensemble":
         """Load an ensemble; see `ndt_cli.engine.inference.load_trained`."""
         folder = RunFolder.open(path)
         about = folder.read_json(FILE)
         members = tuple(
-            TrainedModel.load(path / member, None, device, openvino=openvino)
+            TrainedModel.load(path / member, None, device)
             for member in _member_folders(path, about)
         )
         held = ", ".join(dict.fromkeys(member.checkpoint for member in members))
         if checkpoint not in (None, held):
             raise CheckpointError(
                 f"{path}: it is an ensemble and holds one checkpoint a member: {held}",
-                "leave out --checkpoint, or make the ensemble of other runs",
+                "leave out `checkpoint`, or make an ensemble of other runs",
             )
         return cls(folder, held, folder.settings(), members, members[0].trained_on)
 
@@ -211,7 +205,7 @@ def save_ensemble(
             + (", ".join(map(str, runs)) or "none")
         )
     if out.exists():
-        raise RunError(f"{out} is already there, and nothing is overwritten", "give another --out")
+        raise ExistingFileError(out, "Choose another folder with `out`.")
     folders = [_member(run) for run in runs]
     _check_same_trials(folders)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -234,7 +228,7 @@ def _member(run: Path) -> RunFolder:
 
 
 def _best(folder: RunFolder) -> Path:
-    return folder.checkpoint(f"best-{folder.settings().train.choose_by}")
+    return folder.checkpoint(best_checkpoint(folder.settings().train.choose_by))
 
 
 def _check_same_trials(folders: Sequence[RunFolder]) -> None:

@@ -19,16 +19,11 @@ __all__ = ["Ensemble", "Float32Array", "TrainedModel", "hiding_folds", "load_tra
 
 
 def load_trained(
-    run: Path | str,
-    checkpoint: str | None = None,
-    device: str = "auto",
-    *,
-    openvino: bool = False,
+    run: Path | str, checkpoint: str | None = None, device: str = "auto"
 ) -> TrainedModel | Ensemble:
-    """Load a model from a run folder, or several from an ensemble's.
+    """Load the model of a run folder, or the models of an ensemble's folder.
 
-    Both infer by the same methods: ``check_fits``, ``rates``, ``rates_while_hidden`` and
-    ``activations``.
+    Both are a `Model`: they infer by the same methods.
 
     Parameters
     ----------
@@ -40,21 +35,13 @@ def load_trained(
         of.
     device : str
         As the setting ``train.device``.
-    openvino : bool
-        Infer by OpenVINO where trials come one by one: on a CPU, in about six tenths of the time,
-        to the same rates but for the rounding of products. Needs the extra of that name, and
-        ``device="cpu"`` on a machine with a GPU. The first trial of a length takes some tenths of a
-        second and a copy of the weights; 32 lengths of up to 256 bins are kept, and others take as
-        long as without it.
 
     Raises
     ------
     RunError, CheckpointError
-        When there is no such run or checkpoint, or it is damaged.
+        If there is no such run or checkpoint, or it is damaged.
     DeviceError
-        When the device is not there, or OpenVINO is wanted on another than a CPU.
-    MissingExtraError
-        When OpenVINO is wanted and not installed.
+        If this machine does not have the device.
 
     Examples
     --------
@@ -67,8 +54,8 @@ def load_trained(
     """
     path = Path(run)
     if Ensemble.is_at(path):
-        return Ensemble.load(path, checkpoint, device, openvino=openvino)
-    return TrainedModel.load(path, checkpoint, device, openvino=openvino)
+        return Ensemble.load(path, checkpoint, device)
+    return TrainedModel.load(path, checkpoint, device)
 
 
 def hiding_folds(

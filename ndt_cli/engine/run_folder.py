@@ -24,7 +24,8 @@ from typing_extensions import Self
 from ndt_cli import __version__
 from ndt_cli.atomic import leftovers, write_text_atomic
 from ndt_cli.data.spike_data import Recording, SpikeData
-from ndt_cli.errors import RunError, RunWarning, typed
+from ndt_cli.engine.measures import BEST_CHECKPOINTS, CHECKPOINTS
+from ndt_cli.errors import ExistingFileError, RunError, RunWarning, called
 from ndt_cli.settings.load import load_settings, settings_to_toml
 from ndt_cli.settings.tree import Settings
 
@@ -243,14 +244,8 @@ def package_version(name: str) -> str | None:
 # ------------------------------------------------------------------------------------------------
 
 
-# Checkpoints by the measure that chose them: name -> (measure, whether lower is better).
-BEST = {
-    "best-masked-loss": ("valid_masked_loss", True),
-    "best-unmasked-loss": ("valid_unmasked_loss", True),
-    "best-rate-r2": ("valid_rate_r2", False),
-    "best-co-bps": ("valid_co_bps", False),
-}
-CHECKPOINTS = (*BEST, "last")
+# Kept until report and search read the registry of measures themselves.
+BEST = {name: (measure.key, measure.lower_is_better) for name, measure in BEST_CHECKPOINTS.items()}
 
 LOCK_FILE, HOLDER_FILE = "run.lock", "running.json"
 # What a start writes before settings.toml, which makes the folder a run.
@@ -301,9 +296,10 @@ class RunFolder:
         if not path.is_dir() or not all(
             _is_of_a_start(p) or p in temporary for p in path.iterdir()
         ):
-            raise RunError(
-                f"{path} is already there, and runs are never overwritten",
-                f"give another --out, or go on with it: ndt train --resume {typed(path)}",
+            raise ExistingFileError(
+                path,
+                "Runs are never overwritten: choose another folder with `out`, or resume this one: "
+                f"{called('resume', path)}.",
             )
 
     @classmethod

@@ -7,9 +7,10 @@ from contextlib import suppress
 from dataclasses import replace
 
 from ndt_cli.engine.checkpoint import Checkpoint, Progress
-from ndt_cli.engine.run_folder import BEST, RunFolder
+from ndt_cli.engine.measures import BEST_CHECKPOINTS
+from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.tensorboard import EventLog
-from ndt_cli.errors import RunError, RunWarning, typed
+from ndt_cli.errors import RunError, RunWarning, called
 from ndt_cli.settings.tree import TrainSettings
 
 History = Sequence[Mapping[str, float]]
@@ -139,7 +140,7 @@ class Saver:
         if must or self._settings.on_save_error == "stop":
             raise RunError(
                 f"{what}; the checkpoints that were saved before are whole",
-                f"mend that, then go on: ndt train --resume {typed(self._folder.path)}",
+                f"free some space, then resume: {called('resume', self._folder.path)}",
             ) from error
         if not self.is_behind:
             warnings.warn(
@@ -168,7 +169,7 @@ def take_later_best(folder: RunFolder, progress: Progress) -> None:
     CheckpointError
         When a best checkpoint is damaged.
     """
-    for name in BEST:
+    for name in BEST_CHECKPOINTS:
         path = folder.checkpoint(name)
         if path.is_file():
             saved = Progress.from_json(Checkpoint.load(path).progress)

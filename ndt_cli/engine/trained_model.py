@@ -16,17 +16,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ndt_cli.data.spike_data import SpikeData, trial_blocks
+from ndt_cli.engine.backend import Inference, choose_backend
 from ndt_cli.engine.checkpoint import Checkpoint
-from ndt_cli.engine.cuda_graphs import RecordedNetwork
 from ndt_cli.engine.device import Compute, choose_compute, cpu_threads
-from ndt_cli.engine.openvino_network import OpenVinoNetwork, require_openvino
-from ndt_cli.engine.run_folder import CHECKPOINTS, RunFolder, SplitFacts, observed_spikes
+from ndt_cli.engine.measures import CHECKPOINTS, best_checkpoint
+from ndt_cli.engine.run_folder import RunFolder, SplitFacts, observed_spikes
 from ndt_cli.engine.trial_set import TrialSet
 from ndt_cli.errors import CheckpointError, DataError
-from ndt_cli.model.cpu.prepared import PreparedNetwork
 from ndt_cli.model.masking import hide
 from ndt_cli.model.network import NeuralDataTransformer
-from ndt_cli.settings.tree import Settings, TrainSettings
+from ndt_cli.settings.tree import Settings
 
 # Fewer neurons than these tell nothing by their rates.
 _FEWEST = 8
@@ -122,62 +121,6 @@ def _compare(ours: list[str], theirs: list[str], source: str, run: str) -> None:
     )
 
 
-# ------------------------------------------------------------------------------------------------
-# The fastest way to infer with a network on a device.
-# ------------------------------------------------------------------------------------------------
-
-
-Inferring = NeuralDataTransformer | PreparedNetwork | RecordedNetwork | OpenVinoNetwork
-"""Gives the read-out of a network when called, and its activations by ``encode``."""
-
-
-def inferring(
-    network: NeuralDataTransformer,
-    settings: TrainSettings,
-    device: torch.device,
-    *,
-    openvino: bool = False,
-) -> Inferring:
-    """Return what infers with a network.
-
-    Parameters
-    ----------
-    network : NeuralDataTransformer
-        On the device; its weights stay as they are.
-    settings : TrainSettings
-        What the run allows.
-    device : torch.device
-        Where to compute.
-    openvino : bool
-        Infer single trials by OpenVINO.
-
-    Raises
-    ------
-    DeviceError, MissingExtraError
-        When OpenVINO is wanted where it is not to be had.
-    """
-    if openvino:
-        return OpenVinoNetwork(network, _by_torch(network, settings, device))
-    return _by_torch(network, settings, device)
-
-
-def _by_torch(
-    network: NeuralDataTransformer, settings: TrainSettings, device: torch.device
-) -> NeuralDataTransformer | PreparedNetwork | RecordedNetwork:
-    if device.type == "cpu" and not settings.plain_layers:
-        return PreparedNetwork(network)
-    if device.type == "cuda" and settings.cuda_graph:
-        return RecordedNetwork(network)
-    return network
-
-
-# ------------------------------------------------------------------------------------------------
-# One trained model, and the rates that it infers.
-#
-# Axes: B trials, T bins, N neurons, D width of the encoder.
-# ------------------------------------------------------------------------------------------------
-
-
 Float32Array = NDArray[np.float32]
 
 
@@ -194,13 +137,11 @@ class TrainedModel:
     settings : Settings
         Those of the run.
     network : NeuralDataTransformer
-        On its device, in evaluation form.
+        On its device.
     compute : Compute
         Device and precision.
     trained_on : SplitFacts
-        What ``run.json`` says of the training trials: neurons, bins, bin width, held-out part.
-    openvino : bool
-        Whether single trials are inferred by OpenVINO.
+        Neurons, bins, bin width and held-out part of the training trials, from ``run.json``.
     """
 
     run: RunFolder
@@ -209,33 +150,22 @@ class TrainedModel:
     network: NeuralDataTransformer
     compute: Compute
     trained_on: SplitFacts
-    openvino: bool = False
 
     @classmethod
-    def load(
-        cls,
-        run: Path,
-        checkpoint: str | None = None,
-        device: str = "auto",
-        *,
-        openvino: bool = False,
-    ) -> "TrainedModel":
+    def load(cls, run: Path, checkpoint: str | None = None, device: str = "auto") -> "TrainedModel":
         """Load the weights of a run; see `ndt_cli.engine.inference.load_trained`."""
         folder = RunFolder.open(run)
         settings = folder.settings()
-        checkpoint = checkpoint or f"best-{settings.train.choose_by}"
+        checkpoint = checkpoint or best_checkpoint(settings.train.choose_by)
         if checkpoint not in CHECKPOINTS:
             raise CheckpointError(
                 f"{checkpoint!r} is not a checkpoint", f"there are: {', '.join(CHECKPOINTS)}"
             )
         compute = choose_compute(settings.train.model_copy(update={"device": device}))
-        if openvino:
-            require_openvino(compute.device)
-        network = Checkpoint.load(folder.checkpoint(checkpoint)).build_model().to(compute.device)
-        network.compute_dtype = compute.dtype
-        network.plain = settings.train.plain_layers
+        math = choose_backend(settings.train, compute).math
+        network = Checkpoint.load(folder.checkpoint(checkpoint)).build_model(math)
         trained_on = folder.facts().data.train
-        return cls(folder, checkpoint, settings, network.eval(), compute, trained_on, openvino)
+        return cls(folder, checkpoint, settings, network.to(compute.device), compute, trained_on)
 
     def check_fits(self, data: SpikeData, source: str, *, other_neurons: bool = False) -> None:
         """Check that the trials are of the kind that the model was trained on.
@@ -345,10 +275,8 @@ class TrainedModel:
         return found_BTN
 
     @cached_property
-    def _forward(self) -> Inferring:
-        return inferring(
-            self.network, self.settings.train, self.compute.device, openvino=self.openvino
-        )
+    def _forward(self) -> Inference:
+        return choose_backend(self.settings.train, self.compute).inference(self.network)
 
     def _batches(self, data: SpikeData) -> Iterator[tuple[slice, TrialSet]]:
         # What the network gives for an entry: a rate, or a score of each count.

@@ -84,7 +84,7 @@ class Outcome:
 
 
 class MemberTrainer(Protocol):
-    """Trains members, in turn or together, here or elsewhere.
+    """Trains members, here or elsewhere.
 
     It yields the outcome of each as it ends, in any order; each member leaves an ordinary run
     folder. Asked to stop, it saves what is under way and ends.

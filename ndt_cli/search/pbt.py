@@ -85,7 +85,7 @@ class TrainByGenerations:
     interval_epochs : int
         Epochs between two rankings.
     trainer : callable
-        What trains members from one ranking to the next: in turn, together or on Ray.
+        What trains members from one ranking to the next: in turn or on Ray.
     tell : callable, optional
         Told of each ranking.
 

@@ -41,8 +41,6 @@ class RayOptions:
     gpus_per_worker : float, optional
         GPUs that a worker occupies; below 1, several workers share one. Default: 1 where the
         cluster has GPUs and ``train.device`` allows one, else 0.
-    members_per_worker : int
-        Members that a worker trains together, as one population.
     scheduler : {"none", "asha"}
         ``"asha"``: members that do worse than others after as many epochs are stopped.
     searcher : {"random", "optuna"}
@@ -55,18 +53,11 @@ class RayOptions:
     address: str | None = None
     cpus_per_worker: int | None = None
     gpus_per_worker: float | None = None
-    members_per_worker: int = 1
     scheduler: SchedulerName = "none"
     searcher: SearcherName = "random"
     grace_epochs: int | None = None
 
     def __post_init__(self) -> None:
-        together = self.members_per_worker
-        if together > 1 and (self.scheduler, self.searcher) != ("none", "random"):
-            raise SettingsError(
-                f"--members-per-worker {together}: asha and optuna judge members one by one",
-                "leave it out, or take --scheduler none and --searcher random",
-            )
         gpus = self.gpus_per_worker or 0.0
         if gpus > 1 and not gpus.is_integer():
             raise SettingsError(f"--gpus-per-worker {gpus:g}: above 1 it is a whole number")

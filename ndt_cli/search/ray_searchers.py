@@ -39,8 +39,6 @@ class MembersInOrder(OfThisProcess, Searcher):
         Those to train.
     should_stop : callable
         Once it is true, no more are handed out.
-    per_worker : int
-        Members that a worker trains together.
 
     Attributes
     ----------
@@ -48,21 +46,18 @@ class MembersInOrder(OfThisProcess, Searcher):
         By name of the trial that trains them.
     """
 
-    def __init__(
-        self, members: Sequence[Member], should_stop: Callable[[], bool], per_worker: int = 1
-    ) -> None:
+    def __init__(self, members: Sequence[Member], should_stop: Callable[[], bool]) -> None:
         super().__init__()
         self._left = list(members)
         self._should_stop = should_stop
-        self._per_worker = per_worker
         self.handed_out: dict[str, list[Member]] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """Return the config of the next trial."""
         if self._should_stop() or not self._left:
             return cast("dict[str, Any]", Searcher.FINISHED)  # a word, as Tune has it
-        members = self._left[: self._per_worker]
-        del self._left[: self._per_worker]
+        members = self._left[:1]
+        del self._left[:1]
         members = [self._with_values(trial_id, member) for member in members]
         self.handed_out[trial_id] = members
         return config_of(members)

@@ -74,7 +74,7 @@ def ray_trainer(
             if options.searcher == "optuna":
                 searcher: MembersInOrder = ChosenMembers(folder, members, tuning.is_stopping)
             else:
-                searcher = MembersInOrder(members, tuning.is_stopping, options.members_per_worker)
+                searcher = MembersInOrder(members, tuning.is_stopping)
             yield from tuning.outcomes(searcher, scheduler, recording, should_stop)
 
         yield train, share

@@ -18,10 +18,9 @@ from ndt_cli.engine.device import cpu_threads
 from ndt_cli.engine.events import EpochDone, Event, Started
 from ndt_cli.errors import NdtError, RunError
 from ndt_cli.search.in_turn import train_in_turn
-from ndt_cli.search.member import Member, MemberTrainer, Outcome
+from ndt_cli.search.member import Member, Outcome
 from ndt_cli.search.ray_monitor import LineToMonitor, warnings_sent
 from ndt_cli.search.ray_rungs import Rung, read_rungs, score_so_far, write_rungs
-from ndt_cli.search.together import TrainTogether
 from ndt_cli.settings.tree import Settings
 
 # Keys of what is reported to Tune.
@@ -105,12 +104,10 @@ def _train(members: Sequence[Member], recording: Recording, line: LineToMonitor,
     for member in members:
         _check_shared(member)
         member.drop_false_start()
-    alone = len(members) == 1
-    trainer: MemberTrainer = train_in_turn if alone else TrainTogether(len(members))
     watch = _Watch(members[0], recording, line, job)
     watch.report_past_rungs()
     left = {member.index: member for member in members}
-    for outcome in trainer(members, recording, watch, line):
+    for outcome in train_in_turn(members, recording, watch, line):
         member = left.pop(outcome.index)
         tune.report({OUTCOME: asdict(outcome), **_score(member, outcome, recording, job)})
     for index in left:  # they had not begun when the sweep was to stop

@@ -8,7 +8,6 @@ import numpy as np
 from pydantic import ValidationError
 
 from ndt_cli.errors import SettingsError, nearest
-from ndt_cli.model.shape_settings import SHAPE_SETTINGS
 from ndt_cli.search.draws import EXAMPLES, KINDS, Draw, Value, extremes, read_draw, written
 from ndt_cli.settings.explain import describe_problem, field_table, unknown_key
 from ndt_cli.settings.tree import Settings
@@ -63,14 +62,6 @@ class Space:
         if problems:
             raise SettingsError("\n".join(problems), _HINT)
         return cls(name, draws)
-
-    @property
-    def changes_shapes(self) -> tuple[str, ...]:
-        """The settings searched that change tensor shapes.
-
-        Members that differ in these cannot train as one population.
-        """
-        return tuple(key for key in self.draws if key in SHAPE_SETTINGS)
 
     def draw(self, seed: int, member: int) -> dict[str, Value]:
         """Draw the values of a member, by dotted name.

@@ -209,6 +209,10 @@ class MaskSettings(_Section):
         return self
 
 
+ChooseBy = Literal["masked-loss", "unmasked-loss", "rate-r2", "co-bps"]
+"""Names of the validation measures; `ndt_cli.engine.measures` describes them."""
+
+
 class TrainSettings(_Section):
     """How long, how fast, on what, and when to stop."""
 
@@ -277,15 +281,10 @@ class TrainSettings(_Section):
     """On a CUDA GPU: record a training step once and replay it as one, where a single process
     trains; and likewise what infers. false launches them kernel by kernel, to the same results."""
 
-    compile_layers: bool = False
-    """On a CUDA GPU: make kernels for the layers by torch.compile, which takes some ten seconds and
-    a C compiler, and pays in runs of many thousand steps. Where it fails, and in a population,
-    PyTorch's own kernels compute them, to the same results but for rounding."""
-
     tensorboard: bool = False
     """Write TensorBoard events to the run folder (needs the extra of that name)."""
 
-    choose_by: Literal["masked-loss", "unmasked-loss", "rate-r2", "co-bps"] = "masked-loss"
+    choose_by: ChooseBy = "masked-loss"
     """Validation measure that picks the weights to evaluate, and that early stopping watches.
     rate-r2 needs true rates; co-bps (bits per spike of held-out neurons) needs held-out neurons."""
 

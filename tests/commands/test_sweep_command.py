@@ -106,7 +106,7 @@ def test_brackets_in_a_path_are_no_markup(spikes, tmp_path):
 
 def test_a_first_ctrl_c_saves_and_says_how_to_go_on(spikes, tmp_path):
     out = tmp_path / "my sweep"
-    options = ("--members", "2", "--population", "1", "--out", str(out))
+    options = ("--members", "2", "--out", str(out))
     process = subprocess.Popen(
         [
             sys.executable,
@@ -126,7 +126,7 @@ def test_a_first_ctrl_c_saves_and_says_how_to_go_on(spikes, tmp_path):
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
-    assert f"ndt sweep --resume '{out}' --population 1" in said
+    assert f"ndt sweep --resume '{out}'" in said
     shown = ndt("sweep", "show", out)
     assert "unfinished" in shown.stdout
     assert "1 unfinished, 1 waiting" in shown.stderr
@@ -187,17 +187,6 @@ def test_generations_tell_who_goes_on_from_whom_and_show_says_where_it_is_kept(s
     shown = ndt("sweep", "show", out).stderr.replace("\n", "")
     assert "ranked every 1 epochs, 1 times a member went on from another" in shown
     assert str(out / "pbt.json") in shown
-
-
-def test_a_space_of_one_s_own_that_changes_shapes_is_said_to(spikes, tmp_path):
-    space = tmp_path / "mine.toml"
-    space.write_text("[model]\nn_layers = { integer = [1, 2] }\n")
-    result = ndt(
-        "sweep", "--space", space, "--members", 1, "--out", tmp_path / "sweep",
-        *settings(f"data.file={spikes}"),
-    )  # fmt: skip
-    assert result.exit_code == 0, result.output
-    assert "cannot train together as one population: model.n_layers" in result.stderr
 
 
 def test_spaces_are_listed_and_a_shown_one_is_a_file_to_change(tmp_path, monkeypatch):

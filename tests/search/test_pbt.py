@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import changed, recording, same_tensors, tiny_settings
+from builders import recording, same_tensors, tiny_settings
 
 from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.events import StepDone
@@ -19,7 +19,6 @@ from ndt_cli.search.lineage import Lineage
 from ndt_cli.search.pbt import TrainByGenerations, explore
 from ndt_cli.search.space import Space
 from ndt_cli.search.sweep import resume_sweep, sweep
-from ndt_cli.search.together import TrainTogether
 
 SETTINGS = tiny_settings(train={"max_epochs": 5})
 SPACE = Space.from_tables(
@@ -154,21 +153,6 @@ def test_killed_in_the_middle_of_a_move_it_goes_on_to_the_same_end(
             _sweep(out)
     resume_sweep(out, recording=recording(), trainer=TrainByGenerations(2))
     _assert_same(out, whole)
-
-
-def test_it_runs_on_a_population_that_trains_together(tmp_path):
-    settings = changed(SETTINGS, "train", plain_layers=True)
-    done = sweep(
-        settings,
-        SPACE,
-        n_members=4,
-        seed=3,
-        out=tmp_path / "together",
-        recording=recording(),
-        trainer=TrainByGenerations(2, TrainTogether(4)),
-    )
-    assert not done.interrupted
-    assert [move.epoch for move in Lineage.read(tmp_path / "together").moves] == [2, 4]
 
 
 def test_exploring_stays_in_range_and_changes_whole_numbers_too():

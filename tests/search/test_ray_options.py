@@ -84,15 +84,13 @@ def test_a_worker_has_as_many_cpus_as_threads():
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"members_per_worker": 2, "scheduler": "asha"}, "one by one"),
-        ({"members_per_worker": 2, "searcher": "optuna"}, "one by one"),
         ({"gpus_per_worker": 1.5}, "whole number"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(wrong, said):
     with pytest.raises(SettingsError, match=said):
         RayOptions(**wrong)
-    RayOptions(members_per_worker=2, gpus_per_worker=0.5)
+    RayOptions(gpus_per_worker=0.5)
 
 
 # Draws that are kept
@@ -165,7 +163,6 @@ def test_where_ray_is_missing_one_line_says_what_to_install(monkeypatch, tmp_pat
         (["--backend", "ray", "--scheduler", "hyperband"], "none or asha"),
         (["--backend", "ray", "--grace-epochs", "5"], "--scheduler asha"),
         (["--backend", "ray", "--cpus-per-worker", "0"], "--cpus-per-worker"),
-        (["--backend", "ray", "--population", "4"], "--members-per-worker"),
         (["--backend", "ray", "--pbt-interval", "5", "--scheduler", "asha"], "--scheduler asha"),
         (["--backend", "ray", "--pbt-interval", "5", "--searcher", "optuna"], "--searcher optuna"),
     ],

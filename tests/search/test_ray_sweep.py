@@ -132,17 +132,6 @@ def test_members_on_ray_are_those_of_a_sweep_in_turn_bit_for_bit(cluster, tmp_pa
     assert not (tmp_path / "ray" / "ray").exists()  # of Tune nothing is left
 
 
-def test_members_that_a_worker_trains_together_are_the_same_to_rounding(cluster, tmp_path):
-    _on_ray(SHORT, tmp_path / "ray", 4, options=RayOptions(members_per_worker=3))
-    _here(SHORT, tmp_path / "here", 4)
-    found, expected = (
-        SweepFolder.open(tmp_path / name).results().members for name in ("ray", "here")
-    )
-    for one, other in zip(found, expected, strict=True):
-        assert one.status == other.status
-        assert one.scores == pytest.approx(other.scores, rel=1e-4)
-
-
 def test_generations_on_ray_are_those_of_population_based_training_here(cluster, tmp_path):
     settings = changed(SHORT, "train", max_epochs=5)
     _on_ray(settings, tmp_path / "ray", 4, wrap=lambda trainer: TrainByGenerations(2, trainer))

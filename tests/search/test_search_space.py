@@ -7,14 +7,10 @@ import pytest
 from builders import tiny_settings
 
 from ndt_cli.errors import SettingsError
-from ndt_cli.model.network import ModelShape, NeuralDataTransformer
-from ndt_cli.model.shape_settings import SHAPE_SETTINGS
 from ndt_cli.search.draws import Integer, LogUniform, Uniform
 from ndt_cli.search.find_space import SPACE_OF_PRESET, default_space, find_space, space_names
 from ndt_cli.search.space import Space
-from ndt_cli.settings.explain import field_table
 from ndt_cli.settings.load import load_settings, preset_names
-from ndt_cli.settings.tree import ModelSettings
 
 # Three dropouts, context, random ratio, token ratio, widest span; warm-up where it is searched.
 PAPER = {
@@ -50,13 +46,11 @@ def test_a_shipped_space_is_that_of_the_paper(name):
         expected["train.warmup_epochs"] = Integer(*warmup)
     found = find_space(name)
     assert found.draws == expected
-    assert found.changes_shapes == ()
 
 
 @pytest.mark.parametrize(("name", "preset"), SHORT_RUNS.items())
 def test_the_space_of_a_short_run_lies_around_its_preset(name, preset):
     its, settings = find_space(name), load_settings(preset)
-    assert its.changes_shapes == ()
     for key, draw in its.draws.items():
         section, _, field = key.partition(".")
         assert draw.low <= getattr(getattr(settings, section), field) <= draw.high, key
@@ -210,52 +204,3 @@ def test_a_file_that_is_no_space_is_named(tmp_path, content, said):
 def test_a_space_that_is_not_there_is_named_with_the_nearest():
     with pytest.raises(SettingsError, match="did you mean the space generic"):
         find_space("generik")
-
-
-# Which settings change tensor shapes
-
-OTHER = {
-    "embedding": "linear",
-    "embedding_size": 3,
-    "positions": "none",
-    "position_offset": False,
-    "n_layers": 2,
-    "n_heads": 4,
-    "feedforward_size": 9,
-    "activation": "gelu",
-    "norm": "scale",
-    "norm_place": "post",
-    "tfixup_init": True,
-    "context_back": 2,
-    "context_forward": 2,
-    "full_context": True,
-    "context_wrap_initial": True,
-    "dropout": 0.5,
-    "dropout_embedding": 0.5,
-    "dropout_rates": 0.5,
-    "readout": "mlp",
-    "readout_init": "zero",
-    "loss": "cross-entropy",
-    "log_rates": False,
-}
-
-
-def _weight_shapes(**model):
-    base = {"n_layers": 1, "n_heads": 1, "feedforward_size": 8, "norm_place": "pre", **model}
-    network = NeuralDataTransformer(ModelSettings(**base), ModelShape(9, 6, 4))
-    return {name: tensor.shape for name, tensor in network.state_dict().items()}
-
-
-@pytest.mark.parametrize("name", ModelSettings.model_fields)
-def test_the_settings_that_change_weights_shapes_are_listed_and_no_others(name):
-    changes = _weight_shapes(**{name: OTHER[name]}) != _weight_shapes()
-    assert changes == (f"model.{name}" in SHAPE_SETTINGS)
-
-
-def test_a_space_says_which_of_its_settings_change_shapes():
-    assert set(SHAPE_SETTINGS) <= {field.key for field in field_table()}
-    its = space(
-        model={"n_layers": {"integer": [1, 6]}, "dropout": {"uniform": [0.1, 0.2]}},
-        train={"batch_size": {"choice": [16, 64]}},
-    )
-    assert its.changes_shapes == ("model.n_layers", "train.batch_size")
