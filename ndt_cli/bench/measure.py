@@ -11,15 +11,13 @@ from ndt_cli.bench.reference import StockTraining
 from ndt_cli.bench.result import INFERENCE_BATCH_SIZE, BenchResult, Kind, Machine, Times
 from ndt_cli.bench.workload import Workload
 from ndt_cli.data.spike_data import SpikeData
-from ndt_cli.engine.cpu_parallel import step_class
-from ndt_cli.engine.cuda_graphs import RecordedSteps, records_steps
+from ndt_cli.engine.backend import choose_backend
 from ndt_cli.engine.device import Compute, choose_compute, cpu_threads
 from ndt_cli.engine.distributed import Ranks
-from ndt_cli.engine.step import make_optimizer
-from ndt_cli.engine.streams import Streams, stream_seed
-from ndt_cli.engine.trained_model import inferring
+from ndt_cli.engine.step import StepParts, make_optimizer
+from ndt_cli.engine.streams import Streams
+from ndt_cli.engine.trainer import new_network
 from ndt_cli.engine.trial_set import TrialSet
-from ndt_cli.model.network import ModelShape, NeuralDataTransformer
 
 Name = TypeVar("Name", bound=str)
 
@@ -92,27 +90,20 @@ class NdtTraining:
     """
 
     def __init__(self, workload: Workload, data: SpikeData, compute: Compute) -> None:
-        self.settings = workload.settings
+        settings = workload.settings
         self.device = compute.device
         self.trials = TrialSet.load(data, self.device)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(stream_seed(self.settings.train.seed, "weights"))
-            shape = ModelShape(data.n_neurons, data.n_bins, data.max_count)
-            self.network = NeuralDataTransformer(self.settings.model, shape).to(self.device)
-        self.network.compute_dtype = compute.dtype
-        self.network.plain = self.settings.train.plain_layers
-        self.streams = Streams.from_seed(self.settings.train.seed, self.device)
-        self._step = step_class(self.settings.train, self.device)(
-            self.network,
-            make_optimizer(self.network.parameters(), self.settings, self.device),
-            self.settings,
-            self.streams,
-            Ranks(),
+        self.backend = choose_backend(settings.train, compute)
+        self.network = new_network(settings, data, self.backend.math).to(self.device)
+        self.streams = Streams.from_seed(settings.train.seed, self.device)
+        optimizer = make_optimizer(self.network.parameters(), settings, self.device)
+        self._step = self.backend.training_step(
+            StepParts(self.network, optimizer, settings, self.streams, Ranks())
         )
-        self._graphs = RecordedSteps()
+        self._batch_size = settings.train.batch_size
         self._batches: list[Tensor] = []
         # From this epoch to the end of a run, masks may span several bins.
-        self._epoch = self.settings.mask.span_ramp_end_epoch
+        self._epoch = settings.mask.span_ramp_end_epoch
 
     def step(self) -> None:
         """Train on the next batch of shuffled trials."""
@@ -120,19 +111,13 @@ class NdtTraining:
             order = torch.randperm(
                 len(self.trials), generator=self.streams.order, device=self.device
             )
-            self._batches = list(order.split(self.settings.train.batch_size))
-        batch = self.trials.take(self._batches.pop())
-        if records_steps(self.settings.train, self.device):
-            self._graphs([self._step], [batch], [self._epoch])
-        else:
-            self._step(batch, self._epoch)
+            self._batches = list(order.split(self._batch_size))
+        self._step(self.trials.take(self._batches.pop()), self._epoch)
 
     def infer(self) -> Callable[[Tensor], Tensor]:
         """Return the function from counts to rates, (B, T, N) in host memory, of these weights."""
-        forward = inferring(self.network, self.settings.train, self.device)
-        return lambda counts_BTN: self.network.rates(
-            forward(counts_BTN.to(self.device), None)
-        ).cpu()
+        network, forward = self.network, self.backend.inference(self.network)
+        return lambda counts_BTN: network.rates(forward(counts_BTN.to(self.device))).cpu()
 
 
 # Timing

@@ -16,7 +16,7 @@ from ndt_cli.bench.reference import StockModel, StockTraining
 from ndt_cli.bench.workload import Workload
 from ndt_cli.engine.device import Compute
 from ndt_cli.errors import SettingsError
-from ndt_cli.model.network import ModelShape
+from ndt_cli.model.network import ModelShape, PlainMath
 
 CPU = torch.device("cpu")
 FLOAT32 = Compute(CPU, torch.float32)
@@ -69,8 +69,8 @@ def scrambled(network):
 def pair(n_neurons=3, n_bins=12, **model):
     """This package's network on its plain path, and the stock model with the same weights."""
     settings = model_settings(**{**NO_DROPOUT, "n_layers": 2, "n_heads": 2, **model})
-    network = scrambled(build_network(settings, n_neurons, n_bins)).eval()
-    network.plain = True
+    math = PlainMath(torch.float32)
+    network = scrambled(build_network(settings, n_neurons, n_bins, math=math)).eval()
     stock = StockModel(settings, ModelShape(n_neurons, n_bins, 4))
     copy_weights(network, stock)
     return network, stock
