@@ -4,6 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ndt_cli.app import COMMANDS, load_command
@@ -77,6 +78,17 @@ def test_both_commands_to_paste_set_everything_up():
     first_screen = README[: README.index("## ")]
     assert run in first_screen
     assert f"<!-- test command -->\n```sh\n{test}" in first_screen  # where .ci/run finds it
+
+
+def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
+    own, python = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert python.count("train.max_epochs=100") == 1
+    monkeypatch.chdir(tmp_path)
+    names = {"spikes": np.random.default_rng(0).poisson(0.5, (20, 10, 4))}
+    exec(own, names)
+    exec(python.replace("train.max_epochs=100", "train.max_epochs=3"), names)
+    assert names["rates_hz"].shape == names["valid"].spikes_BTN.shape
+    assert names["rates_hz"].min() >= 0
 
 
 def test_the_readme_stays_short():
