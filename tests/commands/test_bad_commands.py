@@ -247,8 +247,6 @@ CASES = [
     Case("10^9 trials", f"{BENCH} --trials {BILLION}", "1000000000 trials.*GB.*free", 2),
     Case("10^30 neurons", f"{BENCH} --neurons 1{30 * '0'}", "neurons.*GB.*free", 2),
     Case("weights beyond memory", f"{BENCH} --trials 1 --neurons 20000", "20000 neurons.*GB", 2),
-    Case("10^9 grown", f"bench --growth --device cpu --bins {BILLION}", "bins.*GB.*free", 2),
-    Case("a picture of no growth", "bench --figure a.png", "add --growth", 2),
     Case("-1 threads", "bench --threads -1", "--threads", 2),
     Case("a GPU that is not", "bench --device cuda:99", "cuda:99", 2),
     # nlb-data, nlb-submit, nlb-check
