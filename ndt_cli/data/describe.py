@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt_cli.data.checked import read_counts
+from ndt_cli.data.arrays import read_counts
 from ndt_cli.data.checks import MAX_COUNT
 from ndt_cli.data.files import ArrayFile
 from ndt_cli.data.layouts import LFADS_COUNT_KEYS, NLB_COUNT_KEYS

@@ -1,6 +1,29 @@
-"""The LFADS layout: what the field's synthetic sets and many labs use, often without an ending.
+"""Read the three layouts of spike files: LFADS, Neural Latents Benchmark (NLB) and the own layout.
 
-Axes in names: B trials, T bins, N neurons, K latents.
+Axes in names: B trials, T bins, N neurons, K latents, V behavioral variables.
+
+The own layout is one set of trials in an .npz or HDF5 file. Only the first two keys are required.
+
+===================  =======================  ====================================================
+key                  shape                    meaning
+===================  =======================  ====================================================
+``spikes``           trials x bins x neurons  spike counts
+``bin_ms``           one number               bin width in milliseconds
+``lengths``          trials                   bins of each trial, if they differ
+``length_ms``        trials                   the same in milliseconds
+``split``            trials                   ``train`` or ``valid``; default: a seeded split
+``conditions``       trials                   condition (or ``condition``)
+``trial_ids``        trials                   position in the original order, from 0
+``start_bins``       trials                   first bin of each window of a chopped recording
+``rates``            as ``spikes``            true rates in expected spikes per bin
+``latents``          trials x bins x latents  latent states of synthetic data
+``behavior``         trials x bins x values   behavior, NaN where missing (or ``behaviour``)
+``behavior_names``   values                   names of the variables, such as ``hand velocity x``
+``neuron_names``     neurons                  names of the neurons; compared when evaluating
+``n_heldout``        one number               the last neurons are held out
+``n_forward``        one number               the last bins are forward bins, past the window
+``hidden_known``     trials                   False: the file lacks the counts of those two
+===================  =======================  ====================================================
 """
 
 import math
@@ -8,7 +31,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ndt_cli.data.checked import (
+from ndt_cli.data.arrays import (
     as_whole,
     check_rates_per_bin,
     check_same_window,
@@ -31,24 +54,24 @@ from ndt_cli.memory import check_memory
 from ndt_cli.settings.tree import DataSettings
 
 LFADS_COUNT_KEYS = ("train_data", "valid_data")
-_HALVES = ("train", "valid")
 _LATENT_KEYS = ("lowd", "latents")
+_HALVES = ("train", "valid")
 
 
 def read_lfads(file: ArrayFile, settings: DataSettings) -> Recording:
     """Read an LFADS file.
 
-    Needed are ``train_data`` and ``valid_data`` (counts). Taken where present: ``train_truth``
+    Required keys are ``train_data`` and ``valid_data`` (counts). Optional ones are ``train_truth``
     and ``valid_truth`` (true rates), ``conversion_factor``, ``dt`` (bin width in seconds),
-    ``train_inds`` and ``valid_inds`` (trials' places in the original order, from 0 or 1),
+    ``train_inds`` and ``valid_inds`` (positions of the trials in the original order, from 0 or 1),
     ``condition_labels_train`` and ``condition_labels_valid``, ``train_lowd`` and ``valid_lowd``
-    (latents). Other keys are passed over.
+    (latents). Other keys are ignored.
 
     Raises
     ------
     DataError
-        If a needed key is missing, an array is not as it should be, or neither file nor
-        settings nor the scale of the rates tell the bin width.
+        If a required key is missing, an array is wrong, or the bin width is neither in the file
+        nor in the settings and does not follow from the scale of the rates.
     """
     for key in LFADS_COUNT_KEYS:
         if key not in file:
@@ -60,12 +83,13 @@ def read_lfads(file: ArrayFile, settings: DataSettings) -> Recording:
     rates, rate_notes = _read_truth(file, counts)
     notes += rate_notes
     if rates:
-        scale = find_rate_scale(file, settings, bin_ms, _pooled_mean(rates), _pooled_mean(counts))
-        bin_ms = scale.bin_ms
-        notes += scale.notes
+        factor, bin_ms, scale_notes = find_rate_scale(
+            file, settings, bin_ms, _pooled_mean(rates), _pooled_mean(counts)
+        )
+        notes += scale_notes
         for half, rates_BTN in zip(_HALVES, rates, strict=True):
-            with np.errstate(over="ignore"):  # what is too large then is refused
-                rates_BTN /= scale.factor
+            with np.errstate(over="ignore"):  # the next line refuses rates that overflow
+                rates_BTN /= factor
             check_rates_per_bin(file, f"{half}_truth", rates_BTN)
     if bin_ms is None:
         raise no_bin_ms(file, "dt")
@@ -125,7 +149,7 @@ def _read_latents(file: ArrayFile, counts: list[IntArray]) -> tuple[list[FloatAr
 
 
 def _read_trial_ids(file: ArrayFile, sizes: list[int]) -> tuple[list[IntArray], list[str]]:
-    """Return each split's places in the original order, from 0; MATLAB counts from 1."""
+    """Return each split's positions in the original order, from 0; MATLAB counts from 1."""
     keys = [f"{half}_inds" for half in _HALVES]
     if not all(key in file for key in keys):
         return [], []
@@ -133,27 +157,20 @@ def _read_trial_ids(file: ArrayFile, sizes: list[int]) -> tuple[list[IntArray], 
     for key, size in zip(keys, sizes, strict=True):
         values = as_whole(read_per_trial(file, key, size))
         if values is None:
-            return [], [f"`{key}` is not used: it holds no whole numbers."]
+            return [], [f"`{key}` is not used: its values are not whole numbers."]
         ids.append(values)
     both = np.concatenate(ids)
     if len(np.unique(both)) < len(both):
-        return [], ["`train_inds` and `valid_inds` are not used: some trials are named twice."]
+        return [], ["`train_inds` and `valid_inds` are not used: some trials occur twice."]
     if both.min() == 1 and both.max() == len(both):
-        return [i - 1 for i in ids], ["`train_inds` and `valid_inds` count from 1; now from 0."]
+        return [i - 1 for i in ids], ["`train_inds` and `valid_inds` count from 1; converted to 0."]
     return ids, []
 
 
-# ------------------------------------------------------------------------------------------------
-# The layout of the Neural Latents Benchmark, as nlb_tools writes it.
-#
-# Counts come in four parts: held-in and held-out neurons, each in the window and in the forward
-# bins after it. Here they are one array: held-out neurons last, forward bins last.
-#
-# Axes in names: B trials, T bins, N neurons, V behavioral variables.
-# ------------------------------------------------------------------------------------------------
+# NLB ---------------------------------------------------------------------------------------------
 
 
-_STEMS = ("spikes", "data")  # files of early nlb_tools say "data"
+_STEMS = ("spikes", "data")  # "data" in files of early versions of nlb_tools
 _PARTS = ("heldin", "heldout", "heldin_forward", "heldout_forward")
 NLB_COUNT_KEYS = tuple(
     f"{half}_{s}_{p}" for half in ("train", "eval") for s in _STEMS for p in _PARTS
@@ -161,18 +178,20 @@ NLB_COUNT_KEYS = tuple(
 
 
 def read_nlb(file: ArrayFile, settings: DataSettings) -> Recording:
-    """Read a benchmark file; its ``eval_`` trials are the validation split.
+    """Read a benchmark file written by nlb_tools; its ``eval_`` trials are the validation split.
 
-    Needed are ``train_spikes_heldin`` and ``eval_spikes_heldin``. The held-out and forward parts
-    may be absent from both halves, or, in a test-phase file, from the ``eval_`` half: those
-    counts are then unknown and stored as zero. ``data`` is read for ``spikes``, and
-    ``train_behavior`` and ``eval_behavior`` where they cover the window.
+    Such files hold counts in four parts: held-in and held-out neurons, each in the window and in
+    the forward bins after it. They become one array, held-out neurons and forward bins last.
+    Required keys are ``train_spikes_heldin`` and ``eval_spikes_heldin``. The other parts may be
+    missing from both halves, or, in a test-phase file, from the ``eval_`` half: those counts are
+    then unknown and stored as zero. ``train_behavior`` and ``eval_behavior`` are read if they
+    cover the window.
 
     Raises
     ------
     DataError
-        If a part is missing or of another shape than its neighbors, or nobody says the bin
-        width: these files do not hold it.
+        If a required part is missing, parts do not fit together, or the settings have no bin
+        width, which these files do not contain.
     """
     stem = next((s for s in _STEMS if f"train_{s}_heldin" in file), _STEMS[0])
     train_keys, eval_keys = (
@@ -194,11 +213,11 @@ def read_nlb(file: ArrayFile, settings: DataSettings) -> Recording:
     unknown = [part for part in train_parts if part not in eval_parts]
     for part in unknown:
         shape = (len(eval_parts["heldin"]), *train_parts[part].shape[1:])
-        check_memory(math.prod(shape), f"{file.path}: `{eval_keys[part]}`, which is not in it,")
+        check_memory(math.prod(shape), f"{file.path}: `{eval_keys[part]}`")
         eval_parts[part] = np.zeros(shape, dtype=np.uint8)
     if unknown:
         names = ", ".join(f"`{eval_keys[part]}`" for part in unknown)
-        notes.append(f"No {names} in the file: those counts are unknown and are not scored.")
+        notes.append(f"No {names} in the file: those counts are unknown and not scored.")
     for part in eval_parts:
         if part not in train_parts:
             raise file.missing(train_keys[part], known_keys=NLB_COUNT_KEYS)
@@ -229,7 +248,7 @@ def read_nlb(file: ArrayFile, settings: DataSettings) -> Recording:
 
 
 def _check_parts(file: ArrayFile, keys: dict[str, str], parts: dict[str, IntArray]) -> None:
-    """Refuse parts that do not fit together into one array."""
+    """Refuse parts that do not form one array."""
     if "heldin_forward" in parts or "heldout_forward" in parts:
         needed = ("heldin_forward", "heldout_forward")[: 1 + ("heldout" in parts)]
         for part in needed:
@@ -237,7 +256,7 @@ def _check_parts(file: ArrayFile, keys: dict[str, str], parts: dict[str, IntArra
                 raise file.missing(keys[part], known_keys=NLB_COUNT_KEYS)
     if "heldout_forward" in parts and "heldout" not in parts:
         raise file.missing(keys["heldout"], known_keys=NLB_COUNT_KEYS)
-    # Which axes two parts share: trials always; bins in the same stretch; neurons of one kind.
+    # Axes that two parts share: trials; bins, in the same stretch; neurons, of the same kind.
     for part, other, axes in (
         ("heldout", "heldin", (0, 1)),
         ("heldin_forward", "heldin", (0, 2)),
@@ -266,7 +285,7 @@ def _assemble(parts: dict[str, IntArray]) -> IntArray:
 def _read_nlb_behavior(
     file: ArrayFile, half: str, shape: tuple[int, ...], n_forward: int
 ) -> tuple[FloatArray | None, list[str]]:
-    """Return behavior of the window, NaN in the forward bins: the file has none there."""
+    """Return the behavior of the window, with NaN in the forward bins."""
     key = f"{half}_behavior"
     if key not in file:
         return None, []
@@ -274,50 +293,23 @@ def _read_nlb_behavior(
     try:
         window_BTV = read_series(file, key, n_trials, n_bins - n_forward)
     except DataError as error:
-        # dmfc_rsg stores one value a trial, which is no time series.
+        # dmfc_rsg has one value per trial, not a time series.
         return None, [f"Behavior is not used: {error.message}."]
     blank = ((0, 0), (0, n_forward), (0, 0))
     return np.pad(window_BTV, blank, constant_values=np.nan), []
 
 
-# ------------------------------------------------------------------------------------------------
-# The project's own layout: one set of trials in an .npz or HDF5 file.
-#
-# ===================  =======================  ====================================================
-# key                  shape                    meaning
-# ===================  =======================  ====================================================
-# ``spikes``           trials x bins x neurons  spike counts
-# ``bin_ms``           one number               bin width in milliseconds
-# ``lengths``          trials                   bins of each trial, where they differ
-# ``length_ms``        trials                   the same in milliseconds
-# ``split``            trials                   ``train`` or ``valid``; without it a seeded split
-# ``conditions``       trials                   condition (``condition`` is read too)
-# ``trial_ids``        trials                   place in the original order, from 0
-# ``start_bins``       trials                   first bin on the clock of a chopped recording
-# ``rates``            as ``spikes``            true rates, expected spikes per bin
-# ``latents``          trials x bins x latents  latent states behind synthetic data
-# ``behavior``        trials x bins x values   behavior, NaN where it is missing
-# ``behavior_names``  values                   what each of them is, such as ``hand velocity x``
-# ``neuron_names``     neurons                  what tells them apart; compared when evaluating
-# ``n_heldout``        one number               the last neurons, never seen by the model
-# ``n_forward``        one number               the last bins, never seen by the model
-# ``hidden_known``     trials                   False: counts of those two are not in the file
-# ===================  =======================  ====================================================
-#
-# All but the first two are optional. ``behavior`` and ``behavior_names`` are read too.
-# ------------------------------------------------------------------------------------------------
+# Own layout --------------------------------------------------------------------------------------
 
 
 def read_own(file: ArrayFile, settings: DataSettings) -> Recording:
-    """Read a file of the own layout.
-
-    Without ``split``, trials are drawn for validation as `DataSettings` says.
+    """Read a file of the own layout; without ``split``, draw one as the settings say.
 
     Raises
     ------
     DataError
-        If an array is not as it should be, nobody says the bin width, or there are too few
-        trials to split.
+        If an array is wrong, the bin width is neither in the file nor in the settings, or there
+        are too few trials to split.
     """
     bin_ms, notes = stored_bin_ms(file, "bin_ms", settings)
     if bin_ms is None:
@@ -335,11 +327,11 @@ def read_own(file: ArrayFile, settings: DataSettings) -> Recording:
     if "rates" in file:
         rates_BTN = read_rates(file, "rates", spikes_BTN.shape, inside_BT)
         if settings.conversion_factor is not None:
-            with np.errstate(over="ignore"):  # what is too large then is refused below
+            with np.errstate(over="ignore"):  # refused below if it overflows
                 rates_BTN /= settings.conversion_factor
             notes.append(
-                f"True rates were divided by {settings.conversion_factor:.6g}, as "
-                "data.conversion_factor says."
+                "True rates were divided by `data.conversion_factor`, "
+                f"{settings.conversion_factor:.6g}."
             )
         check_rates_per_bin(file, "rates", rates_BTN)
     condition_key = "conditions" if "conditions" in file else "condition"
@@ -375,7 +367,7 @@ def read_own(file: ArrayFile, settings: DataSettings) -> Recording:
 def _read_lengths(
     file: ArrayFile, n_trials: int, n_bins: int, bin_ms: float
 ) -> tuple[IntArray, list[str]]:
-    """Return the bins of each trial; a partial last bin does not count."""
+    """Return the number of whole bins of each trial."""
     key = "lengths" if "lengths" in file else "length_ms"
     if key not in file:
         return np.full(n_trials, n_bins), []
@@ -391,7 +383,7 @@ def _read_lengths(
         trial = int(np.argmax(bad))
         limits = f"{bin_ms:g} to {n_bins * bin_ms:g} ms" if key == "length_ms" else f"1 to {n_bins}"
         raise file.wrong(
-            key, f"{values[trial]:g} at trial {trial}", f"{limits}, the bins there are"
+            key, f"{values[trial]:g} at trial {trial}", f"{limits}, the bins of the array"
         )
     n_cut = int((bins - whole > 1e-6).sum())
     notes = [f"{n_cut} of {n_trials} trials lost a partial last bin."] if n_cut else []
@@ -407,7 +399,7 @@ def _read_optional_series(
 def _read_own_behavior(
     file: ArrayFile, n_trials: int, n_bins: int
 ) -> tuple[FloatArray | None, tuple[str, ...]]:
-    """Return behavior and the names of its variables, no names where the file has none."""
+    """Return behavior and the names of its variables, if the file has them."""
     key = "behaviour" if "behaviour" in file else "behavior"  # British spelling is read too
     behavior_BTV = _read_optional_series(file, key, n_trials, n_bins)
     if behavior_BTV is None or f"{key}_names" not in file:
@@ -424,8 +416,8 @@ def _read_neuron_names(file: ArrayFile, n_neurons: int) -> tuple[str, ...]:
     else:
         names = read_names(file, "neuron_names", n_neurons)
     if len(names) != n_neurons or len(set(names)) < n_neurons:
-        found = f"{len(set(names))} different ones"
-        raise file.wrong("neuron_names", found, f"{n_neurons}, another for each neuron")
+        found = f"{len(set(names))} different names"
+        raise file.wrong("neuron_names", found, f"{n_neurons}, one for each neuron")
     return tuple(names)
 
 
@@ -454,13 +446,13 @@ def _read_size(file: ArrayFile, key: str, n_all: int) -> int:
 def _read_split(
     file: ArrayFile, whole: SpikeData, settings: DataSettings
 ) -> tuple[IntArray, IntArray, list[str]]:
-    """Return the trials of each split: the file's own, or drawn."""
+    """Return the trials of each split, from the file or drawn."""
     if "split" in file:
         words = np.array(read_words(file, "split", whole.n_trials))
         train, valid = (np.flatnonzero(words == word) for word in ("train", "valid"))
         if len(train) + len(valid) < whole.n_trials or not (len(train) and len(valid)):
             found = ", ".join(f"`{word}`" for word in np.unique(words)[:5])
-            raise file.wrong("split", found, "`train` and `valid`, one of them for each trial")
+            raise file.wrong("split", found, "`train` and `valid`, one for each trial")
         return train, valid, []
     train, valid = split_trials(
         whole.n_trials,
@@ -472,7 +464,7 @@ def _read_split(
     within = "" if whole.conditions_B is None else ", in proportion within each condition"
     note = (
         f"No `split` in the file: {len(valid)} of {whole.n_trials} trials were drawn for "
-        f"validation{within} (data.split_seed {settings.split_seed})."
+        f"validation{within} (`data.split_seed` {settings.split_seed})."
     )
     return train, valid, [note]
 

@@ -305,6 +305,8 @@ def parse_config(source: ConfigSource) -> dict[str, Any]:
             f"{source.label}, line {line}, column {column}: {_PLACE.sub('', message)}", _TOML_HINT
         ) from error
     except RecursionError as error:
-        raise SettingsError(f"{source.label}: too many lists or tables nested", _TOML_HINT) from error
+        raise SettingsError(
+            f"{source.label}: too many lists or tables nested", _TOML_HINT
+        ) from error
     except ValueError as error:
         raise SettingsError(f"{source.label}: a number has too many digits", _TOML_HINT) from error

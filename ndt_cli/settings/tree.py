@@ -262,9 +262,9 @@ class TrainSettings(_Section):
     loses no more than that. (Several processes save at the end of an epoch.)"""
 
     on_save_error: Literal["go-on", "stop"] = "go-on"
-    """If a checkpoint cannot be written, for example on a full disk: go-on warns, keeps it in memory
-    and tries again at the next save; stop ends the run, with the checkpoints saved so far. A run
-    whose last save fails always ends with an error."""
+    """What to do if a checkpoint cannot be written, for example on a full disk. go-on: warn, keep
+    it in memory and try again at the next save; stop: end the run, with the checkpoints saved so
+    far. A run whose last save fails always ends with an error."""
 
     deterministic: bool = False
     """On a GPU, use only kernels that give bit-identical results each time; some are slower.

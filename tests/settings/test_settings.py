@@ -201,21 +201,39 @@ def test_a_section_must_be_a_section(tmp_path):
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("train.seed=true", "train.seed = true (`overrides`): must be a whole number, at least 0, below"),
+        (
+            "train.seed=true",
+            "train.seed = true (`overrides`): must be a whole number, at least 0, below",
+        ),
         ("train.seed=1.5", "must be a whole number"),
         ("train.seed=1.0", "must be a whole number"),
         ('train.seed="1"', 'train.seed = "1" (`overrides`): must be a whole number'),
         ("train.seed=-1", "must be a whole number, at least 0, below 2147483648"),
         ('train.learning_rate="1e-3"', "must be a number, above 0, at most 1"),
         ("train.learning_rate=true", "must be a number, above 0, at most 1"),
-        ("train.learning_rate=0", "train.learning_rate = 0 (`overrides`): must be a number, above 0"),
+        (
+            "train.learning_rate=0",
+            "train.learning_rate = 0 (`overrides`): must be a number, above",
+        ),
         ("train.clip_norm=inf", "train.clip_norm = inf (`overrides`): must be a number, above 0"),
-        ("data.bin_ms=nan", "data.bin_ms = nan (`overrides`): must be a number, at least 0.001, at most"),
+        (
+            "data.bin_ms=nan",
+            "data.bin_ms = nan (`overrides`): must be a number, at least 0.001",
+        ),
         ("model.full_context=1", "must be true or false"),
         ("model.norm_place=poste", "must be one of pre, post; did you mean post?"),
-        ("data.heldout_neurons=3", "= 3 (`overrides`): must be a list of whole numbers, at least 0"),
-        ("data.heldout_neurons=[1, -2]", "data.heldout_neurons = -2 (`overrides`): must be a list of"),
-        ("data.heldout_neurons=[1.5]", "data.heldout_neurons = 1.5 (`overrides`): must be a list of"),
+        (
+            "data.heldout_neurons=3",
+            "= 3 (`overrides`): must be a list of whole numbers, at least",
+        ),
+        (
+            "data.heldout_neurons=[1, -2]",
+            "data.heldout_neurons = -2 (`overrides`): must be a list",
+        ),
+        (
+            "data.heldout_neurons=[1.5]",
+            "data.heldout_neurons = 1.5 (`overrides`): must be a list",
+        ),
         ("train.device=gpu", "must be one of auto, cpu, mps, cuda, cuda:N"),
         ("train.device=cuda:x", "must be one of auto, cpu, mps, cuda, cuda:N"),
     ],
