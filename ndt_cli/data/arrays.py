@@ -1,4 +1,6 @@
-"""Read one array of a spike file and check it; each error names file, key, found and expected.
+"""Read one array of a spike file and check it.
+
+A `DataError` for an array that is wrong names file and key, what was found and what is expected.
 
 Axes in names: B trials, T bins, N neurons, K any other channel.
 """
@@ -24,19 +26,9 @@ _BLOCK_ENTRIES = 2**22  # 32 MiB as float64: counts are converted block by block
 
 
 def read_counts(file: ArrayFile, key: str) -> IntArray:
-    """Read spike counts, trials x bins x neurons, block by block.
+    """Read spike counts as spikes_BTN, uint8 if the largest is below 256, else uint16.
 
-    Parameters
-    ----------
-    file : ArrayFile
-        File to read from.
-    key : str
-        Name of the array; whole numbers stored as floats are counts too.
-
-    Returns
-    -------
-    spikes_BTN : (trials, bins, neurons) uint8 or uint16 array
-        uint8 if the largest count is below 256.
+    Whole numbers stored as floats are counts too.
 
     Raises
     ------
@@ -60,13 +52,7 @@ def read_counts(file: ArrayFile, key: str) -> IntArray:
 
 
 def spike_shape(file: ArrayFile, key: str) -> tuple[int, int, int]:
-    """Return the shape of an array of counts.
-
-    Raises
-    ------
-    DataError
-        If it does not have three axes, one of them is empty, or its values are not numbers.
-    """
+    """Return the shape of an array of counts; refuse other axes, empty ones, and other types."""
     shape, dtype = file.shape(key), file.dtype(key)
     expected = "counts, trials x bins x neurons"
     if dtype.hasobject:
@@ -84,13 +70,7 @@ def spike_shape(file: ArrayFile, key: str) -> tuple[int, int, int]:
 
 
 def check_same_window(file: ArrayFile, train_key: str, valid_key: str) -> None:
-    """Refuse splits that differ in bins or neurons.
-
-    Raises
-    ------
-    DataError
-        If they do; the hint says so if axes look swapped.
-    """
+    """Refuse splits that differ in bins or neurons; the hint says so if axes look swapped."""
     train, valid = spike_shape(file, train_key), spike_shape(file, valid_key)
     if train[1:] == valid[1:]:
         return
@@ -143,13 +123,7 @@ def _first(values: NDArray[Any], bad: NDArray[np.bool_], channel: str, first_tri
 def read_rates(
     file: ArrayFile, key: str, shape: tuple[int, ...], inside_BT: NDArray[np.bool_] | None = None
 ) -> FloatArray:
-    """Read the true rates of counts of this shape; 0 in the padding outside ``inside_BT``.
-
-    Raises
-    ------
-    DataError
-        If the shape differs, or a rate is negative or not finite.
-    """
+    """Read the finite true rates of counts of this shape; 0 outside ``inside_BT``."""
     if file.shape(key) != shape:
         raise file.wrong(key, f"shape {file.shape(key)}", f"the shape of the counts, {shape}")
     rates_BTN = _read_numbers(file, key)
@@ -165,13 +139,7 @@ def read_rates(
 
 
 def check_rates_per_bin(file: ArrayFile, key: str, rates_BTN: FloatArray) -> None:
-    """Refuse true rates, in spikes per bin, above the largest count.
-
-    Raises
-    ------
-    DataError
-        If there is one.
-    """
+    """Refuse true rates, in spikes per bin, above the largest count."""
     highest = float(rates_BTN.max())
     if not highest <= MAX_COUNT:
         raise file.wrong(
@@ -185,13 +153,7 @@ def check_rates_per_bin(file: ArrayFile, key: str, rates_BTN: FloatArray) -> Non
 def read_series(file: ArrayFile, key: str, n_trials: int, n_bins: int) -> FloatArray:
     """Read latents or behavior, trials x bins x channels; the last axis may be missing.
 
-    Values may be NaN: behavior often has gaps.
-
-    Raises
-    ------
-    DataError
-        If trials or bins differ from those of the counts, or a value is infinite or too large to
-        be squared.
+    Values may be NaN, since behavior often has gaps, but not infinite or too large to be squared.
     """
     shape = file.shape(key)
     if len(shape) not in (2, 3) or shape[:2] != (n_trials, n_bins):
@@ -216,13 +178,7 @@ def _read_numbers(file: ArrayFile, key: str) -> FloatArray:
 
 
 def read_scalar(file: ArrayFile, key: str) -> float:
-    """Read one finite number above 0.
-
-    Raises
-    ------
-    DataError
-        If it is anything else.
-    """
+    """Read one finite number above 0."""
     shape, dtype = file.shape(key), file.dtype(key)
     if math.prod(shape) != 1 or dtype.kind not in "uif":
         raise file.wrong(key, f"shape {shape} of type {dtype}", "one number")
@@ -233,13 +189,7 @@ def read_scalar(file: ArrayFile, key: str) -> float:
 
 
 def read_per_trial(file: ArrayFile, key: str, n_trials: int) -> NDArray[Any]:
-    """Read one value per trial, such as a condition or an index.
-
-    Raises
-    ------
-    DataError
-        If there are more or fewer values than trials.
-    """
+    """Read one value per trial, such as a condition or an index."""
     shape = file.shape(key)
     if math.prod(shape) != n_trials or max(shape, default=0) != n_trials:
         raise file.wrong(
@@ -253,13 +203,7 @@ def read_per_trial(file: ArrayFile, key: str, n_trials: int) -> NDArray[Any]:
 
 
 def read_labels(file: ArrayFile, key: str, n_trials: int) -> IntArray:
-    """Read one label per trial; text and fractions are numbered in sorted order.
-
-    Raises
-    ------
-    DataError
-        If there are more or fewer labels than trials.
-    """
+    """Read one label per trial; text and fractions are numbered in sorted order."""
     values = read_per_trial(file, key, n_trials)
     numbers = as_whole(values)
     if numbers is not None:
@@ -276,13 +220,7 @@ def read_words(file: ArrayFile, key: str, n_trials: int) -> list[str]:
 
 
 def read_names(file: ArrayFile, key: str, n_names: int) -> list[str]:
-    """Read one name for each channel of another array.
-
-    Raises
-    ------
-    DataError
-        If there are more or fewer names than channels, or they are not text.
-    """
+    """Read one name for each channel of another array."""
     n_found, dtype = math.prod(file.shape(key)), file.dtype(key)
     if n_found != n_names or dtype.kind not in "USO":
         found = f"{n_found} values of type {dtype}"
@@ -318,30 +256,9 @@ _TOLERANCE = 0.1  # usual widths differ by at least 20 %
 def stored_bin_ms(
     file: ArrayFile, key: str, settings: DataSettings, *, ms_per_unit: float = 1.0
 ) -> tuple[float | None, list[str]]:
-    """Return the bin width of the file, or else that of the settings.
+    """Return the bin width in ms, of the file or else the settings, and notes if it looks wrong.
 
-    Parameters
-    ----------
-    file : ArrayFile
-        The spike file.
-    key : str
-        Name of the number in the file.
-    settings : DataSettings
-        Its ``file_bin_ms`` is used if the file has no bin width.
-    ms_per_unit : float
-        Unit of the number in the file, in milliseconds.
-
-    Returns
-    -------
-    bin_ms : float or None
-        Width in milliseconds; None if neither has one.
-    notes : list of str
-        If the two differ, or the bins are so wide that the unit may be wrong.
-
-    Raises
-    ------
-    DataError
-        If the file's value is not a number, or beyond any bin width.
+    The file's number is in units of ``ms_per_unit`` milliseconds. None if neither has a width.
     """
     asked = settings.file_bin_ms
     if key not in file:
@@ -381,19 +298,8 @@ def find_rate_scale(
     """Find the divisor that turns the true rates of an LFADS file into spikes per bin.
 
     It is the setting ``data.conversion_factor``, or else the file's ``conversion_factor``.
-    Without either, the mean true rate over the mean count decides: near 1 the rates are in spikes
-    per bin; near the number of bins per second they are in Hz.
-
-    Parameters
-    ----------
-    file : ArrayFile
-        The LFADS file.
-    settings : DataSettings
-        Its ``conversion_factor`` is used.
-    bin_ms : float or None
-        Bin width in milliseconds, if known.
-    mean_truth, mean_count : float
-        Means of the true rates and of the counts, over all trials, bins and neurons.
+    Without either, the mean true rate over the mean count (of all trials, bins and neurons)
+    decides: near 1 the rates are in spikes per bin; near the number of bins per second, in Hz.
 
     Returns
     -------

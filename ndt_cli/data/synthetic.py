@@ -17,12 +17,14 @@ from ndt_cli.memory import check_memory
 from ndt_cli.settings.tree import MAX_BIN_MS, MIN_BIN_MS
 
 _MAX_NUMBER = 1e9
-# Smallest and largest value of an argument, where it is not any number up to 10^9.
+# Smallest and largest value of an argument; others may be any number up to 10^9.
 _RANGES = {
     "seed": (0, 2**32 - 1),
     "train_fraction": (0, 1),
+    "bin_ms": (MIN_BIN_MS, MAX_BIN_MS),
+    "dt_s": (MIN_BIN_MS / 1000, MAX_BIN_MS / 1000),
     **dict.fromkeys(("n_conditions", "n_repeats", "n_bins", "n_neurons"), (1, _MAX_NUMBER)),
-    **dict.fromkeys(("dt_s", "tau_s", "lorenz_time_per_s", "max_step"), (1e-6, _MAX_NUMBER)),
+    **dict.fromkeys(("tau_s", "lorenz_time_per_s", "max_step"), (1e-6, _MAX_NUMBER)),
     **dict.fromkeys(
         ("duration_s", "x0_std", "peak_rate_hz", "base_rate_hz", "log_rate_std", "transient"),
         (0, _MAX_NUMBER),
@@ -103,23 +105,7 @@ def make_lorenz(
     >>> small.train.spikes_BTN.shape, small.valid.spikes_BTN.shape
     ((8, 50, 29), (2, 50, 29))
     """
-    _check_ranges(
-        seed=seed,
-        n_conditions=n_conditions,
-        n_repeats=n_repeats,
-        n_bins=n_bins,
-        n_neurons=n_neurons,
-        train_fraction=train_fraction,
-        base_rate_hz=base_rate_hz,
-        log_rate_std=log_rate_std,
-        sigma=sigma,
-        rho=rho,
-        beta=beta,
-        lorenz_time_per_s=lorenz_time_per_s,
-        max_step=max_step,
-        transient=transient,
-    )
-    _check_bin_width("bin_ms", bin_ms, bin_ms)
+    _check_ranges(locals())
     n_trials = n_conditions * n_repeats
     if n_trials < 2:
         raise SettingsError("`n_conditions` x `n_repeats` is 1 trial; at least 2 are needed")
@@ -294,22 +280,9 @@ def make_chaotic_rnn(
     >>> small.train.spikes_BTN.shape, small.valid.spikes_BTN.shape
     ((8, 100, 50), (2, 100, 50))
     """
+    _check_ranges(locals())
     n_observed = n_neurons if n_observed is None else n_observed
-    _check_ranges(
-        seed=seed,
-        duration_s=duration_s,
-        dt_s=dt_s,
-        n_conditions=n_conditions,
-        n_repeats=n_repeats,
-        n_neurons=n_neurons,
-        gain=gain,
-        tau_s=tau_s,
-        x0_std=x0_std,
-        peak_rate_hz=peak_rate_hz,
-        train_fraction=train_fraction,
-    )
     bin_ms = round(1000 * dt_s, 9)  # 1000 * 0.007 is 7.000000000000001
-    _check_bin_width("dt_s", dt_s, bin_ms)
     n_bins = int(duration_s / dt_s + 1e-6)  # 0.3 / 0.1 is 2.9999999999999996
     n_trials = n_conditions * n_repeats
     if not 1 <= n_observed <= n_neurons:
@@ -404,19 +377,11 @@ def _run_network(
 # Checks of the arguments -------------------------------------------------------------------------
 
 
-def _check_ranges(**arguments: float) -> None:
+def _check_ranges(arguments: dict[str, float | None]) -> None:
     for name, value in arguments.items():
         low, high = _RANGES.get(name, (-_MAX_NUMBER, _MAX_NUMBER))
-        if not low <= value <= high:
+        if value is not None and not low <= value <= high:
             raise SettingsError(f"{_call(**{name: value})}: expected {low:g} to {high:.10g}")
-
-
-def _check_bin_width(name: str, value: float, bin_ms: float) -> None:
-    if not MIN_BIN_MS <= bin_ms <= MAX_BIN_MS:
-        raise SettingsError(
-            f"{_call(**{name: value})}: found bins of {bin_ms:g} ms; expected {MIN_BIN_MS:g} to "
-            f"{MAX_BIN_MS:g} ms"
-        )
 
 
 def _check_size(*, n_rates: int, n_counts: int, n_more: int, **sizes: float) -> None:

@@ -38,7 +38,7 @@ CASES = [
     Case("10^9 trials", f"{LORENZ} --n-repeats {BILLION}", r"--n-repeats 1000000000.*memory", 2),
     Case("10^30 conditions", f"{LORENZ} --n-conditions 1{30 * '0'}", "--n-conditions 10{30}", 2),
     Case("bins of NaN ms", f"{LORENZ} --bin-ms nan", "bin.ms", 2),
-    Case("endless bins", f"{LORENZ} --bin-ms inf", "--bin-ms inf.* 100000 ms", 2),
+    Case("endless bins", f"{LORENZ} --bin-ms inf", "--bin-ms inf.* 100000", 2),
     Case("a NaN parameter", f"{LORENZ} --sigma nan", "--sigma nan: expected", 2),
     Case(
         "a rate of 10^300 Hz",
@@ -65,8 +65,8 @@ CASES = [
     ),
     Case("10^9 units", f"{CHAOS} --n-neurons {BILLION}", "--n-neurons 1000000000.*memory", 2),
     Case("more observed than are", f"{CHAOS} --n-observed 51", "observed 51: expected 1 to 50", 2),
-    Case("trials of 30000 years", f"{CHAOS} --duration-s 1e12", "--duration-s 1e", 2),
-    Case("trials of 30 years", f"{CHAOS} --duration-s 1e9", "--duration-s 1e.*memory", 2),
+    Case("trials of 30000 years", f"{CHAOS} --duration-s 1e12", "--duration-s 1000000000000", 2),
+    Case("trials of 30 years", f"{CHAOS} --duration-s 1e9", "--duration-s 1000000000.*memory", 2),
     Case("bins longer than trials", f"{CHAOS} --dt-s 5 --tau-s 9", "holds 0 bins", 2),
     Case("steps too long", f"{CHAOS} --tau-s 0.001", "--tau-s 0.001.*below twice", 2),
     Case(
