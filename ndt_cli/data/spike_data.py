@@ -135,7 +135,7 @@ class SpikeData:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of counts, lengths, bin width, and numbers of held-out neurons and forward bins."""
+        """SHA-256 of the counts, trial lengths, bin width, held-out neurons and forward bins."""
         digest = hashlib.sha256()
         head = (self.spikes_BTN.shape, float(self.bin_ms), self.n_heldout, self.n_forward)
         digest.update(repr(head).encode())
