@@ -20,7 +20,7 @@ def presets(
         typer.Argument(metavar="PRESET", help="Show this preset.", show_default=False),
     ] = None,
     fields: Annotated[
-        bool, typer.Option("--fields", help="List all settings with range, default and description.")
+        bool, typer.Option("--fields", help="List all settings: range, default, description.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:

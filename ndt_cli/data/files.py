@@ -13,7 +13,6 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, TypeAlias
 
 import h5py
@@ -61,19 +60,7 @@ def check_announced(path: Path, dataset: h5py.Dataset, n_entries: int | None = N
     HDF5 stores the shape of an array but not the entries that were never written, so a few
     kilobytes can declare any number of gigabytes or chunks.
 
-    Parameters
-    ----------
-    path : Path
-        The file, for the message.
-    dataset : h5py.Dataset
-        The array to be read.
-    n_entries : int, optional
-        Number of entries that are read at once. Default: all.
-
-    Raises
-    ------
-    DataError
-        If it does.
+    ``n_entries`` of its entries are to be read at once; default: all.
     """
     shape, chunks = dataset.shape, dataset.chunks
     n_all = math.prod(shape)
@@ -98,13 +85,7 @@ def check_announced(path: Path, dataset: h5py.Dataset, n_entries: int | None = N
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """An HDF5 link or array whose values are in another file, which is not opened.
-
-    Attributes
-    ----------
-    file : str
-        Name of that file.
-    """
+    """An HDF5 link or array whose values are in another file, which is not opened."""
 
     file: str
 
@@ -123,25 +104,10 @@ Item: TypeAlias = h5py.Group | h5py.Dataset | h5py.Datatype | Elsewhere | None
 
 
 def own_item(group: h5py.Group, name: str) -> Item:
-    """Return an item of an HDF5 group, without opening any other file.
+    """Return an item of an HDF5 group by name or path, without opening any other file.
 
-    Parameters
-    ----------
-    group : h5py.Group
-        A group, or the open file.
-    name : str
-        A name in it, or a path.
-
-    Returns
-    -------
-    Group, Dataset, Datatype, Elsewhere or None
-        ``Elsewhere`` for content of another file; None for a missing item, or a link that leads
-        nowhere or in a circle.
-
-    Raises
-    ------
-    OSError, RuntimeError, KeyError
-        If the file is damaged.
+    `Elsewhere` stands for content of another file; None for a missing item, or a link that leads
+    nowhere or in a circle. Damage raises an error of `DAMAGE`.
     """
     return _follow(group, name, _MAX_LINKS)
 
@@ -173,7 +139,7 @@ def _follow(group: h5py.Group, path: str, n_links: int) -> Item:
     return item
 
 
-# .npz: the header of each array first, which says what reading it would take ----------------------
+# .npz: the header of an array shows what reading it would take ------------------------------------
 
 
 @dataclass(frozen=True)
@@ -283,12 +249,7 @@ class ArrayFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -314,8 +275,7 @@ class ArrayFile:
         Raises
         ------
         DataError
-            If there is no such array, it is damaged or holds Python objects, or it does not fit
-            into memory.
+            If it is missing, damaged, made of Python objects, or does not fit into memory.
         """
         shape, rows = self.shape(key), slice(start, stop)
         n_rows = len(range(*rows.indices(shape[0]))) if shape else 1
@@ -328,13 +288,7 @@ class ArrayFile:
             raise self._unreadable(key, error) from error
 
     def blocks(self, key: str, n_rows: int) -> Iterator[NDArray[Any]]:
-        """Yield an array this many rows at a time; the blocks may be read-only.
-
-        Raises
-        ------
-        DataError
-            As `read` does.
-        """
+        """Yield an array this many rows at a time, with the errors of `read`; maybe read-only."""
         shape = self.shape(key)
         array = self._checked(key, min(n_rows, shape[0]) * math.prod(shape[1:]))
         try:

@@ -28,6 +28,7 @@ key                  shape                    meaning
 
 import math
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -53,8 +54,11 @@ from ndt_cli.errors import DataError
 from ndt_cli.memory import check_memory
 from ndt_cli.settings.tree import DataSettings
 
+T = TypeVar("T")
+
+# LFADS -------------------------------------------------------------------------------------------
+
 LFADS_COUNT_KEYS = ("train_data", "valid_data")
-_LATENT_KEYS = ("lowd", "latents")
 _HALVES = ("train", "valid")
 
 
@@ -97,7 +101,8 @@ def read_lfads(file: ArrayFile, settings: DataSettings) -> Recording:
     sizes = [len(spikes_BTN) for spikes_BTN in counts]
     ids, id_notes = _read_trial_ids(file, sizes)
     latents, latent_notes = _read_latents(file, counts)
-    conditions = _read_conditions(file, sizes)
+    condition_keys = ("condition_labels_train", "condition_labels_valid")
+    conditions = [read_labels(file, *pair) for pair in _pairs(file, *condition_keys, sizes)]
     train, valid = (
         SpikeData(
             spikes_BTN=spikes_BTN,
@@ -118,51 +123,40 @@ def _pooled_mean(arrays: list[IntArray] | list[FloatArray]) -> float:
     return total / sum(array.size for array in arrays)
 
 
+def _pairs(file: ArrayFile, train_key: str, valid_key: str, values: list[T]) -> list[tuple[str, T]]:
+    """Return each key with its split's value if the file has both keys, else nothing."""
+    keys = (train_key, valid_key)
+    return list(zip(keys, values, strict=True)) if all(key in file for key in keys) else []
+
+
 def _read_truth(file: ArrayFile, counts: list[IntArray]) -> tuple[list[FloatArray], list[str]]:
-    keys = [f"{half}_truth" for half in _HALVES]
-    present = [key for key in keys if key in file]
-    if len(present) == 1:
-        return [], [f"`{present[0]}` is not used: the other split has no true rates."]
-    if not present:
-        return [], []
-    return [read_rates(file, k, c.shape) for k, c in zip(keys, counts, strict=True)], []
-
-
-def _read_conditions(file: ArrayFile, sizes: list[int]) -> list[IntArray]:
-    keys = [f"condition_labels_{half}" for half in _HALVES]
-    if not all(key in file for key in keys):
-        return []
-    return [read_labels(file, key, size) for key, size in zip(keys, sizes, strict=True)]
+    pairs = _pairs(file, "train_truth", "valid_truth", counts)
+    alone = [key for key in ("train_truth", "valid_truth") if key in file and not pairs]
+    notes = [f"`{key}` is not used: the other split has no true rates." for key in alone]
+    return [read_rates(file, key, spikes_BTN.shape) for key, spikes_BTN in pairs], notes
 
 
 def _read_latents(file: ArrayFile, counts: list[IntArray]) -> tuple[list[FloatArray], list[str]]:
-    for name in _LATENT_KEYS:
-        keys = [f"{half}_{name}" for half in _HALVES]
-        if all(key in file for key in keys):
-            try:
-                return [
-                    read_series(file, k, *c.shape[:2]) for k, c in zip(keys, counts, strict=True)
-                ], []
-            except DataError as error:
-                return [], [f"Latents are not used: {error.message}."]
-    return [], []
+    pairs = _pairs(file, "train_lowd", "valid_lowd", counts)
+    pairs = pairs or _pairs(file, "train_latents", "valid_latents", counts)
+    try:
+        return [read_series(file, key, *spikes.shape[:2]) for key, spikes in pairs], []
+    except DataError as error:
+        return [], [f"Latents are not used: {error.message}."]
 
 
 def _read_trial_ids(file: ArrayFile, sizes: list[int]) -> tuple[list[IntArray], list[str]]:
     """Return each split's positions in the original order, from 0; MATLAB counts from 1."""
-    keys = [f"{half}_inds" for half in _HALVES]
-    if not all(key in file for key in keys):
-        return [], []
     ids: list[IntArray] = []
-    for key, size in zip(keys, sizes, strict=True):
+    for key, size in _pairs(file, "train_inds", "valid_inds", sizes):
         values = as_whole(read_per_trial(file, key, size))
         if values is None:
             return [], [f"`{key}` is not used: its values are not whole numbers."]
         ids.append(values)
-    both = np.concatenate(ids)
+    both = np.concatenate(ids) if ids else np.arange(0)
     if len(np.unique(both)) < len(both):
         return [], ["`train_inds` and `valid_inds` are not used: some trials occur twice."]
-    if both.min() == 1 and both.max() == len(both):
+    if ids and both.min() == 1 and both.max() == len(both):
         return [i - 1 for i in ids], ["`train_inds` and `valid_inds` count from 1; converted to 0."]
     return ids, []
 
@@ -343,7 +337,7 @@ def read_own(file: ArrayFile, settings: DataSettings) -> Recording:
         lengths_B=lengths_B,
         rates_BTN=rates_BTN,
         conditions_B=conditions_B,
-        latents_BTK=_read_optional_series(file, "latents", n_trials, n_bins),
+        latents_BTK=(read_series(file, "latents", n_trials, n_bins) if "latents" in file else None),
         behavior_BTV=behavior_BTV,
         behavior_names=behavior_names,
         trial_ids_B=(
@@ -390,22 +384,17 @@ def _read_lengths(
     return whole.astype(np.int64), notes
 
 
-def _read_optional_series(
-    file: ArrayFile, key: str, n_trials: int, n_bins: int
-) -> FloatArray | None:
-    return read_series(file, key, n_trials, n_bins) if key in file else None
-
-
 def _read_own_behavior(
     file: ArrayFile, n_trials: int, n_bins: int
 ) -> tuple[FloatArray | None, tuple[str, ...]]:
     """Return behavior and the names of its variables, if the file has them."""
     key = "behaviour" if "behaviour" in file else "behavior"  # British spelling is read too
-    behavior_BTV = _read_optional_series(file, key, n_trials, n_bins)
-    if behavior_BTV is None or f"{key}_names" not in file:
+    if key not in file:
+        return None, ()
+    behavior_BTV = read_series(file, key, n_trials, n_bins)
+    if f"{key}_names" not in file:
         return behavior_BTV, ()
-    names = read_names(file, f"{key}_names", behavior_BTV.shape[2])
-    return behavior_BTV, tuple(names)
+    return behavior_BTV, tuple(read_names(file, f"{key}_names", behavior_BTV.shape[2]))
 
 
 def _read_neuron_names(file: ArrayFile, n_neurons: int) -> tuple[str, ...]:
@@ -422,25 +411,22 @@ def _read_neuron_names(file: ArrayFile, n_neurons: int) -> tuple[str, ...]:
 
 
 def _read_start_bins(file: ArrayFile, n_trials: int) -> IntArray | None:
-    key = "start_bins"
-    if key not in file:
+    if "start_bins" not in file:
         return None
-    values = read_per_trial(file, key, n_trials)
+    values = read_per_trial(file, "start_bins", n_trials)
     starts_B = as_whole(values) if values.dtype.kind in "ui" else None
     if starts_B is None:
-        raise file.wrong(key, f"values of type {values.dtype}", "whole numbers, in bins")
+        found = f"values of type {values.dtype}"
+        raise file.wrong("start_bins", found, "whole numbers, in bins")
     return starts_B
 
 
 def _read_size(file: ArrayFile, key: str, n_all: int) -> int:
-    if key not in file:
-        return 0
-    values = file.read(key)
-    whole = values.size == 1 and values.dtype.kind in "ui"
-    if not whole or not 0 <= int(values.reshape(())) < n_all:
+    values = file.read(key) if key in file else np.zeros(1, int)
+    if values.size != 1 or values.dtype.kind not in "ui" or not 0 <= values.item() < n_all:
         found = str(values.reshape(-1)[:3].tolist())
         raise file.wrong(key, found, f"one whole number from 0 to {n_all - 1}")
-    return int(values.reshape(()))
+    return int(values.item())
 
 
 def _read_split(

@@ -33,31 +33,14 @@ _SHOWN = 60  # characters of a user's text in a message
 
 @dataclass(frozen=True)
 class FieldDoc:
-    """Description of one setting.
+    """Description of one setting."""
 
-    Parameters
-    ----------
-    key : str
-        Dotted name, such as ``"train.learning_rate"``.
-    type : str
-        ``"whole number"``, ``"number"``, ``"true or false"``, ``"text"``, ``"path"``,
-        ``"choice"`` or ``"list of whole numbers"``.
-    choices : tuple of str
-        Allowed values of a choice.
-    range : str
-        Bounds, such as ``"above 0, at most 1"``; empty if there are none.
-    default : str, int, float, bool, list or None
-        None if the setting is unset by default.
-    doc : str
-        What it does, on one line.
-    """
-
-    key: str
-    type: str
-    choices: tuple[str, ...]
-    range: str
-    default: str | int | float | bool | list[int] | None
-    doc: str
+    key: str  # "train.learning_rate"
+    type: str  # such as "whole number", "path" or "choice"
+    choices: tuple[str, ...]  # of a choice
+    range: str  # "above 0, at most 1", or empty
+    default: str | int | float | bool | list[int] | None  # None: unset
+    doc: str  # one line
 
     @property
     def expected(self) -> str:
@@ -123,15 +106,7 @@ def plain_values(settings: Settings) -> dict[str, dict[str, Any]]:
 
 
 def commented_toml(settings: Settings, title: str) -> str:
-    """Return all settings as TOML, each below its description; unset ones are commented out.
-
-    Parameters
-    ----------
-    settings : Settings
-        The settings to write.
-    title : str
-        Text of the first line, a comment.
-    """
+    """Return all settings as TOML, each below its description; unset ones are commented out."""
     values = plain_values(settings)
     lines = [f"# {title}"]
     section = ""
@@ -155,12 +130,7 @@ def commented_toml(settings: Settings, title: str) -> str:
 def describe_problem(error: ErrorDetails, origins: Mapping[str, str]) -> str:
     """Return one of pydantic's errors as a sentence.
 
-    Parameters
-    ----------
-    error : ErrorDetails
-        One entry of ``ValidationError.errors()`` of the settings tree.
-    origins : mapping of str to str
-        Where the value of each dotted key, and each section, was written, such as ``"lab.toml"``.
+    ``origins`` tells where the value of each dotted key and section was written: ``"lab.toml"``.
     """
     # In a list, the position follows section and name.
     key = ".".join(str(part) for part in error["loc"][:2])

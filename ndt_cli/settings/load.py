@@ -37,24 +37,12 @@ _OVERRIDES = "`overrides`"  # what an error names as the origin of a value
 
 @dataclass(frozen=True)
 class ConfigSource:
-    """The text of a config, not yet parsed.
+    """The text of a config, not yet parsed."""
 
-    Parameters
-    ----------
-    name : str
-        The file's path as given, or the preset's name.
-    kind : {"file", "preset"}
-        Where the text comes from.
-    text : str
-        The TOML text.
-    path : Path or None
-        The file; None for a preset.
-    """
-
-    name: str
+    name: str  # the file's path as given, or the preset's name
     kind: Literal["file", "preset"]
     text: str
-    path: Path | None
+    path: Path | None  # None for a preset
 
     @property
     def label(self) -> str:
@@ -64,20 +52,10 @@ class ConfigSource:
 
 @dataclass(frozen=True)
 class PresetInfo:
-    """A shipped preset.
-
-    Parameters
-    ----------
-    name : str
-        Its name, such as ``"lorenz-quick"``.
-    title : str
-        What it is for, in one line: the first comment of its file.
-    settings : Settings
-        Its settings, with the defaults filled in.
-    """
+    """A shipped preset."""
 
     name: str
-    title: str
+    title: str  # the first comment of its file
     settings: Settings
 
 
@@ -196,13 +174,7 @@ def preset_names() -> list[str]:
 
 
 def read_preset(name: str) -> PresetInfo:
-    """Return a shipped preset.
-
-    Raises
-    ------
-    SettingsError
-        If no preset has that name.
-    """
+    """Return a shipped preset; `SettingsError` if no preset has that name."""
     source = _preset_source(name)
     title = source.text.partition("\n")[0].removeprefix("#").strip()
     return PresetInfo(source.name, title, _resolve(source, ()))
@@ -211,16 +183,10 @@ def read_preset(name: str) -> PresetInfo:
 def find_config(config: str | Path | None = None) -> ConfigSource:
     """Find a config: the file of this name if there is one, else the preset.
 
-    Parameters
-    ----------
-    config : str or Path, optional
-        A TOML file, or a preset's name with or without ``.toml``. Default: the preset
-        ``lorenz-quick``.
-
     Raises
     ------
     SettingsError
-        If there is neither such a file nor such a preset, or the file is not text.
+        If there is neither, or the file is not text.
     """
     if config is None:
         return _preset_source(DEFAULT_PRESET)
@@ -255,17 +221,10 @@ def _no_config(message: str, name: str) -> SettingsError:
 def read_toml_text(path: Path, what: str, hint: str) -> str:
     """Read the text of a TOML file: UTF-8, or UTF-16 with a byte order mark.
 
-    Parameters
-    ----------
-    path : Path
-        The file.
-    what, hint : str
-        What the file should be, and what to do if it is something else.
-
     Raises
     ------
     SettingsError
-        If the file is not text, or larger than 1 MB.
+        If the file is not text, or larger than 1 MB; it names ``what`` was expected, and ``hint``.
     """
     with path.open("rb") as file:
         content = file.read(_MAX_BYTES + 1)
