@@ -29,7 +29,7 @@ def free_bytes() -> int | None:
 def check_memory(
     n_bytes: int, what: str, hint: str | None = None, kind: type[NdtError] = DataError
 ) -> None:
-    """Raise an error if something needs more memory than is free.
+    """Raise an error of this kind if ``what`` needs more memory than is free.
 
     Parameters
     ----------
@@ -41,11 +41,6 @@ def check_memory(
         What to change.
     kind : type of NdtError
         The error to raise.
-
-    Raises
-    ------
-    NdtError
-        If more is needed than `free_bytes` returns.
     """
     free = free_bytes()
     if free is not None and n_bytes > free:

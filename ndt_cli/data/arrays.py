@@ -301,19 +301,8 @@ def find_rate_scale(
     Without either, the mean true rate over the mean count (of all trials, bins and neurons)
     decides: near 1 the rates are in spikes per bin; near the number of bins per second, in Hz.
 
-    Returns
-    -------
-    factor : float
-        Divisor of the rates.
-    bin_ms : float
-        Bin width in milliseconds; if it was unknown, the one at which the rates are in Hz.
-    notes : list of str
-        What was assumed, and why.
-
-    Raises
-    ------
-    DataError
-        If the means fit neither unit, or the bin width stays unknown.
+    Returns the factor, the bin width in ms (if it was unknown, the one at which the rates are in
+    Hz), and notes of what was assumed.
     """
     ratio = mean_truth / mean_count if mean_count > 0 else float("nan")
     scale = f"the mean true rate is {ratio:.4g} times the mean count"

@@ -44,13 +44,7 @@ def check_recording(recording: Recording) -> None:
 
 
 def compact_counts(counts: IntArray) -> IntArray:
-    """Return counts as uint8 if all are below 256, else as uint16.
-
-    Raises
-    ------
-    DataError
-        If a count is above 65535.
-    """
+    """Return counts as uint8 if all are below 256, else as uint16; refuse larger ones."""
     largest = int(counts.max(initial=0))
     if largest > MAX_COUNT:
         raise DataError(

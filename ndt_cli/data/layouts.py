@@ -69,13 +69,8 @@ def read_lfads(file: ArrayFile, settings: DataSettings) -> Recording:
     and ``valid_truth`` (true rates), ``conversion_factor``, ``dt`` (bin width in seconds),
     ``train_inds`` and ``valid_inds`` (positions of the trials in the original order, from 0 or 1),
     ``condition_labels_train`` and ``condition_labels_valid``, ``train_lowd`` and ``valid_lowd``
-    (latents). Other keys are ignored.
-
-    Raises
-    ------
-    DataError
-        If a required key is missing, an array is wrong, or the bin width is neither in the file
-        nor in the settings and does not follow from the scale of the rates.
+    (latents). Other keys are ignored. Without ``dt``, the bin width is that of the settings, or
+    follows from the scale of the rates.
     """
     for key in LFADS_COUNT_KEYS:
         if key not in file:
@@ -179,13 +174,7 @@ def read_nlb(file: ArrayFile, settings: DataSettings) -> Recording:
     Required keys are ``train_spikes_heldin`` and ``eval_spikes_heldin``. The other parts may be
     missing from both halves, or, in a test-phase file, from the ``eval_`` half: those counts are
     then unknown and stored as zero. ``train_behavior`` and ``eval_behavior`` are read if they
-    cover the window.
-
-    Raises
-    ------
-    DataError
-        If a required part is missing, parts do not fit together, or the settings have no bin
-        width, which these files do not contain.
+    cover the window. The bin width is that of the settings: these files do not contain it.
     """
     stem = next((s for s in _STEMS if f"train_{s}_heldin" in file), _STEMS[0])
     train_keys, eval_keys = (
@@ -297,14 +286,7 @@ def _read_nlb_behavior(
 
 
 def read_own(file: ArrayFile, settings: DataSettings) -> Recording:
-    """Read a file of the own layout; without ``split``, draw one as the settings say.
-
-    Raises
-    ------
-    DataError
-        If an array is wrong, the bin width is neither in the file nor in the settings, or there
-        are too few trials to split.
-    """
+    """Read a file of the own layout; without ``split``, draw one with the seed of the settings."""
     bin_ms, notes = stored_bin_ms(file, "bin_ms", settings)
     if bin_ms is None:
         raise no_bin_ms(file, "bin_ms")

@@ -93,13 +93,7 @@ def load_file(path: Path, settings: DataSettings) -> Recording:
 
 
 def detect_layout(file: ArrayFile) -> str:
-    """Return ``"lfads"``, ``"nlb"`` or ``"ndt"``, by the keys of the file.
-
-    Raises
-    ------
-    DataError
-        If no layout has such keys.
-    """
+    """Return ``"lfads"``, ``"nlb"`` or ``"ndt"``, by the keys of the file."""
     if any(_NLB_KEY.fullmatch(key) for key in file.keys):
         return "nlb"
     if any(key in file for key in LFADS_COUNT_KEYS):
@@ -122,21 +116,9 @@ def detect_layout(file: ArrayFile) -> str:
 def hold_out_neurons(recording: Recording, settings: DataSettings) -> Recording:
     """Hold out neurons, to score how well the others predict them (co-smoothing).
 
-    Held-out neurons become the last columns; `SpikeData.neuron_ids_N` keeps each neuron's position
-    in the file.
-
-    Parameters
-    ----------
-    recording : Recording
-        A recording without held-out neurons.
-    settings : DataSettings
-        ``heldout_neurons``, or ``heldout_fraction`` and ``heldout_seed`` to draw
-        ``round(fraction * neurons)`` of them, but at least one, and not all.
-
-    Returns
-    -------
-    Recording
-        The recording with a note that names the neurons; unchanged if there are none to hold out.
+    The settings name them, or ask for a fraction: ``round(fraction * neurons)`` are drawn, at
+    least one, and not all. They become the last columns; `SpikeData.neuron_ids_N` keeps each
+    neuron's position in the file. A note names them.
 
     Raises
     ------

@@ -131,14 +131,8 @@ def make_lorenz(
 
     rng = np.random.default_rng(seed)
     start_C3 = rng.standard_normal((n_conditions, 3)) * 10 + [0.0, 0.0, rho - 1.0]
-    states_CT3 = _integrate(
-        start_C3,
-        (sigma, rho, beta),
-        n_bins=n_bins,
-        time_per_bin=time_per_bin,
-        max_step=max_step,
-        transient=transient,
-    )
+    parameters = (sigma, rho, beta)
+    states_CT3 = _integrate(start_C3, parameters, n_bins, time_per_bin, max_step, transient)
     if not np.isfinite(states_CT3).all():
         raise SettingsError(
             f"the Lorenz system diverged in steps of at most {max_step:g}",
@@ -183,7 +177,6 @@ def make_lorenz(
 def _integrate(
     start_C3: FloatArray,
     parameters: tuple[float, float, float],
-    *,
     n_bins: int,
     time_per_bin: float,
     max_step: float,

@@ -65,14 +65,7 @@ def write_recording(recording: Recording, path: Path, *, overwrite: bool = False
 
 
 def check_target(path: Path, *, overwrite: bool = False) -> None:
-    """Check, before a long computation, that `write_recording` can write to ``path``.
-
-    Raises
-    ------
-    DataError, ExistingFileError, NdtError
-        If the ending is not supported, the file exists and may not be replaced, or there can be
-        no file of this name.
-    """
+    """Check, before a long computation, that `write_recording` can write to ``path``."""
     if path.suffix.lower() not in _ENDINGS:
         raise DataError(f"{path}: found the ending {path.suffix!r}; expected .npz, .h5 or .hdf5")
     check_may_write(path, overwrite)
