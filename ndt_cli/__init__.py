@@ -19,11 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ndt_cli import baselines, convert, fit, metrics
-    from ndt_cli.data.chaotic_rnn import make_chaotic_rnn
     from ndt_cli.data.describe import describe_file
     from ndt_cli.data.loading import load_recording
-    from ndt_cli.data.lorenz import make_lorenz
     from ndt_cli.data.spike_data import Recording, SpikeData, all_trials
+    from ndt_cli.data.synthetic import make_chaotic_rnn, make_lorenz
     from ndt_cli.data.write import write_recording
     from ndt_cli.engine.ensembles import save_ensemble
     from ndt_cli.engine.inference import load_trained
@@ -54,8 +53,8 @@ _HOMES = {
     "load_recording": "ndt_cli.data.loading",
     "load_settings": "ndt_cli.settings.load",
     "load_trained": "ndt_cli.engine.inference",
-    "make_chaotic_rnn": "ndt_cli.data.chaotic_rnn",
-    "make_lorenz": "ndt_cli.data.lorenz",
+    "make_chaotic_rnn": "ndt_cli.data.synthetic",
+    "make_lorenz": "ndt_cli.data.synthetic",
     "resume": "ndt_cli.engine.training",
     "resume_sweep": "ndt_cli.search.sweep",
     "save_ensemble": "ndt_cli.engine.ensembles",

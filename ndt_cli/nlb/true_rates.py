@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt_cli.data.checked import read_per_trial, read_words
+from ndt_cli.data.arrays import read_per_trial, read_words
 from ndt_cli.data.files import ArrayFile
 from ndt_cli.data.spike_data import IntArray
 from ndt_cli.errors import DataError

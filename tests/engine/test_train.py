@@ -18,8 +18,8 @@ from builders import (
 )
 
 from ndt_cli.baselines.mean import starting_rates
-from ndt_cli.data.lorenz import make_lorenz
 from ndt_cli.data.spike_data import Recording
+from ndt_cli.data.synthetic import make_lorenz
 from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.events import EpochDone, Started, StepDone
 from ndt_cli.engine.run_folder import RunFolder
