@@ -290,7 +290,7 @@ def _check_arguments(
         raise SettingsError(f"`split={split!r}`: expected one of {', '.join(get_args(Split))}")
     if overrides and data is None:
         raise SettingsError(
-            "`overrides` change how another file is read, and no file is given",
+            "`overrides` can only change how another file is read, and no file is given",
             "add `data='FILE'`, or train a run with those settings",
         )
     for override in overrides:

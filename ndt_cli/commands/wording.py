@@ -18,7 +18,6 @@ COMMAND_OF = {
     "resume": "ndt train --resume",
     "resume_sweep": "ndt sweep --resume",
     "save_ensemble": "ndt ensemble",
-    "settings_help": "ndt presets --fields",
     "sweep": "ndt sweep",
     "train": "ndt train",
     "write_report": "ndt report",

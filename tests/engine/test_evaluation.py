@@ -47,7 +47,7 @@ def test_the_references_are_scored_like_the_model(run, spikes):
 @pytest.mark.parametrize(
     ("arguments", "cause"),
     [
-        ({"overrides": ["data.bin_ms=20"]}, "`overrides` change how another file is read"),
+        ({"overrides": ["data.bin_ms=20"]}, "`overrides` can only change how another file is read"),
         (
             {"overrides": ["model.n_layers=3"], "data": "spikes.npz"},
             "`model.n_layers=3`: the run was trained with its own settings",
