@@ -38,7 +38,8 @@ def ensemble(
 
     From a sweep, its best members are averaged: as many as validate best together.
 
-    The new folder needs none of the old ones. Use it like a run: ndt evaluate ENSEMBLE
+    The new folder is complete without the runs, and is used like one:
+    ndt evaluate ENSEMBLE
     """
     from ndt_cli.engine.ensembles import save_ensemble
     from ndt_cli.engine.run_folder import default_path
