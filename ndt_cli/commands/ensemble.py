@@ -36,7 +36,7 @@ def ensemble(
 ) -> None:
     """Make an ensemble: the mean of several models' rates.
 
-    From a sweep, its best members are averaged: as many as validate best together.
+    The best members of a sweep are averaged: as many as validate best together.
 
     The new folder is complete without the runs, and is used like one:
     ndt evaluate ENSEMBLE
