@@ -209,6 +209,9 @@ def test_color_stays_out_of_pipes_and_no_color_is_honored():
     color = {"FORCE_COLOR": "1", "TERM": "xterm-256color"}
     assert "\x1b[31m" in run_python("-c", show, **color).stdout
     assert "\x1b[31m" not in run_python("-c", show, **color, NO_COLOR="1").stdout
+    # Numbers and paths have no color of their own.
+    line = "from ndt_cli.commands.console import say; say('12 epochs: runs/a.h5')"
+    assert run_python("-c", line, **color).stdout == "12 epochs: runs/a.h5\n"
 
 
 def test_a_closed_pipe_is_not_an_error():
