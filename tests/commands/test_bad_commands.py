@@ -155,7 +155,7 @@ CASES = [
     Case("a folder of spikes", f"train --data run --out new {SETS}", "run: found a folder", 1),
     Case("a run that is there", f"train --data spikes.h5 --out run {SETS}", "--resume run", 1),
     Case("a file as run", f"train --data spikes.h5 --out spikes.h5/a {SETS}", "cannot be made", 1),
-    Case("another run's settings", "train --resume run --config lorenz", "leave out --config", 2),
+    Case("another run's settings", "train --resume run --config lorenz", "Leave out --config", 2),
     Case(
         "another network",
         "train --resume run --set model.n_layers=3",
