@@ -15,13 +15,13 @@ from made_up_session import write_session
 from ndt_cli import (
     all_trials,
     describe_file,
+    fit,
     load_settings,
     load_trained,
     write_rates,
     write_recording,
 )
 from ndt_cli.convert import Choices, convert, list_contents
-from ndt_cli.fit import fit
 
 
 def main(folder: str = "own-spikes-example", *changes: str) -> None:
