@@ -91,11 +91,6 @@ def nlb_submit(
     To search for settings and average the best models, three commands:
     nlb-data DATASET --spikes FILE; sweep --choose-by co-bps --set data.file=FILE;
     nlb-submit DATASET --sweep SWEEP.
-
-    True rates, where a synthetic recording brings them, are scored too:
-    truth.npz beside the train file, or in <dandiset>/private/, with rates
-    (milliseconds x units, spikes per second) and heldout (units); for
-    --phase test also split and align_ms (trials).
     """
     from ndt_cli.commands.nlb_progress import SubmitProgress
     from ndt_cli.commands.stopping import stop_request

@@ -189,10 +189,9 @@ def score_beside(
     rates: SubmissionRates,
     tensors: NlbTensors,
     target: Arrays,
-    true_rates: SubmissionRates | None,
     progress: Progress,
 ) -> Scores:
-    """Score a model's rates beside the benchmark's smoothing, the mean and the true rates.
+    """Score a model's rates beside the benchmark's smoothing and the mean rate.
 
     Parameters
     ----------
@@ -202,14 +201,10 @@ def score_beside(
         What it was given.
     target : dict of str to array
         What the scored trials held.
-    true_rates : SubmissionRates or None
-        Where they are known.
     progress : callable
         Told what is done.
     """
     estimates = {"NDT": rates, **_references(tensors, progress)}
-    if true_rates is not None:
-        estimates["true rates"] = true_rates
     return _score_each(tensors.key, target, estimates, progress)
 
 

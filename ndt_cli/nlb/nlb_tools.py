@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -241,13 +241,6 @@ class Session:
     progress: Progress
 
 
-class CutTrials(NamedTuple):
-    """Trials: rows of the trial table, and where the first bin of each begins."""
-
-    rows: IntArray
-    starts_ms: IntArray
-
-
 class LeanDataset(nwb_interface.NWBDataset):  # type: ignore[misc]
     """Stands for nlb_tools' ``NWBDataset``, holding counts at the bin width only.
 
@@ -265,7 +258,7 @@ class LeanDataset(nwb_interface.NWBDataset):  # type: ignore[misc]
         self._with_series = not skip_fields
         self._kernel_ms: float | None = None
         self.bin_width = 1
-        self.cut_trials: list[CutTrials] = []
+        self.cut_trials: list[IntArray] = []
         pairs = []
         for kind, ids in zip(SPIKES, _ids_by_kind(fpath.sources), strict=True):
             pairs += [(kind, unit) for unit in np.sort(ids)]
@@ -322,10 +315,7 @@ class LeanDataset(nwb_interface.NWBDataset):  # type: ignore[misc]
     def make_trial_data(self, *args: Any, **options: Any) -> Any:
         """Cut trials as nlb_tools does, and note in ``cut_trials`` which ones were left."""
         trial_data = super().make_trial_data(*args, **options)
-        first = trial_data.loc[~trial_data["trial_id"].duplicated()]
-        starts_ms = first["clock_time"].dt.total_seconds().to_numpy() * 1000
-        rows = first["trial_id"].to_numpy()
-        self.cut_trials.append(CutTrials(rows, np.round(starts_ms).astype(int)))
+        self.cut_trials.append(trial_data["trial_id"].drop_duplicates().to_numpy())
         return trial_data
 
 
@@ -489,30 +479,10 @@ def cut_tensors(
         "train": train,
         "eval": evaluated,
         "target": target,
-        "train_trial_ids": train_trials.rows,
-        "eval_trial_ids": eval_trials.rows,
-        # The train file comes last, and trials to evaluate are of the first file.
-        "train_start_ms": train_trials.starts_ms - _file_start_ms(loaded, sources),
-        "eval_start_ms": eval_trials.starts_ms,
+        "train_trial_ids": train_trials,
+        "eval_trial_ids": eval_trials,
         "notes": _neuron_notes(dataset, train),
     }
-
-
-def cut_private_target(
-    dataset: NlbDataset, bin_ms: int, path: Path, train_file: Path | None, progress: Progress
-) -> Arrays:
-    """Return the target of the test phase from a file that has everything."""
-    with ExitStack() as stack:
-        private = stack.enter_context(open_nwb(path, dataset))
-        train_split: Split = ["train", "val"]
-        if train_file is not None:
-            public = stack.enter_context(open_nwb(train_file, dataset)).trials
-            public = public[np.isin(public["split"], train_split)]
-            train_split = np.isin(private.trials["start_time"], public["start_time"])
-        tools = stack.enter_context(repaired())
-        stack.enter_context(_explained(path, dataset))
-        loaded = _load([private], bin_ms, progress)
-        return _target(tools, loaded, dataset, train_split, "test")
 
 
 def _splits(phase: Phase) -> tuple[str | list[str], str]:
@@ -539,14 +509,6 @@ def _load(sources: Sequence[NwbSource], bin_ms: int, progress: Progress) -> Lean
     return loaded
 
 
-def _file_start_ms(loaded: LeanDataset, sources: Sequence[NwbSource]) -> int:
-    """Return where nlb_tools has put the last file, behind those before it."""
-    first_row = sum(len(source.trials) for source in sources[:-1])
-    moved_s: float = loaded.trial_info["start_time"].iloc[first_row].total_seconds()
-    own_s: float = sources[-1].trials["start_time"].iloc[0]
-    return round(1000 * (moved_s - own_s))
-
-
 class _Cutter:
     """Cuts trials, and refuses files of which nlb_tools leaves some out: it does so silently.
 
@@ -559,18 +521,18 @@ class _Cutter:
 
     def __call__(
         self, split: str | list[str], make: Callable[[], Arrays]
-    ) -> tuple[Arrays, CutTrials]:
+    ) -> tuple[Arrays, IntArray]:
         """Return tensors, and which trials they are of."""
         self._loaded.cut_trials.clear()
         arrays = make()
         table = self._loaded.trial_info
         wanted = table.loc[np.isin(table["split"], split), "trial_id"].to_numpy()
         for cut in self._loaded.cut_trials:  # the window, the behavior, the forward bins
-            lost = wanted[~np.isin(wanted, cut.rows)]
+            lost = wanted[~np.isin(wanted, cut)]
             if len(lost):
                 names = " and ".join([split] if isinstance(split, str) else split)
                 raise DataError(
-                    f"{self._paths}: nlb_tools cuts {len(cut.rows)} of {len(wanted)} {names} "
+                    f"{self._paths}: nlb_tools cuts {len(cut)} of {len(wanted)} {names} "
                     f"trials; row {lost[0]} of the trial table lacks its align time, or samples "
                     "of a time series in its window",
                     hint="Set the split of such trials to 'none', or fill in the samples.",

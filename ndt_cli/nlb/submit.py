@@ -36,7 +36,6 @@ from ndt_cli.nlb.members import (
 from ndt_cli.nlb.recordings import scored_inputs, to_recording
 from ndt_cli.nlb.submission import SubmissionRates, write_submission
 from ndt_cli.nlb.tensors import Arrays, NlbTensors, make_tensors
-from ndt_cli.nlb.true_rates import true_rates
 from ndt_cli.search.folder import SweepFolder
 
 
@@ -56,8 +55,8 @@ class DatasetResult:
     epochs : list of int
         Epochs that each member's weights were trained for.
     scores : dict of str to dict of str to float
-        By estimate (``"NDT"``, ``"spike smoothing"``, ``"mean rate"`` and, where they are known,
-        ``"true rates"``), then by metric; empty where there are no labels.
+        By estimate (``"NDT"``, ``"spike smoothing"``, ``"mean rate"``), then by metric; empty
+        without labels.
     choice : SweepChoice or None
         How the members were chosen, where they are a sweep's.
     """
@@ -290,14 +289,11 @@ class _Given:
         Of the phase that is submitted.
     target : dict of str to array, or None
         What those trials held, where it is known.
-    true_rates : SubmissionRates or None
-        Where they are known too.
     """
 
     val: NlbTensors
     scored: NlbTensors
     target: Arrays | None
-    true_rates: SubmissionRates | None
 
     @property
     def key(self) -> str:
@@ -322,8 +318,7 @@ def _read(
     if phase == "test":
         scored = make_tensors(name, bin_ms, "test", data_dir, progress=said)
     target = scored.target if phase == "val" else labels.get(scored.key)
-    known = None if target is None else true_rates(scored, data_dir)
-    return _Given(val, scored, target, known)
+    return _Given(val, scored, target)
 
 
 def _infer(
@@ -341,7 +336,7 @@ def _infer(
     rates = member_rates(runs, checkpoint, train, inputs, device, said)
     scores = {}
     if given.target is not None:
-        scores = score_beside(rates, given.scored, given.target, given.true_rates, said)
+        scores = score_beside(rates, given.scored, given.target, said)
     return DatasetResult(given.key, given.scored.phase, rates, runs, epochs, scores)
 
 

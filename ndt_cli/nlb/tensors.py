@@ -25,7 +25,7 @@ from ndt_cli.nlb.dependencies import package_version, require_nlb_extra
 from ndt_cli.nlb.download import locate
 
 _PARTS = ("train", "eval", "target")
-_PER_TRIAL = ("train_trial_ids", "eval_trial_ids", "train_start_ms", "eval_start_ms")
+_PER_TRIAL = ("train_trial_ids", "eval_trial_ids")
 # On top of HDF5's own checks, which see no changed bytes.
 _STORAGE = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "fletcher32": True}
 
@@ -149,8 +149,6 @@ class NlbTensors:
         test phase, whose labels come in a file of their own.
     train_trial_ids, eval_trial_ids : (trials,) int array
         Row of each trial in the trial tables of the files, the test file's first.
-    train_start_ms, eval_start_ms : (trials,) int array
-        Where the first bin of each trial begins in its file, in ms.
     notes : tuple of str
         What the user should know of the files, one sentence each.
     """
@@ -163,8 +161,6 @@ class NlbTensors:
     target: Arrays | None
     train_trial_ids: IntArray
     eval_trial_ids: IntArray
-    train_start_ms: IntArray
-    eval_start_ms: IntArray
     notes: tuple[str, ...] = ()
 
     @property
@@ -227,46 +223,3 @@ def make_tensors(
         if cache and not write_cache(cached, made):
             made["notes"] += (f"{cached.parent} cannot be written: the tensors were not kept.",)
     return NlbTensors(dataset, bin_ms, phase, **made)
-
-
-def make_private_target(
-    dataset: NlbDataset,
-    bin_ms: int,
-    private_file: Path,
-    *,
-    train_file: Path | None = None,
-    progress: Progress | None = None,
-) -> Arrays:
-    """Make the target of the test phase from a file that has all trials and units.
-
-    There is such a file for synthetic sets only; the labels of the public ones come as a file of
-    their own (`ndt_cli.nlb.catalog.TEST_LABELS`).
-
-    Parameters
-    ----------
-    dataset : NlbDataset
-    bin_ms : {5, 20}
-        Bin width in milliseconds.
-    private_file : Path
-        NWB file of the whole recording.
-    train_file : Path, optional
-        Take only those training trials that are in this file too, told by their start times.
-    progress : callable, optional
-        Told what is done and how far it is.
-
-    Returns
-    -------
-    dict of str to array
-        As `NlbTensors.target`.
-
-    Raises
-    ------
-    DataError
-        When a file is missing or damaged, or lacks what the benchmark needs.
-    MissingExtraError
-        When nlb_tools or a package it needs is not installed.
-    """
-    require_nlb_extra(*_NEEDED)
-    from ndt_cli.nlb.nlb_tools import cut_private_target
-
-    return cut_private_target(dataset, bin_ms, private_file, train_file, progress or no_progress)
