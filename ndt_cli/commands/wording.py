@@ -8,10 +8,13 @@ from typing import Any
 
 # Python functions that messages name, and the commands that do the same.
 COMMAND_OF = {
+    "check_dataset": "ndt nlb-data --check",
+    "check_submission": "ndt nlb-check",
     "choose_members": "ndt ensemble",
     "convert": "ndt convert",
     "describe_file": "ndt check-data",
     "evaluate": "ndt evaluate",
+    "fetch_dataset": "ndt nlb-data",
     "find_space": "ndt sweep spaces",
     "list_contents": "ndt convert --list",
     "load_settings": "ndt presets",
@@ -22,6 +25,7 @@ COMMAND_OF = {
     "sweep": "ndt sweep",
     "train": "ndt train",
     "write_report": "ndt report",
+    "write_spike_file": "ndt nlb-data",
 }
 
 
