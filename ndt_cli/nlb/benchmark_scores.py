@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ndt_cli.errors import DataError
 from ndt_cli.nlb.baselines import BENCHMARK_SMOOTHING, mean_rate_submission, smoothing_submission
 from ndt_cli.nlb.catalog import GROUPS, TEST_LABELS, Progress, no_progress
-from ndt_cli.nlb.check import check_arrays
+from ndt_cli.nlb.check import require_scorable
 from ndt_cli.nlb.dependencies import require_nlb_extra
 from ndt_cli.nlb.findings import Expected
 from ndt_cli.nlb.recordings import scored_inputs, to_recording
@@ -137,10 +137,7 @@ def verify_label_file(path: Path) -> None:
 def _check_scorable(
     name: str, arrays: Mapping[str, NDArray[Any]], targets: Mapping[str, NDArray[Any]]
 ) -> None:
-    _, findings = check_arrays(name, arrays, Expected.of(targets))
-    for finding in findings:
-        if finding.severity == "error":
-            raise DataError(str(finding), finding.hint)
+    require_scorable(name, arrays, Expected.of(targets))
     if name.startswith("dmfc_rsg"):
         _check_timing_groups(name, targets)
 

@@ -259,7 +259,7 @@ SCORED_KEYS = ("eval_rates_heldout", *FORWARD_KEYS)
 """The arrays that are scored by the likelihood of spikes."""
 
 
-class Group(NamedTuple):
+class SubmissionGroup(NamedTuple):
     """A dataset at a bin width."""
 
     dataset: NlbDataset
@@ -279,21 +279,21 @@ class Group(NamedTuple):
         }
 
     @property
-    def other_width(self) -> "Group":
+    def other_width(self) -> "SubmissionGroup":
         """The same dataset at the other bin width."""
         (other_ms,) = set(BINS_MS) - {self.bin_ms}
-        return Group(self.dataset, other_ms)
+        return SubmissionGroup(self.dataset, other_ms)
 
 
 GROUPS = {
-    submission_key(name, bin_ms): Group(dataset, bin_ms)
+    submission_key(name, bin_ms): SubmissionGroup(dataset, bin_ms)
     for name, dataset in DATASETS.items()
     for bin_ms in BINS_MS
 }
 """Every group that the benchmark scores, by name."""
 
 
-def nearest_group(name: str) -> Group | None:
+def nearest_group(name: str) -> SubmissionGroup | None:
     """Return the group that a misspelled name most likely means."""
     plain = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
     close = nearest(plain, GROUPS)

@@ -13,7 +13,7 @@ from ndt_cli.atomic import write_atomic
 from ndt_cli.data.files import DAMAGE, check_announced, own_items
 from ndt_cli.errors import DataError, typed
 from ndt_cli.nlb.catalog import RATE_KEYS
-from ndt_cli.nlb.check import check_arrays
+from ndt_cli.nlb.check import require_scorable
 
 FloatArray = NDArray[np.floating]
 
@@ -112,10 +112,7 @@ def write_submission(
     if not rates:
         raise DataError(f"{path}: there are no rates to write; expected at least one dataset")
     for name, group in rates.items():
-        _, findings = check_arrays(name, group.arrays())
-        for finding in findings:
-            if finding.severity == "error":
-                raise DataError(f"{path}: {finding}", finding.hint)
+        require_scorable(name, group.arrays(), source=f"{path}: ")
 
     def write(temporary: Path) -> None:
         with h5py.File(temporary, "w") as file:

@@ -99,7 +99,7 @@ def test_rates_that_cannot_be_scored_are_not_written(tmp_path, rates, value, wha
 
 
 def test_a_group_that_the_benchmark_would_skip_is_not_written(tmp_path, rates):
-    with pytest.raises(DataError, match="no group of the benchmark") as caught:
+    with pytest.raises(DataError, match="not a group of the benchmark") as caught:
         write_submission(tmp_path / "s.h5", {"mc_maze_smal_20": rates})
     assert GROUP in caught.value.hint
     with pytest.raises(DataError, match="no rates"):
