@@ -85,7 +85,8 @@ class Expected:
         known: dict[str, Array] = {}
         for mapping in arrays:
             known.update(mapping)
-        counts, sizes = {}, {}
+        counts: dict[str, Array] = {}
+        sizes: dict[str, int] = {}
         for key, axes in AXES.items():
             name = key.replace("_rates_", "_spikes_")
             if name not in known:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from nlb_arrays import GROUP, N_FORWARD, N_HELDIN, N_HELDOUT, make_example
 
-from ndt_cli.errors import DataError
+from ndt_cli.errors import DataError, ExistingFileError
 from ndt_cli.nlb.catalog import AXES, GROUPS
 from ndt_cli.nlb.submission import (
     SubmissionRates,
@@ -67,7 +67,7 @@ def test_every_part_has_something_in_it(n_heldout, n_forward):
 def test_a_file_is_overwritten_only_when_asked(tmp_path, rates):
     path = tmp_path / "submission.h5"
     path.write_text("mine")
-    with pytest.raises(DataError, match="already there"):
+    with pytest.raises(ExistingFileError):
         write_submission(path, {GROUP: rates})
     assert path.read_text() == "mine"
     write_submission(path, {GROUP: rates}, overwrite=True)
@@ -131,13 +131,13 @@ def test_a_file_that_is_no_submission_says_so(tmp_path, rates):
         read_submission(path)
     with h5py.File(path, "w") as file:
         file["eval_rates_heldin"] = rates.eval_rates_heldin
-    with pytest.raises(DataError, match="holds no groups"):
+    with pytest.raises(DataError, match="found no groups"):
         read_groups(path)
     with h5py.File(path, "w") as file:
         file[f"{GROUP}/eval_rates_heldin"] = rates.eval_rates_heldin
     with pytest.raises(DataError, match="train_rates_heldin is missing") as caught:
         read_submission(path)
-    assert "nlb-check" in caught.value.hint
+    assert "check_submission" in caught.value.hint
 
 
 def test_groups_have_the_names_and_windows_of_the_benchmark():

@@ -16,9 +16,8 @@ from nlb_nwb import write_maze
 from ndt_cli.app import app
 from ndt_cli.engine.inference import load_trained
 from ndt_cli.engine.run_folder import RunFolder
-from ndt_cli.errors import DataError, RunError, SettingsError
-from ndt_cli.nlb.catalog import DEFAULT_CONFIG, dataset_settings
-from ndt_cli.nlb.members import Interrupted
+from ndt_cli.errors import DataError, ExistingFileError, SettingsError
+from ndt_cli.nlb.catalog import DEFAULT_CONFIG, Interrupted, dataset_settings
 from ndt_cli.nlb.recordings import scored_inputs, to_recording
 from ndt_cli.nlb.submission import read_submission
 from ndt_cli.nlb.submit import submit
@@ -137,7 +136,7 @@ def test_any_runs_are_averaged_and_their_own_settings_retrain_them(data_dir, tmp
 
 def test_given_runs_are_of_one_data_set_and_train_no_others(data_dir, tmp_path):
     for names, options, words in (
-        (["mc_maze_small"], {"members": 2}, "--run brings a trained model"),
+        (["mc_maze_small"], {"members": 2}, "`runs` gives trained models"),
         (["mc_maze_small", "mc_rtt"], {}, "found 2: mc_maze_small, mc_rtt"),
     ):
         with pytest.raises(SettingsError, match=words):
@@ -176,7 +175,7 @@ def test_a_context_window_is_as_long_in_time_at_20_ms():
 
 def test_nothing_is_overwritten_and_wrong_names_are_refused_before_any_work(data_dir, tmp_path):
     (tmp_path / "mine").write_text("")
-    with pytest.raises(RunError, match="already there"):
+    with pytest.raises(ExistingFileError):
         submit(["mc_maze_small"], out=tmp_path, data_dir=data_dir)
     with pytest.raises(SettingsError, match="mc_maze_small"):
         submit(["mc_maze_smal"], out=tmp_path / "x", data_dir=data_dir)
