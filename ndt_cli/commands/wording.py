@@ -8,11 +8,14 @@ from typing import Any
 
 # The commands that do the same as the Python functions that messages name.
 COMMAND_OF = {
+    "check_dataset": "ndt nlb-data --check",
+    "check_submission": "ndt nlb-check",
     "choose_members": "ndt ensemble",
     "convert": "ndt convert",
     "describe_file": "ndt check-data",
     "evaluate": "ndt evaluate",
     "field_table": "ndt presets --fields",
+    "fetch_dataset": "ndt nlb-data",
     "find_space": "ndt sweep spaces",
     "list_contents": "ndt convert --list",
     "load_settings": "ndt presets",
@@ -23,6 +26,7 @@ COMMAND_OF = {
     "sweep": "ndt sweep",
     "train": "ndt train",
     "write_report": "ndt report",
+    "write_spike_file": "ndt nlb-data",
 }
 
 
