@@ -100,9 +100,11 @@ def _option(flag: str, value: str) -> str:
     if value in ("True", "False"):
         return flag if value == "True" else flag.replace("--", "--no-", 1)
     try:
-        return f"{flag} {shlex.quote(str(ast.literal_eval(value)))}"
-    except (SyntaxError, ValueError):
+        given = ast.literal_eval(value)
+    except (SyntaxError, ValueError):  # a placeholder, such as FILE
         return f"{flag} {value}"
+    parts = given if isinstance(given, tuple) else (given,)
+    return " ".join([flag, *(shlex.quote(str(part)) for part in parts)])
 
 
 def _word(argument: ast.expr) -> str:

@@ -19,7 +19,7 @@ import scipy.io
 from numpy.typing import NDArray
 
 from ndt_cli.convert.contents import ArrayItem, Contents, Item, ListsItem
-from ndt_cli.convert.readers.hdf5 import read_dataset
+from ndt_cli.convert.hdf5 import read_dataset
 from ndt_cli.data.files import DAMAGE, Elsewhere, own_item
 from ndt_cli.errors import DataError
 from ndt_cli.memory import check_memory
