@@ -22,7 +22,7 @@ def test_every_damaged_type_in_a_matlab_file_is_refused_before_scipy_sees_it(tmp
     content = path.read_bytes()
     at = content.index(b"left") - 4  # the type of the text; scipy looked it up in a table
     path.write_bytes(content[:at] + b"\xa0" + content[at + 1 :])
-    with pytest.raises(DataError, match=r"part of type 160"):
+    with pytest.raises(DataError, match=r"an element of type 160"):
         list_contents(path)
 
 
@@ -34,7 +34,7 @@ def test_a_part_that_is_larger_than_what_holds_it_is_refused(tmp_path, packed):
     content = bytearray(path.read_bytes())
     struct.pack_into("<I", content, 132, 2**31)
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"a part of 2147483648 bytes where"):
+    with pytest.raises(ValueError, match=r"an element of 2147483648 bytes where"):
         check_elements(path)
 
 
@@ -67,7 +67,7 @@ def test_a_damaged_heading_does_not_spare_a_file_the_check(tmp_path):
     content[0] = ord("7")  # scipy goes by the bytes at the end of the header
     content[content.index(struct.pack("<II", 9, 24))] = 0
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"a part of type 0"):
+    with pytest.raises(DataError, match=r"an element of type 0"):
         list_contents(path)
 
 
@@ -89,6 +89,17 @@ def test_a_million_cells_that_are_not_there_are_refused(tmp_path):
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"an array of 1000000 cells or structs, with 2 in it"):
         list_contents(path)
+
+
+def test_cells_with_a_function_among_them_are_skipped(tmp_path, monkeypatch):
+    cells = np.empty((1, 3), dtype=object)
+    cells[0] = ["left", scipy.io.matlab.MatlabFunction(np.zeros(1)), "right"]
+    path = tmp_path / "a.mat"
+    scipy.io.savemat(path, {"x": np.arange(3.0)})
+    # scipy writes no functions, so this stands for a file that holds one.
+    stored = {"cells": cells, "x": np.arange(3.0)[None]}
+    monkeypatch.setattr(scipy.io, "loadmat", lambda path, **how: stored)
+    assert [entry.name for entry in list_contents(path).entries] == ["x"]
 
 
 def test_a_sparse_array_of_nothing_takes_no_memory(tmp_path):
