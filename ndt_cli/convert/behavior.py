@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ndt_cli.convert.clock import Clock, TicksArray
 from ndt_cli.convert.contents import SeriesItem
-from ndt_cli.convert.session import Session
+from ndt_cli.convert.job import ConvertJob
 from ndt_cli.data.spike_data import FloatArray, IntArray
 from ndt_cli.errors import DataError, SettingsError
 
@@ -125,13 +125,13 @@ def variable_names(name: str, n_variables: int) -> tuple[str, ...]:
     return (short,) if n_variables == 1 else tuple(f"{short} {i}" for i in range(n_variables))
 
 
-def read_behavior(session: Session, bins_us_T: TicksArray | None = None) -> list[Behavior]:
+def read_behavior(job: ConvertJob, bins_us_T: TicksArray | None = None) -> list[Behavior]:
     """Read the chosen time series.
 
     Their times are their own (NWB), those of the option ``behavior_times``, or the centers of the
     bins of continuous counts, if there are as many samples.
     """
-    contents, options = session.contents, session.options
+    contents, options = job.contents, job.options
     parts = []
     for name in options.behavior:
         found, item = contents.find(name, "behavior")
@@ -165,8 +165,8 @@ def read_behavior(session: Session, bins_us_T: TicksArray | None = None) -> list
                 "numbers, samples x variables, with a time for each sample",
             )
         known = np.isfinite(times)
-        session.drop("samples", int((~known).sum()), len(known), f"of {found} have no time")
+        job.drop("samples", int((~known).sum()), len(known), f"of {found} have no time")
         parts.append(sampled(clock.to_us(times[known]), values[known], found))
     if parts:
-        session.taken["behavior"] = ", ".join(options.behavior)
+        job.taken["behavior"] = ", ".join(options.behavior)
     return parts

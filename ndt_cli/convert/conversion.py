@@ -23,9 +23,9 @@ from ndt_cli.convert.counts import (
     source_bin_us,
     unit_names,
 )
+from ndt_cli.convert.job import ConvertJob, Dropped
 from ndt_cli.convert.options import ConvertOptions
 from ndt_cli.convert.reading import open_file
-from ndt_cli.convert.session import Dropped, Session
 from ndt_cli.convert.spikes import read_spike_times
 from ndt_cli.convert.tables import Table, read_conditions
 from ndt_cli.convert.trials import Cut, chosen_rows, cut_recording, draw_valid, valid_rows
@@ -154,11 +154,11 @@ def convert(file: Path | str, options: ConvertOptions | None = None) -> Converte
     """
     options = options or ConvertOptions()
     with open_file(Path(file)) as contents:
-        session = Session(contents, options)
-        cut = _cut(session)
-    cut = _drop_silent_units(session, cut)
+        job = ConvertJob(contents, options)
+        cut = _cut(job)
+    cut = _drop_silent_units(job, cut)
     if options.overlap_ms:
-        session.notes.append("Spikes where windows overlap are counted in each of them.")
+        job.notes.append("Spikes where windows overlap are counted in each of them.")
     data = replace(
         cut.data,
         neuron_names=tuple(str(name) for name in cut.unit_ids.tolist()),
@@ -177,7 +177,7 @@ def convert(file: Path | str, options: ConvertOptions | None = None) -> Converte
     train, valid = (data.take(np.flatnonzero(half)) for half in (~is_valid_B, is_valid_B))
     recording = Recording(train, valid, str(contents.path), "ndt")
     check_recording(recording)
-    return Converted(recording, _report(session, recording, data, cut))
+    return Converted(recording, _report(job, recording, data, cut))
 
 
 def list_contents(file: Path | str) -> Listing:
@@ -209,31 +209,31 @@ def list_contents(file: Path | str) -> Listing:
         return make_listing(contents)
 
 
-def _cut(session: Session) -> Cut:
+def _cut(job: ConvertJob) -> Cut:
     """Cut the trials from spike times, from continuous counts, or from trials of counts."""
-    contents, options = session.contents, session.options
+    contents, options = job.contents, job.options
     times_name, counts_name = options.spike_times, options.counts
     if times_name is None and counts_name is None:
         times_name, counts_name = guess_spikes(contents)
     if counts_name is not None:
         found, _ = contents.find(counts_name, "counts")
         values = read_axes(contents, found, options.axes)
-        session.taken["counts"] = found
+        job.taken["counts"] = found
         if values.ndim == 3:
-            return _cut_counted_trials(session, found, values)
-        counts = continuous_counts(session, found, values)
-        table = session.find_trials()
-        behavior = read_behavior(session, counts.centers_us_T)
-        kept = counts.take(session.kept_units(counts.unit_ids))
-        bin_us = chosen_bin_us(session, counts.source_bin_us)
-        return cut_recording(session, kept, table, behavior, bin_us)
+            return _cut_counted_trials(job, found, values)
+        counts = continuous_counts(job, found, values)
+        table = job.find_trials()
+        behavior = read_behavior(job, counts.centers_us_T)
+        kept = counts.take(job.kept_units(counts.unit_ids))
+        bin_us = chosen_bin_us(job, counts.source_bin_us)
+        return cut_recording(job, kept, table, behavior, bin_us)
     if times_name is None:
         raise _no_spikes(contents)
     if options.bin_ms is None:
         raise SettingsError(
             "`bin_ms`: found no bin width; spike times need one", "Give it in ms: `bin_ms=20`."
         )
-    spikes, table = read_spike_times(session, times_name)
+    spikes, table = read_spike_times(job, times_name)
     if table is not None and table.zero_us_R is not None:
         for option in ("chop_ms", "behavior"):
             if getattr(options, option):
@@ -241,9 +241,9 @@ def _cut(session: Session) -> Cut:
                     f"{contents.path}: `{option}`: the times of these spikes count from the start "
                     f"of each trial; `{option}` needs times on one clock"
                 )
-    spikes = spikes.take(session.kept_units(spikes.unit_ids))
-    behavior = read_behavior(session)
-    return cut_recording(session, spikes, table, behavior, ms_to_us(options.bin_ms, "bin_ms"))
+    spikes = spikes.take(job.kept_units(spikes.unit_ids))
+    behavior = read_behavior(job)
+    return cut_recording(job, spikes, table, behavior, ms_to_us(options.bin_ms, "bin_ms"))
 
 
 def _no_spikes(contents: Contents) -> DataError:
@@ -260,16 +260,16 @@ def _no_spikes(contents: Contents) -> DataError:
     )
 
 
-def _drop_silent_units(session: Session, cut: Cut) -> Cut:
+def _drop_silent_units(job: ConvertJob, cut: Cut) -> Cut:
     """Leave out neurons whose rate over all trials is below ``min_rate_hz``."""
-    min_rate_hz, data = session.options.min_rate_hz, cut.data
+    min_rate_hz, data = job.options.min_rate_hz, cut.data
     if min_rate_hz <= 0:
         return cut
     seconds = float(np.sum(data.lengths_B)) * data.bin_ms / 1000
     rates_hz_N = data.spikes_BTN.sum(axis=(0, 1), dtype=np.int64) / seconds
     kept_N = rates_hz_N >= min_rate_hz
     why = f"fire less than {min_rate_hz:g} spikes per second"
-    session.drop("units", int((~kept_N).sum()), len(kept_N), why)
+    job.drop("units", int((~kept_N).sum()), len(kept_N), why)
     if not kept_N.any():
         raise DataError(
             f"`min_rate_hz={min_rate_hz:g}`: found no such unit; the highest rate is "
@@ -280,9 +280,9 @@ def _drop_silent_units(session: Session, cut: Cut) -> Cut:
     return replace(cut, data=data, unit_ids=cut.unit_ids[kept_N])
 
 
-def _report(session: Session, recording: Recording, data: SpikeData, cut: Cut) -> ConvertReport:
+def _report(job: ConvertJob, recording: Recording, data: SpikeData, cut: Cut) -> ConvertReport:
     """Describe what was cut and how it was split."""
-    notes = list(session.notes)
+    notes = list(job.notes)
     padded = 1 - float(data.inside_BT.mean())
     if padded > _MANY_PADDED:
         notes.append(
@@ -291,7 +291,7 @@ def _report(session: Session, recording: Recording, data: SpikeData, cut: Cut) -
         )
     return ConvertReport(
         source=recording.source,
-        format=session.contents.layout,
+        format=job.contents.layout,
         train=_count(recording.train),
         valid=_count(recording.valid),
         n_bins=data.n_bins,
@@ -302,8 +302,8 @@ def _report(session: Session, recording: Recording, data: SpikeData, cut: Cut) -
         n_spikes=int(data.spikes_BTN.sum(dtype=np.int64)),
         conditions={} if cut.conditions is None else cut.conditions.sizes(),
         behavior=data.behavior_names,
-        taken=session.taken,
-        dropped=tuple(session.dropped),
+        taken=job.taken,
+        dropped=tuple(job.dropped),
         notes=tuple(notes),
     )
 
@@ -319,40 +319,40 @@ def _count(data: SpikeData) -> SplitCount:
 # ------------------------------------------------------------------------------------------------
 
 
-def _cut_counted_trials(session: Session, name: str, values_BTN: NDArray[Any]) -> Cut:
+def _cut_counted_trials(job: ConvertJob, name: str, values_BTN: NDArray[Any]) -> Cut:
     """Cut trials of counts, as they are stored, to a window and to wider bins."""
-    contents, options = session.contents, session.options
+    contents, options = job.contents, job.options
     if options.chop_ms is not None:
         raise SettingsError(
             f"`chop_ms`: {name!r} has trials already, {values_BTN.shape}; expected a continuous "
             "recording, bins x neurons"
         )
     n_trials, _, n_neurons = values_BTN.shape
-    source_us = source_bin_us(session)
-    bin_us = chosen_bin_us(session, source_us)
-    table = session.trials_beside(n_trials, "counts")
-    kept_B = chosen_rows(session, table)
+    source_us = source_bin_us(job)
+    bin_us = chosen_bin_us(job, source_us)
+    table = job.trials_beside(n_trials, "counts")
+    kept_B = chosen_rows(job, table)
     lengths_B = own_lengths(values_BTN)
-    stated_B = read_lengths(session, n_trials, source_us)
+    stated_B = read_lengths(job, n_trials, source_us)
     if stated_B is not None:
         lengths_B = np.minimum(lengths_B, stated_B)
     firsts_B: IntArray = np.zeros(n_trials, dtype=np.int64)
     if options.window_ms is not None:
-        firsts_B, n_source = _window(session, table, kept_B, source_us, bin_us)
+        firsts_B, n_source = _window(job, table, kept_B, source_us, bin_us)
         holds_B = (firsts_B >= 0) & (firsts_B + n_source <= lengths_B)
-        session.keep("trials", holds_B, kept_B, "do not hold the whole window")
+        job.keep("trials", holds_B, kept_B, "do not hold the whole window")
         lengths_B = np.full(n_trials, n_source)
-    session.keep("trials", lengths_B >= bin_us // source_us, kept_B, "are shorter than one bin")
+    job.keep("trials", lengths_B >= bin_us // source_us, kept_B, "are shorter than one bin")
     if not kept_B.any():
-        raise session.nothing_left("trial")
+        raise job.nothing_left("trial")
 
     rows = np.flatnonzero(kept_B)
     firsts_B, lengths_B = firsts_B[rows], lengths_B[rows]
     unit_ids = unit_names(contents, n_neurons)
-    units = session.kept_units(unit_ids)
+    units = job.kept_units(unit_ids)
     stored_BTN = values_BTN[rows][..., units]
     window_BTN = _shifted(stored_BTN, firsts_B, lengths_B, blank=0)
-    behavior_BTV, names = _behavior(session, values_BTN.shape[:2])
+    behavior_BTV, names = _behavior(job, values_BTN.shape[:2])
     if behavior_BTV is not None:
         behavior_BTV = _shifted(behavior_BTV[rows], firsts_B, lengths_B, blank=np.nan)
     data = SpikeData(
@@ -367,24 +367,24 @@ def _cut_counted_trials(session: Session, name: str, values_BTN: NDArray[Any]) -
     is_count = (stored_BTN >= 0) & (stored_BTN <= MAX_COUNT)  # padding may be anything
     n_all = int(stored_BTN.sum(dtype=np.float64, where=is_count))
     n_kept = int(data.spikes_BTN.sum(dtype=np.int64))
-    session.drop("spikes", n_all - n_kept, n_all, "are outside the trials' bins")
+    job.drop("spikes", n_all - n_kept, n_all, "are outside the trials' bins")
     conditions = read_conditions(table, options.condition, rows)
-    is_valid_B = valid_rows(session, table)
+    is_valid_B = valid_rows(job, table)
     return Cut(data, unit_ids[units], conditions, None if is_valid_B is None else is_valid_B[rows])
 
 
 def _window(
-    session: Session, table: Table, kept_B: NDArray[np.bool_], source_us: int, bin_us: int
+    job: ConvertJob, table: Table, kept_B: NDArray[np.bool_], source_us: int, bin_us: int
 ) -> tuple[IntArray, int]:
     """Return the first bin of each trial's window, and the length of all, in bins of the file."""
-    before_ms, after_ms = session.options.window_ms or (0, 0)
-    align = session.options.align
+    before_ms, after_ms = job.options.window_ms or (0, 0)
+    align = job.options.align
     event, events_us_B = "the first bin", np.zeros(table.n_rows, dtype=np.int64)
     if align is not None:
         event = align
         events_us_B, known_B = table.times_us(align, "align")
-        session.keep("trials", known_B, kept_B, f"have no {align}")
-    session.taken["window"] = f"{before_ms:g} to {after_ms:g} ms around {event}"
+        job.keep("trials", known_B, kept_B, f"have no {align}")
+    job.taken["window"] = f"{before_ms:g} to {after_ms:g} ms around {event}"
     n_source = in_bins(after_ms - before_ms, bin_us, "window_ms") * (bin_us // source_us)
     firsts_us_B = events_us_B + ms_to_us(before_ms, "window_ms")
     return (firsts_us_B + source_us // 2) // source_us, n_source
@@ -401,15 +401,13 @@ def _shifted(
     return shifted_BTK
 
 
-def _behavior(
-    session: Session, shape: tuple[int, ...]
-) -> tuple[FloatArray | None, tuple[str, ...]]:
+def _behavior(job: ConvertJob, shape: tuple[int, ...]) -> tuple[FloatArray | None, tuple[str, ...]]:
     """Read behavior in the bins of the counts, with a name for each variable."""
-    contents = session.contents
+    contents = job.contents
     parts: list[FloatArray] = []
     names: list[str] = []
-    for name in session.options.behavior:
-        axes = session.options.axes or "trials,bins,neurons"
+    for name in job.options.behavior:
+        axes = job.options.axes or "trials,bins,neurons"
         if len(contents.find(name, "behavior")[1].shape) == 2:  # a single variable
             axes = ",".join(word for word in axes.split(",") if word.strip() != "neurons")
         part_BTV = read_axes(contents, name, axes, "behavior").astype(np.float64)
@@ -420,5 +418,5 @@ def _behavior(
         names.extend(variable_names(name, part_BTV.shape[2]))
     if not parts:
         return None, ()
-    session.taken["behavior"] = ", ".join(session.options.behavior)
+    job.taken["behavior"] = ", ".join(job.options.behavior)
     return np.concatenate(parts, axis=2), tuple(names)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ndt_cli.convert.clock import TicksArray, inside, merge_intervals, ms_to_us
 from ndt_cli.convert.contents import ArrayItem, Contents, guess
-from ndt_cli.convert.session import Session
+from ndt_cli.convert.job import ConvertJob
 from ndt_cli.data.checks import MAX_COUNT, compact_counts
 from ndt_cli.data.spike_data import IntArray
 from ndt_cli.errors import SettingsError
@@ -100,20 +100,18 @@ class ContinuousCounts:
         return int(self.counts_TN[inside(self.centers_us_T, together)].sum(dtype=np.int64))
 
 
-def continuous_counts(session: Session, name: str, values_TN: NDArray[Any]) -> ContinuousCounts:
+def continuous_counts(job: ConvertJob, name: str, values_TN: NDArray[Any]) -> ContinuousCounts:
     """Return counts without trials, on the clock of the recording."""
-    source_us, start_us = source_bin_us(session), 0
-    times_name = session.options.counts_times
+    source_us, start_us = source_bin_us(job), 0
+    times_name = job.options.counts_times
     if times_name is not None:
-        times = session.contents.numbers(times_name, "counts_times")
+        times = job.contents.numbers(times_name, "counts_times")
         if times.shape != (len(values_TN),):
             expected = f"{len(values_TN)} times, one per bin"
-            raise session.contents.wrong(
-                "counts_times", times_name, f"shape {times.shape}", expected
-            )
-        start_us = int(session.options.clock.to_us(times[:1])[0])
-    counts_TN = as_counts(session.contents, name, values_TN)
-    unit_ids = unit_names(session.contents, counts_TN.shape[1])
+            raise job.contents.wrong("counts_times", times_name, f"shape {times.shape}", expected)
+        start_us = int(job.options.clock.to_us(times[:1])[0])
+    counts_TN = as_counts(job.contents, name, values_TN)
+    unit_ids = unit_names(job.contents, counts_TN.shape[1])
     return ContinuousCounts(counts_TN, unit_ids, source_us, start_us)
 
 
@@ -166,11 +164,11 @@ def as_counts(contents: Contents, name: str, values: NDArray[Any]) -> IntArray:
     return values.astype(np.uint16)
 
 
-def source_bin_us(session: Session) -> int:
+def source_bin_us(job: ConvertJob) -> int:
     """Return the bin width of the counts: the chosen one, or that in the file."""
-    contents = session.contents
-    if session.options.counts_bin_ms is not None:
-        return ms_to_us(session.options.counts_bin_ms, "counts_bin_ms")
+    contents = job.contents
+    if job.options.counts_bin_ms is not None:
+        return ms_to_us(job.options.counts_bin_ms, "counts_bin_ms")
     for name, ms_per_unit in (("bin_ms", 1.0), ("dt", 1000.0)):
         item = contents.items.get(name)
         if isinstance(item, ArrayItem) and int(np.prod(item.shape)) == 1:
@@ -178,7 +176,7 @@ def source_bin_us(session: Session) -> int:
             width_us = ms_to_us(round(width_ms, 9), "counts_bin_ms")
             if width_us < 1:
                 raise contents.wrong(None, name, f"{width_ms:g} ms", "a width above 0")
-            session.taken["bin width of the counts"] = f"{name}, {width_ms:g} ms"
+            job.taken["bin width of the counts"] = f"{name}, {width_ms:g} ms"
             return width_us
     raise SettingsError(
         f"{contents.path}: found no bin width of the counts; expected 'bin_ms' in the file",
@@ -186,9 +184,9 @@ def source_bin_us(session: Session) -> int:
     )
 
 
-def chosen_bin_us(session: Session, source_us: int) -> int:
+def chosen_bin_us(job: ConvertJob, source_us: int) -> int:
     """Return the bin width to make: a whole multiple of that of the counts."""
-    bin_ms = session.options.bin_ms
+    bin_ms = job.options.bin_ms
     if bin_ms is None:
         return source_us
     bin_us = ms_to_us(bin_ms, "bin_ms")
@@ -202,16 +200,16 @@ def chosen_bin_us(session: Session, source_us: int) -> int:
     return bin_us
 
 
-def read_lengths(session: Session, n_trials: int, source_us: int) -> IntArray | None:
+def read_lengths(job: ConvertJob, n_trials: int, source_us: int) -> IntArray | None:
     """Return the length of each trial in bins of the file; None if the file does not say."""
-    contents, options = session.contents, session.options
+    contents, options = job.contents, job.options
     in_bins = options.lengths or (None if options.length_ms else guess(contents, "lengths"))
     name = in_bins or options.length_ms or guess(contents, "length_ms")
     if name is None:
         return None
     option = "lengths" if in_bins else "length_ms"
     values = contents.numbers(name, option)
-    session.taken["length of a trial"] = name
+    job.taken["length of a trial"] = name
     found = expected = ""
     if values.shape != (n_trials,):
         found, expected = f"shape {values.shape}", f"{n_trials} values, one per trial"

@@ -19,7 +19,7 @@ from ndt_cli.convert.clock import (
     ms_to_us,
 )
 from ndt_cli.convert.contents import PLAIN_KINDS, ArrayItem, Contents, ListsItem, guess
-from ndt_cli.convert.session import Session
+from ndt_cli.convert.job import ConvertJob
 from ndt_cli.convert.tables import Table, match_rows
 from ndt_cli.data.checks import compact_counts
 from ndt_cli.data.spike_data import IntArray
@@ -162,7 +162,7 @@ def bin_spikes(
     return spikes.count(starts_us_B, lengths_B, bin_us), lengths_B
 
 
-def read_spike_times(session: Session, name: str) -> tuple[SpikeTimes, Table | None]:
+def read_spike_times(job: ConvertJob, name: str) -> tuple[SpikeTimes, Table | None]:
     """Read spike times in any arrangement, and the table of trials, if there is one.
 
     Arrangements: one array, with the unit of each spike (and its trial); a matrix with a row per
@@ -170,30 +170,30 @@ def read_spike_times(session: Session, name: str) -> tuple[SpikeTimes, Table | N
     end to end first: time, unit and (where times count from the start of a trial) trial of each
     spike.
     """
-    contents = session.contents
+    contents = job.contents
     found = contents.resolve(name)
     item = None if found is None else contents.items[found]
     observed: tuple[TicksArray, ...] | None = None
     trial_of: NDArray[np.integer] | None = None
     table: Table | None = None
     if found is not None and isinstance(item, ListsItem) and len(item.shape) == 2:
-        values, unit_of, trial_of, labels, table = _lists_of_trials(session, found, item)
-    elif session.options.spike_trials is not None:
+        values, unit_of, trial_of, labels, table = _lists_of_trials(job, found, item)
+    elif job.options.spike_trials is not None:
         values = contents.numbers(name, "spike_times")
-        session.taken["spike times"] = name
-        trial_of, table = _trial_of_each(session, name, values)
-        unit_of, labels = _unit_of_each(session, len(values))
+        job.taken["spike times"] = name
+        trial_of, table = _trial_of_each(job, name, values)
+        unit_of, labels = _unit_of_each(job, len(values))
     elif isinstance(item, ArrayItem) and len(item.shape) == 1 and found is not None:
         values = contents.numbers(found, "spike_times")
-        session.taken["spike times"] = found
-        unit_of, labels = _unit_of_each(session, len(values))
+        job.taken["spike times"] = found
+        unit_of, labels = _unit_of_each(job, len(values))
     else:
-        lists, labels, observed = _lists_of_units(session, name)
+        lists, labels, observed = _lists_of_units(job, name)
         values = np.concatenate([np.reshape(v, -1) for v in lists]) if lists else np.zeros(0)
         unit_of = np.repeat(np.arange(len(lists)), [np.size(v) for v in lists])
-    times_us, kept = _finite_times(session, name, values)
+    times_us, kept = _finite_times(job, name, values)
     if table is None:
-        table = session.find_trials()
+        table = job.find_trials()
     if trial_of is not None and table is not None:
         zero_us = _DAY_US * np.arange(table.n_rows)
         times_us = times_us + zero_us[trial_of[kept]]
@@ -202,14 +202,14 @@ def read_spike_times(session: Session, name: str) -> tuple[SpikeTimes, Table | N
 
 
 def _lists_of_units(
-    session: Session, name: str
+    job: ConvertJob, name: str
 ) -> tuple[list[NDArray[Any]], NDArray[Any], tuple[TicksArray, ...] | None]:
     """Read one list per unit; return the lists, names of the units, and when each was observed."""
-    contents = session.contents
+    contents = job.contents
     found = contents.resolve(name)
     item = None if found is None else contents.items[found]
     if isinstance(item, ListsItem) and found is not None:
-        session.taken["spike times"] = found
+        job.taken["spike times"] = found
         group = found.rpartition("/")[0]
         ids = contents.items.get(f"{group}/id")
         labels = (
@@ -219,7 +219,7 @@ def _lists_of_units(
         )
         intervals, observed = contents.items.get(f"{group}/obs_intervals"), None
         if isinstance(intervals, ListsItem) and intervals.shape == item.shape:  # of NWB
-            to_us = session.options.clock.to_us
+            to_us = job.options.clock.to_us
             observed = tuple(to_us(part).reshape(-1, 2) for part in intervals.read())
         return item.read(), labels, observed
     if isinstance(item, ArrayItem) and found is not None:
@@ -227,55 +227,55 @@ def _lists_of_units(
         if values.ndim != 2:
             shape = f"{values.ndim} axes, {values.shape}"
             raise contents.wrong("spike_times", found, shape, "one or two")
-        session.taken["spike times"] = found
-        session.notes.append(f"Each of the {len(values)} rows of {found!r} was taken as a unit.")
+        job.taken["spike times"] = found
+        job.notes.append(f"Each of the {len(values)} rows of {found!r} was taken as a unit.")
         return list(values), np.arange(len(values)), None
     group = contents.resolve_table(name) or ""
     members = contents.children(group) if group else []
     items = [contents.items[m] for m in members]
     if not group or not all(isinstance(i, ArrayItem) and len(i.shape) == 1 for i in items):
         raise contents.unknown("spike_times", name, contents.items)
-    session.taken["spike times"] = f"{group}/, {len(members)} arrays"
+    job.taken["spike times"] = f"{group}/, {len(members)} arrays"
     lists = [contents.numbers(m, "spike_times") for m in members]
     return lists, np.array([m.rpartition("/")[2] for m in members]), None
 
 
 def _lists_of_trials(
-    session: Session, name: str, item: ListsItem
+    job: ConvertJob, name: str, item: ListsItem
 ) -> tuple[NDArray[Any], NDArray[np.integer], NDArray[np.integer], NDArray[Any], Table]:
     """Read one list per trial and unit, such as MATLAB's cells."""
-    axes = (session.options.axes or "trials,neurons").replace(" ", "").split(",")
+    axes = (job.options.axes or "trials,neurons").replace(" ", "").split(",")
     if sorted(axes) != ["neurons", "trials"]:
         raise SettingsError(
-            f"`axes={session.options.axes!r}`: found lists of spike times with two axes; expected "
+            f"`axes={job.options.axes!r}`: found lists of spike times with two axes; expected "
             "trials,neurons or neurons,trials"
         )
     lists = item.read()
     if not lists:
-        raise session.contents.wrong("spike_times", name, f"no lists, {item.shape}", "at least one")
+        raise job.contents.wrong("spike_times", name, f"no lists, {item.shape}", "at least one")
     grid = np.arange(len(lists)).reshape(item.shape)
     grid_BN = grid if axes[0] == "trials" else grid.T
     n_trials, n_units = grid_BN.shape
-    session.taken["spike times"] = f"{name}, {n_trials} trials x {n_units} units"
+    job.taken["spike times"] = f"{name}, {n_trials} trials x {n_units} units"
     ordered = [np.reshape(lists[i], -1) for i in grid_BN.reshape(-1)]
     sizes = [len(times) for times in ordered]
     trial_of = np.repeat(np.repeat(np.arange(n_trials), n_units), sizes)
     unit_of = np.repeat(np.tile(np.arange(n_units), n_trials), sizes)
-    table = session.trials_beside(n_trials, "spikes")
+    table = job.trials_beside(n_trials, "spikes")
     return np.concatenate(ordered), unit_of, trial_of, np.arange(n_units), table
 
 
-def _unit_of_each(session: Session, n_spikes: int) -> tuple[NDArray[np.integer], NDArray[Any]]:
+def _unit_of_each(job: ConvertJob, n_spikes: int) -> tuple[NDArray[np.integer], NDArray[Any]]:
     """Read the unit of each spike; return its place among the units, and their names."""
-    contents = session.contents
-    name = session.options.spike_units or guess(contents, "spike_units")
+    contents = job.contents
+    name = job.options.spike_units or guess(contents, "spike_units")
     if name is None:
         raise SettingsError(
             f"{contents.path}: found spike times without units; expected the unit of each spike",
             hint="Name the array: `spike_units=NAME`.",
         )
     units = contents.array(name, "spike_units")
-    session.taken["unit of each spike"] = contents.resolve(name) or name
+    job.taken["unit of each spike"] = contents.resolve(name) or name
     if units.shape != (n_spikes,):
         expected = f"{n_spikes} values, one per spike"
         raise contents.wrong("spike_units", name, f"shape {units.shape}", expected)
@@ -284,32 +284,32 @@ def _unit_of_each(session: Session, n_spikes: int) -> tuple[NDArray[np.integer],
 
 
 def _trial_of_each(
-    session: Session, name: str, values: NDArray[Any]
+    job: ConvertJob, name: str, values: NDArray[Any]
 ) -> tuple[NDArray[np.integer], Table]:
     """Read the trial of each spike; return its row in the table of trials, and the table.
 
     Without a table, the arrays beside the spikes that are constant within each trial become its
     columns.
     """
-    contents, chosen = session.contents, str(session.options.spike_trials)
+    contents, chosen = job.contents, str(job.options.spike_trials)
     labels = contents.array(chosen, "spike_trials")
-    session.taken["trial of each spike"] = chosen
+    job.taken["trial of each spike"] = chosen
     if labels.shape != values.shape or values.ndim != 1:
         expected = f"that of {name!r}, {values.shape}, one per spike"
         raise contents.wrong("spike_trials", chosen, f"shape {labels.shape}", expected)
     trial_ids, first_of, trial_of = np.unique(labels, return_index=True, return_inverse=True)
-    trials = session.options.trials
+    trials = job.options.trials
     if trials is None:
-        session.notes.append(
+        job.notes.append(
             f"Trials are those in {chosen!r}: a trial without any spike is not among them. Give a "
             "table of trials to include it: `trials=NAME`."
         )
         added = _constant_columns(contents, len(values), first_of, trial_of)
-        return trial_of, session.columns_of(len(trial_ids), "spike_trials", added=added)
-    table = session.find_table(trials, "trials")
-    session.taken["trials"] = trials
+        return trial_of, job.columns_of(len(trial_ids), "spike_trials", added=added)
+    table = job.find_table(trials, "trials")
+    job.taken["trials"] = trials
     id_columns = (chosen.rpartition("/")[2], "trial", "trial_id", "id")
-    return match_rows(table, trial_ids, id_columns, session.notes)[trial_of], table
+    return match_rows(table, trial_ids, id_columns, job.notes)[trial_of], table
 
 
 def _constant_columns(
@@ -335,18 +335,18 @@ def _constant_columns(
 
 
 def _finite_times(
-    session: Session, name: str, values: NDArray[Any]
+    job: ConvertJob, name: str, values: NDArray[Any]
 ) -> tuple[TicksArray, NDArray[np.bool_]]:
     """Return times in microseconds, and which of the values they are: NaN is not a spike."""
     if values.dtype.kind not in "uif":
         found = f"values of type {values.dtype}"
-        raise session.contents.wrong("spike_times", name, found, "times")
-    clock, kept = session.options.clock, np.isfinite(values)
-    session.drop("spikes", int((~kept).sum()), len(kept), "have no time (NaN)")
+        raise job.contents.wrong("spike_times", name, found, "times")
+    clock, kept = job.options.clock, np.isfinite(values)
+    job.drop("spikes", int((~kept).sum()), len(kept), "have no time (NaN)")
     if values.dtype == np.float32 and kept.any():
         step_us = float(np.spacing(np.abs(values[kept]).max())) * clock.us_per_unit
         if step_us > 1:
-            session.notes.append(
+            job.notes.append(
                 f"Spike times are stored in single precision: steps of {step_us / 1000:.2g} ms "
                 "late in the recording."
             )

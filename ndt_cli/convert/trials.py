@@ -14,8 +14,8 @@ from ndt_cli.convert.behavior import Behavior, check_known
 from ndt_cli.convert.clock import TicksArray, clipped, contained, in_bins, ms_to_us
 from ndt_cli.convert.contents import guess, listed
 from ndt_cli.convert.counts import ContinuousCounts
+from ndt_cli.convert.job import ConvertJob
 from ndt_cli.convert.options import SplitBy
-from ndt_cli.convert.session import Session
 from ndt_cli.convert.spikes import SpikeTimes
 from ndt_cli.convert.tables import Conditions, Table, read_conditions
 from ndt_cli.data.chop import chop_windows
@@ -70,10 +70,10 @@ class _Plan:
 
 
 def cut_recording(
-    session: Session, spikes: Spikes, table: Table | None, behavior: list[Behavior], bin_us: int
+    job: ConvertJob, spikes: Spikes, table: Table | None, behavior: list[Behavior], bin_us: int
 ) -> Cut:
     """Cut a recording into trials, or chop it into windows."""
-    source, options = str(session.contents.path), session.options
+    source, options = str(job.contents.path), job.options
     if table is None:
         for option in ("where", "valid_where", "condition"):
             if getattr(options, option):
@@ -82,11 +82,11 @@ def cut_recording(
                     hint="Give one: `trials=NAME`.",
                 )
     else:
-        table = _with_duration(session, table)
+        table = _with_duration(job, table)
     if options.chop_ms is not None:
-        plan = _plan_chopped(session, spikes, table, bin_us)
+        plan = _plan_chopped(job, spikes, table, bin_us)
     elif table is not None:
-        plan = _plan_trials(session, spikes, table, bin_us)
+        plan = _plan_trials(job, spikes, table, bin_us)
     else:
         raise SettingsError(
             f"{source}: found no trials; expected a table of them, or a length of windows to chop",
@@ -97,7 +97,7 @@ def cut_recording(
     starts_us_B, n_bins_B = plan.starts_us_B, plan.n_bins_B
     stops_us_B = starts_us_B + n_bins_B * bin_us
     n_outside = spikes.n_spikes - spikes.n_inside(starts_us_B, stops_us_B)
-    session.drop("spikes", n_outside, spikes.n_spikes, "are outside the trials' bins")
+    job.drop("spikes", n_outside, spikes.n_spikes, "are outside the trials' bins")
     parts = [series.cut(starts_us_B, n_bins_B, bin_us) for series in behavior]
     for series, cut_BTV in zip(behavior, parts, strict=True):
         check_known(series, cut_BTV, starts_us_B, stops_us_B, source)
@@ -113,38 +113,38 @@ def cut_recording(
     return Cut(data, spikes.unit_ids, plan.conditions, plan.is_valid_B)
 
 
-def chosen_rows(session: Session, table: Table) -> NDArray[np.bool_]:
+def chosen_rows(job: ConvertJob, table: Table) -> NDArray[np.bool_]:
     """Return which rows meet the conditions of ``where``."""
     kept_R = np.ones(table.n_rows, dtype=bool)
-    for rule, holds_R in table.meeting(session.options.where, "where"):
-        session.keep("trials", holds_R, kept_R, f"do not meet {rule!r}")
+    for rule, holds_R in table.meeting(job.options.where, "where"):
+        job.keep("trials", holds_R, kept_R, f"do not meet {rule!r}")
     return kept_R
 
 
-def valid_rows(session: Session, table: Table | None) -> NDArray[np.bool_] | None:
+def valid_rows(job: ConvertJob, table: Table | None) -> NDArray[np.bool_] | None:
     """Return which rows validate by ``valid_where``; None without it."""
-    rule = session.options.valid_where
+    rule = job.options.valid_where
     if rule is None or table is None:
         return None
     return table.meeting([rule], "valid_where")[0][1]
 
 
-def _plan_trials(session: Session, spikes: Spikes, table: Table, bin_us: int) -> _Plan:
+def _plan_trials(job: ConvertJob, spikes: Spikes, table: Table, bin_us: int) -> _Plan:
     """Plan a window around an event in each trial, or each trial from start to stop.
 
     A partial last bin of a whole trial is left out, and so is a trial in which a unit was not
     recorded: the unit would look silent there.
     """
-    kept_R = chosen_rows(session, table)
-    if session.options.window_ms is None:
-        starts_us_R, stops_us_R = _whole_trials(session, table, kept_R).T
+    kept_R = chosen_rows(job, table)
+    if job.options.window_ms is None:
+        starts_us_R, stops_us_R = _whole_trials(job, table, kept_R).T
         n_bins_R = (stops_us_R - starts_us_R) // bin_us
-        session.keep("trials", n_bins_R >= 1, kept_R, "are shorter than one bin")
+        job.keep("trials", n_bins_R >= 1, kept_R, "are shorter than one bin")
     else:
-        before_ms, after_ms = session.options.window_ms
-        event_us_R, known_R, event = _events(session, table)
-        session.taken["window"] = f"{before_ms:g} to {after_ms:g} ms around {event}"
-        session.keep("trials", known_R, kept_R, f"have no {event}")
+        before_ms, after_ms = job.options.window_ms
+        event_us_R, known_R, event = _events(job, table)
+        job.taken["window"] = f"{before_ms:g} to {after_ms:g} ms around {event}"
+        job.keep("trials", known_R, kept_R, f"have no {event}")
         starts_us_R = event_us_R + ms_to_us(before_ms, "window_ms")
         n_bins_R = np.full(table.n_rows, in_bins(after_ms - before_ms, bin_us, "window_ms"))
     starts_us_R = spikes.snapped(starts_us_R)
@@ -153,36 +153,36 @@ def _plan_trials(session: Session, spikes: Spikes, table: Table, bin_us: int) ->
     if observed_us is not None:
         observed_R = contained(starts_us_R, stops_us_R, observed_us)
         why = "lie, in part, where not all units were recorded"
-        session.keep("trials", observed_R, kept_R, why)
+        job.keep("trials", observed_R, kept_R, why)
     rows = np.flatnonzero(kept_R)
     if len(rows) == 0:
-        raise session.nothing_left("trial")
+        raise job.nothing_left("trial")
     rows = rows[np.argsort(starts_us_R[rows], kind="stable")]
     starts_us_B, n_bins_B = starts_us_R[rows], n_bins_R[rows]
     latest_us_B = np.maximum.accumulate(stops_us_R[rows])
     n_overlap = int((starts_us_B[1:] < latest_us_B[:-1]).sum())
     if n_overlap:
-        session.notes.append(
+        job.notes.append(
             f"{n_overlap} trials begin before an earlier one ends: spikes there count in both, "
             "and may be in training and validation. `split='blocks'` parts them in time."
         )
-    _check_size(session, spikes, len(rows) * int(n_bins_B.max()), bin_us)
-    is_valid_R = valid_rows(session, table)
+    _check_size(job, spikes, len(rows) * int(n_bins_B.max()), bin_us)
+    is_valid_R = valid_rows(job, table)
     return _Plan(
         starts_us_B,
         n_bins_B,
         rows,
-        read_conditions(table, session.options.condition, rows),
+        read_conditions(table, job.options.condition, rows),
         None if is_valid_R is None else is_valid_R[rows],
     )
 
 
-def _with_duration(session: Session, table: Table) -> Table:
+def _with_duration(job: ConvertJob, table: Table) -> Table:
     """Add a column ``duration_ms`` to a table with start and stop that has none.
 
     By it, one endless trial can be left out that would pad all the others.
     """
-    start, stop = _named(session, table, "start"), _named(session, table, "stop")
+    start, stop = _named(job, table, "start"), _named(job, table, "stop")
     if start is None or stop is None or "duration_ms" in table.columns:
         return table
     starts, has_start = table.times_us(start, "start")
@@ -191,11 +191,11 @@ def _with_duration(session: Session, table: Table) -> Table:
     return table.with_column("duration_ms", duration_ms)
 
 
-def _whole_trials(session: Session, table: Table, kept_R: NDArray[np.bool_]) -> TicksArray:
+def _whole_trials(job: ConvertJob, table: Table, kept_R: NDArray[np.bool_]) -> TicksArray:
     """Return start and stop of every row, (rows, 2); rows without them leave ``kept_R``."""
     columns = []
     for what in ("start", "stop"):
-        name = _named(session, table, what)
+        name = _named(job, table, what)
         if name is None and what == "start" and table.zero_us_R is not None:
             columns.append(table.zero_us_R)
             continue
@@ -207,18 +207,18 @@ def _whole_trials(session: Session, table: Table, kept_R: NDArray[np.bool_]) -> 
                 "`align=COLUMN` and `window_ms=(-250, 450)`.",
             )
         times_us_R, known_R = table.times_us(name, what)
-        session.taken[f"{what} of a trial"] = name
-        session.keep("trials", known_R, kept_R, f"have no {name}")
+        job.taken[f"{what} of a trial"] = name
+        job.keep("trials", known_R, kept_R, f"have no {name}")
         columns.append(times_us_R)
     starts_us_R, stops_us_R = columns
-    session.keep("trials", stops_us_R > starts_us_R, kept_R, "end before they begin")
+    job.keep("trials", stops_us_R > starts_us_R, kept_R, "end before they begin")
     return np.stack(columns, axis=1)
 
 
-def _events(session: Session, table: Table) -> tuple[TicksArray, NDArray[np.bool_], str]:
+def _events(job: ConvertJob, table: Table) -> tuple[TicksArray, NDArray[np.bool_], str]:
     """Return the time that the window of each trial is around, if known, and what it is."""
-    align = session.options.align
-    name = align or _named(session, table, "start")
+    align = job.options.align
+    name = align or _named(job, table, "start")
     if name is not None:
         return *table.times_us(name, "align" if align else "start"), name
     if table.zero_us_R is not None:
@@ -230,17 +230,17 @@ def _events(session: Session, table: Table) -> tuple[TicksArray, NDArray[np.bool
     )
 
 
-def _named(session: Session, table: Table, what: str) -> str | None:
+def _named(job: ConvertJob, table: Table, what: str) -> str | None:
     """Return the column for the start or stop of trials: the chosen one, or a usual one."""
-    chosen: str | None = getattr(session.options, what)
+    chosen: str | None = getattr(job.options, what)
     if table.zero_us_R is not None:
         return chosen  # a usual name would be on the recording's clock, which these are not
     return chosen or guess(table.contents, what, table.columns)
 
 
-def _check_size(session: Session, spikes: Spikes, n_bins: int, bin_us: int) -> None:
+def _check_size(job: ConvertJob, spikes: Spikes, n_bins: int, bin_us: int) -> None:
     """Refuse more bins than memory holds, or than the spikes can fill, before counting."""
-    contents, n_units = session.contents, len(spikes.unit_ids)
+    contents, n_units = job.contents, len(spikes.unit_ids)
     n_entries, seconds = n_bins * n_units, n_bins * bin_us / 1e6
     if n_entries > _MANY_ENTRIES and spikes.n_spikes < _LOWEST_RATE_HZ * seconds * n_units:
         raise DataError(
@@ -269,17 +269,17 @@ def _check_size(session: Session, spikes: Spikes, n_bins: int, bin_us: int) -> N
 # ------------------------------------------------------------------------------------------------
 
 
-def _plan_chopped(session: Session, spikes: Spikes, table: Table | None, bin_us: int) -> _Plan:
+def _plan_chopped(job: ConvertJob, spikes: Spikes, table: Table | None, bin_us: int) -> _Plan:
     """Plan windows all along the recording, or along each trial."""
-    options = session.options
+    options = job.options
     window_bins = in_bins(options.chop_ms or 0, bin_us, "chop_ms")
     overlap_bins = in_bins(options.overlap_ms, bin_us, "overlap_ms")
-    stretches_us, rows = _stretches(session, spikes, table, bin_us)
+    stretches_us, rows = _stretches(job, spikes, table, bin_us)
     stretches_us[:, 0] = spikes.snapped(stretches_us[:, 0])
     if len(stretches_us) == 0 or (stretches_us[:, 1] - stretches_us[:, 0]).max() < 2 * bin_us:
-        raise session.nothing_left("bin")
+        raise job.nothing_left("bin")
     conditions = None if table is None else read_conditions(table, options.condition, rows)
-    is_valid_R = valid_rows(session, table)
+    is_valid_R = valid_rows(job, table)
 
     def draw(stretch_of_cell: IntArray) -> NDArray[np.bool_]:
         if is_valid_R is not None:
@@ -290,13 +290,13 @@ def _plan_chopped(session: Session, spikes: Spikes, table: Table | None, bin_us:
             valid_fraction=options.valid_fraction,
             seed=options.seed,
             conditions_B=None if conditions is None else conditions.numbers_B[stretch_of_cell],
-            source=str(session.contents.path),
+            source=str(job.contents.path),
         )
 
     n_bins = int((stretches_us[:, 1] - stretches_us[:, 0]).sum()) // bin_us
-    _check_size(session, spikes, n_bins, bin_us)
+    _check_size(job, spikes, n_bins, bin_us)
     pieces = plan_pieces(stretches_us, bin_us, window_bins, overlap_bins, draw)
-    session.taken["windows"] = (
+    job.taken["windows"] = (
         f"{len(pieces.n_bins_B)} of {window_bins} bins, overlapping by {overlap_bins}, in "
         f"{len(stretches_us)} {'stretch' if len(stretches_us) == 1 else 'stretches'}"
     )
@@ -313,7 +313,7 @@ def _plan_chopped(session: Session, spikes: Spikes, table: Table | None, bin_us:
 
 
 def _stretches(
-    session: Session, spikes: Spikes, table: Table | None, bin_us: int
+    job: ConvertJob, spikes: Spikes, table: Table | None, bin_us: int
 ) -> tuple[TicksArray, IntArray]:
     """Return the stretches to chop, disjoint and in order, and the row of the table of each."""
     observed_us = spikes.observed_by_all_us
@@ -325,11 +325,11 @@ def _stretches(
         else:
             stretches_us = clipped(observed_us, start_us, stop_us)
         return stretches_us, np.zeros(len(stretches_us), dtype=np.int64)
-    kept_R = chosen_rows(session, table)
-    spans_us_R2 = _whole_trials(session, table, kept_R)
+    kept_R = chosen_rows(job, table)
+    spans_us_R2 = _whole_trials(job, table, kept_R)
     if observed_us is not None:
         observed_R = contained(spans_us_R2[:, 0], spans_us_R2[:, 1], observed_us)
-        session.keep("trials", observed_R, kept_R, "lie outside what was recorded")
+        job.keep("trials", observed_R, kept_R, "lie outside what was recorded")
     rows = np.flatnonzero(kept_R)
     rows = rows[np.argsort(spans_us_R2[rows, 0], kind="stable")]
     stretches_us = spans_us_R2[rows]

@@ -39,7 +39,7 @@ class Dropped:
 
 
 @dataclass
-class Session:
+class ConvertJob:
     """The open file, the options, and the journal that the user is shown in the end.
 
     Attributes
