@@ -3,8 +3,8 @@
     python examples/own_spikes.py [NEW_FOLDER [SETTING=VALUE ...]]
 
 Run it as it is first: it makes up a session of reaches and takes half a minute. Then put the path
-of your own file in place of the made-up one, and its names in `Choices`. Spike times that you hold
-in memory can be saved the way `made_up_session.py` does it.
+of your own file in place of the made-up one, and its names in `ConvertOptions`. Spike times that
+you hold in memory can be saved the way `made_up_session.py` does it.
 """
 
 import sys
@@ -20,7 +20,7 @@ from ndt_cli import (
     write_rates,
     write_recording,
 )
-from ndt_cli.convert import Choices, convert, list_contents
+from ndt_cli.convert import ConvertOptions, convert, list_contents
 from ndt_cli.fit import fit
 
 
@@ -29,8 +29,8 @@ def main(folder: str = "own-spikes-example", *changes: str) -> None:
     out = Path(folder)
     out.mkdir(parents=True)
 
-    # 1. What is in the file? `Choices` below takes these names. NWB, MATLAB, HDF5 and CSV files
-    # are read in the same way.
+    # 1. What is in the file? `ConvertOptions` below takes these names. NWB, MATLAB, HDF5 and
+    # CSV files are read in the same way.
     session = write_session(out / "session.npz")
     print(f"{session} holds")
     for entry in list_contents(session).entries:
@@ -38,7 +38,7 @@ def main(folder: str = "own-spikes-example", *changes: str) -> None:
 
     # 2. Trials of spike counts. Bins of 10 to 20 ms suit most recordings: narrower ones hold
     # hardly a spike and make long trials, in wider ones fast changes are lost.
-    choices = Choices(
+    options = ConvertOptions(
         bin_ms=20,
         align="go_cue",
         window_ms=(-200, 700),
@@ -48,7 +48,7 @@ def main(folder: str = "own-spikes-example", *changes: str) -> None:
         behavior=("hand_velocity",),  # never seen by the model: for decoding from its rates
         behavior_times="hand_times",
     )
-    converted = convert(session, choices)
+    converted = convert(session, options)
     for dropped in converted.report.dropped:
         print(f"left out: {dropped.n} of {dropped.n_all} {dropped.what}: {dropped.why}")
     spikes = out / "reaches.npz"

@@ -222,7 +222,7 @@ def _events(job: ConvertJob, table: Table) -> tuple[TicksArray, NDArray[np.bool_
     if name is not None:
         return *table.times_us(name, "align" if align else "start"), name
     if table.zero_us_R is not None:
-        return table.zero_us_R, np.ones(table.n_rows, dtype=bool), "the zero of each trial"
+        return table.zero_us_R, np.ones(table.n_rows, dtype=bool), "the start of each trial"
     raise SettingsError(
         f"{table.contents.path}: `window_ms`: found no event that it is around; there are columns "
         f"{listed(table.columns)}",

@@ -15,7 +15,7 @@ WORDS = np.array(["good", "mua", ""])
     [
         ("x == 1", NUMBERS, [0]),
         ("x=1", NUMBERS, [0]),
-        ("x != 1", NUMBERS, [1]),  # a missing number fulfils nothing
+        ("x != 1", NUMBERS, [1]),  # a missing number meets nothing
         ("x <= 2", NUMBERS, [0, 1]),
         ("x < 2", NUMBERS, [0]),
         ("x > 1.5", NUMBERS, [1]),
