@@ -38,20 +38,11 @@ class Behavior:
     names: tuple[str, ...]
 
     def cut(self, starts_us_B: TicksArray, n_bins_B: IntArray, bin_us: int) -> FloatArray:
-        """Return the behavior in each trial's bins.
+        """Return the behavior in each trial's bins, (trials, bins, variables).
 
         A bin has the mean of the samples in it. A bin without a sample has the value interpolated
         linearly at its middle, across gaps of up to three sampling intervals. A missing value
         (NaN) among them makes it NaN. Past the end of a trial it is NaN.
-
-        Parameters
-        ----------
-        starts_us_B, n_bins_B, bin_us
-            As for `SpikeTimes.count`.
-
-        Returns
-        -------
-        behavior_BTV : (trials, bins, variables) float array
         """
         shape = (len(starts_us_B), int(np.max(n_bins_B, initial=0)), self.values_SV.shape[1])
         behavior_BTV = np.full(shape, np.nan)

@@ -20,23 +20,7 @@ _TEXT_ENDINGS = (".csv", ".tsv", ".txt")
 
 
 def open_file(path: Path) -> Contents:
-    """Open a .npz, MATLAB, HDF5, NWB or CSV file and list what it holds.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    Contents
-        To be closed, or used in a ``with``.
-
-    Raises
-    ------
-    DataError
-        If the file is missing, damaged or of another kind.
-    """
+    """Open a .npz, MATLAB, HDF5, NWB or CSV file; raise DataError if it is none or damaged."""
     if not path.is_file():
         return _open_npz(path)  # which says what is there instead
     if h5py.is_hdf5(path):

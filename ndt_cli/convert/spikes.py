@@ -82,21 +82,9 @@ class SpikeTimes:
         return starts_us_B
 
     def count(self, starts_us_B: TicksArray, n_bins_B: IntArray, bin_us: int) -> IntArray:
-        """Count the spikes in each trial's bins.
+        """Count the spikes in each trial's bins, (trials, bins, neurons); zero past its end.
 
         A spike at an edge belongs to the bin that starts there.
-
-        Parameters
-        ----------
-        starts_us_B, n_bins_B : (trials,) int arrays
-            Start of each trial's first bin, and the number of its bins.
-        bin_us : int
-            Bin width in microseconds.
-
-        Returns
-        -------
-        spikes_BTN : (trials, bins, neurons) unsigned int array
-            Counts; zero past the end of a shorter trial.
         """
         n_bins = int(np.max(n_bins_B, initial=0))
         # Edges past a trial's end all lie at its end, so that nothing falls between them.

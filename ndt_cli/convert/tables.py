@@ -34,27 +34,13 @@ _LARGEST_WHOLE = 2.0**53  # beyond it a float skips numbers
 
 @dataclass(frozen=True)
 class RowFilter:
-    """A condition on the rows of a table, such as ``success == 1``; read and never executed.
+    """A condition on the rows of a table, such as ``success == 1``; read and never executed."""
 
-    Attributes
-    ----------
-    text : str
-        As the user wrote it.
-    option : str
-        The option that it was given for.
-    column : str
-        Name of the column.
-    operator : str
-        ``==``, ``!=``, ``<``, ``<=``, ``>``, ``>=`` or ``in``.
-    values : tuple of str
-        What to compare with; several for ``in``.
-    """
-
-    text: str
-    option: str
+    text: str  # as the user wrote it
+    option: str  # for which it was given
     column: str
-    operator: str
-    values: tuple[str, ...]
+    operator: str  # one of those in _COMPARE, or "in"
+    values: tuple[str, ...]  # several for "in"
 
     def holds(self, column: NDArray[Any]) -> NDArray[np.bool_]:
         """Return for each row whether it meets the condition; a missing number never does."""

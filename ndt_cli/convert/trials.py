@@ -344,23 +344,11 @@ def _stretches(
 
 @dataclass(frozen=True, eq=False)
 class Pieces:
-    """Windows of the stretches: one row per window.
+    """Windows of the stretches: one row per window."""
 
-    Parameters
-    ----------
-    start_bins_B : (windows,) int array
-        First bin, counted from time 0 of the clock.
-    n_bins_B : (windows,) int array
-        Bins of each window.
-    stretch_B : (windows,) int array
-        Stretch that each window is from.
-    is_valid_B : (windows,) bool array
-        True for windows of the validation split.
-    """
-
-    start_bins_B: IntArray
+    start_bins_B: IntArray  # counted from time 0 of the clock
     n_bins_B: IntArray
-    stretch_B: IntArray
+    stretch_B: IntArray  # that each window is from
     is_valid_B: NDArray[np.bool_]
 
 
@@ -371,18 +359,10 @@ def plan_pieces(
     overlap_bins: int,
     draw: Callable[[IntArray], NDArray[np.bool_]],
 ) -> Pieces:
-    """Plan the windows of some stretches of a recording.
+    """Plan the windows of disjoint stretches of a recording, (stretches, 2).
 
-    Parameters
-    ----------
-    stretches_us : (stretches, 2) int array
-        Start and end of each, in microseconds; disjoint. Partial bins at either end are left out.
-    bin_us : int
-        Bin width in microseconds.
-    window_bins, overlap_bins : int
-        As for `chop_windows`.
-    draw : callable
-        Called with the stretch of each cell, in order; returns which cells validate.
+    Partial bins at either end of a stretch are left out. ``draw`` is called with the stretch of
+    each cell, in order, and returns which cells validate.
     """
     grid = np.stack([-(-stretches_us[:, 0] // bin_us), stretches_us[:, 1] // bin_us], axis=1)
     cells = [

@@ -74,10 +74,10 @@ def test_the_file_holds_what_the_function_returns(ndt, nwb, tmp_path):
     assert f"ndt check-data {path}" in err
     assert "Left out: 2 of 8 trials do not meet 'success == 1'." in out
     assert "left (2), right (4)" in out
-    choices = ConvertOptions(
+    options = ConvertOptions(
         bin_ms=20, align="go", window_ms=(-100, 300), condition=("side",), where=("success == 1",)
     )
-    made, back = convert(nwb, choices).recording, load_file(path, DataSettings())
+    made, back = convert(nwb, options).recording, load_file(path, DataSettings())
     assert back.train.fingerprint == made.train.fingerprint
     assert back.valid.fingerprint == made.valid.fingerprint
     assert back.train.neuron_names == ("101", "205", "309")

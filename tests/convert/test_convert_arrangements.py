@@ -23,8 +23,8 @@ def test_cells_of_trials_and_units_count_from_each_trial(tmp_path):
     for b in range(4):
         cells[b] = [np.array([[0.05 + 0.1 * b]]), np.array([[0.0, 0.3]])]
     scipy.io.savemat(tmp_path / "a.mat", {"spikes": cells, "cue": np.array([1, 1, 2, 2])})
-    choices = ConvertOptions(bin_ms=100, window_ms=(0, 400), condition=("cue",))
-    whole = all_trials(convert(tmp_path / "a.mat", choices).recording)
+    options = ConvertOptions(bin_ms=100, window_ms=(0, 400), condition=("cue",))
+    whole = all_trials(convert(tmp_path / "a.mat", options).recording)
     np.testing.assert_array_equal(whole.spikes_BTN[..., 0], np.eye(4))
     np.testing.assert_array_equal(whole.spikes_BTN[..., 1], [[1, 0, 0, 1]] * 4)
     assert whole.conditions_B.tolist() == [1, 1, 2, 2]
@@ -64,8 +64,8 @@ def test_cells_of_cells_in_a_new_matlab_file(tmp_path):
             rows.append(row)
         file["trial_spikes"] = references(rows)
         file["trial_spikes"].attrs["MATLAB_class"] = np.bytes_("cell")
-    choices = ConvertOptions(bin_ms=100, spike_times="trial_spikes", window_ms=(0, 300))
-    whole = all_trials(convert(path, choices).recording)
+    options = ConvertOptions(bin_ms=100, spike_times="trial_spikes", window_ms=(0, 300))
+    whole = all_trials(convert(path, options).recording)
     np.testing.assert_array_equal(whole.spikes_BTN[..., 0], np.eye(3))
     np.testing.assert_array_equal(whole.spikes_BTN[..., 1], [[0, 1, 1]] * 3)
 
@@ -86,10 +86,10 @@ def test_spikes_with_trials_as_columns(tmp_path):
     rows = ["trial,unit,t,side"]
     rows += [f"{b},{u},{0.1 * u + 0.05},{'LR'[b % 2]}" for b in (3, 4, 6, 7) for u in (0, 1)]
     path.write_text("\n".join(rows))
-    choices = ConvertOptions(
+    options = ConvertOptions(
         bin_ms=100, spike_trials="trial", window_ms=(0, 200), condition=("side",)
     )
-    converted = convert(path, choices)
+    converted = convert(path, options)
     whole = all_trials(converted.recording)
     np.testing.assert_array_equal(whole.spikes_BTN, [np.eye(2)] * 4)
     assert converted.report.conditions == {"L": 2, "R": 2}
@@ -131,10 +131,10 @@ def test_times_in_samples(tmp_path):
         spike_clusters=units,
         **made.trials,
     )
-    choices = ConvertOptions(
+    options = ConvertOptions(
         time_unit="samples", sample_rate_hz=30_000, trials_time_unit="s", **CHOSEN
     )
-    in_samples = all_trials(convert(tmp_path / "phy.npz", choices).recording)
+    in_samples = all_trials(convert(tmp_path / "phy.npz", options).recording)
     in_seconds = convert(write_npz(tmp_path / "s.npz", made), ConvertOptions(**CHOSEN)).recording
     np.testing.assert_array_equal(in_samples.spikes_BTN, all_trials(in_seconds).spikes_BTN)
 
@@ -146,8 +146,8 @@ def test_units_of_another_table_are_matched_by_their_names(tmp_path):
     np.savez(path, spike_times=times, spike_clusters=np.array([7, 40, 12])[units], **made.trials)
     table = tmp_path / "cluster_info.tsv"
     table.write_text("cluster_id\tgroup\n12\tgood\n40\tnoise\n99\tgood\n7\tgood\n")
-    choices = ConvertOptions(units=str(table), units_where=("group == good",), **CHOSEN)
-    assert convert(path, choices).report.neurons == ("7", "12")
+    options = ConvertOptions(units=str(table), units_where=("group == good",), **CHOSEN)
+    assert convert(path, options).report.neurons == ("7", "12")
 
 
 def _clusters(tmp_path, table_text):
@@ -159,10 +159,10 @@ def _clusters(tmp_path, table_text):
         **made.trials,
     )  # fmt: skip
     (tmp_path / "table.tsv").write_text(table_text)
-    choices = ConvertOptions(
+    options = ConvertOptions(
         units=str(tmp_path / "table.tsv"), units_where=("group == good",), **CHOSEN
     )
-    return convert(tmp_path / "phy.npz", choices).report
+    return convert(tmp_path / "phy.npz", options).report
 
 
 def test_a_table_that_lacks_some_of_the_units_is_refused(tmp_path):
@@ -171,7 +171,7 @@ def test_a_table_that_lacks_some_of_the_units_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("column", ["", "cluster_id\t"])
-def test_a_table_without_the_names_of_units_is_matched_in_order_and_that_is_said(tmp_path, column):
+def test_a_table_without_the_names_of_units_is_matched_in_order_with_a_note(tmp_path, column):
     rows = [f"{10 + i}\t" if column else "" for i in range(3)]
     report = _clusters(
         tmp_path, f"{column}depth\tgroup\n{rows[0]}1\tgood\n{rows[1]}2\tbad\n{rows[2]}3\tgood\n"

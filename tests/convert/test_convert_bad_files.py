@@ -65,7 +65,7 @@ def test_a_missing_file_has_the_nearest(tmp_path):
 
 def test_a_wrong_name_has_the_nearest(tmp_path):
     path = write_nwb(tmp_path / "rat.nwb", session())
-    for choices, option, like in (
+    for options, option, like in (
         ({"spike_times": "units/spike_tims"}, "`spike_times=", "units/spike_times"),
         ({"align": "goo", "window_ms": (0, 100)}, "`align=", "go"),
         ({"where": ("succes == 1",)}, "`where=", "success"),
@@ -75,7 +75,7 @@ def test_a_wrong_name_has_the_nearest(tmp_path):
         ({"behavior": ("hand",)}, "`behavior=", "processing/behavior/hand"),
     ):
         with pytest.raises(SettingsError, match=option) as caught:
-            convert(path, ConvertOptions(bin_ms=20, **choices))
+            convert(path, ConvertOptions(bin_ms=20, **options))
         assert f"Did you mean {like}?" in caught.value.hint
 
 
@@ -88,5 +88,5 @@ def test_the_hint_lists_the_contents_of_the_file(tmp_path):
 
 def test_matlab_dots_are_paths(tmp_path):
     path = write_mat5(tmp_path / "a.mat", session())
-    choices = ConvertOptions(spike_times="units.spike_times", trials="trials", **CHOSEN)
-    assert convert(path, choices).recording.train.n_neurons == 3
+    options = ConvertOptions(spike_times="units.spike_times", trials="trials", **CHOSEN)
+    assert convert(path, options).recording.train.n_neurons == 3

@@ -65,8 +65,8 @@ def test_a_window_counts_from_an_event_within_the_trial(save):
 def test_axes_in_any_order(save):
     stored = counts(6, 10, 3)
     path = save(spikes=stored.transpose(2, 1, 0), bin_ms=5, hand=stored.transpose(2, 1, 0) / 2)
-    choices = ConvertOptions(axes="neurons,bins,trials", behavior=("hand",))
-    whole = all_trials(convert(path, choices).recording)
+    options = ConvertOptions(axes="neurons,bins,trials", behavior=("hand",))
+    whole = all_trials(convert(path, options).recording)
     np.testing.assert_array_equal(whole.spikes_BTN, stored)
     np.testing.assert_array_equal(whole.behavior_BTV, stored / 2)
     for wrong in ("neurons,bins", "neurons,bins,cells", "bins,bins,trials"):
@@ -77,8 +77,8 @@ def test_axes_in_any_order(save):
 def test_a_continuous_recording_is_chopped_and_merged_back(save):
     stored, hand = counts(500, 3), np.arange(500.0)
     path = save(spikes=stored, bin_ms=1, hand=hand, unit=[5, 9, 11])
-    choices = ConvertOptions(bin_ms=5, chop_ms=100, overlap_ms=25, behavior=("hand",))
-    converted = convert(path, choices)
+    options = ConvertOptions(bin_ms=5, chop_ms=100, overlap_ms=25, behavior=("hand",))
+    converted = convert(path, options)
     whole = all_trials(converted.recording)
     expected = stored.reshape(100, 5, 3).sum(1)
     merged = merge(whole.spikes_BTN, whole.start_bins_B, whole.lengths_B)
@@ -103,7 +103,7 @@ def test_a_continuous_recording_is_cut_into_trials_on_its_clock(save):
 
 
 @pytest.mark.parametrize(
-    ("arrays", "choices", "error", "said"),
+    ("arrays", "options", "error", "said"),
     [
         ({"spikes": counts(4, 9, 2)}, {}, SettingsError, "found no bin width of the counts"),
         ({"spikes": counts(4, 9, 2), "bin_ms": 4}, {"bin_ms": 10}, SettingsError, "whole multiple"),
@@ -126,7 +126,7 @@ def test_a_continuous_recording_is_cut_into_trials_on_its_clock(save):
         ({"a": np.zeros(3)}, {}, DataError, "found no spikes under a usual name"),
     ],
 )
-def test_counts_that_cannot_be(save, arrays, choices, error, said):
+def test_counts_that_are_unusable_are_refused(save, arrays, options, error, said):
     with pytest.raises(error) as caught:
-        convert(save(**arrays), ConvertOptions(**choices))
+        convert(save(**arrays), ConvertOptions(**options))
     assert said in caught.value.message

@@ -128,8 +128,8 @@ def test_conditions_of_two_columns_have_one_name(rat):
 def test_validation_trials_are_drawn_by_seed_or_named(rat):
     path = rat()
 
-    def valid(**choices):
-        recording = convert(path, ConvertOptions(bin_ms=50, **choices)).recording
+    def valid(**options):
+        recording = convert(path, ConvertOptions(bin_ms=50, **options)).recording
         assert recording.train.n_trials + recording.valid.n_trials == 8
         return recording.valid.trial_ids_B.tolist()
 
@@ -166,8 +166,8 @@ def test_a_chopped_recording_is_whole_and_merged_back(rat):
 
 
 def test_long_trials_are_chopped_with_their_conditions(rat):
-    choices = ConvertOptions(bin_ms=20, chop_ms=400, overlap_ms=100, condition=("side",))
-    converted = convert(rat(), choices)
+    options = ConvertOptions(bin_ms=20, chop_ms=400, overlap_ms=100, condition=("side",))
+    converted = convert(rat(), options)
     whole = all_trials(converted.recording)
     trial = np.searchsorted(session().start, whole.start_bins_B * 0.02 + 1e-6) - 1
     np.testing.assert_array_equal(whole.conditions_B, trial % 2)
@@ -183,8 +183,8 @@ def test_trials_that_overlap_cannot_be_chopped(rat):
 
 def test_behavior_comes_along_in_the_same_bins(rat):
     made = session()
-    choices = ConvertOptions(bin_ms=50, behavior=("hand",), behavior_times="hand_t")
-    whole = all_trials(convert(rat(), choices).recording)
+    options = ConvertOptions(bin_ms=50, behavior=("hand",), behavior_times="hand_t")
+    whole = all_trials(convert(rat(), options).recording)
     assert whole.behavior_names == ("hand 0", "hand 1")
     for trial, start in enumerate(made.start):
         n_bins = whole.lengths_B[trial]
@@ -196,7 +196,7 @@ def test_behavior_comes_along_in_the_same_bins(rat):
 
 
 @pytest.mark.parametrize(
-    ("choices", "said"),
+    ("options", "said"),
     [
         ({}, "`bin_ms`: found no bin width"),
         ({"bin_ms": 20, "align": "go"}, "`align='go'`: found no window"),
@@ -222,7 +222,7 @@ def test_behavior_comes_along_in_the_same_bins(rat):
         ({"bin_ms": 20, "stop": "stopp"}, "`stop='stopp'`: found no such column"),
     ],
 )
-def test_choices_that_cannot_be(rat, choices, said):
+def test_options_that_contradict_each_other_or_the_file_are_refused(rat, options, said):
     with pytest.raises(SettingsError) as caught:
-        convert(rat(), ConvertOptions(**choices))
+        convert(rat(), ConvertOptions(**options))
     assert said in caught.value.message

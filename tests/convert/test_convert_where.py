@@ -49,7 +49,7 @@ def test_anything_else_is_refused(text):
     assert "success == 1" in caught.value.hint
 
 
-def test_a_word_is_no_number_and_words_have_no_size():
+def test_numbers_are_not_compared_with_words_and_words_have_no_order():
     with pytest.raises(
         SettingsError, match=r"`units_where=.* is numeric; cannot compare it with 'good'"
     ):
