@@ -108,8 +108,10 @@ def _option(flag: str, value: str) -> str:
         literal = ast.literal_eval(value)
     except (SyntaxError, ValueError):  # nan, or a placeholder, such as FILE
         return f"{flag} {value.strip('[]')}"
-    values = literal if isinstance(literal, list | tuple) else [literal]
-    return " ".join(f"{flag} {shlex.quote(str(item))}" for item in values)
+    if isinstance(literal, list):  # an option that may be repeated
+        return " ".join(f"{flag} {shlex.quote(str(item))}" for item in literal)
+    values = literal if isinstance(literal, tuple) else (literal,)
+    return " ".join([flag, *(shlex.quote(str(item)) for item in values)])
 
 
 def _word(argument: ast.expr) -> str:

@@ -90,7 +90,7 @@ CASES = [
     Case(
         "two ways to split",
         ("convert", "spikes.h5", "--out", "a.h5", "--split=random", "--valid-where=split == valid"),
-        "--split draws.*--valid-where names",
+        "--split and --valid-where were both given",
         2,
     ),
     # check-data, presets
