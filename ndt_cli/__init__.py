@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from ndt_cli.engine.training import resume, train
     from ndt_cli.evaluation import evaluate
     from ndt_cli.rates_file import write_rates
-    from ndt_cli.report.page.write_report import write_report
+    from ndt_cli.report.page import write_report
+    from ndt_cli.report.registry import plot
     from ndt_cli.search.choose import choose_members
     from ndt_cli.search.find_space import find_space
     from ndt_cli.search.sweep import resume_sweep, sweep
@@ -56,6 +57,7 @@ _HOMES = {
     "load_trained": "ndt_cli.engine.inference",
     "make_chaotic_rnn": "ndt_cli.data.chaotic_rnn",
     "make_lorenz": "ndt_cli.data.lorenz",
+    "plot": "ndt_cli.report.registry",
     "resume": "ndt_cli.engine.training",
     "resume_sweep": "ndt_cli.search.sweep",
     "save_ensemble": "ndt_cli.engine.ensembles",
@@ -63,7 +65,7 @@ _HOMES = {
     "train": "ndt_cli.engine.training",
     "write_rates": "ndt_cli.rates_file",
     "write_recording": "ndt_cli.data.write",
-    "write_report": "ndt_cli.report.page.write_report",
+    "write_report": "ndt_cli.report.page",
 }
 _MODULES = ("baselines", "convert", "fit", "metrics")
 __all__ = [
@@ -84,6 +86,7 @@ __all__ = [
     "make_chaotic_rnn",
     "make_lorenz",
     "metrics",
+    "plot",
     "resume",
     "resume_sweep",
     "save_ensemble",

@@ -4,11 +4,11 @@ import errno
 import os
 import re
 import secrets
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from ndt_cli.errors import ExistingFileError, NdtError
+from ndt_cli.errors import ExistingFileError, NdtError, SettingsError
 
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
@@ -82,6 +82,22 @@ def check_may_write(path: Path, overwrite: bool) -> None:
         raise NdtError(f"{path}: {parent} is a file, not a folder")
     if not os.access(parent, os.W_OK):
         raise NdtError(f"{path}: no permission to write to the folder {parent}")
+
+
+def check_suffix(path: Path, suffixes: Sequence[str]) -> None:
+    """Check that the name of a file to be written ends in one of these suffixes.
+
+    Raises
+    ------
+    SettingsError
+        With the suffix that was found.
+    """
+    if path.suffix.lower() not in suffixes:
+        found = f"the suffix {path.suffix}" if path.suffix else "no suffix"
+        raise SettingsError(
+            f"{path}: found {found}; expected {', '.join(suffixes)}",
+            f"For example: {path.parent / (path.stem + suffixes[0])}",
+        )
 
 
 def _move_to_free_name(temporary: Path, path: Path) -> None:

@@ -127,7 +127,8 @@ def evaluate(
         write_rates(rates, evaluation.data, evaluation.inferred, evaluation.activations)
         log.print(f"rates: {rates}", highlight=False, soft_wrap=True)
     if figure is not None:
-        from ndt_cli.report.figures import draw_trial, save_figure
+        from ndt_cli.report.figures import save_figure
+        from ndt_cli.report.trial import draw_trial
 
         drawn = draw_trial(evaluation, trial, list(dict.fromkeys(neurons or ())))
         save_figure(drawn, figure)
