@@ -149,15 +149,7 @@ class AttentionAverage:
 
 
 def average_attention(trained: TrainedModel, data: SpikeData) -> AttentionAverage:
-    """Average the attention weights of a trained model over trials, with nothing hidden.
-
-    Parameters
-    ----------
-    trained : TrainedModel
-        Loaded from a run.
-    data : SpikeData
-        Trials; padding does not count.
-    """
+    """Average a model's attention weights over trials, with nothing hidden and without padding."""
     network, n_bins = trained.network, data.n_bins
     settings = network.settings
     sum_LHTS = np.zeros((settings.n_layers, settings.n_heads, n_bins, n_bins))

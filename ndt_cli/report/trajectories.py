@@ -200,17 +200,7 @@ def trajectories_2d(data: SpikeData, inferred_BTN: FloatArray, smoothed_BTN: Flo
 def trajectories_3d(data: SpikeData, inferred_BTN: FloatArray) -> Figure:
     """Draw the model's trajectories along the first three principal components, in two views.
 
-    Parameters
-    ----------
-    data : SpikeData
-        Trials; averaged by condition if they have conditions, single trials otherwise.
-    inferred_BTN : (trials, bins, neurons) float array
-        Rates of the model, in spikes per bin.
-
-    Raises
-    ------
-    DataError
-        If there are fewer than three neurons, or the rates do not vary.
+    Arguments and errors are those of `trajectories_2d`; at least three neurons are needed.
     """
     groups = trajectory_groups(data)
     components = _components(data, inferred_BTN, groups, 3)

@@ -66,20 +66,11 @@ def choose_neurons(data: SpikeData, inferred_BTN: FloatArray, trial: int, n: int
 
 
 def modulated_neurons(data: SpikeData, rates_TN: NDArray[np.float64], n: int) -> list[int]:
-    """Return modulated neurons by their place in the file, from quiet ones to busy ones.
+    """Return up to ``n`` modulated neurons by their place in the file, from quiet to busy ones.
 
     Modulation is the standard deviation of a neuron's rate over the square root of its mean: how
     far the rate moves against the Poisson noise of its counts. From the more modulated half,
     ranked by mean rate, ``n`` evenly spaced neurons are taken, both ends included.
-
-    Parameters
-    ----------
-    data : SpikeData
-        Names the neurons.
-    rates_TN : (bins, neurons) float array
-        Rates in spikes per bin.
-    n : int
-        Neurons to return; fewer if there are fewer.
     """
     n_neurons = rates_TN.shape[1]
     mean_N = rates_TN.mean(axis=0)
@@ -168,21 +159,9 @@ def draw_rates(
 def draw_trial(
     evaluation: "Evaluation", trial: int | None = None, neurons: Sequence[int] = ()
 ) -> Figure:
-    """Draw spikes and rates of one trial; see `rates_over_raster`.
+    """Draw spikes and rates of one trial of an evaluation; see `rates_over_raster`.
 
-    Parameters
-    ----------
-    evaluation : Evaluation
-        Of a run.
-    trial : int, optional
-        Default: the `typical_trial`.
-    neurons : sequence of int
-        Neurons to show, by their place in the file. Default: those of `choose_neurons`.
-
-    Raises
-    ------
-    DataError
-        If there is no such trial or neuron.
+    By default the `typical_trial` is drawn, and the neurons of `choose_neurons`.
     """
     trial = typical_trial(evaluation) if trial is None else trial
     trial_bins(evaluation.data, trial)
@@ -333,22 +312,7 @@ def rate_heatmaps(
 
     Neurons are sorted by the time of their largest rate: the true one if it is known, the
     inferred one otherwise. The color scale ends at the 99.5th percentile of the first panel.
-
-    Parameters
-    ----------
-    data : SpikeData
-        Trials; true rates come first if they are known.
-    inferred_BTN : (trials, bins, neurons) float array
-        Rates of the model, in spikes per bin.
-    smoothed_BTN : (trials, bins, neurons) float array, optional
-        Rates of smoothed spikes, in spikes per bin.
-    trial : int
-        Position of the trial.
-
-    Raises
-    ------
-    DataError
-        If the trial does not exist or has no bins.
+    Arguments and errors are those of `rates_over_raster`.
     """
     n_bins = trial_bins(data, trial)
     bin_time, unit = time_step(data.bin_ms, n_bins)
