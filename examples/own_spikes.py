@@ -3,8 +3,8 @@
     python examples/own_spikes.py [NEW_FOLDER [SETTING=VALUE ...]]
 
 Run it unchanged first: it makes a synthetic session of reaches and takes half a minute. Then
-replace the synthetic file by your own, and the names in `ConvertOptions` by its names. Spike times in
-memory can be saved as in `made_up_session.py`.
+replace the synthetic file by your own, and the names in `ConvertOptions` by its names. Spike
+times in memory can be saved as in `made_up_session.py`.
 """
 
 import sys

@@ -31,13 +31,7 @@ from ndt_cli.data.spike_data import (
     all_trials,
     trial_blocks,
 )
-from ndt_cli.engine.inference import (
-    Ensemble,
-    Float32Array,
-    TrainedModel,
-    hiding_folds,
-    load_trained,
-)
+from ndt_cli.engine.inference import Float32Array, Model, hiding_folds, load_trained
 from ndt_cli.engine.trained_model import unlike_neurons
 from ndt_cli.errors import RunError, SettingsError
 from ndt_cli.jsonable import jsonable
@@ -323,7 +317,7 @@ _FoldsOf = Callable[[IntArray], NDArray[np.integer]]
 
 
 def _model_estimate(
-    trained: TrainedModel | Ensemble, data: SpikeData, folds_of: _FoldsOf, train: SpikeData | None
+    trained: Model, data: SpikeData, folds_of: _FoldsOf, train: SpikeData | None
 ) -> _Estimate:
     """Return the model's rates, inferred a block of trials at a time."""
 
@@ -345,7 +339,7 @@ def _model_estimate(
     )
 
 
-def _finite(trained: TrainedModel | Ensemble, rates_BTN: Float32Array) -> Float32Array:
+def _finite(trained: Model, rates_BTN: Float32Array) -> Float32Array:
     if not np.isfinite(rates_BTN).all():
         raise RunError(
             f"{trained.run.path}: {trained.checkpoint} infers rates of these trials that are not "
