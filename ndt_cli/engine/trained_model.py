@@ -60,6 +60,10 @@ class Model(Protocol):
         """Neurons, bins, bin width and held-out part of the training trials."""
 
     @property
+    def members(self) -> "tuple[TrainedModel, ...]":
+        """The models whose rates are averaged, best first; a single model is its only member."""
+
+    @property
     def width(self) -> int:
         """Channels of the activations."""
 
@@ -160,6 +164,11 @@ class TrainedModel:
 
         if not other_neurons:
             check_same_neurons(self.trained_on, data, source, str(self.run.path))
+
+    @property
+    def members(self) -> "tuple[TrainedModel, ...]":
+        """The model itself."""
+        return (self,)
 
     @property
     def width(self) -> int:

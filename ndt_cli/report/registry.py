@@ -152,9 +152,7 @@ class RunContents:
     @cached_property
     def attention(self) -> AttentionAverage:
         """Mean attention weights over the split; of the best member of an ensemble."""
-        trained = self.trained
-        model = trained.members[0] if isinstance(trained, Ensemble) else trained
-        return average_attention(model, self.evaluation.data)
+        return average_attention(self.trained.members[0], self.evaluation.data)
 
 
 class RunFigure(NamedTuple):

@@ -11,6 +11,7 @@ import numpy as np
 from ndt_cli import __version__
 from ndt_cli.data.spike_data import Recording, SpikeData
 from ndt_cli.engine.ensembles import Ensemble
+from ndt_cli.engine.trained_model import Model
 from ndt_cli.errors import DataError, RunError, called
 from ndt_cli.evaluation import Evaluation
 from ndt_cli.report.figures import count
