@@ -28,7 +28,7 @@ def ensemble(
             show_default="the number that validates best",
         ),
     ] = None,
-    out_folder: Annotated[
+    out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="New folder.", show_default="runs/ensemble-<time>"),
     ] = None,
@@ -46,7 +46,7 @@ def ensemble(
     from ndt_cli.search.choose import choose_members
     from ndt_cli.search.folder import SweepFolder
 
-    folder = out_folder or default_path("ensemble")
+    folder = out or default_path("ensemble")
     if not any(SweepFolder.is_at(path) for path in paths):
         if members is not None:
             raise SettingsError(

@@ -27,7 +27,7 @@ class PhaseChoice(str, Enum):
 
 def nlb_submit(
     names: Annotated[list[str], typer.Argument(metavar="DATASET...", help="mc_maze, mc_rtt, ...")],
-    out_folder: Annotated[
+    out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="New folder.", show_default="runs/nlb-<data>-<time>"),
     ] = None,
@@ -114,7 +114,7 @@ def nlb_submit(
     if labels is not None:
         verify_label_file(labels)
         targets = read_groups(labels)
-    folder = out_folder or default_path(f"nlb-{names[0]}")
+    folder = out or default_path(f"nlb-{names[0]}")
     try:
         with run_warnings_shown(), stop_request() as stop, SubmitProgress() as progress:
             result = submit(

@@ -20,7 +20,7 @@ def train(
         Path | None,
         typer.Option("--data", "-d", help="Spike file; short for --set data.file=FILE."),
     ] = None,
-    out_folder: Annotated[
+    out: Annotated[
         Path | None,
         typer.Option(
             "--out",
@@ -43,7 +43,7 @@ def train(
     Several GPUs: torchrun --nproc-per-node 4 -m ndt_cli train ...
     """
     changes = with_flag(overrides, "--data", "data.file", data)
-    if resume is not None and (config is not None or out_folder is not None):
+    if resume is not None and (config is not None or out is not None):
         raise SettingsError(
             "--resume continues in the run's own folder with its own settings",
             "Leave out --config and --out.",
@@ -60,7 +60,7 @@ def train(
         if resume is not None:
             result = resume_fit(resume, overrides=changes, watch=progress, should_stop=stop)
         else:
-            result = fit(settings, out=out_folder, watch=progress, should_stop=stop)
+            result = fit(settings, out=out, watch=progress, should_stop=stop)
     run = result.training.run
     if result.training.stopped == "interrupted":
         note(f"Stopped and saved. Resume with: ndt train --resume {typed(run)}")

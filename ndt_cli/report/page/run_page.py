@@ -10,7 +10,6 @@ import numpy as np
 
 from ndt_cli import __version__
 from ndt_cli.data.spike_data import Recording, SpikeData
-from ndt_cli.engine.ensembles import Ensemble
 from ndt_cli.engine.trained_model import Model
 from ndt_cli.errors import DataError, RunError, called
 from ndt_cli.evaluation import Evaluation
@@ -198,9 +197,9 @@ def training_rows(run: RunContents) -> list[Row]:
 
 
 def _model(trained: Model) -> str:
-    if isinstance(trained, Ensemble):
+    if len(trained.members) > 1:
         return f"the mean of {count(len(trained.members), 'model')}"
-    network, model = trained.network, trained.settings.model
+    network, model = trained.members[0].network, trained.settings.model
     n_parameters = sum(parameter.numel() for parameter in network.parameters())
     window = (network.context.back, network.context.forward)
     back, forward = ("all bins" if bins is None else count(bins, "bin") for bins in window)
