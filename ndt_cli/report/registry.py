@@ -334,8 +334,8 @@ def plot(
 
     Examples
     --------
-    >>> plot("runs/first", "neurons-bits", "neurons.pdf").caption[:31]
-    'Bits per spike over the mean rat'
+    >>> plot("runs/first", "neurons-bits", "neurons.pdf").caption[:30]
+    'Bits per spike over the mean r'
     """
     path, out = Path(path), Path(out)
     # Before minutes of computing.

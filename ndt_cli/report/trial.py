@@ -127,7 +127,7 @@ def spike_times(counts_T: NDArray[np.integer], bin_time: float) -> list[float]:
 # Spikes of all neurons, rates of a few
 # ------------------------------------------------------------------------------------------------
 
-# Above the right end of a panel, where there are no data.
+# Above the right end of a panel, clear of the data.
 _LEGEND: Any = {
     "loc": "lower right",
     "bbox_to_anchor": (1.0, 1.0),

@@ -121,7 +121,7 @@ def page(text):
 def test_each_section_has_its_heading_and_its_figures(page):
     assert page.headings == [
         "Data and training",
-        "Scores beside their references",
+        "Scores of NDT and baselines",
         "Learning curves",
         "Spikes and inferred rates",
         "Single neurons",
