@@ -64,8 +64,16 @@ def as_typed(text: str, flags: Mapping[str, str] = _flags) -> str:
     "Use --set train.batch_size=32, then ndt train --resume 'my runs/a'."
     >>> as_typed("`train(load_settings('a.toml'), out='b')`, `evaluate('b').rates_BTN`")
     'ndt train --config a.toml --out b, ndt evaluate b --rates rates.h5'
+    >>> as_typed("a.h5: `bin_ms`: found 0; give it: `bin_ms=20`", flags)
+    'a.h5: `bin_ms`: found 0; give it: --bin-ms 20'
     """
-    return re.sub(r"`([^`\n]+)`", lambda found: _typed(found[1], flags) or found[0], text)
+
+    def typed_form(found: re.Match[str]) -> str:
+        # A key of a file that is named like a parameter: "FILE: `bin_ms`: found".
+        is_key = text[: found.start()].endswith(": ") and text[found.end() :].startswith(":")
+        return found[0] if is_key else _typed(found[1], flags) or found[0]
+
+    return re.sub(r"`([^`\n]+)`", typed_form, text)
 
 
 def flags_of(command: Any) -> dict[str, str]:
