@@ -20,6 +20,7 @@ from ndt_cli.engine.inference import (
 from ndt_cli.engine.trained_model import unlike_neurons
 from ndt_cli.errors import RunError, SettingsError
 from ndt_cli.metrics import PSTH_SMOOTHING_MS
+from ndt_cli.model.masking import describe_scoring
 from ndt_cli.scores import Estimate, References, Scores, score_estimate
 
 __all__ = ["Evaluation", "Scores", "Split", "evaluate"]
@@ -46,6 +47,8 @@ class Evaluation:
         Standard deviation of the smoothing kernel, chosen on the training trials.
     scores : dict of str to Scores
         ``"NDT"``, ``"smoothed spikes"``, ``"mean rate"`` and, where known, ``"true rates"``.
+    hiding : str
+        What the ``hidden`` scores hide, and what stands in its place.
     warnings : tuple of str
         What makes these scores doubtful, such as neurons that look shuffled.
     """
@@ -60,6 +63,7 @@ class Evaluation:
     activations: ByTrial
     smoothing_ms: float
     scores: dict[str, Scores]
+    hiding: str
     warnings: tuple[str, ...] = ()
 
     @cached_property
@@ -101,6 +105,7 @@ class Evaluation:
             "heldout_neurons": self.data.heldout_ids.tolist(),
             "smoothing_ms": self.smoothing_ms,
             "psth_smoothing_ms": PSTH_SMOOTHING_MS,
+            "hiding": self.hiding,
             "warnings": list(self.warnings),
             "scores": {name: _plain(asdict(scores)) for name, scores in self.scores.items()},
         }
@@ -247,6 +252,7 @@ def _score(
             name: score_estimate(estimate, data, train, lags_ms)
             for name, estimate in estimates.items()
         },
+        hiding=describe_scoring(trained.settings.mask),
     )
 
 

@@ -15,6 +15,7 @@ from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.model.network import ModelShape, NeuralDataTransformer
 from ndt_cli.settings.tree import (
     DataSettings,
+    InferenceSettings,
     MaskSettings,
     ModelSettings,
     Settings,
@@ -29,7 +30,7 @@ def model_settings(**model):
     return ModelSettings(**{"n_layers": 1, "n_heads": 1, "feedforward_size": 8, **model})
 
 
-def tiny_settings(*, model=None, mask=None, train=None):
+def tiny_settings(*, model=None, mask=None, train=None, inference=None):
     """Settings of a run of three epochs on the CPU, one thread, float32."""
     run = {
         "device": "cpu",
@@ -43,6 +44,7 @@ def tiny_settings(*, model=None, mask=None, train=None):
         data=DataSettings(synthetic="none"),
         model=model_settings(**(model or {})),
         mask=MaskSettings(**(mask or {})),
+        inference=InferenceSettings(**(inference or {})),
         train=TrainSettings(**{**run, **(train or {})}),
     )
 

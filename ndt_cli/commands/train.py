@@ -9,7 +9,7 @@ from ndt_cli.commands.console import log, out, print_json, run_warnings_shown
 from ndt_cli.commands.flags import ConfigOption, JsonOption, SetOption, with_flag
 from ndt_cli.commands.stopping import stop_request
 from ndt_cli.errors import SettingsError, typed
-from ndt_cli.settings.load import find_config, load_settings
+from ndt_cli.settings.load import RECORDING_PRESET, find_config, load_settings
 
 
 def train(
@@ -37,7 +37,7 @@ def train(
     """Train a model.
 
     Without options it makes the Lorenz set and fits it in a few minutes on a
-    laptop.
+    laptop; a spike file without a config takes the preset recordings.
 
     Several GPUs: torchrun --nproc-per-node 4 -m ndt_cli train ...
     """
@@ -48,9 +48,13 @@ def train(
             "leave out --config and --out",
         )
     if resume is None:
+        chosen = ""
+        if config is None and any(change.startswith("data.file=") for change in changes):
+            config = RECORDING_PRESET
+            chosen = " (for a file of spikes; --config chooses another)"
         source = find_config(config)
         settings = load_settings(config, changes)
-        log.print(f"settings: {source.label}", highlight=False, soft_wrap=True)
+        log.print(f"settings: {source.label}{chosen}", highlight=False, soft_wrap=True)
 
     from ndt_cli.commands.progress import TrainingProgress
     from ndt_cli.commands.score_table import score_notes, score_table, score_title

@@ -6,6 +6,7 @@
 SHAPE_SETTINGS = (
     "model.embedding",
     "model.embedding_size",
+    "model.width",
     "model.positions",
     "model.n_layers",
     "model.n_heads",

@@ -40,7 +40,7 @@ class FieldDoc:
         Dotted name, such as ``"train.learning_rate"``.
     type : str
         ``"whole number"``, ``"number"``, ``"true or false"``, ``"text"``, ``"path"``,
-        ``"choice"`` or ``"list of whole numbers"``.
+        ``"choice"``, ``"list of whole numbers"`` or ``"whole number or auto"``.
     choices : tuple of str
         The values allowed, where there is a list of them.
     range : str
@@ -72,6 +72,7 @@ def _describe(key: str, schema: dict[str, Any]) -> FieldDoc:
     kinds = [kind for kind in schema.get("anyOf", [schema]) if kind.get("type") != "null"]
     kind = kinds[0]
     choices = kind.get("enum") or kind.get("examples") or ()
+    words = [other["const"] for other in kinds[1:] if "const" in other]
     type_word = "path" if kind.get("format") == "path" else _TYPE_WORDS[kind["type"]]
     if kind["type"] == "array":
         kind = kind["items"]
@@ -84,7 +85,7 @@ def _describe(key: str, schema: dict[str, Any]) -> FieldDoc:
     ]
     return FieldDoc(
         key=key,
-        type="choice" if choices else type_word,
+        type=" or ".join(["choice" if choices else type_word, *words]),
         choices=tuple(choices),
         range=", ".join(bounds),
         default=schema.get("default"),

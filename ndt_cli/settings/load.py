@@ -23,6 +23,7 @@ from ndt_cli.settings.explain import (
 from ndt_cli.settings.tree import Settings
 
 DEFAULT_PRESET = "lorenz-quick"
+RECORDING_PRESET = "recordings"
 
 _MOST_BYTES = 1_000_000
 
@@ -227,6 +228,7 @@ def _shell_number(text: str) -> float | str:
 
 __all__ = [
     "DEFAULT_PRESET",
+    "RECORDING_PRESET",
     "ConfigSource",
     "PresetInfo",
     "find_config",
@@ -330,8 +332,8 @@ def _resolve(source: ConfigSource, overrides: Sequence[str]) -> Settings:
         settings = Settings.model_validate(values, strict=True)
     except ValidationError as error:
         problems += [describe_problem(item, origins) for item in error.errors()]
-    if problems:
-        raise SettingsError("\n".join(problems), _FIELDS_HINT)
+    if problems:  # a setting of two kinds is wrong as either
+        raise SettingsError("\n".join(dict.fromkeys(problems)), _FIELDS_HINT)
     return settings
 
 

@@ -94,6 +94,11 @@ class ModelSettings(_Section):
     embedding_size: int = Field(2, ge=1, le=64)
     """Numbers per neuron in the count table."""
 
+    width: Annotated[int, Field(ge=16, le=16384)] | Literal["auto"] = "auto"
+    """Numbers per bin inside the encoder. auto, as NDT1: one for each neuron (count-table:
+    embedding_size for each), at least 16. Any width goes with a linear embedding; the others take
+    no fewer than auto."""
+
     positions: Literal["learned", "sinusoid", "none"] = "learned"
     """What tells the encoder where in the trial a bin is."""
 
@@ -179,12 +184,21 @@ class MaskSettings(_Section):
     token_ratio: float = Field(1.0, ge=0, le=1)
     """Of the hidden entries, the share that is replaced by zero (or by the mask token)."""
 
+    empty_ratio: float = Field(0.0, ge=0, le=1)
+    """Of the hidden bins (or what else the mode hides), the share that is wholly replaced by zero
+    (or by the mask token). In the others the two ratios around this one decide entry by entry, as
+    in NDT1. Above 0, validation and scores hide whole bins this way only."""
+
     random_ratio: float = Field(0.5, ge=0, le=1)
     """Of the hidden entries that are left, the share replaced by a random count; the rest
     stay as they were."""
 
     zero_token: bool = True
     """Hidden entries become zero; otherwise a token one past the largest count."""
+
+    neuron_ratio: float = Field(0.0, ge=0, lt=1)
+    """Largest share of the neurons that is hidden for a whole trial, beside the above: each trial
+    draws its share from 0 to this. Their counts are predicted too."""
 
     max_span: int = Field(1, ge=1, le=10_000)
     """Longest run of bins hidden together; the width is drawn from 1 to this for each batch."""
@@ -206,7 +220,25 @@ class MaskSettings(_Section):
             raise ValueError(
                 f'mode = "neuron" hides whole trials, so max_span must be 1, not {self.max_span}'
             )
+        if self.mode == "neuron" and self.neuron_ratio:
+            raise ValueError(
+                'mode = "neuron" hides neurons already: neuron_ratio must be 0, not '
+                f"{self.neuron_ratio}"
+            )
         return self
+
+
+class InferenceSettings(_Section):
+    """How a trained model infers rates."""
+
+    passes: int = Field(1, ge=1, le=1000)
+    """Infer rates this many times, each time with other bins hidden, and average the log-rates: for
+    a model that was trained with hidden bins, better rates than one pass in which all are seen. The
+    time grows with it. 1: one pass with nothing hidden."""
+
+    hidden_ratio: float = Field(0.25, gt=0, lt=1)
+    """Share of the bins hidden in each of several passes. A bin is hidden in as many of them as
+    any other."""
 
 
 class TrainSettings(_Section):
@@ -232,6 +264,10 @@ class TrainSettings(_Section):
     max_epochs: int = Field(1000, ge=1, le=_MANY)
     """Passes over the training trials (NDT1 calls one an "update")."""
 
+    max_steps: int | None = Field(None, ge=1, le=_MANY)
+    """The same in optimizer steps (batches), so that the length does not depend on the number of
+    trials; where both are given the shorter one counts. So for the three others in steps."""
+
     batch_size: int = Field(64, ge=1, le=_MANY)
     """Trials in a step, over all devices together; a last, smaller batch is kept."""
 
@@ -250,11 +286,17 @@ class TrainSettings(_Section):
     warmup_epochs: int = Field(0, ge=0, le=_MANY)
     """Epochs over which the learning rate rises linearly from zero."""
 
+    warmup_steps: int | None = Field(None, ge=0, le=_MANY)
+    """The same in steps, rounded to whole epochs and to at most a tenth of the training."""
+
     topk_fraction: float = Field(1.0, gt=0, le=1)
     """Train on this share of the hidden entries, the worst predicted ones."""
 
     val_interval_epochs: int = Field(10, ge=1, le=_MANY)
     """Validate, and save the last checkpoint, every so many epochs."""
+
+    val_interval_steps: int | None = Field(None, ge=1, le=_MANY)
+    """The same in steps, rounded to whole epochs."""
 
     save_interval_minutes: float = Field(5.0, gt=0, le=_MANY)
     """Save the last checkpoint also when so much time has passed, within an epoch too: what a
@@ -292,15 +334,19 @@ class TrainSettings(_Section):
     patience_epochs: int = Field(750, ge=1, le=_MANY)
     """Stop when that measure has not improved for so many epochs."""
 
+    patience_steps: int | None = Field(None, ge=1, le=_MANY)
+    """The same in steps, rounded to whole epochs."""
+
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.schedule == "cosine" and self.warmup_epochs >= self.max_epochs:
+        in_epochs = self.warmup_steps is None
+        if self.schedule == "cosine" and in_epochs and self.warmup_epochs >= self.max_epochs:
             raise ValueError(
                 f"warmup_epochs ({self.warmup_epochs}) must be below max_epochs "
                 f"({self.max_epochs}): the cosine begins after the warm-up; such as --set "
                 f"train.warmup_epochs={(self.max_epochs - 1) // 2}"
             )
-        if self.schedule == "inverse-sqrt" and self.warmup_epochs < 1:
+        if self.schedule == "inverse-sqrt" and in_epochs and self.warmup_epochs < 1:
             raise ValueError(
                 'schedule = "inverse-sqrt" falls from the end of the warm-up, so warmup_epochs '
                 "must be at least 1"
@@ -314,4 +360,21 @@ class Settings(_Section):
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
     mask: MaskSettings = MaskSettings()
+    inference: InferenceSettings = InferenceSettings()
     train: TrainSettings = TrainSettings()
+
+    def in_epochs(self, n_trials: int) -> "Settings":
+        """Return the settings with lengths in epochs alone, for this many training trials.
+
+        Of a length given both in epochs and in steps, the shorter one is taken.
+        """
+        steps_per_epoch = -(-n_trials // self.train.batch_size)
+        train = self.train.model_dump()
+        for name in ("max", "warmup", "val_interval", "patience"):
+            steps = train.pop(f"{name}_steps")
+            if steps is None:
+                continue
+            epochs = round(steps / steps_per_epoch)
+            epochs = min(epochs, train["max_epochs"] // 10) if name == "warmup" else max(epochs, 1)
+            train[f"{name}_epochs"] = min(epochs, train[f"{name}_epochs"])
+        return self.model_copy(update={"train": TrainSettings.model_validate(train)})
