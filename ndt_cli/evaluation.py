@@ -68,7 +68,7 @@ class Evaluation:
 
     @cached_property
     def rates_BTN(self) -> FloatArray:
-        """Inferred rates in spikes per bin, nothing hidden, (trials, bins, neurons)."""
+        """Inferred rates in spikes per bin, from all counts, (trials, bins, neurons)."""
         return self.inferred[:]
 
     @cached_property

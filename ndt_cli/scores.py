@@ -5,7 +5,8 @@ copy the count that they are asked to predict:
 
 - *hidden*: each entry is predicted in a pass in which its own count is hidden. This is a fair
   prediction, and the one to compare.
-- *seen*: nothing is hidden. These are the rates that a user takes away.
+- *seen*: from all counts. These are the rates that a user takes away: inferred with nothing
+  hidden, or the mean of several passes (``inference.passes``).
 """
 
 from collections.abc import Callable, Sequence
@@ -43,7 +44,7 @@ class Estimate:
     Parameters
     ----------
     seen_BTN : (trials, bins, neurons) float array or ByTrial
-        Nothing hidden.
+        From all counts.
     hidden_BTN : (trials, bins, neurons) float array or ByTrial
         Each count hidden once; of held-in neurons in the window.
     train_BTN : (trials, bins, neurons) float array or ByTrial or None
