@@ -47,6 +47,7 @@ from ndt_cli.metrics import (
     psth_scores,
 )
 from ndt_cli.metrics.decoding import check_lags
+from ndt_cli.model.masking import describe_scoring
 
 Split = Literal["train", "valid", "all"]
 
@@ -102,6 +103,8 @@ class Evaluation:
         Standard deviation of the smoothing kernel, chosen on the training trials.
     scores : dict of str to Scores
         ``"NDT"``, ``"smoothed spikes"``, ``"mean rate"`` and, where known, ``"true rates"``.
+    hiding : str
+        What the ``hidden`` scores hide, and what stands in its place.
     warnings : tuple of str
         Reasons to doubt these scores, such as neurons that look shuffled.
     """
@@ -116,11 +119,12 @@ class Evaluation:
     activations: ByTrial
     smoothing_ms: float
     scores: dict[str, Scores]
+    hiding: str
     warnings: tuple[str, ...] = ()
 
     @cached_property
     def rates_BTN(self) -> FloatArray:
-        """Inferred rates in spikes per bin, nothing hidden, (trials, bins, neurons)."""
+        """Inferred rates in spikes per bin, from all counts, (trials, bins, neurons)."""
         return self.inferred[:]
 
     @cached_property
@@ -157,6 +161,7 @@ class Evaluation:
             "heldout_neurons": self.data.heldout_ids.tolist(),
             "smoothing_ms": self.smoothing_ms,
             "psth_smoothing_ms": PSTH_SMOOTHING_MS,
+            "hiding": self.hiding,
             "warnings": list(self.warnings),
             "scores": jsonable(self.scores),
         }
@@ -269,6 +274,7 @@ def evaluate(
         ),
         smoothing_ms=smoothing.smoother.width_ms,
         scores=scores,
+        hiding=describe_scoring(trained.settings.mask),
         warnings=(unlike,) if unlike else (),
     )
 

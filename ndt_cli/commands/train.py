@@ -10,7 +10,7 @@ from ndt_cli.commands.evaluate import print_scores
 from ndt_cli.commands.flags import ConfigOption, JsonOption, SetOption, with_flag
 from ndt_cli.commands.stopping import stop_request
 from ndt_cli.errors import SettingsError, typed
-from ndt_cli.settings.load import find_config, load_settings
+from ndt_cli.settings.load import RECORDING_PRESET, find_config, load_settings
 
 
 def train(
@@ -38,7 +38,7 @@ def train(
     """Train a model.
 
     Without options, it generates the Lorenz dataset and fits it in a few minutes
-    on a laptop.
+    on a laptop. For a spike file, the default is the preset recordings.
 
     Several GPUs: torchrun --nproc-per-node 4 -m ndt_cli train ...
     """
@@ -49,9 +49,13 @@ def train(
             "Leave out --config and --out.",
         )
     if resume is None:
+        chosen = ""
+        if config is None and any(change.startswith("data.file=") for change in changes):
+            config = RECORDING_PRESET
+            chosen = " (the default for a spike file; --config chooses another)"
         source = find_config(config)
         settings = load_settings(config, changes)
-        note(f"settings: {source.label}")
+        note(f"settings: {source.label}{chosen}")
 
     from ndt_cli.commands.progress import TrainingProgress
     from ndt_cli.fitting import fit, resume_fit

@@ -107,6 +107,7 @@ def sweep(
     if settings.train.tensorboard:
         require_tensorboard()
     recording = recording or load_recording(settings.data)
+    settings = settings.in_epochs(recording.train.n_trials)
     name = f"sweep-{Path(recording.source).stem}"
     path = Path(out) if out is not None else default_path(name)
     folder = SweepFolder(path, settings, space, n_members, seed)
