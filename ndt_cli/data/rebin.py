@@ -101,13 +101,7 @@ def _wider_starts(start_bins_B: IntArray | None, k: int) -> IntArray | None:
 
 
 def rebin_recording(recording: Recording, bin_ms: float | None) -> Recording:
-    """Rebin both splits and add a note; without a width, return the recording unchanged.
-
-    Raises
-    ------
-    DataError
-        As `rebin` does, with the recording's source in front.
-    """
+    """Rebin both splits and add a note; without a width, return the recording unchanged."""
     before_ms = recording.train.bin_ms
     if bin_ms is None or bin_ms == before_ms:
         return recording

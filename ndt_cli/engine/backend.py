@@ -63,15 +63,8 @@ class PlainBackend:
 def choose_backend(settings: TrainSettings, compute: Compute, world_size: int = 1) -> Backend:
     """Return the fastest way to compute that the settings allow.
 
-    Parameters
-    ----------
-    settings : TrainSettings
-        ``plain_layers`` and ``cuda_graph`` rule out the faster ways.
-    compute : Compute
-        Device and dtype.
-    world_size : int
-        Number of processes that train together. They wait for one another within a step, so a
-        step is neither captured as a CUDA graph nor shared among CPU threads.
+    Processes that train together wait for one another within a step: theirs is neither captured as
+    a CUDA graph nor shared among CPU threads.
     """
     kind = compute.device.type
     if kind == "cpu" and not settings.plain_layers:

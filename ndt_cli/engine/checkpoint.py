@@ -24,30 +24,15 @@ from ndt_cli.settings.tree import ModelSettings
 
 @dataclass
 class Progress:
-    """Position in the training, and the best validation so far.
+    """Position in the training, and the best validation so far."""
 
-    Attributes
-    ----------
-    epoch : int
-        Epoch under way, from 0; equal to the epochs that are complete.
-    step : int
-        Steps taken in it.
-    loss_total, n_scored : float
-        Summed training loss and scored entries of the steps taken in it.
-    seconds : float
-        Time spent training so far, over all resumptions.
-    validated_epoch : int
-        Epochs that were complete at the last validation.
-    best : dict
-        By checkpoint name: the best value so far and the epochs done when it came.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    loss_total: float = 0.0
-    n_scored: float = 0.0
-    seconds: float = 0.0
-    validated_epoch: int = 0
+    epoch: int = 0  # under way, from 0: as many as are complete
+    step: int = 0  # steps taken in it
+    loss_total: float = 0.0  # of the steps taken in it
+    n_scored: float = 0.0  # entries, of the steps taken in it
+    seconds: float = 0.0  # spent training so far, over all resumptions
+    validated_epoch: int = 0  # epochs that were complete at the last validation
+    # By checkpoint name: the best value so far, and the epochs that were complete then.
     best: dict[str, tuple[float, int]] = field(default_factory=dict)
 
     def validated(self, measures: dict[str, float]) -> list[str]:
@@ -97,17 +82,7 @@ _MOST_BINS, _MOST_NEURONS = 2**17, 2**20
 
 @dataclass(frozen=True)
 class Header:
-    """What a checkpoint says of itself.
-
-    Attributes
-    ----------
-    model_settings : ModelSettings
-        The ``[model]`` section that the network was built from.
-    shape : ModelShape
-        Neurons, bins and largest count that it was built for.
-    progress : dict
-        Where training stood: the fields of `Progress` as plain JSON values.
-    """
+    """What a checkpoint says of itself: what its network was built from, and its `Progress`."""
 
     model_settings: ModelSettings
     shape: ModelShape
@@ -125,13 +100,7 @@ class Header:
 
 
 def read_header(path: Path, texts: Mapping[str, str]) -> Header:
-    """Read what `Header.to_text` made, and believe nothing of it.
-
-    Raises
-    ------
-    CheckpointError
-        If it is none, of a newer version, or a value is missing, of another type or absurd.
-    """
+    """Read what `Header.to_text` made, checking every value; raise `CheckpointError`."""
     if texts.get("format") != FORMAT:
         raise CheckpointError(
             f"{path}: a safetensors file, but not an ndt checkpoint",
@@ -197,28 +166,15 @@ _OPTIMIZER_STATES = ("step", "exp_avg", "exp_avg_sq")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint file holds.
+    """Weights by name, what they belong to, and the states to resume from.
 
-    Attributes
-    ----------
-    model : dict of str to Tensor
-        Weights by name.
-    model_settings : ModelSettings
-        The ``[model]`` section that the network was built from.
-    shape : ModelShape
-        Neurons, bins and largest count that it was built for.
-    progress : dict
-        Where training stood; plain JSON values.
-    optimizer, streams : dict of str to Tensor
-        States to resume from; empty in a best checkpoint.
-    path : Path or None
-        The file that it was read from.
+    A best checkpoint has no states of the optimizer and the random streams.
     """
 
     model: dict[str, Tensor]
     model_settings: ModelSettings
     shape: ModelShape
-    progress: dict[str, Any]
+    progress: dict[str, Any]  # a `Progress` as plain JSON values
     optimizer: dict[str, Tensor] = field(default_factory=dict)
     streams: dict[str, Tensor] = field(default_factory=dict)
     path: Path | None = None
@@ -236,13 +192,7 @@ class Checkpoint:
         return cls(state, model.settings, model.shape, progress, optimizer or {}, streams or {})
 
     def build_model(self, math: LayerMath | None = None) -> NeuralDataTransformer:
-        """Return the network with these weights, on the CPU, its layers computed by ``math``.
-
-        Raises
-        ------
-        CheckpointError
-            If the weights do not fit the network that the header describes.
-        """
+        """Return the network with these weights, on the CPU, its layers computed by ``math``."""
         self._check_weights()
         with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced
             model = NeuralDataTransformer(self.model_settings, self.shape, math)
@@ -250,13 +200,7 @@ class Checkpoint:
         return model
 
     def load_into(self, model: NeuralDataTransformer) -> None:
-        """Set the weights of a network of the same settings and shape.
-
-        Raises
-        ------
-        CheckpointError
-            If they do not fit.
-        """
+        """Set the weights of a network of the same settings and shape."""
         if model.shape != self.shape:
             raise CheckpointError(
                 f"{self.path}: it is for {self.shape}, and the data make {model.shape}",
@@ -284,13 +228,7 @@ class Checkpoint:
                 )
 
     def load_optimizer(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-        """Set the optimizer to the state that `optimizer_tensors` took.
-
-        Raises
-        ------
-        CheckpointError
-            If a state is missing or of another shape.
-        """
+        """Set the optimizer to the state that `optimizer_tensors` took."""
         if not self.optimizer and not self.progress["epoch"] and not self.progress["step"]:
             return  # before the first step there is none
         for name, parameter in model.named_parameters():
@@ -306,14 +244,7 @@ class Checkpoint:
             optimizer.state[parameter] = state
 
     def load_streams(self, streams: Streams, rank: int, world_size: int) -> None:
-        """Set the random streams of a process to where they stood.
-
-        Raises
-        ------
-        CheckpointError
-            If they are not all there, another number of processes saved them, or another kind
-            of device did.
-        """
+        """Set the random streams of a process to where they stood."""
         saved_by = len({name.partition(".")[0] for name in self.streams})
         if saved_by not in (0, world_size):
             raise CheckpointError(
@@ -337,13 +268,7 @@ class Checkpoint:
         )
 
     def save(self, path: Path) -> None:
-        """Write the file in one piece.
-
-        Raises
-        ------
-        OSError
-            If the disk or the folder refuses it; an older file is left as it was.
-        """
+        """Write the file in one piece; after an OSError an older file is left as it was."""
         groups = {"model": self.model, "optimizer": self.optimizer, "stream": self.streams}
         tensors = {
             f"{group}.{name}": tensor.detach().cpu().contiguous()
@@ -357,13 +282,7 @@ class Checkpoint:
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":
-        """Read a checkpoint file.
-
-        Raises
-        ------
-        CheckpointError
-            If the file is missing, truncated, not a checkpoint, or of a newer version.
-        """
+        """Read a checkpoint file."""
         if not path.is_file():
             raise CheckpointError(
                 f"{path}: there is no such checkpoint",

@@ -30,13 +30,6 @@ def deterministic_kernels(wanted: bool, device: torch.device) -> Iterator[None]:
     On a CPU nothing is changed: training there is exact as it is. What CUDA's matrix products
     need is an environment variable that is read when they are first used, so it must be set
     before anything else multiplies on that GPU in this process.
-
-    Parameters
-    ----------
-    wanted : bool
-        ``train.deterministic``.
-    device : torch.device
-        Where the run computes.
     """
     if not wanted or device.type == "cpu":
         yield
@@ -69,18 +62,10 @@ MAX_THREADS = 8
 
 @dataclass(frozen=True)
 class Compute:
-    """Where and how a run computes.
+    """Where and how a run computes."""
 
-    Attributes
-    ----------
-    device : torch.device
-        Holds the weights and the data.
-    dtype : torch.dtype
-        Of the matrix products; weights and sums are float32.
-    """
-
-    device: torch.device
-    dtype: torch.dtype
+    device: torch.device  # of the weights and the data
+    dtype: torch.dtype  # of the matrix products; weights and sums are float32
 
     @property
     def name(self) -> str:
@@ -92,13 +77,7 @@ class Compute:
 
 
 def choose_compute(settings: TrainSettings, local_rank: int = 0) -> Compute:
-    """Pick the device and precision that the settings ask for.
-
-    Raises
-    ------
-    DeviceError
-        If the device, or bfloat16 on it, is not there.
-    """
+    """Pick the device and precision that the settings ask for."""
     device = _choose_device(settings.device, local_rank)
     if device.type == "cuda":
         allow_deterministic_products()

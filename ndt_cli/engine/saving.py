@@ -20,20 +20,8 @@ class Saver:
     """Writes checkpoints and ``metrics.jsonl``, and keeps what could not be written.
 
     The last checkpoint is written after the best ones and the log that it counts on, so that
-    what is on disk fits together at whatever moment the process is killed.
-
-    Parameters
-    ----------
-    folder : RunFolder
-        The run.
-    settings : TrainSettings
-        How often to save. Where ``on_save_error`` is "go-on", what cannot be written is kept
-        until the next save, with a warning; otherwise an error is raised.
-
-    Attributes
-    ----------
-    is_behind : bool
-        True while something that should be on disk is not.
+    what is on disk fits together at whatever moment the process is killed. If ``on_save_error``
+    is "go-on", what cannot be written is kept until the next save, with a warning.
     """
 
     def __init__(self, folder: RunFolder, settings: TrainSettings) -> None:
@@ -43,7 +31,7 @@ class Saver:
         self._waiting: dict[str, Checkpoint] = {}  # best ones; a newer last one replaces the last
         self._log_is_whole = True
         self._shows = True
-        self.is_behind = False
+        self.is_behind = False  # something that should be on disk is not
 
     def is_due(self) -> bool:
         """Return whether ``save_interval_minutes`` have passed since the last checkpoint."""
@@ -51,14 +39,8 @@ class Saver:
         return minutes >= self._settings.save_interval_minutes
 
     def record(self, history: History) -> None:
-        """Add the last record of a history to the log.
-
-        Raises
-        ------
-        RunError
-            If it cannot be written, and training is not to go on.
-        """
-        if not self._log_is_whole:  # the next save writes it anew
+        """Add the last record of a history to the log."""
+        if not self._log_is_whole:  # the next save writes all of it
             return
         self._log_is_whole = False
         try:
@@ -95,24 +77,7 @@ class Saver:
     def save(
         self, name: str, checkpoint: Checkpoint, history: History, *, must: bool = False
     ) -> None:
-        """Write a checkpoint, after those that are waiting.
-
-        Parameters
-        ----------
-        name : str
-            Of `CHECKPOINTS`.
-        checkpoint : Checkpoint
-            What to write; copied where it has to wait.
-        history : sequence of records
-            All records so far.
-        must : bool
-            Raise also where training would go on.
-
-        Raises
-        ------
-        RunError
-            If it cannot be written, and training is not to go on or ``must`` is set.
-        """
+        """Write a checkpoint, after those that are waiting; ``must`` raises errors in any case."""
         writing = name
         if name == "last":
             self._saved_at = time.monotonic()
@@ -163,11 +128,6 @@ def take_later_best(folder: RunFolder, progress: Progress) -> None:
 
     Going on gives the same again where computing is exact. Where it is not, as on most GPUs, what
     replaces them must be better still.
-
-    Raises
-    ------
-    CheckpointError
-        If a best checkpoint is damaged.
     """
     for name in BEST_CHECKPOINTS:
         path = folder.checkpoint(name)
