@@ -41,7 +41,7 @@ COMMANDS = {
     ),
     "evaluate": _Command("ndt_cli.commands.evaluate:evaluate", "Evaluate a run."),
     "report": _Command("ndt_cli.commands.report:report", "Write a run's report as a web page."),
-    "plot": _Command("ndt_cli.commands.plot:plot", "Draw one figure of a run or a sweep."),
+    "plot": _Command("ndt_cli.commands.report:plot", "Draw one figure of a run or a sweep."),
     "bench": _Command("ndt_cli.commands.bench:bench", "Compare speed with stock PyTorch layers."),
     "nlb-data": _Command(
         "ndt_cli.commands.nlb_data:nlb_data",

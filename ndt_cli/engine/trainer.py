@@ -14,12 +14,17 @@ from torch.nn.parallel import DistributedDataParallel
 from ndt_cli.baselines import starting_rates
 from ndt_cli.data.spike_data import Recording, SpikeData
 from ndt_cli.engine.backend import choose_backend
-from ndt_cli.engine.checkpoint import Checkpoint, Progress, optimizer_tensors
+from ndt_cli.engine.checkpoint import (
+    Checkpoint,
+    Progress,
+    Saver,
+    optimizer_tensors,
+    take_later_best,
+)
 from ndt_cli.engine.device import Compute
 from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.events import EpochDone, Event, Started, StepDone, Watcher
 from ndt_cli.engine.run_folder import RunFolder
-from ndt_cli.engine.saving import Saver, take_later_best
 from ndt_cli.engine.step import StepParts, make_optimizer, set_learning_rate
 from ndt_cli.engine.streams import Streams, stream_seed
 from ndt_cli.engine.tensorboard import EventLog

@@ -6,8 +6,7 @@ import pytest
 import torch
 from builders import build_network, counts_BTN, model_settings, tiny_settings
 
-from ndt_cli.engine.backend import PlainBackend, choose_backend
-from ndt_cli.engine.cpu_parallel import CpuBackend, ShardedStep
+from ndt_cli.engine.backend import CpuBackend, PlainBackend, ShardedStep, choose_backend
 from ndt_cli.engine.cuda_graphs import CapturedNetwork, CapturedStep, CudaGraphBackend
 from ndt_cli.engine.device import Compute
 from ndt_cli.engine.distributed import Ranks

@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from same_run import assert_same_run
 
-from ndt_cli.engine import cpu_parallel
-from ndt_cli.engine.cpu_parallel import ShardedStep
+from ndt_cli.engine import backend
+from ndt_cli.engine.backend import ShardedStep
 from ndt_cli.engine.device import cpu_threads
 from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.step import StepParts, TrainingStep, make_optimizer
@@ -34,7 +34,7 @@ UNEVEN = {"lengths_B": [6] * 8 + [5, 3, 2]}
 
 @pytest.fixture(autouse=True)
 def _small_shares(monkeypatch):
-    monkeypatch.setattr(cpu_parallel, "_LEAST_NUMBERS", 1)
+    monkeypatch.setattr(backend, "_LEAST_NUMBERS", 1)
 
 
 class _Run:
@@ -117,13 +117,13 @@ def test_the_same_number_of_threads_gives_the_same_bits():
 
 def test_every_thread_takes_its_trials(monkeypatch):
     seen = {}
-    forward = cpu_parallel.NeuralDataTransformer.forward
+    forward = backend.NeuralDataTransformer.forward
 
     def note(network, input_BTN, *rest):
         seen.setdefault(threading.current_thread().name, []).append(len(input_BTN))
         return forward(network, input_BTN, *rest)
 
-    monkeypatch.setattr(cpu_parallel.NeuralDataTransformer, "forward", note)
+    monkeypatch.setattr(backend.NeuralDataTransformer, "forward", note)
     before = torch.get_num_threads()
     _Run(ShardedStep, tiny_settings(), spike_data(11)).train(4, n_steps=1)
     assert sorted(n for of_thread in seen.values() for n in of_thread) == [2, 3, 3, 3]
@@ -131,15 +131,15 @@ def test_every_thread_takes_its_trials(monkeypatch):
 
 
 def test_a_small_batch_is_computed_by_one_thread(monkeypatch):
-    monkeypatch.setattr(cpu_parallel, "_LEAST_NUMBERS", 10**6)
+    monkeypatch.setattr(backend, "_LEAST_NUMBERS", 10**6)
     run, n_threads = _Run(ShardedStep, tiny_settings(), spike_data(8)), []
-    forward = cpu_parallel.NeuralDataTransformer.forward
+    forward = backend.NeuralDataTransformer.forward
 
     def note(network, *batch):
         n_threads.append(torch.get_num_threads())
         return forward(network, *batch)
 
-    monkeypatch.setattr(cpu_parallel.NeuralDataTransformer, "forward", note)
+    monkeypatch.setattr(backend.NeuralDataTransformer, "forward", note)
     run.train(4, n_steps=2)
     assert n_threads == [1, 1]
     assert "_pool" not in vars(run.step)

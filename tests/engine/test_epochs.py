@@ -16,8 +16,8 @@ from builders import (
 )
 
 from ndt_cli.engine import trainer as trainer_module
+from ndt_cli.engine.backend import CpuBackend
 from ndt_cli.engine.checkpoint import Checkpoint
-from ndt_cli.engine.cpu_parallel import CpuBackend
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.step import TrainingStep
 from ndt_cli.engine.trainer import learning_rate
