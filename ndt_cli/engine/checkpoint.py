@@ -131,7 +131,7 @@ def read_header(path: Path, texts: Mapping[str, str]) -> Header:
         reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise CheckpointError(
             f"{path}: its header is damaged ({reason[:300]})",
-            "use another checkpoint of the run: --checkpoint last, or best-masked-loss",
+            "use another checkpoint of the run: `checkpoint='last'`, or best-masked-loss",
         ) from error
     return header
 
@@ -301,7 +301,7 @@ class Checkpoint:
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
                 f"{path}: not a whole ndt checkpoint ({error})",
-                "use another checkpoint of the run: --checkpoint last, or best-masked-loss",
+                "use another checkpoint of the run: `checkpoint='last'`, or best-masked-loss",
             ) from error
         groups: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "stream": {}}
         checkpoint = cls(
@@ -382,7 +382,7 @@ class Saver:
     def show(self, events: EventLog, history: History) -> None:
         """Add the last record to the TensorBoard log, until that cannot be written.
 
-        Its writer does not recover, and ``metrics.jsonl`` says the same, so training goes on
+        Its writer does not recover, and ``metrics.jsonl`` says the same, so training continues
         whatever ``on_save_error`` is.
         """
         if not self._shows:
@@ -439,7 +439,7 @@ class Saver:
             ) from error
         if not self.is_behind:
             warnings.warn(
-                f"{what}. The checkpoints that were saved before are whole; training goes on and "
+                f"{what}. The checkpoints that were saved before are whole; training continues and "
                 "tries again at the next save",
                 RunWarning,
                 stacklevel=2,
@@ -448,7 +448,7 @@ class Saver:
 
 
 def _copied(checkpoint: Checkpoint) -> Checkpoint:
-    """Copy the weights, which training goes on to change."""
+    """Copy the weights, which training continues to change."""
     model = {name: tensor.detach().cpu().clone() for name, tensor in checkpoint.model.items()}
     return replace(checkpoint, model=model)
 

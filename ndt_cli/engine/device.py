@@ -87,7 +87,7 @@ def choose_compute(settings: TrainSettings, local_rank: int = 0) -> Compute:
     if settings.precision == "bfloat16" and device.type == "mps":
         raise DeviceError(
             'train.precision = "bfloat16" is not supported on Apple MPS',
-            'use --set train.precision=float32 (or "auto")',
+            'use `train.precision=float32` (or "auto")',
         )
     return Compute(device, getattr(torch, settings.precision))
 
@@ -106,14 +106,14 @@ def _choose_device(wanted: str, local_rank: int) -> torch.device:
         if not torch.cuda.is_available():
             raise DeviceError(
                 f'train.device = "{wanted}", but PyTorch {torch.__version__} sees no CUDA GPU here',
-                "use --set train.device=auto, or install a CUDA build of PyTorch",
+                "use `train.device=auto`, or install a CUDA build of PyTorch",
             )
         device = torch.device("cuda", local_rank) if wanted == "cuda" else torch.device(wanted)
         return _check_gpu(device, wanted)
     if wanted == "mps" and not torch.backends.mps.is_available():
         raise DeviceError(
             'train.device = "mps", but this machine has no Apple GPU that PyTorch can use',
-            "use --set train.device=auto",
+            "use `train.device=auto`",
         )
     return torch.device(wanted)
 
@@ -143,7 +143,7 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 
 @contextmanager
 def cpu_threads(n_threads: int) -> Iterator[int]:
-    """Compute with this many CPU threads (0: as many as pay), and put the old number back."""
+    """Compute with this many CPU threads (0: as many as help), and restore the number after."""
     # What torch would take: the cores that this process may use, or OMP_NUM_THREADS.
     wanted = n_threads or min(torch.get_num_threads(), MAX_THREADS)
     with torch_threads(wanted):

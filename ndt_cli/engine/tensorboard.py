@@ -1,4 +1,4 @@
-"""TensorBoard events of a run, where they are asked for."""
+"""TensorBoard events of a run, if they are asked for."""
 
 import math
 import time
