@@ -41,7 +41,7 @@ COMMANDS = {
     ),
     "evaluate": _Command("ndt_cli.commands.evaluate:evaluate", "Evaluate a run."),
     "report": _Command("ndt_cli.commands.report:report", "Write a report of a run as a web page."),
-    "plot": _Command("ndt_cli.commands.plot:plot", "Draw one figure of a run or a sweep."),
+    "plot": _Command("ndt_cli.commands.report:plot", "Draw one figure of a run or a sweep."),
     "bench": _Command(
         "ndt_cli.commands.bench:bench", "Measure the speed of training and inference."
     ),

@@ -31,25 +31,7 @@ _N_ROUNDS, _IN_A_ROW, _UNTIMED = 40, 25, 3
 def run_bench(
     workload: Workload, n_steps: int = 20, watch: Callable[[str], None] = lambda text: None
 ) -> BenchResult:
-    """Measure training steps, inference and (on a GPU) memory of ndt and of the stock model.
-
-    Parameters
-    ----------
-    workload : Workload
-        Settings and size of the trials; ``train.device``, ``train.precision`` and
-        ``train.n_threads`` apply as in a training run.
-    n_steps : int
-        Training steps of each kind.
-    watch : callable, optional
-        Called with a description of what is measured next.
-
-    Raises
-    ------
-    SettingsError
-        When stock layers cannot compute what the settings ask for, or memory is too small.
-    DeviceError
-        When this machine lacks the device or the precision.
-    """
+    """Measure training steps, inference and (on a GPU) memory of ndt and of the stock model."""
     compute = choose_compute(workload.settings.train)
     device = compute.device
     workload.check_memory(device)
@@ -77,17 +59,7 @@ def run_bench(
 
 
 class NdtTraining:
-    """Training of a `NeuralDataTransformer`, step by step, as a run trains it.
-
-    Parameters
-    ----------
-    workload : Workload
-        Settings.
-    data : SpikeData
-        Training trials.
-    compute : Compute
-        Device and precision.
-    """
+    """Training of a `NeuralDataTransformer`, step by step, as a run trains it."""
 
     def __init__(self, workload: Workload, data: SpikeData, compute: Compute) -> None:
         settings = workload.settings
@@ -133,18 +105,8 @@ def time_in_turn(
 ) -> dict[Name, Times]:
     """Time each action ``n_rounds`` times ``in_a_row``, with the device idle before and after.
 
-    Actions alternate, so that other load on the machine affects all of them alike.
-
-    Parameters
-    ----------
-    actions : mapping of callables
-        What to time, by name.
-    device : torch.device
-        Where they compute.
-    n_rounds : int
-        Rounds; in each, every action has its turn.
-    in_a_row, untimed : int
-        Timed repeats of an action in its turn, after some untimed ones that fill the caches.
+    Actions alternate, so that other load on the machine affects all of them alike; ``untimed``
+    repeats fill the caches first.
     """
     seconds: dict[Name, list[float]] = {name: [] for name in actions}
     for _ in range(n_rounds):
@@ -166,24 +128,7 @@ def time_inference(
     device: torch.device,
     n_rounds: int,
 ) -> tuple[dict[Name, Times], dict[Name, Times]]:
-    """Time functions from counts to rates: of one trial, and of `INFERENCE_BATCH_SIZE` at once.
-
-    Parameters
-    ----------
-    infer : mapping of callables
-        From counts to rates, by name.
-    counts_BTN : Tensor
-        Trials in host memory, (B, T, N); repeated when there are fewer than a batch.
-    device : torch.device
-        Where they compute.
-    n_rounds : int
-        Rounds of the large batch; single trials have many more.
-
-    Returns
-    -------
-    one_trial, batch : dict of Times
-        By name.
-    """
+    """Time functions from counts to rates: of one trial, and of `INFERENCE_BATCH_SIZE` at once."""
     one_1TN = counts_BTN[:1]
     batch_BTN = counts_BTN[torch.arange(INFERENCE_BATCH_SIZE) % len(counts_BTN)]
     with torch.inference_mode():

@@ -23,13 +23,7 @@ from ndt_cli.settings.tree import ModelSettings, Settings
 
 
 class StockModel(nn.Module):
-    """Stock layers with the sizes, context window and dropout of a `NeuralDataTransformer`.
-
-    Raises
-    ------
-    SettingsError
-        For a norm, loss or readout that the stock encoder does not have.
-    """
+    """Stock layers with the sizes, context window and dropout of a `NeuralDataTransformer`."""
 
     positions: Tensor | None
 
@@ -102,15 +96,6 @@ class StockTraining:
     """Training of a `StockModel`, step by step: shuffled trials, masked Poisson loss, AdamW.
 
     Whole bins are masked and replaced by zeros, whatever masking the settings ask for.
-
-    Parameters
-    ----------
-    settings : Settings
-        Sizes, dropout, mask ratio, learning rate.
-    data : SpikeData
-        Training trials.
-    device : torch.device
-        Where to compute.
     """
 
     def __init__(self, settings: Settings, data: SpikeData, device: torch.device) -> None:

@@ -20,13 +20,7 @@ INFERENCE_BATCH_SIZE = 256
 
 @dataclass(frozen=True)
 class Times:
-    """Repeated measurements of the same thing.
-
-    Attributes
-    ----------
-    seconds : tuple of float
-        One value per repeat.
-    """
+    """Repeated measurements of the same thing."""
 
     seconds: tuple[float, ...]
 
@@ -41,26 +35,12 @@ class Times:
 
 @dataclass(frozen=True)
 class Machine:
-    """Device and versions, without which a time means nothing.
-
-    Attributes
-    ----------
-    device : str
-        As in "cpu" or "cuda:0 (NVIDIA H200)".
-    processor : str
-        Name of the CPU.
-    n_threads : int
-        CPU threads.
-    precision : str
-        Precision of this package's matrix products; the stock model computes in float32.
-    torch, ndt : str
-        Versions.
-    """
+    """Device and versions, without which a time means nothing."""
 
     device: str
     processor: str
     n_threads: int
-    precision: str
+    precision: str  # of ndt; the stock model computes in float32
     torch: str
     ndt: str
 
@@ -73,30 +53,15 @@ class Machine:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """Training steps and inference of ndt and of the stock model, measured in one process.
-
-    Attributes
-    ----------
-    workload : Workload
-        Settings and size of the trials.
-    machine : Machine
-        Where it was measured.
-    steps : dict of Times
-        Training steps, by kind.
-    one_trial, batch : dict of Times
-        Inference of one trial, and of `INFERENCE_BATCH_SIZE` trials at once: from counts to rates,
-        both in host memory.
-    peak_bytes : dict of int or None
-        Peak GPU memory of a training run: weights, optimizer, trials and training steps. None on
-        other devices, where it is not measured.
-    """
+    """Training steps and inference of ndt and of the stock model, measured in one process."""
 
     workload: Workload
     machine: Machine
     steps: dict[Kind, Times]
+    # Inference of one trial and of `INFERENCE_BATCH_SIZE` at once, from and to host memory.
     one_trial: dict[Kind, Times]
     batch: dict[Kind, Times]
-    peak_bytes: dict[Kind, int | None]
+    peak_bytes: dict[Kind, int | None]  # of GPU memory while training; None on other devices
 
     def step_speedup(self, kind: Kind) -> float:
         """Return how many times as fast as stock a training step is (medians)."""

@@ -25,24 +25,12 @@ _BYTES_PER_COUNT = 9
 
 @dataclass(frozen=True)
 class Workload:
-    """The settings of a training run, and the size of its trials.
-
-    Attributes
-    ----------
-    name : str
-        Name of the preset or config.
-    settings : Settings
-        Settings of the run; ``train.batch_size`` is the number of trials in a step.
-    n_bins, n_neurons : int
-        Size of a trial, including forward bins and held-out neurons.
-    n_heldout, n_forward : int
-        How many of the neurons and bins are predicted and never seen.
-    """
+    """The settings of a training run, and the size of its trials."""
 
     name: str
     settings: Settings
-    n_bins: int
-    n_neurons: int
+    n_bins: int  # with forward bins
+    n_neurons: int  # with held-out neurons
     n_heldout: int = 0
     n_forward: int = 0
 
@@ -83,11 +71,6 @@ class Workload:
         """Refuse trials or a network that do not fit in memory, before anything is allocated.
 
         The estimate is a lower bound, so nothing that would have fit is refused.
-
-        Raises
-        ------
-        SettingsError
-            With the size of the trials, and the memory that they need.
         """
         counts = _BYTES_PER_COUNT * self.n_trials_made * self.n_bins * self.n_neurons
         self._check_fits(counts, torch.device("cpu"))
@@ -113,21 +96,7 @@ def workload_of(
 ) -> Workload:
     """Return the workload of some settings, with trials as large as those of their data.
 
-    Parameters
-    ----------
-    name : str
-        Name of the preset or config; datasets of the Neural Latents Benchmark are found by it.
-    settings : Settings
-        With ``data.file``, the size is that of the trials in the file.
-    n_bins, n_neurons : int, optional
-        Another size.
-
-    Raises
-    ------
-    SettingsError
-        When neither the settings nor the arguments give the size of the trials.
-    DataError
-        When ``data.file`` cannot be read.
+    Without ``data.file``, ``name`` may be that of a benchmark dataset.
     """
     size = _size_of(name, settings.data)
     if size is not None:

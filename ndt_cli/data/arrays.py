@@ -29,12 +29,6 @@ def read_counts(file: ArrayFile, key: str) -> IntArray:
     """Read spike counts as spikes_BTN, uint8 if the largest is below 256, else uint16.
 
     Whole numbers stored as floats are counts too.
-
-    Raises
-    ------
-    DataError
-        If the array does not have three axes, is empty, does not fit into memory, or an entry is
-        not a whole number from 0 to 65535.
     """
     shape = spike_shape(file, key)
     sizes = f"{shape[0]} trials x {shape[1]} bins x {shape[2]} neurons"

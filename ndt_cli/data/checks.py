@@ -10,14 +10,7 @@ MAX_COUNT = int(np.iinfo(np.uint16).max)
 
 
 def check_recording(recording: Recording) -> None:
-    """Refuse a recording that cannot be trained on.
-
-    Raises
-    ------
-    DataError
-        If a split is empty, there is no spike in the training trials, or the splits differ in
-        bins, neurons, bin width or behavioral variables.
-    """
+    """Refuse a recording that cannot be trained on: no spikes, or splits that do not match."""
     train, valid, source = recording.train, recording.valid, recording.source
     for name, data in (("training", train), ("validation", valid)):
         if data.n_trials == 0:

@@ -12,27 +12,9 @@ from ndt_cli.errors import DataError
 
 
 def rebin(data: SpikeData, bin_ms: float) -> SpikeData:
-    """Sum neighboring bins into bins of ``bin_ms``.
+    """Sum neighboring bins into bins of ``bin_ms``, a whole multiple of the old width.
 
-    A partial last bin of a trial becomes padding.
-
-    Parameters
-    ----------
-    data : SpikeData
-        Trials in narrower bins.
-    bin_ms : float
-        New bin width in milliseconds, a whole multiple of the old one.
-
-    Returns
-    -------
-    SpikeData
-        The same trials; rates stay in expected spikes per (new) bin.
-
-    Raises
-    ------
-    DataError
-        If the new width is not a whole multiple, a trial is shorter than one new bin, or the
-        forward bins do not begin with a new bin.
+    A partial last bin of a trial becomes padding. Rates are in expected spikes per new bin.
 
     Examples
     --------
@@ -101,13 +83,7 @@ def _wider_starts(start_bins_B: IntArray | None, k: int) -> IntArray | None:
 
 
 def rebin_recording(recording: Recording, bin_ms: float | None) -> Recording:
-    """Rebin both splits and add a note; without a width, return the recording unchanged.
-
-    Raises
-    ------
-    DataError
-        As `rebin` does, with the recording's source in front.
-    """
+    """Rebin both splits and add a note; without a width, return the recording unchanged."""
     before_ms = recording.train.bin_ms
     if bin_ms is None or bin_ms == before_ms:
         return recording

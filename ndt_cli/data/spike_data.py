@@ -271,19 +271,9 @@ def trial_blocks(n_trials: int, n_entries: int) -> list[slice]:
 class ByTrial:
     """Values of trials, (trials, bins, channels), computed when indexed by trials.
 
-    A set of at most `KEPT_BYTES` is computed as a whole on first use, and kept. Of a larger one,
-    the indexed trials are computed each time.
-
-    Parameters
-    ----------
-    shape : (int, int, int)
-        Trials, bins, channels.
-    dtype : dtype
-        Type of the values.
-    make : callable
-        Returns the values of the trials at the given indices, an int array.
-    keep : bool
-        Keep the values of a small set; not useful if each trial is used only once.
+    ``make`` returns the values of the trials at an array of indices. A set of at most `KEPT_BYTES`
+    is computed as a whole on first use and kept, unless ``keep`` is False. Of a larger one, the
+    indexed trials are computed each time.
 
     Examples
     --------

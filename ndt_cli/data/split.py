@@ -17,35 +17,12 @@ def split_trials(
     conditions_B: IntArray | None = None,
     source: str = "the data",
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Draw the validation trials, in proportion within each condition.
+    """Draw the validation trials, in proportion within each condition; return both halves' indices.
 
     The total is ``round(valid_fraction * n_trials)``, at least one trial in each split. Each
     condition gives its proportional share, rounded down; the trials still missing come from the
     conditions with the largest remainders, ties in random order. Every condition keeps at least
     one training trial; if each has only one trial, conditions are ignored.
-
-    Parameters
-    ----------
-    n_trials : int
-        Number of trials.
-    valid_fraction : float
-        Share of validation trials, between 0 and 1.
-    seed : int
-        Seed of the draw.
-    conditions_B : (trials,) int array, optional
-        Condition of each trial.
-    source : str
-        Name of the data in an error.
-
-    Returns
-    -------
-    train, valid : (trials,) int arrays
-        Indices of the trials, ascending.
-
-    Raises
-    ------
-    DataError
-        If there are fewer than two trials.
 
     Examples
     --------

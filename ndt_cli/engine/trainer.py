@@ -14,12 +14,17 @@ from torch.nn.parallel import DistributedDataParallel
 from ndt_cli.baselines import starting_rates
 from ndt_cli.data.spike_data import Recording, SpikeData
 from ndt_cli.engine.backend import choose_backend
-from ndt_cli.engine.checkpoint import Checkpoint, Progress, optimizer_tensors
+from ndt_cli.engine.checkpoint import (
+    Checkpoint,
+    Progress,
+    Saver,
+    optimizer_tensors,
+    take_later_best,
+)
 from ndt_cli.engine.device import Compute
 from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.events import EpochDone, Event, Started, StepDone, Watcher
 from ndt_cli.engine.run_folder import RunFolder
-from ndt_cli.engine.saving import Saver, take_later_best
 from ndt_cli.engine.step import StepParts, make_optimizer, set_learning_rate
 from ndt_cli.engine.streams import Streams, stream_seed
 from ndt_cli.engine.tensorboard import EventLog
@@ -59,21 +64,7 @@ class TrainResult:
 
 
 class Trainer:
-    """A training run in memory: weights, optimizer, random streams, progress.
-
-    Parameters
-    ----------
-    settings : Settings
-        Of the run.
-    recording : Recording
-        Checked by `ndt_cli.engine.preflight.check_trainable`.
-    folder : RunFolder
-        An existing folder, held by this process where it is the first one.
-    compute : Compute
-        Device and dtype.
-    ranks : Ranks
-        This process among those that train together.
-    """
+    """A training run in memory: weights, optimizer, random streams, progress."""
 
     def __init__(
         self,
@@ -129,23 +120,8 @@ class Trainer:
     ) -> TrainResult:
         """Train to the end, until asked to stop, or until this many epochs are complete.
 
-        Parameters
-        ----------
-        n_threads : int
-            CPU threads, for the watcher.
-        watch : callable
-            Called with each event (`ndt_cli.engine.events`).
-        should_stop : callable
-            Asked after every step; several processes ask between epochs.
-        until_epoch : int, optional
-            Stop after this many epochs; the schedule still spans ``train.max_epochs``.
-
-        Raises
-        ------
-        TrainingError
-            If loss or gradient is not finite.
-        RunError
-            If a checkpoint that must be written cannot be.
+        The schedule spans ``train.max_epochs`` in any case. Several processes ask ``should_stop``
+        between epochs only.
         """
         settings, progress, device = self.settings.train, self.progress, self.compute.device
         last_epoch = settings.max_epochs
@@ -305,17 +281,7 @@ class Trainer:
 
 
 def new_network(settings: Settings, train: SpikeData, math: LayerMath) -> NeuralDataTransformer:
-    """Return the network of a new run, on the CPU.
-
-    Parameters
-    ----------
-    settings : Settings
-        Of the run; ``train.seed`` decides the weights.
-    train : SpikeData
-        Training trials: shape, largest count, and the mean rates that the read-out starts at.
-    math : LayerMath
-        How its layers are computed.
-    """
+    """Return the network of a new run, on the CPU; its read-out starts at the mean rates."""
     shape = ModelShape(train.n_neurons, train.n_bins, train.max_count)
     # Drawn on the CPU from the global generator, so that any device starts from the same weights;
     # the caller's generator is left as it was.

@@ -86,21 +86,6 @@ def training_curves(history: History, choose_by: str = "masked-loss") -> Figure:
 
     The epoch of the best checkpoint is marked. The loss axis leaves out the first epochs' largest
     values.
-
-    Parameters
-    ----------
-    history : sequence of mappings
-        One record per epoch: ``epoch``, ``train_loss``, ``learning_rate``, and in some of them
-        ``valid_masked_loss``, ``valid_unmasked_loss``, ``valid_rate_r2`` and ``valid_co_bps``.
-        Losses in nats per bin, averaged over neurons. Values that are missing or not finite
-        leave a gap.
-    choose_by : str
-        The setting ``train.choose_by``: the measure that chose the best checkpoint.
-
-    Raises
-    ------
-    ValueError
-        If the history is empty.
     """
     if not history:
         raise ValueError("the history is empty: no epoch to draw")

@@ -151,17 +151,7 @@ def add_color_bar(figure: Figure, image: AxesImage, axes: Any, label: str, *, cu
 
 @dataclass(frozen=True, eq=False)
 class CaptionedFigure:
-    """A figure with its text.
-
-    Attributes
-    ----------
-    figure : Figure
-        The figure.
-    caption : str
-        What is drawn, from how many trials and bins.
-    alt : str
-        The figure in one sentence, for readers who cannot see it.
-    """
+    """A figure with its text."""
 
     figure: Figure
     caption: str
@@ -200,28 +190,8 @@ FIGURE_SUFFIXES = tuple(_METADATA)
 def save_figure(figure: Figure, path: Path, *, overwrite: bool = False) -> Path:
     """Write a figure in the format that the file's suffix names.
 
-    The same figure gives the same bytes. A missing folder is created.
-
-    Parameters
-    ----------
-    figure : Figure
-        Any of this package's figures.
-    path : Path
-        File to write: ``.png`` (200 dots per inch), ``.svg`` or ``.pdf``.
-    overwrite : bool
-        Replace an existing file.
-
-    Returns
-    -------
-    Path
-        ``path``.
-
-    Raises
-    ------
-    SettingsError
-        If the suffix is another.
-    ExistingFileError
-        If the file exists and may not be replaced.
+    The same figure gives the same bytes: ``.png`` (200 dots per inch), ``.svg`` or ``.pdf``. A
+    missing folder is created.
 
     Examples
     --------

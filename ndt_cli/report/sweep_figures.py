@@ -35,23 +35,7 @@ _COMPARED = ("rate-r2", "co-bps")  # measures that the masked loss is compared w
 def write_sweep_figures(
     folder: Path, results: SweepResults, draws: Mapping[str, Draw]
 ) -> list[Path]:
-    """Draw the results of a sweep so far.
-
-    Parameters
-    ----------
-    folder : Path
-        Where the figures go; earlier ones are replaced.
-    results : SweepResults
-        All members.
-    draws : mapping of str to Draw
-        What each setting is drawn from, for the axes.
-
-    Returns
-    -------
-    list of Path
-        ``curves.png`` once a member has validated; once one is ranked, ``settings.png`` and, if
-        true rates or held-out neurons are known, ``measures.png``.
-    """
+    """Draw the results of a sweep so far; earlier files are replaced."""
     figures = {}
     if results.ranked:
         figures["settings.png"] = score_by_setting(results, draws)
@@ -164,11 +148,6 @@ def score_by_setting(results: SweepResults, draws: Mapping[str, Draw]) -> Figure
 
     The best member is marked in every panel. Members that diverged are crosses at the worse edge.
     Scores far worse than the others are drawn at that edge too.
-
-    Raises
-    ------
-    ValueError
-        If no member is ranked.
     """
     ranked = results.ranked
     if not ranked:
@@ -221,13 +200,7 @@ def draw_measures(sweep: SweepFolder) -> CaptionedFigure:
 
 @styled
 def loss_against_measure(results: SweepResults) -> Figure:
-    """Draw R2 and co-bps, if known, of the ranked members against their masked loss.
-
-    Raises
-    ------
-    ValueError
-        If neither is known of any member.
-    """
+    """Draw R2 and co-bps, if known, of the ranked members against their masked loss."""
     ranked = results.ranked
     known = [name for name in _COMPARED if any(name in m.scores for m in ranked)]
     if not known:
@@ -275,18 +248,7 @@ def draw_curves(sweep: SweepFolder) -> CaptionedFigure:
 def learning_curves(results: SweepResults, histories: Mapping[int, History]) -> Figure:
     """Draw the measure that ranks the members over the epochs, the best member in color.
 
-    Parameters
-    ----------
-    results : SweepResults
-        All members.
-    histories : mapping of int to sequence of mappings
-        Records of each member's ``metrics.jsonl``, by its number. Masked losses in them are
-        under each member's own mask settings.
-
-    Raises
-    ------
-    ValueError
-        If no member has validated.
+    Masked losses in ``histories`` are under each member's own mask settings.
     """
     measure = BEST[f"best-{results.choose_by}"][0]
     curves = {index: finite_series(history, measure) for index, history in histories.items()}

@@ -183,22 +183,6 @@ def rates_over_raster(
     """Draw one trial: the counts of all neurons, and below them the rates of a few.
 
     A neuron's spikes are ticks under its rates. Padding is not drawn.
-
-    Parameters
-    ----------
-    data : SpikeData
-        Trials; true rates are drawn if they are known.
-    inferred_BTN, smoothed_BTN : (trials, bins, neurons) float array
-        Rates of the model and of smoothed spikes, in spikes per bin.
-    trial : int
-        Position of the trial.
-    neurons : sequence of int, optional
-        Neurons to show, by their place in the file. Default: those of `choose_neurons`.
-
-    Raises
-    ------
-    DataError
-        If a trial or neuron does not exist, or the trial has no bins.
     """
     n_bins = trial_bins(data, trial)
     if neurons is None:

@@ -17,7 +17,7 @@ from builders import (
     tiny_settings,
 )
 
-from ndt_cli.baselines.mean import starting_rates
+from ndt_cli.baselines.smoothing import starting_rates
 from ndt_cli.data.spike_data import Recording
 from ndt_cli.data.synthetic import make_lorenz
 from ndt_cli.engine.checkpoint import Checkpoint

@@ -17,20 +17,7 @@ from ndt_cli.search.words import heading, score_text, value_text
 
 
 def sweep_html(sweep: SweepFolder, as_typed: AsTyped = str) -> str:
-    """Return the page of a sweep as HTML, which needs no other file and no network.
-
-    Parameters
-    ----------
-    sweep : SweepFolder
-        An opened sweep; of one that still runs, the page shows the results so far.
-    as_typed : callable
-        Rewrites the Python calls in texts; see `ndt_cli.report.page.write_report`.
-
-    Raises
-    ------
-    RunError
-        If its results cannot be read.
-    """
+    """Return the page of a sweep as HTML, which needs no other file and no network."""
     results = sweep.results()
     columns, rows = _table(results)
     values = {
