@@ -48,6 +48,7 @@ from ndt_cli.metrics import (
 )
 from ndt_cli.metrics.decoding import check_lags
 from ndt_cli.model.masking import describe_scoring
+from ndt_cli.verdict import MEAN_RATE, MODEL, SMOOTHED, TRUE_RATES, TrainingFacts, Verdict, judge
 
 Split = Literal["train", "valid", "all"]
 
@@ -105,6 +106,8 @@ class Evaluation:
         ``"NDT"``, ``"smoothed spikes"``, ``"mean rate"`` and, where known, ``"true rates"``.
     hiding : str
         What the ``hidden`` scores hide, and what stands in its place.
+    verdict : Verdict
+        Whether the model is better than smoothing, and what to try if it is not.
     warnings : tuple of str
         Reasons to doubt these scores, such as neurons that look shuffled.
     """
@@ -120,6 +123,7 @@ class Evaluation:
     smoothing_ms: float
     scores: dict[str, Scores]
     hiding: str
+    verdict: Verdict
     warnings: tuple[str, ...] = ()
 
     @cached_property
@@ -163,6 +167,7 @@ class Evaluation:
             "psth_smoothing_ms": PSTH_SMOOTHING_MS,
             "hiding": self.hiding,
             "warnings": list(self.warnings),
+            "verdict": self.verdict.to_json(),
             "scores": jsonable(self.scores),
         }
 
@@ -251,12 +256,12 @@ def evaluate(
     folds_of = partial(hiding_folds, trials, trained.settings)
     model = _model_estimate(trained, trials, folds_of, decoder_trials)
     references = _reference_estimates(smoothing, trials, folds_of, decoder_trials)
-    smoothed = references["smoothed spikes"].seen_BTN
+    smoothed = references[SMOOTHED].seen_BTN
     assert isinstance(model.seen_BTN, ByTrial)
     assert isinstance(smoothed, ByTrial)
     scores = {
         name: _score(estimate, trials, train, lags_ms)
-        for name, estimate in {"NDT": model, **references}.items()
+        for name, estimate in {MODEL: model, **references}.items()
     }
     unlike = unlike_neurons(trained.trained_on, trials)
     return Evaluation(
@@ -275,7 +280,19 @@ def evaluate(
         smoothing_ms=smoothing.smoother.width_ms,
         scores=scores,
         hiding=describe_scoring(trained.settings.mask),
+        verdict=judge(scores, _training_facts(trained), trials.n_trials),
         warnings=(unlike,) if unlike else (),
+    )
+
+
+def _training_facts(trained: Model) -> TrainingFacts:
+    return TrainingFacts(
+        run=trained.run.path,
+        settings=trained.settings,
+        history=trained.run.read_metrics(),
+        n_weights=sum(weights.numel() for weights in trained.members[0].network.parameters()),
+        n_trials=trained.trained_on.n_trials,
+        n_spikes=sum(trained.trained_on.spikes_N),
     )
 
 
@@ -371,18 +388,18 @@ def _reference_estimates(
     mean_N = smoothing.smoother.mean_rates_N
     mean_BTN = constant_rates(mean_N, data)
     estimates = {
-        "smoothed spikes": _Estimate(
+        SMOOTHED: _Estimate(
             smoothed(data),
             ByTrial(data.spikes_BTN.shape, float, while_hidden, keep=False),
             None if train is None else smoothed(train),
         ),
-        "mean rate": _Estimate(
+        MEAN_RATE: _Estimate(
             mean_BTN, mean_BTN, None if train is None else constant_rates(mean_N, train)
         ),
     }
     if data.rates_BTN is not None:
         true_train_BTN = None if train is None else train.rates_BTN
-        estimates["true rates"] = _Estimate(data.rates_BTN, data.rates_BTN, true_train_BTN)
+        estimates[TRUE_RATES] = _Estimate(data.rates_BTN, data.rates_BTN, true_train_BTN)
     return estimates
 
 

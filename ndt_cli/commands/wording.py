@@ -16,6 +16,7 @@ COMMAND_OF = {
     "evaluate": "ndt evaluate",
     "field_table": "ndt presets --fields",
     "fetch_dataset": "ndt nlb-data",
+    "fit_seeds": "ndt train",
     "find_space": "ndt sweep spaces",
     "list_contents": "ndt convert --list",
     "load_settings": "ndt presets",
@@ -31,7 +32,7 @@ COMMAND_OF = {
 }
 # Calls that are arguments or parts of others, and keywords, where commands have other names.
 _FLAG_OF_CALL = {"find_space": "--space", "load_settings": "--config"}
-_FLAG_OF_KEYWORD = {"n_members": "--members"}
+_FLAG_OF_KEYWORD = {"n_members": "--members", "n_seeds": "--seeds"}
 _FLAG_OF_RESULT = {"rates_BTN": "--rates rates.h5"}
 
 # Flags of the command that this process runs, by parameter name.
