@@ -17,9 +17,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import Self
 
-from ndt_cli.baselines import HeldoutRegression, Smoother, constant_rates
+from ndt_cli.baselines import constant_rates
+from ndt_cli.baselines.reference import SmoothingReference
 from ndt_cli.data.loading import load_file, load_recording
 from ndt_cli.data.spike_data import (
     ByTrial,
@@ -189,6 +189,9 @@ def evaluate(
     Rates are inferred and scored in blocks of trials, so that a large set takes little more
     memory than its counts.
 
+    Smoothing is fitted to the training trials; `ndt_cli.fitting.fit` stores it with the run, so
+    that these trials are not needed to evaluate another file.
+
     On validation trials, decoders of behavior are fitted to the training trials of the same
     data, which also give the PSTHs. On other trials both come from parts of the scored trials.
 
@@ -238,15 +241,21 @@ def evaluate(
     """
     _check_arguments(split, data, overrides, lags_ms)
     trained = load_trained(run, checkpoint, device)
-    own = recording or load_recording(trained.settings.data)
+    smoothing = _stored_smoothing(trained)
+    own = recording
+    if own is None and (data is None or smoothing is None):
+        own = load_recording(trained.settings.data)
+    if smoothing is None:
+        assert own is not None
+        smoothing = SmoothingReference.fit(own.train)
     if data is None:
+        assert own is not None
         evaluated, split = own, split or "valid"
     else:
         data_settings = trained.run.settings(overrides).data
         evaluated, split = load_file(Path(data), data_settings), split or "all"
     trials = all_trials(evaluated) if split == "all" else getattr(evaluated, split)
     trained.check_fits(trials, evaluated.source, other_neurons=other_neurons)
-    smoothing = _Smoothing.fit(own.train)
     train = evaluated.train if split == "valid" else None
     source = evaluated.source
     del own, evaluated  # trials that are not scored need not stay in memory
@@ -282,6 +291,15 @@ def evaluate(
         hiding=describe_scoring(trained.settings.mask),
         verdict=judge(scores, _training_facts(trained), trials.n_trials),
         warnings=(unlike,) if unlike else (),
+    )
+
+
+def _stored_smoothing(trained: Model) -> SmoothingReference | None:
+    path, facts = trained.run.smoothing, trained.trained_on
+    if not path.is_file():
+        return None
+    return SmoothingReference.load(
+        path, n_neurons=facts.n_neurons, n_heldout=facts.n_heldout, bin_ms=facts.bin_ms
     )
 
 
@@ -373,7 +391,7 @@ def _finite(trained: Model, rates_BTN: Float32Array) -> Float32Array:
 
 
 def _reference_estimates(
-    smoothing: "_Smoothing", data: SpikeData, folds_of: _FoldsOf, train: SpikeData | None
+    smoothing: SmoothingReference, data: SpikeData, folds_of: _FoldsOf, train: SpikeData | None
 ) -> dict[str, _Estimate]:
     """Return the references' rates, by name; the true rates last, where they are known."""
 
@@ -401,32 +419,6 @@ def _reference_estimates(
         true_train_BTN = None if train is None else train.rates_BTN
         estimates[TRUE_RATES] = _Estimate(data.rates_BTN, data.rates_BTN, true_train_BTN)
     return estimates
-
-
-@dataclass(frozen=True, eq=False)
-class _Smoothing:
-    """Smoothed held-in spikes, and held-out neurons predicted from them by regression."""
-
-    smoother: Smoother
-    regression: HeldoutRegression | None
-
-    @classmethod
-    def fit(cls, train: SpikeData) -> Self:
-        smoother = Smoother.fit(train)
-        return cls(smoother, HeldoutRegression.fit(train, smoother) if train.n_heldout else None)
-
-    def rates(self, data: SpikeData) -> FloatArray:
-        smoothed_BTN = self.smoother.rates(data)
-        if self.regression is not None:
-            smoothed_BTN[:, :, data.n_neurons - data.n_heldout :] = self.regression.rates(data)
-        return smoothed_BTN
-
-    def rates_while_hidden(self, data: SpikeData, folds_BTN: NDArray[np.integer]) -> FloatArray:
-        rates_BTN = np.zeros(data.spikes_BTN.shape)
-        for fold in range(int(folds_BTN.max()) + 1):
-            hidden_BTN = np.broadcast_to(folds_BTN == fold, rates_BTN.shape)
-            np.copyto(rates_BTN, self.smoother.rates_hidden(data, hidden_BTN), where=hidden_BTN)
-        return rates_BTN
 
 
 # ------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ COMMAND_OF = {
     "preset_names": "ndt presets",
     "plot": "ndt plot",
     "resume": "ndt train --resume",
+    "resume_seeds": "ndt train --resume",
     "resume_sweep": "ndt sweep --resume",
     "save_ensemble": "ndt ensemble",
     "sweep": "ndt sweep",
