@@ -98,6 +98,9 @@ class Evaluation:
     inferred, smoothed : ByTrial
         ``rates_BTN`` and ``smoothed_BTN`` a few trials at a time, such as ``inferred[:10]``, for
         sets that are too large to hold as floats.
+    inferred_while_hidden, smoothed_while_hidden : ByTrial
+        The same for held-in neurons in the window, each rate while its own count is hidden;
+        computed again each time.
     activations : ByTrial
         Output of the encoder, (trials, bins, channels).
     smoothing_ms : float
@@ -119,6 +122,8 @@ class Evaluation:
     data: SpikeData
     inferred: ByTrial
     smoothed: ByTrial
+    inferred_while_hidden: ByTrial
+    smoothed_while_hidden: ByTrial
     activations: ByTrial
     smoothing_ms: float
     scores: dict[str, Scores]
@@ -143,6 +148,8 @@ class Evaluation:
             data=self.data.take(trials),
             inferred=self.inferred.take(trials),
             smoothed=self.smoothed.take(trials),
+            inferred_while_hidden=self.inferred_while_hidden.take(trials),
+            smoothed_while_hidden=self.smoothed_while_hidden.take(trials),
             activations=self.activations.take(trials),
         )
 
@@ -265,9 +272,7 @@ def evaluate(
     folds_of = partial(hiding_folds, trials, trained.settings)
     model = _model_estimate(trained, trials, folds_of, decoder_trials)
     references = _reference_estimates(smoothing, trials, folds_of, decoder_trials)
-    smoothed = references[SMOOTHED].seen_BTN
-    assert isinstance(model.seen_BTN, ByTrial)
-    assert isinstance(smoothed, ByTrial)
+    smoothed = references[SMOOTHED]
     scores = {
         name: _score(estimate, trials, train, lags_ms)
         for name, estimate in {MODEL: model, **references}.items()
@@ -279,8 +284,10 @@ def evaluate(
         source=source,
         split=split,
         data=trials,
-        inferred=model.seen_BTN,
-        smoothed=smoothed,
+        inferred=_by_trial(model.seen_BTN),
+        smoothed=_by_trial(smoothed.seen_BTN),
+        inferred_while_hidden=_by_trial(model.hidden_BTN),
+        smoothed_while_hidden=_by_trial(smoothed.hidden_BTN),
         activations=ByTrial(
             (trials.n_trials, trials.n_bins, trained.width),
             np.float32,
@@ -292,6 +299,11 @@ def evaluate(
         verdict=judge(scores, _training_facts(trained), trials.n_trials),
         warnings=(unlike,) if unlike else (),
     )
+
+
+def _by_trial(values: TrialValues) -> ByTrial:
+    assert isinstance(values, ByTrial)
+    return values
 
 
 def _stored_smoothing(trained: Model) -> SmoothingReference | None:

@@ -11,6 +11,7 @@ COMMAND_OF = {
     "check_dataset": "ndt nlb-data --check",
     "check_submission": "ndt nlb-check",
     "choose_members": "ndt ensemble",
+    "compare_runs": "ndt compare",
     "convert": "ndt convert",
     "describe_file": "ndt check-data",
     "evaluate": "ndt evaluate",

@@ -413,8 +413,10 @@ class RunFolder:
 
     def remove_leftovers(self) -> None:
         """Remove half-written files of killed processes; only for the process that trains."""
-        mine = ("settings.toml", "metrics.jsonl", "summary.json", self.smoothing.name)
-        mine += _BEFORE_SETTINGS
+        mine = (
+            *("settings.toml", "metrics.jsonl", "summary.json", self.smoothing.name),
+            *_BEFORE_SETTINGS,
+        )
         for folder, names in (
             (self.path, mine),
             (self.path / "checkpoints", None),
