@@ -86,7 +86,7 @@ def test_psths_of_training_trials_look_at_no_scored_spike():
 def test_without_other_trials_no_trial_is_compared_with_itself():
     # No condition has a course: what a trial's own spikes tell is noise.
     _, data = trials([10, 10, 10], seed=1, flat=True)
-    own_BTN = smooth(data.spikes_BTN, data.inside_BT, PSTH_SMOOTHING_MS, 10.0)
+    own_BTN = data.spikes_BTN.astype(float)
     scores = psth_scores(own_BTN, data)
     assert scores.split_half
     assert scores.r2_mean < 0
