@@ -28,11 +28,13 @@ _MODULES = {
     "all_trials": "data.spike_data",
     "baselines": None,
     "choose_members": "search.choose",
+    "compare_runs": "comparing",
     "convert": None,
     "describe_file": "data.describe",
     "evaluate": "evaluation",
     "find_space": "search.find_space",
     "fit": "fitting",
+    "fit_seeds": "seeds",
     "load_recording": "data.loading",
     "load_settings": "settings.load",
     "load_trained": "engine.inference",
@@ -42,6 +44,7 @@ _MODULES = {
     "plot": "report.registry",
     "resume": "engine.training",
     "resume_fit": "fitting",
+    "resume_seeds": "seeds",
     "resume_sweep": "search.sweep",
     "save_ensemble": "engine.ensembles",
     "sweep": "search.sweep",
@@ -58,6 +61,7 @@ if TYPE_CHECKING:
     from ndt_cli import baselines as baselines
     from ndt_cli import convert as convert
     from ndt_cli import metrics as metrics
+    from ndt_cli.comparing import compare_runs as compare_runs
     from ndt_cli.data.describe import describe_file as describe_file
     from ndt_cli.data.loading import load_recording as load_recording
     from ndt_cli.data.spike_data import Recording as Recording
@@ -80,6 +84,8 @@ if TYPE_CHECKING:
     from ndt_cli.search.find_space import find_space as find_space
     from ndt_cli.search.sweep import resume_sweep as resume_sweep
     from ndt_cli.search.sweep import sweep as sweep
+    from ndt_cli.seeds import fit_seeds as fit_seeds
+    from ndt_cli.seeds import resume_seeds as resume_seeds
     from ndt_cli.settings.load import load_settings as load_settings
 
 

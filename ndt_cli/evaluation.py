@@ -17,9 +17,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import Self
 
-from ndt_cli.baselines import HeldoutRegression, Smoother, constant_rates
+from ndt_cli.baselines import constant_rates
+from ndt_cli.baselines.reference import SmoothingReference
 from ndt_cli.data.loading import load_file, load_recording
 from ndt_cli.data.spike_data import (
     ByTrial,
@@ -48,6 +48,7 @@ from ndt_cli.metrics import (
 )
 from ndt_cli.metrics.decoding import check_lags
 from ndt_cli.model.masking import describe_scoring
+from ndt_cli.verdict import MEAN_RATE, MODEL, SMOOTHED, TRUE_RATES, TrainingFacts, Verdict, judge
 
 Split = Literal["train", "valid", "all"]
 
@@ -97,6 +98,9 @@ class Evaluation:
     inferred, smoothed : ByTrial
         ``rates_BTN`` and ``smoothed_BTN`` a few trials at a time, such as ``inferred[:10]``, for
         sets that are too large to hold as floats.
+    inferred_while_hidden, smoothed_while_hidden : ByTrial
+        The same for held-in neurons in the window, each rate while its own count is hidden;
+        computed again each time.
     activations : ByTrial
         Output of the encoder, (trials, bins, channels).
     smoothing_ms : float
@@ -105,6 +109,8 @@ class Evaluation:
         ``"NDT"``, ``"smoothed spikes"``, ``"mean rate"`` and, where known, ``"true rates"``.
     hiding : str
         What the ``hidden`` scores hide, and what stands in its place.
+    verdict : Verdict
+        Whether the model is better than smoothing, and what to try if it is not.
     warnings : tuple of str
         Reasons to doubt these scores, such as neurons that look shuffled.
     """
@@ -116,10 +122,13 @@ class Evaluation:
     data: SpikeData
     inferred: ByTrial
     smoothed: ByTrial
+    inferred_while_hidden: ByTrial
+    smoothed_while_hidden: ByTrial
     activations: ByTrial
     smoothing_ms: float
     scores: dict[str, Scores]
     hiding: str
+    verdict: Verdict
     warnings: tuple[str, ...] = ()
 
     @cached_property
@@ -139,6 +148,8 @@ class Evaluation:
             data=self.data.take(trials),
             inferred=self.inferred.take(trials),
             smoothed=self.smoothed.take(trials),
+            inferred_while_hidden=self.inferred_while_hidden.take(trials),
+            smoothed_while_hidden=self.smoothed_while_hidden.take(trials),
             activations=self.activations.take(trials),
         )
 
@@ -163,6 +174,7 @@ class Evaluation:
             "psth_smoothing_ms": PSTH_SMOOTHING_MS,
             "hiding": self.hiding,
             "warnings": list(self.warnings),
+            "verdict": self.verdict.to_json(),
             "scores": jsonable(self.scores),
         }
 
@@ -183,6 +195,9 @@ def evaluate(
 
     Rates are inferred and scored in blocks of trials, so that a large set takes little more
     memory than its counts.
+
+    Smoothing is fitted to the training trials; `ndt_cli.fitting.fit` stores it with the run, so
+    that these trials are not needed to evaluate another file.
 
     On validation trials, decoders of behavior are fitted to the training trials of the same
     data, which also give the PSTHs. On other trials both come from parts of the scored trials.
@@ -233,15 +248,21 @@ def evaluate(
     """
     _check_arguments(split, data, overrides, lags_ms)
     trained = load_trained(run, checkpoint, device)
-    own = recording or load_recording(trained.settings.data)
+    smoothing = _stored_smoothing(trained)
+    own = recording
+    if own is None and (data is None or smoothing is None):
+        own = load_recording(trained.settings.data)
+    if smoothing is None:
+        assert own is not None
+        smoothing = SmoothingReference.fit(own.train)
     if data is None:
+        assert own is not None
         evaluated, split = own, split or "valid"
     else:
         data_settings = trained.run.settings(overrides).data
         evaluated, split = load_file(Path(data), data_settings), split or "all"
     trials = all_trials(evaluated) if split == "all" else getattr(evaluated, split)
     trained.check_fits(trials, evaluated.source, other_neurons=other_neurons)
-    smoothing = _Smoothing.fit(own.train)
     train = evaluated.train if split == "valid" else None
     source = evaluated.source
     del own, evaluated  # trials that are not scored need not stay in memory
@@ -251,12 +272,10 @@ def evaluate(
     folds_of = partial(hiding_folds, trials, trained.settings)
     model = _model_estimate(trained, trials, folds_of, decoder_trials)
     references = _reference_estimates(smoothing, trials, folds_of, decoder_trials)
-    smoothed = references["smoothed spikes"].seen_BTN
-    assert isinstance(model.seen_BTN, ByTrial)
-    assert isinstance(smoothed, ByTrial)
+    smoothed = references[SMOOTHED]
     scores = {
         name: _score(estimate, trials, train, lags_ms)
-        for name, estimate in {"NDT": model, **references}.items()
+        for name, estimate in {MODEL: model, **references}.items()
     }
     unlike = unlike_neurons(trained.trained_on, trials)
     return Evaluation(
@@ -265,8 +284,10 @@ def evaluate(
         source=source,
         split=split,
         data=trials,
-        inferred=model.seen_BTN,
-        smoothed=smoothed,
+        inferred=_by_trial(model.seen_BTN),
+        smoothed=_by_trial(smoothed.seen_BTN),
+        inferred_while_hidden=_by_trial(model.hidden_BTN),
+        smoothed_while_hidden=_by_trial(smoothed.hidden_BTN),
         activations=ByTrial(
             (trials.n_trials, trials.n_bins, trained.width),
             np.float32,
@@ -275,7 +296,33 @@ def evaluate(
         smoothing_ms=smoothing.smoother.width_ms,
         scores=scores,
         hiding=describe_scoring(trained.settings.mask),
+        verdict=judge(scores, _training_facts(trained), trials.n_trials),
         warnings=(unlike,) if unlike else (),
+    )
+
+
+def _by_trial(values: TrialValues) -> ByTrial:
+    assert isinstance(values, ByTrial)
+    return values
+
+
+def _stored_smoothing(trained: Model) -> SmoothingReference | None:
+    path, facts = trained.run.smoothing, trained.trained_on
+    if not path.is_file():
+        return None
+    return SmoothingReference.load(
+        path, n_neurons=facts.n_neurons, n_heldout=facts.n_heldout, bin_ms=facts.bin_ms
+    )
+
+
+def _training_facts(trained: Model) -> TrainingFacts:
+    return TrainingFacts(
+        run=trained.run.path,
+        settings=trained.settings,
+        history=trained.run.read_metrics(),
+        n_weights=sum(weights.numel() for weights in trained.members[0].network.parameters()),
+        n_trials=trained.trained_on.n_trials,
+        n_spikes=sum(trained.trained_on.spikes_N),
     )
 
 
@@ -356,7 +403,7 @@ def _finite(trained: Model, rates_BTN: Float32Array) -> Float32Array:
 
 
 def _reference_estimates(
-    smoothing: "_Smoothing", data: SpikeData, folds_of: _FoldsOf, train: SpikeData | None
+    smoothing: SmoothingReference, data: SpikeData, folds_of: _FoldsOf, train: SpikeData | None
 ) -> dict[str, _Estimate]:
     """Return the references' rates, by name; the true rates last, where they are known."""
 
@@ -371,45 +418,19 @@ def _reference_estimates(
     mean_N = smoothing.smoother.mean_rates_N
     mean_BTN = constant_rates(mean_N, data)
     estimates = {
-        "smoothed spikes": _Estimate(
+        SMOOTHED: _Estimate(
             smoothed(data),
             ByTrial(data.spikes_BTN.shape, float, while_hidden, keep=False),
             None if train is None else smoothed(train),
         ),
-        "mean rate": _Estimate(
+        MEAN_RATE: _Estimate(
             mean_BTN, mean_BTN, None if train is None else constant_rates(mean_N, train)
         ),
     }
     if data.rates_BTN is not None:
         true_train_BTN = None if train is None else train.rates_BTN
-        estimates["true rates"] = _Estimate(data.rates_BTN, data.rates_BTN, true_train_BTN)
+        estimates[TRUE_RATES] = _Estimate(data.rates_BTN, data.rates_BTN, true_train_BTN)
     return estimates
-
-
-@dataclass(frozen=True, eq=False)
-class _Smoothing:
-    """Smoothed held-in spikes, and held-out neurons predicted from them by regression."""
-
-    smoother: Smoother
-    regression: HeldoutRegression | None
-
-    @classmethod
-    def fit(cls, train: SpikeData) -> Self:
-        smoother = Smoother.fit(train)
-        return cls(smoother, HeldoutRegression.fit(train, smoother) if train.n_heldout else None)
-
-    def rates(self, data: SpikeData) -> FloatArray:
-        smoothed_BTN = self.smoother.rates(data)
-        if self.regression is not None:
-            smoothed_BTN[:, :, data.n_neurons - data.n_heldout :] = self.regression.rates(data)
-        return smoothed_BTN
-
-    def rates_while_hidden(self, data: SpikeData, folds_BTN: NDArray[np.integer]) -> FloatArray:
-        rates_BTN = np.zeros(data.spikes_BTN.shape)
-        for fold in range(int(folds_BTN.max()) + 1):
-            hidden_BTN = np.broadcast_to(folds_BTN == fold, rates_BTN.shape)
-            np.copyto(rates_BTN, self.smoother.rates_hidden(data, hidden_BTN), where=hidden_BTN)
-        return rates_BTN
 
 
 # ------------------------------------------------------------------------------------------------

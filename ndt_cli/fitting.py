@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ndt_cli.baselines.reference import SmoothingReference
 from ndt_cli.data.loading import load_recording
 from ndt_cli.data.spike_data import Recording
 from ndt_cli.engine.distributed import Ranks
@@ -134,6 +135,8 @@ def _finish(result: TrainResult, recording: Recording) -> Fit:
     if result.stopped == "interrupted" or not Ranks.from_environment().is_first:
         return Fit(result, None, [])
     folder = RunFolder.open(result.run)
+    if not folder.smoothing.is_file():
+        SmoothingReference.fit(recording.train).save(folder.smoothing)
     evaluation = evaluate(result.run, recording=recording)
     summary = {
         "stopped": result.stopped,

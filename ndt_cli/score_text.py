@@ -7,9 +7,9 @@ from typing import TypeAlias
 
 from ndt_cli.evaluation import Evaluation, Scores
 from ndt_cli.metrics import PSTH_SMOOTHING_MS, DecodingScores
+from ndt_cli.verdict import MODEL, TRUE_RATES
 
-MODEL = "NDT"
-SMOOTHED = "smoothed spikes"
+_DECIMALS = 4
 
 # Header and score of each column.
 _Columns: TypeAlias = list[tuple[str, float]]
@@ -32,6 +32,19 @@ class ScoreTable:
     corner: str
     columns: tuple[str, ...]
     rows: dict[str, tuple[float, ...]]
+
+    def is_best(self, estimate: str, column: int) -> bool:
+        """Return whether an estimate has the best score of a column, in the decimals shown.
+
+        The true rates are no estimate: nothing can be better.
+        """
+        sign = -1 if self.columns[column].startswith("NLL") else 1
+        shown = {
+            name: sign * round(values[column], _DECIMALS)
+            for name, values in self.rows.items()
+            if name != TRUE_RATES and math.isfinite(values[column])
+        }
+        return estimate in shown and shown[estimate] == max(shown.values())
 
 
 def score_tables(evaluation: Evaluation, most_variables: int | None = None) -> list[ScoreTable]:
@@ -77,12 +90,14 @@ def score_notes(evaluation: Evaluation, most_variables: int | None = None) -> li
     model = evaluation.scores[MODEL]
     notes = [
         *evaluation.warnings,
-        f"hidden: each count is predicted while it is hidden ({evaluation.hiding}); "
-        "seen: the rates that one takes away",
+        f"hidden: each count is predicted while it is hidden ({evaluation.hiding})",
         "bits/spike: of the population; per neuron: the median neuron's",
     ]
     if model.rates is not None:
-        of_rates = "R2, EV (explained variance): inferred rates against true rates"
+        of_rates = (
+            "R2, EV (explained variance): inferred rates against true rates, whose own scores are "
+            "the highest that can be expected"
+        )
         notes.insert(len(evaluation.warnings), of_rates)
         if model.rates.n_undefined:
             notes.append(
@@ -97,7 +112,7 @@ def score_notes(evaluation: Evaluation, most_variables: int | None = None) -> li
     if model.psth is not None:
         whose = "the other half of the trials" if model.psth.split_half else "the training trials"
         notes.append(
-            f"PSTH: condition-averaged rates against spikes of {whose}, smoothed with "
+            f"PSTH: condition-averaged rates against spikes of {whose}, both smoothed with "
             f"{PSTH_SMOOTHING_MS:g} ms; {model.psth.n_conditions} conditions"
         )
     if model.behavior is not None:
@@ -109,8 +124,8 @@ def score_notes(evaluation: Evaluation, most_variables: int | None = None) -> li
 
 
 def score_number(value: float) -> str:
-    """Return a score with four decimals, or a dash if undefined."""
-    return f"{value:.4f}" if math.isfinite(value) else "-"
+    """Return a score with its decimals, or a dash if undefined."""
+    return f"{value:.{_DECIMALS}f}" if math.isfinite(value) else "-"
 
 
 def _behavior_note(behavior: DecodingScores, most_variables: int | None) -> str:
@@ -150,7 +165,6 @@ def _columns(scores: Scores) -> _Columns:
         *columns,
         ("NLL\nhidden", scores.hidden.nll),
         ("bits/spike\nhidden", scores.hidden.bits_per_spike),
-        ("bits/spike\nseen", scores.seen.bits_per_spike),
     ]
 
 

@@ -15,7 +15,7 @@ from scipy.ndimage import correlate1d
 from scipy.signal import fftconvolve
 from typing_extensions import Self
 
-from ndt_cli.data.spike_data import IntArray, SpikeData
+from ndt_cli.data.spike_data import FloatArray, IntArray, SpikeData
 from ndt_cli.errors import DataError
 
 BoolArray = NDArray[np.bool_]
@@ -102,21 +102,21 @@ class MeanPrior:
 
 
 def smooth(
-    spikes_BTN: IntArray,
+    spikes_BTN: IntArray | FloatArray,
     inside_BT: BoolArray,
     width_ms: float,
     bin_ms: float,
     prior: MeanPrior | None = None,
 ) -> Float64Array:
-    """Smooth spike counts along time with a Gaussian kernel, trial by trial.
+    """Smooth spike counts, or rates, along time with a Gaussian kernel, trial by trial.
 
     The kernel reaches four standard deviations and is renormalized to the bins of the trial:
     rates are not pulled towards zero at its edges, and padding has no influence.
 
     Parameters
     ----------
-    spikes_BTN : (trials, bins, neurons) int array
-        Spike counts.
+    spikes_BTN : (trials, bins, neurons) array
+        Spike counts, or rates in spikes per bin.
     inside_BT : (trials, bins) bool array
         True for bins of the trial, False for padding.
     width_ms : float
@@ -192,7 +192,7 @@ def gaussian_weights(width_bins: float, n_bins: int) -> Float64Array:
 
 
 def kernel_sums(
-    spikes_BTN: IntArray, visible: BoolArray, weights: Float64Array
+    spikes_BTN: IntArray | FloatArray, visible: BoolArray, weights: Float64Array
 ) -> tuple[Float64Array, Float64Array]:
     """Return the weighted sum of the visible counts around each bin, and the sum of weights."""
     visible_BTN = np.where(visible, spikes_BTN, 0)
@@ -211,7 +211,9 @@ def posterior_mean(
     return np.divide(counts_BTN, weights, out=np.zeros_like(counts_BTN), where=weights > 0)
 
 
-def _along_time(values_BTK: IntArray | BoolArray, weights: Float64Array) -> Float64Array:
+def _along_time(
+    values_BTK: IntArray | FloatArray | BoolArray, weights: Float64Array
+) -> Float64Array:
     """Return sums along time under a symmetric kernel, with zeros beyond the array."""
     sums_BTK = np.empty(values_BTK.shape)
     if len(weights) < _FOURIER_TAPS:

@@ -6,15 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from ndt_cli.atomic import check_may_write, check_suffix
-from ndt_cli.commands.console import log, note, out, print_json, say
+from ndt_cli.commands.console import labeled, log, note, out, print_json, say
 from ndt_cli.commands.flags import JsonOption, SetOption
+from ndt_cli.commands.wording import as_typed
 from ndt_cli.errors import SettingsError
 
 if TYPE_CHECKING:
     from ndt_cli.evaluation import Evaluation
     from ndt_cli.score_text import ScoreTable
+    from ndt_cli.verdict import Verdict
 
 _FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 # Of the behavioral variables, as many as fit; --json prints all of them.
@@ -152,7 +155,7 @@ def evaluate(
 
 
 def print_scores(evaluation: "Evaluation") -> None:
-    """Print the tables of scores, and notes on them; the same after training."""
+    """Print the tables of scores, notes on them, and the verdict; the same after training."""
     from ndt_cli.score_text import score_notes, score_tables, score_title
 
     say(score_title(evaluation))
@@ -162,11 +165,27 @@ def print_scores(evaluation: "Evaluation") -> None:
         out.print(_rendered(table, evaluation.smoothing_ms))
     for line in score_notes(evaluation, _SHOWN_VARIABLES):
         log.print(line, style="dim")  # wrapped between words
+    print_verdict(evaluation.verdict)
+
+
+def print_verdict(verdict: "Verdict") -> None:
+    """Print whether NDT is better than smoothing, and what to try if it is not."""
+    for warning in verdict.warnings:
+        note(labeled("Warning", "bold yellow", warning))
+    say(verdict.sentence, style="bold")
+    if verdict.advice:
+        say("What to try, in this order:")
+    for number, advice in enumerate(verdict.advice, start=1):
+        say(f"{number}. {as_typed(advice)}")
 
 
 def _rendered(scores: "ScoreTable", smoothing_ms: float) -> Table:
-    """Lay out a table for a terminal of 80 columns: headers and labels have two lines."""
-    from ndt_cli.score_text import MODEL, SMOOTHED, score_number
+    """Lay out a table for a terminal of 80 columns: headers and labels have two lines.
+
+    The best score of each column is bold.
+    """
+    from ndt_cli.score_text import score_number
+    from ndt_cli.verdict import SMOOTHED
 
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column(scores.corner)
@@ -175,6 +194,9 @@ def _rendered(scores: "ScoreTable", smoothing_ms: float) -> Table:
         table.add_column(header, justify="right", max_width=_WIDEST_COLUMN, overflow="fold")
     for estimate, values in scores.rows.items():
         label = f"{estimate}\n({smoothing_ms:.0f} ms)" if estimate == SMOOTHED else estimate
-        style = "bold" if estimate == MODEL else ""
-        table.add_row(label, *map(score_number, values), style=style)
+        cells = [
+            Text(score_number(value), "bold" if scores.is_best(estimate, column) else "")
+            for column, value in enumerate(values)
+        ]
+        table.add_row(label, *cells)
     return table

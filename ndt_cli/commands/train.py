@@ -1,16 +1,21 @@
 """``ndt train``: from spikes to a run folder with a trained model, scores and figures."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
 
 from ndt_cli.commands.console import note, print_json, run_warnings_shown, say
-from ndt_cli.commands.evaluate import print_scores
+from ndt_cli.commands.console import out as stdout
+from ndt_cli.commands.evaluate import print_scores, print_verdict
 from ndt_cli.commands.flags import ConfigOption, JsonOption, SetOption, with_flag
 from ndt_cli.commands.stopping import stop_request
 from ndt_cli.errors import SettingsError, typed
 from ndt_cli.settings.load import RECORDING_PRESET, find_config, load_settings
+
+if TYPE_CHECKING:
+    from ndt_cli.seeds import SeedsFit
 
 
 def train(
@@ -33,6 +38,15 @@ def train(
         Path | None,
         typer.Option("--resume", help="Resume this run from its last checkpoint."),
     ] = None,
+    n_seeds: Annotated[
+        int | None,
+        typer.Option(
+            "--seeds",
+            min=2,
+            help="Train with this many seeds, and average the rates of the models.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train a model.
@@ -43,10 +57,10 @@ def train(
     Several GPUs: torchrun --nproc-per-node 4 -m ndt_cli train ...
     """
     changes = with_flag(overrides, "--data", "data.file", data)
-    if resume is not None and (config is not None or out is not None):
+    if resume is not None and (config is not None or out is not None or n_seeds is not None):
         raise SettingsError(
             "--resume continues in the run's own folder with its own settings",
-            "Leave out --config and --out.",
+            "Leave out --config, --out and --seeds.",
         )
     if resume is None:
         chosen = ""
@@ -59,12 +73,26 @@ def train(
 
     from ndt_cli.commands.progress import TrainingProgress
     from ndt_cli.fitting import fit, resume_fit
+    from ndt_cli.seeds import fit_seeds, is_seeds_folder, resume_seeds
 
+    of_seeds: SeedsFit | None = None
     with run_warnings_shown(), TrainingProgress() as progress, stop_request() as stop:
-        if resume is not None:
+        if resume is not None and is_seeds_folder(resume):
+            if changes:
+                raise SettingsError(
+                    f"{resume} holds the runs of several seeds, which keep their settings",
+                    "Leave out --set and --data, or resume one of its runs.",
+                )
+            of_seeds = resume_seeds(resume, watch=progress, should_stop=stop)
+        elif n_seeds is not None:
+            of_seeds = fit_seeds(settings, n_seeds, out=out, watch=progress, should_stop=stop)
+        elif resume is not None:
             result = resume_fit(resume, overrides=changes, watch=progress, should_stop=stop)
         else:
             result = fit(settings, out=out, watch=progress, should_stop=stop)
+    if of_seeds is not None:
+        _print_seeds(of_seeds, as_json)
+        return
     run = result.training.run
     if result.training.stopped == "interrupted":
         note(f"Stopped and saved. Resume with: ndt train --resume {typed(run)}")
@@ -90,3 +118,27 @@ def train(
     for figure in result.figures:
         say(f"picture: {figure}")
     say(f"run: {run}")
+
+
+def _print_seeds(found: "SeedsFit", as_json: bool) -> None:
+    if not found.finished:
+        note(f"Stopped and saved. Resume with: ndt train --resume {typed(found.path)}")
+        raise typer.Exit(130)
+    if as_json:
+        print_json(found.to_json())
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("")
+    for name in ("mean", "SD", "ensemble", "smoothed spikes"):
+        table.add_column(name, justify="right")
+    for score in found.scores:
+        numbers = (score.mean, score.sd, score.ensemble, score.smoothing)
+        cells = [f"{number:.4f}" for number in numbers]
+        table.add_row(f"{score.label} ({score.unit})", *cells)
+    say(f"validation scores of {len(found.runs)} seeds, and of their averaged rates:")
+    stdout.print(table)
+    if found.evaluation is not None:
+        print_verdict(found.evaluation.verdict)
+    for run in found.runs:
+        say(f"run: {run}")
+    say(f"ensemble: {found.path / 'ensemble'}")

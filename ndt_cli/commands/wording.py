@@ -11,17 +11,20 @@ COMMAND_OF = {
     "check_dataset": "ndt nlb-data --check",
     "check_submission": "ndt nlb-check",
     "choose_members": "ndt ensemble",
+    "compare_runs": "ndt compare",
     "convert": "ndt convert",
     "describe_file": "ndt check-data",
     "evaluate": "ndt evaluate",
     "field_table": "ndt presets --fields",
     "fetch_dataset": "ndt nlb-data",
+    "fit_seeds": "ndt train",
     "find_space": "ndt sweep spaces",
     "list_contents": "ndt convert --list",
     "load_settings": "ndt presets",
     "preset_names": "ndt presets",
     "plot": "ndt plot",
     "resume": "ndt train --resume",
+    "resume_seeds": "ndt train --resume",
     "resume_sweep": "ndt sweep --resume",
     "save_ensemble": "ndt ensemble",
     "sweep": "ndt sweep",
@@ -31,7 +34,7 @@ COMMAND_OF = {
 }
 # Calls that are arguments or parts of others, and keywords, where commands have other names.
 _FLAG_OF_CALL = {"find_space": "--space", "load_settings": "--config"}
-_FLAG_OF_KEYWORD = {"n_members": "--members"}
+_FLAG_OF_KEYWORD = {"n_members": "--members", "n_seeds": "--seeds"}
 _FLAG_OF_RESULT = {"rates_BTN": "--rates rates.h5"}
 
 # Flags of the command that this process runs, by parameter name.

@@ -6,6 +6,7 @@
     run.json               versions, device, data fingerprint, when and where
     metrics.jsonl          one line per epoch
     summary.json           final scores, once training has ended
+    smoothing.safetensors  the smoothing that they are compared with, once training has ended
     checkpoints/           last, and the best by each validation measure (.safetensors)
     figures/               training curves, rates over rasters
     tensorboard/           events, where requested
@@ -268,6 +269,11 @@ class RunFolder:
         return self.path / "figures"
 
     @property
+    def smoothing(self) -> Path:
+        """File of the smoothing that the run is compared with (`ndt_cli.baselines.reference`)."""
+        return self.path / "smoothing.safetensors"
+
+    @property
     def tensorboard(self) -> Path:
         """Folder of TensorBoard events."""
         return self.path / "tensorboard"
@@ -351,7 +357,10 @@ class RunFolder:
 
     def remove_leftovers(self) -> None:
         """Remove half-written files of killed processes; only for the process that trains."""
-        mine = ("settings.toml", "metrics.jsonl", "summary.json", *_BEFORE_SETTINGS)
+        mine = (
+            *("settings.toml", "metrics.jsonl", "summary.json", self.smoothing.name),
+            *_BEFORE_SETTINGS,
+        )
         for folder, names in (
             (self.path, mine),
             (self.path / "checkpoints", None),

@@ -20,7 +20,7 @@ _SEED = 0
 
 @dataclass(frozen=True, eq=False)
 class PsthScores:
-    """How well condition-averaged rates match condition-averaged smoothed spikes.
+    """How well condition-averaged rates match condition-averaged spikes, both smoothed alike.
 
     Parameters
     ----------
@@ -46,13 +46,15 @@ class PsthScores:
 def psth_scores(
     rates_BTN: TrialValues, data: SpikeData, train: SpikeData | None = None
 ) -> PsthScores | None:
-    """Score condition-averaged rates against PSTHs.
+    """Score condition-averaged rates against PSTHs, both smoothed with the same kernel.
 
     The measure of the Neural Latents Benchmark '21 (arXiv 2109.04463, "Match to PSTH"), except
     that a PSTH never contains spikes of the trials whose rates are averaged; in the benchmark it
-    contains all trials. A PSTH is the mean over trials of spikes smoothed with
-    `PSTH_SMOOTHING_MS`. A bin of a condition is compared if at least two trials of the PSTH and
-    one of the rates reach it; forward bins are not compared.
+    contains all trials, and that rates and spikes are smoothed alike. A PSTH is the mean over
+    trials of spikes smoothed with `PSTH_SMOOTHING_MS`; the rates are smoothed with the same kernel
+    before they are averaged. (In the benchmark they are not, so that already blurred rates match
+    better than the true ones.) A bin of a condition is compared if at least two trials of the PSTH
+    and one of the rates reach it; forward bins are not compared.
 
     With ``train``, PSTHs are computed from the training trials. Without, the trials of each
     condition are divided into two halves at random with a fixed seed, the rates of each half are
@@ -106,7 +108,12 @@ def psth_scores(
             )
 
         def given(trials: IntArray) -> FloatArray:
-            return rates_BTN[trials][:, window, neurons]
+            return smooth(
+                rates_BTN[trials][:, window, neurons],
+                data.inside_BT[trials, window],
+                PSTH_SMOOTHING_MS,
+                data.bin_ms,
+            )
 
         conditions = _shared_conditions(data, scored, spikes, others)
         for block in trial_blocks(len(conditions), data.n_bins * n_neurons):

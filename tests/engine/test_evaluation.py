@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from dataclasses import replace
 
 import h5py
@@ -9,8 +10,11 @@ import numpy as np
 import pytest
 from builders import changed, recording, spike_data, tiny_settings, vars_of, with_spikes
 
+from ndt_cli.baselines import Smoother
+from ndt_cli.baselines.reference import SmoothingReference
 from ndt_cli.data.spike_data import Recording, SpikeData, all_trials
 from ndt_cli.data.write import write_recording
+from ndt_cli.engine.ensembles import save_ensemble
 from ndt_cli.engine.inference import hiding_folds, load_trained
 from ndt_cli.engine.streams import stream_seed
 from ndt_cli.engine.training import train
@@ -22,6 +26,7 @@ from ndt_cli.errors import (
     SettingsError,
 )
 from ndt_cli.evaluation import evaluate
+from ndt_cli.fitting import fit
 from ndt_cli.model.masking import draw_passes
 from ndt_cli.rates_file import write_rates
 from ndt_cli.settings.tree import InferenceSettings
@@ -361,3 +366,67 @@ def test_averaged_rates_of_a_trial_do_not_depend_on_the_trials_beside_it(run, sp
 
 def test_what_the_hidden_scores_hide_is_told(run, spikes):
     assert evaluate(run, recording=spikes).to_json()["hiding"] == "whole bins hidden, all zeros"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of `fit` with a held-out neuron, its data, and another file of the same neurons."""
+    folder = tmp_path_factory.mktemp("finished")
+    spikes = recording(12, 6, n_bins=8, n_neurons=4)
+    write_recording(spikes, folder / "own.h5")
+    write_recording(recording(5, 5, n_bins=8, n_neurons=4, mean_count=2.0), folder / "other.h5")
+    settings = changed(
+        tiny_settings(train={"max_epochs": 1}),
+        "data",
+        file=folder / "own.h5",
+        heldout_neurons=(3,),
+    )
+    return fit(settings, out=folder / "run"), folder
+
+
+def test_smoothing_is_stored_with_the_run_and_scores_the_same(finished):
+    done, folder = finished
+    again = evaluate(folder / "run")
+    assert again.to_json() == done.evaluation.to_json()
+    (folder / "run" / "smoothing.safetensors").rename(folder / "stored")
+    try:  # fitted again to the training trials
+        assert evaluate(folder / "run").to_json()["scores"] == again.to_json()["scores"]
+    finally:
+        (folder / "stored").rename(folder / "run" / "smoothing.safetensors")
+
+
+def test_another_file_is_evaluated_without_the_training_trials(finished):
+    _, folder = finished
+    own, stored = folder / "own.h5", folder / "run" / "smoothing.safetensors"
+    expected = evaluate(folder / "run", data=folder / "other.h5").to_json()
+    own.rename(folder / "away.h5")
+    try:
+        assert evaluate(folder / "run", data=folder / "other.h5").to_json() == expected
+        stored.rename(folder / "stored")
+        with pytest.raises(DataError, match=r"own\.h5"):
+            evaluate(folder / "run", data=folder / "other.h5")
+        (folder / "stored").rename(stored)
+    finally:
+        (folder / "away.h5").rename(own)
+
+
+def test_an_ensemble_keeps_the_smoothing_of_its_runs(finished):
+    _, folder = finished
+    ensemble = save_ensemble([folder / "run"], folder / "ensemble")
+    stored = (folder / "run" / "smoothing.safetensors").read_bytes()
+    assert (ensemble / "smoothing.safetensors").read_bytes() == stored
+
+
+@pytest.mark.parametrize("damage", ["cut", "other neurons", "not finite"])
+def test_a_damaged_smoothing_file_is_named(finished, tmp_path, damage):
+    _, folder = finished
+    shutil.copytree(folder / "run", tmp_path / "run")
+    path = tmp_path / "run" / "smoothing.safetensors"
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-9])
+    else:
+        n_neurons = 5 if damage == "other neurons" else 4
+        mean_N = np.full(n_neurons, np.nan if damage == "not finite" else 1.0)
+        SmoothingReference(Smoother(20.0, 1.0, mean_N, 10.0), None).save(path)
+    with pytest.raises(RunError, match=r"smoothing\.safetensors"):
+        evaluate(tmp_path / "run")

@@ -33,6 +33,7 @@ def test_scores_agree_with_loops_over_conditions_and_neurons():
     rates_BTN = RNG.random(data.spikes_BTN.shape)
     scores = psth_scores(rates_BTN, data, train)
     smoothed_BTN = smooth(train.spikes_BTN, train.inside_BT, PSTH_SMOOTHING_MS, 10.0)
+    rates_BTN = smooth(rates_BTN, data.inside_BT, PSTH_SMOOTHING_MS, 10.0)  # compared alike
     for n in range(4):
         found, expected = [], []
         for c in range(3):
@@ -47,6 +48,22 @@ def test_scores_agree_with_loops_over_conditions_and_neurons():
         assert scores.r2_N[n] == pytest.approx(1 - sse / sst)
     assert scores.r2_mean == pytest.approx(scores.r2_N.mean())
     assert (scores.n_conditions, scores.split_half) == (3, False)
+
+
+def test_no_estimate_matches_better_than_the_true_rates():
+    # Rates that change fast: a blurred PSTH is unlike them, and like anything as blurred.
+    fast_CTN = np.where(RNG.random((3, 50, 4)) < 0.2, 0.9, 0.05)
+    labels_B = np.repeat(np.arange(3), 60)
+    counts = np.random.default_rng(3).poisson(fast_CTN[labels_B]).astype(np.uint8)
+    made = spike_data(180, 50, 4, conditions_B=labels_B)
+    train = dataclasses.replace(made, spikes_BTN=counts)
+    data = train.take(np.arange(0, 180, 10))
+    train = train.take(np.setdiff1d(np.arange(180), np.arange(0, 180, 10)))
+    rates_BTN = fast_CTN[data.conditions_B]
+    truth = psth_scores(rates_BTN, data, train)
+    blurred_BTN = smooth(rates_BTN, data.inside_BT, PSTH_SMOOTHING_MS, 10.0)
+    assert truth.r2_mean > 0.8
+    assert psth_scores(blurred_BTN, data, train).r2_mean < truth.r2_mean
 
 
 def test_true_rates_match_and_a_constant_does_not():
@@ -69,7 +86,7 @@ def test_psths_of_training_trials_look_at_no_scored_spike():
 def test_without_other_trials_no_trial_is_compared_with_itself():
     # No condition has a course: what a trial's own spikes tell is noise.
     _, data = trials([10, 10, 10], seed=1, flat=True)
-    own_BTN = smooth(data.spikes_BTN, data.inside_BT, PSTH_SMOOTHING_MS, 10.0)
+    own_BTN = data.spikes_BTN.astype(float)
     scores = psth_scores(own_BTN, data)
     assert scores.split_half
     assert scores.r2_mean < 0

@@ -12,19 +12,12 @@ from ndt_cli import __version__
 from ndt_cli.data.spike_data import Recording, SpikeData
 from ndt_cli.engine.trained_model import Model
 from ndt_cli.errors import DataError, RunError, called
-from ndt_cli.evaluation import Evaluation
 from ndt_cli.report.figures import count
 from ndt_cli.report.page.parts import AsTyped, PageFigure, Row, Step, duration, render
 from ndt_cli.report.registry import FIGURES, RunContents, draw
 from ndt_cli.report.trial import spread_trials
-from ndt_cli.score_text import (
-    MODEL,
-    SMOOTHED,
-    score_notes,
-    score_number,
-    score_tables,
-    score_title,
-)
+from ndt_cli.score_text import score_notes, score_number, score_tables, score_title
+from ndt_cli.verdict import MODEL, SMOOTHED
 
 _STOPPED = {
     "finished": "all epochs completed",
@@ -57,7 +50,7 @@ def run_html(run: RunContents, as_typed: AsTyped = str) -> str:
     values = {
         "title": f"Run {run.path.absolute().name}",
         "under": str(run.path.absolute()),
-        "lead": _lead(found),
+        "lead": [found.verdict.sentence],
         "sections": [
             ("data", "Data and training"),
             ("scores", "Scores"),
@@ -68,6 +61,8 @@ def run_html(run: RunContents, as_typed: AsTyped = str) -> str:
         ],
         "about_rows": data_rows(run.recording) + training_rows(run) + _member_rows(run),
         "data_notes": [as_typed(note) for note in run.recording.notes],
+        "warnings": [as_typed(warning) for warning in found.verdict.warnings],
+        "advice": [as_typed(advice) for advice in found.verdict.advice],
         "score_title": score_title(found),
         "score_tables": score_tables(found),
         "score_notes": [as_typed(note) for note in score_notes(found)],
@@ -80,22 +75,6 @@ def run_html(run: RunContents, as_typed: AsTyped = str) -> str:
         "steps": [step.shown(as_typed) for step in _steps(run)],
     }
     return render("run.html", run.settings, values)
-
-
-def _lead(evaluation: Evaluation) -> list[str]:
-    model, smoothed = evaluation.scores[MODEL], evaluation.scores[SMOOTHED]
-    sentences = []
-    if model.rates is not None and smoothed.rates is not None and np.isfinite(model.rates.r2_mean):
-        sentences.append(
-            f"R2 of the inferred rates against the true rates: {model.rates.r2_mean:.3f}; "
-            f"smoothed spikes: {smoothed.rates.r2_mean:.3f}."
-        )
-    if np.isfinite(model.hidden.bits_per_spike):
-        sentences.append(
-            f"Prediction of hidden spike counts: {model.hidden.bits_per_spike:.3f} bits per "
-            f"spike; smoothed spikes: {smoothed.hidden.bits_per_spike:.3f}."
-        )
-    return sentences
 
 
 def _section_figures(run: RunContents, heading: str, as_typed: AsTyped) -> list[PageFigure]:

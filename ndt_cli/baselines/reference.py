@@ -1,0 +1,165 @@
+"""Smoothing as the reference of a run: fitted once, and stored beside the weights.
+
+Axes in names: B trials, T bins, N neurons.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+from typing_extensions import Self
+
+from ndt_cli.atomic import write_atomic
+from ndt_cli.baselines.heldout import HeldoutRegression, PoissonRegression
+from ndt_cli.baselines.smoothing import Smoother
+from ndt_cli.data.spike_data import SpikeData
+from ndt_cli.errors import RunError
+
+Float64Array = NDArray[np.float64]
+
+_HINT = "The file is damaged; without it, smoothing is fitted to the training trials again."
+
+
+@dataclass(frozen=True, eq=False)
+class SmoothingReference:
+    """Smoothed held-in spikes, and held-out neurons predicted from them by regression.
+
+    Attributes
+    ----------
+    smoother : Smoother
+        Smooths the held-in spikes; also holds the mean rates.
+    regression : HeldoutRegression or None
+        Predicts the held-out neurons; None without any.
+    """
+
+    smoother: Smoother
+    regression: HeldoutRegression | None
+
+    @classmethod
+    def fit(cls, train: SpikeData) -> Self:
+        """Fit kernel and regression to training trials.
+
+        Raises
+        ------
+        DataError
+            As `Smoother.fit` and `HeldoutRegression.fit`.
+        """
+        smoother = Smoother.fit(train)
+        return cls(smoother, HeldoutRegression.fit(train, smoother) if train.n_heldout else None)
+
+    def rates(self, data: SpikeData) -> Float64Array:
+        """Return rates with nothing hidden, (trials, bins, neurons) in spikes per bin."""
+        smoothed_BTN = self.smoother.rates(data)
+        if self.regression is not None:
+            smoothed_BTN[:, :, data.n_neurons - data.n_heldout :] = self.regression.rates(data)
+        return smoothed_BTN
+
+    def rates_while_hidden(self, data: SpikeData, folds_BTN: NDArray[np.integer]) -> Float64Array:
+        """Return each rate as smoothed while its own count is hidden.
+
+        Parameters
+        ----------
+        data : SpikeData
+            Trials.
+        folds_BTN : int array that broadcasts to the counts
+            Number of the pass in which an entry is hidden.
+        """
+        rates_BTN = np.zeros(data.spikes_BTN.shape)
+        for fold in range(int(folds_BTN.max()) + 1):
+            hidden_BTN = np.broadcast_to(folds_BTN == fold, rates_BTN.shape)
+            np.copyto(rates_BTN, self.smoother.rates_hidden(data, hidden_BTN), where=hidden_BTN)
+        return rates_BTN
+
+    def save(self, path: Path) -> None:
+        """Write it as a safetensors file, which holds numbers only; an earlier one is replaced."""
+        smoother, fitted = self.smoother, self.regression
+        tensors = {
+            "width_ms": np.array([smoother.width_ms]),
+            "prior_spikes": np.array([smoother.prior_spikes]),
+            "mean_rates_N": smoother.mean_rates_N,
+            "bin_ms": np.array([smoother.bin_ms], dtype=float),
+        }
+        if fitted is not None:
+            tensors |= {
+                "weights_FN": fitted.regression.weights_FN,
+                "intercepts_N": fitted.regression.intercepts_N,
+                "means_F": fitted.means_F,
+                "scales_F": fitted.scales_F,
+                "highest_N": fitted.highest_N,
+                "penalty": np.array([fitted.penalty]),
+            }
+        content = save({name: np.ascontiguousarray(values) for name, values in tensors.items()})
+        write_atomic(path, lambda temporary: temporary.write_bytes(content), overwrite=True)
+
+    @classmethod
+    def load(cls, path: Path, *, n_neurons: int, n_heldout: int, bin_ms: float) -> Self:
+        """Read a file of `save`.
+
+        Parameters
+        ----------
+        path : Path
+            The file.
+        n_neurons, n_heldout : int
+            Neurons of the run, and those of them that are held out.
+        bin_ms : float
+            Bin width of the run.
+
+        Raises
+        ------
+        RunError
+            If it is damaged, or of other neurons or bins.
+        """
+        try:
+            tensors = load(path.read_bytes())
+        except (OSError, SafetensorError, ValueError, KeyError) as error:
+            raise RunError(f"{path} cannot be read: {error}", _HINT) from error
+        n_heldin = n_neurons - n_heldout
+        shapes: dict[str, tuple[int, ...]] = {
+            "width_ms": (1,),
+            "prior_spikes": (1,),
+            "mean_rates_N": (n_neurons,),
+            "bin_ms": (1,),
+        }
+        if n_heldout:
+            shapes |= {
+                "weights_FN": (n_heldin, n_heldout),
+                "intercepts_N": (n_heldout,),
+                "means_F": (n_heldin,),
+                "scales_F": (n_heldin,),
+                "highest_N": (n_heldout,),
+                "penalty": (1,),
+            }
+        for name, shape in shapes.items():
+            values = tensors.get(name)
+            if values is None or values.shape != shape or values.dtype != np.float64:
+                found = "nothing" if values is None else f"{values.dtype} of shape {values.shape}"
+                raise RunError(f"{path}: {name}: found {found}; expected float64 {shape}", _HINT)
+            if not np.isfinite(values).all():
+                raise RunError(f"{path}: {name}: found a number that is not finite", _HINT)
+        one = {name: float(tensors[name][0]) for name, shape in shapes.items() if shape == (1,)}
+        if one["bin_ms"] != bin_ms or not (one["width_ms"] > 0 and one["prior_spikes"] > 0):
+            raise RunError(
+                f"{path}: found a kernel of {one['width_ms']:g} ms for bins of "
+                f"{one['bin_ms']:g} ms; expected one for bins of {bin_ms:g} ms",
+                _HINT,
+            )
+        smoother = Smoother(
+            one["width_ms"], one["prior_spikes"], tensors["mean_rates_N"], one["bin_ms"]
+        )
+        if not n_heldout:
+            return cls(smoother, None)
+        regression = PoissonRegression(tensors["weights_FN"], tensors["intercepts_N"])
+        return cls(
+            smoother,
+            HeldoutRegression(
+                smoother,
+                regression,
+                tensors["means_F"],
+                tensors["scales_F"],
+                tensors["highest_N"],
+                one["penalty"],
+            ),
+        )

@@ -1,0 +1,110 @@
+"""``ndt compare``: runs side by side, with bootstrap intervals over trials."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from ndt_cli.commands.console import note, out, print_json, say
+from ndt_cli.commands.evaluate import SplitChoice
+from ndt_cli.commands.flags import JsonOption
+
+if TYPE_CHECKING:
+    from ndt_cli.comparing import ComparedRun, Interval, RunComparison
+
+
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Folders of runs or ensembles.", show_default=False),
+    ],
+    split: Annotated[
+        SplitChoice | None,
+        typer.Option("--split", help="Trials to score.", show_default="valid; all of another file"),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", "-d", help="Another file with the same neurons and bin width."),
+    ] = None,
+    n_resamples: Annotated[
+        int, typer.Option("--resamples", min=1, help="Number of bootstrap resamples of the trials.")
+    ] = 1000,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the resamples.")] = 0,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print a CSV table on standard output, nothing else.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare runs.
+
+    Scores of the same trials side by side, with 95 % bootstrap intervals over
+    trials, and the differences from the first run.
+    """
+    if as_csv and as_json:
+        raise typer.BadParameter("give --csv or --json, not both")
+    from ndt_cli.comparing import compare_runs
+
+    found = compare_runs(
+        runs,
+        split=split.value if split else None,
+        data=data,
+        device=device,
+        n_resamples=n_resamples,
+        seed=seed,
+    )
+    if as_json:
+        print_json(found.to_json())
+    elif as_csv:
+        out.out(found.to_csv(), end="", highlight=False)
+    else:
+        _print(found)
+
+
+def _print(found: "RunComparison") -> None:
+    say(f"{found.split} trials of {found.source}: {found.n_trials} trials")
+    for number, run in enumerate(found.runs[:-1], start=1):
+        say(f"run {number}: {run.name}")
+    say()
+    say("Scores, with 95 % intervals:")
+    out.print(_table(found, lambda run, label: run.scores[label]))
+    if len(found.runs) > 1:
+        say()
+        say("Differences from run 1, on the same resamples:")
+        out.print(_table(found, lambda run, label: run.differences[label], skip=1))
+    for line in found.notes:
+        note(line, style="dim")
+
+
+def _table(
+    found: "RunComparison",
+    interval_of: Callable[["ComparedRun", str], "Interval"],
+    skip: int = 0,
+) -> Table:
+    """Return one row per run, one column per score; the best score of each column is bold."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("")
+    for label, unit in found.units.items():
+        table.add_column(f"{label}\n({unit})", justify="right")
+    for number, run in list(enumerate(found.runs, start=1))[skip:]:
+        name = run.name if number == len(found.runs) else f"run {number}"
+        cells = []
+        for label in found.units:
+            shown = interval_of(run, label)
+            values = [round(interval_of(other, label).value, 3) for other in found.runs[skip:]]
+            best = max((value for value in values if value == value), default=None)
+            style = "bold" if not skip and round(shown.value, 3) == best else ""
+            cells.append(Text(_text(shown), style))
+        table.add_row(name, *cells)
+    return table
+
+
+def _text(interval: "Interval") -> str:
+    if interval.value != interval.value:
+        return "-"
+    if interval.low != interval.low:
+        return f"{interval.value:.3f}"
+    return f"{interval.value:.3f}\n{interval.low:.3f} to {interval.high:.3f}"

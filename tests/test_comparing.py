@@ -1,0 +1,134 @@
+"""Runs side by side: the same scores as evaluation, and intervals by resampling trials."""
+
+import csv
+import dataclasses
+import io
+import json
+
+import numpy as np
+import pytest
+from builders import changed, recording, tiny_settings
+from typer.testing import CliRunner
+
+from ndt_cli.app import app
+from ndt_cli.comparing import compare_runs
+from ndt_cli.data.spike_data import Recording
+from ndt_cli.data.write import write_recording
+from ndt_cli.engine.training import train
+from ndt_cli.errors import RunError, SettingsError
+from ndt_cli.evaluation import evaluate
+from ndt_cli.metrics import bits_per_spike, rate_scores
+
+SETTINGS = tiny_settings(train={"max_epochs": 1})
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Two runs on one file, and one on another."""
+    folder = tmp_path_factory.mktemp("compared")
+    lengths = {"lengths_B": np.array([8, 3, 5, 8, 2, 8])}
+    kinds = {"rates": True, "n_bins": 8, "n_neurons": 4}
+    spikes = recording(12, 6, **kinds)
+    short = recording(6, 6, **kinds, **lengths)
+    write_recording(dataclasses.replace(spikes, valid=short.valid), folder / "spikes.h5")
+    write_recording(recording(8, 6, n_bins=8, n_neurons=4, mean_count=2.0), folder / "other.h5")
+    for name, file, seed in (("a", "spikes", 0), ("b", "spikes", 1), ("c", "other", 0)):
+        settings = changed(SETTINGS, "data", file=folder / f"{file}.h5", heldout_neurons=(2,))
+        train(changed(settings, "train", seed=seed), out=folder / name)
+    return folder
+
+
+def test_values_are_those_of_the_evaluation(files):
+    found = compare_runs([files / "a", files / "b"], n_resamples=20)
+    assert list(found.units) == ["hidden bins", "held-out neurons", "true rates"]
+    assert [run.name for run in found.runs][2] == "smoothed spikes"
+    for run in found.runs[:2]:
+        scores = evaluate(run.name).scores["NDT"]
+        assert run.scores["hidden bins"].value == scores.hidden.bits_per_spike
+        assert run.scores["held-out neurons"].value == scores.heldout.bits_per_spike
+        assert run.scores["true rates"].value == scores.rates.r2_mean
+
+
+def test_an_interval_is_that_of_the_scores_of_resampled_trials(files):
+    found = compare_runs([files / "a"], n_resamples=200, seed=3)
+    evaluation = evaluate(files / "a")
+    data = evaluation.data
+    n = data.n_trials
+    rng = np.random.default_rng(3)
+    hidden_BTN = evaluation.inferred_while_hidden[:]
+    bits, r2 = [], []
+    for draws_B in rng.multinomial(n, np.full(n, 1 / n), 200):
+        trials = np.repeat(np.arange(n), draws_B)
+        inside = data.inside_BT[trials]
+        counts = data.spikes_BTN[trials][:, :, :3]
+        bits.append(bits_per_spike(hidden_BTN[trials][:, :, :3], counts, inside).bits_per_spike)
+        rates = evaluation.rates_BTN[trials], data.rates_BTN[trials]
+        r2.append(rate_scores(*rates, inside).r2_mean)
+    for label, values in (("hidden bins", bits), ("true rates", r2)):
+        interval = found.runs[0].scores[label]
+        expected = np.quantile(values, [0.025, 0.975])
+        np.testing.assert_allclose([interval.low, interval.high], expected, rtol=1e-6)
+        assert interval.low < interval.value < interval.high
+
+
+def test_differences_are_taken_on_the_same_resamples(files):
+    found = compare_runs([files / "a", files / "b"], n_resamples=50)
+    same = found.runs[0].differences["hidden bins"]
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+    other = found.runs[1]
+    expected = other.scores["hidden bins"].value - found.runs[0].scores["hidden bins"].value
+    assert other.differences["hidden bins"].value == pytest.approx(expected)
+
+
+def test_the_same_seed_gives_the_same_intervals(files):
+    first, again, other = (
+        compare_runs([files / "a"], n_resamples=50, seed=seed).to_json()["runs"]
+        for seed in (1, 1, 2)
+    )
+    assert first == again
+    assert first != other
+
+
+def test_runs_of_other_trials_are_not_compared(files):
+    with pytest.raises(RunError, match="is scored on other trials"):
+        compare_runs([files / "a", files / "c"])
+    both = compare_runs([files / "a", files / "c"], data=files / "other.h5", n_resamples=5)
+    assert both.n_trials == 14
+    with pytest.raises(SettingsError, match="each once"):
+        compare_runs([files / "a", files / "a"])
+
+
+def test_scores_without_an_interval_say_so(files):
+    recorded = recording(12, 6, n_bins=8, n_neurons=4, n_heldout=1)
+    labeled = Recording(
+        *(
+            dataclasses.replace(data, conditions_B=np.arange(data.n_trials) % 2)
+            for data in (recorded.train, recorded.valid)
+        ),
+        "tiny",
+        "synthetic",
+    )
+    found = compare_runs([files / "a"], recording=labeled, n_resamples=5)
+    psth = found.runs[0].scores["PSTH"]
+    assert np.isfinite(psth.value)
+    assert np.isnan(psth.low)
+    assert "have no interval" in found.notes[-1]
+
+
+def test_the_command_prints_a_table_csv_or_json(files):
+    def ndt(*options):
+        result = CliRunner().invoke(
+            app, ["compare", str(files / "a"), str(files / "b"), "--resamples", "20", *options]
+        )
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    table = ndt()
+    for words in ("run 1", "run 2", "smoothed spikes", "held-out", "Differences from run 1"):
+        assert words in table
+    rows = list(csv.DictReader(io.StringIO(ndt("--csv"))))
+    content = json.loads(ndt("--json"))
+    assert len(rows) == 3 * 3
+    hidden = content["runs"][1]["scores"]["hidden bins"]
+    assert float(rows[3]["value"]) == hidden["value"]
+    assert float(rows[3]["low"]) == hidden["low"]
