@@ -270,7 +270,7 @@ class RunFolder:
 
     @property
     def smoothing(self) -> Path:
-        """File of the smoothing that the run is compared with (`ndt_cli.baselines.reference`)."""
+        """File of the smoothing that the run is compared with."""
         return self.path / "smoothing.safetensors"
 
     @property
