@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from ndt_cli.rates_file import write_rates
     from ndt_cli.report.page.write_report import write_report
     from ndt_cli.search.choose import choose_members
-    from ndt_cli.search.find_space import find_space
-    from ndt_cli.search.sweep import resume_sweep, sweep
+    from ndt_cli.search.loop import resume_sweep, sweep
+    from ndt_cli.search.space import find_space
     from ndt_cli.settings.load import load_settings
 
 try:
@@ -50,16 +50,16 @@ _HOMES = {
     "choose_members": "ndt_cli.search.choose",
     "describe_file": "ndt_cli.data.describe",
     "evaluate": "ndt_cli.evaluation",
-    "find_space": "ndt_cli.search.find_space",
+    "find_space": "ndt_cli.search.space",
     "load_recording": "ndt_cli.data.loading",
     "load_settings": "ndt_cli.settings.load",
     "load_trained": "ndt_cli.engine.inference",
     "make_chaotic_rnn": "ndt_cli.data.chaotic_rnn",
     "make_lorenz": "ndt_cli.data.lorenz",
     "resume": "ndt_cli.engine.training",
-    "resume_sweep": "ndt_cli.search.sweep",
+    "resume_sweep": "ndt_cli.search.loop",
     "save_ensemble": "ndt_cli.engine.ensembles",
-    "sweep": "ndt_cli.search.sweep",
+    "sweep": "ndt_cli.search.loop",
     "train": "ndt_cli.engine.training",
     "write_rates": "ndt_cli.rates_file",
     "write_recording": "ndt_cli.data.write",

@@ -11,7 +11,7 @@ from ndt_cli.commands.flags import JsonOption
 from ndt_cli.errors import SettingsError, typed
 
 if TYPE_CHECKING:
-    from ndt_cli.search.choose import Choice
+    from ndt_cli.search.choose import EnsembleChoice
 
 
 def ensemble(
@@ -68,7 +68,7 @@ def ensemble(
     _tell(folder, len(choice.runs), choice, as_json)
 
 
-def _tell(folder: Path, n_members: int, choice: "Choice | None", as_json: bool) -> None:
+def _tell(folder: Path, n_members: int, choice: "EnsembleChoice | None", as_json: bool) -> None:
     curve = choice.curve if choice else []
     if as_json:
         print_json({"ensemble": str(folder), "n_members": n_members, "validation_curve": curve})

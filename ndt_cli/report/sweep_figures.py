@@ -16,10 +16,10 @@ from ndt_cli.report.curves import finite_series
 from ndt_cli.report.figures import save_figure
 from ndt_cli.report.run_contents import Drawn, count
 from ndt_cli.report.style import MODEL, MUTED, SMOOTHED, new_figure, styled
-from ndt_cli.search.draws import Choice, Draw, Integer, LogUniform
 from ndt_cli.search.folder import SweepFolder
 from ndt_cli.search.results import MemberResult, SweepResults
 from ndt_cli.search.scoring import MEASURES, lower_is_better
+from ndt_cli.search.space import Draw, Integer, LogUniform, OneOf
 
 
 class Limits(NamedTuple):
@@ -48,7 +48,7 @@ def limits_of(values: Sequence[float], choose_by: str) -> Limits:
 
 def setting_axis(axes: Axes, key: str, draw: Draw) -> Callable[[MemberResult], float]:
     """Prepare the axis of a setting; return where on it a member stands."""
-    if isinstance(draw, Choice):
+    if isinstance(draw, OneOf):
         names = [str(v).lower() if isinstance(v, bool) else str(v) for v in draw.values]
         axes.set_xticks(range(len(names)), names)
         axes.set_xlim(-0.5, len(draw.values) - 0.5)

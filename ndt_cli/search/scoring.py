@@ -16,6 +16,7 @@ from ndt_cli.data.spike_data import FloatArray, Recording, SpikeData
 from ndt_cli.engine.inference import hiding_folds, load_trained
 from ndt_cli.engine.run_folder import BEST
 from ndt_cli.metrics import bits_per_spike, rate_scores
+from ndt_cli.scores import References
 from ndt_cli.settings.tree import Settings
 
 Scores = dict[str, float]
@@ -65,6 +66,23 @@ def mean_rate_scores(recording: Recording) -> Scores:
     """Measure what every model has to beat: each neuron's mean rate in the training trials."""
     rates_BTN = constant_rates(mean_rate(recording.train), recording.valid)
     return scores_of_rates(recording.valid, rates_BTN, rates_BTN)
+
+
+def smoothing_scores(recording: Recording, settings: Settings) -> Scores:
+    """Measure smoothed spikes, with the kernel chosen on the training trials.
+
+    Held-out neurons are predicted from the smoothed held-in ones.
+
+    Raises
+    ------
+    DataError
+        If the counts of held-out neurons are not known.
+    """
+    data = recording.valid
+    estimate = References.fit(recording.train).estimates(
+        data, lambda trials: hiding_folds(data, settings, trials), None
+    )["smoothed spikes"]
+    return scores_of_rates(data, estimate.seen_BTN[:], estimate.hidden_BTN[:])
 
 
 def scores_of_rates(data: SpikeData, seen_BTN: FloatArray, hidden_BTN: FloatArray) -> Scores:

@@ -14,7 +14,7 @@ from ray_cluster import ray_cluster, ray_environment
 from test_sweep_run import assert_same_sweep
 
 from ndt_cli.data.write import write_recording
-from ndt_cli.search.lineage import Lineage
+from ndt_cli.search.pbt import Lineage
 
 pytestmark = [
     pytest.mark.slow,

@@ -18,9 +18,9 @@ from ndt_cli.app import app
 from ndt_cli.commands.console import make_console
 from ndt_cli.commands.sweep_show import sweep_tables
 from ndt_cli.data.write import write_recording
-from ndt_cli.search.find_space import space_names
 from ndt_cli.search.folder import SweepFolder
-from ndt_cli.search.lineage import Lineage
+from ndt_cli.search.pbt import Lineage
+from ndt_cli.search.space import space_names
 
 SMALL = (
     "model.n_layers=1", "model.feedforward_size=8", "train.max_epochs=2",
@@ -148,11 +148,11 @@ def test_a_first_ctrl_c_saves_and_says_how_to_go_on(spikes, tmp_path):
         (["--json", "spaces"], "options before `spaces` are those of a search"),
         (["--members", "2", "show", "x"], "ndt sweep show --help"),
         (["--set", "train.device=cuda:99"], 'train.device = "cuda:99"'),
-        (["--members", "3", "--pbt-interval", "5"], "give --members 4 or more"),
+        (["--members", "3", "--pbt-interval", "5"], "Use --members 4 or more"),
         (["--pbt-interval", "50"], "members train for 50 epochs"),
         (
             ["--pbt-interval", "1", "--set", "train.val_interval_epochs=2"],
-            "validate every 2 epochs",
+            "every 2 epochs",
         ),
     ],
 )
@@ -183,9 +183,9 @@ def test_generations_tell_who_goes_on_from_whom_and_show_says_where_it_is_kept(s
     )
     assert made.exit_code == 0, made.output
     (move,) = Lineage.read(out).moves
-    assert f"ranked after 1 epochs: {move.member} goes on from {move.source}" in made.stderr
+    assert f"ranked after 1 epochs: {move.member} is replaced by a copy of {move.source}" in made.stderr
     shown = ndt("sweep", "show", out).stderr.replace("\n", "")
-    assert "ranked every 1 epochs, 1 times a member went on from another" in shown
+    assert "ranked every 1 epochs, 1 times a member was replaced by a copy" in shown
     assert str(out / "pbt.json") in shown
 
 

@@ -6,6 +6,7 @@ from typing import get_args
 
 import pytest
 from builders import tiny_settings
+from ndt_cli.search.member import Status
 
 from ndt_cli.report.page import sweep_page
 from ndt_cli.report.sweep_figures import (
@@ -15,16 +16,15 @@ from ndt_cli.report.sweep_figures import (
     score_by_setting,
     write_sweep_figures,
 )
-from ndt_cli.search.draws import Choice, Integer, LogUniform, Uniform
-from ndt_cli.search.member import Status
 from ndt_cli.search.results import MemberResult, SweepResults
+from ndt_cli.search.space import Integer, LogUniform, OneOf, Uniform
 
 DRAWS = {
     "train.learning_rate": LogUniform(1e-5, 1e-2),
     "model.dropout": Uniform(0.0, 0.3),
     "mask.max_span": Integer(1, 5),
-    "model.norm_place": Choice(("pre", "post")),
-    "model.tfixup_init": Choice((True, False)),
+    "model.norm_place": OneOf(("pre", "post")),
+    "model.tfixup_init": OneOf((True, False)),
 }
 
 
@@ -43,7 +43,7 @@ def member(index, loss=math.nan, status="finished", r2=None):
 
 
 def results(*members, choose_by="masked-loss"):
-    return SweepResults(None, choose_by, members, {"masked-loss": 0.46})
+    return SweepResults(None, choose_by, members, {"mean rate": {"masked-loss": 0.46}})
 
 
 def drawn_points(axes, marker="o"):

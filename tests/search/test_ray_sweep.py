@@ -8,6 +8,8 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 from builders import changed, recording, tiny_settings
+from ndt_cli.search.ray_options import RayOptions
+from ndt_cli.search.ray_rungs import read_rungs
 from ray_cluster import ray_cluster
 from same_run import assert_same_run
 from test_sweep_run import assert_same_sweep
@@ -15,12 +17,9 @@ from test_sweep_run import assert_same_sweep
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.errors import DeviceError, RunError, RunWarning
 from ndt_cli.search.folder import SweepFolder
-from ndt_cli.search.lineage import Lineage
-from ndt_cli.search.pbt import TrainByGenerations
-from ndt_cli.search.ray_options import RayOptions
-from ndt_cli.search.ray_rungs import read_rungs
+from ndt_cli.search.loop import resume_sweep, sweep
+from ndt_cli.search.pbt import Lineage, TrainByGenerations
 from ndt_cli.search.space import Space
-from ndt_cli.search.sweep import resume_sweep, sweep
 
 pytestmark = [
     pytest.mark.slow,
@@ -196,7 +195,7 @@ def test_what_a_worker_refuses_is_raised_as_it_is_and_the_sweep_can_go_on(
 ):
     settings = changed(SHORT, "train", device="cuda")
     # As on a machine that has the device which the workers lack.
-    monkeypatch.setattr("ndt_cli.search.sweep.choose_compute", lambda train: None)
+    monkeypatch.setattr("ndt_cli.search.loop.choose_compute", lambda train: None)
     with pytest.raises(DeviceError, match="cuda"):
         _on_ray(settings, tmp_path / "ray", options=RayOptions(gpus_per_worker=0))
     assert SweepFolder.open(tmp_path / "ray").results().to_do == [0, 1, 2]

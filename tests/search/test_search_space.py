@@ -7,9 +7,16 @@ import pytest
 from builders import tiny_settings
 
 from ndt_cli.errors import SettingsError
-from ndt_cli.search.draws import Integer, LogUniform, Uniform
-from ndt_cli.search.find_space import SPACE_OF_PRESET, default_space, find_space, space_names
-from ndt_cli.search.space import Space
+from ndt_cli.search.space import (
+    SPACE_OF_PRESET,
+    Integer,
+    LogUniform,
+    Space,
+    Uniform,
+    default_space,
+    find_space,
+    space_names,
+)
 from ndt_cli.settings.load import load_settings, preset_names
 
 # Three dropouts, context, random ratio, token ratio, widest span; warm-up where it is searched.
@@ -168,7 +175,7 @@ def test_what_is_wrong_in_a_space_is_named(tables, said):
     with pytest.raises(SettingsError, match=said) as caught:
         space(**tables)
     assert "mine" in caught.value.message
-    assert "ndt sweep spaces" in caught.value.hint
+    assert "find_space()" in caught.value.hint
 
 
 def test_all_mistakes_of_a_space_are_named_at_once():

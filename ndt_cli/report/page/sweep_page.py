@@ -9,11 +9,10 @@ from ndt_cli.errors import RunError
 from ndt_cli.report.page.parts import PageFigure, Row, Step, changed_settings, duration, render
 from ndt_cli.report.run_contents import count
 from ndt_cli.report.sweep_figures import MEASURE_NAMES, SWEEP_FIGURES, draw_sweep
-from ndt_cli.search.draws import Choice, Draw, written
 from ndt_cli.search.folder import SweepFolder
 from ndt_cli.search.results import STATUSES, SweepResults
 from ndt_cli.search.scoring import MEASURES, lower_is_better
-from ndt_cli.search.words import heading, score_text, value_text
+from ndt_cli.search.space import Draw, OneOf, heading, score_text, value_text, written
 from ndt_cli.settings.explain import field_table
 from ndt_cli.settings.load import settings_to_toml
 
@@ -80,7 +79,7 @@ def _about(sweep: SweepFolder, results: SweepResults) -> list[Row]:
         ("members", f"{len(results.members)}: {states}"),
         ("ranked by", f"{MEASURE_NAMES[results.choose_by]}; {better} is better"),
         ("space", f"{sweep.space.name}: {count(len(sweep.space.draws), 'setting')}"),
-        ("seed", str(sweep.seed)),
+        ("seed", str(sweep.plan.seed)),
         ("time spent", duration(sum(member.seconds for member in results.members))),
         ("page made", f"{datetime.now():%Y-%m-%d %H:%M} with ndt {__version__}"),
     ]
@@ -89,7 +88,7 @@ def _about(sweep: SweepFolder, results: SweepResults) -> list[Row]:
 def _describe(draw: Draw) -> str:
     ((kind, values),) = written(draw).items()
     texts = [value_text(value) for value in values]
-    if isinstance(draw, Choice):
+    if isinstance(draw, OneOf):
         return f"{kind}: {', '.join(texts)}"
     return f"{kind}: {' to '.join(texts)}"
 
@@ -132,8 +131,8 @@ def _figure(sweep: SweepFolder, name: str) -> PageFigure:
 def _steps(sweep: SweepFolder, results: SweepResults) -> list[Step]:
     path = sweep.path.absolute()
     again = ["ndt", "sweep", "--config", str(path / "base.toml")]
-    again += ["--space", str(path / "space.toml"), "--members", str(sweep.n_members)]
-    again += ["--seed", str(sweep.seed), "--out", f"{path}-again"]
+    again += ["--space", str(path / "space.toml"), "--members", str(sweep.plan.members)]
+    again += ["--seed", str(sweep.plan.seed), "--out", f"{path}-again"]
     steps = []
     if results.to_do:
         go_on = shlex.join(["ndt", "sweep", "--resume", str(path)])
