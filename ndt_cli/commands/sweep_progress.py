@@ -69,14 +69,17 @@ class MembersProgress:
             self._bars.remove_task(self._tasks.pop(index))
         for index, epoch in epochs.items():
             if index not in self._tasks:
-                name = f"member {index}" if index >= 0 else "default run"
-                self._tasks[index] = self._bars.add_task(name, total=self._max_epochs)
+                self._tasks[index] = self._bars.add_task(_name(index), total=self._max_epochs)
             self._bars.update(self._tasks[index], completed=epoch)
         now = time.monotonic()
         if not log.is_terminal and epochs and now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
-            members = ", ".join(f"{index}: {epoch}" for index, epoch in epochs.items())
-            log.print(f"epochs of {self._max_epochs}, by member: {members}", highlight=False)
+            members = ", ".join(f"{_name(index)} {epoch}" for index, epoch in epochs.items())
+            log.print(f"epochs of {self._max_epochs}: {members}", highlight=False)
+
+
+def _name(index: int) -> str:
+    return f"member {index}" if index >= 0 else "default run"
 
 
 def tell_member(member: MemberResult, results: SweepResults) -> None:
