@@ -1,7 +1,7 @@
-"""A made-up recording session that stands in for yours: reaches to eight targets.
+"""A synthetic recording session in place of yours: reaches to eight targets.
 
-Not an example itself: two of the examples use it. It is one .npz file as a lab might have it, with
-spike times in seconds, one value a trial for the events, and the hand on a clock of its own.
+Not an example itself; two of the examples use it. It is one .npz file as a lab might have it, with
+spike times in seconds, one value per trial for each event, and the hand with its own sample times.
 """
 
 from pathlib import Path
@@ -18,21 +18,21 @@ def write_session(file: Path, n_trials: int = 200, n_neurons: int = 30) -> Path:
     ============================  ===================  =====================================
     key                           shape                meaning
     ============================  ===================  =====================================
-    ``spike_times``               spikes               seconds on the recording's clock
+    ``spike_times``               spikes               seconds since the recording began
     ``spike_units``               spikes               neuron of each spike
-    ``start_time``, ``go_cue``    trials               seconds on that clock
-    ``target_deg``, ``success``   trials               condition; 1 where the reach was right
+    ``start_time``, ``go_cue``    trials               seconds, likewise
+    ``target_deg``, ``success``   trials               condition; 1 for a correct reach
     ``hand_velocity``             samples x 2          cm/s
-    ``hand_times``                samples              seconds on that clock
+    ``hand_times``                samples              seconds, likewise
     ============================  ===================  =====================================
     """
     rng = np.random.default_rng(0)
-    # A second to spare at each end, as in any recording.
+    # The recording extends a second beyond the first and last trial.
     start_s_B = 1.0 + TRIAL_S * np.arange(n_trials)
     go_s_B = start_s_B + rng.uniform(0.5, 0.8, n_trials)
     target_deg_B = rng.permutation(np.arange(n_trials) % 8) * 45
-    # No two reaches to a target are alike: when they begin and how fast they are differs. That is
-    # what an average over trials loses, and single-trial rates are for.
+    # Reaches to the same target differ in reaction time and speed. Averages over trials lose these
+    # differences; single-trial rates keep them.
     onset_s_B = go_s_B + rng.uniform(0.12, 0.35, n_trials)
     width_s_B = rng.uniform(0.07, 0.13, n_trials)
     direction_B2 = np.stack([np.cos(np.radians(target_deg_B)), np.sin(np.radians(target_deg_B))], 1)

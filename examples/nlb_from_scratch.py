@@ -2,9 +2,9 @@
 
     python examples/nlb_from_scratch.py [NEW_FOLDER [SETTING=VALUE ...]]
 
-Needs the benchmark's extra; the README says how to install it. Fetches 30 MB into nlb-data/, or
-takes the files that are there. A few minutes on a laptop with the short settings below; those of
-the paper (CONFIG = None) take hours on a GPU.
+Needs the extra ndt-cli[nlb] and nlb-tools; see "Installing" in the README. Downloads 30 MB into
+nlb-data/, or uses the files there. Takes a few minutes on a laptop with the short settings below;
+those of the paper (CONFIG = None) take hours on a GPU.
 """
 
 import sys
@@ -20,15 +20,15 @@ from ndt_cli.nlb.submit import submit
 DATASET = "mc_maze_small"  # 75 training trials of delayed reaches, 107 + 35 neurons
 BIN_MS = 5  # the main track; 20 is the other
 CONFIG = "nlb-quick"
-MEMBERS = 2  # models that differ in their seed; the mean of their rates is better than any
+MEMBERS = 2  # models with different seeds; the mean of their rates beats each of them
 
 
 def main(folder: str = "nlb-example", *changes: str, data_dir: str = "nlb-data") -> None:
     """Fetch, train, write, check, score."""
     out = Path(folder)
 
-    # 1. The public files, checked by their sha256 when they are fetched. The train file has the
-    # train and validation trials, the test file no more than the held-in spikes of test trials.
+    # 1. The public files, checked by their sha256 after the download. The train file has the train
+    # and validation trials; the test file has only the held-in spikes of the test trials.
     dataset = find_dataset(DATASET)
     try:
         locate(dataset, Path(data_dir))
@@ -37,9 +37,8 @@ def main(folder: str = "nlb-example", *changes: str, data_dir: str = "nlb-data")
             fetch(file, public_path(dataset, file, Path(data_dir)))
 
     # 2. Train on the train split, and score on the validation split. The model sees the held-in
-    # neurons inside the window; it has to tell the held-out neurons (co-smoothing) and the next
-    # 200 ms of all neurons. Everything you choose, choose on this split: phase="test" is for the
-    # last run, trained on both splits.
+    # neurons; it predicts the held-out neurons (co-smoothing) and the next 200 ms of all neurons.
+    # Make all choices on this split: phase="test" is for the final run, trained on both splits.
     result = submit(
         [DATASET],
         out=out,
@@ -53,8 +52,8 @@ def main(folder: str = "nlb-example", *changes: str, data_dir: str = "nlb-data")
     for finding in result.findings:
         print(f"{finding.severity}: {finding}")
 
-    # 3. The benchmark's own metrics, computed by nlb_tools. A model that is not above smoothing
-    # has not learned how neurons go together. co-bps and fp-bps: bits per spike over the mean
+    # 3. The benchmark's own metrics, computed by nlb_tools. A model no better than smoothing has
+    # not learned how neurons covary. co-bps and fp-bps: bits per spike over the mean
     # rate; vel R2: hand velocity decoded from the rates; psth R2: match to condition averages.
     (made,) = result.datasets
     for estimate, scores in made.scores.items():
@@ -64,14 +63,14 @@ def main(folder: str = "nlb-example", *changes: str, data_dir: str = "nlb-data")
     rates = read_submission(result.file)[made.key]
     print(f"held-out rates of the validation trials: {rates.eval_rates_heldout.shape}")
 
-    # 5. Each member is an ordinary run: evaluate, report and plot take it.
+    # 5. Each member is an ordinary run, for evaluate, report and plot.
     for run, n_epochs in zip(made.runs, made.epochs, strict=True):
         heldout = evaluate(run).scores["NDT"].heldout
         print(f"{run}: best after {n_epochs} epochs, co-bps {heldout.bits_per_spike:.3f}")
     print(result.file)
 
 
-# nlb_tools averages PSTHs in processes of its own, which import this file again on Windows and
-# macOS: without this line they would train, too.
+# nlb_tools averages PSTHs in child processes, which import this file again on Windows and macOS:
+# without this line they would train, too.
 if __name__ == "__main__":
     main(*sys.argv[1:])

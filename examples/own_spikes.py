@@ -2,9 +2,9 @@
 
     python examples/own_spikes.py [NEW_FOLDER [SETTING=VALUE ...]]
 
-Run it as it is first: it makes up a session of reaches and takes half a minute. Then put the path
-of your own file in place of the made-up one, and its names in `Choices`. Spike times that you hold
-in memory can be saved the way `made_up_session.py` does it.
+Run it unchanged first: it makes a synthetic session of reaches and takes half a minute. Then
+replace the synthetic file by your own, and the names in `Choices` by its names. Spike times in
+memory can be saved as in `made_up_session.py`.
 """
 
 import sys
@@ -15,13 +15,13 @@ from made_up_session import write_session
 from ndt_cli import (
     all_trials,
     describe_file,
+    fit,
     load_settings,
     load_trained,
     write_rates,
     write_recording,
 )
 from ndt_cli.convert import Choices, convert, list_contents
-from ndt_cli.fit import fit
 
 
 def main(folder: str = "own-spikes-example", *changes: str) -> None:
@@ -36,16 +36,16 @@ def main(folder: str = "own-spikes-example", *changes: str) -> None:
     for entry in list_contents(session).entries:
         print(f"  {entry.name:14} {entry.shape!s:12} {entry.values}")
 
-    # 2. Trials of spike counts. Bins of 10 to 20 ms suit most recordings: narrower ones hold
-    # hardly a spike and make long trials, in wider ones fast changes are lost.
+    # 2. Trials of spike counts. Bins of 10 to 20 ms suit most recordings: narrower bins
+    # hold few spikes and make long trials, wider ones lose fast changes.
     choices = Choices(
         bin_ms=20,
         align="go_cue",
         window_ms=(-200, 700),
         where=("success == 1",),  # error trials may follow other dynamics
         condition=("target_deg",),  # keeps the targets in proportion in training and validation
-        min_rate_hz=0.5,  # a neuron that hardly fires teaches the model nothing
-        behavior=("hand_velocity",),  # never seen by the model: for decoding from its rates
+        min_rate_hz=0.5,  # too few spikes to learn from
+        behavior=("hand_velocity",),  # for decoding from the rates; never seen by the model
         behavior_times="hand_times",
     )
     converted = convert(session, choices)
@@ -54,15 +54,15 @@ def main(folder: str = "own-spikes-example", *changes: str) -> None:
     spikes = out / "reaches.npz"
     write_recording(converted.recording, spikes)
 
-    # 3. Is anything odd about it? Look here first when a fit disappoints.
+    # 3. Is anything unusual about the data? Look here first when a fit is poor.
     settings = load_settings(
         "lorenz-quick",
         [
             f"data.file={spikes}",
             "train.max_epochs=150",
-            "train.patience_epochs=150",  # to the end: the learning rate falls until then
-            # A few hundred trials are soon learned by heart. Where the masked loss of validation
-            # trials rises again (figures/training.png), more dropout helps.
+            "train.patience_epochs=150",  # no early stop: the learning rate falls until the end
+            # A few hundred trials are easily overfitted. If the masked loss of the validation
+            # trials rises again (figures/training.png), use more dropout.
             "model.dropout=0.2",
             "model.dropout_embedding=0.2",
             "model.dropout_rates=0.2",
@@ -78,14 +78,14 @@ def main(folder: str = "own-spikes-example", *changes: str) -> None:
     for warning in report.warnings:
         print(f"look at this: {warning}")
 
-    # 4. Train, and score on the validation trials. Compare `hidden`: each count is predicted
-    # without having been seen. With nothing hidden, smoothing copies the spikes it is scored on.
+    # 4. Train, and score on the validation trials. Compare models by `hidden`, where each count is
+    # predicted while it is hidden. With nothing hidden, smoothing copies the spikes it predicts.
     result = fit(settings, out=out / "run")
     for name, scores in result.evaluation.scores.items():
         print(f"{name}: {scores.hidden.bits_per_spike:.3f} bits per spike on hidden bins")
 
-    # 5. Rates of all trials, in the order of the session. Training trials are among them: fine to
-    # look at, but compare models on validation trials only.
+    # 5. Rates of all trials, in the order of the session. This includes the training trials, so
+    # compare models on the validation trials only.
     trials = all_trials(converted.recording)
     model = load_trained(out / "run")
     rates_BTN = model.rates(trials)  # expected spikes per bin

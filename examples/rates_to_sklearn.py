@@ -1,9 +1,9 @@
-"""Rates into scikit-learn: decode the hand and the target, and draw the population's path.
+"""Rates in scikit-learn: decode hand velocity and target, and plot neural trajectories.
 
     python examples/rates_to_sklearn.py [NEW_FOLDER [SETTING=VALUE ...]]
 
-Needs scikit-learn: pip install scikit-learn. Takes half a minute. Whatever is decoded from the
-model's rates is decoded from smoothed spikes too: that comparison tells what the model adds.
+Needs scikit-learn: pip install scikit-learn. Takes half a minute. Everything is
+decoded from smoothed spikes too, which shows what the model adds.
 """
 
 import sys
@@ -22,7 +22,7 @@ from ndt_cli.baselines import Smoother
 from ndt_cli.convert import Choices, convert
 
 BEFORE_MS, AFTER_MS, BIN_MS = 200, 700, 20  # around the go cue
-LAG_MS = 100  # the hand follows motor cortex by about as much
+LAG_MS = 100  # motor cortex leads the hand by about this much
 
 
 def main(folder: str = "sklearn-example", *changes: str) -> None:
@@ -55,11 +55,11 @@ def main(folder: str = "sklearn-example", *changes: str) -> None:
     train(settings, out=out / "run", recording=recording)
 
     # 2. Rates of each estimate, trials x bins x neurons, in spikes per second. The decoders below
-    # are fitted to the training trials and scored on the validation trials. Of those the model
-    # has seen no more than how long to train.
+    # are fitted to the training trials and scored on the validation trials. The model used
+    # those only to choose its checkpoint.
     model = load_trained(out / "run")
-    # Be fair to what you compare with: of 30 to 110 ms, this width decodes the hand best here.
-    # Without widths to choose from, `Smoother.fit` takes the most likely one.
+    # A fair comparison: of widths from 30 to 110 ms, this one decodes the hand best here. By
+    # default, `Smoother.fit` chooses the width of the highest likelihood.
     smoother = Smoother.fit(recording.train, [80])
     estimates = {"NDT": model.rates, f"smoothed ({smoother.width_ms:.0f} ms)": smoother.rates}
     fitted, scored = recording.train, recording.valid
@@ -68,9 +68,8 @@ def main(folder: str = "sklearn-example", *changes: str) -> None:
         for name, infer in estimates.items()
     }
 
-    # 3. The hand's velocity from the rates of all neurons a lag before. Neighboring bins of a
-    # trial are nearly copies of each other: fit and score on different trials, never on different
-    # bins of the same ones.
+    # 3. Hand velocity from earlier rates of all neurons. Neighboring bins of a trial are nearly
+    # identical, so fit and score on different trials, never on different bins of the same ones.
     lag = LAG_MS // BIN_MS
     for name, (fitted_BTN, scored_BTN) in rates.items():
         decoder = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 4, 11)))
@@ -78,8 +77,8 @@ def main(folder: str = "sklearn-example", *changes: str) -> None:
         r2 = decoder.score(pooled(scored_BTN[:, :-lag]), pooled(scored.behavior_BTV[:, lag:]))
         print(f"{name}: hand velocity, R2 {r2:.3f}")
 
-    # 4. Which of the eight targets, from a single bin. The decoder knows the time and nothing else
-    # of the trial. Chance is 1 in 8. Before a reach begins, it is the plan that tells.
+    # 4. Which of the eight targets, from a single bin at a fixed time. Chance is 1 in 8. Before a
+    # reach begins, the plan carries this information.
     times_ms = np.array([0, 100, 200, 300, 400, 500])
     print(f"target from one bin, at {', '.join(map(str, times_ms))} ms after the go cue:")
     for name, (fitted_BTN, scored_BTN) in rates.items():
@@ -88,10 +87,10 @@ def main(folder: str = "sklearn-example", *changes: str) -> None:
             decoder = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
             decoder.fit(fitted_BTN[:, at], fitted.conditions_B)
             right.append(decoder.score(scored_BTN[:, at], scored.conditions_B))
-        print(f"{name}: {', '.join(f'{share:.2f}' for share in right)} right")
+        print(f"{name}: {', '.join(f'{share:.2f}' for share in right)} correct")
 
     # 5. Single trials along the first two principal components of the model's rates. The square
-    # root keeps neurons of high rate from being the whole picture.
+    # root keeps neurons with high rates from dominating.
     figure, panels = plt.subplots(1, 2, figsize=(7.2, 3.6), sharex=True, sharey=True)
     pca = PCA(2).fit(pooled(np.sqrt(rates["NDT"][0])))
     targets = np.unique(scored.conditions_B)
@@ -102,7 +101,7 @@ def main(folder: str = "sklearn-example", *changes: str) -> None:
             panel.plot(path_TP[:, 0], path_TP[:, 1], color=color, linewidth=0.7)
         panel.set(title=f"{name}, {scored.n_trials} trials", xlabel="component 1")
     panels[0].set_ylabel("component 2")
-    figure.suptitle("Single reaches, a color for each target")
+    figure.suptitle("Single reaches, colored by target")
     figure.tight_layout()
     figure.savefig(out / "trajectories.png", dpi=150)
     plt.close(figure)
@@ -110,7 +109,7 @@ def main(folder: str = "sklearn-example", *changes: str) -> None:
 
 
 def pooled(values_BTK: np.ndarray) -> np.ndarray:
-    """Put the bins of all trials one below the other, as scikit-learn takes samples."""
+    """Stack the bins of all trials as samples for scikit-learn."""
     return values_BTK.reshape(-1, values_BTK.shape[2])
 
 

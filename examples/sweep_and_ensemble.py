@@ -1,9 +1,9 @@
-"""Search for settings, survive a stop, and average the best models.
+"""Search for settings, interrupt and resume the search, and average the best models.
 
     python examples/sweep_and_ensemble.py [NEW_FOLDER [SETTING=VALUE ...]]
 
-Takes about two minutes. Random search and the mean of the best members' rates is how the published
-ensembles of NDT on the Neural Latents Benchmark were made.
+Takes about two minutes. The published ensembles of NDT on the Neural Latents Benchmark were made
+in this way: random search, then the mean rates of the best members.
 """
 
 import sys
@@ -26,9 +26,9 @@ from ndt_cli.engine.inference import hiding_folds
 from ndt_cli.metrics import bits_per_spike, rate_scores
 from ndt_cli.search.space import Space
 
-# What is drawn for each member, by the names of the settings. Search what the size of your data
-# decides: how fast to learn, and what keeps the model from learning trials by heart. The spaces of
-# the paper ship with the package: `find_space("generic")`, `find_space("maze-rtt")`.
+# The settings that are drawn for each member. Search those that depend on the size of your data:
+# the learning rate, and what prevents overfitting. The search spaces of the paper are included:
+# `find_space("generic")`, `find_space("maze-rtt")`.
 SPACE = {
     "train": {"learning_rate": {"log-uniform": [1e-3, 1e-2]}},
     "mask": {"ratio": {"uniform": [0.1, 0.4]}},
@@ -43,12 +43,12 @@ N_MEMBERS = 6  # the paper draws 20; published ensembles of NDT average the best
 
 
 def main(folder: str = "sweep-example", *changes: str) -> None:
-    """Search, go on, choose, and compare on trials that nothing was chosen by."""
+    """Search, resume, choose, and compare on trials that no choice depends on."""
     out = Path(folder)
     out.mkdir(parents=True)
 
-    # The members are ranked by the validation trials, and how many of them are averaged is chosen
-    # by these too. So half of them are put aside, for the comparison at the end.
+    # Validation trials rank the members and decide how many are averaged. So half of them are set
+    # aside for the comparison at the end.
     made = make_lorenz(n_conditions=40, n_repeats=10)
     halves = np.arange(made.valid.n_trials) % 2
     recording = replace(made, valid=made.valid.take(np.flatnonzero(halves == 0)))
@@ -63,14 +63,14 @@ def main(folder: str = "sweep-example", *changes: str) -> None:
             "train.patience_epochs=40",
             "model.n_layers=3",
             # Real recordings have no true rates to choose by. With held-out neurons, co-bps is a
-            # better judge than the masked loss (data.heldout_fraction, train.choose_by=co-bps).
+            # better measure than the masked loss (data.heldout_fraction, train.choose_by=co-bps).
             "train.choose_by=masked-loss",
             *changes,
         ],
     )
 
-    # 1. Half of the search, as if the night were over. Ctrl-C, a full disk or a power cut do the
-    # same: members that are done are kept, the one under way goes on from its last checkpoint.
+    # 1. Half of the search. After Ctrl-C, a full disk or a power cut it is the same: finished
+    # members are kept, and the current one resumes from its last checkpoint.
     ended = []
 
     def tell(member, results):
@@ -86,22 +86,21 @@ def main(folder: str = "sweep-example", *changes: str) -> None:
         should_stop=lambda: len(ended) >= N_MEMBERS // 2,
     )
 
-    # 2. The other half. Each member draws from a seed of its own, so the stop changes nothing.
-    print("stopped; going on")
+    # 2. The other half. Each member has its own seed, so the interruption changes no result.
+    print("stopped; resuming")
     results = resume_sweep(out / "sweep", tell=tell).results
     for member in results.ranked:
         drawn = ", ".join(f"{name.split('.')[1]} {v:.3g}" for name, v in member.drawn.items())
         print(f"{results.score(member):.4f}  member {member.index}: {drawn}")
-    # Some members of any random search learn nothing. They are ranked last and never averaged
-    # unless that helps.
+    # In any random search, some members learn nothing. They are ranked last.
     print(f"no better than the mean rate: {len(results.collapsed)} of {N_MEMBERS}")
 
-    # 3. Average the best. The curve says what one more member brings.
+    # 3. Average the best. The curve shows what each further member adds.
     choice = choose_members(out / "sweep")
     print("loss of the best 1, 2, ... together:", ", ".join(f"{v:.4f}" for v in choice.curve))
     save_ensemble(choice.runs, out / "ensemble", settings=choice.settings)
 
-    # 4. On the trials put aside. An ensemble is loaded, scored and drawn as a run is.
+    # 4. Compare on the trials set aside. An ensemble is loaded, scored and drawn like a run.
     folds_BTN = hiding_folds(test, settings)
     for name, path in (("best member", choice.runs[0]), ("ensemble", out / "ensemble")):
         model = load_trained(path)

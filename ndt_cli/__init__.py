@@ -2,107 +2,93 @@
 
 The package is used from the command line (``ndt --help``) and from Python::
 
-    from ndt_cli import load_settings
-    from ndt_cli.fit import fit
+    from ndt_cli import fit, load_settings
 
     result = fit(load_settings("lorenz-quick"), out="runs/first")
     result.evaluation.scores["NDT"].hidden.bits_per_spike
 
-What a notebook needs is at hand here, or in the modules ``baselines``, ``convert``, ``fit`` and
-``metrics``. Importing the package loads neither torch nor matplotlib: those come with the first
-name that needs them.
+The names below are the public ones, with those of ``baselines``, ``convert`` and ``metrics``.
+Importing the package loads neither torch nor matplotlib: each name is imported on first use.
 """
 
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from ndt_cli import baselines, convert, fit, metrics
-    from ndt_cli.data.chaotic_rnn import make_chaotic_rnn
-    from ndt_cli.data.describe import describe_file
-    from ndt_cli.data.loading import load_recording
-    from ndt_cli.data.lorenz import make_lorenz
-    from ndt_cli.data.spike_data import Recording, SpikeData, all_trials
-    from ndt_cli.data.write import write_recording
-    from ndt_cli.engine.ensembles import save_ensemble
-    from ndt_cli.engine.inference import load_trained
-    from ndt_cli.engine.training import resume, train
-    from ndt_cli.evaluation import evaluate
-    from ndt_cli.rates_file import write_rates
-    from ndt_cli.report.page.write_report import write_report
-    from ndt_cli.search.choose import choose_members
-    from ndt_cli.search.loop import resume_sweep, sweep
-    from ndt_cli.search.space import find_space
-    from ndt_cli.settings.load import load_settings
-
 try:
     __version__ = version("ndt-cli")
 except PackageNotFoundError:  # run from a source tree that was never installed
     __version__ = "0+unknown"
 
-# Where each public name lives; read on first use, so that `import ndt_cli` stays light. None may
-# be that of a module beside this file: whoever imports the module puts it in the name's place.
-_HOMES = {
-    "Recording": "ndt_cli.data.spike_data",
-    "SpikeData": "ndt_cli.data.spike_data",
-    "all_trials": "ndt_cli.data.spike_data",
-    "choose_members": "ndt_cli.search.choose",
-    "describe_file": "ndt_cli.data.describe",
-    "evaluate": "ndt_cli.evaluation",
-    "find_space": "ndt_cli.search.space",
-    "load_recording": "ndt_cli.data.loading",
-    "load_settings": "ndt_cli.settings.load",
-    "load_trained": "ndt_cli.engine.inference",
-    "make_chaotic_rnn": "ndt_cli.data.chaotic_rnn",
-    "make_lorenz": "ndt_cli.data.lorenz",
-    "resume": "ndt_cli.engine.training",
-    "resume_sweep": "ndt_cli.search.loop",
-    "save_ensemble": "ndt_cli.engine.ensembles",
-    "sweep": "ndt_cli.search.loop",
-    "train": "ndt_cli.engine.training",
-    "write_rates": "ndt_cli.rates_file",
-    "write_recording": "ndt_cli.data.write",
-    "write_report": "ndt_cli.report.page.write_report",
+# The module of each public name; None for a subpackage. No name may be that of another module
+# beside this file: importing the module would replace the name.
+_MODULES = {
+    "Recording": "data.spike_data",
+    "SpikeData": "data.spike_data",
+    "all_trials": "data.spike_data",
+    "baselines": None,
+    "choose_members": "search.choose",
+    "convert": None,
+    "describe_file": "data.describe",
+    "evaluate": "evaluation",
+    "find_space": "search.space",
+    "fit": "fitting",
+    "load_recording": "data.loading",
+    "load_settings": "settings.load",
+    "load_trained": "engine.inference",
+    "make_chaotic_rnn": "data.synthetic",
+    "make_lorenz": "data.synthetic",
+    "metrics": None,
+    "resume": "engine.training",
+    "resume_fit": "fitting",
+    "resume_sweep": "search.loop",
+    "save_ensemble": "engine.ensembles",
+    "sweep": "search.loop",
+    "train": "engine.training",
+    "write_rates": "rates_file",
+    "write_recording": "data.write",
+    "write_report": "report.page.write_report",
 }
-_MODULES = ("baselines", "convert", "fit", "metrics")
-__all__ = [
-    "Recording",
-    "SpikeData",
-    "__version__",
-    "all_trials",
-    "baselines",
-    "choose_members",
-    "convert",
-    "describe_file",
-    "evaluate",
-    "find_space",
-    "fit",
-    "load_recording",
-    "load_settings",
-    "load_trained",
-    "make_chaotic_rnn",
-    "make_lorenz",
-    "metrics",
-    "resume",
-    "resume_sweep",
-    "save_ensemble",
-    "sweep",
-    "train",
-    "write_rates",
-    "write_recording",
-    "write_report",
-]
+
+__all__ = ["__version__", *_MODULES]
+
+# The same for type checkers, which do not run this file; a test compares the two.
+if TYPE_CHECKING:
+    from ndt_cli import baselines as baselines
+    from ndt_cli import convert as convert
+    from ndt_cli import metrics as metrics
+    from ndt_cli.data.describe import describe_file as describe_file
+    from ndt_cli.data.loading import load_recording as load_recording
+    from ndt_cli.data.spike_data import Recording as Recording
+    from ndt_cli.data.spike_data import SpikeData as SpikeData
+    from ndt_cli.data.spike_data import all_trials as all_trials
+    from ndt_cli.data.synthetic import make_chaotic_rnn as make_chaotic_rnn
+    from ndt_cli.data.synthetic import make_lorenz as make_lorenz
+    from ndt_cli.data.write import write_recording as write_recording
+    from ndt_cli.engine.ensembles import save_ensemble as save_ensemble
+    from ndt_cli.engine.inference import load_trained as load_trained
+    from ndt_cli.engine.training import resume as resume
+    from ndt_cli.engine.training import train as train
+    from ndt_cli.evaluation import evaluate as evaluate
+    from ndt_cli.fitting import fit as fit
+    from ndt_cli.fitting import resume_fit as resume_fit
+    from ndt_cli.rates_file import write_rates as write_rates
+    from ndt_cli.report.page.write_report import write_report as write_report
+    from ndt_cli.search.choose import choose_members as choose_members
+    from ndt_cli.search.find_space import find_space as find_space
+    from ndt_cli.search.sweep import resume_sweep as resume_sweep
+    from ndt_cli.search.sweep import sweep as sweep
+    from ndt_cli.settings.load import load_settings as load_settings
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    if name in _MODULES:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'ndt_cli' has no attribute {name!r}")
+    module = _MODULES[name]
+    if module is None:
         return import_module(f"ndt_cli.{name}")
-    raise AttributeError(f"module 'ndt_cli' has no attribute {name!r}")
+    return getattr(import_module(f"ndt_cli.{module}"), name)
 
 
-def __dir__() -> list[str]:
-    # A notebook completes names by this list.
+def __dir__() -> list[str]:  # for completion in notebooks
     return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""The ``ndt`` program: commands by name, loaded when used; errors to messages and exit codes."""
+"""The ``ndt`` program: import commands when used, turn errors into messages and exit codes."""
 
 import errno
 import os
@@ -22,7 +22,7 @@ class _Command(NamedTuple):
     help: str
 
 
-# In the order of use. The help lines are held here so that `ndt --help` imports no command;
+# In the order of use. The help lines are repeated here so that `ndt --help` imports no command;
 # a test compares each with the command's own.
 COMMANDS = {
     "gen-data": _Command("ndt_cli.commands.gen_data:gen_data_app", "Make a synthetic set."),
@@ -42,7 +42,7 @@ COMMANDS = {
     "evaluate": _Command("ndt_cli.commands.evaluate:evaluate", "Evaluate a run."),
     "report": _Command("ndt_cli.commands.report:report", "Write a run's report as a web page."),
     "plot": _Command("ndt_cli.commands.plot:plot", "Draw one figure of a run or a sweep."),
-    "bench": _Command("ndt_cli.commands.bench:bench", "Measure speed and memory."),
+    "bench": _Command("ndt_cli.commands.bench:bench", "Compare speed with stock PyTorch layers."),
     "nlb-data": _Command(
         "ndt_cli.commands.nlb_data:nlb_data",
         "Fetch or check the public files of the Neural Latents Benchmark.",
@@ -62,15 +62,15 @@ _OS_HINTS = {
     errno.EACCES: "Check who may read or write there.",
 }
 
-_MEMORY_HINT = "Take less data or a smaller model, close other programs, or use a larger machine."
+_MEMORY_HINT = "Use less data or a smaller model, close other programs, or use a larger machine."
 _GPU_MEMORY_HINT = (
-    "Take smaller batches (--set train.batch_size=32), or steps that are not recorded, which keep "
-    "less (--set train.cuda_graph=false)."
+    "Use smaller batches (--set train.batch_size=32), or turn off CUDA graphs, which keep their "
+    "memory (--set train.cuda_graph=false)."
 )
 
 
 def load_command(name: str) -> Any:
-    """Import a command's module and return the click command of it."""
+    """Import a command's module and return it as a click command."""
     module, _, attribute = COMMANDS[name].target.partition(":")
     target = getattr(import_module(module), attribute)
     if isinstance(target, typer.Typer):
@@ -83,10 +83,10 @@ def load_command(name: str) -> Any:
     return command
 
 
-# Click's types are written Any: recent versions of Typer carry their own copy of click, older
-# ones take the package, so no import of them holds for both.
+# Click's types are Any, because recent versions of Typer contain a copy of click and older ones
+# import the package.
 class NdtGroup(TyperGroup):
-    """Knows every command by name and help line, and imports only the one that is run."""
+    """All commands by name and help line, of which only the one that runs is imported."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
@@ -116,7 +116,7 @@ class NdtGroup(TyperGroup):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run, and turn errors into a message and an exit code.
 
-        Outside of the parent's ``main``, which has dealt with wrong usage and exits by then.
+        The parent's ``main`` has handled wrong usage and exits by then.
         """
         try:
             return super().main(*args, **kwargs)
@@ -135,9 +135,9 @@ def _explain(error: Exception) -> None:
         where = f"{error.filename}: " if error.filename is not None else ""
         _print_error(f"{where}{error.strerror}", _OS_HINTS.get(error.errno or 0))
     elif ran_out_of_memory(error):
-        said = str(error).strip() or "the system gave no more"
-        on_gpu = "CUDA" in said
-        _print_error(f"memory ran out: {said}", _GPU_MEMORY_HINT if on_gpu else _MEMORY_HINT)
+        cause = str(error).strip() or "the system has no more"
+        hint = _GPU_MEMORY_HINT if "CUDA" in cause else _MEMORY_HINT
+        _print_error(f"out of memory: {cause}", hint)
     else:
         kind = type(error).__name__
         _print_error(
@@ -147,13 +147,11 @@ def _explain(error: Exception) -> None:
 
 
 def _print_error(message: str, hint: str | None = None) -> None:
-    from rich.text import Text
+    from ndt_cli.commands.console import labeled, note
 
-    from ndt_cli.commands.console import labeled, log
-
-    log.print(labeled("Error", "bold red", message), soft_wrap=True)
+    note(labeled("Error", "bold red", message))
     if hint is not None:
-        log.print(Text(hint), soft_wrap=True)
+        note(hint)
 
 
 app = typer.Typer(
@@ -186,14 +184,8 @@ def _global_options(
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run ``ndt``; always leaves by SystemExit.
-
-    Parameters
-    ----------
-    args : sequence of str, optional
-        Arguments after the program's name. Default: those of the process.
-    """
-    # OpenMP threads spin while they wait. When another process takes a core, the spinning ones
-    # starve the one that works, and training slows down tenfold. Read once, when torch loads.
+    """Run ``ndt`` with these arguments, by default those of the process; raises SystemExit."""
+    # OpenMP threads spin while they wait: if another process takes a core, they starve the thread
+    # that works, and training slows down tenfold. Read once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app(None if args is None else list(args), prog_name="ndt")

@@ -4,11 +4,11 @@ import errno
 import os
 import re
 import secrets
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from ndt_cli.errors import ExistingFileError, NdtError
+from ndt_cli.errors import ExistingFileError, NdtError, SettingsError
 
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
@@ -47,7 +47,7 @@ def write_atomic(path: Path, write: Callable[[Path], object], *, overwrite: bool
         else:
             _move_to_free_name(temporary, path)
     except BaseException:
-        # What stopped the writing is to be reported, not that the rest cannot be removed.
+        # Report why the writing failed, not that its temporary file cannot be removed.
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
@@ -84,8 +84,24 @@ def check_may_write(path: Path, overwrite: bool) -> None:
         raise NdtError(f"{path}: no permission to write to the folder {parent}")
 
 
+def check_suffix(path: Path, suffixes: Sequence[str]) -> None:
+    """Check that the name of a file to be written ends in one of these suffixes.
+
+    Raises
+    ------
+    SettingsError
+        With the suffix that was found.
+    """
+    if path.suffix.lower() not in suffixes:
+        found = f"the suffix {path.suffix}" if path.suffix else "no suffix"
+        raise SettingsError(
+            f"{path}: found {found}; expected {', '.join(suffixes)}",
+            f"For example: {path.parent / (path.stem + suffixes[0])}",
+        )
+
+
 def _move_to_free_name(temporary: Path, path: Path) -> None:
-    """Give a file its final name if that is free: a link fails where a rename would replace."""
+    """Give a file its final name if that is free: unlike a rename, a link never replaces."""
     try:
         try:
             os.link(temporary, path)
@@ -102,16 +118,16 @@ def _move_to_free_name(temporary: Path, path: Path) -> None:
 
 
 def leftovers(folder: Path, names: Container[str] | None = None) -> list[Path]:
-    """Find the temporary files that killed processes left in a folder.
+    """Find temporary files in a folder, such as killed processes leave.
 
-    Those of a process that is writing at this moment look the same.
+    Those of a process that is writing at the moment look the same.
 
     Parameters
     ----------
     folder : Path
-        Where to look.
+        The folder.
     names : container of str, optional
-        Names of the files whose temporary ones are meant. Default: of all.
+        Only temporary files of the files with these names. Default: all.
     """
     found = []
     for path in folder.iterdir() if folder.is_dir() else ():
@@ -122,7 +138,7 @@ def leftovers(folder: Path, names: Container[str] | None = None) -> list[Path]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a change of names last through a loss of power, where the system offers it."""
+    """Make a change of names survive a loss of power, where the system can."""
     if os.name == "nt":  # folders cannot be opened there
         return
     # Some network file systems refuse; the file itself is safe by now.

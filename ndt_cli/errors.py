@@ -5,14 +5,14 @@
     NdtError              exit code 1   base: a message, and the next thing to try
     |- SettingsError      exit code 2   a key, value or combination of settings
     |- DataError          exit code 1   a spike file: layout, shape, counts
-    |- RunError           exit code 1   a run folder: missing, taken, damaged, of another version
-    |  `- CheckpointError exit code 1   a checkpoint that is truncated, of another shape, not one
-    |- TrainingError      exit code 1   training cannot go on: loss or gradient not finite
+    |- RunError           exit code 1   a run folder: missing, in use, damaged, of another version
+    |  `- CheckpointError exit code 1   a checkpoint: truncated, of another shape, not one at all
+    |- TrainingError      exit code 1   training cannot continue: loss or gradient not finite
     |- DeviceError        exit code 2   a device or precision that this machine does not have
     |- ExistingFileError  exit code 1   an output file or folder that already exists
     `- MissingExtraError  exit code 1   an optional package that is not installed
 
-A command prints ``message`` and ``hint`` and nothing else, unless tracebacks are asked for.
+A command prints ``message`` and ``hint``, and a traceback only in debug mode.
 
 Messages are written for Python: arguments, settings and calls stand in backticks (`bin_ms`,
 `train.batch_size=32`, `resume('runs/a')`). The command line shows them as they are typed there
@@ -26,12 +26,12 @@ from pathlib import Path
 
 
 class NdtError(Exception):
-    """Base of the errors that a user is expected to read.
+    """Base of all errors that are meant for the user.
 
     Parameters
     ----------
     message : str
-        What is wrong, in which file, key or flag, and what was found there.
+        What is wrong, in which file, key or argument, and what was found there.
     hint : str, optional
         The next command or change to try.
     """
@@ -58,7 +58,7 @@ class DataError(NdtError):
 
 
 class RunError(NdtError):
-    """A run folder that is missing, already taken or damaged."""
+    """A run folder that is missing, in use or damaged."""
 
 
 class CheckpointError(RunError):
@@ -66,7 +66,7 @@ class CheckpointError(RunError):
 
 
 class TrainingError(NdtError):
-    """Training that cannot go on, such as a loss that is not finite."""
+    """Training that cannot continue, such as a loss that is not finite."""
 
 
 class DeviceError(NdtError):
@@ -81,7 +81,7 @@ class ExistingFileError(NdtError):
     Parameters
     ----------
     path : Path
-        Which file or folder.
+        The file or folder.
     hint : str, optional
         What to do instead. Default: choose another name, or ask to overwrite.
     """
@@ -102,7 +102,7 @@ class RunWarning(UserWarning):
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name most like ``name``, or None when nothing is close."""
+    """Return the known name most similar to ``name``, or None if none is close."""
     matches = get_close_matches(name, list(known), n=1, cutoff=0.5)
     return matches[0] if matches else None
 
@@ -124,5 +124,5 @@ def called(function: str, *arguments: object, **keywords: object) -> str:
 
 
 def typed(path: Path | str) -> str:
-    """Return a path as it is typed in a shell, for the commands that a hint names."""
+    """Return a path as it is typed in a shell, quoted if necessary."""
     return shlex.quote(str(path))

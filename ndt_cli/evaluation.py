@@ -1,15 +1,36 @@
-"""Scores of a run's rates, always beside those of the references."""
+"""Score the rates that a run infers, next to smoothed spikes, mean rates and true rates.
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+Rates are scored against spike counts in two ways, because a model, or a smoother, could copy the
+count that it is asked to predict:
+
+- *hidden*: each count is predicted in a pass in which it is hidden. Compare models by these.
+- *seen*: nothing is hidden. These are the rates that a user analyzes.
+
+Axes in names: B trials, T bins, N neurons, V behavioral variables.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import Self
 
+from ndt_cli.baselines import HeldoutRegression, Smoother, constant_rates
 from ndt_cli.data.loading import load_file, load_recording
-from ndt_cli.data.spike_data import ByTrial, FloatArray, IntArray, Recording, SpikeData, all_trials
+from ndt_cli.data.spike_data import (
+    ByTrial,
+    FloatArray,
+    IntArray,
+    Recording,
+    SpikeData,
+    TrialValues,
+    all_trials,
+    trial_blocks,
+)
 from ndt_cli.engine.inference import (
     Ensemble,
     Float32Array,
@@ -19,12 +40,53 @@ from ndt_cli.engine.inference import (
 )
 from ndt_cli.engine.trained_model import unlike_neurons
 from ndt_cli.errors import RunError, SettingsError
-from ndt_cli.metrics import PSTH_SMOOTHING_MS
-from ndt_cli.scores import Estimate, References, Scores, score_estimate
-
-__all__ = ["Evaluation", "Scores", "Split", "evaluate"]
+from ndt_cli.jsonable import jsonable
+from ndt_cli.metrics import (
+    PSTH_SMOOTHING_MS,
+    DecodingScores,
+    PsthScores,
+    RateScores,
+    RateScoreSums,
+    SpikeScores,
+    SpikeScoreSums,
+    decode_behavior,
+    psth_scores,
+)
+from ndt_cli.metrics.decoding import check_lags
 
 Split = Literal["train", "valid", "all"]
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Scores of one estimate of the rates: the model's, or a reference's.
+
+    Attributes
+    ----------
+    rates : RateScores or None
+        Against true rates, nothing hidden; None where these are not known.
+    hidden, seen : SpikeScores
+        Against the counts of held-in neurons in the window: each predicted while it is hidden,
+        and with nothing hidden.
+    heldout : SpikeScores or None
+        Against the counts of held-out neurons in the window (co-smoothing); None without
+        held-out neurons, or where their counts are not known.
+    forward : SpikeScores or None
+        Against the counts of all neurons in the forward bins, likewise.
+    behavior : DecodingScores or None
+        Behavior decoded from the rates of all neurons, nothing hidden; None without behavior.
+    psth : PsthScores or None
+        Condition-averaged rates, nothing hidden, against PSTHs; None without conditions of
+        enough trials.
+    """
+
+    rates: RateScores | None
+    hidden: SpikeScores
+    seen: SpikeScores
+    heldout: SpikeScores | None
+    forward: SpikeScores | None
+    behavior: DecodingScores | None = None
+    psth: PsthScores | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,20 +96,20 @@ class Evaluation:
     Attributes
     ----------
     run, checkpoint, source, split : str
-        What was evaluated on what.
+        The run folder, the weights, the data and the trials that were evaluated.
     data : SpikeData
         The trials.
     inferred, smoothed : ByTrial
-        ``rates_BTN`` and ``smoothed_BTN`` a few trials at a time, such as ``inferred[:10]``: of a
-        set that is too large to be held as floats.
+        ``rates_BTN`` and ``smoothed_BTN`` a few trials at a time, such as ``inferred[:10]``, for
+        sets that are too large to hold as floats.
     activations : ByTrial
-        What the encoder makes of the counts, (trials, bins, channels).
+        Output of the encoder, (trials, bins, channels).
     smoothing_ms : float
         Standard deviation of the smoothing kernel, chosen on the training trials.
     scores : dict of str to Scores
         ``"NDT"``, ``"smoothed spikes"``, ``"mean rate"`` and, where known, ``"true rates"``.
     warnings : tuple of str
-        What makes these scores doubtful, such as neurons that look shuffled.
+        Reasons to doubt these scores, such as neurons that look shuffled.
     """
 
     run: str
@@ -69,11 +131,11 @@ class Evaluation:
 
     @cached_property
     def smoothed_BTN(self) -> FloatArray:
-        """Smoothed spikes in spikes per bin; held-out neurons are foretold from the others."""
+        """Smoothed spikes in spikes per bin; held-out neurons are predicted from the others."""
         return self.smoothed[:]
 
     def take(self, trials: IntArray) -> "Evaluation":
-        """Return the trials at these positions with their rates, beside the scores of all."""
+        """Return the trials at these positions with their rates; scores stay those of all."""
         return replace(
             self,
             data=self.data.take(trials),
@@ -83,10 +145,10 @@ class Evaluation:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the scores as plain values; a number that is not defined is None.
+        """Return the scores as JSON values; an undefined number is None.
 
-        Arrays of neurons are in the order of ``heldin_neurons``, then ``heldout_neurons``: their
-        places in the file.
+        Arrays over neurons are in the order of ``heldin_neurons``, then ``heldout_neurons``,
+        which are positions in the file.
         """
         return {
             "run": self.run,
@@ -102,7 +164,7 @@ class Evaluation:
             "smoothing_ms": self.smoothing_ms,
             "psth_smoothing_ms": PSTH_SMOOTHING_MS,
             "warnings": list(self.warnings),
-            "scores": {name: _plain(asdict(scores)) for name, scores in self.scores.items()},
+            "scores": jsonable(self.scores),
         }
 
 
@@ -112,19 +174,19 @@ def evaluate(
     split: Split | None = None,
     data: Path | str | None = None,
     checkpoint: str | None = None,
-    overrides: tuple[str, ...] = (),
+    overrides: Sequence[str] = (),
     device: str = "auto",
     recording: Recording | None = None,
     lags_ms: Sequence[float] | None = None,
     other_neurons: bool = False,
 ) -> Evaluation:
-    """Score the rates that a run infers, beside mean rate, smoothing and the true rates.
+    """Score the rates that a run infers, next to mean rate, smoothing and the true rates.
 
-    Rates are inferred and scored a block of trials at a time, so that a large set takes little
-    more memory than its counts.
+    Rates are inferred and scored in blocks of trials, so that a large set takes little more
+    memory than its counts.
 
-    Of validation trials, decoders of behavior are fitted to the training trials of the same
-    data, and PSTHs are theirs; of other trials, both are from parts of the scored trials.
+    On validation trials, decoders of behavior are fitted to the training trials of the same
+    data, which also give the PSTHs. On other trials both come from parts of the scored trials.
 
     Parameters
     ----------
@@ -134,20 +196,19 @@ def evaluate(
         Which trials. Default: validation trials of the run's own data, all trials of another
         file.
     data : Path or str, optional
-        Another file of the same neurons and bin width; read with the run's ``[data]`` settings.
+        Another file of the same neurons and bin width, read with the run's ``[data]`` settings.
     checkpoint : str, optional
         Which weights: see `ndt_cli.engine.inference.load_trained`.
-    overrides : tuple of str
-        Changes to the ``[data]`` settings for that file, as ``"data.file_bin_ms=5"``.
+    overrides : sequence of str
+        Changes to the ``[data]`` settings for that file, such as ``"data.file_bin_ms=5"``.
     device : str
         As the setting ``train.device``.
     recording : Recording, optional
-        The run's own data, where they are in memory already.
+        The run's own data, if they are in memory already.
     lags_ms : sequence of float, optional
-        Lags to decode behavior with, in ms from rates to behavior; see
-        `ndt_cli.metrics.decode_behavior`.
+        Lags from rates to behavior to decode with, in ms; see `ndt_cli.metrics.decode_behavior`.
     other_neurons : bool
-        Evaluate though the file's neurons are known to be others than the run's.
+        Evaluate even if the file's neurons are known to differ from the run's.
 
     Returns
     -------
@@ -156,7 +217,8 @@ def evaluate(
     Raises
     ------
     RunError, CheckpointError, DataError, DeviceError, SettingsError
-        When the run, the checkpoint, the file or the device will not do, or a rate is not finite.
+        If the run, checkpoint, file, device or an argument is not usable, or a rate is not
+        finite.
 
     Examples
     --------
@@ -170,15 +232,7 @@ def evaluate(
     >>> evaluate("runs/first", data="spikes.npz").split  # another file, all of its trials
     'all'
     """
-    if split not in (None, *get_args(Split)):
-        raise SettingsError(
-            f"the split {split!r} is not one of {', '.join(get_args(Split))}", "give one of them"
-        )
-    if overrides and data is None:
-        raise SettingsError(
-            "overrides are for another file, and none is given",
-            "give data=..., or train a run with those settings",
-        )
+    _check_arguments(split, data, overrides, lags_ms)
     trained = load_trained(run, checkpoint, device)
     own = recording or load_recording(trained.settings.data)
     if data is None:
@@ -188,90 +242,225 @@ def evaluate(
         evaluated, split = load_file(Path(data), data_settings), split or "all"
     trials = all_trials(evaluated) if split == "all" else getattr(evaluated, split)
     trained.check_fits(trials, evaluated.source, other_neurons=other_neurons)
-    references = References.fit(own.train)
+    smoothing = _Smoothing.fit(own.train)
     train = evaluated.train if split == "valid" else None
     source = evaluated.source
-    del own, evaluated  # what is not scored need not stay in memory
-    found = _score(trained, references, source, split, trials, train, lags_ms)
-    unlike = unlike_neurons(trained.trained_on, trials)
-    return replace(found, warnings=(unlike,)) if unlike else found
+    del own, evaluated  # trials that are not scored need not stay in memory
 
-
-def _score(
-    trained: TrainedModel | Ensemble,
-    references: References,
-    source: str,
-    split: Split,
-    data: SpikeData,
-    train: SpikeData | None,
-    lags_ms: Sequence[float] | None,
-) -> Evaluation:
-    both_behave = (
-        train is not None and train.behavior_BTV is not None and data.behavior_BTV is not None
-    )
-    decoder_trials = train if both_behave else None
-    folds_of = partial(hiding_folds, data, trained.settings)
-    inferred = _inferred(trained, data)
-    estimates = {
-        "NDT": Estimate(
-            inferred,
-            ByTrial(
-                data.spikes_BTN.shape,
-                np.float32,
-                lambda trials: _finite(
-                    trained, trained.rates_while_hidden(data.take(trials), folds_of(trials))
-                ),
-                keep=False,
-            ),
-            None if decoder_trials is None else _inferred(trained, decoder_trials),
-        ),
-        **references.estimates(data, folds_of, decoder_trials),
-    }
-    smoothed = estimates["smoothed spikes"].seen_BTN
+    decoded = train is not None and train.behavior_BTV is not None
+    decoder_trials = train if decoded and trials.behavior_BTV is not None else None
+    folds_of = partial(hiding_folds, trials, trained.settings)
+    model = _model_estimate(trained, trials, folds_of, decoder_trials)
+    references = _reference_estimates(smoothing, trials, folds_of, decoder_trials)
+    smoothed = references["smoothed spikes"].seen_BTN
+    assert isinstance(model.seen_BTN, ByTrial)
     assert isinstance(smoothed, ByTrial)
+    scores = {
+        name: _score(estimate, trials, train, lags_ms)
+        for name, estimate in {"NDT": model, **references}.items()
+    }
+    unlike = unlike_neurons(trained.trained_on, trials)
     return Evaluation(
         run=str(trained.run.path),
         checkpoint=trained.checkpoint,
         source=source,
         split=split,
-        data=data,
-        inferred=inferred,
+        data=trials,
+        inferred=model.seen_BTN,
         smoothed=smoothed,
         activations=ByTrial(
-            (data.n_trials, data.n_bins, trained.width),
+            (trials.n_trials, trials.n_bins, trained.width),
             np.float32,
-            lambda trials: trained.activations(data.take(trials)),
+            lambda places: trained.activations(trials.take(places)),
         ),
-        smoothing_ms=references.smoother.width_ms,
-        scores={
-            name: score_estimate(estimate, data, train, lags_ms)
-            for name, estimate in estimates.items()
-        },
+        smoothing_ms=smoothing.smoother.width_ms,
+        scores=scores,
+        warnings=(unlike,) if unlike else (),
     )
 
 
-def _inferred(trained: TrainedModel | Ensemble, data: SpikeData) -> ByTrial:
-    return ByTrial(
-        data.spikes_BTN.shape,
-        np.float32,
-        lambda trials: _finite(trained, trained.rates(data.take(trials))),
+def _check_arguments(
+    split: str | None,
+    data: Path | str | None,
+    overrides: Sequence[str],
+    lags_ms: Sequence[float] | None,
+) -> None:
+    """Check what can be checked before minutes of computing."""
+    if split not in (None, *get_args(Split)):
+        raise SettingsError(f"`split={split!r}`: expected one of {', '.join(get_args(Split))}")
+    if overrides and data is None:
+        raise SettingsError(
+            "`overrides` can only change how another file is read, and no file is given",
+            "add `data='FILE'`, or train a run with those settings",
+        )
+    for override in overrides:
+        if not override.strip().startswith("data."):
+            raise SettingsError(
+                f"`{override.strip()}`: the run was trained with its own settings; only those of "
+                "[data] can change",
+                "such as `data.file_bin_ms=5`",
+            )
+    check_lags(lags_ms or ())
+
+
+# ------------------------------------------------------------------------------------------------
+# Estimates of the rates: the model's and the references'
+# ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Estimate:
+    """Rates in spikes per bin: of the scored trials, and of those to fit decoders to."""
+
+    seen_BTN: TrialValues
+    hidden_BTN: TrialValues  # held-in neurons in the window, each count hidden once
+    train_BTN: TrialValues | None
+
+
+# For the trials at some positions, the number of the pass in which each entry is hidden: an int
+# array that broadcasts to (trials, bins, neurons).
+_FoldsOf = Callable[[IntArray], NDArray[np.integer]]
+
+
+def _model_estimate(
+    trained: TrainedModel | Ensemble, data: SpikeData, folds_of: _FoldsOf, train: SpikeData | None
+) -> _Estimate:
+    """Return the model's rates, inferred a block of trials at a time."""
+
+    def inferred(given: SpikeData) -> ByTrial:
+        return ByTrial(
+            given.spikes_BTN.shape,
+            np.float32,
+            lambda trials: _finite(trained, trained.rates(given.take(trials))),
+        )
+
+    def while_hidden(trials: IntArray) -> Float32Array:
+        rates_BTN = trained.rates_while_hidden(data.take(trials), folds_of(trials))
+        return _finite(trained, rates_BTN)
+
+    return _Estimate(
+        inferred(data),
+        ByTrial(data.spikes_BTN.shape, np.float32, while_hidden, keep=False),
+        None if train is None else inferred(train),
     )
 
 
 def _finite(trained: TrainedModel | Ensemble, rates_BTN: Float32Array) -> Float32Array:
     if not np.isfinite(rates_BTN).all():
         raise RunError(
-            f"{trained.run.path}: rates that {trained.checkpoint} infers of these trials are not "
-            "finite",
-            "the run has diverged; try another --checkpoint, or train anew with a lower "
-            "train.learning_rate",
+            f"{trained.run.path}: {trained.checkpoint} infers rates of these trials that are not "
+            "finite: the run has diverged",
+            "Try another `checkpoint`, or train again with a lower `train.learning_rate`.",
         )
     return rates_BTN
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray):
-        return [_plain(item) for item in value.tolist()]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+def _reference_estimates(
+    smoothing: "_Smoothing", data: SpikeData, folds_of: _FoldsOf, train: SpikeData | None
+) -> dict[str, _Estimate]:
+    """Return the references' rates, by name; the true rates last, where they are known."""
+
+    def smoothed(given: SpikeData) -> ByTrial:
+        return ByTrial(
+            given.spikes_BTN.shape, float, lambda trials: smoothing.rates(given.take(trials))
+        )
+
+    def while_hidden(trials: IntArray) -> FloatArray:
+        return smoothing.rates_while_hidden(data.take(trials), folds_of(trials))
+
+    mean_N = smoothing.smoother.mean_rates_N
+    mean_BTN = constant_rates(mean_N, data)
+    estimates = {
+        "smoothed spikes": _Estimate(
+            smoothed(data),
+            ByTrial(data.spikes_BTN.shape, float, while_hidden, keep=False),
+            None if train is None else smoothed(train),
+        ),
+        "mean rate": _Estimate(
+            mean_BTN, mean_BTN, None if train is None else constant_rates(mean_N, train)
+        ),
+    }
+    if data.rates_BTN is not None:
+        true_train_BTN = None if train is None else train.rates_BTN
+        estimates["true rates"] = _Estimate(data.rates_BTN, data.rates_BTN, true_train_BTN)
+    return estimates
+
+
+@dataclass(frozen=True, eq=False)
+class _Smoothing:
+    """Smoothed held-in spikes, and held-out neurons predicted from them by regression."""
+
+    smoother: Smoother
+    regression: HeldoutRegression | None
+
+    @classmethod
+    def fit(cls, train: SpikeData) -> Self:
+        smoother = Smoother.fit(train)
+        return cls(smoother, HeldoutRegression.fit(train, smoother) if train.n_heldout else None)
+
+    def rates(self, data: SpikeData) -> FloatArray:
+        smoothed_BTN = self.smoother.rates(data)
+        if self.regression is not None:
+            smoothed_BTN[:, :, data.n_neurons - data.n_heldout :] = self.regression.rates(data)
+        return smoothed_BTN
+
+    def rates_while_hidden(self, data: SpikeData, folds_BTN: NDArray[np.integer]) -> FloatArray:
+        rates_BTN = np.zeros(data.spikes_BTN.shape)
+        for fold in range(int(folds_BTN.max()) + 1):
+            hidden_BTN = np.broadcast_to(folds_BTN == fold, rates_BTN.shape)
+            np.copyto(rates_BTN, self.smoother.rates_hidden(data, hidden_BTN), where=hidden_BTN)
+        return rates_BTN
+
+
+# ------------------------------------------------------------------------------------------------
+# Scores of one estimate
+# ------------------------------------------------------------------------------------------------
+
+
+def _score(
+    estimate: _Estimate,
+    data: SpikeData,
+    train: SpikeData | None,
+    lags_ms: Sequence[float] | None,
+) -> Scores:
+    """Score an estimate in every way that the trials allow, a block of trials at a time."""
+    known = data.hidden_counts_known
+    heldin = slice(0, data.n_neurons - data.n_heldout)
+    heldout = slice(data.n_neurons - data.n_heldout, data.n_neurons)
+    window = slice(0, data.n_bins - data.n_forward)
+    scored = {"hidden": (window, heldin), "seen": (window, heldin)}
+    if data.n_heldout and known:
+        scored["heldout"] = window, heldout
+    if data.n_forward and known:
+        scored["forward"] = slice(window.stop, data.n_bins), slice(0, data.n_neurons)
+    sums = {
+        name: SpikeScoreSums(neurons.stop - neurons.start) for name, (_, neurons) in scored.items()
+    }
+    rate_sums = RateScoreSums(data.n_neurons)
+    for trials in trial_blocks(data.n_trials, data.n_bins * data.n_neurons):
+        seen_BTN, hidden_BTN = estimate.seen_BTN[trials], estimate.hidden_BTN[trials]
+        inside_BT = data.inside_BT[trials]
+        for name, (bins, neurons) in scored.items():
+            rates_BTN = hidden_BTN if name == "hidden" else seen_BTN
+            counts_BTN = data.spikes_BTN[trials, bins, neurons]
+            sums[name].add(rates_BTN[:, bins, neurons], counts_BTN, inside_BT[:, bins])
+        if data.rates_BTN is not None:
+            rate_sums.add(seen_BTN, data.rates_BTN[trials], inside_BT)
+    behavior = None
+    if data.behavior_BTV is not None:
+        behavior = decode_behavior(
+            estimate.seen_BTN,
+            data,
+            train_rates_BTN=estimate.train_BTN,
+            train=train,
+            lags_ms=lags_ms,
+        )
+    return Scores(
+        rates=None if data.rates_BTN is None else rate_sums.result(),
+        hidden=sums["hidden"].result(),
+        seen=sums["seen"].result(),
+        heldout=sums["heldout"].result() if "heldout" in sums else None,
+        forward=sums["forward"].result() if "forward" in sums else None,
+        behavior=behavior,
+        psth=psth_scores(estimate.seen_BTN, data, train),
+    )

@@ -1,4 +1,4 @@
-"""Values as JSON, which has no NaN: a number that is not finite is stored as null."""
+"""Values as JSON, which has no NaN: numbers that are not finite become null."""
 
 import json
 import math
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def jsonable(value: Any) -> Any:
-    """Return a value made of what JSON can hold.
+    """Return a value that JSON can represent.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def jsonable(value: Any) -> Any:
     """
     if isinstance(value, Mapping):
         return {str(key): jsonable(item) for key, item in value.items()}
-    if hasattr(value, "tolist"):  # an array or a number of NumPy or PyTorch, without loading them
+    if hasattr(value, "tolist"):  # an array or number of NumPy or PyTorch, without importing them
         return jsonable(value.tolist())
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: jsonable(getattr(value, field.name)) for field in fields(value)}
@@ -41,5 +41,9 @@ def jsonable(value: Any) -> Any:
 
 
 def json_text(value: Any, *, indent: int | None = 2) -> str:
-    """Return a value as JSON text, one line if ``indent`` is None."""
-    return json.dumps(jsonable(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    """Return a value as JSON text, one line if ``indent`` is None.
+
+    The text is ASCII: it can be printed and stored in any encoding, names that are not UTF-8
+    included.
+    """
+    return json.dumps(jsonable(value), indent=indent, allow_nan=False)

@@ -1,8 +1,4 @@
-"""How much memory there is, and the refusal of what needs more before any of it is taken.
-
-A few bytes of a file, or one setting, can ask for more than any machine has: HDF5 stores the size
-of an array, not its zeros. What is asked for is therefore counted first.
-"""
+"""The free memory, and a check of what needs more than that before any of it is taken."""
 
 import os
 import re
@@ -11,7 +7,7 @@ from pathlib import Path
 
 from ndt_cli.errors import DataError, NdtError
 
-# Of a container, a job or a service, where it has a limit of its own.
+# Limit and use of the container, job or service (control groups, versions 2 and 1).
 _CGROUPS = (
     (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
     (
@@ -22,10 +18,10 @@ _CGROUPS = (
 
 
 def free_bytes() -> int | None:
-    """Return how much memory this process could still take, in bytes.
+    """Return the memory that this process can still take, in bytes.
 
-    On Linux: what is available, with swap, within the limits of the container and of the process.
-    Elsewhere all that the machine has; None where the system does not tell.
+    On Linux, the available memory and swap within the limits of container and process; elsewhere
+    all memory of the machine, or None if the system does not report it.
     """
     return min(_limits(), default=None)
 
@@ -33,23 +29,18 @@ def free_bytes() -> int | None:
 def check_memory(
     n_bytes: int, what: str, hint: str | None = None, kind: type[NdtError] = DataError
 ) -> None:
-    """Refuse what needs more memory than there is.
+    """Raise an error of this kind if ``what`` needs more memory than is free.
 
     Parameters
     ----------
     n_bytes : int
-        The least that is needed.
+        The least that is needed, in bytes.
     what : str
         What needs it: the beginning of the message.
     hint : str, optional
         What to change.
     kind : type of NdtError
         The error to raise.
-
-    Raises
-    ------
-    NdtError
-        If more is needed than `free_bytes` says.
     """
     free = free_bytes()
     if free is not None and n_bytes > free:
@@ -59,12 +50,12 @@ def check_memory(
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error says that memory ran out."""
-    # PyTorch says so in a RuntimeError, on a CPU one without a class of its own.
-    said = str(error)
+    """Return whether an error was raised for lack of memory."""
+    # PyTorch raises a RuntimeError, on a CPU without a class of its own.
+    message = str(error)
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError)
-        and ("can't allocate memory" in said or "out of memory" in said)
+        and ("can't allocate memory" in message or "out of memory" in message)
     )
 
 
@@ -85,19 +76,14 @@ def _limits() -> Iterator[int]:
         texts = _read(most), _read(used)
         if all(text is not None and text.strip().isdigit() for text in texts):
             yield max(0, int(texts[0] or 0) - int(texts[1] or 0))
-    yield from _process_limit()
-
-
-def _process_limit() -> Iterator[int]:
-    """Give what `ulimit -v` leaves, where there is such a limit."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return
-    most, _ = resource.getrlimit(resource.RLIMIT_AS)
+    # What the limit of `ulimit -v` leaves.
     size = _read(Path("/proc/self/statm"))
-    if most != resource.RLIM_INFINITY and size is not None:
-        yield max(0, most - int(size.split()[0]) * resource.getpagesize())
+    if size is not None:
+        import resource  # not on Windows
+
+        most_bytes, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if most_bytes != resource.RLIM_INFINITY:
+            yield max(0, most_bytes - int(size.split()[0]) * resource.getpagesize())
 
 
 def _read(path: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""Inferred rates as a file that other programs read, written a block of trials at a time."""
+"""Write inferred rates to a file for other programs, a block of trials at a time."""
 
 import zipfile
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt_cli.atomic import write_atomic
+from ndt_cli.atomic import check_may_write, check_suffix, write_atomic
 from ndt_cli.data.chop import merge_blocks, merged_bins
 from ndt_cli.data.spike_data import (
     ByTrial,
@@ -21,9 +21,9 @@ from ndt_cli.data.spike_data import (
 )
 from ndt_cli.errors import DataError
 
-_ENDINGS = (".h5", ".npz")
+RATES_SUFFIXES = (".h5", ".npz")
 
-# Rates per bin and per second cannot be told apart by looking at them.
+# Rates per bin and per second look alike.
 _UNITS = {
     "rates": "spikes/bin",
     "rates_hz": "spikes/s",
@@ -42,56 +42,67 @@ class _Stream(NamedTuple):
 
 
 def write_rates(
-    path: Path, data: SpikeData, rates_BTN: TrialValues, activations_BTD: TrialValues
+    path: Path | str,
+    data: SpikeData,
+    rates_BTN: TrialValues,
+    activations_BTD: TrialValues,
+    *,
+    overwrite: bool = False,
 ) -> None:
     """Write rates and the encoder's activations.
 
     Parameters
     ----------
-    path : Path
-        A new ``.h5`` or ``.npz`` file; in the first rates have an attribute ``unit``. Its keys:
-        ``rates`` (expected spikes per bin), ``rates_hz``, ``activations``, all trials x bins x
-        channels; ``bin_ms``; ``lengths`` (bins of each trial, beyond which everything is 0);
-        ``trial_ids`` where known. Neurons are in the order of the file; ``heldout_neurons`` are
-        the places of those that were held out, where there are any. Windows chopped from a
-        continuous recording are also merged: ``continuous_rates`` and ``continuous_rates_hz``
-        (bins x neurons, NaN where there is no window), and ``continuous_start_ms``, when their
-        first bin begins on the recording's clock.
+    path : Path or str
+        A ``.h5`` or ``.npz`` file; a missing folder is created. Its keys: ``rates`` (expected
+        spikes per bin), ``rates_hz`` and ``activations``, all trials x bins x channels;
+        ``bin_ms``; ``lengths`` (bins of each trial, beyond which everything is 0); ``trial_ids``
+        if known. Neurons are in the order of the spike file; ``heldout_neurons`` are the positions
+        of held-out ones, if any. Windows chopped from a continuous recording are also merged:
+        ``continuous_rates`` and ``continuous_rates_hz`` (bins x neurons, NaN between windows) and
+        ``continuous_start_ms``, the time of their first bin on the recording's clock. In HDF5,
+        rates have an attribute ``unit``.
     data : SpikeData
         The trials.
     rates_BTN, activations_BTD : (trials, bins, channels) float32 array or ByTrial
-        What the model makes of them: arrays, or those of an `Evaluation`, which are inferred a
-        block of trials at a time as they are written.
+        Rates in spikes per bin and activations of the encoder: arrays, or ``inferred`` and
+        ``activations`` of an `Evaluation`, which are inferred as they are written.
+    overwrite : bool
+        Replace an existing file.
 
     Raises
     ------
+    SettingsError
+        If the suffix is another.
+    ExistingFileError
+        If the file exists and may not be replaced.
     DataError
-        When the file is there already, its ending is another, or a rate is not finite.
+        If a rate is not finite.
 
     Examples
     --------
     >>> from ndt_cli import load_recording, load_trained
     >>> model = load_trained("runs/first")
     >>> trials = load_recording(model.settings.data).valid
-    >>> write_rates(Path("rates.h5"), trials, model.rates(trials), model.activations(trials))
+    >>> write_rates("rates.h5", trials, model.rates(trials), model.activations(trials))
     >>> with h5py.File("rates.h5") as file:
     ...     file["rates_hz"].shape, file["rates_hz"].attrs["unit"]
     ((4, 10, 4), 'spikes/s')
     """
-    if path.suffix not in _ENDINGS:
-        raise DataError(f"{path}: rates are written as {' or '.join(_ENDINGS)}")
-    if path.exists():
-        raise DataError(f"{path} is already there", "give another name to --rates")
+    path = Path(path)
+    check_suffix(path, RATES_SUFFIXES)
+    check_may_write(path, overwrite)
     rates_BTN = _in_file_order(path, data, rates_BTN)
     activations_BTD = _without_padding(data, activations_BTD)
 
     def write(temporary: Path) -> None:
-        if path.suffix == ".npz":
+        if path.suffix.lower() == ".npz":
             _write_npz(temporary, data, rates_BTN, activations_BTD)
         else:
             _write_hdf5(temporary, data, rates_BTN, activations_BTD)
 
-    write_atomic(path, write, overwrite=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, write, overwrite=overwrite)
 
 
 def _write_hdf5(path: Path, data: SpikeData, rates_BTN: ByTrial, activations_BTD: ByTrial) -> None:
@@ -104,7 +115,7 @@ def _write_hdf5(path: Path, data: SpikeData, rates_BTN: ByTrial, activations_BTD
                 start += len(part)
 
         add("rates", _trial_by_trial(rates_BTN))
-        # What else is made of the rates is read back: to infer them again takes longer.
+        # Reading rates back is faster than inferring them again.
         for key, stream in _derived(data, _read_back(file["rates"]), activations_BTD):
             add(key, stream)
         for key, fact in _facts(data).items():
@@ -143,9 +154,9 @@ def _in_file_order(path: Path, data: SpikeData, rates_BTN: TrialValues) -> ByTri
         if not finite_B.all():
             raise DataError(
                 f"{path} was not written: rates of trial {trials[finite_B.argmin()]} are not "
-                "finite",
-                "the run has diverged there; try --checkpoint best-masked-loss, or train anew "
-                "with a lower learning rate",
+                "finite, so the run has diverged",
+                "Try `checkpoint='best-masked-loss'`, or train again with a lower "
+                "`train.learning_rate`.",
             )
         return found_BTN
 
@@ -164,7 +175,7 @@ def _without_padding(data: SpikeData, values_BTD: TrialValues) -> ByTrial:
 
 def _read_back(stored: h5py.Dataset) -> ByTrial:
     def read(trials: IntArray) -> FloatArray:
-        ascending = np.argsort(trials)  # as HDF5 gives them
+        ascending = np.argsort(trials)  # the only order in which HDF5 reads
         found_BTN = np.empty((len(trials), *stored.shape[1:]), stored.dtype)
         found_BTN[ascending] = stored[trials[ascending]]
         return found_BTN
@@ -175,7 +186,7 @@ def _read_back(stored: h5py.Dataset) -> ByTrial:
 def _derived(
     data: SpikeData, rates_BTN: ByTrial, activations_BTD: ByTrial
 ) -> Iterator[tuple[str, _Stream]]:
-    """Give what is written beside the rates in spikes per bin, each with its key."""
+    """Yield the arrays that follow the rates in spikes per bin, each with its key."""
     per_second = np.float32(1000.0 / data.bin_ms)
 
     def in_hz(stream: _Stream) -> _Stream:
@@ -201,7 +212,7 @@ def _trial_by_trial(values_BTK: ByTrial) -> _Stream:
 
 
 def _facts(data: SpikeData) -> dict[str, NDArray[Any]]:
-    """Return what is known of the trials, all of it small."""
+    """Return the small arrays that describe the trials."""
     facts: dict[str, NDArray[Any]] = {
         "bin_ms": np.array(data.bin_ms, np.float64),
         "lengths": np.asarray(data.lengths_B),

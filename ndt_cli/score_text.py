@@ -5,9 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from ndt_cli.evaluation import Evaluation
+from ndt_cli.evaluation import Evaluation, Scores
 from ndt_cli.metrics import PSTH_SMOOTHING_MS, DecodingScores
-from ndt_cli.scores import Scores
 
 MODEL = "NDT"
 SMOOTHED = "smoothed spikes"
@@ -18,16 +17,16 @@ _Columns: TypeAlias = list[tuple[str, float]]
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """Scores with one estimate of the rates a row.
+    """Scores, one row per estimate of the rates.
 
     Attributes
     ----------
     corner : str
-        What the scores of this table are of; empty where the headers say it.
+        Header of the first column: what is scored, unless the other headers say it.
     columns : tuple of str
-        Headers, of two lines where there is a line break in them.
+        Headers, some of two lines.
     rows : dict of str to tuple of float
-        Scores by estimate; NaN where one is not defined.
+        Scores by estimate; NaN if undefined.
     """
 
     corner: str
@@ -36,16 +35,10 @@ class ScoreTable:
 
 
 def score_tables(evaluation: Evaluation, most_variables: int | None = None) -> list[ScoreTable]:
-    """Return the tables of scores; columns of what the data lack are left out.
+    """Return the tables of scores, without columns for what the data do not have.
 
-    The first two are there for any data; each variable of behavior has a column in a third.
-
-    Parameters
-    ----------
-    evaluation : Evaluation
-        The scores.
-    most_variables : int, optional
-        Variables of behavior that have a column, at most. Default: all.
+    The third table, if the data have several behavioral variables, has a column for each, up to
+    ``most_variables``.
     """
 
     def variables(scores: Scores) -> _Columns:
@@ -61,7 +54,7 @@ def score_tables(evaluation: Evaluation, most_variables: int | None = None) -> l
 
 
 def final_scores(evaluation: Evaluation) -> dict[str, float]:
-    """Return the model's scores of all tables by name, in plain words."""
+    """Return the model's scores in all tables, by name in full."""
     scores: dict[str, float] = {}
     for table in score_tables(evaluation):
         prefix = f"{table.corner} " if table.corner else ""
@@ -71,7 +64,7 @@ def final_scores(evaluation: Evaluation) -> dict[str, float]:
 
 
 def score_title(evaluation: Evaluation) -> str:
-    """Return one line that says what was scored."""
+    """Describe the trials that were scored, in one line."""
     data = evaluation.data
     return (
         f"{evaluation.split} trials of {evaluation.source}: {data.n_trials} trials x "
@@ -80,7 +73,7 @@ def score_title(evaluation: Evaluation) -> str:
 
 
 def score_notes(evaluation: Evaluation, most_variables: int | None = None) -> list[str]:
-    """Return what a reader of the tables needs to know, one line each."""
+    """Return warnings and explanations for a reader of the tables, one line each."""
     model = evaluation.scores[MODEL]
     notes = [
         *evaluation.warnings,
@@ -88,17 +81,17 @@ def score_notes(evaluation: Evaluation, most_variables: int | None = None) -> li
         "bits/spike: of the population; per neuron: the median neuron's",
     ]
     if model.rates is not None:
-        of_rates = "R2, EV (explained variance): of the rates against the true rates"
+        of_rates = "R2, EV (explained variance): inferred rates against true rates"
         notes.insert(len(evaluation.warnings), of_rates)
         if model.rates.n_undefined:
             notes.append(
-                f"{model.rates.n_undefined} neurons with a constant true rate have no R2 and are "
+                f"{model.rates.n_undefined} neurons have a constant true rate, so no R2, and are "
                 "left out"
             )
     if model.heldout is not None:
         notes.append(
-            f"held-out: {evaluation.data.n_heldout} neurons that nothing sees; smoothing foretells "
-            "them by regression on the others"
+            f"held-out: {evaluation.data.n_heldout} neurons that the model never sees; smoothing "
+            "predicts them by regression on the held-in ones"
         )
     if model.psth is not None:
         whose = "the other half of the trials" if model.psth.split_half else "the training trials"
@@ -115,7 +108,7 @@ def score_notes(evaluation: Evaluation, most_variables: int | None = None) -> li
 
 
 def score_number(value: float) -> str:
-    """Return a score with four decimals, or a dash."""
+    """Return a score with four decimals, or a dash if undefined."""
     return f"{value:.4f}" if math.isfinite(value) else "-"
 
 
@@ -127,7 +120,7 @@ def _behavior_note(behavior: DecodingScores, most_variables: int | None) -> str:
     )
     lags = behavior.lag_ms_V[: most_variables if len(behavior.names) > 1 else 1]
     shown = ", ".join(f"{lag:g}" for lag in lags)
-    return f"behavior: ridge regression from rates, {where}; NDT's rates {shown} ms before it"
+    return f"behavior: ridge regression from rates, {where}; NDT's rates {shown} ms earlier"
 
 
 def _table(

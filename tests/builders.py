@@ -12,6 +12,7 @@ import torch
 from ndt_cli.data.spike_data import Recording, SpikeData
 from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.run_folder import RunFolder
+from ndt_cli.model.cpu.kernels import CpuMath
 from ndt_cli.model.network import ModelShape, NeuralDataTransformer
 from ndt_cli.settings.tree import (
     DataSettings,
@@ -85,12 +86,12 @@ def with_spikes(data, spikes_BTN):
     return SpikeData(**{**vars_of(data), "spikes_BTN": spikes_BTN})
 
 
-def build_network(settings=None, n_neurons=3, n_bins=6, max_count=4, seed=0):
-    """A network from a seed, without touching the global generator."""
+def build_network(settings=None, n_neurons=3, n_bins=6, max_count=4, seed=0, math=None):
+    """A network from a seed, without touching the global generator; by the kernels for CPUs."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         shape = ModelShape(n_neurons, n_bins, max_count)
-        return NeuralDataTransformer(settings or model_settings(), shape)
+        return NeuralDataTransformer(settings or model_settings(), shape, math or CpuMath())
 
 
 def counts_BTN(n_trials, n_bins, n_neurons, max_count=4, seed=0):

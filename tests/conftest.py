@@ -39,15 +39,15 @@ def _skip(items, mark, reason):
 
 @pytest.fixture
 def graphs(monkeypatch):
-    """How many CUDA graphs were recorded and replayed, so that kernels do not pass for them."""
+    """How many CUDA graphs were captured and replayed, so that kernels do not pass for them."""
     from ndt_cli.engine.cuda_graphs import CudaGraphs
 
     done = Counter()
-    record = CudaGraphs.__call__
+    capture = CudaGraphs.__call__
 
     def counted(self, function, generators):
-        replay = record(self, function, generators)
-        done["recorded"] += 1
+        replay = capture(self, function, generators)
+        done["captured"] += 1
 
         def counted_replay():
             done["replayed"] += 1

@@ -44,37 +44,14 @@ class Written:
             trials.append(np.transpose(counts_NT))
         return np.stack(trials)
 
-    def spikes_hz(self):
-        """Spikes as rates at 1 ms, which no two trials share: milliseconds x units."""
-        n_ms = len(self.splits) * (TRIAL_MS + GAP_MS)
-        at_ms = [np.floor(spikes_s * 1000).astype(int) for spikes_s in self.spikes_s]
-        return 1000.0 * np.stack([np.bincount(ms, minlength=n_ms) for ms in at_ms], axis=1)
 
-    def write_truth(self, rates_hz, **others):
-        """Write true rates beside the files, as a synthetic recording brings them."""
-        path = self.root / self.dataset.dandiset / "private" / "truth.npz"
-        path.parent.mkdir(exist_ok=True)
-        arrays = {
-            "rates": rates_hz,
-            "heldout": self.is_heldout,
-            "split": self.splits,
-            "align_ms": self.align_ms,
-        }
-        arrays |= others
-        np.savez(path, **{key: value for key, value in arrays.items() if value is not None})
-        return path
-
-
-def write_maze(root, *, behavior=True, no_eye_in=None, late_ms=0, **sizes):
-    """Write mc_maze_small; in train trial `no_eye_in` the eye was not tracked.
-
-    With `late_ms` the windows begin off the grid of bins, by so much.
-    """
+def write_maze(root, *, behavior=True, no_eye_in=None, **sizes):
+    """Write mc_maze_small; in train trial `no_eye_in` the eye was not tracked."""
     dataset = DATASETS["mc_maze_small"]
     splits, rng = _splits(**sizes)
     rows = [
         {
-            "move_onset_time": MOVE_ONSET_MS + late_ms,
+            "move_onset_time": MOVE_ONSET_MS,
             "trial_type": k % 2,
             "trial_version": 0,
         }

@@ -1,6 +1,6 @@
-"""A stand-in for CUDA graphs that needs no GPU: records operations on a CPU, and repeats them.
+"""A stand-in for CUDA graphs that needs no GPU: captures operations on a CPU, and repeats them.
 
-Like a graph it repeats each operation with the very tensors and numbers of the recording. What a
+Like a graph it repeats each operation with the very tensors and numbers of the capture. What a
 step takes from anywhere else (a Python number that changes, a batch elsewhere in memory) stays as
 it was then, and the results tell.
 """
@@ -48,10 +48,10 @@ def _place(tensor):
     return tensor.untyped_storage().data_ptr()
 
 
-def record_operations(function, generators):
-    """Record a function, as `ndt_cli.engine.cuda_graphs.CudaGraphs` does.
+def capture_operations(function, generators):
+    """Capture a function, as `ndt_cli.engine.cuda_graphs.CudaGraphs` does.
 
-    To record, the function must run; what it changed is put back, for a graph would not have.
+    To be captured, the function must run; what it changed is put back, for a graph would not have.
     """
     states = [generator.get_state() for generator in generators]
     operations = _Operations()

@@ -1,15 +1,23 @@
-"""Atomic writes: the old file or the new one, and nothing left behind."""
+"""Atomic writes: the old file or the new one, nothing left behind, nothing replaced unasked."""
 
 import errno
 import os
 import shutil
 import stat
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from ndt_cli.atomic import leftovers, write_atomic, write_text_atomic
+from ndt_cli.atomic import (
+    check_may_write,
+    check_suffix,
+    leftovers,
+    write_atomic,
+    write_text_atomic,
+)
+from ndt_cli.errors import ExistingFileError, NdtError, SettingsError
 
 
 def test_text_is_written_and_replaces_an_older_file(tmp_path):
@@ -121,3 +129,114 @@ def test_what_a_kill_leaves_is_found_and_nothing_else_is(tmp_path):
     assert sorted(leftovers(tmp_path)) == sorted(left)
     assert sorted(leftovers(tmp_path, ("run.json", "rates"))) == sorted(left[1:3])
     assert leftovers(tmp_path / "none") == []
+
+
+def _content(text):
+    return lambda temporary: temporary.write_text(text)
+
+
+def test_an_existing_file_is_kept_unless_it_may_be_replaced(tmp_path):
+    path = tmp_path / "rates.h5"
+    path.write_text("old")
+    with pytest.raises(ExistingFileError, match=r"rates\.h5 already exists"):
+        write_atomic(path, _content("new"), overwrite=False)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.fixture(params=["hard links", "no hard links"])
+def file_system(request, monkeypatch):
+    """A file system with hard links, and one without, such as exFAT."""
+    if request.param == "no hard links":
+
+        def refuse(source, target):
+            raise OSError(errno.EPERM, "Operation not permitted")
+
+        monkeypatch.setattr("os.link", refuse)
+
+
+def test_a_new_file_is_written_whole(tmp_path, file_system):
+    path = tmp_path / "rates.h5"
+    write_atomic(path, _content("new"), overwrite=False)
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_appears_during_the_writing_is_kept(tmp_path, file_system):
+    path = tmp_path / "rates.h5"
+
+    def write(temporary):
+        temporary.write_text("mine")
+        path.write_text("theirs")
+
+    with pytest.raises(ExistingFileError):
+        write_atomic(path, write, overwrite=False)
+    assert path.read_text() == "theirs"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_of_five_writers_to_one_name_exactly_one_succeeds(tmp_path, file_system):
+    path = tmp_path / "rates.h5"
+    together = threading.Barrier(5)
+    won, lost = [], []
+
+    def write(n):
+        def content(temporary):
+            temporary.write_text(str(n))
+            together.wait(timeout=30)
+
+        try:
+            write_atomic(path, content, overwrite=False)
+        except ExistingFileError:
+            lost.append(n)
+        else:
+            won.append(n)
+
+    threads = [threading.Thread(target=write, args=(n,)) for n in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(won), len(lost)) == (1, 4)
+    assert path.read_text() == str(won[0])
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
+def test_a_dangling_link_counts_as_an_existing_file(tmp_path, file_system):
+    path, target = tmp_path / "rates.h5", tmp_path / "elsewhere.h5"
+    path.symlink_to(target)
+    with pytest.raises(ExistingFileError):
+        check_may_write(path, overwrite=False)
+    with pytest.raises(ExistingFileError):
+        write_atomic(path, _content("new"), overwrite=False)
+    assert path.is_symlink()
+    assert not target.exists()
+
+
+def test_a_path_is_checked_before_its_content_is_made(tmp_path):
+    file = tmp_path / "a.h5"
+    file.write_text("old")
+    for path, overwrite, cause in (
+        (tmp_path, True, "is a folder; expected the name of a file"),
+        (file, False, "already exists"),
+        (file / "b.h5", True, "is a file, not a folder"),
+    ):
+        with pytest.raises(NdtError, match=cause):
+            check_may_write(path, overwrite)
+    check_may_write(file, overwrite=True)
+    check_may_write(tmp_path / "new" / "folder" / "b.h5", overwrite=False)
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_folder_without_write_permission_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK)
+    with pytest.raises(NdtError, match="no permission to write to the folder"):
+        check_may_write(tmp_path / "a.h5", overwrite=False)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a", "a.h5.txt", ".h5"])
+def test_a_suffix_names_the_format(name):
+    check_suffix(Path("A.H5"), (".h5", ".npz"))
+    with pytest.raises(SettingsError, match=r"found .*; expected \.h5, \.npz"):
+        check_suffix(Path(name), (".h5", ".npz"))

@@ -1,4 +1,4 @@
-"""The examples in docstrings run, and what a notebook uses has one."""
+"""Examples in docstrings run, and every public name has one."""
 
 import ast
 import doctest
@@ -12,24 +12,24 @@ import pytest
 import torch
 
 import ndt_cli
-from ndt_cli import baselines, convert, fit, load_settings, metrics, sweep, train
+from ndt_cli import baselines, convert, load_settings, metrics, sweep, train
 from ndt_cli.search.space import Space
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 SCRIPTS = Path(__file__).resolve().parents[1] / "examples"
 
-# Public names that stand for themselves: settings of a call, or what a call returns.
+# Public names without an example of their own: settings of a call, or what a call returns.
 PLAIN = {
     "ConvertReport", "Converted", "DecodingScores", "KernelChoice", "Listing", "MeanPrior",
     "PSTH_SMOOTHING_MS", "PsthScores", "RateScores", "SpikeScores", "__version__",
 }  # fmt: skip
 EXTRAS = {"nlb_tools", "optuna", "pandas", "pynwb", "ray", "requests", "tensorboard"}
-# Of all that a notebook may import, these take the network or minutes.
+# Their examples need the network or minutes.
 SHOWN_ONLY = {"ndt_cli.nlb.download.fetch", "ndt_cli.nlb.submit.submit"}
 
 
 def _module(name):
-    """Import a module; None where an extra that it needs is not installed."""
+    """Import a module; None if an extra that it needs is not installed."""
     try:
         return import_module(name)
     except ModuleNotFoundError as missing:
@@ -47,7 +47,7 @@ def _files_with_examples():
 
 
 def _examples():
-    """Yield the examples that run, or the name of a module that cannot be imported here."""
+    """Yield the examples to run, and skip modules whose extra is not installed."""
     finder = doctest.DocTestFinder(exclude_empty=True)
     for name in _files_with_examples():
         module = _module(name)
@@ -65,7 +65,7 @@ EXAMPLES = list(_examples())
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """What the examples find in their folder: two spike files, a run and a sweep."""
+    """Files that the examples use: two spike files, a run and a sweep."""
     folder = tmp_path_factory.mktemp("files")
     rng = np.random.default_rng(0)
     np.savez(
@@ -96,7 +96,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture
 def here(files, tmp_path, monkeypatch):
-    """A folder with a copy of these, to work in with one thread."""
+    """A copy of these files as the current folder, and one thread."""
     shutil.copytree(files, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     before = torch.get_num_threads()
@@ -114,9 +114,9 @@ def test_an_example_gives_what_it_says(example, here):
 
 
 def _public():
-    """Yield what a notebook calls, by its name as it is imported there."""
-    for home in (ndt_cli, baselines, convert, metrics, fit):
-        for name in getattr(home, "__all__", ("fit", "resume_fit")):
+    """Yield public names, and those that the example scripts import, with their modules."""
+    for home in (ndt_cli, baselines, convert, metrics):
+        for name in home.__all__:
             yield home.__name__, name
     for script in sorted(SCRIPTS.glob("*.py")):
         for line in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
@@ -139,7 +139,7 @@ def test_what_a_notebook_calls_has_an_example(home, name):
         assert ">>> " in value.__doc__
         return
     documented = [example.id for example in EXAMPLES]
-    # A class may have it at the method that makes one.
+    # A class may have its example at a method.
     assert any(test == inside or test.startswith(f"{inside}.") for test in documented)
 
 

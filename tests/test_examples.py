@@ -22,7 +22,7 @@ SMALL = (
 
 @pytest.fixture
 def run(monkeypatch):
-    """Run a script as Python does, with the scripts beside it at hand, and give its names."""
+    """Run a script as Python does, with its folder on the path, and return its names."""
     monkeypatch.syspath_prepend(EXAMPLES)
     monkeypatch.setenv("MPLBACKEND", "agg")  # a window system may be missing
     return lambda name: runpy.run_path(str(EXAMPLES / name))
@@ -30,7 +30,7 @@ def run(monkeypatch):
 
 @pytest.fixture(scope="module")
 def own_spikes(tmp_path_factory):
-    """The folder that the first example leaves, and what it prints."""
+    """The folder that the first example writes, and what it prints."""
     folder = tmp_path_factory.mktemp("own") / "new"
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as printed:
         patch.syspath_prepend(EXAMPLES)
@@ -60,9 +60,9 @@ def test_an_example_replaces_nothing(run, own_spikes):
         run("own_spikes.py")["main"](str(own_spikes[0]), *SMALL)
 
 
-def test_a_sweep_stops_goes_on_and_becomes_an_ensemble(run, tmp_path, capsys):
+def test_a_sweep_is_interrupted_resumed_and_becomes_an_ensemble(run, tmp_path, capsys):
     run("sweep_and_ensemble.py")["main"](str(tmp_path / "new"), *SMALL)
-    before, stopped, after = capsys.readouterr().out.partition("stopped; going on\n")
+    before, stopped, after = capsys.readouterr().out.partition("stopped; resuming\n")
     assert [f"member {i}: loss" in before for i in range(6)] == [True] * 3 + [False] * 3
     assert stopped
     assert [f"member {i}: loss" in after for i in range(6)] == [False] * 3 + [True] * 3

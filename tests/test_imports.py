@@ -1,7 +1,12 @@
+"""What importing the package loads, and which names it exports."""
+
+import ast
+import importlib
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -59,14 +64,42 @@ def test_the_help_of_a_command_loads_neither_torch_nor_matplotlib(page):
     assert loaded.isdisjoint({"torch", "ray", "matplotlib"})
 
 
-def test_every_name_of_the_package_is_there():
+PACKAGE = Path(ndt_cli.__file__).parent
+
+
+def names_for_type_checkers() -> dict[str, str]:
+    """Return the module of each name in the block that only type checkers read."""
+    module = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    (block,) = (line for line in module.body if isinstance(line, ast.If))
+    return {
+        alias.asname: line.module
+        for line in block.body
+        for alias in line.names
+        if alias.asname == alias.name  # which exports it
+    }
+
+
+def test_type_checkers_see_the_public_names():
+    assert set(names_for_type_checkers()) == set(ndt_cli.__all__) - {"__version__"}
     assert set(ndt_cli.__all__) <= set(dir(ndt_cli))
-    for name in ndt_cli.__all__:
-        value = getattr(ndt_cli, name)
-        # Another object of the same name would pass for it.
-        assert getattr(value, "__name__", name).rpartition(".")[2] == name
     with pytest.raises(AttributeError, match="trian"):
         ndt_cli.trian  # noqa: B018
+
+
+@pytest.mark.parametrize(("name", "module"), sorted(names_for_type_checkers().items()))
+def test_a_public_name_is_what_type_checkers_take_it_for(name, module):
+    value = getattr(ndt_cli, name)
+    assert value is getattr(importlib.import_module(module), name)
+    # Importing a module of that name would replace the value.
+    assert (module == "ndt_cli") == (PACKAGE / name).is_dir()
+    assert not (PACKAGE / f"{name}.py").exists()
+
+
+def test_fit_is_a_function_after_any_import():
+    code = (
+        "import ndt_cli.fitting, ndt_cli.evaluation; from ndt_cli import fit; assert callable(fit)"
+    )
+    assert "torch" in loaded_by(code)
 
 
 def test_data_are_read_and_converted_without_torch():

@@ -1,5 +1,6 @@
-"""What a model has to beat: each neuron's mean rate, and smoothed spikes, which foretell
-held-out neurons by regression.
+"""Baselines for a model: mean firing rates, and smoothed spikes with regression.
+
+The regression predicts held-out neurons from the smoothed spikes of the others.
 
 Axes in names: B trials, T bins, N neurons.
 """

@@ -1,6 +1,6 @@
-"""Poisson regression with a ridge penalty, for many neurons at once.
+"""Held-out neurons predicted from the smoothed spikes of the others, by Poisson regression.
 
-Axes in names: X entries (trials x bins), F features, N neurons.
+Axes in names: B trials, T bins, N neurons, X entries (trials x bins), F features (held-in neurons).
 """
 
 from dataclasses import dataclass
@@ -16,22 +16,23 @@ from ndt_cli.errors import DataError
 
 Float64Array = NDArray[np.float64]
 
-# exp(30) spikes a bin is out of all bounds; the line search must not overflow on its way.
+PENALTIES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
+"""Ridge penalties that are tried."""
+
+# No real rate is exp(30) spikes per bin; beyond it the line search could overflow.
 _HIGHEST_LOG_RATE = 30.0
 _MAX_STEPS = 300
+_LOG_OFFSET = 1e-4
+_N_FOLDS = 3
+_SEED = 0
+# This many bins suffice to compare penalties, and to fit: memory and time grow with them.
+_BINS_TO_CHOOSE = 10_000
+_BINS_TO_FIT = 100_000
 
 
 @dataclass(frozen=True, eq=False)
 class PoissonRegression:
-    """Log-rates that are linear in features.
-
-    Parameters
-    ----------
-    weights_FN : (features, neurons) float array
-        Weights.
-    intercepts_N : (neurons,) float array
-        Log-rate where all features are 0.
-    """
+    """Log-rates that are linear in the features, for several neurons at once."""
 
     weights_FN: Float64Array
     intercepts_N: Float64Array
@@ -44,26 +45,17 @@ class PoissonRegression:
 def fit_poisson(
     features_XF: Float64Array, counts_XN: Float64Array, penalty: float
 ) -> PoissonRegression:
-    """Fit one Poisson regression a neuron.
+    """Fit one Poisson regression per neuron to features of mean 0 and variance 1.
 
-    Minimizes, over the weights w and the intercept b of each neuron, the mean over entries of
-    ``exp(x w + b) - y (x w + b)``, plus ``penalty / 2 * |w|^2``. The intercept is free. A neuron
-    without a spike is given the rate of half a spike in all entries.
-
-    Parameters
-    ----------
-    features_XF : (entries, features) float array
-        What is predicted from: each of mean 0 and of one scale, for the penalty's sake.
-    counts_XN : (entries, neurons) float array
-        Counts to fit.
-    penalty : float
-        Strength of the ridge, above 0.
+    Minimizes, over weights w and intercept b, the mean over entries of ``exp(x w + b) - y (x w +
+    b)``, plus ``penalty / 2 * |w|^2``, with a penalty above 0. A neuron without spikes gets the
+    rate of half a spike in all entries.
     """
     n_entries, n_features = features_XF.shape
     spiked_N = counts_XN.any(axis=0)
     mean_N = counts_XN[:, spiked_N].mean(axis=0)
-    # Along the principal axes, scaled by the curvature at the mean rate, the problem is nearly
-    # round: a tenth of the steps. A rotation leaves the ridge as it is.
+    # Along the principal axes, scaled by the curvature at the mean rate, the loss is nearly
+    # isotropic and takes a tenth of the steps. A rotation does not change the penalty.
     variances_F, axes_FF = np.linalg.eigh(features_XF.T @ features_XF / n_entries)
     curvature_FN = np.maximum(variances_F, 0.0)[:, None] * mean_N + penalty
     scales_FN = 1 / np.sqrt(np.vstack([curvature_FN, mean_N]))
@@ -94,45 +86,27 @@ def fit_poisson(
     return PoissonRegression(weights_FN, intercepts_N)
 
 
-# ------------------------------------------------------------------------------------------------
-# Held-out neurons foretold from the smoothed spikes of the others.
-#
-# Axes in names: B trials, T bins, N neurons, X entries (trials x bins), F held-in neurons.
-# ------------------------------------------------------------------------------------------------
-
-
-PENALTIES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
-"""Ridge penalties that are tried."""
-
-_LOG_OFFSET = 1e-4
-_N_FOLDS = 3
-_SEED = 0
-# Bins that suffice to tell penalties apart, and to fit: memory and time grow with them.
-_BINS_TO_CHOOSE = 10_000
-_BINS_TO_FIT = 100_000
-
-
 @dataclass(frozen=True, eq=False)
 class HeldoutRegression:
     """Poisson regression of held-out counts on the logarithms of smoothed held-in rates.
 
-    The co-smoothing of spike smoothing in the Neural Latents Benchmark '21 (arXiv 2109.04463).
-    There kernel and penalty come from a sweep for each dataset; here the kernel is that of the
-    `Smoother`, and the penalty the one of `PENALTIES` with the largest likelihood of the held-out
-    counts under cross-validation over training trials.
+    This is how spike smoothing predicts held-out neurons (co-smoothing) in the Neural Latents
+    Benchmark '21 (arXiv 2109.04463). There, kernel and penalty come from a sweep for each
+    dataset; here, the kernel is that of the `Smoother`, and the penalty is the one that gives
+    held-out counts the largest likelihood in cross-validation over training trials.
 
     Parameters
     ----------
     smoother : Smoother
         Smooths the held-in spikes.
     regression : PoissonRegression
-        From standardised logarithms to log-rates.
+        From standardized logarithms to log-rates.
     means_F, scales_F : (held-in neurons,) float array
-        Of those logarithms in the training trials.
+        Means and standard deviations of these logarithms in the training trials.
     highest_N : (held-out neurons,) float array
         Largest count of each neuron in the training trials: no rate is above it.
     penalty : float
-        The ridge.
+        The ridge penalty.
 
     Examples
     --------
@@ -154,40 +128,40 @@ class HeldoutRegression:
 
     @classmethod
     def fit(cls, train: SpikeData, smoother: Smoother) -> Self:
-        """Choose the penalty and fit; of a large set, trials drawn with a fixed seed are used.
+        """Choose the penalty and fit; from a large set, trials are drawn with a fixed seed.
 
         Raises
         ------
         DataError
-            A set without held-out neurons, or without their counts.
+            If there are no held-out neurons, or their counts are not known.
         """
         if not (train.n_heldout and train.hidden_counts_known):
             raise DataError(
-                "Foretelling held-out neurons needs training trials with their counts; found "
+                "Predicting held-out neurons needs training trials with their counts; found "
                 f"{train.n_heldout} held-out neurons"
                 + ("." if train.hidden_counts_known else " of unknown counts.")
             )
         few = _some_trials(train, _BINS_TO_CHOOSE)
         features_XF, counts_XN, trial_X = _entries(few, smoother)
-        standard_XF, _, _ = _standardised(features_XF)
+        standard_XF, _, _ = _standardized(features_XF)
         penalty = _choose_penalty(standard_XF, counts_XN, trial_X)
         if few.n_trials < train.n_trials:
             many = _some_trials(train, _BINS_TO_FIT)
             features_XF, counts_XN, _ = _entries(many, smoother)
-        standard_XF, means_F, scales_F = _standardised(features_XF)
+        standard_XF, means_F, scales_F = _standardized(features_XF)
         regression = fit_poisson(standard_XF, counts_XN, penalty)
         return cls(smoother, regression, means_F, scales_F, counts_XN.max(axis=0), penalty)
 
     def rates(self, data: SpikeData) -> Float64Array:
         """Return rates of the held-out neurons, (trials, bins, held-out) in spikes per bin.
 
-        Only held-in counts in the window are looked at. 0 in padding; forward bins have each
-        neuron's mean rate.
+        Only held-in counts in the window are used. Rates are 0 in padding, and each neuron's
+        mean rate in forward bins.
 
         Raises
         ------
         DataError
-            Trials with another bin width or number of neurons than those it was fitted to.
+            If bin width or number of neurons differ from those of the training trials.
         """
         n_heldin = data.n_neurons - data.n_heldout
         window_BT = _window_bins(data)
@@ -195,7 +169,7 @@ class HeldoutRegression:
         logs_XF = np.log(smoothed_BTN[:, :, :n_heldin][window_BT] + _LOG_OFFSET)
         log_rates_XN = self.regression.log_rates((logs_XF - self.means_F) / self.scales_F)
         rates_BTN = smoothed_BTN[:, :, n_heldin:].copy()
-        # Far from the training trials an exponential has no bound of its own.
+        # Far from the training trials an exponential has no bound.
         highest = np.log(np.maximum(self.highest_N, 1.0))
         rates_BTN[window_BT] = np.exp(np.minimum(log_rates_XN, highest))
         return rates_BTN
@@ -217,10 +191,10 @@ def _entries(
     return logs_XF, counts_XN, np.nonzero(window_BT)[0]
 
 
-def _standardised(features_XF: Float64Array) -> tuple[Float64Array, Float64Array, Float64Array]:
-    """Return features of mean 0 and variance 1, and what was taken off and divided by."""
+def _standardized(features_XF: Float64Array) -> tuple[Float64Array, Float64Array, Float64Array]:
+    """Return features of mean 0 and variance 1, and the means and scales removed from them."""
     means_F, scales_F = features_XF.mean(axis=0), features_XF.std(axis=0)
-    scales_F[scales_F < 1e-9] = 1.0  # a silent neuron tells nothing
+    scales_F[scales_F < 1e-9] = 1.0  # a silent neuron has no information
     return (features_XF - means_F) / scales_F, means_F, scales_F
 
 
@@ -244,7 +218,7 @@ def _choose_penalty(
             )
             loss += float(np.sum(np.exp(logs_XN) - counts_XN[~train_X] * logs_XN))
         if losses and loss > losses[-1]:
-            break  # the loss has one valley: weaker penalties only overfit more
+            break  # the loss has one minimum: weaker penalties overfit more
         losses.append(loss)
     return PENALTIES[len(losses) - 1]
 

@@ -10,12 +10,12 @@ Float64Array = NDArray[np.float64]
 
 
 def mean_rate(train: SpikeData) -> Float64Array:
-    """Return each neuron's mean rate in spikes per bin, (neurons,), padding left out.
+    """Return each neuron's mean rate in spikes per bin, (neurons,), without padding.
 
     Raises
     ------
     DataError
-        A set without trials, or without the counts of its held-out neurons.
+        If there are no trials, or the counts of held-out neurons are not known.
 
     Examples
     --------
@@ -25,22 +25,22 @@ def mean_rate(train: SpikeData) -> Float64Array:
     """
     if not train.hidden_counts_known:
         raise DataError(
-            "A mean rate needs the counts of every neuron, and this set lacks those of its "
-            "held-out neurons or forward bins.",
-            hint="Take the mean rate of the training trials.",
+            "A mean rate needs the counts of every neuron, but those of held-out neurons or "
+            "forward bins are not known.",
+            hint="Use the mean rate of the training trials.",
         )
     n_bins = int(np.sum(train.lengths_B))
     if n_bins == 0:
         raise DataError(
-            f"A mean rate needs at least one bin; found {train.n_trials} trials with no bin.",
-            hint="Look at the file with ndt check-data.",
+            f"A mean rate needs at least one bin; found {train.n_trials} trials without bins.",
+            hint="Check the file: `describe_file(FILE)`",
         )
     totals_N = np.sum(train.spikes_BTN, axis=(0, 1), where=train.inside_BT[:, :, None], dtype=float)
     return np.asarray(totals_N / n_bins)
 
 
 def starting_rates(train: SpikeData) -> Float64Array:
-    """Return each neuron's mean rate, a silent one's as if it had half a spike; all above 0.
+    """Return each neuron's mean rate, all above 0: a silent neuron counts as half a spike.
 
     Examples
     --------
@@ -53,7 +53,7 @@ def starting_rates(train: SpikeData) -> Float64Array:
 
 
 def constant_rates(rates_N: Float64Array, data: SpikeData) -> Float64Array:
-    """Return one rate a neuron as a read-only (trials, bins, neurons) array for these trials.
+    """Return one rate per neuron as a read-only (trials, bins, neurons) array.
 
     Examples
     --------

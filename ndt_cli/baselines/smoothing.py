@@ -1,4 +1,9 @@
-"""Spikes smoothed along time, from all of a trial's counts or from the visible ones alone."""
+"""Spikes smoothed with a Gaussian kernel, whose width is chosen on the training trials.
+
+Leave-one-out likelihood chooses the width, and how strongly rates are pulled to the mean rate.
+
+Axes in names: B trials, T bins, N neurons, K any channel.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,25 +22,25 @@ from ndt_cli.errors import DataError
 BoolArray = NDArray[np.bool_]
 Float64Array = NDArray[np.float64]
 
-# Taps from which a Fourier transform is quicker than the sum itself.
+# From this many taps on, a Fourier transform is faster than the sum.
 _FOURIER_TAPS = 129
 
 
 @dataclass(frozen=True, eq=False)
 class MeanPrior:
-    """What is believed of a neuron before its spikes near a bin are seen: its mean rate.
+    """Gamma prior on a neuron's rate, around its mean rate.
 
-    Smoothing returns the posterior mean under a Gamma prior, (n_spikes + sum k y) /
-    (n_spikes / mean rate + sum k), where k are kernel weights, 1 at the center, and y counts.
-    A stretch without spikes then has a low rate, not a rate of zero, under which a spike would
-    be impossible; and a bin that sees no count has the mean rate.
+    With it, smoothing returns the posterior mean, (n_spikes + sum k y) / (n_spikes / mean rate +
+    sum k), with kernel weights k, 1 at the center, and counts y. A stretch without spikes then
+    has a low rate instead of zero, under which a spike would be impossible, and a bin without
+    any visible count nearby has the mean rate.
 
     Parameters
     ----------
     mean_rates_N : (..., neurons) float array
         Rates in spikes per bin. A neuron with a mean of 0 has no prior.
     n_spikes : float
-        Spikes that the prior is worth, above 0.
+        Weight of the prior in spikes, above 0.
     """
 
     mean_rates_N: Float64Array
@@ -51,15 +56,15 @@ def smooth(
 ) -> Float64Array:
     """Smooth spike counts along time with a Gaussian kernel, trial by trial.
 
-    The kernel reaches four standard deviations and is renormalized to the bins of the trial,
-    so a trial's edges are not pulled towards zero and padding has no part in any estimate.
+    The kernel reaches four standard deviations and is renormalized to the bins of the trial:
+    rates are not pulled towards zero at its edges, and padding has no influence.
 
     Parameters
     ----------
     spikes_BTN : (trials, bins, neurons) int array
         Spike counts.
     inside_BT : (trials, bins) bool array
-        Bins of the trial; padding is False.
+        True for bins of the trial, False for padding.
     width_ms : float
         Standard deviation of the kernel, in ms.
     bin_ms : float
@@ -75,7 +80,7 @@ def smooth(
     Raises
     ------
     ValueError
-        A width that is not above 0.
+        If the width is not above 0.
 
     Examples
     --------
@@ -97,25 +102,24 @@ def smooth_hidden(
     bin_ms: float,
     prior: MeanPrior,
 ) -> Float64Array:
-    """Smooth only what is visible: no hidden count has a part in any estimate.
+    """Smooth the visible counts alone: a hidden count has no influence on any rate.
 
-    The kernel is renormalized to the visible bins, of each neuron where ``hidden`` differs
-    between neurons. The parameters that are not listed, and what is returned and raised, are
-    those of `smooth`.
+    The kernel is renormalized to the visible bins, for each neuron if ``hidden`` differs between
+    neurons. Other parameters, result and errors are those of `smooth`.
 
     Parameters
     ----------
     hidden : (trials, bins) or (trials, bins, neurons) bool array
-        Counts that must not be looked at.
+        Counts that must not be used.
     prior : MeanPrior
-        What a hidden bin far from every visible one is given.
+        Gives the rate of a hidden bin far from every visible one.
 
     Examples
     --------
     >>> spikes_BTN = np.array([[0, 0, 1, 0, 0]])[:, :, None]
     >>> inside_BT = np.ones((1, 5), dtype=bool)
     >>> prior = MeanPrior(np.array([0.2]), n_spikes=1.0)
-    >>> hidden_BT = spikes_BTN[:, :, 0] > 0  # the spike itself is not looked at
+    >>> hidden_BT = spikes_BTN[:, :, 0] > 0  # the spike itself is hidden
     >>> smooth_hidden(spikes_BTN, inside_BT, hidden_BT, 20, 20, prior)[0, :, 0].round(2)
     array([0.15, 0.15, 0.15, 0.15, 0.15])
     """
@@ -126,7 +130,7 @@ def smooth_hidden(
 
 
 def gaussian_weights(width_bins: float, n_bins: int) -> Float64Array:
-    """Return kernel weights, 1 at the center, no wider than the trial."""
+    """Return kernel weights, 1 at the center, not reaching beyond the trial."""
     if not width_bins > 0:
         raise ValueError(f"the kernel's width must be above 0, not {width_bins:g} bins")
     reach = min(max(1, int(np.ceil(4 * width_bins))), max(1, n_bins - 1))
@@ -136,7 +140,7 @@ def gaussian_weights(width_bins: float, n_bins: int) -> Float64Array:
 def kernel_sums(
     spikes_BTN: IntArray, visible: BoolArray, weights: Float64Array
 ) -> tuple[Float64Array, Float64Array]:
-    """Return the weighted counts of the visible bins around each bin, and their weights."""
+    """Return the weighted sum of the visible counts around each bin, and the sum of weights."""
     visible_BTN = np.where(visible, spikes_BTN, 0)
     return _along_time(visible_BTN, weights), _along_time(visible, weights)
 
@@ -144,7 +148,7 @@ def kernel_sums(
 def posterior_mean(
     counts_BTN: Float64Array, weights: Float64Array, prior: MeanPrior | None
 ) -> Float64Array:
-    """Return rates from the sums of `kernel_sums`; 0 where there is no prior and no weight."""
+    """Return rates from the sums of `kernel_sums`; 0 without a prior and a weight."""
     if prior is not None:
         has_prior = prior.mean_rates_N > 0
         prior_bins = prior.n_spikes / np.where(has_prior, prior.mean_rates_N, 1.0)
@@ -154,39 +158,39 @@ def posterior_mean(
 
 
 def _along_time(values_BTK: IntArray | BoolArray, weights: Float64Array) -> Float64Array:
-    """Return sums along time under a symmetric kernel; nothing comes from beyond the array."""
+    """Return sums along time under a symmetric kernel, with zeros beyond the array."""
     sums_BTK = np.empty(values_BTK.shape)
     if len(weights) < _FOURIER_TAPS:
         correlate1d(values_BTK, weights, axis=1, output=sums_BTK, mode="constant")
         return sums_BTK
-    # Trial by trial: the transform of a whole set would take several times its memory.
+    # Trial by trial: the transform of all trials would take several times their memory.
     for trial, values_TK in enumerate(values_BTK):
         sums_BTK[trial] = fftconvolve(values_TK.astype(float), weights[:, None], "same", axes=0)
-    # Rounding leaves some sums of nothing a little below zero.
+    # Rounding leaves some empty sums slightly below zero.
     return np.maximum(sums_BTK, 0.0, out=sums_BTK)
 
 
 # ------------------------------------------------------------------------------------------------
-# The kernel width, and the weight of the mean rate, that foretell counts best.
+# Choice of kernel and prior by leave-one-out likelihood
 # ------------------------------------------------------------------------------------------------
 
 
 PRIOR_SPIKES = (0.1, 0.3, 1.0, 3.0)
 
-# Entries (trials x bins x neurons) that suffice to tell kernel widths apart.
+# This many entries (trials x bins x neurons) suffice to compare kernel widths.
 _ENTRIES = 1_000_000
 _SEED = 0
 
 
 class KernelChoice(NamedTuple):
-    """Standard deviation of the kernel, and the spikes that the mean rate is worth."""
+    """Standard deviation of the kernel, and weight of the mean rate in spikes."""
 
     width_ms: float
     prior_spikes: float
 
 
 def default_widths_ms(bin_ms: float, n_bins: int) -> Float64Array:
-    """Return kernel widths from half a bin to half the window, each a factor sqrt(2) wider.
+    """Return kernel widths from half a bin to half the trial, in steps of a factor sqrt(2).
 
     Examples
     --------
@@ -198,12 +202,12 @@ def default_widths_ms(bin_ms: float, n_bins: int) -> Float64Array:
 
 
 def choose_kernel(train: SpikeData, candidates_ms: Sequence[float] | None = None) -> KernelChoice:
-    """Return the smoothing under which each count is best foretold by the other bins.
+    """Choose the smoothing that best predicts each count from the other bins.
 
-    Leave-one-out likelihood cross-validation (Silverman 1986): each bin is given the smoothed
-    rate of all other bins of its trial, under a `MeanPrior` from all other bins of the set, and
-    the width and prior with the largest Poisson likelihood win. True rates are not used. At
-    most a million entries are looked at: of a larger set, trials drawn with a fixed seed.
+    Leave-one-out likelihood cross-validation (Silverman 1986): the rate of each bin is smoothed
+    from all other bins of its trial, under a `MeanPrior` from all other bins of the set, and the
+    width and prior with the largest Poisson likelihood are chosen. True rates are not used. From
+    a set of more than a million entries, trials are drawn with a fixed seed.
 
     Parameters
     ----------
@@ -215,12 +219,12 @@ def choose_kernel(train: SpikeData, candidates_ms: Sequence[float] | None = None
     Returns
     -------
     KernelChoice
-        The first of several that are equally good.
+        The first of equally good ones.
 
     Raises
     ------
     DataError
-        A set without trials, or without the counts of its held-out neurons.
+        If there are no trials, or the counts of held-out neurons are not known.
 
     Examples
     --------
@@ -247,7 +251,7 @@ def choose_kernel(train: SpikeData, candidates_ms: Sequence[float] | None = None
         sums = kernel_sums(counts_BTN, inside, weights)
         for prior_spikes in PRIOR_SPIKES:
             rates_BTN = posterior_mean(*sums, MeanPrior(others_BTN, prior_spikes))
-            # A neuron's only spike has a rate of zero there, whatever the width.
+            # The bin of a neuron's only spike has a rate of zero, whatever the width.
             log_rates = np.log(np.maximum(rates_BTN[spiked_BTN], 1e-9))
             loss = rates_BTN.sum(where=inside) - spiked_counts @ log_rates
             losses[KernelChoice(width_ms, prior_spikes)] = float(loss)
@@ -263,7 +267,7 @@ def _some_trials(train: SpikeData) -> SpikeData:
 
 
 # ------------------------------------------------------------------------------------------------
-# The smoothing baseline: fitted to training trials, then asked for rates.
+# The baseline: fitted to training trials, then asked for rates
 # ------------------------------------------------------------------------------------------------
 
 
@@ -276,7 +280,7 @@ class Smoother:
     width_ms : float
         Standard deviation of the Gaussian kernel, in ms.
     prior_spikes : float
-        Spikes that a neuron's mean rate is worth; see `MeanPrior`.
+        Weight of the mean rate in spikes; see `MeanPrior`.
     mean_rates_N : (neurons,) float array
         Mean rate of each neuron in the training trials, in spikes per bin.
     bin_ms : float
@@ -301,25 +305,25 @@ class Smoother:
 
     @classmethod
     def fit(cls, train: SpikeData, candidates_ms: Sequence[float] | None = None) -> Self:
-        """Choose width and prior by `choose_kernel` and keep the mean rates.
+        """Choose width and prior by `choose_kernel`, and compute the mean rates.
 
         Raises
         ------
         DataError
-            A set without trials, or without the counts of its held-out neurons.
+            If there are no trials, or the counts of held-out neurons are not known.
         """
         return cls(*choose_kernel(train, candidates_ms), mean_rate(train), train.bin_ms)
 
     def rates(self, data: SpikeData) -> Float64Array:
         """Return smoothed rates in spikes per bin, (trials, bins, neurons); 0 in padding.
 
-        Held-out neurons and forward bins are not looked at, as the model never sees them
-        either: a held-out neuron is given its mean rate.
+        Counts of held-out neurons and forward bins are not used, since the model never sees
+        them: the rate of a held-out neuron is its mean rate.
 
         Raises
         ------
         DataError
-            Trials with another bin width or number of neurons than those it was fitted to.
+            If bin width or number of neurons differ from those of the training trials.
         """
         return self.rates_hidden(data, np.zeros(data.inside_BT.shape, dtype=bool))
 
@@ -331,12 +335,12 @@ class Smoother:
         data : SpikeData
             Trials.
         hidden : (trials, bins) or (trials, bins, neurons) bool array
-            Counts that must not be looked at.
+            Counts that must not be used.
 
         Raises
         ------
         DataError
-            Trials with another bin width or number of neurons than those it was fitted to.
+            If bin width or number of neurons differ from those of the training trials.
         """
         if data.bin_ms != self.bin_ms or data.n_neurons != len(self.mean_rates_N):
             raise DataError(

@@ -1,1 +1,1 @@
-"""Speed and memory, measured beside a stock implementation in the same process."""
+"""``ndt bench``: speed beside the same model of stock PyTorch layers, in one process."""

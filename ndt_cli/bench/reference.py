@@ -1,12 +1,13 @@
-"""The same model as a careful user would build it from PyTorch's own layers.
+"""The same model, built from stock PyTorch layers: the baseline of ``ndt bench``.
 
-Every ratio that ``ndt bench`` prints is against this: `torch.nn.TransformerEncoder`, a
-`DataLoader`, eager mode, float32. It computes what the settings ask for, dropout included.
+`torch.nn.TransformerEncoder` and a `DataLoader`, in eager mode and float32. It computes what the
+settings ask for, dropout included.
 
 Axes: B trials, T bins, N neurons, D width of the encoder.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -22,12 +23,12 @@ from ndt_cli.settings.tree import ModelSettings, Settings
 
 
 class StockModel(nn.Module):
-    """Stock layers with the sizes, window and dropout of a `NeuralDataTransformer`.
+    """Stock layers with the sizes, context window and dropout of a `NeuralDataTransformer`.
 
     Raises
     ------
     SettingsError
-        For a variant that the stock encoder does not have.
+        For a norm, loss or readout that the stock encoder does not have.
     """
 
     positions: Tensor | None
@@ -36,10 +37,10 @@ class StockModel(nn.Module):
         super().__init__()
         if settings.norm != "layer" or settings.loss != "poisson" or settings.readout != "linear":
             raise SettingsError(
-                "the stock reference knows LayerNorm, the Poisson loss and a linear read-out, but "
+                "The stock model has LayerNorm, the Poisson loss and a linear readout; found "
                 f'model.norm = "{settings.norm}", model.loss = "{settings.loss}" and '
-                f'model.readout = "{settings.readout}"',
-                "add --set model.norm=layer --set model.loss=poisson --set model.readout=linear",
+                f'model.readout = "{settings.readout}".',
+                "Use `model.norm=layer`, `model.loss=poisson` and `model.readout=linear`.",
             )
         self.settings = settings
         width = encoder_width(settings, shape.n_neurons)
@@ -77,7 +78,7 @@ class StockModel(nn.Module):
         self.register_buffer("blocked_TS", blocked_TS)
 
     def forward(self, input_BTN: Tensor) -> Tensor:
-        """Return log-rates, or rates where the settings say so, (B, T, N), of counts (B, T, N)."""
+        """Return log-rates (rates without ``model.log_rates``) of counts; both (B, T, N)."""
         if self.settings.embedding == "count-table":
             x_BTD = self.embed(input_BTN.long()).flatten(-2)
         else:
@@ -87,27 +88,27 @@ class StockModel(nn.Module):
         x_BTD = x_BTD * math.sqrt(self.width)
         if self.positions is not None:
             x_BTD = x_BTD + self.positions
-        # Told that the mask is not causal, the encoder need not compare it, which stalls a GPU.
+        # Without `is_causal=False` the encoder compares the mask with a causal one: a GPU sync.
         x_BTD = self.encoder(self.drop_embedding(x_BTD), mask=self.blocked_TS, is_causal=False)
         output_BTN: Tensor = self.readout(self.drop_rates(x_BTD))
         return output_BTN if self.settings.log_rates else output_BTN.relu()
 
     def rates(self, output_BTN: Tensor) -> Tensor:
-        """Turn a read-out into rates, (B, T, N) in expected spikes per bin."""
+        """Turn the output into rates, (B, T, N) in expected spikes per bin."""
         return output_BTN.exp() if self.settings.log_rates else output_BTN
 
 
 class StockTraining:
-    """Epochs of `StockModel`: a shuffled `DataLoader`, masked Poisson loss, AdamW.
+    """Training of a `StockModel`, step by step: shuffled trials, masked Poisson loss, AdamW.
 
-    Whole bins are hidden, each replaced by zeros, whatever kind of mask the settings name.
+    Whole bins are masked and replaced by zeros, whatever masking the settings ask for.
 
     Parameters
     ----------
     settings : Settings
         Sizes, dropout, mask ratio, learning rate.
     data : SpikeData
-        The training trials.
+        Training trials.
     device : torch.device
         Where to compute.
     """
@@ -122,7 +123,7 @@ class StockTraining:
             lr=settings.train.learning_rate,
             weight_decay=settings.train.weight_decay,
         )
-        # Held-out neurons and forward bins are never seen and always predicted.
+        # Held-out neurons and forward bins are always masked, and always predicted.
         unseen_TN = torch.zeros(data.n_bins, data.n_neurons, dtype=torch.bool)
         unseen_TN[:, data.n_neurons - data.n_heldout :] = True
         unseen_TN[data.n_bins - data.n_forward :] = True
@@ -135,7 +136,7 @@ class StockTraining:
         self._batches = iter(self.loader)
 
     def step(self) -> None:
-        """Take the next batch of the loader and change the weights by it."""
+        """Train on the next batch of shuffled trials."""
         try:
             (counts_BTN,) = next(self._batches)
         except StopIteration:
@@ -148,9 +149,14 @@ class StockTraining:
         loss_BTN = F.poisson_nll_loss(
             output_BTN, counts_BTN, log_input=self.settings.model.log_rates, reduction="none"
         )
-        # A small batch may hide nothing.
+        # In a small batch, nothing may be masked.
         loss = (loss_BTN * scored_BTN).sum() / scored_BTN.sum().clamp_min(1)
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.train.clip_norm)
         self.optimizer.step()
+
+    def infer(self) -> Callable[[Tensor], Tensor]:
+        """Return the function from counts to rates, (B, T, N) in host memory, of these weights."""
+        model = self.model.eval()
+        return lambda counts_BTN: model.rates(model(counts_BTN.to(self.device))).cpu()

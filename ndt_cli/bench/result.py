@@ -1,95 +1,123 @@
-"""What ``ndt bench`` finds, and the figures that follow from it."""
+"""What ``ndt bench`` measures, and the ratios that follow from it."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
-from ndt_cli.bench.alone import Kind
-from ndt_cli.bench.cost import StepCost
-from ndt_cli.bench.inference_times import BATCH_SIZE, InferenceKind, InferenceTimes
-from ndt_cli.bench.machine import Machine
-from ndt_cli.bench.timing import Times
+import numpy as np
+import torch
+
+from ndt_cli import __version__
 from ndt_cli.bench.workload import Workload
+from ndt_cli.engine.device import Compute
+from ndt_cli.model.cpu.processor import processor_name
+
+Kind = Literal["ndt", "stock"]
+"""What is measured: this package, or the same model of stock PyTorch layers."""
+
+INFERENCE_BATCH_SIZE = 256
+"""Trials that are inferred at once."""
 
 
 @dataclass(frozen=True)
-class StepResult:
-    """Training steps of one kind.
+class Times:
+    """Repeated measurements of the same thing.
 
     Attributes
     ----------
-    precision : str
-        Of the matrix products.
-    times : Times
-        Of the steps, taken in turn with the other kinds.
-    cost : StepCost
-        Of a step.
-    peak_bytes : int or None
-        Most memory taken, measured in a process of its own; None where it is not known.
+    seconds : tuple of float
+        One value per repeat.
     """
 
-    precision: str
-    times: Times
-    cost: StepCost
-    peak_bytes: int | None
+    seconds: tuple[float, ...]
+
+    def percentile_ms(self, percent: float) -> float:
+        """Return a percentile, in ms."""
+        return float(np.percentile(self.seconds, percent)) * 1000
 
     @property
-    def flop_per_s(self) -> float:
-        return self.cost.flop / (self.times.median_ms / 1000)
+    def median_ms(self) -> float:
+        return self.percentile_ms(50)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Device and versions, without which a time means nothing.
+
+    Attributes
+    ----------
+    device : str
+        As in "cpu" or "cuda:0 (NVIDIA H200)".
+    processor : str
+        Name of the CPU.
+    n_threads : int
+        CPU threads.
+    precision : str
+        Precision of this package's matrix products; the stock model computes in float32.
+    torch, ndt : str
+        Versions.
+    """
+
+    device: str
+    processor: str
+    n_threads: int
+    precision: str
+    torch: str
+    ndt: str
+
+    @classmethod
+    def here(cls, compute: Compute, n_threads: int) -> "Machine":
+        """Describe the machine that this runs on."""
+        device, _, precision = compute.name.rpartition(", ")
+        return cls(device, processor_name(), n_threads, precision, torch.__version__, __version__)
 
 
 @dataclass(frozen=True)
 class BenchResult:
-    """What was measured, in one process but for the memory.
+    """Training steps and inference of ndt and of the stock model, measured in one process.
 
     Attributes
     ----------
     workload : Workload
-        Settings and size.
+        Settings and size of the trials.
     machine : Machine
-        Where.
-    steps : dict
-        Training steps by kind.
-    parts : dict of Times
-        Of this package's step, with the device waited for after each.
-    inference : dict
-        By kind; ``"openvino"`` where it was wanted.
-    peak_flop_per_s : dict of float or None
-        Fastest matrix products, by precision; None where the device lacks it.
+        Where it was measured.
+    steps : dict of Times
+        Training steps, by kind.
+    one_trial, batch : dict of Times
+        Inference of one trial, and of `INFERENCE_BATCH_SIZE` trials at once: from counts to rates,
+        both in host memory.
+    peak_bytes : dict of int or None
+        Peak GPU memory of a training run: weights, optimizer, trials and training steps. None on
+        other devices, where it is not measured.
     """
 
     workload: Workload
     machine: Machine
-    steps: dict[Kind, StepResult]
-    parts: dict[str, Times]
-    inference: dict[InferenceKind, InferenceTimes]
-    peak_flop_per_s: dict[str, float | None]
+    steps: dict[Kind, Times]
+    one_trial: dict[Kind, Times]
+    batch: dict[Kind, Times]
+    peak_bytes: dict[Kind, int | None]
 
-    def speedup(self, kind: Kind) -> float:
-        """Return how often a step of this kind fits into one of the stock reference."""
-        return self.steps["stock"].times.median_ms / self.steps[kind].times.median_ms
+    def step_speedup(self, kind: Kind) -> float:
+        """Return how many times as fast as stock a training step is (medians)."""
+        return self.steps["stock"].median_ms / self.steps[kind].median_ms
 
-    def share_of_peak(self, kind: Kind) -> float | None:
-        """Return the achieved share of the fastest products in the step's precision."""
-        step = self.steps[kind]
-        peak = self.peak_flop_per_s[step.precision]
-        return None if peak is None else step.flop_per_s / peak
+    def one_trial_speedup(self, kind: Kind, percent: float = 50) -> float:
+        """Return how many times as fast as stock one trial is inferred, at a percentile."""
+        stock, this = (self.one_trial[k].percentile_ms(percent) for k in ("stock", kind))
+        return stock / this
 
-    @property
-    def float32_limit_ms(self) -> float:
-        """Time of the stock step's products at the fastest float32 rate, in ms."""
-        peak = self.peak_flop_per_s["float32"]
-        assert peak is not None  # every device has float32
-        return self.steps["stock"].cost.flop / peak * 1000
+    def batch_speedup(self, kind: Kind) -> float:
+        """Return how many times as fast as stock trials are inferred in batches (medians)."""
+        return self.batch["stock"].median_ms / self.batch[kind].median_ms
 
-    def one_trial_speedup(self, kind: InferenceKind, percent: float = 50) -> float:
-        """Return how many times as fast as stock a single trial is inferred, at a percentile."""
-        stock, mine = (self.inference[k].one.percentile_ms(percent) for k in ("stock", kind))
-        return stock / mine
+    def trained_per_s(self, kind: Kind) -> float:
+        """Return the trials that are trained on per second."""
+        return self.workload.n_trials / (self.steps[kind].median_ms / 1000)
 
-    def batch_speedup(self, kind: InferenceKind) -> float | None:
-        """Return the same of trials in batches."""
-        stock, mine = (self.inference[k].trials_per_s for k in ("stock", kind))
-        return None if stock is None or mine is None else mine / stock
+    def inferred_per_s(self, kind: Kind) -> float:
+        """Return the trials that are inferred per second, in batches."""
+        return INFERENCE_BATCH_SIZE / (self.batch[kind].median_ms / 1000)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values; what is not known is None."""
@@ -105,50 +133,29 @@ class BenchResult:
                 "model": workload.settings.model.model_dump(mode="json"),
             },
             "machine": asdict(self.machine),
-            "peak_gflop_per_s": {
-                name: None if peak is None else peak / 1e9
-                for name, peak in self.peak_flop_per_s.items()
-            },
             "train_step": {kind: self._step_json(kind) for kind in self.steps},
-            "parts_ms": {part: times.median_ms for part, times in self.parts.items()},
-            "float32_limit": {
-                "ms": self.float32_limit_ms,
-                **{
-                    f"{kind}_over_limit": step.times.median_ms / self.float32_limit_ms
-                    for kind, step in self.steps.items()
-                },
-            },
-            "inference": {kind: self._inference_json(kind) for kind in self.inference},
+            "inference": {kind: self._inference_json(kind) for kind in self.one_trial},
         }
 
     def _step_json(self, kind: Kind) -> dict[str, Any]:
-        step = self.steps[kind]
-        seconds = step.times.median_ms / 1000
+        times, peak = self.steps[kind], self.peak_bytes[kind]
         return {
-            "precision": step.precision,
-            "n_steps": len(step.times.seconds),
-            "median_ms": step.times.median_ms,
-            "p10_ms": step.times.percentile_ms(10),
-            "p90_ms": step.times.percentile_ms(90),
-            "min_ms": step.times.percentile_ms(0),
-            "speedup": self.speedup(kind),
-            "trials_per_s": self.workload.n_trials / seconds,
-            "bins_per_s": self.workload.n_trials * self.workload.n_bins / seconds,
-            "peak_mb": None if step.peak_bytes is None else step.peak_bytes / 1e6,
-            "gflop": step.cost.flop / 1e9,
-            "gflop_per_s": step.flop_per_s / 1e9,
-            "share_of_peak": self.share_of_peak(kind),
-            "n_parameters": step.cost.n_parameters,
+            "n_steps": len(times.seconds),
+            "median_ms": times.median_ms,
+            "p10_ms": times.percentile_ms(10),
+            "p90_ms": times.percentile_ms(90),
+            "speedup": self.step_speedup(kind),
+            "trials_per_s": self.trained_per_s(kind),
+            "peak_mb": None if peak is None else peak / 1e6,
         }
 
-    def _inference_json(self, kind: InferenceKind) -> dict[str, Any]:
-        times = self.inference[kind]
+    def _inference_json(self, kind: Kind) -> dict[str, Any]:
         return {
-            "one_trial_p50_ms": times.one.median_ms,
-            "one_trial_p99_ms": times.one.percentile_ms(99),
+            "one_trial_p50_ms": self.one_trial[kind].median_ms,
+            "one_trial_p99_ms": self.one_trial[kind].percentile_ms(99),
             "one_trial_speedup": self.one_trial_speedup(kind),
-            "batch_size": BATCH_SIZE,
-            "batch_ms": None if times.many is None else times.many.median_ms,
-            "trials_per_s": times.trials_per_s,
+            "batch_size": INFERENCE_BATCH_SIZE,
+            "batch_ms": self.batch[kind].median_ms,
+            "trials_per_s": self.inferred_per_s(kind),
             "batch_speedup": self.batch_speedup(kind),
         }

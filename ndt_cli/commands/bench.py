@@ -1,19 +1,18 @@
-"""``ndt bench``: speed and memory beside a stock implementation, and how they grow."""
+"""``ndt bench``: speed beside the same model of stock PyTorch layers."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
 
 from ndt_cli.commands.console import log, out, print_json
-from ndt_cli.commands.flags import JsonOption, SetOption
-from ndt_cli.commands.output_path import PICTURE_ENDINGS, check_new_file
-from ndt_cli.errors import SettingsError
+from ndt_cli.commands.flags import JsonOption, SetOption, with_flag
 from ndt_cli.settings.load import find_config, load_settings
 
 if TYPE_CHECKING:
-    from ndt_cli.bench.growth import GrowthPoint
-    from ndt_cli.bench.workload import Workload
+    from ndt_cli.bench.result import BenchResult, Kind
 
 
 def bench(
@@ -32,119 +31,123 @@ def bench(
         str | None,
         typer.Option("--device", help="auto, cpu, cuda or mps.", show_default="train.device"),
     ] = None,
-    threads: Annotated[
+    n_threads: Annotated[
         int | None,
         typer.Option("--threads", min=0, help="CPU threads.", show_default="train.n_threads"),
     ] = None,
-    trials: Annotated[
+    n_trials: Annotated[
         int | None,
-        typer.Option("--trials", min=1, help="Trials in a step.", show_default="train.batch_size"),
-    ] = None,
-    bins: Annotated[
-        int | None,
-        typer.Option("--bins", min=1, help="Bins of a trial.", show_default="those of the data"),
-    ] = None,
-    neurons: Annotated[
-        int | None,
-        typer.Option("--neurons", min=1, help="Neurons.", show_default="those of the data"),
-    ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option("--steps", min=1, help="Training steps to time.", show_default="20"),
-    ] = None,
-    growth: Annotated[
-        bool,
         typer.Option(
-            "--growth",
-            help="Instead, steps along four axes: neurons, bins, trials, layers. Takes minutes.",
+            "--trials", min=1, help="Trials per training step.", show_default="train.batch_size"
         ),
-    ] = False,
-    figure: Annotated[
-        Path | None,
-        typer.Option("--figure", help="With --growth: draw it to this .png, .svg or .pdf file."),
     ] = None,
-    openvino: Annotated[
-        bool,
-        typer.Option("--openvino", help="Single trials by OpenVINO too; needs that extra."),
-    ] = False,
+    n_bins: Annotated[
+        int | None,
+        typer.Option("--bins", min=1, help="Bins per trial.", show_default="as in the data"),
+    ] = None,
+    n_neurons: Annotated[
+        int | None,
+        typer.Option("--neurons", min=1, help="Neurons.", show_default="as in the data"),
+    ] = None,
+    n_steps: Annotated[
+        int, typer.Option("--steps", min=1, help="Training steps of each model.")
+    ] = 20,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure speed and memory.
+    """Measure the speed of training and inference.
 
-    Training steps and inference, beside the same model of stock PyTorch layers,
-    and beside the fastest matrix products of the same device.
-
-    Trials are made in memory, of the size that the preset's own data have.
+    Compares ndt with the same model of stock PyTorch layers, in one process. Both
+    get random trials as large as those of the preset's data. On a GPU, memory is
+    measured too.
     """
-    if figure is not None and not growth:
-        raise SettingsError("--figure draws the growth of time and memory", "add --growth")
-    if figure is not None:
-        check_new_file(figure, "--figure", PICTURE_ENDINGS)
-    if growth and steps is not None:
-        raise SettingsError("--growth takes as many steps as fit into seconds", "leave out --steps")
-    if growth and openvino:
-        raise SettingsError("--growth measures training, --openvino inference", "leave out one")
     source = find_config(config)
-    wanted = {"device": device, "n_threads": threads, "batch_size": trials}
-    changes = [f"train.{key}={value}" for key, value in wanted.items() if value is not None]
-    settings = load_settings(config, [*(overrides or ()), *changes])
+    changes = with_flag(overrides, "--device", "train.device", device)
+    changes = with_flag(changes, "--threads", "train.n_threads", n_threads)
+    changes = with_flag(changes, "--trials", "train.batch_size", n_trials)
+    settings = load_settings(config, changes)
     log.print(f"settings: {source.label}", highlight=False, soft_wrap=True)
 
+    from ndt_cli.bench.measure import run_bench
     from ndt_cli.bench.workload import workload_of
 
-    workload = workload_of(Path(source.name).stem, settings, bins, neurons)
-    if growth:
-        _growth(workload, figure, as_json)
-    else:
-        _bench(workload, steps or 20, openvino, as_json)
-
-
-def _bench(workload: "Workload", n_steps: int, openvino: bool, as_json: bool) -> None:
-    from ndt_cli.bench.run import run_bench
-    from ndt_cli.commands.bench_table import bench_notes, bench_tables, bench_title
-
-    result = run_bench(workload, n_steps, _tell, openvino=openvino)
+    workload = workload_of(Path(source.name).stem, settings, n_bins, n_neurons)
+    result = run_bench(
+        workload, n_steps, lambda text: log.print(f"measuring {text}", highlight=False)
+    )
     if as_json:
         print_json(result.to_json())
         return
-    for line in bench_title(workload, result.machine):
+    for line in _title(result):
         out.print(line, highlight=False, soft_wrap=True)
-    for table in bench_tables(result):
+    for table in (_step_table(result), _inference_table(result)):
         out.print()
         out.print(table)
-    out.print()
-    for note in bench_notes(result):
-        out.print(note, highlight=False)
 
 
-def _growth(workload: "Workload", figure: Path | None, as_json: bool) -> None:
-    from ndt_cli.bench.growth import measure_growth
-    from ndt_cli.commands.bench_table import bench_title, growth_notes, growth_tables
-
-    growth = measure_growth(workload, watch=_tell_point)
-    if figure is not None:
-        from ndt_cli.report.figures import save_figure
-        from ndt_cli.report.growth import growth_curves
-
-        save_figure(growth_curves(growth), figure)
-        log.print(f"picture: {figure}", highlight=False, soft_wrap=True)
-    if as_json:
-        print_json(growth.to_json())
-        return
-    for line in bench_title(workload, growth.machine):
-        out.print(line, highlight=False, soft_wrap=True)
-    for table in growth_tables(growth):
-        out.print()
-        out.print(table)
-    out.print()
-    for note in growth_notes(growth):
-        out.print(note, highlight=False)
+def _title(result: "BenchResult") -> list[str]:
+    """Return lines that say what was measured, and where."""
+    workload, machine = result.workload, result.machine
+    n_layers = workload.settings.model.n_layers
+    heldout = f" ({workload.n_heldout} held out)" if workload.n_heldout else ""
+    forward = f" ({workload.n_forward} forward)" if workload.n_forward else ""
+    return [
+        f"{workload.name}: {workload.n_trials} trials x {workload.n_bins} bins{forward} x "
+        f"{workload.n_neurons} neurons{heldout}, {n_layers} layer{'s' if n_layers > 1 else ''}",
+        f"{machine.device}, {machine.processor}, CPU threads: {machine.n_threads}",
+        f"torch {machine.torch}; ndt computes in {machine.precision}, stock layers in float32",
+    ]
 
 
-def _tell(text: str) -> None:
-    log.print(f"measuring {text}", highlight=False)
+def _step_table(result: "BenchResult") -> Table:
+    steps = result.steps
+    table = _table("training step", steps)
+    n_steps = len(steps["stock"].seconds)
+    table.add_row(f"ms, median of {n_steps}", *(_number(t.median_ms) for t in steps.values()))
+    table.add_row(
+        "ms, 10th to 90th percentile",
+        *(
+            f"{_number(t.percentile_ms(10))} to {_number(t.percentile_ms(90))}"
+            for t in steps.values()
+        ),
+    )
+    _add_speedups(table, [result.step_speedup(kind) for kind in steps])
+    table.add_row("trials/s", *(f"{result.trained_per_s(kind):,.0f}" for kind in steps))
+    if any(n_bytes is not None for n_bytes in result.peak_bytes.values()):
+        peaks = result.peak_bytes.values()
+        table.add_row("peak memory, MB", *(f"{(n_bytes or 0) / 1e6:,.0f}" for n_bytes in peaks))
+    return table
 
 
-def _tell_point(point: "GrowthPoint") -> None:
-    took = point.note if point.fastest_ms is None else f"{point.fastest_ms:.0f} ms a step"
-    log.print(f"{point.value} {point.axis}, {point.line}: {took}", highlight=False)
+def _inference_table(result: "BenchResult") -> Table:
+    from ndt_cli.bench.result import INFERENCE_BATCH_SIZE
+
+    one_trial = result.one_trial
+    table = _table("inference", one_trial)
+    for percent in (50, 99):
+        times = (_number(t.percentile_ms(percent)) for t in one_trial.values())
+        table.add_row(f"one trial: ms, p{percent}", *times)
+        _add_speedups(table, [result.one_trial_speedup(kind, percent) for kind in one_trial])
+    table.add_row(
+        f"{INFERENCE_BATCH_SIZE} trials at once: trials/s",
+        *(f"{result.inferred_per_s(kind):,.0f}" for kind in one_trial),
+    )
+    _add_speedups(table, [result.batch_speedup(kind) for kind in one_trial])
+    return table
+
+
+def _table(heading: str, kinds: "Iterable[Kind]") -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for i, name in enumerate((heading, *kinds)):
+        table.add_column(name, justify="right" if i else "left", no_wrap=True)
+    return table
+
+
+def _add_speedups(table: Table, speedups: list[float]) -> None:
+    table.add_row("times as fast as stock", *(f"{s:.2f}" for s in speedups), style="bold")
+
+
+def _number(value: float) -> str:
+    """Return a value with three significant digits."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"

@@ -1,4 +1,4 @@
-"""``ndt check-data``: what a spike file holds, and whether it can be trained on."""
+"""``ndt check-data``: check a spike file and describe it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,6 +8,7 @@ from rich.table import Table
 
 from ndt_cli.commands.console import labeled, out, print_json
 from ndt_cli.commands.flags import ConfigOption, JsonOption, SetOption
+from ndt_cli.commands.wording import as_typed
 
 if TYPE_CHECKING:
     from ndt_cli.data.describe import FileReport
@@ -17,7 +18,7 @@ def check_data(
     file: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE", help="Spike file: LFADS or NLB HDF5, or the own .npz or .h5 layout."
+            metavar="FILE", help="Spike file: LFADS or NLB HDF5, or .npz or .h5 (see above)."
         ),
     ],
     config: ConfigOption = None,
@@ -26,14 +27,14 @@ def check_data(
 ) -> None:
     """Check a spike file.
 
-    Says what the file holds, what is assumed about it, what it is good for and
-    what looks odd. Leaves with code 1 when it cannot be trained on. Only the
-    data settings matter here, such as --set data.bin_ms=20.
+    Show what the file holds, what is assumed about it, what it can be used for
+    and what looks unusual. The exit code is 1 if it cannot be trained on. Only
+    the data settings matter here, such as --set data.bin_ms=20.
 
     The own layout is an .npz or .h5 file with spikes (trials x bins x neurons)
-    and bin_ms. Optional are lengths (bins) or length_ms, split (train or
-    valid), conditions, trial_ids, rates (true ones, in spikes per bin),
-    latents, behavior (trials x bins x variables) with behavior_names,
+    and bin_ms. Optional keys: lengths (in bins) or length_ms, split (train or
+    valid), conditions, trial_ids, rates (true rates, in spikes per bin),
+    latents, behavior (trials x bins x variables), behavior_names, neuron_names,
     start_bins (of windows of one recording), n_heldout and n_forward.
     """
     from ndt_cli.data.describe import describe_file
@@ -60,7 +61,7 @@ def _show(report: "FileReport") -> None:
         ("Note", "dim", report.notes),
     ):
         for line in lines:
-            out.print(labeled(title, style, line), soft_wrap=True)
+            out.print(labeled(title, style, as_typed(line)), soft_wrap=True)
     if report.trainable:
         out.print(labeled("Good for", "green", ", ".join(report.uses)), soft_wrap=True)
     else:
@@ -90,7 +91,7 @@ def _show_facts(report: "FileReport") -> None:
     out.print(table)
     facts = Table("", "", box=None, pad_edge=False, show_header=False)
     facts.add_row("layout", report.layout)
-    facts.add_row("bin width", f"{report.bin_ms:g} ms, {report.duration_ms:g} ms a trial")
+    facts.add_row("bin width", f"{report.bin_ms:g} ms, {report.duration_ms:g} ms per trial")
     if report.neuron_rates_hz is not None:
         low, middle, high = report.neuron_rates_hz
         facts.add_row("neurons' rates", f"{low:.3g} to {high:.3g} Hz, median {middle:.3g}")

@@ -408,7 +408,7 @@ def convert(
     )
     if path.exists() and file.exists() and path.samefile(file):
         raise SettingsError(f"--out {path}: found the recording itself; expected another file")
-    check_target(path, overwrite=overwrite, hint="Choose another name, or add --overwrite.")
+    check_target(path, overwrite=overwrite)
     converted = convert_file(file, choices)
     write_recording(converted.recording, path, overwrite=overwrite)
     if as_json:

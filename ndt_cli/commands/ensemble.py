@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from ndt_cli.commands.console import log, out, print_json
+from ndt_cli.commands.console import note, out, print_json, say
 from ndt_cli.commands.flags import JsonOption
 from ndt_cli.errors import SettingsError, typed
 
@@ -24,8 +24,8 @@ def ensemble(
         typer.Option(
             "--members",
             min=1,
-            help="Average the best so many members of a sweep.",
-            show_default="as many as validate best",
+            help="Number of members of a sweep to average, best first.",
+            show_default="the number that validates best",
         ),
     ] = None,
     out_folder: Annotated[
@@ -36,9 +36,10 @@ def ensemble(
 ) -> None:
     """Make an ensemble: the mean of several models' rates.
 
-    Of a sweep the best members are taken: as many as validate best together.
+    The best members of a sweep are averaged: as many as validate best together.
 
-    The folder is whole without the runs. Use it as one: ndt evaluate ENSEMBLE
+    The new folder is complete without the runs, and is used like one:
+    ndt evaluate ENSEMBLE
     """
     from ndt_cli.engine.ensembles import save_ensemble
     from ndt_cli.engine.run_folder import default_path
@@ -49,14 +50,17 @@ def ensemble(
     if not any(SweepFolder.is_at(path) for path in paths):
         if members is not None:
             raise SettingsError(
-                "--members counts the members of a sweep, and runs were given",
-                "leave it out: all runs that are named are averaged",
+                "--members is for a sweep, but runs are given",
+                "Leave it out: all runs that are named are averaged.",
             )
         save_ensemble(paths, folder)
-        _tell(folder, len(paths), None, as_json)
+        _print(folder, len(paths), None, as_json)
         return
     if len(paths) > 1:
-        raise SettingsError("give one sweep, or runs, not both", "the members of a sweep are runs")
+        raise SettingsError(
+            "expected one sweep, or runs, not both",
+            "The members of a sweep are runs: SWEEP/members/000",
+        )
     choice = choose_members(paths[0], members)
     about: dict[str, Any] = {
         "sweep": str(paths[0].absolute()),
@@ -65,10 +69,10 @@ def ensemble(
         "validation_curve": choice.curve,
     }
     save_ensemble(choice.runs, folder, settings=choice.settings, about=about)
-    _tell(folder, len(choice.runs), choice, as_json)
+    _print(folder, len(choice.runs), choice, as_json)
 
 
-def _tell(folder: Path, n_members: int, choice: "EnsembleChoice | None", as_json: bool) -> None:
+def _print(folder: Path, n_members: int, choice: "EnsembleChoice | None", as_json: bool) -> None:
     curve = choice.curve if choice else []
     if as_json:
         print_json({"ensemble": str(folder), "n_members": n_members, "validation_curve": curve})
@@ -82,6 +86,6 @@ def _tell(folder: Path, n_members: int, choice: "EnsembleChoice | None", as_json
             table.add_row(str(n), run.name, f"{score:.4f}", style="bold" if n == n_members else "")
         out.print(table)
         if n_members == 1 < len(curve):
-            log.print("the best member alone validates best; --members N averages more of them")
-    out.print(f"ensemble of {n_members}: {folder}", highlight=False, soft_wrap=True)
-    log.print(f"score it with: ndt evaluate {typed(folder)}", highlight=False, soft_wrap=True)
+            note("the best member alone validates best; --members N averages more of them")
+    say(f"ensemble of {n_members}: {folder}")
+    note(f"score it with: ndt evaluate {typed(folder)}")

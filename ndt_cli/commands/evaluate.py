@@ -1,19 +1,25 @@
-"""``ndt evaluate``: scores of a run, its rates as a file, and pictures of chosen trials."""
+"""``ndt evaluate``: score a run, write its rates to a file, draw one trial."""
 
-from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
 
-from ndt_cli.commands.console import log, out, print_json
+from ndt_cli.atomic import check_may_write, check_suffix
+from ndt_cli.commands.console import log, note, out, print_json, say
 from ndt_cli.commands.flags import JsonOption, SetOption
-from ndt_cli.commands.output_path import PICTURE_ENDINGS, check_new_file
 from ndt_cli.errors import SettingsError
 
-# A quarter of an hour; behavior follows rates within a second.
-_LONGEST_LAG_MS = 1e6
+if TYPE_CHECKING:
+    from ndt_cli.evaluation import Evaluation
+    from ndt_cli.score_text import ScoreTable
+
+_FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
+# Of the behavioral variables, as many as fit; --json prints all of them.
+_SHOWN_VARIABLES = 5
+_WIDEST_COLUMN = 16
 
 
 class SplitChoice(str, Enum):
@@ -42,7 +48,7 @@ def evaluate(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option("--data", "-d", help="Another file of the same neurons and bin width."),
+        typer.Option("--data", "-d", help="Another file with the same neurons and bin width."),
     ] = None,
     overrides: SetOption = None,
     checkpoint: Annotated[
@@ -51,7 +57,7 @@ def evaluate(
             "--checkpoint", help="Weights to use.", show_default="best by train.choose_by"
         ),
     ] = None,
-    rates: Annotated[
+    rates_file: Annotated[
         Path | None,
         typer.Option(
             "--rates",
@@ -79,7 +85,7 @@ def evaluate(
         list[float] | None,
         typer.Option(
             "--lag-ms",
-            help="Lag from rates to behavior, for decoding. May be repeated: cross-validation "
+            help="Lag from rates to behavior, for decoding. If repeated, cross-validation "
             "chooses one.",
             show_default="several from -80 to 160",
         ),
@@ -88,88 +94,86 @@ def evaluate(
         bool,
         typer.Option(
             "--other-neurons",
-            help="Evaluate though the file's neurons are known to be others than the run's.",
+            help="Evaluate even if the file's neurons are known to differ from the run's.",
         ),
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace existing files of --rates and --figure.")
     ] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate a run.
 
-    Scores its rates beside the mean rate, smoothed spikes and, where known, the
+    Scores its rates, next to the mean rate, smoothed spikes and, if known, the
     true rates.
 
-    They are scored on the spikes and, where the data have them, on held-out
-    neurons, behavior and condition averages.
+    They are scored on spikes and, if the data have them, on held-out neurons,
+    behavior and condition averages.
     """
-    _check_options(data, overrides or (), figure, trial, neurons, lags_ms)
-    # Before minutes of computing, not after.
-    if rates is not None:
-        check_new_file(rates, "--rates", (".h5", ".npz"))
-    if figure is not None:
-        check_new_file(figure, "--figure", PICTURE_ENDINGS)
-    from ndt_cli.commands.score_table import score_notes, score_table, score_title
+    if figure is None and (trial is not None or neurons):
+        raise SettingsError(
+            "--trial and --neuron choose what --figure draws, and it is not given",
+            "add --figure FILE.png",
+        )
     from ndt_cli.evaluation import evaluate as evaluate_run
-    from ndt_cli.rates_file import write_rates
+    from ndt_cli.rates_file import RATES_SUFFIXES, write_rates
 
-    weights = checkpoint.value if checkpoint else None
+    # Before minutes of computing, not after.
+    for file, suffixes in ((rates_file, RATES_SUFFIXES), (figure, _FIGURE_SUFFIXES)):
+        if file is not None:
+            check_suffix(file, suffixes)
+            check_may_write(file, overwrite)
     evaluation = evaluate_run(
         run,
         split=split.value if split else None,
         data=data,
-        checkpoint=weights,
-        overrides=tuple(overrides or ()),
+        checkpoint=checkpoint.value if checkpoint else None,
+        overrides=overrides or (),
         device=device,
         lags_ms=lags_ms,
         other_neurons=other_neurons,
     )
-    if rates is not None:
-        write_rates(rates, evaluation.data, evaluation.inferred, evaluation.activations)
-        log.print(f"rates: {rates}", highlight=False, soft_wrap=True)
+    if rates_file is not None:
+        inferred, activations = evaluation.inferred, evaluation.activations
+        write_rates(rates_file, evaluation.data, inferred, activations, overwrite=overwrite)
+        note(f"rates: {rates_file}")
     if figure is not None:
         from ndt_cli.report.figures import draw_trial, save_figure
 
         drawn = draw_trial(evaluation, trial, list(dict.fromkeys(neurons or ())))
         save_figure(drawn, figure)
-        log.print(f"picture: {figure}", highlight=False, soft_wrap=True)
+        note(f"picture: {figure}")
     if as_json:
         print_json(evaluation.to_json())
-        return
-    out.print(score_title(evaluation), highlight=False, soft_wrap=True)
-    out.print(score_table(evaluation))
-    for note in score_notes(evaluation):
-        log.print(note, style="dim", highlight=False)
+    else:
+        print_scores(evaluation)
 
 
-def _check_options(
-    data: Path | None,
-    overrides: Sequence[str],
-    figure: Path | None,
-    trial: int | None,
-    neurons: Sequence[int] | None,
-    lags_ms: Sequence[float] | None,
-) -> None:
-    """Refuse options that would change nothing, and lags that are no times."""
-    if overrides and data is None:
-        raise SettingsError(
-            "--set changes how the file of --data is read, and none was given",
-            "add --data FILE, or leave out --set",
-        )
-    for override in overrides:
-        if not override.strip().startswith("data."):
-            raise SettingsError(
-                f"--set {override}: the run was trained with its own settings; only those of "
-                "[data] can change",
-                "such as --set data.file_bin_ms=5",
-            )
-    if figure is None and (trial is not None or neurons):
-        raise SettingsError(
-            "--trial and --neuron say what --figure draws, and it was not given",
-            "add --figure FILE.png",
-        )
-    for lag_ms in lags_ms or ():
-        if not abs(lag_ms) <= _LONGEST_LAG_MS:
-            raise SettingsError(
-                f"--lag-ms {lag_ms:g}: expected a time in ms, shorter than the trials",
-                "such as --lag-ms 80",
-            )
+def print_scores(evaluation: "Evaluation") -> None:
+    """Print the tables of scores, and notes on them; the same after training."""
+    from ndt_cli.score_text import score_notes, score_tables, score_title
+
+    say(score_title(evaluation))
+    for index, table in enumerate(score_tables(evaluation, _SHOWN_VARIABLES)):
+        if index:
+            say()
+        out.print(_rendered(table, evaluation.smoothing_ms))
+    for line in score_notes(evaluation, _SHOWN_VARIABLES):
+        log.print(line, style="dim")  # wrapped between words
+
+
+def _rendered(scores: "ScoreTable", smoothing_ms: float) -> Table:
+    """Lay out a table for a terminal of 80 columns: headers and labels have two lines."""
+    from ndt_cli.score_text import MODEL, SMOOTHED, score_number
+
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column(scores.corner)
+    for name in scores.columns:
+        header = name.replace(" ", "\n") if scores.corner else name
+        table.add_column(header, justify="right", max_width=_WIDEST_COLUMN, overflow="fold")
+    for estimate, values in scores.rows.items():
+        label = f"{estimate}\n({smoothing_ms:.0f} ms)" if estimate == SMOOTHED else estimate
+        style = "bold" if estimate == MODEL else ""
+        table.add_row(label, *map(score_number, values), style=style)
+    return table

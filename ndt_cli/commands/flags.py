@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options shared by several commands."""
 
 from typing import Annotated
 
@@ -29,22 +29,27 @@ SetOption = Annotated[
 ]
 
 JsonOption = Annotated[
-    bool,
-    typer.Option("--json", help="Print one JSON object on standard output, nothing else."),
+    bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else.")
+]
+
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the output file if it exists.")
 ]
 
 
 def with_flag(changes: list[str] | None, flag: str, key: str, value: object) -> list[str]:
-    """Add to the changes of ``--set`` what a flag is short for; None where it was not given.
+    """Add the setting that a flag stands for to the changes of ``--set``; not if it is None.
 
     Raises
     ------
     SettingsError
-        When ``--set`` changes the same setting.
+        If ``--set`` changes the same setting.
     """
     changes = list(changes or [])
     if value is None:
         return changes
     if any(change.partition("=")[0].strip() == key for change in changes):
-        raise SettingsError(f"{flag} and --set {key} are the same setting", "leave out one of them")
+        raise SettingsError(
+            f"{flag} and --set {key} are the same setting", "Leave out one of them."
+        )
     return [*changes, f"{key}={value}"]

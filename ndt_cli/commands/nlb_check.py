@@ -1,8 +1,8 @@
-"""``ndt nlb-check``: is a submission file right, and what is to be mended."""
+"""``ndt nlb-check``: check a submission file of the benchmark."""
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +11,7 @@ from rich.table import Table
 
 from ndt_cli.commands.console import labeled, out, print_json
 from ndt_cli.commands.flags import JsonOption
+from ndt_cli.commands.wording import as_typed
 
 if TYPE_CHECKING:
     from ndt_cli.nlb.check_arrays import Shape
@@ -28,17 +29,17 @@ def nlb_check(
         typer.Option(
             "--targets",
             metavar="FILE",
-            help="Target file, as nlb_tools' save_to_h5 writes it: checks exact sizes, and by the "
-            "spikes the unit of the rates and the order of the trials.",
+            help="Target file written by nlb_tools' save_to_h5: checks exact sizes and, with its "
+            "spikes, the unit of the rates and the order of the trials.",
         ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check a submission file of the Neural Latents Benchmark.
 
-    Any program's file: groups, keys, types, shapes, axes, values that are not
-    finite or negative, rates in Hz or as logarithms, rates that are constant,
-    the order of the trials. Leaves with code 1 when something must be mended.
+    The file may come from any program. Checks groups, keys, types, shapes, the
+    order of axes, NaN and negative values, rates in Hz or as logarithms,
+    constant rates, the order of trials. Exit code 1 if the file is invalid.
     """
     from ndt_cli.nlb.check import check_submission, submission_shapes
     from ndt_cli.nlb.findings import Expected
@@ -47,7 +48,10 @@ def nlb_check(
     expected = None
     if targets is not None:
         expected = {name: Expected.of(arrays) for name, arrays in read_groups(targets).items()}
-    findings = check_submission(file, expected)
+    findings = [
+        replace(f, message=as_typed(f.message), hint=f.hint and as_typed(f.hint))
+        for f in check_submission(file, expected)
+    ]
     shapes = submission_shapes(file)
     wrong = any(finding.severity == "error" for finding in findings)
     if as_json:
@@ -81,11 +85,11 @@ def _show(file: Path, shapes: "dict[str, dict[str, Shape]]", findings: "Sequence
             out.print(f"  {finding.hint}", soft_wrap=True, highlight=False)
     counts = Counter(finding.severity for finding in findings)
     if counts["error"]:
-        out.print(f"Must be mended: {_number(counts['error'], 'error')}.", style="bold red")
+        out.print(f"Invalid: {_number(counts['error'], 'error')}.", style="bold red")
     elif counts["warning"]:
-        out.print(f"Can be scored; {_number(counts['warning'], 'warning')}.")
+        out.print(f"Valid submission, {_number(counts['warning'], 'warning')}.")
     else:
-        out.print("Can be scored; nothing to mend.", style="green")
+        out.print("Valid submission.", style="green")
 
 
 def _number(count: int, what: str) -> str:

@@ -18,14 +18,15 @@ if TYPE_CHECKING:
 def nlb_data(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="DATASET...", help="mc_maze, mc_rtt, ...; without one: a list."),
+        typer.Argument(metavar="DATASET...", help="mc_maze, mc_rtt, ...; without any: a list."),
     ] = None,
     data_dir: Annotated[
         Path,
-        typer.Option(help="Folder of the files; below it, one folder a dandiset."),
+        typer.Option(help="Folder of the files, with one folder per dandiset."),
     ] = Path("nlb-data"),
     check: Annotated[
-        bool, typer.Option("--check", help="Fetch nothing: compare the files with the public ones.")
+        bool,
+        typer.Option("--check", help="Only compare the files with the public ones."),
     ] = False,
     test_labels: Annotated[
         bool,
@@ -38,103 +39,114 @@ def nlb_data(
         typer.Option(
             "--spikes",
             metavar="FILE",
-            help="Fetch nothing: write the train and validation trials of one dataset as a spike "
-            "file (.h5 or .npz), for ndt train and ndt sweep.",
+            help="Only write the train and validation trials of one dataset as a spike file (.h5 "
+            "or .npz), for ndt train and ndt sweep.",
         ),
     ] = None,
     bin_ms: Annotated[
         int | None,
         typer.Option("--bin-ms", help="Bin width of --spikes: 5 or 20.", show_default="5"),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing file of --spikes.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Fetch or check the public files of the Neural Latents Benchmark.
+    """Download or check the public files of the Neural Latents Benchmark.
 
-    What is there already is checked and kept; a download that broke off goes on
-    where it stopped.
+    Files are verified by size and sha256. Existing files are kept; an incomplete
+    download is resumed.
 
-    With --spikes: the trials of a dataset's files as one spike file.
+    With --spikes: write the trials of a dataset as a spike file.
     """
     if spikes is not None:
         if check or test_labels or len(names or []) != 1:
             raise SettingsError(
-                "--spikes writes the trials of one dataset, of files that are there",
-                "give one dataset, and leave out --check and --test-labels",
+                "--spikes writes the trials of one dataset from existing files",
+                "Give one dataset, and leave out --check and --test-labels.",
             )
-        _write_spikes((names or [""])[0], bin_ms or 5, data_dir, spikes, as_json)
+        _write_spikes((names or [""])[0], bin_ms or 5, data_dir, spikes, overwrite, as_json)
         return
-    if bin_ms is not None:
-        raise SettingsError(
-            "--bin-ms is the bin width of --spikes", "add --spikes FILE, or leave it out"
-        )
+    if bin_ms is not None or overwrite:
+        option = "--overwrite" if bin_ms is None else "--bin-ms"
+        raise SettingsError(f"{option} is an option of --spikes", "Add --spikes FILE.")
     from ndt_cli.nlb.catalog import TEST_LABELS, find_dataset
-    from ndt_cli.nlb.download import check_file, fetch, public_path
+    from ndt_cli.nlb.download import check_dataset, check_file, fetch, fetch_dataset
 
-    datasets = [find_dataset(name) for name in names or []]
-    wanted = [(file, public_path(d, file, data_dir)) for d in datasets for file in d.files]
-    if test_labels:
-        wanted.append((TEST_LABELS, data_dir / TEST_LABELS.name))
-    if not wanted:
+    if not names and not test_labels:
         _show_catalog(as_json)
         return
-    with _Bars() as bars:
-        if not check:
-            for file, path in wanted:
-                fetch(file, path, bars.show)
-        states = [check_file(file, path, bars.show) for file, path in wanted] if check else []
-    if not check:
-        _show_files([path for _, path in wanted], as_json)
-        return
-    _show_states(states, as_json)
-    if any(state.state != "right" for state in states):
-        raise typer.Exit(1)
+    for name in names or []:
+        find_dataset(name)
+    labels = data_dir / TEST_LABELS.name
+    paths: list[Path] = []
+    states: list[FileState] = []
+    with _DownloadBars() as bars:
+        for name in names or []:
+            if check:
+                states += check_dataset(name, data_dir, bars.show)
+            else:
+                paths += [path for path in fetch_dataset(name, data_dir, bars.show) if path]
+        if test_labels and check:
+            states.append(check_file(TEST_LABELS, labels, bars.show))
+        elif test_labels:
+            fetch(TEST_LABELS, labels, bars.show)
+            paths.append(labels)
+    if check:
+        _show_states(states, as_json)
+        if any(state.state != "right" for state in states):
+            raise typer.Exit(1)
+    elif as_json:
+        print_json({"files": paths})
+    else:
+        for path in paths:
+            out.print(str(path), highlight=False, soft_wrap=True)
 
 
-def _write_spikes(name: str, bin_ms: int, data_dir: Path, path: Path, as_json: bool) -> None:
+def _write_spikes(
+    name: str, bin_ms: int, data_dir: Path, path: Path, overwrite: bool, as_json: bool
+) -> None:
     from ndt_cli.commands.nlb_progress import SubmitProgress
     from ndt_cli.nlb.recordings import write_spike_file
 
     with SubmitProgress() as progress:
-        recording = write_spike_file(name, bin_ms, data_dir, path, progress=progress.stage)
+        recording = write_spike_file(
+            name, bin_ms, data_dir, path, overwrite=overwrite, progress=progress.stage
+        )
     for note in recording.notes:
         log.print(note, highlight=False, soft_wrap=True)
     train, valid = recording.train, recording.valid
+    n_heldin, n_bins = train.n_neurons - train.n_heldout, train.n_bins - train.n_forward
     if as_json:
         print_json(
             {
-                "spikes": str(path),
+                "spikes": path,
                 "dataset": name,
                 "bin_ms": bin_ms,
                 "trials": [train.n_trials, valid.n_trials],
-                "neurons": [train.n_neurons - train.n_heldout, train.n_heldout],
-                "bins": [train.n_bins - train.n_forward, train.n_forward],
+                "neurons": [n_heldin, train.n_heldout],
+                "bins": [n_bins, train.n_forward],
             }
         )
         return
     out.print(
         f"{name}: {train.n_trials} train + {valid.n_trials} validation trials x "
-        f"{train.n_bins - train.n_forward} + {train.n_forward} forward bins of {bin_ms} ms x "
-        f"{train.n_neurons - train.n_heldout} + {train.n_heldout} held-out neurons",
+        f"{n_bins} + {train.n_forward} forward bins of {bin_ms} ms x "
+        f"{n_heldin} + {train.n_heldout} held-out neurons\nspikes: {path}",
         highlight=False,
         soft_wrap=True,
     )
-    out.print(f"spikes: {path}", highlight=False, soft_wrap=True)
-    log.print(
-        f"Search: ndt sweep --config nlb-quick --choose-by co-bps --set data.file={typed(path)}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    hint = f"Search: ndt sweep --config nlb-quick --choose-by co-bps --set data.file={typed(path)}"
     if bin_ms != 5:
-        log.print(
-            "The presets count their context window in bins of 5 ms: give model.context_back and "
-            f"model.context_forward in bins of {bin_ms} ms.",
-            highlight=False,
-            soft_wrap=True,
+        hint += (
+            "\nThe context window of the presets is in bins of 5 ms: set model.context_back and "
+            f"model.context_forward in bins of {bin_ms} ms."
         )
+    log.print(hint, highlight=False, soft_wrap=True)
 
 
-class _Bars:
-    """A bar for each file on standard error; without a terminal, a line when one begins."""
+class _DownloadBars:
+    """One bar per file on standard error; in a log file, one line when it begins."""
 
     def __init__(self) -> None:
         self._bars = Progress(
@@ -147,7 +159,7 @@ class _Bars:
         )
         self._tasks: dict[str, Any] = {}
 
-    def __enter__(self) -> "_Bars":
+    def __enter__(self) -> "_DownloadBars":
         self._bars.start()
         return self
 
@@ -179,7 +191,7 @@ def _show_catalog(as_json: bool) -> None:
         print_json({"datasets": rows})
         return
     table = Table(box=None, pad_edge=False)
-    for title in ("data set", "dandiset", "MB", "trials: train, val, test", "held-in + held-out"):
+    for title in ("dataset", "dandiset", "MB", "trials: train, val, test", "held-in + held-out"):
         table.add_column(title, justify="right" if title == "MB" else "left")
     for row in rows:
         table.add_row(
@@ -190,21 +202,13 @@ def _show_catalog(as_json: bool) -> None:
             " + ".join(map(str, row["neurons"])),
         )
     out.print(table)
-    log.print("Fetch some with  ndt nlb-data DATASET...", highlight=False)
-
-
-def _show_files(paths: list[Path], as_json: bool) -> None:
-    if as_json:
-        print_json({"files": [str(path) for path in paths]})
-        return
-    for path in paths:
-        out.print(str(path), highlight=False, soft_wrap=True)
+    log.print("Download: ndt nlb-data DATASET...", highlight=False)
 
 
 def _show_states(states: "list[FileState]", as_json: bool) -> None:
     if as_json:
         records = [
-            {"file": str(s.path), "state": s.state, "found": s.found, "expected": s.expected}
+            {"file": s.path, "state": s.state, "found": s.found, "expected": s.expected}
             for s in states
         ]
         print_json({"files": records})

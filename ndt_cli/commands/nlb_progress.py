@@ -1,4 +1,4 @@
-"""What is shown while a submission is made: its stages, and training in between."""
+"""Progress of a submission: its stages, and training in between."""
 
 import time
 from typing import Any
@@ -14,15 +14,14 @@ from ndt_cli.engine.events import Event
 class SubmitProgress:
     """Shows stages and training on standard error, one at a time; use it as a context.
 
-    A stage lasts until the next one or a training begins: some work, such as nlb_tools' grid
-    search, does not tell how far it is, so the time is what moves. Each leaves a line with its
-    seconds. On a terminal a second live display cannot run beside the first one, so training's
-    own is opened when training begins and closed when a stage does.
+    A stage lasts until the next stage or training begins, and leaves a line with its duration.
+    Two live displays cannot run on one terminal, so training's own is opened when training begins
+    and closed when a stage does.
     """
 
     def __init__(self) -> None:
         self._training: TrainingProgress | None = None
-        self._stage: _SpinningStage | _PlainStage | None = None
+        self._stage: _Stage | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -38,10 +37,10 @@ class SubmitProgress:
         self._training(event)
 
     def stage(self, what: str, done: int, total: int) -> None:
-        """Show how far a stage is; the one before it has ended."""
+        """Show the progress of a stage; a new one ends the one before."""
         if self._stage is None or self._stage.what != what:
             self._end()
-            self._stage = _SpinningStage(what) if log.is_terminal else _PlainStage(what)
+            self._stage = _Stage(what)
         self._stage.show(done, total)
 
     def _end(self, *, done: bool = True) -> None:
@@ -52,8 +51,8 @@ class SubmitProgress:
         self._training = self._stage = None
 
 
-class _SpinningStage:
-    """A line that moves on a terminal; what stays of it is what was done, in how long."""
+class _Stage:
+    """A spinner with the elapsed time; in a log file, a line completed when the stage ends."""
 
     def __init__(self, what: str) -> None:
         self.what = what
@@ -63,9 +62,12 @@ class _SpinningStage:
             TextColumn("{task.description}{task.fields[count]}", markup=False),
             TimeElapsedColumn(),
             console=log,
+            disable=not log.is_terminal,
             transient=True,
         )
         self._task: Any = self._bar.add_task(what, total=None, count="")
+        if not log.is_terminal:
+            _print(what, end="")
         self._bar.start()
 
     def show(self, done: int, total: int) -> None:
@@ -73,27 +75,9 @@ class _SpinningStage:
 
     def end(self, done: bool) -> None:
         self._bar.stop()
-        _print(self.what + _after(self._began, done))
-
-
-class _PlainStage:
-    """A line in a log file: first what is done, then, when it is, in how long."""
-
-    def __init__(self, what: str) -> None:
-        self.what = what
-        self._began = time.monotonic()
-        _print(what, end="")
-
-    def show(self, done: int, total: int) -> None:
-        """Say nothing more: a log file is no place for that."""
-
-    def end(self, done: bool) -> None:
-        _print(_after(self._began, done))
-
-
-def _after(began: float, done: bool) -> str:
-    seconds = f"{time.monotonic() - began:.1f} s"
-    return f"  {seconds}" if done else f"  stopped after {seconds}"
+        seconds = f"{time.monotonic() - self._began:.1f} s"
+        shown = self.what if log.is_terminal else ""
+        _print(f"{shown}  {seconds}" if done else f"{shown}  stopped after {seconds}")
 
 
 def _print(text: str, end: str = "\n") -> None:

@@ -1,4 +1,4 @@
-"""``ndt nlb-submit``: from public files to a checked, scored submission."""
+"""``ndt nlb-submit``: make, check and score a submission to the benchmark."""
 
 import math
 from enum import Enum
@@ -10,6 +10,7 @@ from rich.table import Table
 
 from ndt_cli.commands.console import log, out, print_json, run_warnings_shown
 from ndt_cli.commands.flags import JsonOption, SetOption
+from ndt_cli.commands.wording import as_typed
 from ndt_cli.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class PhaseChoice(str, Enum):
-    """Which trials are inferred and scored."""
+    """Trials to infer and score."""
 
     val = "val"
     test = "test"
@@ -38,8 +39,8 @@ def nlb_submit(
         PhaseChoice,
         typer.Option(
             "--phase",
-            help="val: train on the train split, score the validation split. test: train on both, "
-            "for as long as validation chose, and infer the test split.",
+            help="val: train on the train split, score the validation split. test: train on both "
+            "for the number of epochs found on validation, and infer the test split.",
         ),
     ] = PhaseChoice.val,
     members: Annotated[
@@ -47,21 +48,21 @@ def nlb_submit(
         typer.Option(
             "--members",
             min=1,
-            help="Models whose rates are averaged: seeds, or the best members of --sweep.",
-            show_default="1; with --sweep as many as validate best",
+            help="Number of models to average: seeds, or the best members of --sweep.",
+            show_default="1; with --sweep, the number that validates best",
         ),
     ] = None,
-    run: Annotated[
+    runs: Annotated[
         Path | None,
         typer.Option(
-            "--run", help="Use this run, or ensemble, of the validation phase; train none for it."
+            "--run", help="Use this run or ensemble of the validation phase instead of training."
         ),
     ] = None,
     sweep: Annotated[
         Path | None,
         typer.Option(
             "--sweep",
-            help="Use the best members of this sweep, over the trials of nlb-data --spikes.",
+            help="Use the best members of this sweep over a file of nlb-data --spikes.",
         ),
     ] = None,
     labels: Annotated[
@@ -76,7 +77,7 @@ def nlb_submit(
             "--config",
             "-c",
             metavar="FILE|PRESET",
-            help="Settings: a TOML file, or a preset's name, such as mc_maze: the paper's.",
+            help="Settings: a TOML file or a preset, such as mc_maze (the paper's).",
             show_default="nlb-quick",
         ),
     ] = None,
@@ -85,34 +86,29 @@ def nlb_submit(
 ) -> None:
     """Make, check and score a submission to the Neural Latents Benchmark.
 
-    One dataset or several, in one file. Training takes minutes on a laptop for
-    the small sets; the paper's presets (--config DATASET) take hours on a GPU.
+    One or more datasets in one file. Training takes minutes on a laptop for the
+    small datasets; the paper's presets (--config DATASET) take hours on a GPU.
 
-    To search for settings and average the best models, three commands:
+    To search for settings and average the best models, use three commands:
     nlb-data DATASET --spikes FILE; sweep --choose-by co-bps --set data.file=FILE;
     nlb-submit DATASET --sweep SWEEP.
-
-    True rates, where a synthetic recording brings them, are scored too:
-    truth.npz beside the train file, or in <dandiset>/private/, with rates
-    (milliseconds x units, spikes per second) and heldout (units); for
-    --phase test also split and align_ms (trials).
     """
     from ndt_cli.commands.nlb_progress import SubmitProgress
     from ndt_cli.commands.stopping import stop_request
     from ndt_cli.engine.run_folder import default_path
     from ndt_cli.nlb.benchmark_scores import verify_label_file
-    from ndt_cli.nlb.members import Interrupted
+    from ndt_cli.nlb.catalog import Interrupted
     from ndt_cli.nlb.submission import read_groups
     from ndt_cli.nlb.submit import submit, summary
 
     if labels is not None and phase is not PhaseChoice.test:
         raise SettingsError(
-            "--labels are of the test trials", "add --phase test, or leave them out"
+            "--labels are for the test trials", "Add --phase test, or leave them out."
         )
-    if (run is not None or sweep is not None) and (config is not None or overrides):
+    if (runs is not None or sweep is not None) and (config is not None or overrides):
         raise SettingsError(
-            "models that are trained already bring their own settings",
-            "leave out --config and --set, or --run and --sweep",
+            "trained models have their own settings",
+            "Leave out --config and --set, or --run and --sweep.",
         )
     targets = None
     if labels is not None:
@@ -130,7 +126,7 @@ def nlb_submit(
                 config=config,
                 overrides=overrides or (),
                 members=members,
-                runs=[] if run is None else [run],
+                runs=[] if runs is None else [runs],
                 sweep=sweep,
                 labels=targets,
                 watch=progress.training,
@@ -138,7 +134,7 @@ def nlb_submit(
                 progress=progress.stage,
             )
     except Interrupted:
-        log.print(f"Stopped. The runs so far are in {folder}.", soft_wrap=True)
+        log.print(f"Stopped. Finished and unfinished runs are in {folder}.", soft_wrap=True)
         raise typer.Exit(130) from None
     errors = [finding for finding in result.findings if finding.severity == "error"]
     if as_json:
@@ -147,7 +143,8 @@ def nlb_submit(
         for made in result.datasets:
             _show(made)
         for finding in result.findings:
-            log.print(f"{finding.severity}: {finding}", highlight=False, soft_wrap=True)
+            text = as_typed(f"{finding.severity}: {finding}")
+            log.print(text, highlight=False, soft_wrap=True)
         out.print(f"submission: {result.file}", highlight=False, soft_wrap=True)
     if errors:
         raise typer.Exit(1)
@@ -159,9 +156,9 @@ def _show(made: "DatasetResult") -> None:
     members = "one member" if len(made.runs) == 1 else f"{len(made.runs)} members"
     out.print(f"{made.key}: {split}, {members} trained for {epochs} epochs", highlight=False)
     if made.choice is not None:
-        out.print(_told(made.choice), highlight=False, soft_wrap=True)
+        out.print(_choice_text(made.choice), highlight=False, soft_wrap=True)
     if not made.scores:
-        out.print("not scored: there are no labels for these trials (see --labels)")
+        out.print("not scored: no labels for these trials (see --labels)")
         return
     metrics = list(made.scores["NDT"])
     table = Table("", box=None, pad_edge=False)
@@ -171,19 +168,19 @@ def _show(made: "DatasetResult") -> None:
         table.add_row(estimate, *(_number(values[metric]) for metric in metrics))
     out.print(table)
     if any(math.isnan(values.get("tp corr", 0.0)) for values in made.scores.values()):
-        out.print("- not defined: constant rates have no speed, which tp corr is about")
+        out.print("-: not defined; tp corr is about speed, and constant rates have none")
     if made.choice is not None and made.phase == "val":
         out.print(
-            "the members were chosen by the trials that are scored here, which flatters NDT",
+            "the members were chosen on the same trials, so the scores of NDT are optimistic",
             highlight=False,
         )
 
 
-def _told(choice: "SweepChoice") -> str:
-    number = "as many as validate best together" if choice.curve else "as many as were asked for"
+def _choice_text(choice: "SweepChoice") -> str:
+    number = "the number that validates best" if choice.curve else "the requested number"
     return (
         f"the best {choice.n_members} of {choice.n_ranked} ranked members of {choice.sweep} "
-        f"by {choice.choose_by} on the validation split: {number}"
+        f"by {choice.choose_by} on the validation split ({number})"
     )
 
 

@@ -1,4 +1,4 @@
-"""``ndt presets``: what ``--config`` can take, and what each setting means."""
+"""``ndt presets``: list or show the presets, and describe the settings."""
 
 import json
 from dataclasses import asdict
@@ -17,10 +17,10 @@ from ndt_cli.settings.load import preset_names, read_preset
 def presets(
     name: Annotated[
         str | None,
-        typer.Argument(help="Show this preset.", show_default=False),
+        typer.Argument(metavar="PRESET", help="Show this preset.", show_default=False),
     ] = None,
     fields: Annotated[
-        bool, typer.Option("--fields", help="List every setting: type, range, default, doc.")
+        bool, typer.Option("--fields", help="List all settings: range, default, description.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:

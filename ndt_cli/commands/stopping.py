@@ -1,4 +1,4 @@
-"""Ctrl-C, a terminal that closes, and a scheduler's notice, as a request to save and stop."""
+"""Ctrl-C, a closing terminal and a scheduler's signal, as a request to save and stop."""
 
 import os
 import signal
@@ -6,17 +6,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from ndt_cli.commands.console import log
+from ndt_cli.commands.console import note
 
-# Windows has no such signal.
+# Windows has no SIGHUP.
 _HANG_UP: int | None = getattr(signal, "SIGHUP", None)
 
 
 @contextmanager
 def stop_request() -> "Iterator[StopFlag]":
-    """Turn the first SIGINT or SIGTERM into a request, and every SIGHUP; another one interrupts.
+    """Turn signals into a request to stop; a second SIGINT or SIGTERM interrupts.
 
-    A SIGHUP that is ignored, as under nohup, stays ignored.
+    SIGHUP never interrupts, and stays ignored where it is, as under nohup.
     """
     flag = StopFlag()
     signals: list[int] = [signal.SIGINT, signal.SIGTERM]
@@ -31,26 +31,26 @@ def stop_request() -> "Iterator[StopFlag]":
 
 
 class StopFlag:
-    """Says whether the user has asked to stop."""
+    """True, when called, once the user has asked to stop."""
 
     def __init__(self) -> None:
         self._asked = False
-        # Asked now: once its terminal has closed, a stream no longer says that it was one.
+        # Now, because a stream whose terminal has closed no longer counts as one.
         self._terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
 
     def set(self, number: int, frame: FrameType | None) -> None:
         del frame
         if number == _HANG_UP:
-            # The shell and the system may each send one, so a second is no impatience.
+            # The shell and the system may each send one: a second is not impatience.
             self._leave_terminals()
         elif self._asked:
             raise KeyboardInterrupt
         else:
-            log.print("Stopping after this step; press Ctrl-C again to stop at once.")
+            note("Stopping after this step; press Ctrl-C again to stop at once.")
         self._asked = True
 
     def _leave_terminals(self) -> None:
-        """Write to nowhere from now on: an error from a closed terminal would end the saving."""
+        """Discard further output: an error from a closed terminal would interrupt the saving."""
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for descriptor in self._terminals:
             os.dup2(nowhere, descriptor)

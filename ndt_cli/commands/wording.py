@@ -6,44 +6,49 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-# Python functions that messages name, and the commands that do the same.
+# The commands that do the same as the Python functions that messages name.
 COMMAND_OF = {
+    "check_dataset": "ndt nlb-data --check",
+    "check_submission": "ndt nlb-check",
     "choose_members": "ndt ensemble",
     "convert": "ndt convert",
     "describe_file": "ndt check-data",
     "evaluate": "ndt evaluate",
+    "field_table": "ndt presets --fields",
+    "fetch_dataset": "ndt nlb-data",
     "find_space": "ndt sweep spaces",
     "list_contents": "ndt convert --list",
     "load_settings": "ndt presets",
+    "preset_names": "ndt presets",
     "resume": "ndt train --resume",
     "resume_sweep": "ndt sweep --resume",
     "save_ensemble": "ndt ensemble",
-    "settings_help": "ndt presets --fields",
     "sweep": "ndt sweep",
     "train": "ndt train",
     "write_report": "ndt report",
+    "write_spike_file": "ndt nlb-data",
 }
 
 
-# By parameter name, the flags of the command that this process runs.
+# Flags of the command that this process runs, by parameter name.
 _flags: dict[str, str] = {}
 
 
 def speak_as(command: Any) -> None:
-    """Let `as_typed` use the flags of a click command from now on."""
+    """Make the flags of a click command the default of `as_typed`."""
     _flags.clear()
     _flags.update(flags_of(command))
 
 
 def as_typed(text: str, flags: Mapping[str, str] = _flags) -> str:
-    """Replace the Python code that stands in backticks by its form on the command line.
+    """Replace Python code in backticks by what is typed on the command line.
 
     Parameters
     ----------
     text : str
         A message or hint of an `NdtError` or a warning.
     flags : mapping of str to str, optional
-        By parameter name, its flag (or the metavar of an argument). Default: those of the command
+        Flag of each parameter, or the placeholder of an argument. Default: those of the command
         that runs.
 
     Examples
@@ -100,9 +105,11 @@ def _option(flag: str, value: str) -> str:
     if value in ("True", "False"):
         return flag if value == "True" else flag.replace("--", "--no-", 1)
     try:
-        return f"{flag} {shlex.quote(str(ast.literal_eval(value)))}"
-    except (SyntaxError, ValueError):
-        return f"{flag} {value}"
+        literal = ast.literal_eval(value)
+    except (SyntaxError, ValueError):  # nan, or a placeholder, such as FILE
+        return f"{flag} {value.strip('[]')}"
+    values = literal if isinstance(literal, list | tuple) else [literal]
+    return " ".join(f"{flag} {shlex.quote(str(item))}" for item in values)
 
 
 def _word(argument: ast.expr) -> str:

@@ -1,1 +1,1 @@
-"""Spikes in memory, the file layouts they come in, checks, and the synthetic sets."""
+"""Recordings: reading and writing spike files, synthetic sets, splitting, rebinning, chopping."""

@@ -1,4 +1,4 @@
-"""What must hold of any recording before it can be trained on."""
+"""Checks of counts and recordings, wherever they come from."""
 
 import numpy as np
 
@@ -6,17 +6,17 @@ from ndt_cli.data.spike_data import IntArray, Recording
 from ndt_cli.errors import DataError
 
 MAX_COUNT = int(np.iinfo(np.uint16).max)
-"""Largest spike count that a bin can hold."""
+"""Largest spike count of a bin."""
 
 
 def check_recording(recording: Recording) -> None:
-    """Refuse a recording that cannot be trained on, wherever it comes from.
+    """Refuse a recording that cannot be trained on.
 
     Raises
     ------
     DataError
-        If a split is empty, no neuron of the training trials ever fires, or the splits differ
-        in bins, neurons, bin width or behavioral variables.
+        If a split is empty, there is no spike in the training trials, or the splits differ in
+        bins, neurons, bin width or behavioral variables.
     """
     train, valid, source = recording.train, recording.valid, recording.source
     for name, data in (("training", train), ("validation", valid)):
@@ -39,18 +39,12 @@ def check_recording(recording: Recording) -> None:
     if train.max_count == 0:
         raise DataError(
             f"{source}: found no spike in {train.n_trials} training trials; expected some",
-            hint="Was the right array saved? `ndt check-data` lists what the file holds.",
+            hint="Was the right array saved? See `describe_file(FILE)`.",
         )
 
 
 def compact_counts(counts: IntArray) -> IntArray:
-    """Return counts as uint8 where all are below 256, else as uint16.
-
-    Raises
-    ------
-    DataError
-        If a count is above 65535.
-    """
+    """Return counts as uint8 if all are below 256, else as uint16; refuse larger ones."""
     largest = int(counts.max(initial=0))
     if largest > MAX_COUNT:
         raise DataError(

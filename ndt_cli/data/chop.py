@@ -1,8 +1,8 @@
-"""Windows of a continuous recording, and back.
+"""Chop a continuous recording into windows, and merge windows to a recording again.
 
-Neighboring windows overlap, since a bin at the edge of a window has context on one side only.
-Where windows that overlap disagree, as inferred rates do, `merge` fades linearly from the earlier
-one to the later one; where they agree, the result is theirs to the last bit.
+Neighboring windows overlap, since a bin at the edge of a window has context on one side only. In
+an overlap, `merge` fades linearly from the earlier window to the later one; equal values stay equal
+to the last bit.
 
 Axes in names: B windows, T bins, K neurons or other channels.
 """
@@ -18,21 +18,21 @@ from ndt_cli.errors import DataError
 
 
 def chop_windows(n_bins: int, window_bins: int, overlap_bins: int) -> tuple[IntArray, IntArray]:
-    """Return where windows that cover a stretch begin, and how long each is.
+    """Return the first bin and the length of each window of a stretch.
 
     Parameters
     ----------
     n_bins : int
         Bins of the stretch.
     window_bins, overlap_bins : int
-        Length of a window, and what it shares with the next one.
+        Bins of a window, and those that it shares with the next one.
 
     Returns
     -------
     starts_B : (windows,) int array
         First bin of each window.
     lengths_B : (windows,) int array
-        Bins of each window: ``window_bins``, and what is left for the last one.
+        Bins of each window: ``window_bins``, or fewer for the last one.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def chop(
     Parameters
     ----------
     values_TK : (bins, ...) array
-        What to chop.
+        Values to chop.
     window_bins, overlap_bins : int
         See `chop_windows`.
 
@@ -71,12 +71,12 @@ def chop(
     -------
     windows_BTK : (windows, window_bins, ...) array
     starts_B, lengths_B : (windows,) int arrays
-        As `merge` takes them.
+        First bin and number of bins of each window, as `merge` takes them.
 
     Raises
     ------
     DataError
-        As `chop_windows`.
+        As `chop_windows` does.
 
     Examples
     --------
@@ -92,32 +92,31 @@ def chop(
 
 
 def merge(windows_BTK: NDArray[Any], starts_B: IntArray, lengths_B: IntArray) -> NDArray[Any]:
-    """Put windows back together: `chop` the other way round.
+    """Merge windows to a continuous recording: the inverse of `chop`.
 
     Parameters
     ----------
     windows_BTK : (windows, bins, ...) array
-        Windows, in any order. Whole numbers, such as counts, are the same in all windows and are
-        taken from the last one.
+        Windows, in any order. Whole numbers, such as counts, are taken from the last window.
     starts_B : (windows,) int array
-        Bin of the recording at which each window begins.
+        First bin of each window in the recording.
     lengths_B : (windows,) int array
-        Bins that each window really has.
+        Bins of each window; later ones are padding.
 
     Returns
     -------
     values_TK : (bins, ...) array
-        From the first bin of the earliest window to the last one of the latest. Bins in no window
+        From the first bin of the earliest window to the last bin of the latest. Bins in no window
         are NaN, or 0 in an array of whole numbers.
 
     Raises
     ------
     DataError
-        If there is no window.
+        If there are no windows.
 
     Examples
     --------
-    Rates of windows that overlap fade from one to the next:
+    Rates of overlapping windows fade from one to the next:
 
     >>> windows_BT = np.array([[1.0, 1.0, 1.0], [2.0, 2.0, 2.0]])
     >>> merge(windows_BT, starts_B=np.array([0, 2]), lengths_B=np.array([3, 3]))
@@ -140,35 +139,21 @@ def merge(windows_BTK: NDArray[Any], starts_B: IntArray, lengths_B: IntArray) ->
             earlier_TK = values_TK[start : start + n_shared]
             share = np.arange(1, n_shared + 1) / (n_shared + 1)
             share = share.astype(values_TK.dtype).reshape(-1, *[1] * (values_TK.ndim - 1))
-            # Not a weighted sum: equal values must come out as they are.
+            # Not a weighted sum: equal values must stay exactly equal.
             earlier_TK += share * (later_TK[:n_shared] - earlier_TK)
         filled = max(filled, start + length)
     return values_TK
 
 
-# ------------------------------------------------------------------------------------------------
-# Windows of a recording put back together a stretch at a time, for one too long to hold as floats.
-#
-# Axes: T bins of the recording, K channels.
-# ------------------------------------------------------------------------------------------------
-
-
 def merged_bins(starts_B: IntArray, lengths_B: IntArray) -> int:
-    """Return the bins from the first one of the earliest window to the last one of the latest."""
+    """Return the number of bins from the earliest window's first to the latest window's last."""
     return int(np.max(starts_B + lengths_B) - np.min(starts_B))
 
 
 def merge_blocks(
     windows_BTK: TrialValues, starts_B: IntArray, lengths_B: IntArray
 ) -> Iterator[FloatArray]:
-    """Give what `merge` returns, in consecutive stretches.
-
-    Parameters
-    ----------
-    windows_BTK : (windows, bins, channels) float array or ByTrial
-        Windows, in any order.
-    starts_B, lengths_B : (windows,) int arrays
-        As `merge` takes them.
+    """Yield what `merge` returns in consecutive stretches, to save memory.
 
     Examples
     --------
@@ -185,7 +170,7 @@ def merge_blocks(
         first = int(starts_B[order[block.start]])
         stop = end if block is blocks[-1] else int(starts_B[order[block.stop]])
         earlier = order[: block.start]
-        # A bin is settled by the windows that hold it, so those that reach into it come along.
+        # Earlier windows that reach into this stretch contribute to it too.
         some = np.concatenate([earlier[ends_B[earlier] > first], order[block]])
         merged_TK = merge(windows_BTK[some], starts_B[some], lengths_B[some])
         found_TK = merged_TK[first - int(starts_B[some].min()) :][: stop - first]

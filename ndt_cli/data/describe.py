@@ -1,19 +1,23 @@
-"""The report on a spike file, as values."""
+"""Describe a spike file: content, problems that prevent training, and what looks unusual.
 
-from dataclasses import asdict, dataclass
+Axes in names: B trials, T bins, N neurons.
+"""
+
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt_cli.data.checked import read_counts
+from ndt_cli.data.arrays import read_counts
 from ndt_cli.data.checks import MAX_COUNT
 from ndt_cli.data.files import ArrayFile
 from ndt_cli.data.layouts import LFADS_COUNT_KEYS, NLB_COUNT_KEYS
 from ndt_cli.data.loading import detect_layout, load_file
 from ndt_cli.data.spike_data import Recording, SpikeData, trial_blocks
 from ndt_cli.errors import DataError
+from ndt_cli.jsonable import jsonable
 from ndt_cli.settings.tree import DataSettings
 
 
@@ -27,8 +31,8 @@ class ArrayFacts:
 
 
 @dataclass(frozen=True)
-class SplitFacts:
-    """Training or validation trials as they would be trained on."""
+class SplitSummary:
+    """Training or validation trials, in the bins of the training."""
 
     name: str
     n_trials: int
@@ -41,7 +45,7 @@ class SplitFacts:
 
 @dataclass(frozen=True)
 class FileReport:
-    """All that `describe_file` found; fields are None where a problem hides them.
+    """Report of `describe_file`; fields are None if a problem hides them.
 
     Parameters
     ----------
@@ -50,27 +54,27 @@ class FileReport:
     layout : str or None
         ``"lfads"``, ``"nlb"`` or ``"ndt"``.
     arrays : tuple of ArrayFacts
-        What is stored.
+        The arrays as stored.
     bin_ms, duration_ms : float or None
         Bin width and length of a full trial, in milliseconds.
-    splits : tuple of SplitFacts
+    splits : tuple of SplitSummary
         Training, then validation trials.
     neuron_rates_hz : tuple of float or None
         Lowest, median and highest mean rate of a neuron over the training trials.
     silent_neurons : tuple of int
         Neurons without a spike in the training trials.
     n_conditions : int or None
-        Conditions, where they are known.
+        Number of conditions, if known.
     n_heldout, n_forward : int
         Held-out neurons and forward bins.
     has_rates, has_latents, has_behavior : bool
-        Whether both splits have them.
+        True if both splits have true rates, latents or behavior.
     memory_bytes : int or None
-        Memory that the loaded trials take.
+        Memory of the loaded trials.
     uses : tuple of str
-        What the file is good for.
+        What the file can be used for.
     problems, warnings, notes : tuple of str
-        What prevents training; what to look at first; what was assumed.
+        What prevents training; what looks unusual; what was assumed.
     """
 
     path: str
@@ -78,7 +82,7 @@ class FileReport:
     arrays: tuple[ArrayFacts, ...] = ()
     bin_ms: float | None = None
     duration_ms: float | None = None
-    splits: tuple[SplitFacts, ...] = ()
+    splits: tuple[SplitSummary, ...] = ()
     neuron_rates_hz: tuple[float, float, float] | None = None
     silent_neurons: tuple[int, ...] = ()
     n_conditions: int | None = None
@@ -98,15 +102,8 @@ class FileReport:
         return not self.problems
 
     def to_json(self) -> dict[str, Any]:
-        """Return the report as what JSON can hold."""
-        return {**asdict(self), "trainable": self.trainable}
-
-
-# ------------------------------------------------------------------------------------------------
-# What a spike file holds, whether it can be trained on, and what to look at first.
-#
-# Axes in names: B trials, T bins, N neurons.
-# ------------------------------------------------------------------------------------------------
+        """Return the report as JSON values."""
+        return {**jsonable(self), "trainable": self.trainable}
 
 
 _LOW_RATE_HZ = 0.1
@@ -116,19 +113,19 @@ _COUNT_KEYS = ("spikes", *LFADS_COUNT_KEYS, *NLB_COUNT_KEYS)
 
 
 def describe_file(path: Path, settings: DataSettings) -> FileReport:
-    """Describe a spike file, a broken one as far as it can be read.
+    """Describe a spike file; a damaged one as far as it can be read.
 
     Parameters
     ----------
     path : Path
         HDF5 or .npz file.
     settings : DataSettings
-        Bin width, conversion factor and split that training would use.
+        Bin width, conversion factor and split to use.
 
     Returns
     -------
     FileReport
-        Problems are in the report; none is raised.
+        Problems are in the report, not raised.
 
     Examples
     --------
@@ -166,7 +163,7 @@ def _in_one_line(error: DataError) -> str:
 
 
 def _count_problems(path: Path, arrays: tuple[ArrayFacts, ...]) -> list[str]:
-    """Return what is wrong with each array of counts: loading stops at the first."""
+    """Return the problem of each array of counts; loading stops at the first one."""
     problems = []
     for key in [a.key for a in arrays if a.key in _COUNT_KEYS and a.dtype != "unreadable"]:
         try:
@@ -181,53 +178,52 @@ def _describe_recording(
     path: Path, arrays: tuple[ArrayFacts, ...], recording: Recording
 ) -> FileReport:
     train, valid = recording.train, recording.valid
+
+    def both_have(name: str) -> bool:
+        return all(getattr(data, name) is not None for data in (train, valid))
+
     rates_N = _neuron_rates_hz(train)
-    both = (train, valid)
-    has_rates = all(d.rates_BTN is not None for d in both)
-    conditions = [d.conditions_B for d in both if d.conditions_B is not None]
-    uses = ["train"]
-    if has_rates:
-        uses.append("evaluate against true rates")
-    if train.n_heldout and valid.hidden_counts_known:
-        uses.append("co-smoothing")
-    if train.n_forward and valid.hidden_counts_known:
-        uses.append("forward prediction")
-    if all(d.behavior_BTV is not None for d in both):
-        uses.append("decode behavior")
-    if _has_psths(train, valid):
-        uses.append("match to PSTHs")
+    conditions = [d.conditions_B for d in (train, valid) if d.conditions_B is not None]
+    uses = {
+        "train": True,
+        "evaluate against true rates": both_have("rates_BTN"),
+        "co-smoothing": train.n_heldout > 0 and valid.hidden_counts_known,
+        "forward prediction": train.n_forward > 0 and valid.hidden_counts_known,
+        "decode behavior": both_have("behavior_BTV"),
+        "match to PSTHs": _has_psths(train, valid),
+    }
     return FileReport(
         path=str(path),
         layout=recording.layout,
         arrays=arrays,
         bin_ms=train.bin_ms,
         duration_ms=train.n_bins * train.bin_ms,
-        splits=(_split_facts("train", train), _split_facts("valid", valid)),
+        splits=(_summarize("train", train), _summarize("valid", valid)),
         neuron_rates_hz=(float(rates_N.min()), float(np.median(rates_N)), float(rates_N.max())),
         silent_neurons=tuple(int(n) for n in np.flatnonzero(rates_N == 0)),
         n_conditions=len(np.unique(np.concatenate(conditions))) if conditions else None,
         n_heldout=train.n_heldout,
         n_forward=train.n_forward,
-        has_rates=has_rates,
-        has_latents=all(d.latents_BTK is not None for d in both),
-        has_behavior=all(d.behavior_BTV is not None for d in both),
-        memory_bytes=sum(_memory_bytes(d) for d in both),
-        uses=tuple(uses),
+        has_rates=both_have("rates_BTN"),
+        has_latents=both_have("latents_BTK"),
+        has_behavior=both_have("behavior_BTV"),
+        memory_bytes=_memory_bytes(train) + _memory_bytes(valid),
+        uses=tuple(use for use, is_possible in uses.items() if is_possible),
         warnings=tuple(_warnings(train, valid, rates_N)),
         notes=recording.notes,
     )
 
 
 def _has_psths(train: SpikeData, valid: SpikeData) -> bool:
-    """Tell whether a validation trial has a condition of at least two training trials."""
+    """Return whether a validation trial has a condition with at least two training trials."""
     if train.conditions_B is None or valid.conditions_B is None:
         return False
     conditions, n_trials = np.unique(train.conditions_B, return_counts=True)
     return bool(np.isin(valid.conditions_B, conditions[n_trials >= 2]).any())
 
 
-def _split_facts(name: str, data: SpikeData) -> SplitFacts:
-    return SplitFacts(
+def _summarize(name: str, data: SpikeData) -> SplitSummary:
+    return SplitSummary(
         name=name,
         n_trials=data.n_trials,
         n_bins=data.n_bins,
@@ -245,7 +241,7 @@ def _neuron_rates_hz(data: SpikeData) -> NDArray[np.float64]:
 
 
 def _mean_rate_hz(data: SpikeData) -> float:
-    """Mean over the counts that are known: hidden ones that the file lacks are stored as zeros."""
+    """Return the mean rate over the known counts; unknown ones are stored as zero."""
     known = data.hidden_counts_known
     n_bins = data.n_bins - (0 if known else data.n_forward)
     n_neurons = data.n_neurons - (0 if known else data.n_heldout)
@@ -260,7 +256,7 @@ def _memory_bytes(data: SpikeData) -> int:
 
 
 def _is_constant_N(data: SpikeData) -> NDArray[np.bool_]:
-    """Tell which neurons have the same count in every bin, padding left out."""
+    """Return which neurons have the same count in every bin, except padding."""
     low_N, high_N = np.full(data.n_neurons, MAX_COUNT), np.zeros(data.n_neurons, dtype=int)
     for trials in trial_blocks(data.n_trials, data.n_bins * data.n_neurons):
         spikes_XN = data.spikes_BTN[trials][data.inside_BT[trials]]
@@ -283,9 +279,8 @@ def _warnings(train: SpikeData, valid: SpikeData, rates_N: NDArray[np.float64]) 
         (high, f"fire more than {_HIGH_RATE_HZ:g} spikes per second: is the bin width right?"),
     ):
         if len(neurons):
-            listed = ", ".join(str(n) for n in neurons[:10]) + (
-                ", ..." if len(neurons) > 10 else ""
-            )
+            listed = ", ".join(str(n) for n in neurons[:10])
+            listed += ", ..." if len(neurons) > 10 else ""
             warnings.append(f"{len(neurons)} of {len(rates_N)} neurons {what}: {listed}")
     rates_hz = (_mean_rate_hz(train), _mean_rate_hz(valid))
     if max(rates_hz) > _RATE_MISMATCH * min(rates_hz):
@@ -297,8 +292,8 @@ def _warnings(train: SpikeData, valid: SpikeData, rates_N: NDArray[np.float64]) 
     if n_padded:
         n_all = sum(d.inside_BT.size for d in (train, valid))
         warnings.append(
-            f"{100 * n_padded / n_all:.1f} % of all bins are padding of shorter trials: the model "
-            "does not learn from them"
+            f"{100 * n_padded / n_all:.1f} % of all bins are padding of shorter trials, which the "
+            "model ignores"
         )
     for name, data in (("training", train), ("validation", valid)):
         if data.behavior_BTV is not None:

@@ -1,14 +1,38 @@
-"""The LFADS layout: what the field's synthetic sets and many labs use, often without an ending.
+"""Read the three layouts of spike files: LFADS, Neural Latents Benchmark (NLB) and the own layout.
 
-Axes in names: B trials, T bins, N neurons, K latents.
+Axes in names: B trials, T bins, N neurons, K latents, V behavioral variables.
+
+The own layout is one set of trials in an .npz or HDF5 file. Only the first two keys are required.
+
+===================  =======================  ====================================================
+key                  shape                    meaning
+===================  =======================  ====================================================
+``spikes``           trials x bins x neurons  spike counts
+``bin_ms``           one number               bin width in milliseconds
+``lengths``          trials                   bins of each trial, if they differ
+``length_ms``        trials                   the same in milliseconds
+``split``            trials                   ``train`` or ``valid``; default: a seeded split
+``conditions``       trials                   condition (or ``condition``)
+``trial_ids``        trials                   position in the original order, from 0
+``start_bins``       trials                   first bin of each window of a chopped recording
+``rates``            as ``spikes``            true rates in expected spikes per bin
+``latents``          trials x bins x latents  latent states of synthetic data
+``behavior``         trials x bins x values   behavior, NaN where missing (or ``behaviour``)
+``behavior_names``   values                   names of the variables, such as ``hand velocity x``
+``neuron_names``     neurons                  names of the neurons; compared when evaluating
+``n_heldout``        one number               the last neurons are held out
+``n_forward``        one number               the last bins are forward bins, past the window
+``hidden_known``     trials                   False: the file lacks the counts of those two
+===================  =======================  ====================================================
 """
 
 import math
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 
-from ndt_cli.data.checked import (
+from ndt_cli.data.arrays import (
     as_whole,
     check_rates_per_bin,
     check_same_window,
@@ -30,25 +54,23 @@ from ndt_cli.errors import DataError
 from ndt_cli.memory import check_memory
 from ndt_cli.settings.tree import DataSettings
 
+T = TypeVar("T")
+
+# LFADS -------------------------------------------------------------------------------------------
+
 LFADS_COUNT_KEYS = ("train_data", "valid_data")
 _HALVES = ("train", "valid")
-_LATENT_KEYS = ("lowd", "latents")
 
 
 def read_lfads(file: ArrayFile, settings: DataSettings) -> Recording:
     """Read an LFADS file.
 
-    Needed are ``train_data`` and ``valid_data`` (counts). Taken where present: ``train_truth``
+    Required keys are ``train_data`` and ``valid_data`` (counts). Optional ones are ``train_truth``
     and ``valid_truth`` (true rates), ``conversion_factor``, ``dt`` (bin width in seconds),
-    ``train_inds`` and ``valid_inds`` (trials' places in the original order, from 0 or 1),
+    ``train_inds`` and ``valid_inds`` (positions of the trials in the original order, from 0 or 1),
     ``condition_labels_train`` and ``condition_labels_valid``, ``train_lowd`` and ``valid_lowd``
-    (latents). Other keys are passed over.
-
-    Raises
-    ------
-    DataError
-        If a needed key is missing, an array is not as it should be, or neither file nor
-        settings nor the scale of the rates tell the bin width.
+    (latents). Other keys are ignored. Without ``dt``, the bin width is that of the settings, or
+    follows from the scale of the rates.
     """
     for key in LFADS_COUNT_KEYS:
         if key not in file:
@@ -60,12 +82,13 @@ def read_lfads(file: ArrayFile, settings: DataSettings) -> Recording:
     rates, rate_notes = _read_truth(file, counts)
     notes += rate_notes
     if rates:
-        scale = find_rate_scale(file, settings, bin_ms, _pooled_mean(rates), _pooled_mean(counts))
-        bin_ms = scale.bin_ms
-        notes += scale.notes
+        factor, bin_ms, scale_notes = find_rate_scale(
+            file, settings, bin_ms, _pooled_mean(rates), _pooled_mean(counts)
+        )
+        notes += scale_notes
         for half, rates_BTN in zip(_HALVES, rates, strict=True):
-            with np.errstate(over="ignore"):  # what is too large then is refused
-                rates_BTN /= scale.factor
+            with np.errstate(over="ignore"):  # the next line refuses rates that overflow
+                rates_BTN /= factor
             check_rates_per_bin(file, f"{half}_truth", rates_BTN)
     if bin_ms is None:
         raise no_bin_ms(file, "dt")
@@ -73,7 +96,8 @@ def read_lfads(file: ArrayFile, settings: DataSettings) -> Recording:
     sizes = [len(spikes_BTN) for spikes_BTN in counts]
     ids, id_notes = _read_trial_ids(file, sizes)
     latents, latent_notes = _read_latents(file, counts)
-    conditions = _read_conditions(file, sizes)
+    condition_keys = ("condition_labels_train", "condition_labels_valid")
+    conditions = [read_labels(file, *pair) for pair in _pairs(file, *condition_keys, sizes)]
     train, valid = (
         SpikeData(
             spikes_BTN=spikes_BTN,
@@ -94,66 +118,48 @@ def _pooled_mean(arrays: list[IntArray] | list[FloatArray]) -> float:
     return total / sum(array.size for array in arrays)
 
 
+def _pairs(file: ArrayFile, train_key: str, valid_key: str, values: list[T]) -> list[tuple[str, T]]:
+    """Return each key with its split's value if the file has both keys, else nothing."""
+    keys = (train_key, valid_key)
+    return list(zip(keys, values, strict=True)) if all(key in file for key in keys) else []
+
+
 def _read_truth(file: ArrayFile, counts: list[IntArray]) -> tuple[list[FloatArray], list[str]]:
-    keys = [f"{half}_truth" for half in _HALVES]
-    present = [key for key in keys if key in file]
-    if len(present) == 1:
-        return [], [f"`{present[0]}` is not used: the other split has no true rates."]
-    if not present:
-        return [], []
-    return [read_rates(file, k, c.shape) for k, c in zip(keys, counts, strict=True)], []
-
-
-def _read_conditions(file: ArrayFile, sizes: list[int]) -> list[IntArray]:
-    keys = [f"condition_labels_{half}" for half in _HALVES]
-    if not all(key in file for key in keys):
-        return []
-    return [read_labels(file, key, size) for key, size in zip(keys, sizes, strict=True)]
+    pairs = _pairs(file, "train_truth", "valid_truth", counts)
+    alone = [key for key in ("train_truth", "valid_truth") if key in file and not pairs]
+    notes = [f"`{key}` is not used: the other split has no true rates." for key in alone]
+    return [read_rates(file, key, spikes_BTN.shape) for key, spikes_BTN in pairs], notes
 
 
 def _read_latents(file: ArrayFile, counts: list[IntArray]) -> tuple[list[FloatArray], list[str]]:
-    for name in _LATENT_KEYS:
-        keys = [f"{half}_{name}" for half in _HALVES]
-        if all(key in file for key in keys):
-            try:
-                return [
-                    read_series(file, k, *c.shape[:2]) for k, c in zip(keys, counts, strict=True)
-                ], []
-            except DataError as error:
-                return [], [f"Latents are not used: {error.message}."]
-    return [], []
+    pairs = _pairs(file, "train_lowd", "valid_lowd", counts)
+    pairs = pairs or _pairs(file, "train_latents", "valid_latents", counts)
+    try:
+        return [read_series(file, key, *spikes.shape[:2]) for key, spikes in pairs], []
+    except DataError as error:
+        return [], [f"Latents are not used: {error.message}."]
 
 
 def _read_trial_ids(file: ArrayFile, sizes: list[int]) -> tuple[list[IntArray], list[str]]:
-    """Return each split's places in the original order, from 0; MATLAB counts from 1."""
-    keys = [f"{half}_inds" for half in _HALVES]
-    if not all(key in file for key in keys):
-        return [], []
+    """Return each split's positions in the original order, from 0; MATLAB counts from 1."""
     ids: list[IntArray] = []
-    for key, size in zip(keys, sizes, strict=True):
+    for key, size in _pairs(file, "train_inds", "valid_inds", sizes):
         values = as_whole(read_per_trial(file, key, size))
         if values is None:
-            return [], [f"`{key}` is not used: it holds no whole numbers."]
+            return [], [f"`{key}` is not used: its values are not whole numbers."]
         ids.append(values)
-    both = np.concatenate(ids)
+    both = np.concatenate(ids) if ids else np.arange(0)
     if len(np.unique(both)) < len(both):
-        return [], ["`train_inds` and `valid_inds` are not used: some trials are named twice."]
-    if both.min() == 1 and both.max() == len(both):
-        return [i - 1 for i in ids], ["`train_inds` and `valid_inds` count from 1; now from 0."]
+        return [], ["`train_inds` and `valid_inds` are not used: some trials occur twice."]
+    if ids and both.min() == 1 and both.max() == len(both):
+        return [i - 1 for i in ids], ["`train_inds` and `valid_inds` count from 1; converted to 0."]
     return ids, []
 
 
-# ------------------------------------------------------------------------------------------------
-# The layout of the Neural Latents Benchmark, as nlb_tools writes it.
-#
-# Counts come in four parts: held-in and held-out neurons, each in the window and in the forward
-# bins after it. Here they are one array: held-out neurons last, forward bins last.
-#
-# Axes in names: B trials, T bins, N neurons, V behavioral variables.
-# ------------------------------------------------------------------------------------------------
+# NLB ---------------------------------------------------------------------------------------------
 
 
-_STEMS = ("spikes", "data")  # files of early nlb_tools say "data"
+_STEMS = ("spikes", "data")  # "data" in files of early versions of nlb_tools
 _PARTS = ("heldin", "heldout", "heldin_forward", "heldout_forward")
 NLB_COUNT_KEYS = tuple(
     f"{half}_{s}_{p}" for half in ("train", "eval") for s in _STEMS for p in _PARTS
@@ -161,18 +167,14 @@ NLB_COUNT_KEYS = tuple(
 
 
 def read_nlb(file: ArrayFile, settings: DataSettings) -> Recording:
-    """Read a benchmark file; its ``eval_`` trials are the validation split.
+    """Read a benchmark file written by nlb_tools; its ``eval_`` trials are the validation split.
 
-    Needed are ``train_spikes_heldin`` and ``eval_spikes_heldin``. The held-out and forward parts
-    may be absent from both halves, or, in a test-phase file, from the ``eval_`` half: those
-    counts are then unknown and stored as zero. ``data`` is read for ``spikes``, and
-    ``train_behavior`` and ``eval_behavior`` where they cover the window.
-
-    Raises
-    ------
-    DataError
-        If a part is missing or of another shape than its neighbors, or nobody says the bin
-        width: these files do not hold it.
+    Such files hold counts in four parts: held-in and held-out neurons, each in the window and in
+    the forward bins after it. They become one array, held-out neurons and forward bins last.
+    Required keys are ``train_spikes_heldin`` and ``eval_spikes_heldin``. The other parts may be
+    missing from both halves, or, in a test-phase file, from the ``eval_`` half: those counts are
+    then unknown and stored as zero. ``train_behavior`` and ``eval_behavior`` are read if they
+    cover the window. The bin width is that of the settings: these files do not contain it.
     """
     stem = next((s for s in _STEMS if f"train_{s}_heldin" in file), _STEMS[0])
     train_keys, eval_keys = (
@@ -194,11 +196,11 @@ def read_nlb(file: ArrayFile, settings: DataSettings) -> Recording:
     unknown = [part for part in train_parts if part not in eval_parts]
     for part in unknown:
         shape = (len(eval_parts["heldin"]), *train_parts[part].shape[1:])
-        check_memory(math.prod(shape), f"{file.path}: `{eval_keys[part]}`, which is not in it,")
+        check_memory(math.prod(shape), f"{file.path}: `{eval_keys[part]}`")
         eval_parts[part] = np.zeros(shape, dtype=np.uint8)
     if unknown:
         names = ", ".join(f"`{eval_keys[part]}`" for part in unknown)
-        notes.append(f"No {names} in the file: those counts are unknown and are not scored.")
+        notes.append(f"No {names} in the file: those counts are unknown and not scored.")
     for part in eval_parts:
         if part not in train_parts:
             raise file.missing(train_keys[part], known_keys=NLB_COUNT_KEYS)
@@ -229,7 +231,7 @@ def read_nlb(file: ArrayFile, settings: DataSettings) -> Recording:
 
 
 def _check_parts(file: ArrayFile, keys: dict[str, str], parts: dict[str, IntArray]) -> None:
-    """Refuse parts that do not fit together into one array."""
+    """Refuse parts that do not form one array."""
     if "heldin_forward" in parts or "heldout_forward" in parts:
         needed = ("heldin_forward", "heldout_forward")[: 1 + ("heldout" in parts)]
         for part in needed:
@@ -237,7 +239,7 @@ def _check_parts(file: ArrayFile, keys: dict[str, str], parts: dict[str, IntArra
                 raise file.missing(keys[part], known_keys=NLB_COUNT_KEYS)
     if "heldout_forward" in parts and "heldout" not in parts:
         raise file.missing(keys["heldout"], known_keys=NLB_COUNT_KEYS)
-    # Which axes two parts share: trials always; bins in the same stretch; neurons of one kind.
+    # Axes that two parts share: trials; bins, in the same stretch; neurons, of the same kind.
     for part, other, axes in (
         ("heldout", "heldin", (0, 1)),
         ("heldin_forward", "heldin", (0, 2)),
@@ -266,7 +268,7 @@ def _assemble(parts: dict[str, IntArray]) -> IntArray:
 def _read_nlb_behavior(
     file: ArrayFile, half: str, shape: tuple[int, ...], n_forward: int
 ) -> tuple[FloatArray | None, list[str]]:
-    """Return behavior of the window, NaN in the forward bins: the file has none there."""
+    """Return the behavior of the window, with NaN in the forward bins."""
     key = f"{half}_behavior"
     if key not in file:
         return None, []
@@ -274,51 +276,17 @@ def _read_nlb_behavior(
     try:
         window_BTV = read_series(file, key, n_trials, n_bins - n_forward)
     except DataError as error:
-        # dmfc_rsg stores one value a trial, which is no time series.
+        # dmfc_rsg has one value per trial, not a time series.
         return None, [f"Behavior is not used: {error.message}."]
     blank = ((0, 0), (0, n_forward), (0, 0))
     return np.pad(window_BTV, blank, constant_values=np.nan), []
 
 
-# ------------------------------------------------------------------------------------------------
-# The project's own layout: one set of trials in an .npz or HDF5 file.
-#
-# ===================  =======================  ====================================================
-# key                  shape                    meaning
-# ===================  =======================  ====================================================
-# ``spikes``           trials x bins x neurons  spike counts
-# ``bin_ms``           one number               bin width in milliseconds
-# ``lengths``          trials                   bins of each trial, where they differ
-# ``length_ms``        trials                   the same in milliseconds
-# ``split``            trials                   ``train`` or ``valid``; without it a seeded split
-# ``conditions``       trials                   condition (``condition`` is read too)
-# ``trial_ids``        trials                   place in the original order, from 0
-# ``start_bins``       trials                   first bin on the clock of a chopped recording
-# ``rates``            as ``spikes``            true rates, expected spikes per bin
-# ``latents``          trials x bins x latents  latent states behind synthetic data
-# ``behavior``        trials x bins x values   behavior, NaN where it is missing
-# ``behavior_names``  values                   what each of them is, such as ``hand velocity x``
-# ``neuron_names``     neurons                  what tells them apart; compared when evaluating
-# ``n_heldout``        one number               the last neurons, never seen by the model
-# ``n_forward``        one number               the last bins, never seen by the model
-# ``hidden_known``     trials                   False: counts of those two are not in the file
-# ===================  =======================  ====================================================
-#
-# All but the first two are optional. ``behavior`` and ``behavior_names`` are read too.
-# ------------------------------------------------------------------------------------------------
+# Own layout --------------------------------------------------------------------------------------
 
 
 def read_own(file: ArrayFile, settings: DataSettings) -> Recording:
-    """Read a file of the own layout.
-
-    Without ``split``, trials are drawn for validation as `DataSettings` says.
-
-    Raises
-    ------
-    DataError
-        If an array is not as it should be, nobody says the bin width, or there are too few
-        trials to split.
-    """
+    """Read a file of the own layout; without ``split``, draw one with the seed of the settings."""
     bin_ms, notes = stored_bin_ms(file, "bin_ms", settings)
     if bin_ms is None:
         raise no_bin_ms(file, "bin_ms")
@@ -335,11 +303,11 @@ def read_own(file: ArrayFile, settings: DataSettings) -> Recording:
     if "rates" in file:
         rates_BTN = read_rates(file, "rates", spikes_BTN.shape, inside_BT)
         if settings.conversion_factor is not None:
-            with np.errstate(over="ignore"):  # what is too large then is refused below
+            with np.errstate(over="ignore"):  # refused below if it overflows
                 rates_BTN /= settings.conversion_factor
             notes.append(
-                f"True rates were divided by {settings.conversion_factor:.6g}, as "
-                "data.conversion_factor says."
+                "True rates were divided by `data.conversion_factor`, "
+                f"{settings.conversion_factor:.6g}."
             )
         check_rates_per_bin(file, "rates", rates_BTN)
     condition_key = "conditions" if "conditions" in file else "condition"
@@ -351,7 +319,7 @@ def read_own(file: ArrayFile, settings: DataSettings) -> Recording:
         lengths_B=lengths_B,
         rates_BTN=rates_BTN,
         conditions_B=conditions_B,
-        latents_BTK=_read_optional_series(file, "latents", n_trials, n_bins),
+        latents_BTK=(read_series(file, "latents", n_trials, n_bins) if "latents" in file else None),
         behavior_BTV=behavior_BTV,
         behavior_names=behavior_names,
         trial_ids_B=(
@@ -375,7 +343,7 @@ def read_own(file: ArrayFile, settings: DataSettings) -> Recording:
 def _read_lengths(
     file: ArrayFile, n_trials: int, n_bins: int, bin_ms: float
 ) -> tuple[IntArray, list[str]]:
-    """Return the bins of each trial; a partial last bin does not count."""
+    """Return the number of whole bins of each trial."""
     key = "lengths" if "lengths" in file else "length_ms"
     if key not in file:
         return np.full(n_trials, n_bins), []
@@ -391,29 +359,24 @@ def _read_lengths(
         trial = int(np.argmax(bad))
         limits = f"{bin_ms:g} to {n_bins * bin_ms:g} ms" if key == "length_ms" else f"1 to {n_bins}"
         raise file.wrong(
-            key, f"{values[trial]:g} at trial {trial}", f"{limits}, the bins there are"
+            key, f"{values[trial]:g} at trial {trial}", f"{limits}, the bins of the array"
         )
     n_cut = int((bins - whole > 1e-6).sum())
     notes = [f"{n_cut} of {n_trials} trials lost a partial last bin."] if n_cut else []
     return whole.astype(np.int64), notes
 
 
-def _read_optional_series(
-    file: ArrayFile, key: str, n_trials: int, n_bins: int
-) -> FloatArray | None:
-    return read_series(file, key, n_trials, n_bins) if key in file else None
-
-
 def _read_own_behavior(
     file: ArrayFile, n_trials: int, n_bins: int
 ) -> tuple[FloatArray | None, tuple[str, ...]]:
-    """Return behavior and the names of its variables, no names where the file has none."""
+    """Return behavior and the names of its variables, if the file has them."""
     key = "behaviour" if "behaviour" in file else "behavior"  # British spelling is read too
-    behavior_BTV = _read_optional_series(file, key, n_trials, n_bins)
-    if behavior_BTV is None or f"{key}_names" not in file:
+    if key not in file:
+        return None, ()
+    behavior_BTV = read_series(file, key, n_trials, n_bins)
+    if f"{key}_names" not in file:
         return behavior_BTV, ()
-    names = read_names(file, f"{key}_names", behavior_BTV.shape[2])
-    return behavior_BTV, tuple(names)
+    return behavior_BTV, tuple(read_names(file, f"{key}_names", behavior_BTV.shape[2]))
 
 
 def _read_neuron_names(file: ArrayFile, n_neurons: int) -> tuple[str, ...]:
@@ -424,43 +387,40 @@ def _read_neuron_names(file: ArrayFile, n_neurons: int) -> tuple[str, ...]:
     else:
         names = read_names(file, "neuron_names", n_neurons)
     if len(names) != n_neurons or len(set(names)) < n_neurons:
-        found = f"{len(set(names))} different ones"
-        raise file.wrong("neuron_names", found, f"{n_neurons}, another for each neuron")
+        found = f"{len(set(names))} different names"
+        raise file.wrong("neuron_names", found, f"{n_neurons}, one for each neuron")
     return tuple(names)
 
 
 def _read_start_bins(file: ArrayFile, n_trials: int) -> IntArray | None:
-    key = "start_bins"
-    if key not in file:
+    if "start_bins" not in file:
         return None
-    values = read_per_trial(file, key, n_trials)
+    values = read_per_trial(file, "start_bins", n_trials)
     starts_B = as_whole(values) if values.dtype.kind in "ui" else None
     if starts_B is None:
-        raise file.wrong(key, f"values of type {values.dtype}", "whole numbers, in bins")
+        found = f"values of type {values.dtype}"
+        raise file.wrong("start_bins", found, "whole numbers, in bins")
     return starts_B
 
 
 def _read_size(file: ArrayFile, key: str, n_all: int) -> int:
-    if key not in file:
-        return 0
-    values = file.read(key)
-    whole = values.size == 1 and values.dtype.kind in "ui"
-    if not whole or not 0 <= int(values.reshape(())) < n_all:
+    values = file.read(key) if key in file else np.zeros(1, int)
+    if values.size != 1 or values.dtype.kind not in "ui" or not 0 <= values.item() < n_all:
         found = str(values.reshape(-1)[:3].tolist())
         raise file.wrong(key, found, f"one whole number from 0 to {n_all - 1}")
-    return int(values.reshape(()))
+    return int(values.item())
 
 
 def _read_split(
     file: ArrayFile, whole: SpikeData, settings: DataSettings
 ) -> tuple[IntArray, IntArray, list[str]]:
-    """Return the trials of each split: the file's own, or drawn."""
+    """Return the trials of each split, from the file or drawn."""
     if "split" in file:
         words = np.array(read_words(file, "split", whole.n_trials))
         train, valid = (np.flatnonzero(words == word) for word in ("train", "valid"))
         if len(train) + len(valid) < whole.n_trials or not (len(train) and len(valid)):
             found = ", ".join(f"`{word}`" for word in np.unique(words)[:5])
-            raise file.wrong("split", found, "`train` and `valid`, one of them for each trial")
+            raise file.wrong("split", found, "`train` and `valid`, one for each trial")
         return train, valid, []
     train, valid = split_trials(
         whole.n_trials,
@@ -472,7 +432,7 @@ def _read_split(
     within = "" if whole.conditions_B is None else ", in proportion within each condition"
     note = (
         f"No `split` in the file: {len(valid)} of {whole.n_trials} trials were drawn for "
-        f"validation{within} (data.split_seed {settings.split_seed})."
+        f"validation{within} (`data.split_seed` {settings.split_seed})."
     )
     return train, valid, [note]
 

@@ -1,4 +1,4 @@
-"""Neurons held out of a recording, to score how well the others foretell them (co-smoothing)."""
+"""From settings to a recording: read a file of any layout, rebin it, hold out neurons, check it."""
 
 import re
 from dataclasses import replace
@@ -9,108 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt_cli.data.chaotic_rnn import make_chaotic_rnn
 from ndt_cli.data.checks import check_recording
 from ndt_cli.data.files import ArrayFile
 from ndt_cli.data.layouts import LFADS_COUNT_KEYS, NLB_COUNT_KEYS, read_lfads, read_nlb, read_own
-from ndt_cli.data.lorenz import make_lorenz
 from ndt_cli.data.rebin import rebin_recording
 from ndt_cli.data.spike_data import IntArray, Recording, SpikeData
+from ndt_cli.data.synthetic import make_chaotic_rnn, make_lorenz
 from ndt_cli.errors import DataError, SettingsError
 from ndt_cli.settings.tree import DataSettings
 
-_SHOWN = 12
-
-
-def hold_out_neurons(recording: Recording, settings: DataSettings) -> Recording:
-    """Hold out the neurons that the settings name, or a seeded draw of them.
-
-    They become the last columns; `SpikeData.neuron_ids_N` keeps each neuron's place in the file.
-
-    Parameters
-    ----------
-    recording : Recording
-        Without held-out neurons.
-    settings : DataSettings
-        ``heldout_neurons``, or ``heldout_fraction`` and ``heldout_seed``. A fraction stands for
-        ``round(fraction * neurons)`` of them, at least one held out and one kept.
-
-    Returns
-    -------
-    Recording
-        The same recording where nothing is to be held out; else with a note that names the
-        neurons.
-
-    Raises
-    ------
-    DataError
-        If the recording has held-out neurons of its own, or only one neuron.
-    SettingsError
-        If a neuron is named that is not there, or none is left to be seen.
-    """
-    if not (settings.heldout_neurons or settings.heldout_fraction):
-        return recording
-    n_neurons = recording.train.n_neurons
-    if recording.train.n_heldout:
-        raise DataError(
-            f"{recording.source}: the file itself holds out {recording.train.n_heldout} neurons",
-            hint="Leave data.heldout_fraction and data.heldout_neurons out.",
-        )
-    if settings.heldout_neurons:
-        heldout = _named(settings.heldout_neurons, n_neurons, recording.source)
-        how = "data.heldout_neurons"
-    else:
-        if n_neurons < 2:
-            raise DataError(f"{recording.source}: found 1 neuron; holding out needs at least 2")
-        n_heldout = round(settings.heldout_fraction * n_neurons)
-        rng = np.random.default_rng(settings.heldout_seed)
-        n_drawn = min(max(n_heldout, 1), n_neurons - 1)
-        heldout = np.sort(rng.choice(n_neurons, n_drawn, replace=False))
-        how = f"data.heldout_seed {settings.heldout_seed}"
-    heldin = np.setdiff1d(np.arange(n_neurons), heldout)
-    order_N = np.concatenate([heldin, heldout])
-    shown = ", ".join(str(n) for n in heldout[:_SHOWN]) + (", ..." if len(heldout) > _SHOWN else "")
-    note = f"{len(heldout)} of {n_neurons} neurons are held out ({how}): {shown}."
-    return replace(
-        recording,
-        train=_reordered(recording.train, order_N, len(heldout)),
-        valid=_reordered(recording.valid, order_N, len(heldout)),
-        notes=(*recording.notes, note),
-    )
-
-
-def _named(neurons: tuple[int, ...], n_neurons: int, source: str) -> NDArray[np.int64]:
-    if max(neurons) >= n_neurons:
-        raise SettingsError(
-            f"data.heldout_neurons names neuron {max(neurons)}, but {source} has {n_neurons} "
-            f"neurons; expected 0 to {n_neurons - 1}"
-        )
-    if len(neurons) == n_neurons:
-        raise SettingsError(
-            f"data.heldout_neurons names all {n_neurons} neurons of {source}; expected at least "
-            "one that the model can see"
-        )
-    return np.array(sorted(neurons))
-
-
-def _reordered(data: SpikeData, order_N: IntArray, n_heldout: int) -> SpikeData:
-    def columns(array: NDArray[Any]) -> NDArray[Any]:
-        return np.ascontiguousarray(array[:, :, order_N])
-
-    return replace(
-        data,
-        spikes_BTN=columns(data.spikes_BTN),
-        rates_BTN=None if data.rates_BTN is None else columns(data.rates_BTN),
-        neuron_ids_N=order_N,
-        n_heldout=n_heldout,
-    )
-
-
-# ------------------------------------------------------------------------------------------------
-# From settings to a recording: find the layout, read, rebin, check.
-# ------------------------------------------------------------------------------------------------
-
-
+_MAX_LISTED = 12  # neurons in a note
 _READERS = {"lfads": read_lfads, "nlb": read_nlb, "ndt": read_own}
 _NLB_KEY = re.compile(r"(train|eval)_(spikes|data)_held(in|out)(_forward)?")
 
@@ -121,7 +29,7 @@ def load_recording(settings: DataSettings) -> Recording:
     Parameters
     ----------
     settings : DataSettings
-        Which file or set, bin width, split, held-out neurons.
+        File or synthetic set, bin width, split and held-out neurons.
 
     Returns
     -------
@@ -133,7 +41,7 @@ def load_recording(settings: DataSettings) -> Recording:
     DataError
         If there is neither file nor set, or the file cannot be read or trained on.
     SettingsError
-        If the neurons to hold out are not there.
+        If the neurons to hold out do not exist.
 
     Examples
     --------
@@ -148,8 +56,8 @@ def load_recording(settings: DataSettings) -> Recording:
         return load_file(settings.file, settings)
     if settings.synthetic == "none":
         raise DataError(
-            "no spike file was given, and data.synthetic is none",
-            hint="Give a file: --data FILE.",
+            'no spike file was given, and `data.synthetic` is "none"',
+            hint="Give a file: `data.file=FILE`.",
         )
     made = make_lorenz() if settings.synthetic == "lorenz" else make_chaotic_rnn()
     return hold_out_neurons(rebin_recording(made, settings.bin_ms), settings)
@@ -163,7 +71,7 @@ def load_file(path: Path, settings: DataSettings) -> Recording:
     path : Path
         HDF5 or .npz file, with or without an ending.
     settings : DataSettings
-        Bin width, conversion factor, split and held-out neurons; its ``file`` is not looked at.
+        Bin width, conversion factor, split and held-out neurons; ``file`` is ignored.
 
     Returns
     -------
@@ -175,7 +83,7 @@ def load_file(path: Path, settings: DataSettings) -> Recording:
     DataError
         If the file cannot be read or trained on.
     SettingsError
-        If the neurons to hold out are not there.
+        If the neurons to hold out do not exist.
     """
     with ArrayFile(path) as file:
         recording = _READERS[detect_layout(file)](file, settings)
@@ -185,13 +93,7 @@ def load_file(path: Path, settings: DataSettings) -> Recording:
 
 
 def detect_layout(file: ArrayFile) -> str:
-    """Return ``"lfads"``, ``"nlb"`` or ``"ndt"`` by the keys that the file has.
-
-    Raises
-    ------
-    DataError
-        If no layout has such keys.
-    """
+    """Return ``"lfads"``, ``"nlb"`` or ``"ndt"``, by the keys of the file."""
     if any(_NLB_KEY.fullmatch(key) for key in file.keys):
         return "nlb"
     if any(key in file for key in LFADS_COUNT_KEYS):
@@ -199,7 +101,7 @@ def detect_layout(file: ArrayFile) -> str:
     if "spikes" in file:
         return "ndt"
     counts = ("spikes", *LFADS_COUNT_KEYS, *NLB_COUNT_KEYS)
-    # Only near misses: `spike_times` are no misspelled `spikes`.
+    # Only near misses: `spike_times` is not a misspelled `spikes`.
     close = ((key, get_close_matches(key, counts, n=1, cutoff=0.75)) for key in file.keys)
     like = next(
         (f"`{key}` looks like `{known[0]}`: rename it." for key, known in close if known), ""
@@ -208,4 +110,77 @@ def detect_layout(file: ArrayFile) -> str:
         f"{file.path}: found {file.names}; expected `spikes`, or `train_data` and `valid_data` "
         "(LFADS), or `train_spikes_heldin` and `eval_spikes_heldin` (NLB)",
         hint=like or "`spikes` is trials x bins x neurons; `bin_ms` is the bin width.",
+    )
+
+
+def hold_out_neurons(recording: Recording, settings: DataSettings) -> Recording:
+    """Hold out neurons, to score how well the others predict them (co-smoothing).
+
+    The settings name them, or ask for a fraction: ``round(fraction * neurons)`` are drawn, at
+    least one, and not all. They become the last columns; `SpikeData.neuron_ids_N` keeps each
+    neuron's position in the file. A note names them.
+
+    Raises
+    ------
+    DataError
+        If the recording already has held-out neurons, or only one neuron.
+    SettingsError
+        If a named neuron does not exist, or no neuron is left as input.
+    """
+    if not (settings.heldout_neurons or settings.heldout_fraction):
+        return recording
+    n_neurons = recording.train.n_neurons
+    if recording.train.n_heldout:
+        raise DataError(
+            f"{recording.source}: the file already holds out {recording.train.n_heldout} neurons",
+            hint="Leave out `data.heldout_fraction` and `data.heldout_neurons`.",
+        )
+    if settings.heldout_neurons:
+        heldout = _named(settings.heldout_neurons, n_neurons, recording.source)
+        how = "`data.heldout_neurons`"
+    else:
+        if n_neurons < 2:
+            raise DataError(f"{recording.source}: found 1 neuron; holding out needs at least 2")
+        n_heldout = round(settings.heldout_fraction * n_neurons)
+        rng = np.random.default_rng(settings.heldout_seed)
+        n_drawn = min(max(n_heldout, 1), n_neurons - 1)
+        heldout = np.sort(rng.choice(n_neurons, n_drawn, replace=False))
+        how = f"`data.heldout_seed` {settings.heldout_seed}"
+    heldin = np.setdiff1d(np.arange(n_neurons), heldout)
+    order_N = np.concatenate([heldin, heldout])
+    shown = ", ".join(str(n) for n in heldout[:_MAX_LISTED])
+    shown += ", ..." if len(heldout) > _MAX_LISTED else ""
+    note = f"{len(heldout)} of {n_neurons} neurons are held out ({how}): {shown}."
+    return replace(
+        recording,
+        train=_reordered(recording.train, order_N, len(heldout)),
+        valid=_reordered(recording.valid, order_N, len(heldout)),
+        notes=(*recording.notes, note),
+    )
+
+
+def _named(neurons: tuple[int, ...], n_neurons: int, source: str) -> NDArray[np.int64]:
+    if max(neurons) >= n_neurons:
+        raise SettingsError(
+            f"`data.heldout_neurons` names neuron {max(neurons)}, but {source} has {n_neurons} "
+            f"neurons; expected 0 to {n_neurons - 1}"
+        )
+    if len(neurons) == n_neurons:
+        raise SettingsError(
+            f"`data.heldout_neurons` names all {n_neurons} neurons of {source}; expected at least "
+            "one to be left as input"
+        )
+    return np.array(sorted(neurons))
+
+
+def _reordered(data: SpikeData, order_N: IntArray, n_heldout: int) -> SpikeData:
+    def columns(array: NDArray[Any]) -> NDArray[Any]:
+        return np.ascontiguousarray(array[:, :, order_N])
+
+    return replace(
+        data,
+        spikes_BTN=columns(data.spikes_BTN),
+        rates_BTN=None if data.rates_BTN is None else columns(data.rates_BTN),
+        neuron_ids_N=order_N,
+        n_heldout=n_heldout,
     )

@@ -1,4 +1,4 @@
-"""Wider bins: counts and expected counts add up, latents and behavior are averaged."""
+"""Wider bins: counts and rates are summed, latents and behavior are averaged."""
 
 from dataclasses import replace
 from typing import Any
@@ -14,7 +14,7 @@ from ndt_cli.errors import DataError
 def rebin(data: SpikeData, bin_ms: float) -> SpikeData:
     """Sum neighboring bins into bins of ``bin_ms``.
 
-    A partial last bin of a trial is dropped: its counts and rates become padding.
+    A partial last bin of a trial becomes padding.
 
     Parameters
     ----------
@@ -31,8 +31,8 @@ def rebin(data: SpikeData, bin_ms: float) -> SpikeData:
     Raises
     ------
     DataError
-        If the new width is no whole multiple, a trial is shorter than one new bin, or the
-        forward bins do not begin on a new bin.
+        If the new width is not a whole multiple, a trial is shorter than one new bin, or the
+        forward bins do not begin with a new bin.
 
     Examples
     --------
@@ -46,23 +46,23 @@ def rebin(data: SpikeData, bin_ms: float) -> SpikeData:
     if k < 1 or abs(ratio - k) > 1e-6 * k:
         widths = ", ".join(f"{data.bin_ms * m:g}" for m in (1, 2, 4))
         raise DataError(
-            f"data.bin_ms is {bin_ms:g} ms, but the data have bins of {data.bin_ms:g} ms; "
+            f"`data.bin_ms` is {bin_ms:g} ms, but the data have bins of {data.bin_ms:g} ms; "
             "expected a whole multiple",
-            hint=f"Set data.bin_ms to {widths} or another multiple of {data.bin_ms:g}.",
+            hint=f"Set `data.bin_ms` to {widths} or another multiple of {data.bin_ms:g}.",
         )
     if k == 1:
         return data
     n_window = data.n_bins - data.n_forward
     if data.n_forward and n_window % k:
         raise DataError(
-            f"data.bin_ms is {bin_ms:g} ms, but the forward bins begin after {n_window} bins of "
+            f"`data.bin_ms` is {bin_ms:g} ms, but the forward bins begin after {n_window} bins of "
             f"{data.bin_ms:g} ms, inside a new bin"
         )
     lengths_B = np.asarray(data.lengths_B) // k
     if (lengths_B < 1).any():
         trial = int(np.argmin(lengths_B))
         raise DataError(
-            f"data.bin_ms is {bin_ms:g} ms, but trial {trial} is only "
+            f"`data.bin_ms` is {bin_ms:g} ms, but trial {trial} is only "
             f"{data.lengths_B[trial] * data.bin_ms:g} ms long; expected at least one bin"
         )
 
@@ -94,14 +94,14 @@ def rebin(data: SpikeData, bin_ms: float) -> SpikeData:
 
 
 def _wider_starts(start_bins_B: IntArray | None, k: int) -> IntArray | None:
-    """Return starts in wider bins; None where a window begins inside one: it fits no grid then."""
+    """Return starts in wider bins; None if a window begins inside one."""
     if start_bins_B is None or (start_bins_B % k).any():
         return None
     return np.asarray(start_bins_B // k)
 
 
 def rebin_recording(recording: Recording, bin_ms: float | None) -> Recording:
-    """Rebin both splits and note what was done; without a width, return the recording as it is.
+    """Rebin both splits and add a note; without a width, return the recording unchanged.
 
     Raises
     ------
@@ -124,5 +124,5 @@ def rebin_recording(recording: Recording, bin_ms: float | None) -> Recording:
         n_trials = train.n_trials + valid.n_trials
         note += f" {cut} of {n_trials} trials lost a partial last bin."
     if recording.train.start_bins_B is not None and train.start_bins_B is None:
-        note += " Windows begin inside these bins, so rates are not merged to one recording."
+        note += " Windows begin inside these bins, so their rates cannot be merged."
     return replace(recording, train=train, valid=valid, notes=(*recording.notes, note))

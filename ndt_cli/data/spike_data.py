@@ -1,4 +1,4 @@
-"""One set of trials in memory: what every reader makes and everything else takes.
+"""Trials in memory: the type that every reader returns and every other module takes.
 
 Axes in names: B trials, T bins, N neurons, V behavioral variables, K any other channel.
 """
@@ -19,10 +19,10 @@ FloatArray = NDArray[np.floating]
 
 @dataclass(frozen=True, eq=False)
 class SpikeData:
-    """Trials of binned spike counts, with what is known about them.
+    """Trials of binned spike counts, with rates, conditions, latents and behavior if known.
 
-    Held-out neurons are the last ``n_heldout`` columns and forward bins the last
-    ``n_forward`` bins: the model never sees their counts, it only predicts them.
+    Held-out neurons are the last ``n_heldout`` columns and forward bins the last ``n_forward``
+    bins: the model predicts their counts without seeing them.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ class SpikeData:
     bin_ms : float
         Bin width in milliseconds.
     lengths_B : (trials,) int array
-        Bins that each trial really has; what lies past them is padding, never scored.
+        Bins of each trial; later ones are padding, which is never scored.
     rates_BTN : (trials, bins, neurons) float array, optional
         True rates in expected spikes per bin.
     conditions_B : (trials,) int array, optional
@@ -39,26 +39,25 @@ class SpikeData:
     latents_BTK : (trials, bins, latents) float array, optional
         Latent states behind synthetic data.
     behavior_BTV : (trials, bins, variables) float array, optional
-        Behavior, one row a bin; NaN where it is not known, which is never scored.
+        Behavior, one row per bin; NaN where missing, which is never scored.
     behavior_names : tuple of str
-        Name of each behavioral variable; empty where nobody named them.
+        Names of the behavioral variables; empty if unknown.
     trial_ids_B : (trials,) int array, optional
-        Position of each trial in the order of the file or the recording, from 0.
+        Position of each trial in the file or the recording, from 0.
     start_bins_B : (trials,) int array, optional
-        For windows chopped from a continuous recording: the bin at which each begins, counted
-        from time 0 of the recording's clock.
+        For windows chopped from a continuous recording: the first bin of each, counted from time 0
+        of the recording's clock.
     neuron_ids_N : (neurons,) int array, optional
-        Place of each neuron in the order of the file, from 0, where the columns stand in another
-        one.
+        Position of each column's neuron in the file, from 0, if the order differs.
     neuron_names : tuple of str
-        Name of each neuron in the order of the file; empty where nobody named them.
+        Names of the neurons, in the order of the file; empty if unknown.
     n_heldout : int
-        Neurons that are never seen.
+        Held-out neurons.
     n_forward : int
-        Bins past the window, never seen.
+        Forward bins, past the window.
     hidden_counts_known : bool
-        False where the file lacks the counts of held-out neurons and forward bins (a
-        benchmark's test phase): they are stored as zero and cannot be scored.
+        False if the file lacks the counts of held-out neurons and forward bins (the test phase of
+        a benchmark): they are stored as zero and cannot be scored.
 
     Examples
     --------
@@ -121,33 +120,33 @@ class SpikeData:
 
     @property
     def file_order_N(self) -> NDArray[np.int64]:
-        """Column of each neuron of the file: ``rates_BTN[..., file_order_N]`` is in its order."""
+        """Columns in the order of the file: use ``rates_BTN[..., file_order_N]``."""
         return np.argsort(self._ids_N)
 
     @property
     def heldin_ids(self) -> NDArray[np.int64]:
-        """Places of the neurons that are seen, in the order of the file."""
+        """Positions in the file of the held-in neurons."""
         return self._ids_N[: self.n_neurons - self.n_heldout]
 
     @property
     def heldout_ids(self) -> NDArray[np.int64]:
-        """Places of the held-out neurons in the order of the file."""
+        """Positions in the file of the held-out neurons."""
         return self._ids_N[self.n_neurons - self.n_heldout :]
 
     @cached_property
     def fingerprint(self) -> str:
-        """Sha256 of the counts, lengths, bin width and held-out layout."""
+        """SHA-256 of the counts, trial lengths, bin width, held-out neurons and forward bins."""
         digest = hashlib.sha256()
         head = (self.spikes_BTN.shape, float(self.bin_ms), self.n_heldout, self.n_forward)
         digest.update(repr(head).encode())
-        # One width for all, so that the same counts stored as uint8 or uint16 agree.
+        # One integer width for all: the same counts as uint8 or uint16 must agree.
         for trial_TN in self.spikes_BTN:
             digest.update(np.ascontiguousarray(trial_TN, dtype="<u2").tobytes())
         digest.update(np.ascontiguousarray(self.lengths_B, dtype="<i8").tobytes())
         return digest.hexdigest()
 
     def take(self, trials: IntArray) -> "SpikeData":
-        """Return the trials at these positions, in this order."""
+        """Return the trials at these indices, in this order."""
 
         def pick(array: NDArray[Any] | None) -> NDArray[Any] | None:
             return None if array is None else array[trials]
@@ -167,18 +166,18 @@ class SpikeData:
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """What a file, or a synthetic set, holds.
+    """Training and validation trials of a file or a synthetic set.
 
     Parameters
     ----------
     train, valid : SpikeData
-        The two splits: same neurons, same number of bins, same bin width.
+        The two splits, with the same neurons, number of bins and bin width.
     source : str
         The file's path, or the name of the synthetic set.
     layout : str
         ``"lfads"``, ``"nlb"``, ``"ndt"`` or ``"synthetic"``.
     notes : tuple of str
-        What was assumed on the way in, one sentence each, to be shown to the user.
+        What was assumed when reading, one sentence each, to be shown to the user.
 
     Examples
     --------
@@ -195,13 +194,8 @@ class Recording:
     notes: tuple[str, ...] = field(default=())
 
 
-# ------------------------------------------------------------------------------------------------
-# Training and validation trials put back together.
-# ------------------------------------------------------------------------------------------------
-
-
 def all_trials(recording: Recording) -> SpikeData:
-    """Return the trials of both splits, in the order of the file where that is known.
+    """Return the trials of both splits, in the order of the file if it is known.
 
     Examples
     --------
@@ -220,7 +214,7 @@ def all_trials(recording: Recording) -> SpikeData:
         parts = [getattr(train, name), getattr(valid, name)]
         if any(part is None for part in parts):
             return None
-        # Each trial straight to its place: counts may fill much of the memory.
+        # Copy each trial straight to its place: counts may fill much of the memory.
         joined = np.empty((len(places_B), *parts[0].shape[1:]), np.result_type(*parts))
         joined[places_B[: train.n_trials]], joined[places_B[train.n_trials :]] = parts
         return joined
@@ -244,32 +238,24 @@ def all_trials(recording: Recording) -> SpikeData:
     )
 
 
-# ------------------------------------------------------------------------------------------------
-# Values of trials that are made when they are asked for, a block of trials at a time.
+# Blocks of trials --------------------------------------------------------------------------------
 #
-# Counts take a byte an entry, and a large set of them fills much of the memory; rates and what is
-# summed of them take four to eight times as much. So no more than a block of a large set is ever
-# held as floats.
-# ------------------------------------------------------------------------------------------------
+# A count takes one byte, and a large set of counts may fill much of the memory; rates take four to
+# eight times as much. So only one block of a large set is held as floats at a time.
 
 
-# What a block has at most: 32 MiB as float64, and no more trials than pay in one batch.
+# Limits of a block: 32 MiB as float64, and the size from which larger batches are no faster.
 BLOCK_TRIALS = 128
 BLOCK_ENTRIES = 2**22
 
-# Smaller sets are made once and kept, for what goes through the trials several times.
+# Smaller sets are computed once and kept.
 KEPT_BYTES = 2**28
 
 
 def trial_blocks(n_trials: int, n_entries: int) -> list[slice]:
     """Return slices that cover the trials, each of at most 128 trials and 4 million entries.
 
-    Parameters
-    ----------
-    n_trials : int
-        Trials.
-    n_entries : int
-        Entries of one trial. A trial is never cut, however large.
+    A trial of more than 4 million entries (``n_entries``) is a block of its own.
 
     Examples
     --------
@@ -283,21 +269,21 @@ def trial_blocks(n_trials: int, n_entries: int) -> list[slice]:
 
 
 class ByTrial:
-    """Values of trials, (trials, bins, channels), to be indexed by trials like an array.
+    """Values of trials, (trials, bins, channels), computed when indexed by trials.
 
-    A set of at most `KEPT_BYTES` is made whole when it is first asked for, and kept. Of a larger
-    one the trials that are asked for are made each time.
+    A set of at most `KEPT_BYTES` is computed as a whole on first use, and kept. Of a larger one,
+    the indexed trials are computed each time.
 
     Parameters
     ----------
     shape : (int, int, int)
         Trials, bins, channels.
     dtype : dtype
-        Of the values.
+        Type of the values.
     make : callable
-        Gives the values of the trials at some positions, an int array.
+        Returns the values of the trials at the given indices, an int array.
     keep : bool
-        Whether to keep those of a small set; not where each trial is asked for only once.
+        Keep the values of a small set; not useful if each trial is used only once.
 
     Examples
     --------
@@ -331,7 +317,7 @@ class ByTrial:
         return self._made(np.arange(len(self)))
 
     def take(self, trials: IntArray) -> "ByTrial":
-        """Return the values of the trials at these positions, in this order."""
+        """Return the values of the trials at these indices, in this order."""
         shape = (len(trials), *self.shape[1:])
         return ByTrial(shape, self.dtype, lambda places: self[trials[places]])
 
@@ -343,4 +329,4 @@ class ByTrial:
 
 
 TrialValues: TypeAlias = FloatArray | ByTrial
-"""An array (trials, bins, channels), or one whose trials are made when they are asked for."""
+"""An array (trials, bins, channels), or one whose trials are computed when indexed."""

@@ -1,4 +1,4 @@
-"""A seeded split into training and validation trials, for data that come without one."""
+"""A seeded split into training and validation trials, for data without one."""
 
 from itertools import cycle
 
@@ -22,25 +22,25 @@ def split_trials(
     The total is ``round(valid_fraction * n_trials)``, at least one trial in each split. Each
     condition gives its proportional share, rounded down; the trials still missing come from the
     conditions with the largest remainders, ties in random order. Every condition keeps at least
-    one training trial; where each has just one, conditions are ignored.
+    one training trial; if each has only one trial, conditions are ignored.
 
     Parameters
     ----------
     n_trials : int
-        Trials to split.
+        Number of trials.
     valid_fraction : float
-        Share that validates, between 0 and 1.
+        Share of validation trials, between 0 and 1.
     seed : int
         Seed of the draw.
     conditions_B : (trials,) int array, optional
         Condition of each trial.
     source : str
-        What to call the data in an error.
+        Name of the data in an error.
 
     Returns
     -------
     train, valid : (trials,) int arrays
-        Positions of the trials, ascending.
+        Indices of the trials, ascending.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def split_trials(
     """
     if n_trials < 2:
         raise DataError(
-            f"{source}: found {n_trials} trial; training needs at least 2, one of them to validate",
+            f"{source}: found {n_trials} trial; training needs at least 2, one for validation",
             hint="Cut the recording into trials: `spikes` is trials x bins x neurons.",
         )
     rng = np.random.default_rng(seed)
@@ -70,7 +70,7 @@ def split_trials(
     wanted = round(valid_fraction * n_trials)
     n_valid = min(max(wanted, 1), int(spare.sum()))
 
-    # Whole numbers only: a share such as 4.8 trials must not depend on float rounding.
+    # Integer arithmetic: a share such as 4.8 trials must not depend on float rounding.
     taken, remainders = np.divmod(n_valid * sizes, n_trials)
     shuffled = rng.permutation(len(groups))
     largest_first = shuffled[np.argsort(-remainders[shuffled], kind="stable")]

@@ -1,4 +1,4 @@
-"""Write a recording in the project's own layout: see `ndt_cli.data.layouts` for its keys."""
+"""Write a recording in the own layout, whose keys `ndt_cli.data.layouts` lists."""
 
 import zipfile
 from pathlib import Path
@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt_cli.atomic import write_atomic
+from ndt_cli.atomic import check_may_write, write_atomic
 from ndt_cli.data.spike_data import Recording
 from ndt_cli.errors import DataError
 
@@ -29,22 +29,24 @@ _ENDINGS = (".npz", ".h5", ".hdf5")
 def write_recording(recording: Recording, path: Path, *, overwrite: bool = False) -> None:
     """Write training and validation trials into one .npz or .h5 file.
 
-    The file appears whole or not at all, and the same recording gives the same bytes. What only
-    one of the splits has (rates, say) is left out.
+    The same recording always gives the same bytes. What only one of the splits has (true rates,
+    for example) is left out.
 
     Parameters
     ----------
     recording : Recording
-        What to write.
+        Trials to write.
     path : Path
-        File to write; the ending chooses the format. Missing folders are made.
+        File to write; the ending decides the format. Missing folders are made.
     overwrite : bool
-        Replace a file that is there.
+        Replace an existing file.
 
     Raises
     ------
+    ExistingFileError
+        If the file exists and may not be replaced.
     DataError
-        If the file is there already, the ending is another, or the disk refuses.
+        If the ending is neither .npz nor .h5, or the file cannot be written.
 
     Examples
     --------
@@ -57,35 +59,20 @@ def write_recording(recording: Recording, path: Path, *, overwrite: bool = False
     write = _write_npz if path.suffix.lower() == ".npz" else _write_h5
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, lambda part: write(part, own_arrays(recording)), overwrite=True)
+        write_atomic(path, lambda part: write(part, own_arrays(recording)), overwrite=overwrite)
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error}") from error
 
 
-def check_target(
-    path: Path,
-    *,
-    overwrite: bool = False,
-    hint: str = "Choose another name, or remove the file first.",
-) -> None:
-    """Refuse a file that `write_recording` would not write, before any work is done for it.
-
-    Raises
-    ------
-    DataError
-        If the file is there already, or the ending is another.
-    """
+def check_target(path: Path, *, overwrite: bool = False) -> None:
+    """Check, before a long computation, that `write_recording` can write to ``path``."""
     if path.suffix.lower() not in _ENDINGS:
         raise DataError(f"{path}: found the ending {path.suffix!r}; expected .npz, .h5 or .hdf5")
-    if path.exists() and not overwrite:
-        raise DataError(
-            f"{path}: the file is there already, and nothing is overwritten",
-            hint,
-        )
+    check_may_write(path, overwrite)
 
 
 def own_arrays(recording: Recording) -> dict[str, NDArray[Any]]:
-    """Return the arrays of the own layout: training trials first, then validation trials."""
+    """Return the arrays of the own layout: training trials, then validation trials."""
     train, valid = recording.train, recording.valid
     arrays: dict[str, NDArray[Any]] = {}
     for key, name in _PER_TRIAL.items():
@@ -110,7 +97,7 @@ def own_arrays(recording: Recording) -> dict[str, NDArray[Any]]:
 
 
 def _write_npz(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
-    # numpy.savez stamps the time of day into the archive, so equal data would differ in bytes.
+    # numpy.savez writes the time of day into the archive: equal data would differ in bytes.
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for key, array in arrays.items():
             member = zipfile.ZipInfo(f"{key}.npy", date_time=(1980, 1, 1, 0, 0, 0))

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from ndt_cli.atomic import write_atomic
 from ndt_cli.data.checks import MAX_COUNT
-from ndt_cli.engine.run_folder import BEST
+from ndt_cli.engine.measures import BEST_CHECKPOINTS, best_checkpoint
 from ndt_cli.engine.streams import Streams
 from ndt_cli.errors import CheckpointError
-from ndt_cli.model.network import ModelShape, NeuralDataTransformer
+from ndt_cli.model.network import LayerMath, ModelShape, NeuralDataTransformer
 from ndt_cli.settings.tree import ModelSettings
 
 
@@ -54,13 +54,12 @@ class Progress:
         """Note the measures of a validation; return the names of the checkpoints to save."""
         self.validated_epoch = self.epoch
         better = []
-        for name, (measure, lower_is_better) in BEST.items():
-            value = measures.get(measure, math.nan)
+        for name, measure in BEST_CHECKPOINTS.items():
+            value = measures.get(measure.key, math.nan)
             if not math.isfinite(value):
                 continue
             before = self.best.get(name)
-            sign = 1 if lower_is_better else -1
-            if before is None or sign * value < sign * before[0]:
+            if before is None or measure.is_better(value, before[0]):
                 self.best[name] = (value, self.epoch)
                 better.append(name)
         return better
@@ -70,7 +69,7 @@ class Progress:
 
         Epochs since that validation do not count: they may have been better.
         """
-        best = self.best.get(f"best-{choose_by}")
+        best = self.best.get(best_checkpoint(choose_by))
         return self.validated_epoch - (best[1] if best else 0)
 
     def to_json(self) -> dict[str, Any]:
@@ -131,7 +130,7 @@ def read_header(path: Path, texts: Mapping[str, str]) -> Header:
     Raises
     ------
     CheckpointError
-        When it is none, of a newer version, or a value is missing, of another type or absurd.
+        If it is none, of a newer version, or a value is missing, of another type or absurd.
     """
     if texts.get("format") != FORMAT:
         raise CheckpointError(
@@ -236,17 +235,17 @@ class Checkpoint:
         state = model.state_dict()
         return cls(state, model.settings, model.shape, progress, optimizer or {}, streams or {})
 
-    def build_model(self) -> NeuralDataTransformer:
-        """Return the network with these weights, on the CPU.
+    def build_model(self, math: LayerMath | None = None) -> NeuralDataTransformer:
+        """Return the network with these weights, on the CPU, its layers computed by ``math``.
 
         Raises
         ------
         CheckpointError
-            When the weights do not fit the network that the header describes.
+            If the weights do not fit the network that the header describes.
         """
         self._check_weights()
         with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced
-            model = NeuralDataTransformer(self.model_settings, self.shape)
+            model = NeuralDataTransformer(self.model_settings, self.shape, math)
         self.load_into(model)
         return model
 
@@ -256,7 +255,7 @@ class Checkpoint:
         Raises
         ------
         CheckpointError
-            When they do not fit.
+            If they do not fit.
         """
         if model.shape != self.shape:
             raise CheckpointError(
@@ -290,7 +289,7 @@ class Checkpoint:
         Raises
         ------
         CheckpointError
-            When a state is missing or of another shape.
+            If a state is missing or of another shape.
         """
         if not self.optimizer and not self.progress["epoch"] and not self.progress["step"]:
             return  # before the first step there is none
@@ -312,7 +311,7 @@ class Checkpoint:
         Raises
         ------
         CheckpointError
-            When they are not all there, another number of processes saved them, or another kind
+            If they are not all there, another number of processes saved them, or another kind
             of device did.
         """
         saved_by = len({name.partition(".")[0] for name in self.streams})
@@ -343,7 +342,7 @@ class Checkpoint:
         Raises
         ------
         OSError
-            When the disk or the folder refuses it; an older file is left as it was.
+            If the disk or the folder refuses it; an older file is left as it was.
         """
         groups = {"model": self.model, "optimizer": self.optimizer, "stream": self.streams}
         tensors = {
@@ -363,7 +362,7 @@ class Checkpoint:
         Raises
         ------
         CheckpointError
-            When the file is missing, truncated, not a checkpoint, or of a newer version.
+            If the file is missing, truncated, not a checkpoint, or of a newer version.
         """
         if not path.is_file():
             raise CheckpointError(

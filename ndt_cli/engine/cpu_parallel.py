@@ -8,17 +8,19 @@ for one another once.
 
 import copy
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from ndt_cli.engine.step import Sums, TrainingStep
+from ndt_cli.engine.step import StepParts, Sums, TrainingStep
 from ndt_cli.engine.trial_set import TrialSet
+from ndt_cli.model.cpu.kernels import CpuMath
+from ndt_cli.model.cpu.prepared import PreparedNetwork
 from ndt_cli.model.cpu.processor import torch_threads
 from ndt_cli.model.dropout import RandomBits, SharedDropout
 from ndt_cli.model.network import NeuralDataTransformer
-from ndt_cli.settings.tree import TrainSettings
 
 # Numbers (trials by bins by width) of a share, below which one thread more brings nothing.
 _LEAST_NUMBERS = 60_000
@@ -27,37 +29,47 @@ _LEAST_NUMBERS = 60_000
 _MOST_SHARES = 4
 
 
-def step_class(
-    settings: TrainSettings, device: torch.device, world_size: int = 1
-) -> type[TrainingStep]:
-    """Return what takes the steps of a run."""
-    alone = world_size == 1 and not settings.plain_layers
-    return ShardedStep if device.type == "cpu" and alone else TrainingStep
+@dataclass(frozen=True)
+class CpuBackend:
+    """Kernels with written-out gradients, and trials shared among threads; a `Backend`."""
+
+    dtype: torch.dtype
+    shares_steps: bool = True
+
+    @property
+    def math(self) -> CpuMath:
+        return CpuMath(self.dtype)
+
+    def training_step(self, parts: StepParts) -> TrainingStep:
+        return ShardedStep(parts) if self.shares_steps else TrainingStep(parts)
+
+    def inference(self, network: NeuralDataTransformer) -> PreparedNetwork:
+        return PreparedNetwork(network)
 
 
 class ShardedStep(TrainingStep):
-    """Changes the weights by one batch, as `TrainingStep` does, to rounding.
+    """Updates the weights by one batch, as `TrainingStep` does but for rounding.
 
     Torch's number of threads is how many compute; a small batch is computed by one. Masks and
     dropout do not depend on it.
     """
 
-    def take(self, batch: TrialSet) -> Sums:
-        """Take a step on a batch; see `TrainingStep.take`."""
+    def compute(self, batch: TrialSet) -> Sums:
+        """Take the step; see `TrainingStep.compute`."""
         n_threads = torch.get_num_threads()
         n_trials, n_bins, _ = batch.shape
         numbers = n_trials * n_bins * self.network.embedding.width
         n_shares = max(1, min(n_threads, _MOST_SHARES, n_trials, numbers // _LEAST_NUMBERS))
         if numbers < 2 * _LEAST_NUMBERS:
             with torch_threads(1):
-                return super().take(batch)
+                return super().compute(batch)
         # One long trial cannot be shared out; and which entries are the worst, all tell together.
         if n_shares == 1 or self.settings.train.topk_fraction < 1:
-            return super().take(batch)
+            return super().compute(batch)
         with torch_threads(n_threads // n_shares):
-            return self._take_shares(batch, n_shares)
+            return self._compute_shares(batch, n_shares)
 
-    def _take_shares(self, batch: TrialSet, n_shares: int) -> Sums:
+    def _compute_shares(self, batch: TrialSet, n_shares: int) -> Sums:
         masked = self.masked(batch)
         scored_BTN = masked.scored_BTN.expand(batch.shape)
         n_scored = scored_BTN.count_nonzero().float()

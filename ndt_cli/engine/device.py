@@ -97,7 +97,7 @@ def choose_compute(settings: TrainSettings, local_rank: int = 0) -> Compute:
     Raises
     ------
     DeviceError
-        When the device, or bfloat16 on it, is not there.
+        If the device, or bfloat16 on it, is not there.
     """
     device = _choose_device(settings.device, local_rank)
     if device.type == "cuda":
@@ -156,7 +156,7 @@ def free_gpu_bytes(device: torch.device) -> int:
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:
-    """Tell whether the device has instructions for bfloat16 products."""
+    """Return whether the device has instructions for bfloat16 products."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return device.type == "cpu" and cpu_multiplies_bfloat16()

@@ -43,7 +43,7 @@ class Ranks:
         Raises
         ------
         SettingsError
-            When the variables do not fit one another.
+            If the variables do not fit one another.
         """
         world_size = _variable("WORLD_SIZE", "1", least=1)
         if world_size == 1:
@@ -69,7 +69,7 @@ class Ranks:
         return value
 
     def any(self, flag: bool, device: torch.device) -> bool:
-        """Tell whether the flag is set in any process."""
+        """Return whether the flag is set in any process."""
         if self.world_size == 1:
             return flag
         return bool(self.sum(torch.tensor(int(flag), device=device)).item())

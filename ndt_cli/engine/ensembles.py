@@ -1,7 +1,13 @@
-"""Several trained models as one: the mean of their rates.
+"""Ensembles: the mean of the rates of several trained models, in one folder that stands alone.
 
 Averaging rates over the best members of a search is how the published ensembles of NDT on the
-Neural Latents Benchmark were made.
+Neural Latents Benchmark were made. A folder needs none of the runs that it was made of::
+
+    ensemble.json              its members, where they come from, how their number was chosen
+    settings.toml, run.json    as in a run: the data, and what the rates are measured with
+    members/000/               a run with one checkpoint: settings.toml, run.json, weights
+
+It appears whole or not at all, and never replaces another.
 
 Axes: B trials, T bins, N neurons, D width of all encoders together.
 """
@@ -21,9 +27,10 @@ from ndt_cli import __version__
 from ndt_cli.atomic import write_atomic
 from ndt_cli.data.spike_data import SpikeData
 from ndt_cli.engine.checkpoint import Checkpoint
+from ndt_cli.engine.measures import best_checkpoint
 from ndt_cli.engine.run_folder import RunFolder, SplitFacts
 from ndt_cli.engine.trained_model import Float32Array, TrainedModel
-from ndt_cli.errors import CheckpointError, RunError, SettingsError
+from ndt_cli.errors import CheckpointError, ExistingFileError, RunError, SettingsError
 from ndt_cli.settings.tree import Settings
 
 FILE = "ensemble.json"
@@ -33,7 +40,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Models of the same trials, ready to infer together; the methods are those of one model.
+    """Models of the same trials, ready to infer together; a `Model`.
 
     Attributes
     ----------
@@ -57,30 +64,23 @@ class Ensemble:
 
     @staticmethod
     def is_at(path: Path) -> bool:
-        """Tell whether a folder holds an ensemble."""
+        """Return whether a folder holds an ensemble."""
         return (path / FILE).is_file()
 
     @classmethod
-    def load(
-        cls,
-        path: Path,
-        checkpoint: str | None = None,
-        device: str = "auto",
-        *,
-        openvino: bool = False,
-    ) -> "Ensemble":
+    def load(cls, path: Path, checkpoint: str | None = None, device: str = "auto") -> "Ensemble":
         """Load an ensemble; see `ndt_cli.engine.inference.load_trained`."""
         folder = RunFolder.open(path)
         about = folder.read_json(FILE)
         members = tuple(
-            TrainedModel.load(path / member, None, device, openvino=openvino)
+            TrainedModel.load(path / member, None, device)
             for member in _member_folders(path, about)
         )
         held = ", ".join(dict.fromkeys(member.checkpoint for member in members))
         if checkpoint not in (None, held):
             raise CheckpointError(
-                f"{path}: it is an ensemble and holds one checkpoint a member: {held}",
-                "leave out --checkpoint, or make the ensemble of other runs",
+                f"{path}: it is an ensemble and holds one checkpoint per member: {held}",
+                "leave out `checkpoint`, or make an ensemble of other runs",
             )
         return cls(folder, held, folder.settings(), members, members[0].trained_on)
 
@@ -140,28 +140,15 @@ def _member_folders(path: Path, about: dict[str, Any]) -> list[str]:
     # A file from elsewhere must not lead out of the ensemble's own folder.
     for folder in folders:
         if not isinstance(folder, str) or not _is_inside(folder, path):
-            raise RunError(f"{path / FILE}: {folder!r} is no folder of a member in it")
+            raise RunError(f"{path / FILE}: {folder!r} is not the folder of a member in it")
     return [str(folder) for folder in folders]
 
 
 def _is_inside(folder: str, path: Path) -> bool:
     try:
         return (path / folder).resolve().is_relative_to(path.resolve())
-    except ValueError:  # no name that a file can have
+    except ValueError:  # not a possible file name
         return False
-
-
-# ------------------------------------------------------------------------------------------------
-# Writing an ensemble: one folder that needs none of the runs it was made of.
-#
-# ::
-#
-#     ensemble.json              its members, where they are from, how their number was chosen
-#     settings.toml, run.json    as of a run: what the rates are measured with, the data
-#     members/000/               a run with one checkpoint: settings.toml, run.json, weights
-#
-# The folder appears whole or not at all, and never replaces another.
-# ------------------------------------------------------------------------------------------------
 
 
 def save_ensemble(
@@ -182,7 +169,7 @@ def save_ensemble(
     settings : Settings, optional
         What the ensemble's rates are measured with. Default: those of the first run.
     about : mapping, optional
-        More to keep in ``ensemble.json``, such as how the number of members was chosen.
+        Further content of ``ensemble.json``, such as how the number of members was chosen.
 
     Returns
     -------
@@ -192,9 +179,9 @@ def save_ensemble(
     Raises
     ------
     SettingsError
-        When a run is given twice, or none is.
+        If a run is given twice, or none is.
     RunError, CheckpointError
-        When something is at ``out`` already, a run or its checkpoint is missing, or the runs were
+        If something is at ``out`` already, a run or its checkpoint is missing, or the runs were
         trained on different trials.
 
     Examples
@@ -211,7 +198,7 @@ def save_ensemble(
             + (", ".join(map(str, runs)) or "none")
         )
     if out.exists():
-        raise RunError(f"{out} is already there, and nothing is overwritten", "give another --out")
+        raise ExistingFileError(out, "Choose another folder with `out`.")
     folders = [_member(run) for run in runs]
     _check_same_trials(folders)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -234,7 +221,7 @@ def _member(run: Path) -> RunFolder:
 
 
 def _best(folder: RunFolder) -> Path:
-    return folder.checkpoint(f"best-{folder.settings().train.choose_by}")
+    return folder.checkpoint(best_checkpoint(folder.settings().train.choose_by))
 
 
 def _check_same_trials(folders: Sequence[RunFolder]) -> None:

@@ -1,4 +1,4 @@
-"""Rates from what was trained: a run, or an ensemble of runs.
+"""Load a trained model or an ensemble, and choose which entries are hidden to score it.
 
 Axes: B trials, T bins, N neurons.
 """
@@ -12,23 +12,16 @@ from numpy.typing import NDArray
 from ndt_cli.data.spike_data import IntArray, SpikeData
 from ndt_cli.engine.ensembles import Ensemble
 from ndt_cli.engine.streams import stream_seed
-from ndt_cli.engine.trained_model import Float32Array, TrainedModel
+from ndt_cli.engine.trained_model import Float32Array, Model, TrainedModel
 from ndt_cli.settings.tree import Settings
 
-__all__ = ["Ensemble", "Float32Array", "TrainedModel", "hiding_folds", "load_trained"]
+__all__ = ["Ensemble", "Float32Array", "Model", "TrainedModel", "hiding_folds", "load_trained"]
 
 
-def load_trained(
-    run: Path | str,
-    checkpoint: str | None = None,
-    device: str = "auto",
-    *,
-    openvino: bool = False,
-) -> TrainedModel | Ensemble:
-    """Load a model from a run folder, or several from an ensemble's.
+def load_trained(run: Path | str, checkpoint: str | None = None, device: str = "auto") -> Model:
+    """Load the model of a run folder, or the models of an ensemble's folder.
 
-    Both infer by the same methods: ``check_fits``, ``rates``, ``rates_while_hidden`` and
-    ``activations``.
+    Both are a `Model`: they infer by the same methods.
 
     Parameters
     ----------
@@ -40,21 +33,13 @@ def load_trained(
         of.
     device : str
         As the setting ``train.device``.
-    openvino : bool
-        Infer by OpenVINO where trials come one by one: on a CPU, in about six tenths of the time,
-        to the same rates but for the rounding of products. Needs the extra of that name, and
-        ``device="cpu"`` on a machine with a GPU. The first trial of a length takes some tenths of a
-        second and a copy of the weights; 32 lengths of up to 256 bins are kept, and others take as
-        long as without it.
 
     Raises
     ------
     RunError, CheckpointError
-        When there is no such run or checkpoint, or it is damaged.
+        If there is no such run or checkpoint, or it is damaged.
     DeviceError
-        When the device is not there, or OpenVINO is wanted on another than a CPU.
-    MissingExtraError
-        When OpenVINO is wanted and not installed.
+        If this machine does not have the device.
 
     Examples
     --------
@@ -67,14 +52,14 @@ def load_trained(
     """
     path = Path(run)
     if Ensemble.is_at(path):
-        return Ensemble.load(path, checkpoint, device, openvino=openvino)
-    return TrainedModel.load(path, checkpoint, device, openvino=openvino)
+        return Ensemble.load(path, checkpoint, device)
+    return TrainedModel.load(path, checkpoint, device)
 
 
 def hiding_folds(
     data: SpikeData, settings: Settings, trials: IntArray | None = None
 ) -> NDArray[np.integer]:
-    """Deal the entries of each trial into folds, so that each can be hidden once.
+    """Divide the entries of each trial into folds, so that each can be hidden once.
 
     A fold hides about ``mask.ratio`` of the entries, of the kind that ``mask.mode`` hides: whole
     bins, whole neurons, or single entries.
@@ -86,8 +71,7 @@ def hiding_folds(
     settings : Settings
         How they are hidden, and the seed.
     trials : int array, optional
-        Positions of the trials to deal; the folds of each are the same as among all. Default:
-        all of them.
+        Positions of the trials; their folds are the same as among all. Default: all trials.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""What is refused before the first step."""
+"""Checks before the first step: data and settings that cannot be trained, or exceed memory."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,8 @@ import torch
 from ndt_cli.data.checks import check_recording
 from ndt_cli.data.spike_data import Recording, SpikeData
 from ndt_cli.engine.device import free_gpu_bytes
-from ndt_cli.engine.run_folder import BEST, RunFolder, SplitFacts
-from ndt_cli.engine.validation import measures_of
+from ndt_cli.engine.measures import MEASURES
+from ndt_cli.engine.run_folder import RunFolder, SplitFacts
 from ndt_cli.errors import DataError, RunError, SettingsError
 from ndt_cli.memory import free_bytes, in_gb
 from ndt_cli.model.context import Context
@@ -23,7 +23,7 @@ def check_trainable(recording: Recording, settings: Settings) -> None:
     Raises
     ------
     DataError
-        When they are not sound (`check_recording`), when training counts are unknown, or when
+        If they are not sound (`check_recording`), when training counts are unknown, or when
         the validation trials lack what ``train.choose_by`` measures.
     """
     check_recording(recording)
@@ -34,17 +34,16 @@ def check_trainable(recording: Recording, settings: Settings) -> None:
             "give a file with all training counts, or leave those neurons and bins out",
         )
     choose_by = settings.train.choose_by
-    measure, _ = BEST[f"best-{choose_by}"]
-    if measure not in measures_of(recording.valid):
-        needs = {"rate-r2": "true rates", "co-bps": "held-out neurons whose counts are known"}
+    measure = MEASURES[choose_by]
+    if not measure.is_defined(recording.valid):
         raise DataError(
-            f'train.choose_by = "{choose_by}" needs {needs[choose_by]}, and the validation '
+            f'train.choose_by = "{choose_by}" needs {measure.needs}, and the validation '
             f"trials of {recording.source} have none",
-            "use --set train.choose_by=masked-loss",
+            "Use `train.choose_by=masked-loss`.",
         )
 
 
-# Settings that say how long a run goes on and how it is saved, not what it computes.
+# Settings of how long a run trains and how it is saved, not of what it computes.
 _FREE = ("max_epochs", "patience_epochs", "save_interval_minutes", "on_save_error")
 
 
@@ -54,14 +53,14 @@ def check_resumable(before: Settings, now: Settings) -> None:
     Raises
     ------
     SettingsError
-        When more than ``train.max_epochs``, ``train.patience_epochs`` and how it is saved differ.
+        If more than ``train.max_epochs``, ``train.patience_epochs`` and how it is saved differ.
     """
     free = {name: getattr(now.train, name) for name in _FREE}
     if before.model_copy(update={"train": before.train.model_copy(update=free)}) != now:
         allowed = ", ".join(f"train.{name}" for name in _FREE)
         raise SettingsError(
-            f"a resumed run takes --set for these only: {allowed}",
-            "for other settings start a new run: ndt train --config RUN/settings.toml --set ...",
+            f"a resumed run can change these settings only: {allowed}",
+            "For other settings start a new run from the settings.toml of this one.",
         )
 
 
@@ -71,7 +70,7 @@ def check_same_data(folder: RunFolder, recording: Recording) -> None:
     Raises
     ------
     RunError
-        When a split is not the one that the run was trained on; the message says what differs.
+        If a split is not the one that the run was trained on; the message says what differs.
     """
     facts = folder.facts().data
     for split, before in (("train", facts.train), ("valid", facts.valid)):
@@ -82,15 +81,8 @@ def check_same_data(folder: RunFolder, recording: Recording) -> None:
             raise RunError(
                 f"{recording.source}: its {split} trials are not those that {folder.path} was "
                 f"trained on: {'other counts' if key == 'fingerprint' else what}",
-                "put the old file back, or start a new run: ndt train --data FILE",
+                "Put the old file back, or start a new run.",
             )
-
-
-# ------------------------------------------------------------------------------------------------
-# What no machine could train, or this one cannot: told before any memory is taken.
-#
-# The sizes are lower bounds, so that nothing is refused that would have worked.
-# ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -158,14 +150,14 @@ def check_limits(
     Raises
     ------
     SettingsError
-        When spans are wider than the trials, or the network and a batch do not fit into memory;
+        If spans are wider than the trials, or the network and a batch do not fit into memory;
         the hint names the setting that matters most.
     """
     span = settings.mask.max_span
     if span > train.n_bins:
         raise SettingsError(
             f"mask.max_span is {span}, but the trials have {train.n_bins} bins",
-            "use a span of a few bins: --set mask.max_span=5",
+            "Use a span of a few bins: `mask.max_span=5`.",
         )
     free = free_bytes_on(device)
     n_trials = -(-min(settings.train.batch_size, train.n_trials) // n_processes)
@@ -173,18 +165,19 @@ def check_limits(
     needs = memory_needs(settings, shape, n_trials)
     if free is None or needs.total <= free:
         return
-    hints = {
-        needs.weights: "use a smaller model.embedding_size, model.n_layers, or "
-        "model.feedforward_size",
-        needs.batch: "use a smaller train.batch_size, such as --set train.batch_size="
-        f"{max(1, n_trials // 4)}",
-        needs.context: "cut the trials into shorter windows (ndt convert --chop-ms)",
-    }
+    hints = [
+        (
+            needs.weights,
+            "Use a smaller `model.embedding_size`, `model.n_layers`, or `model.feedforward_size`.",
+        ),
+        (needs.batch, f"Use smaller batches: `train.batch_size={max(1, n_trials // 4)}`."),
+        (needs.context, "Cut the trials into shorter windows: `convert(FILE, chop_ms=1000)`."),
+    ]
     raise SettingsError(
         f"training needs at least {in_gb(needs.total)} of memory, and {in_gb(free)} are free: "
         f"weights {in_gb(needs.weights)}, a batch of {n_trials} trials {in_gb(needs.batch)}, "
         f"attention over {train.n_bins} bins {in_gb(needs.context)}",
-        hints[max(hints)],
+        max(hints)[1],
     )
 
 

@@ -1,4 +1,20 @@
-"""Numbers as JSON: those that are not finite become null, and come back as NaN."""
+"""The folder of a run: what it holds, the one place that writes it, and who may train in it.
+
+::
+
+    settings.toml          every setting, resolved
+    run.json               versions, device, data fingerprint, when and where
+    metrics.jsonl          one line per epoch
+    summary.json           final scores, once training has ended
+    checkpoints/           last, and the best by each validation measure (.safetensors)
+    figures/               training curves, rates over rasters
+    tensorboard/           events, where requested
+    run.lock               keeps a second process from training here
+    running.json           which process trains here, while one does
+
+A run folder is never overwritten: a new run takes a new folder, and a resumed one continues in its
+own. Files appear whole (`ndt_cli.atomic`), except for the last line of ``metrics.jsonl``.
+"""
 
 import errno
 import json
@@ -24,7 +40,9 @@ from typing_extensions import Self
 from ndt_cli import __version__
 from ndt_cli.atomic import leftovers, write_text_atomic
 from ndt_cli.data.spike_data import Recording, SpikeData
-from ndt_cli.errors import RunError, RunWarning, typed
+from ndt_cli.engine.measures import BEST_CHECKPOINTS, CHECKPOINTS
+from ndt_cli.errors import ExistingFileError, RunError, RunWarning, called
+from ndt_cli.jsonable import json_text
 from ndt_cli.settings.load import load_settings, settings_to_toml
 from ndt_cli.settings.tree import Settings
 
@@ -32,12 +50,12 @@ if TYPE_CHECKING:
     from ndt_cli.engine.device import Compute
 
 
-def to_line(record: Mapping[str, float]) -> str:
+def _to_line(record: Mapping[str, float]) -> str:
     """Return a record as a line of ``metrics.jsonl``."""
-    return json.dumps(finite(record), allow_nan=False) + "\n"
+    return json_text(record, indent=None) + "\n"
 
 
-def read_line(line: str) -> dict[str, float] | None:
+def _read_line(line: str) -> dict[str, float] | None:
     """Return the record of an epoch that a line holds, or None where it holds none."""
     try:
         record = json.loads(line)
@@ -45,24 +63,13 @@ def read_line(line: str) -> dict[str, float] | None:
         return None
     if not isinstance(record, dict) or type(record.get("epoch")) is not int:
         return None
-    # JSON has no NaN: a measure that was not finite stands as null.
+    # JSON has no NaN: a measure that was not finite is stored as null.
     record = {key: math.nan if value is None else value for key, value in record.items()}
     return record if all(type(value) in (int, float) for value in record.values()) else None
 
 
-def finite(value: Any) -> Any:
-    """Return plain values with null in the place of what is not finite."""
-    if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 # ------------------------------------------------------------------------------------------------
-# What ``run.json`` must say, checked before anything believes it.
-#
-# A run folder travels between people and machines, so its files are input like any other.
+# ``run.json``. A run folder travels between people and machines, so its files are checked input.
 # ------------------------------------------------------------------------------------------------
 
 
@@ -73,21 +80,21 @@ _IDENTITY = ("bin_ms", "n_neurons", "n_heldout", "n_forward", "n_bins", "n_trial
 
 
 class _Facts(BaseModel):
-    # What else is there is for people, or of a later version.
+    # Other keys are for people, or of a later version.
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
 
 
 class SplitFacts(_Facts):
-    """What identifies one split of the data, and its neurons.
+    """Identity of one split of the data, and of its neurons.
 
     Attributes
     ----------
     fingerprint : str
         `SpikeData.fingerprint`.
     neuron_ids_N : list of int
-        Place of each neuron in the order of the file; empty where columns stand in that order.
+        Position of each column's neuron in the file; empty if columns are in the order of the file.
     neuron_names : list of str
-        Names of the neurons in the order of the file; empty where nobody named them.
+        Names of the neurons in the order of the file; empty if they have none.
     n_observed_bins : int
         Bins of all trials, without padding and forward bins; 0 in runs of older versions.
     spikes_N : list of int
@@ -149,14 +156,14 @@ def observed_spikes(data: SpikeData) -> tuple[int, NDArray[np.int64]]:
 
 
 class DataFacts(_Facts):
-    """Of the training and the validation trials."""
+    """Facts of the training and the validation trials."""
 
     train: SplitFacts
     valid: SplitFacts
 
 
 class RunFacts(_Facts):
-    """The part of ``run.json`` that the program goes by."""
+    """The part of ``run.json`` that the program uses."""
 
     data: DataFacts
     device: str = Field(pattern=r"^(cpu|mps|cuda)(:\d+)?$")
@@ -171,7 +178,7 @@ def check_run_facts(content: dict[str, Any], path: Path) -> RunFacts:
     Raises
     ------
     RunError
-        When something is missing or of another type; the message names the first such key.
+        If something is missing or of another type; the message names the first such key.
     """
     try:
         return RunFacts.model_validate(content)
@@ -180,17 +187,12 @@ def check_run_facts(content: dict[str, Any], path: Path) -> RunFacts:
         key = ".".join(map(str, first["loc"]))
         raise RunError(
             f"{path}: {key}: {first['msg'].lower()}",
-            "the file was changed by hand or damaged; put back the one that ndt train wrote",
+            "The file was edited by hand or damaged; put back the original.",
         ) from error
 
 
-# ------------------------------------------------------------------------------------------------
-# What made a run: versions, device, data.
-# ------------------------------------------------------------------------------------------------
-
-
 _PACKAGES = ("torch", "numpy", "scipy", "h5py", "pydantic", "safetensors")
-_OF_NEURONS = {"neuron_ids_N", "neuron_names", "spikes_N"}  # said once, of the training trials
+_OF_NEURONS = {"neuron_ids_N", "neuron_names", "spikes_N"}  # stored once, with the training trials
 
 
 def describe_run(recording: Recording, compute: "Compute", n_threads: int) -> dict[str, Any]:
@@ -216,7 +218,7 @@ def describe_run(recording: Recording, compute: "Compute", n_threads: int) -> di
 
 
 def package_version(name: str) -> str | None:
-    """Return the version of a package as it was installed; None where it was not."""
+    """Return the installed version of a package, or None."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -224,36 +226,15 @@ def package_version(name: str) -> str | None:
 
 
 # ------------------------------------------------------------------------------------------------
-# The run folder: what it holds, and the one place that writes it.
-#
-# ::
-#
-#     settings.toml          every setting, resolved
-#     run.json               versions, device, data fingerprint, when and where
-#     metrics.jsonl          one line an epoch
-#     summary.json           final scores, once training has ended
-#     checkpoints/           last, and the best by each validation measure (.safetensors)
-#     figures/               training curves, rates over rasters
-#     tensorboard/           events, where asked for
-#     run.lock               what keeps a second process from training here
-#     running.json           which process trains here, while one does
-#
-# A run folder is never overwritten: a new run takes a new folder, and a resumed one goes on in
-# its own. Files appear whole (`ndt_cli.atomic`), but for the last line of ``metrics.jsonl``.
+# The folder
 # ------------------------------------------------------------------------------------------------
 
 
-# Checkpoints by the measure that chose them: name -> (measure, whether lower is better).
-BEST = {
-    "best-masked-loss": ("valid_masked_loss", True),
-    "best-unmasked-loss": ("valid_unmasked_loss", True),
-    "best-rate-r2": ("valid_rate_r2", False),
-    "best-co-bps": ("valid_co_bps", False),
-}
-CHECKPOINTS = (*BEST, "last")
+# Kept until report and search read the registry of measures themselves.
+BEST = {name: (measure.key, measure.lower_is_better) for name, measure in BEST_CHECKPOINTS.items()}
 
 LOCK_FILE, HOLDER_FILE = "run.lock", "running.json"
-# What a start writes before settings.toml, which makes the folder a run.
+# Files that a start writes before settings.toml, which makes the folder a run.
 _BEFORE_SETTINGS = ("run.json", LOCK_FILE, HOLDER_FILE)
 
 
@@ -270,12 +251,14 @@ class RunFolder:
         self.path = path
 
     def create(self) -> None:
-        """Make the folder.
+        """Create the folder.
 
         Raises
         ------
+        ExistingFileError
+            If the path is in use.
         RunError
-            When something is already there, or the folder cannot be made.
+            If the folder cannot be created.
         """
         self.check_unused()
         try:
@@ -283,16 +266,16 @@ class RunFolder:
             self.figures.mkdir(exist_ok=True)
         except OSError as error:
             raise RunError(
-                f"{self.path}: the run folder cannot be made ({error.strerror})"
+                f"{self.path}: the run folder cannot be created ({error.strerror})"
             ) from error
 
     def check_unused(self) -> None:
-        """Refuse a path where something is, other than a start that was cut off.
+        """Refuse a path that is in use, unless it holds only a start that was cut off.
 
         Raises
         ------
-        RunError
-            When a new run there would overwrite or mix with what is there.
+        ExistingFileError
+            If a new run would overwrite, or mix with, existing files.
         """
         path = self.path
         if not path.exists():
@@ -301,9 +284,10 @@ class RunFolder:
         if not path.is_dir() or not all(
             _is_of_a_start(p) or p in temporary for p in path.iterdir()
         ):
-            raise RunError(
-                f"{path} is already there, and runs are never overwritten",
-                f"give another --out, or go on with it: ndt train --resume {typed(path)}",
+            raise ExistingFileError(
+                path,
+                "Runs are never overwritten: choose another folder with `out`, or resume this one: "
+                f"{called('resume', path)}.",
             )
 
     @classmethod
@@ -313,18 +297,18 @@ class RunFolder:
         Raises
         ------
         RunError
-            When it is not a run folder.
+            If it is not a run folder.
         """
         if not (path / "settings.toml").is_file():
             what = "no settings.toml in it" if path.is_dir() else "there is no such folder"
             if path.is_file():
                 what = "it is a file"
-            raise RunError(f"{path} is not a run folder: {what}", "runs are in runs/ by default")
+            raise RunError(f"{path} is not a run folder: {what}", "Runs are in runs/ by default.")
         return cls(path)
 
     @property
     def figures(self) -> Path:
-        """Folder of the pictures."""
+        """Folder of the figures."""
         return self.path / "figures"
 
     @property
@@ -337,7 +321,7 @@ class RunFolder:
         return self.path / "checkpoints" / f"{name}.safetensors"
 
     def settings(self, overrides: Sequence[str] = ()) -> Settings:
-        """Read the run's settings, with some of them changed."""
+        """Read the settings of the run, with some of them overridden."""
         return load_settings(self.path / "settings.toml", overrides)
 
     def write_settings(self, settings: Settings) -> None:
@@ -346,8 +330,7 @@ class RunFolder:
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file of the run; numbers that are not finite become null."""
-        text = json.dumps(finite(content), indent=2, allow_nan=False)
-        write_text_atomic(self.path / name, text + "\n", overwrite=True)
+        write_text_atomic(self.path / name, json_text(content) + "\n", overwrite=True)
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Read a JSON file of the run.
@@ -355,7 +338,7 @@ class RunFolder:
         Raises
         ------
         RunError
-            When it is missing or not JSON, or ``run.json`` does not say what it should.
+            If it is missing, not JSON, or a ``run.json`` without the facts of a run.
         """
         path = self.path / name
         try:
@@ -363,7 +346,7 @@ class RunFolder:
         except (OSError, ValueError, RecursionError) as error:
             raise RunError(
                 f"{path} cannot be read: {error}",
-                "the file is missing or damaged; put back the one that ndt wrote",
+                "The file is missing or damaged; put back the original.",
             ) from error
         if not isinstance(content, dict):
             raise RunError(f"{path} does not hold a JSON object")
@@ -372,32 +355,32 @@ class RunFolder:
         return content
 
     def facts(self) -> RunFacts:
-        """Return what ``run.json`` says of data, device and packages.
+        """Read data, device and packages of the run from ``run.json``.
 
         Raises
         ------
         RunError
-            When it is missing, not JSON, or does not say what it should.
+            If it is missing, not JSON, or lacks a fact.
         """
         return check_run_facts(self.read_json("run.json"), self.path / "run.json")
 
     def append_metrics(self, record: Mapping[str, float]) -> None:
         """Add a line to ``metrics.jsonl``."""
         with self._metrics.open("a", encoding="utf-8", newline="\n") as file:
-            file.write(to_line(record))
+            file.write(_to_line(record))
 
     def write_metrics(self, records: Sequence[Mapping[str, float]]) -> None:
-        """Write ``metrics.jsonl`` anew."""
-        write_text_atomic(self._metrics, "".join(map(to_line, records)), overwrite=True)
+        """Replace ``metrics.jsonl``."""
+        write_text_atomic(self._metrics, "".join(map(_to_line, records)), overwrite=True)
 
     def sync_metrics(self) -> None:
-        """Wait until ``metrics.jsonl`` is on the disk, where a loss of power spares it."""
+        """Wait until ``metrics.jsonl`` is on disk and survives a loss of power."""
         if self._metrics.exists():
             with self._metrics.open("rb+") as file:
                 os.fsync(file.fileno())
 
     def read_metrics(self) -> list[dict[str, float]]:
-        """Read ``metrics.jsonl`` without the lines that hold no record of an epoch.
+        """Read ``metrics.jsonl``; lines without the record of an epoch are skipped.
 
         A kill may have cut the last line, and a loss of power may have filled it with anything.
         """
@@ -405,10 +388,10 @@ class RunFolder:
             lines = self._metrics.read_text(encoding="utf-8", errors="replace").splitlines()
         except FileNotFoundError:
             return []
-        return [record for record in map(read_line, lines) if record is not None]
+        return [record for record in map(_read_line, lines) if record is not None]
 
     def keep_metrics(self, last_epoch: int) -> list[dict[str, float]]:
-        """Drop the lines past an epoch, which a resumed run will write again; return the rest."""
+        """Drop records after an epoch, which a resumed run will write again; return the rest."""
         records = [record for record in self.read_metrics() if record["epoch"] <= last_epoch]
         self.write_metrics(records)
         return records
@@ -418,12 +401,12 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     def is_untrained(self) -> bool:
-        """Tell whether no step of the run is on disk: it was cut off as it began."""
+        """Return whether no step of the run is on disk: it was cut off as it started."""
         saved = any(self.checkpoint(name).exists() for name in CHECKPOINTS)
         return not saved and not self.read_metrics()
 
     def remove_leftovers(self) -> None:
-        """Remove what killed processes left half written; only for the process that trains."""
+        """Remove half-written files of killed processes; only for the process that trains."""
         mine = ("settings.toml", "metrics.jsonl", "summary.json", *_BEFORE_SETTINGS)
         for folder, names in (
             (self.path, mine),
@@ -446,22 +429,24 @@ def default_path(name: str, now: datetime | None = None) -> Path:
 
 
 def claim_default_path(name: str) -> Path:
-    """Make the folder of `default_path`, which no other process can take then.
+    """Create the folder of `default_path`, so that no other process can take it.
 
     Raises
     ------
     RunError
-        When it cannot be made.
+        If it cannot be created.
     """
     while True:
         path = default_path(name)
         try:
             path.mkdir(parents=True)
         except FileExistsError:
-            if not path.is_dir():  # what is in the way is `runs` itself
-                raise RunError(f"{path}: the run folder cannot be made") from None
+            if not path.is_dir():  # `runs` itself is a file
+                raise RunError(f"{path}: the run folder cannot be created") from None
         except OSError as error:
-            raise RunError(f"{path}: the run folder cannot be made ({error.strerror})") from error
+            raise RunError(
+                f"{path}: the run folder cannot be created ({error.strerror})"
+            ) from error
         else:
             return path
 
@@ -473,16 +458,10 @@ def _is_of_a_start(path: Path) -> bool:
 
 
 # ------------------------------------------------------------------------------------------------
-# One process at a time trains in a run folder.
-#
-# ::
-#
-#     run.lock        locked by the operating system for as long as the process lives
-#     running.json    who holds it: process, machine, since when
-#
-# The lock dies with its process, however that ends, so none is ever left to be removed by hand.
-# Between machines it holds where the file system passes locks on: NFSv4 does, NFSv3 with its lock
-# service. Reading a run takes no lock.
+# One process at a time trains in a run folder. The operating system drops the lock when the
+# process ends, however that happens, so none is left to be removed by hand. Between machines it
+# holds where the file system passes locks on: NFSv4 does, NFSv3 with its lock service. Reading
+# needs none.
 # ------------------------------------------------------------------------------------------------
 
 
@@ -496,17 +475,17 @@ def hold_run(path: Path) -> Iterator[None]:
     Parameters
     ----------
     path : Path
-        The folder, which is there.
+        An existing folder.
 
     Raises
     ------
     RunError
-        When another process holds it (the message says which), or it cannot be written.
+        If another process holds it (the message names it), or it cannot be written.
 
     Warns
     -----
     RunWarning
-        When the file system has no locks, so that nothing keeps a second process out.
+        If the file system has no locks, so that nothing keeps a second process out.
     """
     lock = FileLock(path / LOCK_FILE)
     try:
@@ -516,17 +495,17 @@ def hold_run(path: Path) -> Iterator[None]:
             "host": socket.gethostname(),
             "since": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
-        write_text_atomic(path / HOLDER_FILE, json.dumps(holder) + "\n", overwrite=True)
+        write_text_atomic(path / HOLDER_FILE, json_text(holder, indent=None) + "\n", overwrite=True)
     except OSError as error:
         lock.release()
         raise RunError(
             f"{path}: the run folder cannot be written ({error.strerror})",
-            "check its disk and who may write there; ndt evaluate only reads",
+            "Check the disk and who may write there; evaluating a run only reads it.",
         ) from error
     try:
         yield
     finally:
-        with suppress(OSError):  # one that stays is not believed without the lock
+        with suppress(OSError):  # without the lock it means nothing
             (path / HOLDER_FILE).unlink(missing_ok=True)
         lock.release()
 
@@ -536,8 +515,8 @@ def _acquire(lock: FileLock, path: Path) -> None:
         lock.acquire(timeout=0)
     except Timeout:
         raise RunError(
-            f"{path}: {_holder(path)} trains in this run folder already",
-            "wait until it is done, or press Ctrl-C there: it saves and stops",
+            f"{path}: {_holder(path)} is already training in this run folder",
+            "Wait until it is done, or press Ctrl-C there: it saves and stops.",
         ) from None
     except (OSError, NotImplementedError) as error:
         if isinstance(error, OSError) and error.errno not in _NO_LOCKS:

@@ -7,9 +7,10 @@ from contextlib import suppress
 from dataclasses import replace
 
 from ndt_cli.engine.checkpoint import Checkpoint, Progress
-from ndt_cli.engine.run_folder import BEST, RunFolder
+from ndt_cli.engine.measures import BEST_CHECKPOINTS
+from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.tensorboard import EventLog
-from ndt_cli.errors import RunError, RunWarning, typed
+from ndt_cli.errors import RunError, RunWarning, called
 from ndt_cli.settings.tree import TrainSettings
 
 History = Sequence[Mapping[str, float]]
@@ -45,7 +46,7 @@ class Saver:
         self.is_behind = False
 
     def is_due(self) -> bool:
-        """Tell whether ``save_interval_minutes`` have passed since the last checkpoint."""
+        """Return whether ``save_interval_minutes`` have passed since the last checkpoint."""
         minutes = (time.monotonic() - self._saved_at) / 60
         return minutes >= self._settings.save_interval_minutes
 
@@ -55,7 +56,7 @@ class Saver:
         Raises
         ------
         RunError
-            When it cannot be written, and training is not to go on.
+            If it cannot be written, and training is not to go on.
         """
         if not self._log_is_whole:  # the next save writes it anew
             return
@@ -110,7 +111,7 @@ class Saver:
         Raises
         ------
         RunError
-            When it cannot be written, and training is not to go on or ``must`` is set.
+            If it cannot be written, and training is not to go on or ``must`` is set.
         """
         writing = name
         if name == "last":
@@ -139,7 +140,7 @@ class Saver:
         if must or self._settings.on_save_error == "stop":
             raise RunError(
                 f"{what}; the checkpoints that were saved before are whole",
-                f"mend that, then go on: ndt train --resume {typed(self._folder.path)}",
+                f"free some space, then resume: {called('resume', self._folder.path)}",
             ) from error
         if not self.is_behind:
             warnings.warn(
@@ -166,9 +167,9 @@ def take_later_best(folder: RunFolder, progress: Progress) -> None:
     Raises
     ------
     CheckpointError
-        When a best checkpoint is damaged.
+        If a best checkpoint is damaged.
     """
-    for name in BEST:
+    for name in BEST_CHECKPOINTS:
         path = folder.checkpoint(name)
         if path.is_file():
             saved = Progress.from_json(Checkpoint.load(path).progress)

@@ -1,6 +1,7 @@
-"""One training step: hide, predict, and change the weights unless something is not finite."""
+"""One training step: hide, predict, and update the weights unless something is not finite."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -19,22 +20,22 @@ from ndt_cli.settings.tree import Settings
 Sums = tuple[Tensor, Tensor]
 
 STEP_PARTS = ("mask", "forward", "backward", "optimizer")
-"""What a step on a batch is made of, in order."""
+"""The parts of a step, in order."""
 
 
 def tell_no_one(part: str) -> None:
-    """Do nothing when a part of a step has ended."""
+    """Ignore the end of a part of a step."""
     del part
 
 
 def make_optimizer(
     parameters: Iterable[nn.Parameter], settings: Settings, device: torch.device
 ) -> torch.optim.AdamW:
-    """Return AdamW as the settings ask; fused into one kernel where the device has it."""
+    """Return AdamW with the rate and decay of the settings, as one fused kernel where possible."""
     rate, on_gpu = settings.train.learning_rate, device.type == "cuda"
     return torch.optim.AdamW(
         parameters,
-        # A recorded step reads the rate of its epoch from the device: see `set_learning_rate`.
+        # A captured step reads the rate of its epoch from the device: see `set_learning_rate`.
         lr=torch.tensor(rate, dtype=torch.float32, device=device) if on_gpu else rate,
         weight_decay=settings.train.weight_decay,
         fused=device.type in ("cpu", "cuda"),
@@ -51,13 +52,11 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
             group["lr"] = rate
 
 
-class TrainingStep:
-    """Changes the weights by one batch.
+@dataclass(frozen=True)
+class StepParts:
+    """What a training step works with.
 
-    Nothing in it waits for a GPU: loss and gradient norm stay on the device, and an update that
-    is not finite is skipped there. `first_bad_step` tells afterwards whether that happened.
-
-    Parameters
+    Attributes
     ----------
     model : NeuralDataTransformer or DistributedDataParallel
         The network, wrapped where several processes train.
@@ -69,6 +68,20 @@ class TrainingStep:
         Source of the masks and the dropout.
     ranks : Ranks
         This process among those that train together.
+    """
+
+    model: NeuralDataTransformer | DistributedDataParallel
+    optimizer: torch.optim.AdamW
+    settings: Settings
+    streams: Streams
+    ranks: Ranks
+
+
+class TrainingStep:
+    """Updates the weights by one batch.
+
+    Nothing in it waits for a GPU: loss and gradient norm stay on the device, and an update that
+    is not finite is skipped there. `first_bad_step` tells afterwards whether that happened.
 
     Attributes
     ----------
@@ -78,20 +91,14 @@ class TrainingStep:
 
     tell_end: Callable[[str], None]
 
-    def __init__(
-        self,
-        model: NeuralDataTransformer | DistributedDataParallel,
-        optimizer: torch.optim.AdamW,
-        settings: Settings,
-        streams: Streams,
-        ranks: Ranks,
-    ) -> None:
-        self.model = model
+    def __init__(self, parts: StepParts) -> None:
+        self.model = model = parts.model
         self.network: NeuralDataTransformer = (
             model.module if isinstance(model, DistributedDataParallel) else model
         )
-        self.optimizer = optimizer
-        self.settings = settings
+        self.optimizer = parts.optimizer
+        self.settings = parts.settings
+        streams = parts.streams
         self.mask_stream = streams.mask
         self.dropout = Dropout(streams.dropout)
         self.generators = [
@@ -99,30 +106,33 @@ class TrainingStep:
             for stream in (streams.mask, streams.dropout)
             if isinstance(stream, torch.Generator)
         ]
-        self.ranks = ranks
+        self.ranks = parts.ranks
         self.tell_end = tell_no_one
         device = streams.mask.device
-        # What differs from step to step lies on the device, so that a recorded step reads it there.
+        # What differs from step to step lies on the device, where a captured step reads it.
         self._p_span = torch.zeros((), device=device)
         self._n_steps = torch.zeros((), dtype=torch.int64, device=device)
         self._first_bad = torch.full((), -1, dtype=torch.int64, device=device)
 
     def __call__(self, batch: TrialSet, epoch: int) -> Sums:
-        """Take a step on a batch, the same in every process: `begin` and `take`."""
-        self.begin(epoch)
-        return self.take(batch)
+        """Take a step on a batch, the same in every process.
 
-    def begin(self, epoch: int) -> None:
-        """Set what the epoch of the next step decides."""
-        self._p_span.fill_(span_probability(self.settings.mask, epoch))
-
-    def take(self, batch: TrialSet) -> Sums:
-        """Take a step on a batch by operations on the device alone.
+        Parameters
+        ----------
+        batch : TrialSet
+            The whole batch, of which each process takes its share.
+        epoch : int
+            From 0; it decides how likely spans are hidden.
 
         Returns
         -------
         Summed loss and number of scored entries, over all processes, as tensors.
         """
+        self._p_span.fill_(span_probability(self.settings.mask, epoch))
+        return self.compute(batch)
+
+    def compute(self, batch: TrialSet) -> Sums:
+        """Take the step by operations on the device alone; see `__call__`."""
         total, n_scored = self.loss_sum(batch)
         n_scored = self.ranks.sum(n_scored)
         # DistributedDataParallel averages gradients over processes: undo it, so that the loss
@@ -167,7 +177,7 @@ class TrainingStep:
         return masked_sum(loss_BTN, scored_BTN)
 
     def update(self, loss: Tensor) -> None:
-        """Clip the gradients and change the weights, unless loss or gradient is not finite."""
+        """Clip the gradients and update the weights, unless loss or gradient is not finite."""
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.train.clip_norm)
         finite = torch.isfinite(loss) & torch.isfinite(norm)
         first = ~finite & (self._first_bad < 0)

@@ -22,7 +22,7 @@ def require_tensorboard() -> None:
     Raises
     ------
     MissingExtraError
-        When it is not.
+        If it is not.
     """
     if find_spec("tensorboard") is None:
         raise MissingExtraError(

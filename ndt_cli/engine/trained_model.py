@@ -1,7 +1,6 @@
-"""Are these the neurons that a model was trained on, in the same order?
+"""A trained model, the rates that it infers, and the check that they are of the right neurons.
 
-A model's columns mean neurons. Trials of as many other neurons, or of the same in another order,
-would pass every check of shapes and give rates of the wrong neurons.
+Axes: B trials, T bins, N neurons, D width of the encoder.
 """
 
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,17 +16,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ndt_cli.data.spike_data import SpikeData, trial_blocks
+from ndt_cli.engine.backend import Inference, choose_backend
 from ndt_cli.engine.checkpoint import Checkpoint
-from ndt_cli.engine.cuda_graphs import RecordedNetwork
 from ndt_cli.engine.device import Compute, choose_compute, cpu_threads
-from ndt_cli.engine.openvino_network import OpenVinoNetwork, require_openvino
-from ndt_cli.engine.run_folder import CHECKPOINTS, RunFolder, SplitFacts, observed_spikes
+from ndt_cli.engine.measures import CHECKPOINTS, best_checkpoint
+from ndt_cli.engine.run_folder import RunFolder, SplitFacts, observed_spikes
 from ndt_cli.engine.trial_set import TrialSet
 from ndt_cli.errors import CheckpointError, DataError
-from ndt_cli.model.cpu.prepared import PreparedNetwork
 from ndt_cli.model.masking import hide
 from ndt_cli.model.network import NeuralDataTransformer
-from ndt_cli.settings.tree import Settings, TrainSettings
+from ndt_cli.settings.tree import Settings
+
+Float32Array = NDArray[np.float32]
 
 # Fewer neurons than these tell nothing by their rates.
 _FEWEST = 8
@@ -39,146 +40,40 @@ _LEAST_CORRELATION = 0.5
 _MOST_LEFT = 0.12
 
 
-def check_same_neurons(trained_on: SplitFacts, data: SpikeData, source: str, run: str) -> None:
-    """Refuse trials whose columns are known to stand for other neurons than the model's.
+class Model(Protocol):
+    """A trained model, or an ensemble of them: what evaluation, figures and the benchmark use."""
 
-    Parameters
-    ----------
-    trained_on : SplitFacts
-        Of the training trials.
-    data : SpikeData
-        Trials to infer, of as many neurons.
-    source, run : str
-        Where they are from, and which run it is; for the message.
+    @property
+    def run(self) -> RunFolder:
+        """The folder that it was loaded from."""
 
-    Raises
-    ------
-    DataError
-        When both sides name their neurons and the names, or their order, differ; or when other
-        neurons are held out.
-    """
-    in_file_order = list(range(data.n_neurons))
-    before = trained_on.neuron_ids_N or in_file_order
-    now = in_file_order if data.neuron_ids_N is None else data.neuron_ids_N.tolist()
-    if trained_on.neuron_names and data.neuron_names:
-        names_before = [trained_on.neuron_names[place] for place in before]
-        _compare(names_before, [data.neuron_names[place] for place in now], source, run)
-    elif before != now:
-        raise DataError(
-            f"{source}: other neurons are held out here than {run} was trained with",
-            "use the same data.heldout_seed, data.heldout_fraction and data.heldout_neurons",
-        )
+    @property
+    def checkpoint(self) -> str:
+        """Name of the checkpoint; several names where members differ."""
 
+    @property
+    def settings(self) -> Settings:
+        """Settings that its rates are measured with: data, and which bins are hidden."""
 
-def unlike_neurons(trained_on: SplitFacts, data: SpikeData) -> str | None:
-    """Say so where the neurons' mean rates look like those of the training trials, shuffled.
+    @property
+    def trained_on(self) -> SplitFacts:
+        """Neurons, bins, bin width and held-out part of the training trials."""
 
-    Compared are the logarithms of the mean rates of the visible neurons: they hardly correlate,
-    yet sorted they are nearly the same. Nothing is said of fewer than 8 neurons, nor where chance
-    makes a quarter or more of the differences between neurons, as where all fire alike.
+    @property
+    def width(self) -> int:
+        """Channels of the activations."""
 
-    Returns
-    -------
-    A sentence to show, or None.
-    """
-    n_seen = data.n_neurons - data.n_heldout
-    if len(trained_on.spikes_N) != data.n_neurons or n_seen < _FEWEST:
-        return None
-    log_rates: list[NDArray[np.float64]] = []
-    before = (trained_on.n_observed_bins, np.array(trained_on.spikes_N))
-    for n_bins, spikes_N in (before, observed_spikes(data)):
-        # Half a spike more: the logarithm of a silent neuron's is finite.
-        seen_N = spikes_N[:n_seen].astype(np.float64) + 0.5
-        log_rates_N = np.log(seen_N / max(n_bins, 1))
-        # Of a Poisson count n, the logarithm has a variance of about 1 / n.
-        if float((1 / seen_N).mean()) > _MOST_NOISE * float(log_rates_N.var()):
-            return None
-        log_rates.append(log_rates_N)
-    before_N, now_N = log_rates
-    correlation = float(np.asarray(np.corrcoef(np.stack(log_rates)))[0, 1])
-    left = np.mean((np.sort(before_N) - np.sort(now_N)) ** 2)
-    if correlation >= _LEAST_CORRELATION or left > _MOST_LEFT * np.mean((before_N - now_N) ** 2):
-        return None
-    return (
-        "The neurons' mean rates are those of the training trials on other neurons (correlation of "
-        f"their logarithms {correlation:.2f}): are these the same neurons, in the same order?"
-    )
+    def check_fits(self, data: SpikeData, source: str, *, other_neurons: bool = False) -> None:
+        """Refuse trials of another kind than it was trained on; see `TrainedModel.check_fits`."""
 
+    def rates(self, data: SpikeData) -> Float32Array:
+        """Infer rates with nothing hidden, (B, T, N) in spikes per bin."""
 
-def _compare(ours: list[str], theirs: list[str], source: str, run: str) -> None:
-    if ours == theirs:
-        return
-    column = next(i for i, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
-    found = f"column {column} is neuron {theirs[column]}, and was {ours[column]}"
-    if sorted(ours) == sorted(theirs):
-        raise DataError(
-            f"{source}: its neurons stand in another order than those of {run}: {found}",
-            "put the columns into the order of the training file",
-        )
-    missing = [name for name in ours if name not in set(theirs)]
-    raise DataError(
-        f"{source}: {len(missing)} of its {len(theirs)} neurons are not those of {run}: {found}",
-        "evaluate trials of the neurons that the model was trained on",
-    )
+    def rates_while_hidden(self, data: SpikeData, fold_BTN: NDArray[np.integer]) -> Float32Array:
+        """Infer each rate while its own count is hidden; see `TrainedModel.rates_while_hidden`."""
 
-
-# ------------------------------------------------------------------------------------------------
-# The fastest way to infer with a network on a device.
-# ------------------------------------------------------------------------------------------------
-
-
-Inferring = NeuralDataTransformer | PreparedNetwork | RecordedNetwork | OpenVinoNetwork
-"""Gives the read-out of a network when called, and its activations by ``encode``."""
-
-
-def inferring(
-    network: NeuralDataTransformer,
-    settings: TrainSettings,
-    device: torch.device,
-    *,
-    openvino: bool = False,
-) -> Inferring:
-    """Return what infers with a network.
-
-    Parameters
-    ----------
-    network : NeuralDataTransformer
-        On the device; its weights stay as they are.
-    settings : TrainSettings
-        What the run allows.
-    device : torch.device
-        Where to compute.
-    openvino : bool
-        Infer single trials by OpenVINO.
-
-    Raises
-    ------
-    DeviceError, MissingExtraError
-        When OpenVINO is wanted where it is not to be had.
-    """
-    if openvino:
-        return OpenVinoNetwork(network, _by_torch(network, settings, device))
-    return _by_torch(network, settings, device)
-
-
-def _by_torch(
-    network: NeuralDataTransformer, settings: TrainSettings, device: torch.device
-) -> NeuralDataTransformer | PreparedNetwork | RecordedNetwork:
-    if device.type == "cpu" and not settings.plain_layers:
-        return PreparedNetwork(network)
-    if device.type == "cuda" and settings.cuda_graph:
-        return RecordedNetwork(network)
-    return network
-
-
-# ------------------------------------------------------------------------------------------------
-# One trained model, and the rates that it infers.
-#
-# Axes: B trials, T bins, N neurons, D width of the encoder.
-# ------------------------------------------------------------------------------------------------
-
-
-Float32Array = NDArray[np.float32]
+    def activations(self, data: SpikeData) -> Float32Array:
+        """Return the encoder's activations, (B, T, D), nothing hidden."""
 
 
 @dataclass(frozen=True)
@@ -194,13 +89,11 @@ class TrainedModel:
     settings : Settings
         Those of the run.
     network : NeuralDataTransformer
-        On its device, in evaluation form.
+        On its device.
     compute : Compute
         Device and precision.
     trained_on : SplitFacts
-        What ``run.json`` says of the training trials: neurons, bins, bin width, held-out part.
-    openvino : bool
-        Whether single trials are inferred by OpenVINO.
+        Neurons, bins, bin width and held-out part of the training trials, from ``run.json``.
     """
 
     run: RunFolder
@@ -209,33 +102,22 @@ class TrainedModel:
     network: NeuralDataTransformer
     compute: Compute
     trained_on: SplitFacts
-    openvino: bool = False
 
     @classmethod
-    def load(
-        cls,
-        run: Path,
-        checkpoint: str | None = None,
-        device: str = "auto",
-        *,
-        openvino: bool = False,
-    ) -> "TrainedModel":
+    def load(cls, run: Path, checkpoint: str | None = None, device: str = "auto") -> "TrainedModel":
         """Load the weights of a run; see `ndt_cli.engine.inference.load_trained`."""
         folder = RunFolder.open(run)
         settings = folder.settings()
-        checkpoint = checkpoint or f"best-{settings.train.choose_by}"
+        checkpoint = checkpoint or best_checkpoint(settings.train.choose_by)
         if checkpoint not in CHECKPOINTS:
             raise CheckpointError(
                 f"{checkpoint!r} is not a checkpoint", f"there are: {', '.join(CHECKPOINTS)}"
             )
         compute = choose_compute(settings.train.model_copy(update={"device": device}))
-        if openvino:
-            require_openvino(compute.device)
-        network = Checkpoint.load(folder.checkpoint(checkpoint)).build_model().to(compute.device)
-        network.compute_dtype = compute.dtype
-        network.plain = settings.train.plain_layers
+        math = choose_backend(settings.train, compute).math
+        network = Checkpoint.load(folder.checkpoint(checkpoint)).build_model(math)
         trained_on = folder.facts().data.train
-        return cls(folder, checkpoint, settings, network.eval(), compute, trained_on, openvino)
+        return cls(folder, checkpoint, settings, network.to(compute.device), compute, trained_on)
 
     def check_fits(self, data: SpikeData, source: str, *, other_neurons: bool = False) -> None:
         """Check that the trials are of the kind that the model was trained on.
@@ -252,7 +134,7 @@ class TrainedModel:
         Raises
         ------
         DataError
-            When neurons, bin width or held-out neurons differ, or trials are longer.
+            If neurons, bin width or held-out neurons differ, or trials are longer.
         """
         found = {"n_neurons": data.n_neurons, "n_heldout": data.n_heldout, "bin_ms": data.bin_ms}
         names = {
@@ -266,8 +148,8 @@ class TrainedModel:
                 raise DataError(
                     f"{source} has {value:g} {names[key]}, but {self.run.path} was trained with "
                     f"{before:g}",
-                    "evaluate on a file of the same neurons in the same bins "
-                    "(--set data.bin_ms=... sums narrower bins)",
+                    "Evaluate a file of the same neurons in the same bins; `data.bin_ms` sums "
+                    "narrower bins.",
                 )
         if data.n_bins > self.network.shape.n_bins:
             raise DataError(
@@ -345,10 +227,8 @@ class TrainedModel:
         return found_BTN
 
     @cached_property
-    def _forward(self) -> Inferring:
-        return inferring(
-            self.network, self.settings.train, self.compute.device, openvino=self.openvino
-        )
+    def _forward(self) -> Inference:
+        return choose_backend(self.settings.train, self.compute).inference(self.network)
 
     def _batches(self, data: SpikeData) -> Iterator[tuple[slice, TrialSet]]:
         # What the network gives for an entry: a rate, or a score of each count.
@@ -367,3 +247,89 @@ class TrainedModel:
 
 def _visible(batch: TrialSet) -> Tensor:
     return torch.where(batch.visible_1TN, batch.counts_BTN, 0)
+
+
+def check_same_neurons(trained_on: SplitFacts, data: SpikeData, source: str, run: str) -> None:
+    """Refuse trials whose columns are known to be other neurons than the model's.
+
+    Trials of as many other neurons, or of the same in another order, would pass every check of
+    shapes and give rates of the wrong neurons.
+
+    Parameters
+    ----------
+    trained_on : SplitFacts
+        Of the training trials.
+    data : SpikeData
+        Trials to infer, of as many neurons.
+    source, run : str
+        Where they are from, and which run it is; for the message.
+
+    Raises
+    ------
+    DataError
+        If both sides name their neurons and the names, or their order, differ; or when other
+        neurons are held out.
+    """
+    in_file_order = list(range(data.n_neurons))
+    before = trained_on.neuron_ids_N or in_file_order
+    now = in_file_order if data.neuron_ids_N is None else data.neuron_ids_N.tolist()
+    if trained_on.neuron_names and data.neuron_names:
+        names_before = [trained_on.neuron_names[place] for place in before]
+        _compare(names_before, [data.neuron_names[place] for place in now], source, run)
+    elif before != now:
+        raise DataError(
+            f"{source}: other neurons are held out here than {run} was trained with",
+            "use the same data.heldout_seed, data.heldout_fraction and data.heldout_neurons",
+        )
+
+
+def unlike_neurons(trained_on: SplitFacts, data: SpikeData) -> str | None:
+    """Detect neurons whose mean rates look like those of the training trials, shuffled.
+
+    Compares the logarithms of the mean rates of the visible neurons: shuffled neurons hardly
+    correlate, yet sorted they are nearly the same. Fewer than 8 neurons are not judged, nor neurons
+    whose rates differ hardly more than by chance, as where all fire alike.
+
+    Returns
+    -------
+    A warning to show, or None.
+    """
+    n_seen = data.n_neurons - data.n_heldout
+    if len(trained_on.spikes_N) != data.n_neurons or n_seen < _FEWEST:
+        return None
+    log_rates: list[NDArray[np.float64]] = []
+    before = (trained_on.n_observed_bins, np.array(trained_on.spikes_N))
+    for n_bins, spikes_N in (before, observed_spikes(data)):
+        # Half a spike more: the logarithm of a silent neuron's is finite.
+        seen_N = spikes_N[:n_seen].astype(np.float64) + 0.5
+        log_rates_N = np.log(seen_N / max(n_bins, 1))
+        # Of a Poisson count n, the logarithm has a variance of about 1 / n.
+        if float((1 / seen_N).mean()) > _MOST_NOISE * float(log_rates_N.var()):
+            return None
+        log_rates.append(log_rates_N)
+    before_N, now_N = log_rates
+    correlation = float(np.asarray(np.corrcoef(np.stack(log_rates)))[0, 1])
+    left = np.mean((np.sort(before_N) - np.sort(now_N)) ** 2)
+    if correlation >= _LEAST_CORRELATION or left > _MOST_LEFT * np.mean((before_N - now_N) ** 2):
+        return None
+    return (
+        "The neurons' mean rates are those of the training trials on other neurons (correlation of "
+        f"their logarithms {correlation:.2f}): are these the same neurons, in the same order?"
+    )
+
+
+def _compare(ours: list[str], theirs: list[str], source: str, run: str) -> None:
+    if ours == theirs:
+        return
+    column = next(i for i, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
+    found = f"column {column} is neuron {theirs[column]}, and was {ours[column]}"
+    if sorted(ours) == sorted(theirs):
+        raise DataError(
+            f"{source}: its neurons stand in another order than those of {run}: {found}",
+            "put the columns into the order of the training file",
+        )
+    missing = [name for name in ours if name not in set(theirs)]
+    raise DataError(
+        f"{source}: {len(missing)} of its {len(theirs)} neurons are not those of {run}: {found}",
+        "evaluate trials of the neurons that the model was trained on",
+    )

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from ndt_cli.data.spike_data import SpikeData
+from ndt_cli.engine.measures import measures_of
 from ndt_cli.engine.streams import make_stream
 from ndt_cli.engine.trial_set import TrialSet
 from ndt_cli.metrics import RateScoreSums, SpikeScoreSums
@@ -16,25 +17,6 @@ from ndt_cli.settings.tree import Settings
 
 # Trials in a validation batch: bounds memory, and part of what fixes the masks.
 BATCH_SIZE = 64
-
-
-_ALWAYS = ("valid_masked_loss", "valid_unmasked_loss")
-
-
-def measures_of(data: SpikeData) -> list[str]:
-    """Return what validation measures on these trials.
-
-    ``valid_masked_loss``: the loss on hidden entries. ``valid_unmasked_loss``: nothing hidden, on
-    the entries that the model sees (held-out neurons and forward bins are in neither input nor
-    loss). ``valid_rate_r2``, where true rates are known: R2, mean over neurons. ``valid_co_bps``,
-    where there are held-out neurons with known counts: their bits per spike in the window.
-    """
-    measures = list(_ALWAYS)
-    if data.rates_BTN is not None:
-        measures.append("valid_rate_r2")
-    if data.n_heldout and data.hidden_counts_known:
-        measures.append("valid_co_bps")
-    return measures
 
 
 class Validator:
@@ -58,11 +40,11 @@ class Validator:
         self.settings = settings
         self.device = device
         self.trials = TrialSet.load(data, device)
-        self.measures = measures_of(data)
+        self.keys = [measure.key for measure in measures_of(data)]
 
     @torch.no_grad()
     def __call__(self, model: NeuralDataTransformer) -> dict[str, float]:
-        """Return the measures of `measures_of`, in that order."""
+        """Return the value of each measure that is defined on the trials, by its key."""
         stream = make_stream(self.settings.train.seed, "validation-mask", self.device)
         mask = self.settings.mask
         p_span = span_probability(mask, mask.span_ramp_end_epoch)
@@ -92,14 +74,14 @@ class Validator:
             loss_BTN = model.loss_BTN(output, batch.counts_BTN)
             seen_BTN = (batch.visible_1TN & batch.scorable).expand(batch.shape)
             sums.append(torch.stack(masked_sum(loss_BTN, seen_BTN)))
-            if len(self.measures) == len(_ALWAYS):
+            if not {"valid_co_bps", "valid_rate_r2"} & set(self.keys):
                 continue
             here = slice(i * BATCH_SIZE, (i + 1) * BATCH_SIZE)
             rates_BTN = model.rates(output).cpu().numpy()
             if not np.isfinite(rates_BTN).all():
                 diverged = True
                 continue
-            if "valid_co_bps" in self.measures:
+            if "valid_co_bps" in self.keys:
                 heldout_scores.add(
                     rates_BTN[:, window, heldout],
                     self.data.spikes_BTN[here, window, heldout],
@@ -113,9 +95,9 @@ class Validator:
             "valid_masked_loss": masked_total / max(n_masked, 1),
             "valid_unmasked_loss": seen_total / max(n_seen, 1),
         }
-        if "valid_rate_r2" in self.measures:
+        if "valid_rate_r2" in self.keys:
             measures["valid_rate_r2"] = math.nan if diverged else rate_scores.result().r2_mean
-        if "valid_co_bps" in self.measures:
+        if "valid_co_bps" in self.keys:
             bits = heldout_scores.result().bits_per_spike
             measures["valid_co_bps"] = math.nan if diverged else bits
         return measures

@@ -1,8 +1,8 @@
 """Scores of inferred rates: against true rates, spike counts, behavior, and PSTHs.
 
-The first two are sets of sums that batches of trials are added to, so a set never has to be in
-memory at once; their functions add their arrays to the same sums. Axes in names: B trials,
-T bins, N neurons.
+Scores against rates and counts are computed from sums over batches of trials (`RateScoreSums`,
+`SpikeScoreSums`), so that a dataset never has to be in memory as a whole; `rate_scores` and
+`bits_per_spike` use the same sums. Axes in names: B trials, T bins, N neurons.
 """
 
 from ndt_cli.metrics.against_rates import RateScores, RateScoreSums, rate_scores

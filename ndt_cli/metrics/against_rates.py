@@ -20,20 +20,20 @@ class RateScores:
     Parameters
     ----------
     r2_N : (neurons,) float array
-        1 - SSE / SST over the scored trials x bins. NaN for a neuron whose true rate never
-        changes, or of which nothing is scored.
+        1 - SSE / SST over the scored trials x bins. NaN (undefined) for a neuron whose true rate
+        never changes, or of which nothing is scored.
     explained_variance_N : (neurons,) float array
-        1 - Var(residual) / Var(truth): R2 with each neuron's constant offset forgiven. NaN
+        1 - Var(residual) / Var(truth): R2 that ignores a constant offset of each neuron. NaN
         where ``r2_N`` is.
     r2_mean, explained_variance_mean : float
-        Mean over the defined neurons, each with the same weight (the R2 of Ye & Pandarinath
-        2021). NaN when no neuron is defined; so are the four below.
+        Unweighted mean over the defined neurons (the R2 of Ye & Pandarinath 2021). This and the
+        next four are NaN if no neuron is defined.
     r2_median, explained_variance_median : float
         Median over the defined neurons.
     r2_pooled, explained_variance_pooled : float
         Weighted by each neuron's variance: 1 - sum SSE / sum SST over the defined neurons.
     n_undefined : int
-        Neurons left out.
+        Number of undefined neurons.
     """
 
     r2_N: Float64Array
@@ -48,10 +48,10 @@ class RateScores:
 
 
 class RateScoreSums:
-    """Sums behind `RateScores`, to which batches of trials are added.
+    """Sums from which `RateScores` are computed; batches of trials are added to them.
 
     Squared deviations are merged around the running mean of each neuron (Chan, Golub &
-    LeVeque 1983): plain sums of squares lose the variance of a rate that is nearly constant.
+    LeVeque 1983): plain sums of squares lose the variance of a nearly constant rate.
 
     Examples
     --------
@@ -84,12 +84,12 @@ class RateScoreSums:
         rates_BTN, true_rates_BTN : (trials, bins, neurons) float array
             Inferred and true rates in the same unit.
         inside : (trials, bins) or (trials, bins, neurons) bool array, optional
-            Which entries are scored; all of them by default. The others may hold anything.
+            Entries to score. Default: all. The others may have any value.
 
         Raises
         ------
         ValueError
-            Shapes that differ, or a scored rate that is not finite.
+            If shapes differ, or a scored rate is not finite.
         """
         scored_BTN = scored_entries(inside, rates_BTN, true_rates_BTN)
         n_N = scored_BTN.sum(axis=(0, 1))
@@ -115,9 +115,9 @@ class RateScoreSums:
         self._n_N = total_N
 
     def result(self) -> RateScores:
-        """Return the scores of everything added so far."""
+        """Return the scores of all trials added so far."""
         truth_N, residual_N = self._deviation_2N
-        # Constancy is judged on the values: rounding leaves a constant a tiny variance.
+        # By the values, because rounding gives a constant a tiny variance.
         defined_N = (self._highest_N > self._lowest_N) & (truth_N > 0)
         r2_N, r2 = _one_minus_share(self._squared_error_N, truth_N, defined_N)
         explained_N, explained = _one_minus_share(residual_N, truth_N, defined_N)

@@ -13,7 +13,7 @@ from ndt_cli.metrics.entries import (
     scored_entries,
 )
 
-# What nlb_tools puts in place of a rate of zero, so that scores agree with the benchmark's.
+# Replaces a rate of zero, as in nlb_tools, so that scores agree with the benchmark's.
 ZERO_RATE = 1e-9
 
 
@@ -24,17 +24,17 @@ class SpikeScores:
     Parameters
     ----------
     bits_per_spike : float
-        Log-likelihood gained over each neuron's mean count, in bits, for each spike of the
-        whole population. NaN when ``n_spikes`` is 0.
+        Log-likelihood gained over each neuron's mean count, in bits per spike of the whole
+        population. NaN if ``n_spikes`` is 0.
     bits_per_spike_N : (neurons,) float array
         The same for each neuron alone; NaN for the ``n_silent`` neurons without a scored spike.
     bits_per_spike_mean, bits_per_spike_median : float
-        Mean and median of the neurons that spiked; NaN when none did.
+        Mean and median over the neurons that spiked; NaN if none did.
     nll : float
-        Poisson negative log-likelihood in nats per scored entry, log y! included. NaN when
+        Poisson negative log-likelihood in nats per scored entry, log y! included. NaN if
         ``n_scored`` is 0.
     poisson_loss : float
-        The same without log y!, as training minimizes it: rate - y log rate.
+        The same without log y!, as minimized in training: rate - y log rate.
     n_spikes, n_scored, n_silent : int
         Scored spikes, scored entries, and neurons without a scored spike.
     """
@@ -51,7 +51,7 @@ class SpikeScores:
 
 
 class SpikeScoreSums:
-    """Sums behind `SpikeScores`, to which batches of trials are added.
+    """Sums from which `SpikeScores` are computed; batches of trials are added to them.
 
     Examples
     --------
@@ -80,17 +80,17 @@ class SpikeScoreSums:
         Parameters
         ----------
         rates_BTN : (trials, bins, neurons) float array
-            Inferred rates in expected spikes per bin. A rate of exactly 0 counts as 1e-9, as in
-            nlb_tools: a spike there costs 20.7 nats instead of an infinity.
+            Inferred rates in expected spikes per bin. A rate of exactly 0 is replaced by 1e-9, as
+            in nlb_tools: a spike there costs 20.7 nats instead of infinitely many.
         spikes_BTN : (trials, bins, neurons) array
             Spike counts.
         scored : (trials, bins) or (trials, bins, neurons) bool array, optional
-            Which entries are scored; all of them by default. The others may hold anything.
+            Entries to score. Default: all. The others may have any value.
 
         Raises
         ------
         ValueError
-            Shapes that differ, a scored value that is not finite, or one below zero.
+            If shapes differ, or a scored value is not finite or below zero.
         """
         scored_BTN = scored_entries(scored, rates_BTN, spikes_BTN)
         counts_BTN = finite_entries(spikes_BTN, scored_BTN, "spike counts", lowest=0.0)
@@ -105,10 +105,10 @@ class SpikeScoreSums:
         self._log_factorial_N += gammaln(counts_BTN + 1.0).sum(axis=(0, 1))
 
     def result(self) -> SpikeScores:
-        """Return the scores of everything added so far."""
+        """Return the scores of all trials added so far."""
         null_rate_N = _clip_zero(self._spikes_N / np.maximum(self._n_N, 1))
         null_loss_N = self._n_N * null_rate_N - xlogy(self._spikes_N, null_rate_N)
-        # log y! is the same for both and drops out of the gain.
+        # log y! is the same for both and cancels in the gain.
         gain_bits_N = (null_loss_N - self._loss_N) / np.log(2)
         spiked_N = self._spikes_N > 0
         bits_N = np.full(len(gain_bits_N), np.nan)
@@ -136,8 +136,8 @@ def bits_per_spike(
     """Score inferred rates against spike counts; see `SpikeScoreSums.add` for the arguments.
 
     (L_model - L_null) / (n_spikes ln 2), the benchmark's score for held-out neurons and forward
-    bins (Neural Latents Benchmark '21, arXiv 2109.04463, section on co-smoothing); the null
-    model is each neuron's mean count over the very entries that are scored.
+    bins (Neural Latents Benchmark '21, arXiv 2109.04463, section on co-smoothing). The null
+    model is each neuron's mean count over the scored entries.
 
     Examples
     --------
@@ -164,7 +164,7 @@ def poisson_nll(
 ) -> float:
     """Poisson negative log-likelihood, log y! included, in nats per scored entry.
 
-    See `SpikeScoreSums.add` for the arguments; NaN when nothing is scored.
+    See `SpikeScoreSums.add` for the arguments; NaN if nothing is scored.
 
     Examples
     --------

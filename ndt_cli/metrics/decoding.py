@@ -1,10 +1,10 @@
-"""Ridge regression from moments, so that cross-validation reads the data once.
+"""How well behavior is decoded from rates, on trials that the decoder was not fitted to.
 
-The moments of a set of entries are the sums of products of all its columns: features, a one,
-and the variables to predict. Those of two sets together are their sum, those of one of the two a
-difference. Columns should be near zero in the mean, for variances are differences of moments.
+The decoder is linear: ridge regression on the rates some lag earlier. Lag and penalty are chosen
+by cross-validation over trials, from moments of each fold, so that the data are read once.
 
-Axes in names: X entries, F features, V variables, M = F + 1 + V columns, P penalties.
+Axes in names: B trials, T bins, N neurons, V behavioral variables, L lags, P penalties,
+X entries (trials x bins), F features, M = F + 1 + V columns of moments.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,26 @@ from ndt_cli.data.spike_data import FloatArray, IntArray, SpikeData, TrialValues
 from ndt_cli.errors import SettingsError
 from ndt_cli.metrics.entries import BoolArray, Float64Array
 
-# A feature that moves less than this, relative to its scale, is constant but for rounding.
+DEFAULT_LAGS_MS = (-80.0, -40.0, 0.0, 40.0, 80.0, 120.0, 160.0)
+"""Lags that are tried, from rates to behavior; a negative one takes rates after the behavior."""
+
+PENALTIES_P: Float64Array = np.logspace(-5, 2, 8)
+"""Ridge penalties that are tried, for standardized rates."""
+
+_LONGEST_LAG_MS = 1e6  # a quarter of an hour, far beyond any trial
+_N_FOLDS = 5
+_SEED = 0
+# A feature that varies less than this, relative to its scale, is constant up to rounding.
 _CONSTANT = 1e-6
+
+
+# ------------------------------------------------------------------------------------------------
+# Ridge regression from moments
+#
+# Moments of a set of entries are the sums of products of all pairs of columns: features, a one,
+# and the variables to predict. Moments of two sets add up to those of their union. Columns should
+# have means near zero, since variances are differences of moments.
+# ------------------------------------------------------------------------------------------------
 
 
 def moments(features_XF: Float64Array, values_XV: Float64Array) -> Float64Array:
@@ -31,25 +49,11 @@ def moments(features_XF: Float64Array, values_XV: Float64Array) -> Float64Array:
 def fit_ridge(
     moments_MM: Float64Array, penalties_P: Float64Array, scale_F: Float64Array
 ) -> Float64Array:
-    """Fit every variable under every penalty.
+    """Return weights, intercepts in the last row, (penalties, features + 1, variables).
 
     Minimizes the mean over entries of ``(y - b - z w)^2``, plus ``penalty * |w|^2``, where z are
-    the features at mean 0 and variance 1. The intercept b is free.
-
-    Parameters
-    ----------
-    moments_MM : (columns, columns) float array
-        Of the entries to fit, at least one.
-    penalties_P : (penalties,) float array
-        Ridges, above 0.
-    scale_F : (features,) float array
-        What counts as a large value of each feature: one that varies by less than a millionth
-        of it is constant, and has no weight.
-
-    Returns
-    -------
-    (penalties, features + 1, variables) float array
-        Weights for the features as they are in the moments, intercepts in the last row.
+    the features standardized to mean 0 and variance 1 and b is not penalized. A feature that
+    varies by less than a millionth of its ``scale_F`` has no weight.
     """
     n_features = len(scale_F)
     means_MM = moments_MM / moments_MM[n_features, n_features]
@@ -68,7 +72,7 @@ def fit_ridge(
 
 
 def squared_error(moments_MM: Float64Array, fitted_PFV: Float64Array) -> Float64Array:
-    """Return the summed squared error of such fits over these entries, (penalties, variables)."""
+    """Return the summed squared error of these fits on these entries, (penalties, variables)."""
     n_penalties, _, n_variables = fitted_PFV.shape
     own_VV = np.broadcast_to(np.eye(n_variables), (n_penalties, n_variables, n_variables))
     residual_PMV = np.concatenate([-fitted_PFV, own_VV], axis=1)
@@ -76,46 +80,20 @@ def squared_error(moments_MM: Float64Array, fitted_PFV: Float64Array) -> Float64
 
 
 # ------------------------------------------------------------------------------------------------
-# A linear decoder of behavior from rates a lag earlier, fitted to trials.
-#
-# Axes in names: B trials, T bins, N neurons, V behavioral variables, L lags, P penalties,
-# X entries (trials x bins).
+# A linear decoder, fitted to trials
 # ------------------------------------------------------------------------------------------------
-
-
-PENALTIES_P: Float64Array = np.logspace(-5, 2, 8)
-"""Ridges that are tried, for standardised rates."""
-
-_N_FOLDS = 5
-_SEED = 0
 
 
 @dataclass(frozen=True, eq=False)
 class Decoder:
-    """A linear function of all rates for each behavioral variable.
+    """A linear function of all rates for each behavioral variable."""
 
-    Parameters
-    ----------
-    lags_L : (lags,) int array
-        The lags that were tried, in bins; only bins that all of them reach are decoded.
-    lag_V : (variables,) int array
-        The lag chosen for each variable, in bins.
-    penalty_V : (variables,) float array
-        The ridge chosen for each.
-    center_N : (neurons,) float array
-        Taken off the rates.
-    weights_NV : (neurons, variables) float array
-        Weights.
-    intercepts_V : (variables,) float array
-        NaN for a variable that the trials do not hold.
-    """
-
-    lags_L: IntArray
-    lag_V: IntArray
+    lags_L: IntArray  # in bins, those that were tried; only bins that all of them reach are decoded
+    lag_V: IntArray  # in bins, the one chosen for each variable
     penalty_V: Float64Array
-    center_N: Float64Array
+    center_N: Float64Array  # subtracted from the rates
     weights_NV: Float64Array
-    intercepts_V: Float64Array
+    intercepts_V: Float64Array  # NaN for a variable that the trials do not have
 
     @classmethod
     def fit(
@@ -125,10 +103,10 @@ class Decoder:
         lags_L: IntArray,
         trials: IntArray | None = None,
     ) -> Self:
-        """Choose lag and ridge of each variable by cross-validation over trials, and fit.
+        """Choose lag and penalty of each variable by cross-validation over trials, and fit.
 
-        ``trials`` are the positions of those that are fitted, all by default. A variable that
-        fewer than two of them hold is not fitted.
+        ``trials`` are the positions of the trials to fit; default: all. A variable that is known
+        in fewer than two of them is not fitted.
         """
         n_neurons, n_variables = rates_BTN.shape[2], known_behavior(data).shape[2]
         fitted_BT = reached_bins(data, lags_L)
@@ -165,7 +143,7 @@ class Decoder:
         parts_LFMM = np.zeros((len(self.lags_L), len(folds), n_columns, n_columns))
         for f, fold in enumerate(folds):
             for some in _blocks_of(fold, rates_BTN):
-                here_BTN = rates_BTN[some]  # once for all lags: they may have to be inferred
+                here_BTN = rates_BTN[some]  # once for all lags: this may infer the rates
                 values_XV = behavior_BTV[some][known_BT[some]] - center_V
                 for parts_FMM, lag in zip(parts_LFMM, self.lags_L.tolist(), strict=True):
                     features_XN = lagged(here_BTN, known_BT[some], lag) - self.center_N
@@ -177,7 +155,7 @@ class Decoder:
             fits = [fit_ridge(total - part, PENALTIES_P, scale_N) for part in parts]
             errors += [np.sum([squared_error(*pair) for pair in zip(parts, fits, strict=True)], 0)]
             totals.append(total)
-        # All lags are judged on the same bins, so their errors compare.
+        # All lags are scored on the same bins, so their errors are comparable.
         best_V = np.concatenate(errors).argmin(axis=0)
         for column, v in enumerate(variables):
             lag, penalty = divmod(int(best_V[column]), len(PENALTIES_P))
@@ -187,10 +165,7 @@ class Decoder:
             self.intercepts_V[v] = fitted_PNV[0, -1, column] + center_V[column]
 
     def decode(self, rates_BTN: TrialValues, data: SpikeData, trials: IntArray) -> Float64Array:
-        """Return the behavior of these trials, decoded, (trials, bins, variables).
-
-        NaN where a lag leads outside.
-        """
+        """Return the decoded behavior, (trials, bins, variables); NaN where a lag leads outside."""
         decoded_BTV = np.full((data.n_trials, data.n_bins, len(self.lag_V)), np.nan)
         reached_BT = reached_bins(data, self.lags_L)
         for some in _blocks_of(trials, rates_BTN):
@@ -205,13 +180,13 @@ class Decoder:
 
 
 def _blocks_of(trials: IntArray, rates_BTN: TrialValues) -> list[IntArray]:
-    """Return these trials in blocks whose rates may be copied."""
+    """Return these trials in blocks whose rates fit into memory."""
     n_entries = rates_BTN.shape[1] * rates_BTN.shape[2]
     return [trials[block] for block in trial_blocks(len(trials), n_entries)]
 
 
 def _mean_rates(rates_BTN: TrialValues, rows_BT: BoolArray) -> Float64Array:
-    """Return each neuron's mean over these bins, 0 where there are none."""
+    """Return each neuron's mean over these bins; 0 without bins."""
     total_N = np.zeros(rates_BTN.shape[2])
     for some in _blocks_of(np.flatnonzero(rows_BT.any(axis=1)), rates_BTN):
         total_N += rates_BTN[some][rows_BT[some]].sum(axis=0, dtype=float)
@@ -219,20 +194,14 @@ def _mean_rates(rates_BTN: TrialValues, rows_BT: BoolArray) -> Float64Array:
 
 
 def known_behavior(data: SpikeData) -> FloatArray:
-    """Return the behavior of the trials.
-
-    Raises
-    ------
-    ValueError
-        They have none.
-    """
+    """Return the behavior of the trials, which must have some."""
     if data.behavior_BTV is None:
         raise ValueError("expected trials with behavior; found none")
     return data.behavior_BTV
 
 
 def reached_bins(data: SpikeData, lags_L: IntArray) -> BoolArray:
-    """Return the bins from which every lag leads to a bin of the same trial's window, (B, T)."""
+    """Mark the bins from which every lag leads to a bin in the window of the same trial."""
     bins_T = np.arange(data.n_bins)
     end_B1 = np.minimum(data.lengths_B, data.n_bins - data.n_forward)[:, None]
     latest, earliest = max(int(lags_L.max()), 0), min(int(lags_L.min()), 0)
@@ -246,9 +215,9 @@ def lagged(rates_BTN: FloatArray, rows_BT: BoolArray, lag: int) -> Float64Array:
 
 
 def deal(data: SpikeData, trials: IntArray) -> list[NDArray[np.int64]]:
-    """Deal trials into five folds by a fixed seed, or as many folds as there are trials.
+    """Divide trials at random, with a fixed seed, into five folds, or fewer with fewer trials.
 
-    Windows of one continuous recording, which may overlap, are dealt in stretches instead.
+    Windows of a continuous recording may overlap: their folds are consecutive stretches.
     """
     n_folds = min(_N_FOLDS, len(trials))
     if data.start_bins_B is not None and n_folds:
@@ -261,7 +230,7 @@ def deal(data: SpikeData, trials: IntArray) -> list[NDArray[np.int64]]:
 def _known_alike(
     data: SpikeData, fitted_BT: BoolArray
 ) -> list[tuple[NDArray[np.int64], BoolArray]]:
-    """Return the variables that are known in the same bins to fit, and those bins, (B, T)."""
+    """Group the variables that are known in the same bins; return each group with its bins."""
     known_BTV = np.isfinite(known_behavior(data)) & fitted_BT[:, :, None]
     groups: dict[bytes, list[int]] = {}
     for v in range(known_BTV.shape[2]):
@@ -270,14 +239,8 @@ def _known_alike(
 
 
 # ------------------------------------------------------------------------------------------------
-# How well behavior is decoded from rates, on trials that the decoder was not fitted to.
-#
-# Axes in names: B trials, T bins, N neurons, V behavioral variables, L lags.
+# Scores on trials that the decoder was not fitted to
 # ------------------------------------------------------------------------------------------------
-
-
-DEFAULT_LAGS_MS = (-80.0, -40.0, 0.0, 40.0, 80.0, 120.0, 160.0)
-"""Lags that are tried: of rates before behavior; a negative one takes rates after it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -290,17 +253,17 @@ class DecodingScores:
         The behavioral variables.
     r2_V : (variables,) float array
         1 - SSE / SST over the scored bins; NaN for a variable that never changes there, or
-        that the fitted trials do not hold.
+        that the fitted trials do not have.
     r2_mean : float
-        Mean over the defined variables; NaN when there is none.
+        Mean over the defined variables; NaN if there are none.
     lag_ms_V : (variables,) float array
         Time from the rates to the behavior decoded from them, as chosen for each variable; the
-        middle one where folds chose several.
+        median if folds chose differently.
     penalty_V : (variables,) float array
-        The ridge, likewise.
+        The ridge penalty, likewise.
     n_folds : int
-        0 where the decoder was fitted to training trials; else the folds of the scored trials,
-        each decoded by a fit to the others.
+        0 if the decoder was fitted to training trials; else the folds of the scored trials, each
+        decoded by a fit to the others.
     n_scored : int
         Scored bins of the variable that has the most.
     """
@@ -324,14 +287,15 @@ def decode_behavior(
 ) -> DecodingScores:
     """Decode behavior from rates and score it on trials that the decoder was not fitted to.
 
-    Each variable is a linear function of all rates a lag earlier. Lag and ridge are those with
-    the least squared error under five-fold cross-validation over the fitted trials; `fit_ridge`
-    says what is minimized. Behavior that is NaN is neither fitted nor scored, nor is a bin from
-    which one of the lags leads out of the trial or its window: so all lags, and all estimates of
-    the rates, are scored on the same bins.
+    Each variable is a linear function of the rates of all neurons some lag earlier, fitted by
+    ridge regression on standardized rates: the mean squared error plus the penalty times the
+    squared norm of the weights is minimized. Lag and penalty are those with the least squared
+    error under five-fold cross-validation over the fitted trials. Behavior that is NaN is neither
+    fitted nor scored, nor is a bin from which one of the lags leads out of the trial or its
+    window: all lags, and all estimates of the rates, are scored on the same bins.
 
-    With ``train`` the decoder is fitted to those trials. Without, trials are dealt into five
-    folds (`deal`), and each fold is decoded by a fit to the others.
+    With ``train`` the decoder is fitted to those trials. Without, the trials are divided into
+    five folds, and each fold is decoded by a fit to the others.
 
     Parameters
     ----------
@@ -340,19 +304,19 @@ def decode_behavior(
     data : SpikeData
         The scored trials, with behavior.
     train_rates_BTN : (trials, bins, neurons) float array or ByTrial, optional
-        Rates of the trials to fit, by the same estimate.
+        Rates of the trials to fit, from the same model.
     train : SpikeData, optional
-        Those trials, with the same variables.
+        The trials to fit, with the same variables.
     lags_ms : sequence of float, optional
-        Lags to try, rounded to whole bins. Default: those of `DEFAULT_LAGS_MS` that are at most
-        a quarter of the median trial.
+        Lags from rates to behavior to try, in ms, rounded to whole bins. Default: those of -80,
+        -40, 0, ..., 160 that are at most a quarter of the median trial.
 
     Raises
     ------
     ValueError
         Trials without behavior.
     SettingsError
-        A given lag that is as long as the trials.
+        A lag that is not finite, or as long as the trials.
 
     Examples
     --------
@@ -399,7 +363,7 @@ def decode_behavior(
 
 
 def variable_names(data: SpikeData) -> tuple[str, ...]:
-    """Return the names of the behavioral variables, numbers where nobody named them."""
+    """Return the names of the behavioral variables; numbers if they have none."""
     if data.behavior_BTV is None:
         return ()
     n_variables = data.behavior_BTV.shape[2]
@@ -407,13 +371,8 @@ def variable_names(data: SpikeData) -> tuple[str, ...]:
 
 
 def lag_bins(data: SpikeData, lags_ms: Sequence[float] | None = None) -> NDArray[np.int64]:
-    """Return the lags to try, in whole bins, ascending.
-
-    Raises
-    ------
-    SettingsError
-        A given lag that is as long as the trials.
-    """
+    """Return the lags to try, in whole bins, ascending."""
+    check_lags(lags_ms or ())
     window_B = np.minimum(data.lengths_B, data.n_bins - data.n_forward)
     if not lags_ms:
         longest_ms = float(np.median(window_B)) * data.bin_ms / 4
@@ -424,9 +383,19 @@ def lag_bins(data: SpikeData, lags_ms: Sequence[float] | None = None) -> NDArray
         raise SettingsError(
             f"found lags of {listed} ms to decode behavior with, but no trial is longer than "
             f"{window_B.max() * data.bin_ms:g} ms",
-            hint="Give shorter lags, such as --lag-ms 80.",
+            hint="Give shorter lags, such as `lags_ms=[80]`.",
         )
     return lags_L
+
+
+def check_lags(lags_ms: Sequence[float]) -> None:
+    """Check, before rates are inferred, that these are times."""
+    for lag_ms in lags_ms:
+        if not abs(lag_ms) <= _LONGEST_LAG_MS:  # NaN included
+            raise SettingsError(
+                f"`lags_ms=[{lag_ms:g}]`: expected a time in ms, shorter than the trials",
+                "such as `lags_ms=[80]`",
+            )
 
 
 def _r2(decoded_BTV: Float64Array, behavior_BTV: FloatArray) -> tuple[Float64Array, int]:

@@ -1,4 +1,4 @@
-"""Which entries of a set of trials are scored."""
+"""The scored entries of trials, and their values."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +12,7 @@ Float64Array = NDArray[np.float64]
 def scored_entries(
     scored: BoolArray | None, first_BTN: FloatArray, second_BTN: IntArray | FloatArray
 ) -> BoolArray:
-    """Return the mask of scored entries as (trials, bins, neurons), without copying it.
-
-    Raises
-    ------
-    ValueError
-        Two arrays that differ in shape, or a mask that fits neither bins nor entries.
-    """
+    """Return the mask of scored entries as (trials, bins, neurons), without copying it."""
     shape = first_BTN.shape
     if len(shape) != 3 or second_BTN.shape != shape:
         raise ValueError(
@@ -40,19 +34,14 @@ def finite_entries(
     name: str,
     lowest: float = -np.inf,
 ) -> Float64Array:
-    """Return the values in float64, zero where nothing is scored.
-
-    Raises
-    ------
-    ValueError
-        A scored value that is not finite or is below ``lowest``.
-    """
+    """Return the values as float64, zero where not scored; check that scored ones are finite."""
     kept_BTN = np.where(scored_BTN, values_BTN, 0).astype(np.float64)
     bad_BTN = ~np.isfinite(kept_BTN) | (kept_BTN < lowest)
     if bad_BTN.any():
         where = tuple(int(i) for i in np.argwhere(bad_BTN)[0])
+        or_below = "" if lowest == -np.inf else f" or below {lowest:g}"
         raise ValueError(
-            f"{name}: {int(bad_BTN.sum())} scored values are not finite, or below zero where that "
-            f"cannot be; the first is {kept_BTN[where]} at (trial, bin, neuron) {where}"
+            f"{name}: {int(bad_BTN.sum())} scored values are not finite{or_below}; the first is "
+            f"{kept_BTN[where]} at (trial, bin, neuron) {where}"
         )
     return kept_BTN

@@ -1,4 +1,4 @@
-"""Match of condition-averaged rates to the peri-stimulus time histogram (PSTH).
+"""Match of condition-averaged rates to peri-stimulus time histograms (PSTHs).
 
 Axes in names: B trials, T bins, N neurons, C conditions.
 """
@@ -14,7 +14,7 @@ from ndt_cli.metrics.against_rates import RateScoreSums
 from ndt_cli.metrics.entries import BoolArray, Float64Array
 
 PSTH_SMOOTHING_MS = 70.0
-"""Standard deviation of the kernel for the spikes of a PSTH, as for the benchmark's mc_maze."""
+"""Standard deviation of the kernel that smooths a PSTH, as for mc_maze in the benchmark."""
 
 _SEED = 0
 
@@ -26,14 +26,14 @@ class PsthScores:
     Parameters
     ----------
     r2_N : (neurons,) float array
-        1 - SSE / SST over conditions x bins; NaN for a neuron whose PSTHs never change. Of the
-        held-in neurons alone where the counts of the others are not known.
+        1 - SSE / SST over conditions x bins; NaN for a neuron whose PSTHs never change. Of
+        held-in neurons alone if the counts of the others are not known.
     r2_mean, r2_median, r2_pooled : float
-        Over the defined neurons; pooled weighs each by its variance. NaN when there is none.
+        Over the defined neurons; pooled is weighted by variance. NaN if there are none.
     n_conditions : int
-        Conditions that are compared.
+        Number of conditions compared.
     split_half : bool
-        True where the PSTHs are from the scored trials themselves: see `psth_scores`.
+        True if the PSTHs come from the scored trials themselves: see `psth_scores`.
     """
 
     r2_N: Float64Array
@@ -47,17 +47,17 @@ class PsthScores:
 def psth_scores(
     rates_BTN: TrialValues, data: SpikeData, train: SpikeData | None = None
 ) -> PsthScores | None:
-    """Score the averages of rates over the trials of a condition against PSTHs.
+    """Score condition-averaged rates against PSTHs.
 
     The measure of the Neural Latents Benchmark '21 (arXiv 2109.04463, "Match to PSTH"), except
-    that spikes in a PSTH are never of trials whose rates are averaged: the benchmark takes all
-    trials for it. A PSTH is the mean over trials of spikes smoothed with `PSTH_SMOOTHING_MS`.
-    A bin of a condition is compared when at least two trials of the PSTH and one of the rates
-    reach it; forward bins are not.
+    that a PSTH never contains spikes of the trials whose rates are averaged; in the benchmark it
+    contains all trials. A PSTH is the mean over trials of spikes smoothed with
+    `PSTH_SMOOTHING_MS`. A bin of a condition is compared if at least two trials of the PSTH and
+    one of the rates reach it; forward bins are not compared.
 
-    With ``train`` the PSTHs are those of the training trials. Without, the trials of each
-    condition are dealt into two halves by a fixed seed, the rates of each half are compared with
-    the spikes of the other, and both comparisons are pooled.
+    With ``train``, PSTHs are computed from the training trials. Without, the trials of each
+    condition are divided into two halves at random with a fixed seed, the rates of each half are
+    compared with the spikes of the other, and both comparisons are pooled.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def psth_scores(
     Returns
     -------
     PsthScores or None
-        None where conditions are not known or none has enough trials.
+        None if conditions are not known or none has enough trials.
 
     Examples
     --------
@@ -131,7 +131,7 @@ def psth_scores(
 
 
 def _halves(conditions_B: IntArray) -> tuple[IntArray, IntArray]:
-    """Deal the trials of each condition into two halves."""
+    """Divide the trials of each condition into two halves at random."""
     rng = np.random.default_rng(_SEED)
     in_first_B = np.zeros(len(conditions_B), dtype=bool)
     for condition in np.unique(conditions_B):
@@ -143,7 +143,7 @@ def _halves(conditions_B: IntArray) -> tuple[IntArray, IntArray]:
 def _shared_conditions(
     data: SpikeData, scored: IntArray, spikes: SpikeData, others: IntArray
 ) -> IntArray:
-    """Return the conditions of which there is a trial to score and two for a PSTH."""
+    """Return the conditions with at least one trial to score and two for a PSTH."""
     assert data.conditions_B is not None
     assert spikes.conditions_B is not None
     labels, n_trials = np.unique(spikes.conditions_B[others], return_counts=True)
@@ -157,9 +157,9 @@ def _averages(
     window: slice,
     conditions: IntArray,
 ) -> tuple[Float64Array, IntArray]:
-    """Return means over these trials of each condition, and the trials that reach each bin.
+    """Return the mean of each condition over these trials, and the number of trials per bin.
 
-    ``values_of`` gives the values of some trials, (trials, bins, neurons).
+    ``values_of`` returns the values of some trials, (trials, bins, neurons).
     """
     inside_BT: BoolArray = data.inside_BT[:, window]
     n_neurons = values_of(among[:0]).shape[2]

@@ -1,10 +1,10 @@
-"""Which bins a bin may attend to.
+"""The context window of attention, and how a trial is cut into blocks to compute no more than it.
 
-Axes: T bins that ask (rows), S bins that are looked at (columns).
+Axes: B trials, T bins that attend (rows), S bins attended to (columns), K blocks of a trial, C bins
+of a block, W bins of a block and around it.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,24 +47,6 @@ class Context:
             initial_T = bins < self.back
             allowed_TS |= initial_T[:, None] & initial_T[None, :]
         return allowed_TS
-
-
-def widest(contexts: Sequence[Context]) -> Context:
-    """Return the narrowest context that allows whatever one of these allows."""
-    backs = [context.back for context in contexts]
-    forwards = [context.forward for context in contexts]
-    return Context(
-        None if None in backs else max(back for back in backs if back is not None),
-        None if None in forwards else max(ahead for ahead in forwards if ahead is not None),
-        any(context.wrap_initial for context in contexts),
-    )
-
-
-# ------------------------------------------------------------------------------------------------
-# A trial cut into blocks, each with the bins around it that a context window reaches.
-#
-# Axes: B trials, T bins, K blocks, C bins of a block, W bins of a block and around it.
-# ------------------------------------------------------------------------------------------------
 
 
 # Rows of scores are read in vectors of this many numbers, so wider rows come in such steps.
@@ -150,35 +132,3 @@ class Blocks:
         last = self.n_bins - 1
         cut = allowed[..., row_KC.clamp_max(last)[:, :, None], column_KW.clamp(0, last)[:, None, :]]
         return (cut & in_trial_KW[:, None, :]) | (row_KC > last)[:, :, None]
-
-    def recut(self, x_BKHCW: Tensor, to: "Blocks") -> Tensor:
-        """Move scores of pairs of bins from these blocks to others; zero where these have none.
-
-        Parameters
-        ----------
-        x_BKHCW : (B, K, heads, C, W) Tensor
-            In these blocks.
-        to : Blocks
-            Of trials of the same length.
-
-        Returns
-        -------
-        (B, K, heads, C, W) Tensor, in the blocks of ``to``.
-        """
-        n_trials, _, n_heads, _, _ = x_BKHCW.shape
-        device, n_bins = x_BKHCW.device, self.n_bins
-        # Room around the trial for the bins of blocks that lie outside.
-        before = max(self.back, to.back)
-        n_rows = max(self.n_blocks * self.size, to.n_blocks * to.size, n_bins)
-        n_columns = before + n_rows + max(self.forward, to.forward)
-        pairs = x_BKHCW.new_zeros(n_trials, n_heads, n_rows, n_columns)
-
-        def place(blocks: Blocks) -> tuple[Tensor, Tensor]:
-            rows_KC1 = blocks.row_KC(device)[:, :, None]
-            columns_K1W = blocks.column_KW(device)[:, None, :] + before
-            return rows_KC1, columns_K1W
-
-        rows, columns = place(self)
-        pairs[:, :, rows, columns] = x_BKHCW.transpose(1, 2)
-        rows, columns = place(to)
-        return pairs[:, :, rows, columns].transpose(1, 2)

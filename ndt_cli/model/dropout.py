@@ -49,7 +49,7 @@ class RandomBits:
         Raises
         ------
         ValueError
-            When it is the state of another kind of generator.
+            If it is the state of another kind of generator.
         """
         if state.shape != (4,) or state.dtype != torch.int64:
             raise ValueError(f"not a state of SFC64: {tuple(state.shape)} {state.dtype}")

@@ -1,8 +1,10 @@
-"""ScaleNorm, the lighter alternative to LayerNorm."""
+"""The Neural Data Transformer (Ye & Pandarinath 2021, section 2).
 
-import math
-from collections.abc import Callable
+Axes: B trials, T bins, N neurons, D width of the encoder, L layers, C spike-count classes.
+"""
+
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -10,34 +12,10 @@ from torch import Tensor, nn
 
 from ndt_cli.model.attention import ContextAttention, Window, Windows, linear
 from ndt_cli.model.context import Context
-from ndt_cli.model.cpu.kernels import fast_attention, fast_feedforward
 from ndt_cli.model.dropout import Dropout
 from ndt_cli.model.embedding import Embedding, encoder_width
 from ndt_cli.model.losses import cross_entropy_BTN, poisson_loss_BTN
 from ndt_cli.settings.tree import ModelSettings
-
-
-class ScaleNorm(nn.Module):
-    """Scale each vector to one learned length: ``g * x / ||x||`` (Nguyen & Salazar 2019).
-
-    ``g`` starts at sqrt(width), the length of a vector of unit-variance entries.
-    """
-
-    def __init__(self, width: int, eps: float = 1e-5) -> None:
-        super().__init__()
-        self.gain = nn.Parameter(torch.tensor(float(width) ** 0.5))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        scaled: Tensor = self.gain * x / x.norm(dim=-1, keepdim=True).clamp_min(self.eps)
-        return scaled
-
-
-# ------------------------------------------------------------------------------------------------
-# The Neural Data Transformer (Ye & Pandarinath 2021, section 2).
-#
-# Axes: B trials, T bins, N neurons, D width of the encoder, L layers, C spike-count classes.
-# ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -59,8 +37,48 @@ class ModelShape:
     max_count: int
 
 
-TrainLayer = Callable[["EncoderLayer", Tensor, Window, Dropout, torch.dtype], Tensor]
-"""Computes a layer, with dropout; parameters as of `EncoderLayer.forward`."""
+class LayerMath(Protocol):
+    """How the two parts of an encoder layer are computed.
+
+    All ways give the same results but for rounding, and draw the same dropout.
+
+    Attributes
+    ----------
+    dtype : torch.dtype
+        Of the matrix products.
+    """
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def attend(
+        self, layer: "EncoderLayer", x_BTD: Tensor, window: Window, dropout: Dropout | None
+    ) -> Tensor:
+        """Return the attention part, with dropout of its output, before the residual."""
+
+    def feed(self, layer: "EncoderLayer", x_BTD: Tensor, dropout: Dropout | None) -> Tensor:
+        """Return the feed-forward part, with dropout of its output, before the residual."""
+
+
+@dataclass(frozen=True)
+class PlainMath:
+    """PyTorch's own operations and automatic gradients: the reference, on any device."""
+
+    dtype: torch.dtype = torch.float32
+
+    def attend(
+        self, layer: "EncoderLayer", x_BTD: Tensor, window: Window, dropout: Dropout | None
+    ) -> Tensor:
+        return _drop(layer.attention(x_BTD.to(self.dtype), window, dropout), layer.p, dropout)
+
+    def feed(self, layer: "EncoderLayer", x_BTD: Tensor, dropout: Dropout | None) -> Tensor:
+        activation = F.relu if layer.activation == "relu" else F.gelu
+        hidden = activation(linear(x_BTD.to(self.dtype), layer.expand))
+        return _drop(linear(_drop(hidden, layer.p, dropout), layer.contract), layer.p, dropout)
+
+
+def _drop(x: Tensor, p: float, dropout: Dropout | None) -> Tensor:
+    return x if dropout is None else dropout(x, p)
 
 
 class NeuralDataTransformer(nn.Module):
@@ -73,24 +91,25 @@ class NeuralDataTransformer(nn.Module):
     shape : ModelShape
         Neurons, bins and the largest count of the training data.
 
+    math : LayerMath, optional
+        How the parts of a layer are computed, and in which dtype. Default: by PyTorch's own
+        operations in float32, on any device.
+
     Notes
     -----
-    The weights are float32. ``compute_dtype`` is the dtype of the matrix products; norms, the
-    residual stream and the read-out stay float32. On a CPU the parts of a layer are computed by
-    `fast_attention` and `fast_feedforward`; ``plain`` computes them with PyTorch's own operations
-    and their automatic gradients everywhere, to the same results but for rounding. With dropout,
-    layers are computed by ``train_layer`` where there is one.
+    The weights are float32, and so are norms, the residual stream and the read-out, whatever the
+    dtype of ``math``.
     """
 
-    def __init__(self, settings: ModelSettings, shape: ModelShape) -> None:
+    def __init__(
+        self, settings: ModelSettings, shape: ModelShape, math: "LayerMath | None" = None
+    ) -> None:
         super().__init__()
+        self.math = math or PlainMath()
         self.settings = settings
         self.shape = shape
         self.context = Context.from_settings(settings)
         self.windows = Windows(self.context)
-        self.compute_dtype = torch.float32
-        self.plain = False
-        self.train_layer: TrainLayer | None = None
         width = encoder_width(settings, shape.n_neurons)
         self.embedding = Embedding(settings, shape.n_neurons, shape.n_bins, shape.max_count)
         self.layers = nn.ModuleList(EncoderLayer(settings, width) for _ in range(settings.n_layers))
@@ -111,7 +130,7 @@ class NeuralDataTransformer(nn.Module):
             layer.expand.weight.mul_(scale)
             layer.contract.weight.mul_(scale)
             layer.attention.out.weight.mul_(scale)
-            layer.attention.qkv.weight.chunk(3)[2].mul_(scale * math.sqrt(2))
+            layer.attention.qkv.weight.chunk(3)[2].mul_(scale * 2**0.5)
 
     def forward(
         self,
@@ -149,16 +168,10 @@ class NeuralDataTransformer(nn.Module):
     ) -> Tensor:
         """Return the encoder's activations, (B, T, D) float32; parameters as in `forward`."""
         if window is None:
-            window = self.windows(
-                input_BTN.shape[1], inside_BT, self.compute_dtype, input_BTN.device
-            )
+            window = self.windows(input_BTN.shape[1], inside_BT, self.math.dtype, input_BTN.device)
         x_BTD = self.embedding(input_BTN, dropout)
         for layer in self.layers:
-            if self.train_layer is None or dropout is None or self.plain:
-                x_BTD = layer(x_BTD, window, dropout, self.compute_dtype, self.plain)
-            else:
-                assert isinstance(layer, EncoderLayer)
-                x_BTD = self.train_layer(layer, x_BTD, window, dropout, self.compute_dtype)
+            x_BTD = layer(x_BTD, window, dropout, self.math)
         normed_BTD: Tensor = self.norm(x_BTD)
         return normed_BTD
 
@@ -192,39 +205,14 @@ class EncoderLayer(nn.Module):
         self.activation = settings.activation
 
     def forward(
-        self,
-        x_BTD: Tensor,
-        window: Window,
-        dropout: Dropout | None,
-        dtype: torch.dtype,
-        plain: bool,
+        self, x_BTD: Tensor, window: Window, dropout: Dropout | None, math: LayerMath
     ) -> Tensor:
-        # A process may hold no trial of a small batch.
-        fast = x_BTD.device.type == "cpu" and not plain and x_BTD.numel() > 0
-
-        def attend(x_BTD: Tensor) -> Tensor:
-            if fast:
-                return fast_attention(x_BTD, self.attention, window, dropout, self.p)
-            return self._drop(self.attention(x_BTD.to(dtype), window, dropout), dropout)
-
-        def feed(x_BTD: Tensor) -> Tensor:
-            if fast:
-                return fast_feedforward(
-                    x_BTD, self.expand, self.contract, self.activation, dropout, self.p, dtype
-                )
-            activation = F.relu if self.activation == "relu" else F.gelu
-            hidden = self._drop(activation(linear(x_BTD.to(dtype), self.expand)), dropout)
-            return self._drop(linear(hidden, self.contract), dropout)
-
         if self.pre_norm:
-            x_BTD = x_BTD + attend(self.norm_attention(x_BTD))
-            return x_BTD + feed(self.norm_feedforward(x_BTD))
-        x_BTD = self.norm_attention(x_BTD + attend(x_BTD))
-        normed_BTD: Tensor = self.norm_feedforward(x_BTD + feed(x_BTD))
+            x_BTD = x_BTD + math.attend(self, self.norm_attention(x_BTD), window, dropout)
+            return x_BTD + math.feed(self, self.norm_feedforward(x_BTD), dropout)
+        x_BTD = self.norm_attention(x_BTD + math.attend(self, x_BTD, window, dropout))
+        normed_BTD: Tensor = self.norm_feedforward(x_BTD + math.feed(self, x_BTD, dropout))
         return normed_BTD
-
-    def _drop(self, x: Tensor, dropout: Dropout | None) -> Tensor:
-        return x if dropout is None else dropout(x, self.p)
 
 
 class Readout(nn.Module):
@@ -277,3 +265,19 @@ class Readout(nn.Module):
 def make_norm(settings: ModelSettings, width: int) -> nn.Module:
     """Return the norm that the settings name."""
     return nn.LayerNorm(width) if settings.norm == "layer" else ScaleNorm(width)
+
+
+class ScaleNorm(nn.Module):
+    """Scale each vector to one learned length: ``g * x / ||x||`` (Nguyen & Salazar 2019).
+
+    ``g`` starts at sqrt(width), the length of a vector of unit-variance entries.
+    """
+
+    def __init__(self, width: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(float(width) ** 0.5))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        scaled: Tensor = self.gain * x / x.norm(dim=-1, keepdim=True).clamp_min(self.eps)
+        return scaled

@@ -1,4 +1,19 @@
-"""The plainest reference: every neuron fires at its mean rate."""
+"""Baselines of the benchmark: mean rate and spike smoothing.
+
+Spike smoothing follows ``examples/baselines/smoothing`` of the nlb_tools repository
+(run_smoothing.py and its sweep), whose scores the benchmark publishes:
+
+- held-in rates are the counts convolved with a Gaussian kernel, 6 standard deviations long, with
+  zeros outside the window;
+- held-out rates are, neuron by neuron, a Poisson regression with log link and an L2 penalty on the
+  logarithm of all held-in rates plus 1e-4;
+- kernel width and penalty were chosen there for each dataset by cross-validated co-bps over train
+  and val trials at 5 ms, and are used at both bin widths.
+
+The benchmark's smoothing has no forward bins. Here, a second regression of the same kind predicts
+each neuron's count over all forward bins from the held-in rates at the end of the window, and
+scales the neuron's mean time course over the forward bins.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,10 +36,10 @@ def mean_rate_submission(
     train_forward_BTN: Array,
     n_eval_trials: int,
 ) -> SubmissionRates:
-    """Give each neuron its mean rate in the training trials, apart for window and forward bins.
+    """Give each neuron its mean rate in the training trials, separately for window and forward.
 
-    A neuron that is silent there is given half a spike, so that a spike in the evaluated trials
-    is unlikely but not impossible.
+    A silent neuron gets half a spike, so that a spike in an evaluated trial is unlikely but not
+    impossible.
 
     Parameters
     ----------
@@ -33,7 +48,7 @@ def mean_rate_submission(
     train_forward_BTN : (trials, forward bins, neurons) array
         Counts of the forward bins, held-out neurons last.
     n_eval_trials : int
-        Trials to give rates for.
+        Number of evaluated trials.
     """
     n_heldin = train_heldin_BTN.shape[2]
     heldin_N, heldout_N = _mean_rates(train_heldin_BTN), _mean_rates(train_heldout_BTN)
@@ -56,30 +71,13 @@ def mean_rate_submission(
 
 def _mean_rates(counts_BTN: Array) -> Array:
     n_entries = counts_BTN.shape[0] * counts_BTN.shape[1]
-    # nlb_tools stores counts as float16, in which a sum ends at 2048.
+    # nlb_tools stores counts as float16, in which sums saturate at 2048.
     counts_N = counts_BTN.sum(axis=(0, 1), dtype=np.float64)
     return np.asarray(np.maximum(counts_N, 0.5) / n_entries)
 
 
 # ------------------------------------------------------------------------------------------------
-# The benchmark's spike smoothing: held-in spikes smoothed, the rest predicted from them.
-#
-# After ``examples/baselines/smoothing`` of the nlb_tools repository (run_smoothing.py and its
-# sweep),
-# whose scores the benchmark publishes:
-#
-# - held-in rates are the counts under a Gaussian kernel, 6 standard deviations long, nothing beyond
-#   the window;
-# - held-out rates are, neuron by neuron, a Poisson regression with log link and an L2 penalty on
-# the
-#   logarithms of all held-in rates, plus 1e-4;
-# - kernel width and penalty were chosen there for each dataset, by co-bps under cross-validation
-#   over train and val trials at 5 ms, and are taken from there at both bin widths.
-#
-# The benchmark's smoothing predicts no forward bins. Here a second regression of the same kind
-# predicts each neuron's count over all forward bins from the held-in rates at the end of the
-# window,
-# and each neuron's mean course over the forward bins is scaled to it.
+# Spike smoothing.
 # ------------------------------------------------------------------------------------------------
 
 
@@ -102,13 +100,13 @@ BENCHMARK_SMOOTHING = {
     "mc_maze_medium": Smoothing(60, 0.1),
     "mc_maze_small": Smoothing(60, 0.1),
 }
-"""What the benchmark's sweep chose for each dataset."""
+"""Values that the benchmark's sweep chose for each dataset."""
 
 _LOG_OFFSET = 1e-4
 _LOWEST_RATE = 1e-9
 
-# Our own, for the forward bins: the penalty of the regression with one entry a trial, times the
-# trials. A fixed prior on the weights, so it matters less the more trials there are.
+# Forward bins: penalty of the regression with one entry per trial, times the number of trials. A
+# fixed prior on the weights, so its influence decreases with the number of trials.
 _FORWARD_PENALTY = 100.0
 
 
@@ -134,10 +132,10 @@ def smoothing_submission(
     bin_ms : float
         Bin width.
     smoothing : Smoothing
-        Kernel and penalty: those of the dataset in `BENCHMARK_SMOOTHING`.
+        Kernel and penalty, as in `BENCHMARK_SMOOTHING`.
     progress : callable, optional
-        Told how many of the regressions are done: one a held-out neuron, one a neuron for the
-        forward bins.
+        Called with the number of finished regressions: one per held-out neuron, and one per neuron
+        for the forward bins.
 
     Raises
     ------
@@ -179,14 +177,14 @@ def smoothing_submission(
 
 
 def _kernel(width_ms: float, bin_ms: float) -> Float64Array:
-    # Both numbers are cut to whole bins there, so 50 ms is two bins of 20 ms.
+    # nlb_tools truncates both to whole bins, so 50 ms is two bins of 20 ms.
     weights = gaussian(int(6 * width_ms / bin_ms), int(width_ms / bin_ms))
     return np.asarray(weights / weights.sum())
 
 
 def _smooth(counts_BTN: Array, kernel: Float64Array) -> Float64Array:
-    """Smooth along time as numpy.convolve(..., "same") does; nothing comes from outside."""
-    # Of the two middles of a kernel of even length, numpy takes the other one than scipy.
+    """Smooth along time as numpy.convolve(..., "same") does, with zeros outside."""
+    # NumPy and SciPy center a kernel of even length differently.
     origin = -1 if len(kernel) % 2 == 0 else 0
     counts = counts_BTN.astype(np.float64)
     return np.asarray(convolve1d(counts, kernel, axis=1, mode="constant", origin=origin))
@@ -199,18 +197,9 @@ def _regress(
     alpha: float,
     done: Callable[[int], None],
 ) -> tuple[Float64Array, Float64Array]:
-    """Predict each neuron's counts by a Poisson regression of its own.
+    """Fit a Poisson regression per neuron; return predictions for both sets of features.
 
-    Parameters
-    ----------
-    train_XF, eval_XF : (entries, features) float array
-        What is predicted from.
-    counts_XN : (entries, neurons) array
-        Counts to fit.
-    alpha : float
-        Penalty, for the mean deviance over entries.
-    done : callable
-        Told how many neurons are done.
+    ``alpha`` is the penalty relative to the mean deviance over entries.
     """
     from sklearn.linear_model import PoissonRegressor
 
@@ -218,11 +207,11 @@ def _regress(
     for neuron, counts_X in enumerate(counts_XN.astype(np.float64).T):
         done(neuron)
         if counts_X.any():
-            # Newton steps: a tenth of the time, and converged where the default stops early.
+            # A tenth of the default solver's time, and it converges where that stops early.
             model = PoissonRegressor(alpha=alpha, solver="newton-cholesky", max_iter=500)
             model.fit(train_XF, counts_X)
             predictions = model.predict(train_XF), model.predict(eval_XF)
-        else:  # the likelihood has no maximum: the rate would go to zero
+        else:  # the likelihood has no maximum: the rate would go to 0
             predictions = np.zeros(len(train_XF)), np.zeros(len(eval_XF))
         train.append(np.maximum(predictions[0], _LOWEST_RATE))
         evaluated.append(np.maximum(predictions[1], _LOWEST_RATE))
@@ -231,7 +220,7 @@ def _regress(
 
 
 def _course(counts_BTN: Array, kernel: Float64Array) -> Float64Array:
-    """Return each neuron's smoothed mean course, divided by its mean; (bins, neurons)."""
+    """Return each neuron's smoothed mean time course divided by its mean, (bins, neurons)."""
     mean_TN = counts_BTN.mean(axis=0, dtype=np.float64)
     course_TN = convolve1d(mean_TN, kernel, axis=0, mode="nearest")
     mean_N = mean_TN.mean(axis=0)

@@ -1,4 +1,4 @@
-"""Scores of a submission, computed by the benchmark's own evaluation."""
+"""Scores of a submission and its baselines, computed by the benchmark's own evaluation."""
 
 import hashlib
 import logging
@@ -14,8 +14,15 @@ from numpy.typing import NDArray
 
 from ndt_cli.errors import DataError
 from ndt_cli.nlb.baselines import BENCHMARK_SMOOTHING, mean_rate_submission, smoothing_submission
-from ndt_cli.nlb.catalog import GROUPS, TEST_LABELS, Progress, no_progress
-from ndt_cli.nlb.check import check_arrays
+from ndt_cli.nlb.catalog import (
+    GROUPS,
+    TEST_LABELS,
+    Progress,
+    StopRequest,
+    no_progress,
+    stop_if_asked,
+)
+from ndt_cli.nlb.check import require_scorable
 from ndt_cli.nlb.dependencies import require_nlb_extra
 from ndt_cli.nlb.findings import Expected
 from ndt_cli.nlb.recordings import scored_inputs, to_recording
@@ -25,7 +32,7 @@ from ndt_cli.nlb.tensors import Arrays, NlbTensors
 Targets = Mapping[str, Mapping[str, NDArray[Any]]]
 
 METRICS = ("co-bps", "vel R2", "tp corr", "psth R2", "fp-bps")
-"""Every score that the benchmark has; each dataset has some of them."""
+"""All metrics of the benchmark; each dataset has some of them."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +42,11 @@ class SubmissionScores:
     Parameters
     ----------
     by_group : dict of str to dict of str to float
-        Those of `METRICS` that the dataset has, by group. NaN where a score is not defined, as
-        the speed correlation of rates that are constant.
+        The dataset's `METRICS`, by group. NaN if a score is not defined, such as the speed
+        correlation of constant rates.
     original : list of dict
-        What nlb_tools returns, under its own names: ``[{"mc_rtt_split": {"co-bps": ...}}]``,
-        the three scaling sets together.
+        As nlb_tools returns them: ``[{"mc_rtt_split": {"co-bps": ...}}]``, the three scaling
+        datasets together.
     """
 
     by_group: dict[str, dict[str, float]]
@@ -53,24 +60,24 @@ def score(
 ) -> SubmissionScores:
     """Score rates with ``nlb_tools.evaluation.evaluate``.
 
-    Which trials are scored is the caller's choice, by what ``targets`` holds. Decoding behavior
-    is a grid search of ridge regressions: about a minute for mc_rtt.
+    ``targets`` determine which trials are scored. Decoding behavior is a grid search of ridge
+    regressions: about a minute for mc_rtt.
 
     Parameters
     ----------
     targets : mapping of str to mapping of str to array
-        Target arrays by group, as nlb_tools makes and `read_groups` reads them.
+        Target arrays by group, as made by nlb_tools and read by `read_groups`.
     rates : mapping of str to SubmissionRates, or to arrays by key
         By group. Groups without targets are left out.
     progress : callable, optional
-        Told when the scoring of a dataset begins, and when it has ended.
+        Called before and after each dataset.
 
     Raises
     ------
     MissingExtraError
         If nlb_tools or scikit-learn is not installed.
     DataError
-        If no group has targets, rates do not fit them, or a score cannot be computed from them.
+        If no group has targets, rates do not fit them, or a score cannot be computed.
     """
     require_nlb_extra("nlb_tools", "sklearn")
     from nlb_tools.evaluation import evaluate
@@ -78,8 +85,8 @@ def score(
     groups = [name for name in GROUPS if name in rates and name in targets]
     if not groups:
         raise DataError(
-            f"nothing to score: the rates are of {', '.join(rates) or 'nothing'}, "
-            f"the targets of {', '.join(targets) or 'nothing'}"
+            f"nothing to score: there are rates of {', '.join(rates) or 'no group'} and targets of "
+            f"{', '.join(targets) or 'no group'}"
         )
     by_group: dict[str, dict[str, float]] = {}
     splits: dict[str, dict[str, float]] = {}
@@ -95,7 +102,8 @@ def score(
         progress(f"scoring {name}", done + 1, len(groups))
         ((split, scores),) = result[0].items()
         splits.setdefault(split, {}).update({k: float(v) for k, v in scores.items()})
-        by_group[name] = {_plain(key): float(value) for key, value in scores.items()}
+        # nlb_tools puts the number of trials before scores of the scaling datasets.
+        by_group[name] = {k.rpartition("] ")[2]: float(v) for k, v in scores.items()}
     return SubmissionScores(by_group, [{split: scores} for split, scores in splits.items()])
 
 
@@ -105,14 +113,14 @@ def verify_label_file(path: Path) -> None:
     Raises
     ------
     DataError
-        If it is not there, or not that file.
+        If it is missing, or another file.
     """
     labels = TEST_LABELS
     expected = f"expected {labels.n_bytes:,} bytes with the sha256 {labels.sha256}"
     if not path.is_file():
         raise DataError(
             f"{path}: no such file; {expected}",
-            f"It is {labels.path} of the nlb_tools repository: {labels.urls[0]}",
+            f"Download {labels.path} of the nlb_tools repository: {labels.urls[0]}",
         )
     n_bytes = path.stat().st_size
     with path.open("rb") as file:
@@ -130,23 +138,20 @@ def verify_label_file(path: Path) -> None:
     if digest.hexdigest() != labels.sha256:
         raise DataError(
             f"{path}: has the sha256 {digest.hexdigest()}; {expected}",
-            "Copy it again; labels of another origin are not used.",
+            "Copy it again; other labels are not accepted.",
         )
 
 
 def _check_scorable(
     name: str, arrays: Mapping[str, NDArray[Any]], targets: Mapping[str, NDArray[Any]]
 ) -> None:
-    _, findings = check_arrays(name, arrays, Expected.of(targets))
-    for finding in findings:
-        if finding.severity == "error":
-            raise DataError(str(finding), finding.hint)
+    require_scorable(name, arrays, Expected.of(targets))
     if name.startswith("dmfc_rsg"):
         _check_timing_groups(name, targets)
 
 
 def _check_timing_groups(name: str, targets: Mapping[str, NDArray[Any]]) -> None:
-    """Refuse targets with a group of one trial, which has no correlation."""
+    """Refuse targets with a condition of one trial, which has no correlation."""
     behavior = np.asarray(targets["eval_behavior"], dtype=float)[:, :3]
     known = behavior[~np.isnan(behavior).all(axis=1)]
     kinds, n_trials = np.unique(known, axis=0, return_counts=True)
@@ -158,14 +163,9 @@ def _check_timing_groups(name: str, targets: Mapping[str, NDArray[Any]]) -> None
         )
 
 
-def _plain(key: str) -> str:
-    """Drop the trial count that nlb_tools puts before scores of the scaling sets."""
-    return key.rpartition("] ")[2]
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence what the evaluation logs and what numpy warns of undefined scores."""
+    """Silence the evaluation's log, and NumPy's warnings about undefined scores."""
     logger = logging.getLogger("nlb_tools.evaluation")
     was_disabled, logger.disabled = logger.disabled, True
     try:
@@ -177,7 +177,7 @@ def _quiet() -> Iterator[None]:
 
 
 # ------------------------------------------------------------------------------------------------
-# The rates that a submission is compared with, and the scores of all of them.
+# A model beside the baselines.
 # ------------------------------------------------------------------------------------------------
 
 
@@ -185,62 +185,56 @@ Scores = dict[str, dict[str, float]]
 """By estimate, such as ``"NDT"``, then by metric."""
 
 
-def score_beside(
+def score_with_baselines(
     rates: SubmissionRates,
     tensors: NlbTensors,
     target: Arrays,
-    true_rates: SubmissionRates | None,
-    progress: Progress,
+    progress: Progress = no_progress,
+    should_stop: StopRequest = lambda: False,
 ) -> Scores:
-    """Score a model's rates beside the benchmark's smoothing, the mean and the true rates.
+    """Score a model's rates, the benchmark's spike smoothing and the mean rate.
 
     Parameters
     ----------
     rates : SubmissionRates
-        Of the model; ``"NDT"`` in what is returned.
+        Of the model; returned as ``"NDT"``.
     tensors : NlbTensors
-        What it was given.
+        The model's input.
     target : dict of str to array
-        What the scored trials held.
-    true_rates : SubmissionRates or None
-        Where they are known.
-    progress : callable
-        Told what is done.
+        Targets of the scored trials.
+    progress, should_stop : callable, optional
+        Called for each estimate.
+
+    Raises
+    ------
+    Interrupted
+        If ``should_stop`` asks for it.
     """
-    estimates = {"NDT": rates, **_references(tensors, progress)}
-    if true_rates is not None:
-        estimates["true rates"] = true_rates
-    return _score_each(tensors.key, target, estimates, progress)
-
-
-def _references(tensors: NlbTensors, progress: Progress) -> dict[str, SubmissionRates]:
     train = to_recording(tensors).train
     window = slice(0, train.n_bins - train.n_forward)
     heldin = slice(0, train.n_neurons - train.n_heldout)
-    heldout = slice(train.n_neurons - train.n_heldout, None)
     counts = (
         train.spikes_BTN[:, window, heldin],
-        train.spikes_BTN[:, window, heldout],
+        train.spikes_BTN[:, window, heldin.stop :],
         train.spikes_BTN[:, window.stop :],
     )
     inputs = scored_inputs(tensors).spikes_BTN[:, window, heldin]
     smoothing = BENCHMARK_SMOOTHING[tensors.dataset.name]
-    return {
+    stop_if_asked(should_stop)
+    estimates = {
+        "NDT": rates,
         "spike smoothing": smoothing_submission(
             *counts, inputs, tensors.bin_ms, smoothing, progress
         ),
         "mean rate": mean_rate_submission(*counts, len(inputs)),
     }
-
-
-def _score_each(
-    key: str, target: Arrays, estimates: Mapping[str, SubmissionRates], progress: Progress
-) -> Scores:
     scores = {}
-    for estimate, rates in estimates.items():
+    for estimate, estimated in estimates.items():
+        stop_if_asked(should_stop)
 
         def scoring(what: str, done: int, total: int, estimate: str = estimate) -> None:
             progress(f"scoring {estimate}", done, total)
 
-        scores[estimate] = score({key: target}, {key: rates}, scoring).by_group[key]
+        found = score({tensors.key: target}, {tensors.key: estimated}, scoring)
+        scores[estimate] = found.by_group[tensors.key]
     return scores

@@ -1,7 +1,7 @@
-"""The seven data sets of the Neural Latents Benchmark '21, as published.
+"""The seven datasets of the Neural Latents Benchmark '21, and the layout of a submission.
 
-Numbers are those of the released files and of Pei et al. 2021, arXiv 2109.04463. Names, sizes and
-digests of the files are in ``files.json``, as the DANDI archive records them.
+Numbers are from the released files and Pei et al. 2021, arXiv 2109.04463. ``files.json`` has the
+names, sizes and digests of the files from the DANDI archive.
 """
 
 import json
@@ -19,29 +19,17 @@ BINS_MS = (5, 20)
 """Bin widths of the benchmark's two tracks, in ms."""
 
 FORWARD_MS = 200
-"""How far past the window rates are predicted, in ms."""
+"""Length of the forward prediction after the window, in ms."""
 
 Phase = Literal["val", "test"]
-"""Which trials are scored: those of the validation split, or those whose labels were hidden."""
+"""Which trials are scored: the validation split, or the test split."""
 
 Behavior = Literal["hand velocity", "finger velocity", "produced interval"]
 
 
 @dataclass(frozen=True)
 class PublicFile:
-    """A file as it was published.
-
-    Attributes
-    ----------
-    path : str
-        Where it lies, relative to its data set's folder.
-    n_bytes : int
-        Size.
-    sha256 : str
-        Digest, in hexadecimal.
-    urls : tuple of str
-        Addresses of the same bytes, to be tried in this order.
-    """
+    """A published file: path in its dandiset, size, digest, and addresses to try in order."""
 
     path: str
     n_bytes: int
@@ -55,35 +43,35 @@ class PublicFile:
 
 @dataclass(frozen=True)
 class NlbDataset:
-    """A data set of the benchmark.
+    """A dataset of the benchmark.
 
     Attributes
     ----------
     name : str
-        As nlb_tools and the submission spell it.
+        Name in nlb_tools and in a submission.
     dandiset, version : str
         Number and version in the DANDI archive.
     subject : str
-        The monkey; its files lie in the folder ``sub-<subject>``.
+        The monkey; its files are in the folder ``sub-<subject>``.
     train_file, test_file : PublicFile
-        The two NWB files. The train file has the validation trials too.
+        The two NWB files. The train file includes the validation trials.
     align_field : str
-        Time in the trial table that the window is relative to.
+        Column of the trial table with the time that the window is relative to.
     window_ms : tuple of int
-        Start and end of the scored window, in ms from the align time. dmfc_rsg: train and
-        validation windows are moved by up to 300 ms, always with the same seed.
+        Start and end of the scored window, relative to the align time. In dmfc_rsg, train and
+        validation windows are jittered by up to 300 ms with a fixed seed.
     lag_ms : int
-        How much later than the spikes the behavior is taken, in ms.
+        Lag of the behavior behind the spikes.
     behavior : str
-        What is decoded from the rates.
+        Variable decoded from the rates.
     behavior_series : str or None
-        Name of the time series that holds it; None where the trial table does.
+        Time series of the behavior; None if it is in the trial table.
     metrics : tuple of str
-        As nlb_tools' ``evaluate`` spells them.
+        Names in nlb_tools' ``evaluate``.
     n_heldin, n_heldout : int
         Neurons.
     n_train, n_val, n_test : int
-        Trials of the public files.
+        Trials in the public files.
     """
 
     name: str
@@ -193,16 +181,16 @@ def _read_catalog() -> tuple[dict[str, NlbDataset], PublicFile]:
 
 
 DATASETS, TEST_LABELS = _read_catalog()
-"""The data sets by name, and the file of the test phase's labels, public since January 2026."""
+"""The datasets by name, and the file of test labels, public since January 2026."""
 
 
 def find_dataset(name: str) -> NlbDataset:
-    """Return the data set of this name.
+    """Return the dataset of this name.
 
     Raises
     ------
     SettingsError
-        When there is none; the message has the nearest name.
+        If there is none; the hint has the nearest name.
 
     Examples
     --------
@@ -214,22 +202,22 @@ def find_dataset(name: str) -> NlbDataset:
         return DATASETS[name]
     like = nearest(name.lower().replace("-", "_"), DATASETS)
     raise SettingsError(
-        f"There is no benchmark data set {name!r}",
+        f"There is no benchmark dataset {name!r}",
         hint=f"Did you mean {like}?" if like else f"There are {', '.join(DATASETS)}.",
     )
 
 
 def submission_key(name: str, bin_ms: int) -> str:
-    """Return the name of the data set's group in a submission: ``mc_maze``, or ``mc_maze_20``.
+    """Return the dataset's group in a submission: ``mc_maze``, or ``mc_maze_20`` for 20 ms.
 
     Raises
     ------
     SettingsError
-        When the benchmark has no such data set or bin width.
+        If the benchmark has no such dataset or bin width.
     """
     find_dataset(name)
     if bin_ms not in BINS_MS:
-        raise SettingsError(f"The benchmark has bins of 5 and 20 ms, not {bin_ms}")
+        raise SettingsError(f"The benchmark has bins of 5 and 20 ms, not {bin_ms} (`bin_ms`)")
     return name if bin_ms == 5 else f"{name}_{bin_ms}"
 
 
@@ -250,16 +238,16 @@ AXES = {
     "eval_rates_heldin_forward": (EVAL_TRIALS, FORWARD_BINS, HELDIN),
     "eval_rates_heldout_forward": (EVAL_TRIALS, FORWARD_BINS, HELDOUT),
 }
-"""The arrays of a group, and what each of their axes counts."""
+"""The arrays of a group, and their axes."""
 
 RATE_KEYS = tuple(AXES)
 FORWARD_KEYS = tuple(key for key in AXES if key.endswith("_forward"))
 
 SCORED_KEYS = ("eval_rates_heldout", *FORWARD_KEYS)
-"""The arrays that are scored by the likelihood of spikes."""
+"""The arrays scored by the likelihood of spikes."""
 
 
-class Group(NamedTuple):
+class SubmissionGroup(NamedTuple):
     """A dataset at a bin width."""
 
     dataset: NlbDataset
@@ -267,33 +255,33 @@ class Group(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Name of the group in a file: ``mc_maze``, ``mc_maze_20``."""
+        """Name of the group: ``mc_maze``, ``mc_maze_20``."""
         return submission_key(self.dataset.name, self.bin_ms)
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Bins of the window, and forward bins."""
+        """Number of window bins and forward bins."""
         return {
             WINDOW_BINS: self.dataset.n_bins(self.bin_ms),
             FORWARD_BINS: FORWARD_MS // self.bin_ms,
         }
 
     @property
-    def other_width(self) -> "Group":
+    def other_width(self) -> "SubmissionGroup":
         """The same dataset at the other bin width."""
         (other_ms,) = set(BINS_MS) - {self.bin_ms}
-        return Group(self.dataset, other_ms)
+        return SubmissionGroup(self.dataset, other_ms)
 
 
 GROUPS = {
-    submission_key(name, bin_ms): Group(dataset, bin_ms)
+    submission_key(name, bin_ms): SubmissionGroup(dataset, bin_ms)
     for name, dataset in DATASETS.items()
     for bin_ms in BINS_MS
 }
-"""Every group that the benchmark scores, by name."""
+"""All groups of the benchmark, by name."""
 
 
-def nearest_group(name: str) -> Group | None:
+def nearest_group(name: str) -> SubmissionGroup | None:
     """Return the group that a misspelled name most likely means."""
     plain = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
     close = nearest(plain, GROUPS)
@@ -301,27 +289,27 @@ def nearest_group(name: str) -> Group | None:
 
 
 # ------------------------------------------------------------------------------------------------
-# Settings for a benchmark data set at one bin width.
+# Settings.
 # ------------------------------------------------------------------------------------------------
 
 
-# The best here by measurement, on files of every set: see "Benchmark part" in the README. The
-# presets named after the sets are the paper's, for many hours on a GPU.
+# The best preset in our measurements (README.md in this folder). The presets named after the
+# datasets are the paper's, for many hours on a GPU.
 DEFAULT_CONFIG = "nlb-quick"
 
 
 def dataset_settings(
     name: str, bin_ms: int, config: str | None, overrides: Sequence[str]
 ) -> Settings:
-    """Return the settings for a data set; those of `DEFAULT_CONFIG` without a config.
+    """Return the settings for a dataset; default: `DEFAULT_CONFIG`.
 
-    A config counts its context window in bins of its ``data.file_bin_ms`` (5 in the presets). For
-    other bins the window is scaled, so that it stays the same in time; an override still wins.
+    A config gives its context window in bins of its ``data.file_bin_ms`` (5 in the presets). For
+    another bin width the window is scaled to the same duration; overrides take precedence.
 
     Raises
     ------
     SettingsError
-        When there is no such data set, or the config will not do.
+        If there is no such dataset, or the config is not valid.
     """
     find_dataset(name)
     source = config or DEFAULT_CONFIG
@@ -340,13 +328,26 @@ def dataset_settings(
 
 
 # ------------------------------------------------------------------------------------------------
-# How long work reports what it does, so that a command or a notebook can show it.
+# Progress of long work, and requests to stop it.
 # ------------------------------------------------------------------------------------------------
 
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is done, how much of it is done, and how much there is."""
+"""Called as ``progress(what, done, total)``."""
+
+StopRequest = Callable[[], bool]
+"""Returns True once the caller wants to stop."""
+
+
+class Interrupted(Exception):  # noqa: N818  (a request, not an error)
+    """The caller asked to stop; the run folders keep what was trained so far."""
 
 
 def no_progress(what: str, done: int, total: int) -> None:
     """Show nothing."""
+
+
+def stop_if_asked(should_stop: StopRequest) -> None:
+    """Raise `Interrupted` if ``should_stop()`` is true."""
+    if should_stop():
+        raise Interrupted

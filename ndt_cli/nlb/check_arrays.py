@@ -1,16 +1,23 @@
-"""Do the arrays of a group have the right axes, in the right order, of the right length?"""
+"""Rules for the arrays of a submission: type, shape, values, unit and order of trials.
+
+A rule yields problems; `ndt_cli.nlb.check` applies the rules and adds the place in the file.
+
+Axes in names: B trials, T bins, N neurons, X entries (bins and neurons together).
+"""
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
+from ndt_cli.data.files import DAMAGE, Elsewhere
 from ndt_cli.nlb.catalog import (
     AXES,
     BINS_MS,
@@ -21,80 +28,137 @@ from ndt_cli.nlb.catalog import (
     SCORED_KEYS,
     TRAIN_TRIALS,
     WINDOW_BINS,
-    Group,
+    SubmissionGroup,
 )
-from ndt_cli.nlb.findings import Array, Finding, Severity
+from ndt_cli.nlb.findings import Array, Severity
 
 Shape = tuple[int, ...]
+FloatArray = NDArray[np.float64]
+
+PLAUSIBLE_HZ = (0.05, 100.0)
+"""Range of the mean rate of any of the benchmark's populations."""
+
+_SHOWN_NEURONS = 5
+
+
+class Problem(NamedTuple):
+    """Severity, message and hint of a finding."""
+
+    severity: Severity
+    message: str
+    hint: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class RateArray:
+    """One array of a submission, its bin width and spike counts as far as they are known."""
+
+    key: str
+    rates_BTN: Array
+    bin_ms: int | None
+    counts_BTN: Array | None = None
+
+
+# ------------------------------------------------------------------------------------------------
+# Type.
+# ------------------------------------------------------------------------------------------------
+
+
+def type_problem(array: Any) -> Problem | None:
+    """Check that an array holds real numbers along three axes."""
+    if isinstance(array, Elsewhere):
+        return Problem("error", f"is {array.found}", array.hint)
+    if not isinstance(array, h5py.Dataset | np.ndarray) or array.shape is None:
+        return Problem("error", "is not an array", "Store it as a dataset of floats.")
+    try:
+        dtype = array.dtype
+    except DAMAGE:  # HDF5 has types that NumPy does not have
+        dtype = None
+    if dtype is None or dtype.kind not in "fiu":
+        text = f"has the type {dtype or 'unknown'}; expected floating-point numbers"
+        return Problem("error", text, "Store it as float32.")
+    if array.ndim != 3:
+        text = f"has {array.ndim} axes; expected 3: trials x bins x neurons"
+        return Problem("error", text, "Do not concatenate trials in time.")
+    if array.size == 0:
+        text = f"is empty, of shape {_text(array.shape)}"
+        return Problem("error", text, "Was it written before it was filled?")
+    if dtype.kind in "iu":
+        text = f"has whole numbers ({dtype}), like spike counts"
+        return Problem("warning", text, "Give rates (expected counts per bin), not spike counts.")
+    if dtype.itemsize < 4:
+        text = f"is {dtype}, which has three digits and nothing below 6e-8"
+        return Problem("warning", text, "Store it as float32.")
+    return None
+
+
+# ------------------------------------------------------------------------------------------------
+# Shape.
+# ------------------------------------------------------------------------------------------------
+
 
 _HINTS = {
-    TRAIN_TRIALS: "Give rates for all trials that trained, in their order: in the test phase "
-    "those of the train and val splits together.",
+    TRAIN_TRIALS: "Give rates for all training trials in their order: in the test phase, those of "
+    "the train and val splits together.",
     EVAL_TRIALS: "Give rates for every evaluated trial, in the order of the input tensors.",
-    WINDOW_BINS: "Give rates for every bin of the window, and the bins after it under the keys "
-    "that end in _forward.",
-    FORWARD_BINS: "Give rates for the 200 ms after the window, and only those.",
+    WINDOW_BINS: "Give rates for every bin of the window; later bins belong under the keys that "
+    "end in _forward.",
+    FORWARD_BINS: "Give rates for the 200 ms after the window only.",
     HELDIN: "Give rates for every neuron, in the order of the input tensors.",
     HELDOUT: "Give rates for every neuron, in the order of the input tensors.",
 }
 
 
-def check_shapes(
-    name: str, group: Group | None, shapes: Mapping[str, Shape], sizes: Mapping[str, int]
-) -> list[Finding]:
-    """Check the shapes of the arrays of one group.
+def shape_problems(
+    shapes: Mapping[str, Shape], group: SubmissionGroup | None, sizes: Mapping[str, int]
+) -> Iterator[tuple[str, Problem]]:
+    """Check the shapes of the arrays of one group; yield key and problem.
 
-    Parameters
-    ----------
-    name : str
-        Name of the group in the file.
-    group : Group, optional
-        What it is; None where the name says nothing.
-    shapes : mapping of str to tuple
-        Shape of each array, all with three axes.
-    sizes : mapping of str to int
-        Length of axes that are known from targets or tensors. Those of the window are known
-        from the dataset; for others the arrays of the group must agree with one another.
+    ``sizes`` are known from targets or tensors, the window from the dataset; along other axes the
+    arrays must agree with each other.
     """
     wanted = {**(group.sizes if group else {}), **sizes}
     agreed = {**_agreed_sizes(shapes, wanted), **wanted}
-    findings = []
     for key, shape in shapes.items():
         axes = AXES[key]
         expected = tuple(agreed[axis] for axis in axes)
         if shape == expected:
             continue
-        swapped = _swapped_axes(shape, expected)
-        if swapped is not None:
-            findings.append(_swapped(name, key, shape, swapped))
+        order = next(
+            (p for p in permutations(range(3)) if tuple(shape[i] for i in p) == expected), None
+        )
+        if order is not None:
+            names = ("trials", "bins", "neurons")
+            found = " x ".join(names[order.index(axis)] for axis in range(3))
+            text = (
+                f"has the shape {_text(shape)}: its axes are {found}; expected {' x '.join(names)}"
+            )
+            yield key, Problem("error", text, f"Write numpy.transpose(rates, {order}).")
             continue
-        for axis, found, right in zip(axes, shape, expected, strict=True):
-            if found != right:
-                reason = _reason(key, axis, shapes, sizes, wanted)
-                findings.append(
-                    Finding(
-                        "error",
-                        name,
-                        key,
-                        f"has {found} {axis}; expected {right}, {reason}",
-                        _hint(axis, found, agreed),
-                    )
-                )
-    return findings
+        for axis, size, right in zip(axes, shape, expected, strict=True):
+            if size != right:
+                if axis in sizes:
+                    reason = "as in the targets"
+                elif axis in wanted:
+                    reason = "the benchmark's window" if axis == WINDOW_BINS else "200 ms"
+                else:
+                    others = [k for k in shapes if k != key and axis in AXES[k]]
+                    reason = "as in " + ", ".join(f"`{k}`" for k in others)
+                text = f"has {size} {axis}; expected {right}, {reason}"
+                yield key, Problem("error", text, _size_hint(axis, size, agreed))
 
 
-def group_by_bins(group: Group, shapes: Mapping[str, Shape]) -> Group:
+def group_by_bins(group: SubmissionGroup, shapes: Mapping[str, Shape]) -> SubmissionGroup:
     """Return the group at the bin width that its arrays really have."""
-    other = group.other_width.sizes
-    own = group.sizes
+    other, own = group.other_width.sizes, group.sizes
     found = [(AXES[key][1], shape[1]) for key, shape in shapes.items()]
     if found and all(n_bins == other[axis] != own[axis] for axis, n_bins in found):
         return group.other_width
     return group
 
 
-def released_note(name: str, group: Group, shapes: Mapping[str, Shape]) -> list[Finding]:
-    """Note where trials or neurons are not those of the released recording."""
+def released_sizes(group: SubmissionGroup, shapes: Mapping[str, Shape]) -> Iterator[Problem]:
+    """Note trials or neurons that differ from the released recording."""
     dataset = group.dataset
     sizes = _agreed_sizes(shapes, group.sizes)
     trials = (sizes.get(TRAIN_TRIALS), sizes.get(EVAL_TRIALS))
@@ -103,33 +167,34 @@ def released_note(name: str, group: Group, shapes: Mapping[str, Shape]) -> list[
         "validation": (dataset.n_train, dataset.n_val),
         "test": (dataset.n_train + dataset.n_val, dataset.n_test),
     }
-    said = []
+    differences = []
     if None not in trials and trials not in phases.values():
         options = " or ".join(f"{a} and {b} ({phase})" for phase, (a, b) in phases.items())
-        said.append(f"{trials[0]} train and {trials[1]} eval trials, not {options}")
+        differences.append(f"{trials[0]} train and {trials[1]} eval trials, not {options}")
     if None not in neurons and neurons != (dataset.n_heldin, dataset.n_heldout):
-        said.append(
+        differences.append(
             f"{neurons[0]} held-in and {neurons[1]} held-out neurons, "
             f"not {dataset.n_heldin} and {dataset.n_heldout}"
         )
-    if not said:
-        return []
-    message = f"differs from the released recording of {dataset.name}: it has " + "; ".join(said)
-    hint = "That is as it should be for other recordings; --targets checks the exact numbers."
-    return [Finding("note", name, "", message, hint)]
+    if differences:
+        yield Problem(
+            "note",
+            f"differs from the released recording of {dataset.name}: {'; '.join(differences)}",
+            "Right for another recording; `targets=FILE` checks the exact sizes.",
+        )
 
 
 def _agreed_sizes(shapes: Mapping[str, Shape], wanted: Mapping[str, int]) -> dict[str, int]:
-    """Return for each axis the length that most arrays have, seen with their axes upright."""
+    """Return the most common length of each axis, with swapped axes put right."""
     votes: dict[str, Counter[int]] = {}
     for key, shape in shapes.items():
-        for axis, size in zip(AXES[key], _upright(key, shape, wanted), strict=True):
+        for axis, size in zip(AXES[key], _unswapped(key, shape, wanted), strict=True):
             votes.setdefault(axis, Counter())[size] += 1
     return {axis: counter.most_common(1)[0][0] for axis, counter in votes.items()}
 
 
-def _upright(key: str, shape: Shape, wanted: Mapping[str, int]) -> Shape:
-    """Return the shape as trials x bins x neurons, where the number of bins gives it away."""
+def _unswapped(key: str, shape: Shape, wanted: Mapping[str, int]) -> Shape:
+    """Return the shape as trials x bins x neurons, recognized by the number of bins."""
     n_trials, n_bins, n_neurons = shape
     right = wanted.get(AXES[key][1])
     if right is None or n_bins == right:
@@ -139,55 +204,20 @@ def _upright(key: str, shape: Shape, wanted: Mapping[str, int]) -> Shape:
     return (n_bins, n_trials, n_neurons) if n_trials == right else shape
 
 
-def _swapped_axes(shape: Shape, expected: Shape) -> tuple[int, ...] | None:
-    """Return the transposition that makes the shape right."""
-    for order in permutations(range(3)):
-        if tuple(shape[axis] for axis in order) == expected:
-            return order
-    return None
-
-
-def _swapped(name: str, key: str, shape: Shape, order: tuple[int, ...]) -> Finding:
-    axes = ("trials", "bins", "neurons")
-    found = " x ".join(axes[order.index(axis)] for axis in range(3))
-    return Finding(
-        "error",
-        name,
-        key,
-        f"has the shape {_text(shape)}: its axes are {found}; expected trials x bins x neurons",
-        f"Write numpy.transpose(rates, {order}).",
-    )
-
-
-def _reason(
-    key: str,
-    axis: str,
-    shapes: Mapping[str, Shape],
-    sizes: Mapping[str, int],
-    wanted: Mapping[str, int],
-) -> str:
-    if axis in sizes:
-        return "as in the targets"
-    if axis in wanted:
-        return "the benchmark's window" if axis == WINDOW_BINS else "200 ms"
-    others = ", ".join(f"`{k}`" for k in shapes if k != key and axis in AXES[k])
-    return f"as in {others}"
-
-
-def _hint(axis: str, found: int, agreed: Mapping[str, int]) -> str:
+def _size_hint(axis: str, size: int, agreed: Mapping[str, int]) -> str:
     n_window, n_forward = agreed.get(WINDOW_BINS), agreed.get(FORWARD_BINS)
-    if None not in (n_window, n_forward) and found == (n_window or 0) + (n_forward or 0):
-        return (
-            f"It holds window and forward bins together: the first {n_window} bins go here, the "
-            f"last {n_forward} under the keys that end in _forward."
-            if axis == WINDOW_BINS
-            else f"It holds window and forward bins together: keep the last {n_forward}."
-        )
+    if None not in (n_window, n_forward) and size == (n_window or 0) + (n_forward or 0):
+        if axis == WINDOW_BINS:
+            return (
+                f"It holds window and forward bins together: the first {n_window} bins go here, "
+                f"the last {n_forward} under the keys that end in _forward."
+            )
+        return f"It holds window and forward bins together: keep the last {n_forward}."
     other = {HELDIN: HELDOUT, HELDOUT: HELDIN}.get(axis)
-    if other is not None and found == agreed.get(other):
-        return "Held-in and held-out rates seem to be exchanged."
-    if other is not None and found == agreed.get(axis, 0) + agreed.get(other, 0):
-        return "It holds all neurons: split them, held-in and held-out have keys of their own."
+    if other is not None and size == agreed.get(other):
+        return "Held-in and held-out rates seem to be swapped."
+    if other is not None and size == agreed.get(axis, 0) + agreed.get(other, 0):
+        return "It holds all neurons: split them into the held-in and the held-out array."
     return _HINTS[axis]
 
 
@@ -196,111 +226,81 @@ def _text(shape: Shape) -> str:
 
 
 # ------------------------------------------------------------------------------------------------
-# Are the numbers of an array rates at all?
+# Values.
 # ------------------------------------------------------------------------------------------------
 
 
-PLAUSIBLE_HZ = (0.05, 100.0)
-"""Between these lies the mean rate of any of the benchmark's populations."""
-
-_SHOWN_NEURONS = 5
-
-
-def check_values(group: str, key: str, rates_BTN: Array, bin_ms: int | None) -> list[Finding]:
-    """Check that rates are finite and not negative; errors only.
-
-    Parameters
-    ----------
-    group, key : str
-        Where the array lies.
-    rates_BTN : (trials, bins, neurons) array
-        Its numbers.
-    bin_ms : int, optional
-        Bin width, to recognize logarithms by.
-    """
-    finite = np.isfinite(rates_BTN)
-    findings = []
-    if not finite.all():
-        n_nan = int(np.isnan(rates_BTN).sum())
-        n_bad = int((~finite).sum())
+def finite(array: RateArray) -> Iterator[Problem]:
+    """Rates are finite."""
+    rates_BTN = array.rates_BTN
+    bad = ~np.isfinite(rates_BTN)
+    if bad.any():
+        n_bad, n_nan = int(bad.sum()), int(np.isnan(rates_BTN).sum())
         kinds = [f"{n_nan} NaN"] * (n_nan > 0) + [f"{n_bad - n_nan} infinite"] * (n_bad > n_nan)
-        n_trials = int((~finite).any(axis=(1, 2)).sum())
-        findings.append(
-            Finding(
-                "error",
-                group,
-                key,
-                f"{' and '.join(kinds)} of {rates_BTN.size} values, in {n_trials} of "
-                f"{len(rates_BTN)} trials; the first at {_first(~finite)}",
-                "Every bin of every trial needs a rate, also bins that are not scored.",
-            )
+        yield Problem(
+            "error",
+            f"{' and '.join(kinds)} of {rates_BTN.size} values, in "
+            f"{int(bad.any(axis=(1, 2)).sum())} of {len(rates_BTN)} trials; the first at "
+            f"{_first(bad)}",
+            "Every bin of every trial needs a rate, including bins that are not scored.",
         )
-    negative = finite & (rates_BTN < 0)
+
+
+def not_negative(array: RateArray) -> Iterator[Problem]:
+    """Rates are not negative; logarithms of rates are recognized."""
+    rates_BTN = array.rates_BTN
+    is_finite = np.isfinite(rates_BTN)
+    negative = is_finite & (rates_BTN < 0)
     if negative.any():
         n_negative = int(negative.sum())
-        lowest = rates_BTN[negative].min()
-        findings.append(
-            Finding(
-                "error",
-                group,
-                key,
-                f"{n_negative} of {rates_BTN.size} values below 0, the lowest {lowest:.4g}; the "
-                f"first at {_first(negative)}",
-                _log_hint(rates_BTN[finite], n_negative / int(finite.sum()), bin_ms)
-                or "Clip them with numpy.maximum(rates, 1e-9), or model log-rates instead.",
-            )
+        yield Problem(
+            "error",
+            f"{n_negative} of {rates_BTN.size} values below 0, the lowest "
+            f"{rates_BTN[negative].min():.4g}; the first at {_first(negative)}",
+            _log_hint(rates_BTN[is_finite], n_negative / int(is_finite.sum()), array.bin_ms)
+            or "Clip them with numpy.maximum(rates, 1e-9), or model log-rates instead.",
         )
-    return findings
 
 
-def check_variation(group: str, key: str, rates_BTN: Array) -> list[Finding]:
-    """Warn of rates that carry nothing: zeros, and no change over time or trials.
-
-    The parameters are those of `check_values`, which must have found nothing.
-    """
+def varying(array: RateArray) -> Iterator[Problem]:
+    """Rates change over time and between trials."""
+    rates_BTN = array.rates_BTN
     if not rates_BTN.any():
-        return [
-            Finding("warning", group, key, "is 0 everywhere", "Was the array ever filled?"),
-        ]
-    findings = []
-    if (rates_BTN == rates_BTN[:, :1]).all():
-        findings.append(
-            Finding(
-                "warning",
-                group,
-                key,
-                "is constant over time in every trial, as a mean rate is",
-                "If a model made it, it has collapsed: look at its training.",
-            )
-        )
+        yield Problem("warning", "is 0 everywhere", "Was the array ever filled?")
+    elif (rates_BTN == rates_BTN[:, :1]).all():
+        text = "is constant over time in every trial, like a mean rate"
+        yield Problem("warning", text, "If a model predicted it, its training has collapsed.")
     elif len(rates_BTN) > 1 and (rates_BTN == rates_BTN[:1]).all():
-        findings.append(
-            Finding(
-                "warning",
-                group,
-                key,
-                "is the same in every trial",
-                "If a model made it, it does not see its input.",
-            )
-        )
-    return findings + (_zeros(group, key, rates_BTN) if key in SCORED_KEYS else [])
+        text = "is the same in every trial"
+        yield Problem("warning", text, "If a model predicted it, it ignores its input.")
 
 
-def _zeros(group: str, key: str, rates_BTN: Array) -> list[Finding]:
-    zero = rates_BTN == 0
-    if not zero.any():
-        return []
+def positive_where_scored(array: RateArray) -> Iterator[Problem]:
+    """No rate is 0 where a spike would be scored."""
+    zero = array.rates_BTN == 0
+    if array.key not in SCORED_KEYS or not zero.any() or zero.all():
+        return
     text = f"{zero.mean():.1%} of the rates are exactly 0"
     silent = np.flatnonzero(zero.all(axis=(0, 1)))
     if len(silent):
         shown = ", ".join(map(str, silent[:_SHOWN_NEURONS]))
         more = ", ..." if len(silent) > _SHOWN_NEURONS else ""
         text += f"; throughout for {len(silent)} of {zero.shape[2]} neurons: {shown}{more}"
-    hint = (
-        "The benchmark puts 1e-9 there, and a spike in such a bin costs 30 bits: give a small "
-        "positive rate."
+    yield Problem(
+        "warning",
+        text,
+        "The benchmark replaces 0 by 1e-9, and a spike in such a bin costs 30 bits: give a small "
+        "positive rate.",
     )
-    return [Finding("warning", group, key, text, hint)]
+
+
+Rule = Callable[[RateArray], Iterator[Problem]]
+
+SCORABLE: tuple[Rule, ...] = (finite, not_negative)
+"""Rules without which the benchmark's evaluation fails."""
+
+PLAUSIBLE: tuple[Rule, ...] = (varying, positive_where_scored)
+"""Rules for arrays that can be scored."""
 
 
 def _first(bad_BTN: Array) -> str:
@@ -309,11 +309,11 @@ def _first(bad_BTN: Array) -> str:
 
 
 def _log_hint(values: Array, negative_share: float, bin_ms: int | None) -> str | None:
-    """Recognize logarithms by what they are logarithms of."""
+    """Recognize logarithms by the mean rate that they stand for."""
     if bin_ms is None:
         return None
     low, high = PLAUSIBLE_HZ
-    # Rates this large would overflow, and are no logarithms of any rate.
+    # Larger values would overflow, and are not logarithms of any rate.
     values = values.astype(np.float64)
     mean_exp = float(np.exp(np.minimum(values, 50.0)).mean())
     with np.errstate(over="ignore"):
@@ -321,78 +321,48 @@ def _log_hint(values: Array, negative_share: float, bin_ms: int | None) -> str |
     if negative_share > 0.5 and low <= mean_exp * 1000 / bin_ms <= high:
         return "They look like log-rates: write numpy.exp(rates)."
     if mean > 1 and low <= mean_exp <= high:
-        return (
-            f"They look like logarithms of rates in Hz: write numpy.exp(rates) / {1000 // bin_ms}."
-        )
+        to_hz = 1000 // bin_ms
+        return f"They look like logarithms of rates in Hz: write numpy.exp(rates) / {to_hz}."
     return None
 
 
 # ------------------------------------------------------------------------------------------------
-# Are rates expected counts per bin, or in Hz, or of another bin width?
+# Unit: expected counts per bin, not Hz and not counts of another bin width.
 # ------------------------------------------------------------------------------------------------
 
 
-# Any model gets a population's mean rate right within this factor.
+# Any model predicts a population's mean rate within this factor.
 _TOLERATED = 2.0
-# A ratio this near to a factor is called by the factor's name.
+# A ratio within this factor of a conversion factor is taken for it.
 _NAMED_WITHIN = 1.6
+_CHECK_UNIT = "Rates must be expected spike counts per bin: check their unit."
 
 
-class _Verdict(NamedTuple):
-    severity: Severity
-    message: str
-    hint: str
+def unit_problems(arrays: Sequence[RateArray], bin_ms: int) -> Iterator[tuple[list[str], Problem]]:
+    """Recognize the unit of rates by their mean; yield keys and problem.
 
-
-@dataclass(frozen=True)
-class Scale:
-    """Mean of one array, and of the spike counts that it predicts, where they are known."""
-
-    mean_rate: float
-    mean_count: float | None
-
-    @classmethod
-    def of(cls, rates_BTN: Array, counts_BTN: Array | None) -> "Scale":
-        """Measure an array; counts that are NaN are left out on both sides."""
-        if counts_BTN is None:
-            return cls(float(rates_BTN.mean(dtype=np.float64)), None)
-        known = ~np.isnan(counts_BTN)
-        if not known.any():
-            return cls(float(rates_BTN.mean(dtype=np.float64)), None)
-        return cls(
-            float(rates_BTN.mean(dtype=np.float64, where=known)),
-            float(counts_BTN.mean(dtype=np.float64, where=known)),
-        )
-
-
-def check_scale(group: str, scales: Mapping[str, Scale], bin_ms: int) -> list[Finding]:
-    """Recognize rates that are not counts per bin, by their mean.
-
-    Compared with spike counts where they are known, else with what a population can fire.
-
-    Parameters
-    ----------
-    group : str
-        Where the arrays lie.
-    scales : mapping of str to Scale
-        By key.
-    bin_ms : int
-        Bin width.
+    The mean is compared with that of the spike counts if known, else with plausible rates.
     """
-    verdicts: dict[_Verdict, list[str]] = {}
-    for key, scale in scales.items():
-        verdict = _verdict(scale, bin_ms)
-        if verdict is not None:
-            verdicts.setdefault(verdict, []).append(key)
-    findings = []
-    for verdict, keys in verdicts.items():
-        means = [scales[key].mean_rate for key in keys]
+    means: dict[Problem, dict[str, float]] = {}
+    for array in arrays:
+        rates_BTN, counts_BTN = array.rates_BTN, array.counts_BTN
+        known = None if counts_BTN is None else ~np.isnan(counts_BTN)
+        mean_count = None
+        if counts_BTN is None or known is None or not known.any():
+            mean_rate = float(rates_BTN.mean(dtype=np.float64))
+        else:
+            mean_rate = float(rates_BTN.mean(dtype=np.float64, where=known))
+            mean_count = float(counts_BTN.mean(dtype=np.float64, where=known))
+        problem = _unit_problem(mean_rate, mean_count, bin_ms)
+        if problem is not None:
+            means.setdefault(problem, {})[array.key] = mean_rate
+    for problem, by_key in means.items():
+        per_bin = list(by_key.values())
         text = (
-            f"mean of {_range(means)} per bin of {bin_ms} ms, "
-            f"{_range([mean * 1000 / bin_ms for mean in means])} Hz: {verdict.message}"
+            f"mean of {_range(per_bin)} per bin of {bin_ms} ms, "
+            f"{_range([mean * 1000 / bin_ms for mean in per_bin])} Hz: {problem.message}"
         )
-        findings.append(Finding(verdict.severity, group, ", ".join(keys), text, verdict.hint))
-    return findings
+        yield list(by_key), problem._replace(message=text)
 
 
 def _range(values: list[float]) -> str:
@@ -401,57 +371,48 @@ def _range(values: list[float]) -> str:
     return " to ".join(shown)
 
 
-def _verdict(scale: Scale, bin_ms: int) -> _Verdict | None:
-    if scale.mean_rate == 0:
+def _unit_problem(mean_rate: float, mean_count: float | None, bin_ms: int) -> Problem | None:
+    if mean_rate == 0:
         return None
-    if not scale.mean_count:
-        return _implausible(scale.mean_rate * 1000 / bin_ms, bin_ms)
-    ratio = scale.mean_rate / scale.mean_count
+    factors = _named_factors(bin_ms)
+    if not mean_count:
+        low, high = PLAUSIBLE_HZ
+        if mean_rate * 1000 / bin_ms > high:
+            return factors[1000 / bin_ms]
+        if mean_rate * 1000 / bin_ms < low:
+            return Problem("warning", f"a population fires at {low:g} Hz or more", _CHECK_UNIT)
+        return None
+    ratio = mean_rate / mean_count
     if 1 / _TOLERATED <= ratio <= _TOLERATED:
         return None
-    named = _named_factors(bin_ms)
-
-    def distance(factor: float) -> float:
-        return abs(math.log(ratio / factor))
-
-    nearest_factor = min(named, key=distance)
-    if distance(nearest_factor) <= math.log(_NAMED_WITHIN):
-        return named[nearest_factor]
-    message = f"{ratio:.3g} times the mean spike count, {scale.mean_count:.3g}"
-    return _Verdict("warning", message, "Rates are expected spike counts per bin: is that so?")
+    nearest = min(factors, key=lambda factor: abs(math.log(ratio / factor)))
+    if abs(math.log(ratio / nearest)) <= math.log(_NAMED_WITHIN):
+        return factors[nearest]
+    text = f"{ratio:.3g} times the mean spike count, {mean_count:.3g}"
+    return Problem("warning", text, _CHECK_UNIT)
 
 
-def _implausible(as_hz: float, bin_ms: int) -> _Verdict | None:
-    low, high = PLAUSIBLE_HZ
-    if as_hz > high:
-        return _named_factors(bin_ms)[1000 / bin_ms]
-    if as_hz < low:
-        message = f"a population fires at {low:g} Hz or more"
-        return _Verdict("warning", message, "Rates are expected spike counts per bin: is that so?")
-    return None
-
-
-def _named_factors(bin_ms: int) -> dict[float, _Verdict]:
-    """Return what a ratio of rates to counts means, by the ratio."""
+def _named_factors(bin_ms: int) -> dict[float, Problem]:
+    """Return what a ratio of rates to counts means, by ratio."""
     to_hz = 1000 // bin_ms
     (other_ms,) = set(BINS_MS) - {bin_ms}
     return {
-        1000 / bin_ms: _Verdict(
+        1000 / bin_ms: Problem(
             "error",
             f"these are rates in Hz, not expected counts per bin, {to_hz} times too large",
             f"Divide by {to_hz} (1000 / bin_ms).",
         ),
-        bin_ms / 1000: _Verdict(
+        bin_ms / 1000: Problem(
             "error",
             f"{to_hz} times too small, as if counts per bin were taken for Hz and divided again",
             f"Multiply by {to_hz} (1000 / bin_ms).",
         ),
-        other_ms / bin_ms: _Verdict(
+        other_ms / bin_ms: Problem(
             "error",
             f"these are counts per bin of {other_ms} ms",
             f"Multiply by {bin_ms} / {other_ms}.",
         ),
-        1 / bin_ms: _Verdict(
+        1 / bin_ms: Problem(
             "error",
             f"these are counts per ms, {bin_ms} times too small",
             f"Multiply by {bin_ms} (bin_ms).",
@@ -460,93 +421,70 @@ def _named_factors(bin_ms: int) -> dict[float, _Verdict]:
 
 
 # ------------------------------------------------------------------------------------------------
-# Are the trials in the order of the targets?
+# Order of the trials.
 #
-# Rates of a trial predict its own spikes better than those of other trials, if they predict
-# anything that differs between trials. Under a Poisson model the log-likelihood of the spikes s_j
-# of trial j with the rates of trial i is sum(s_j log r_i - r_i), up to a term of s_j alone. Rows
-# and columns of this matrix are centered, which takes away what trials have in common; the mean of
-# the entries (i, order[i]) then tells how well an order fits.
+# The rates of a trial predict its own spikes better than those of other trials, if they differ
+# between trials at all. Under a Poisson model the log-likelihood of the spikes s_j of trial j given
+# the rates of trial i is sum(s_j log r_i - r_i), up to a term of s_j alone. Centering the rows and
+# columns of this matrix removes what trials have in common; the mean of the entries (i, order[i])
+# then measures how well an order fits.
 # ------------------------------------------------------------------------------------------------
 
 
-_FIT = 4.0  # standard errors above chance that count as a fit
-_BETTER = 3.0  # and above the file's own order, for another one to be the right one
+_FIT = 4.0  # standard errors above chance for an order to fit
+_BETTER = 3.0  # and above the file's own order, for another one to be right
 _FEWEST_TRIALS = 4
-# Bins x neurons that are looked at: enough to tell, and few enough for a large file.
+# Bins x neurons to look at: enough to decide, and few enough for a large file.
 _MOST_ENTRIES = 10_000
 
-FloatArray = NDArray[np.float64]
 
+def order_problem(arrays: Sequence[RateArray]) -> Problem | None:
+    """Compare the order of trials with their spike counts, which all arrays must have.
 
-def check_order(
-    group: str, rates: Mapping[str, Array], counts: Mapping[str, Array]
-) -> list[Finding]:
-    """Tell by spike counts whether trials are in the right order.
-
-    Parameters
-    ----------
-    group : str
-        Where the arrays lie.
-    rates, counts : mapping of str to array
-        Rates and spike counts of the same trials, trials x bins x neurons, by the same keys.
-        A count that is NaN is left out.
-
-    Returns
-    -------
-    list of Finding
-        An error where another order fits clearly better; a note where nothing can be told.
+    An error if another order fits clearly better; a note if the order cannot be checked.
     """
-    key = ", ".join(rates)
-    n_trials = len(next(iter(rates.values())))
+    n_trials = len(arrays[0].rates_BTN)
     if n_trials < _FEWEST_TRIALS:
-        text = f"the order of {n_trials} trials cannot be told from their spikes"
-        return [Finding("note", group, key, text)]
-    signal, spikes = _signal_and_spikes(rates, counts)
-    # The order that fits best is looked for on one half and judged on the other: a search over
-    # all orders fits noise.
+        return Problem("note", f"the order of {n_trials} trials cannot be checked: too few trials")
+    signal, spikes = _signal_and_spikes(arrays)
+    # The best order is searched for on one half of the entries and judged on the other: a search
+    # over all orders fits noise.
     searched, judged = (_gains(signal[:, half::2], spikes[:, half::2]) for half in (0, 1))
     own = np.arange(n_trials)
-    found = linear_sum_assignment(-searched)[1]
-    fits = {
+    orders = {
         "in reverse": own[::-1],
         "one trial late": np.roll(own, 1),
         "one trial early": np.roll(own, -1),
-        "in another order": found,
+        "in another order": linear_sum_assignment(-searched)[1],
     }
     own_fit = _fit(judged, own)
-    for what, order in fits.items():
+    for what, order in orders.items():
         fit = _fit(judged, order)
         if fit > _FIT and fit > own_fit + _BETTER:
             pairs = ", ".join(f"{i} fits trial {order[i]}" for i in range(min(3, n_trials)))
-            return [
-                Finding(
-                    "error",
-                    group,
-                    key,
-                    f"the trials are {what}: by their spikes, trial {pairs} and so on",
-                    "Put the rates in the order of the input tensors (a shuffling data loader?).",
-                )
-            ]
+            return Problem(
+                "error",
+                f"the trials are {what}: by their spikes, trial {pairs} and so on",
+                "Put the rates in the order of the input tensors (a shuffling data loader?).",
+            )
     if own_fit < _FIT:
-        text = "the order of the trials cannot be told: their rates differ too little"
-        return [Finding("note", group, key, text)]
-    return []
+        text = "the order of the trials cannot be checked: their rates differ too little"
+        return Problem("note", text)
+    return None
 
 
-def _signal_and_spikes(
-    rates: Mapping[str, Array], counts: Mapping[str, Array]
-) -> tuple[FloatArray, FloatArray]:
-    """Return log-rates without what all trials share, and counts, in the same random entries."""
+def _signal_and_spikes(arrays: Sequence[RateArray]) -> tuple[FloatArray, FloatArray]:
+    """Return log-rates minus their mean over trials, and counts, at the same random entries."""
     draw = np.random.default_rng(0)
     signal, spikes = [], []
-    for key, rates_BTN in rates.items():
-        n_trials = len(rates_BTN)
-        entries = draw.permutation(rates_BTN[0].size)[: _MOST_ENTRIES // len(rates)]
-        rates_BX = rates_BTN.reshape(n_trials, -1)[:, entries].astype(np.float64)
-        counts_BX = counts[key].reshape(n_trials, -1)[:, entries].astype(np.float64)
+    for array in arrays:
+        n_trials = len(array.rates_BTN)
+        entries = draw.permutation(array.rates_BTN[0].size)[: _MOST_ENTRIES // len(arrays)]
+        rates_BX = array.rates_BTN.reshape(n_trials, -1)[:, entries].astype(np.float64)
+        counts = np.asarray(array.counts_BTN).reshape(n_trials, -1)
+        counts_BX = counts[:, entries].astype(np.float64)
         known = ~np.isnan(counts_BX)
-        # One rate of almost nothing would outweigh every other entry.
+        # A single rate near 0 would outweigh every other entry.
         logs_BX = np.log(np.maximum(rates_BX, 0.01 * rates_BX.mean(axis=0) + 1e-9))
         n_known_X = np.maximum(known.sum(axis=0), 1)
         mean_X = logs_BX.sum(axis=0, where=known) / n_known_X
@@ -557,7 +495,7 @@ def _signal_and_spikes(
 
 
 def _gains(signal: FloatArray, spikes: FloatArray) -> FloatArray:
-    """Return the log-likelihood of trial j's spikes under trial i's rates, doubly centered."""
+    """Return the doubly centered log-likelihood of trial j's spikes under trial i's rates."""
     gains = signal @ spikes.T
     gains = gains - gains.mean(axis=0) - gains.mean(axis=1)[:, None] + gains.mean()
     return np.asarray(gains)

@@ -1,7 +1,7 @@
-"""Saying what to install, where the benchmark's packages are missing.
+"""What to install if the benchmark's packages are missing.
 
 nlb-tools 0.0.4 pins a pandas that no longer builds, so no extra can name it: it is installed
-beside the package, without its pins.
+separately, without its dependencies.
 """
 
 import sys
@@ -11,11 +11,11 @@ from importlib.util import find_spec
 from ndt_cli.errors import MissingExtraError
 
 NLB_TOOLS = "nlb-tools==0.0.4"
-"""The release that the repairs in `ndt_cli.nlb.nlb_tools` are made for."""
+"""The release that `ndt_cli.nlb.nlb_tools` repairs."""
 
 
 def require_nlb_extra(*modules: str) -> None:
-    """Check that modules can be imported, and that nlb-tools is the release known to work.
+    """Check that modules are installed, and that nlb-tools is the supported release.
 
     Parameters
     ----------
@@ -25,12 +25,12 @@ def require_nlb_extra(*modules: str) -> None:
     Raises
     ------
     MissingExtraError
-        Its hint is one line to run, for pip or, in an environment without pip, for uv.
+        The hint is one command for pip, or for uv in an environment without pip.
     """
     missing = [name for name in modules if find_spec(name) is None]
     if missing:
         raise MissingExtraError(
-            f"This needs {', '.join(missing)}, not installed here", f"Run: {install_line()}"
+            f"This needs {', '.join(missing)}, which is not installed", f"Run: {install_line()}"
         )
     if "nlb_tools" in modules:
         name, _, wanted = NLB_TOOLS.partition("==")
@@ -42,8 +42,8 @@ def require_nlb_extra(*modules: str) -> None:
 
 
 def install_line() -> str:
-    """Return the commands that install the extra and nlb-tools in this environment."""
-    # An environment made by uv holds no pip; uv finds it by the path of its Python.
+    """Return the command that installs the extra and nlb-tools in this environment."""
+    # Environments made by uv have no pip; uv finds them by the path of their Python.
     pip = f'"{sys.executable}" -m pip install'
     if find_spec("pip") is None:
         pip = f'uv pip install --python "{sys.executable}"'
@@ -52,10 +52,10 @@ def install_line() -> str:
 
 
 def _extra_requirements() -> list[str]:
-    """Return what the extra ``nlb`` names, from the installed package's own metadata."""
+    """Return the requirements of the extra ``nlb`` from the installed metadata."""
     try:
         lines = requires("ndt-cli") or []
-    except PackageNotFoundError:  # run from a source tree that was never installed
+    except PackageNotFoundError:  # a source tree that is not installed
         return [".[nlb]"]
     needs = []
     for line in lines:
@@ -66,7 +66,7 @@ def _extra_requirements() -> list[str]:
 
 
 def package_version(name: str) -> str:
-    """Return a package's version, ``"none"`` where it is not installed as a package."""
+    """Return the installed version of a package, or ``"none"``."""
     try:
         return version(name)
     except PackageNotFoundError:

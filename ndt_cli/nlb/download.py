@@ -1,4 +1,8 @@
-"""Finding a data set's NWB files in a folder, whoever put them there."""
+"""The public NWB files: where they are, resumable downloads, checksum verification.
+
+Downloads use requests: libraries such as pooch verify a checksum but cannot resume, and the
+largest file has 1.8 GB.
+"""
 
 import hashlib
 import os
@@ -8,8 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from ndt_cli.errors import DataError, typed
-from ndt_cli.nlb.catalog import DATASETS, NlbDataset, Phase, Progress, PublicFile, no_progress
+from ndt_cli.errors import DataError, called
+from ndt_cli.nlb.catalog import (
+    DATASETS,
+    NlbDataset,
+    Phase,
+    Progress,
+    PublicFile,
+    find_dataset,
+    no_progress,
+)
 from ndt_cli.nlb.dependencies import require_nlb_extra
 
 if TYPE_CHECKING:
@@ -17,22 +29,21 @@ if TYPE_CHECKING:
 
 
 DEFAULT_DATA_DIR = Path("nlb-data")
-"""Where files are fetched to, and looked for: in the folder that the command runs in."""
+"""Default folder of the files, relative to the current folder."""
 
 
 class NwbFiles(NamedTuple):
-    """The two files of a data set; the validation phase needs no test file."""
+    """The two files of a dataset; the validation phase needs no test file."""
 
     train: Path
     test: Path | None
 
 
 def public_path(dataset: NlbDataset, file: PublicFile, data_dir: Path) -> Path:
-    """Return where a public file is fetched to: as the DANDI client does, by dandiset.
+    """Return where a public file is stored; the same layout as the DANDI client's.
 
     Examples
     --------
-    >>> from ndt_cli.nlb.catalog import find_dataset
     >>> dataset = find_dataset("mc_maze_small")
     >>> public_path(dataset, dataset.test_file, Path("nlb-data")).parts[:3]
     ('nlb-data', '000140', 'sub-Jenkins')
@@ -40,14 +51,14 @@ def public_path(dataset: NlbDataset, file: PublicFile, data_dir: Path) -> Path:
     return data_dir / dataset.dandiset / file.path
 
 
-def fetch_command(dataset: NlbDataset, data_dir: Path) -> str:
-    """Return what to run to have the public files in a folder."""
-    option = "" if data_dir == DEFAULT_DATA_DIR else f" --data-dir {typed(data_dir)}"
-    return f"ndt nlb-data {dataset.name}{option}"
+def fetch_call(dataset: NlbDataset, data_dir: Path) -> str:
+    """Return the call that fetches the public files into a folder, for a hint."""
+    folder = {} if data_dir == DEFAULT_DATA_DIR else {"data_dir": data_dir}
+    return called("fetch_dataset", dataset.name, **folder)
 
 
 def data_dir_of(dataset: NlbDataset, path: Path) -> Path:
-    """Return the folder of files that an NWB file was found in."""
+    """Return the ``data_dir`` in which an NWB file was found."""
     for file in dataset.files:
         below = Path(dataset.dandiset, file.path)
         if path.parts[-len(below.parts) :] == below.parts:
@@ -56,30 +67,28 @@ def data_dir_of(dataset: NlbDataset, path: Path) -> Path:
 
 
 def locate(dataset: NlbDataset, data_dir: Path, phase: Phase = "test") -> NwbFiles:
-    """Find the NWB files of a data set.
+    """Find the NWB files of a dataset.
 
-    First under their public names, in ``<data_dir>/<dandiset>/sub-<subject>/`` or any folder
-    above or left out of that; then as the only ``*train*.nwb`` and ``*test*.nwb`` of such a
-    folder.
+    First by their public names, in ``<data_dir>/<dandiset>/sub-<subject>/`` or with either folder
+    left out; then as the only ``*train*.nwb`` and ``*test*.nwb`` of such a folder.
 
     Parameters
     ----------
     dataset : NlbDataset
     data_dir : Path
     phase : {"val", "test"}
-        The validation phase does without the test file.
+        The validation phase does not need the test file.
 
     Raises
     ------
     DataError
-        When a file is not there, with what to download; or when there are several.
+        If a file is missing (with what to download) or several files match.
 
     Examples
     --------
-    >>> from ndt_cli.nlb.catalog import find_dataset
     >>> locate(find_dataset("mc_maze_small"), Path("nlb-data"))
     Traceback (most recent call last):
-    ndt_cli.errors.DataError: nlb-data: NWB files of mc_maze_small are not there. Needed:...
+    ndt_cli.errors.DataError: nlb-data: found no NWB files of mc_maze_small. Missing:...
     """
     train = _find(dataset, dataset.train_file, "*train*.nwb", data_dir)
     test = _find(dataset, dataset.test_file, "*test*.nwb", data_dir)
@@ -88,7 +97,13 @@ def locate(dataset: NlbDataset, data_dir: Path, phase: Phase = "test") -> NwbFil
         found[dataset.test_file] = test
     missing = [file for file, path in found.items() if path is None]
     if missing or train is None:
-        raise _missing(dataset, missing, data_dir)
+        wanted = "".join(
+            f"\n  {file.name}  {file.n_bytes / 1e6:,.1f} MB  {file.urls[0]}" for file in missing
+        )
+        raise DataError(
+            f"{data_dir}: found no NWB files of {dataset.name}. Missing:{wanted}",
+            f"Fetch them: {fetch_call(dataset, data_dir)}, or give their folder as `data_dir`.",
+        )
     return NwbFiles(train, test)
 
 
@@ -107,60 +122,40 @@ def _find(dataset: NlbDataset, public: PublicFile, pattern: str, data_dir: Path)
     for folder in folders:
         if (folder / public.name).is_file():
             return folder / public.name
-    # The maze sets share subject and folder names: one's files must not pass for another's.
+    # The maze datasets share their subject and folders: do not confuse their files.
     others = {file.name for other in DATASETS.values() for file in other.files}
     for folder in folders:
         paths = sorted(path for path in folder.glob(pattern) if path.name not in others)
         if len(paths) > 1:
             names = ", ".join(path.name for path in paths)
             raise DataError(
-                f"{folder}: found several files {pattern} ({names}), and none is {public.name}",
-                hint=f"Leave one of {dataset.name} there, or give it that name.",
+                f"{folder}: found several files {pattern} ({names}); expected one, or "
+                f"{public.name}",
+                f"Keep only the file of {dataset.name} there, or rename it.",
             )
         if paths:
             return paths[0]
     return None
 
 
-def _missing(dataset: NlbDataset, files: list[PublicFile], data_dir: Path) -> DataError:
-    wanted = "".join(
-        f"\n  {file.name}  {file.n_bytes / 1e6:,.1f} MB  {file.urls[0]}" for file in files
-    )
-    return DataError(
-        f"{data_dir}: NWB files of {dataset.name} are not there. Needed:{wanted}",
-        hint=f"Run  {fetch_command(dataset, data_dir)}  to fetch them, or give the folder that "
-        "has them with --data-dir.",
-    )
-
-
 # ------------------------------------------------------------------------------------------------
-# Fetching the public files: going on where a download broke off, and checking what came.
-#
-# The transfer is that of requests. Downloaders for data sets such as pooch check a digest, but
-# throw
-# away what they have when the connection breaks; the largest file here has 1.8 GB.
+# Downloads.
 # ------------------------------------------------------------------------------------------------
 
 
-_CHUNK_BYTES = 2**16  # a chunk that breaks off is lost
-_TIMEOUT_S = (10.0, 60.0)  # to connect; without a byte
+_CHUNK_BYTES = 2**16  # an incomplete chunk is lost
+_TIMEOUT_S = (10.0, 60.0)  # to connect; between bytes
 _WAITS_S = (0.0, 1.0, 5.0)
-"""Pauses before the tries that bring nothing; one that brings bytes starts them over."""
+"""Pauses before attempts that receive nothing; any received byte starts over."""
 
 State = Literal["right", "missing", "wrong size", "wrong digest"]
 
 
 @dataclass(frozen=True)
 class FileState:
-    """How a local file compares with the public one.
+    """Comparison of a local file with the public one.
 
-    Attributes
-    ----------
-    path : Path
-    file : PublicFile
-    state : {"right", "missing", "wrong size", "wrong digest"}
-    found : str
-        The size or digest that was found, empty where it is right or missing.
+    ``found`` is the size or digest that differs; empty if the file is right or missing.
     """
 
     path: Path
@@ -170,7 +165,7 @@ class FileState:
 
     @property
     def expected(self) -> str:
-        """The public file's digest, or its size where that tells already."""
+        """The public file's digest, or its size if the sizes differ."""
         if self.state in ("right", "wrong digest"):
             return self.file.sha256
         return f"{self.file.n_bytes:,} bytes"
@@ -193,36 +188,56 @@ def check_file(file: PublicFile, path: Path, progress: Progress = no_progress) -
     return FileState(path, file, "right")
 
 
-def fetch(file: PublicFile, path: Path, progress: Progress = no_progress) -> bool:
-    """Fetch a public file, unless it is there already.
+def check_dataset(
+    name: str, data_dir: Path = DEFAULT_DATA_DIR, progress: Progress = no_progress
+) -> list[FileState]:
+    """Compare the local files of a dataset with the public ones."""
+    dataset = find_dataset(name)
+    return [
+        check_file(file, public_path(dataset, file, data_dir), progress) for file in dataset.files
+    ]
 
-    What has come is kept as ``<path>.part`` until size and sha256 are right; only then the file
-    gets its name. The next call goes on from there.
+
+def fetch_dataset(
+    name: str, data_dir: Path = DEFAULT_DATA_DIR, progress: Progress = no_progress
+) -> NwbFiles:
+    """Fetch the two public files of a dataset, each as `fetch` does."""
+    dataset = find_dataset(name)
+    paths = [public_path(dataset, file, data_dir) for file in dataset.files]
+    for file, path in zip(dataset.files, paths, strict=True):
+        fetch(file, path, progress)
+    return NwbFiles(*paths)
+
+
+def fetch(file: PublicFile, path: Path, progress: Progress = no_progress) -> bool:
+    """Fetch a public file unless it exists already.
+
+    The download is kept as ``<path>.part`` until size and sha256 are right, and only then renamed.
+    The next call resumes it.
 
     Parameters
     ----------
     file : PublicFile
     path : Path
-        Final name; its folder is made.
+        Final name; its folder is created.
     progress : callable, optional
-        Told how many bytes are there.
+        Called with the number of bytes received.
 
     Returns
     -------
     bool
-        False when the right file was there already.
+        False if the right file existed already.
 
     Raises
     ------
     DataError
-        When another file has the name, no address answers, the connection keeps breaking, or what
-        came is not the public file.
+        If another file has this name, no address answers, the connection keeps breaking, or the
+        download is not the public file.
     MissingExtraError
-        When requests is not installed.
+        If requests is not installed.
 
     Examples
     --------
-    >>> from ndt_cli.nlb.catalog import find_dataset
     >>> file = find_dataset("mc_maze_small").train_file
     >>> fetch(file, Path(file.name))  # doctest: +SKIP
     True
@@ -232,8 +247,8 @@ def fetch(file: PublicFile, path: Path, progress: Progress = no_progress) -> boo
         return False
     if before.state != "missing":
         raise DataError(
-            f"{path}: there is another file of this name, with {before.state} ({before.found})",
-            hint="Move it away or remove it, and run the command again.",
+            f"{path}: a different file has this name: {before.state} ({before.found})",
+            "Move or remove it, and try again.",
         )
     require_nlb_extra("requests")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -244,13 +259,13 @@ def fetch(file: PublicFile, path: Path, progress: Progress = no_progress) -> boo
         digest = _sha256(part, f"checking {path.name}", progress)
         if digest == file.sha256:
             break
-        # Going on from it could never make it right.
+        # Resuming a wrong file never makes it right.
         part.unlink()
         if not resumed:
             raise DataError(
-                f"{file.urls[0]}: what came is not the public {file.name}: its sha256 is "
-                f"{digest}, expected {file.sha256}",
-                hint="Try again later, or over another network: something between changes files.",
+                f"{file.urls[0]}: the download is not the public {file.name}: found the sha256 "
+                f"{digest}; expected {file.sha256}",
+                "Try again later, or over another network: a proxy may change files.",
             )
         resumed = False
     with part.open("rb+") as stream:
@@ -260,7 +275,7 @@ def fetch(file: PublicFile, path: Path, progress: Progress = no_progress) -> boo
 
 
 def _fill(file: PublicFile, part: Path, progress: Progress) -> None:
-    """Bring the partial file to its full size, over broken connections and several addresses."""
+    """Complete the partial file, over broken connections and several addresses."""
     import requests
 
     problems = {}
@@ -282,8 +297,8 @@ def _fill(file: PublicFile, part: Path, progress: Progress) -> None:
             tries = 0 if size > before else tries + 1
     lines = "".join(f"\n  {url}: {reason}" for url, reason in problems.items())
     raise DataError(
-        f"{file.name}: {_size(part):,} of {file.n_bytes:,} bytes came{lines}",
-        hint="Run the command again: it goes on from there.",
+        f"{file.name}: received {_size(part):,} of {file.n_bytes:,} bytes{lines}",
+        "Run it again to resume the download.",
     )
 
 
@@ -294,25 +309,25 @@ def _transfer(
     part: Path,
     progress: Progress,
 ) -> None:
-    """Append what is missing, or start over where the server or the partial file demand it."""
+    """Append the missing bytes, or start over if the server cannot resume."""
     start = _size(part)
     if start > file.n_bytes:
         start = 0
     if start == file.n_bytes:
         return
-    # Compressed, the bytes would not be those of the file.
+    # Compressed bytes could not be appended.
     headers = {"Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
     with get(url, headers=headers, stream=True, timeout=_TIMEOUT_S) as response:
-        if response.status_code == 416:  # the server's file ends before
+        if response.status_code == 416:  # the server's file is shorter
             part.unlink()
         response.raise_for_status()
-        said = response.headers.get("Content-Range", "")
-        goes_on = response.status_code == 206 and said.startswith(f"bytes {start}-")
-        if not goes_on:
+        sent = response.headers.get("Content-Range", "")
+        resumes = response.status_code == 206 and sent.startswith(f"bytes {start}-")
+        if not resumes:
             start = 0
-        with part.open("ab" if goes_on else "wb") as stream:
+        with part.open("ab" if resumes else "wb") as stream:
             for chunk in response.iter_content(_CHUNK_BYTES):
                 stream.write(chunk)
                 start += len(chunk)
@@ -326,7 +341,7 @@ def _size(part: Path) -> int:
 
 
 def _is_final(error: "requests.RequestException") -> bool:
-    """Tell whether asking again is of no use: not found, not allowed."""
+    """Return whether trying again is useless: not found, not allowed."""
     return error.response is not None and error.response.status_code in (401, 403, 404, 410)
 
 

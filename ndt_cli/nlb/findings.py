@@ -1,4 +1,4 @@
-"""What a check of a submission says."""
+"""Findings of a check of a submission, and the sizes and spike counts that it compares with."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,25 +11,26 @@ from typing_extensions import Self
 from ndt_cli.errors import DataError
 from ndt_cli.nlb.catalog import AXES, EVAL_TRIALS, RATE_KEYS, TRAIN_TRIALS
 
+Array = NDArray[Any]
 Severity = Literal["error", "warning", "note"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was found in a submission file.
+    """One finding in a submission file.
 
     Parameters
     ----------
     severity : {"error", "warning", "note"}
         error: the file cannot be scored, or its score would be wrong.
     group : str
-        Group of the file, such as ``mc_maze_20``; empty when it is about the whole file.
+        Group of the file, such as ``mc_maze_20``; empty if it concerns the whole file.
     key : str
-        Array of the group, or several with commas; empty when it is about the whole group.
+        Array of the group, or several separated by commas; empty if it concerns the whole group.
     message : str
         What was found, and what was expected.
     hint : str, optional
-        How to mend it.
+        How to fix it.
     """
 
     severity: Severity
@@ -49,25 +50,17 @@ class Finding:
         return f"{self.place}: {self.message}" if self.place else self.message
 
 
-# ------------------------------------------------------------------------------------------------
-# What the arrays of a submission are compared with.
-# ------------------------------------------------------------------------------------------------
-
-
-Array = NDArray[Any]
-
-
 @dataclass(frozen=True, eq=False)
 class Expected:
-    """Sizes and spike counts of one group, as far as they are known.
+    """Known sizes and spike counts of one group.
 
     Parameters
     ----------
     sizes : mapping of str to int
-        Length of each axis, under the names that `groups.AXES` gives them.
+        Length of each axis, by the names in `ndt_cli.nlb.catalog.AXES`.
     counts : mapping of str to array
-        Spike counts per bin, trials x bins x neurons, under the key of the rates that predict
-        them. NaN where a count is not scored.
+        Spike counts per bin, trials x bins x neurons, by the key of the rates that predict them.
+        NaN where a count is not scored.
     """
 
     sizes: Mapping[str, int]
@@ -75,40 +68,36 @@ class Expected:
 
     @classmethod
     def of(cls, *arrays: Mapping[str, Array]) -> Self:
-        """Take what input tensors and targets of one group tell.
+        """Collect sizes and counts from input tensors and targets of one group.
 
         Parameters
         ----------
         *arrays : mapping of str to array
-            Under the keys of nlb_tools: ``train_spikes_heldin``, ``eval_spikes_heldout``,
-            ``train_behavior``, ``psth`` and so on. Of the same key the last one counts, so
-            targets belong after inputs: theirs are NaN where nothing is scored.
+            By the keys of nlb_tools: ``train_spikes_heldin``, ``eval_spikes_heldout``,
+            ``train_behavior``, ``psth`` and so on. Later arrays replace earlier ones of the same
+            key: give targets last, which are NaN where nothing is scored.
 
         Raises
         ------
         DataError
-            If spike counts are no numbers, trials x bins x neurons.
+            If spike counts are not numbers, trials x bins x neurons.
         """
         known: dict[str, Array] = {}
         for mapping in arrays:
             known.update(mapping)
-        counts = {
-            key: known[name]
-            for key in AXES
-            if (name := key.replace("_rates_", "_spikes_")) in known
-        }
-        for key, array in counts.items():
-            if np.ndim(array) != len(AXES[key]) or array.dtype.kind not in "buif":
+        counts: dict[str, Array] = {}
+        sizes: dict[str, int] = {}
+        for key, axes in AXES.items():
+            name = key.replace("_rates_", "_spikes_")
+            if name not in known:
+                continue
+            array = counts[key] = known[name]
+            if np.ndim(array) != len(axes) or array.dtype.kind not in "buif":
                 raise DataError(
-                    f"targets: `{key.replace('_rates_', '_spikes_')}`: found shape "
-                    f"{np.shape(array)} of type {array.dtype}; expected spike counts, "
-                    f"{' x '.join(AXES[key])}"
+                    f"targets: `{name}`: found shape {np.shape(array)} of type {array.dtype}; "
+                    f"expected spike counts, {' x '.join(axes)}"
                 )
-        sizes = {
-            axis: size
-            for key, array in counts.items()
-            for axis, size in zip(AXES[key], np.shape(array), strict=True)
-        }
+            sizes.update(zip(axes, np.shape(array), strict=True))
         for axis, name in ((TRAIN_TRIALS, "train_behavior"), (EVAL_TRIALS, "eval_behavior")):
             if name in known and np.ndim(known[name]):
                 sizes.setdefault(axis, len(known[name]))

@@ -1,6 +1,9 @@
-"""Models trained before, for a submission: runs that are named, ensembles, the best of a sweep."""
+"""Models for a submission: trained here, or given as runs, ensembles or a sweep; their mean rates.
 
-from collections.abc import Callable, Sequence
+A model is a run folder.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,10 +17,9 @@ from ndt_cli.engine.events import Watcher
 from ndt_cli.engine.inference import load_trained
 from ndt_cli.engine.preflight import check_same_data
 from ndt_cli.engine.run_folder import RunFolder
-from ndt_cli.engine.trainer import TrainResult
 from ndt_cli.engine.training import train
-from ndt_cli.errors import RunError
-from ndt_cli.nlb.catalog import Progress, no_progress
+from ndt_cli.errors import RunError, called
+from ndt_cli.nlb.catalog import Progress, StopRequest, no_progress, stop_if_asked
 from ndt_cli.nlb.recordings import to_recording
 from ndt_cli.nlb.submission import SubmissionRates, split_rates
 from ndt_cli.nlb.tensors import NlbTensors
@@ -25,22 +27,26 @@ from ndt_cli.search.choose import choose_members
 from ndt_cli.search.folder import SweepFolder
 from ndt_cli.settings.tree import Settings
 
+# ------------------------------------------------------------------------------------------------
+# Models trained before.
+# ------------------------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
 class SweepChoice:
-    """How members of a sweep were chosen.
+    """How the members of a sweep were chosen.
 
     Attributes
     ----------
     sweep : Path
         The sweep's folder.
     choose_by : str
-        The measure that ranks, as ``train.choose_by``; always of the validation trials.
+        The measure that ranks them, as ``train.choose_by``; always on validation trials.
     n_members, n_ranked : int
-        Members that were chosen, and how many there are to choose from.
+        Number of chosen and of ranked members.
     curve : list of float
-        Validation score of the mean rates of the best 1, 2, ... members; empty when their number
-        was given.
+        Validation score of the mean rates of the best 1, 2, ... members; empty if the number was
+        given.
     """
 
     sweep: Path
@@ -50,33 +56,8 @@ class SweepChoice:
     curve: list[float]
 
 
-def check_trained_on(runs: Sequence[Path], tensors: NlbTensors) -> None:
-    """Refuse runs that were not trained on a data set's trials of the validation phase.
-
-    Parameters
-    ----------
-    runs : sequence of Path
-        Run folders.
-    tensors : NlbTensors
-        Of the validation phase.
-
-    Raises
-    ------
-    RunError
-        When there is no such run, or its train or validation trials were others: in number, bins,
-        neurons, bin width or counts.
-    """
-    _check_trials(runs, to_recording(tensors), tensors)
-
-
-def with_members(paths: Sequence[Path]) -> list[Path]:
-    """Return run folders, with an ensemble's members in place of the ensemble.
-
-    Raises
-    ------
-    RunError, CheckpointError
-        When one is not there, or an ensemble is damaged.
-    """
+def expand_ensembles(paths: Sequence[Path]) -> list[Path]:
+    """Return run folders, each ensemble replaced by its members."""
     runs: list[Path] = []
     for path in paths:
         # A member's folder is a run with the one checkpoint that the ensemble uses.
@@ -90,67 +71,63 @@ def with_members(paths: Sequence[Path]) -> list[Path]:
 def best_of_sweep(
     sweep: Path, n_members: int | None, tensors: NlbTensors
 ) -> tuple[list[Path], SweepChoice]:
-    """Choose the best members of a sweep over a data set's trials of the validation phase.
+    """Choose the best members of a sweep.
 
     Parameters
     ----------
     sweep : Path
-        A sweep's folder. Its data file need not be there any more.
+        The sweep's folder. Its data file may be gone.
     n_members : int, optional
-        How many. Default: as many as score best together on the validation trials.
+        Default: the number whose mean rates score best on the validation trials.
     tensors : NlbTensors
-        Of the validation phase.
+        Of the validation phase; the members must be trained on its trials.
 
     Returns
     -------
     list of Path
-        Their run folders, best first.
+        Run folders, best first.
     SweepChoice
 
     Raises
     ------
     RunError
-        When it is no sweep, none of its members is ranked yet, or they were trained on other
-        trials.
+        If it is not a sweep, no member is ranked yet, or they were trained on other trials.
     SettingsError
-        When more members are asked for than are ranked.
+        If fewer members are ranked.
     """
-    recording = to_recording(tensors)
     ranked = [member.folder for member in SweepFolder.open(sweep).results().ranked]
-    _check_trials(ranked, recording, tensors)
-    choice = choose_members(sweep, n_members, recording=recording)
+    check_trained_on(ranked, tensors)
+    choice = choose_members(sweep, n_members, recording=to_recording(tensors))
     about = SweepChoice(sweep, choice.choose_by, choice.n_members, len(ranked), choice.curve)
     return choice.runs, about
 
 
-def _check_trials(runs: Sequence[Path], recording: Recording, tensors: NlbTensors) -> None:
+def check_trained_on(runs: Sequence[Path], tensors: NlbTensors) -> None:
+    """Check that runs were trained on the trials of these tensors (validation phase).
+
+    Raises
+    ------
+    RunError
+        If a run is missing or damaged, or its trials, bins, neurons or counts differ.
+    """
+    recording = to_recording(tensors)
     for run in runs:
         folder = RunFolder.open(run)
-        # First, since what to do about a damaged run is another thing.
-        folder.facts()
+        folder.facts()  # a damaged run is reported first, with a hint of its own
         try:
             check_same_data(folder, recording)
         except RunError as error:
+            file = called(
+                "write_spike_file", tensors.dataset.name, bin_ms=tensors.bin_ms, spikes="FILE"
+            )
             raise RunError(
-                error.message,
-                "it must be trained on the file that this writes: ndt nlb-data "
-                f"{tensors.dataset.name} --bin-ms {tensors.bin_ms} --spikes FILE",
+                error.message, f"Train it on the file that this writes: {file}"
             ) from error
 
 
 # ------------------------------------------------------------------------------------------------
-# Models for one benchmark data set: trained, averaged, turned into the six rate arrays.
-#
-# A model is a run folder. Which ones are averaged is the caller's choice: those trained here by
-# `train_members`, or any others.
+# Training.
 # ------------------------------------------------------------------------------------------------
-
-
-StopRequest = Callable[[], bool]
-
-
-class Interrupted(Exception):  # noqa: N818  (a request, not an error)
-    """The caller asked to stop; what was trained so far is in the run folders."""
 
 
 def train_members(
@@ -162,34 +139,19 @@ def train_members(
     watch: Watcher | None = None,
     should_stop: StopRequest = lambda: False,
 ) -> list[Path]:
-    """Train models that differ in their seed; return their run folders.
+    """Train models that differ in their seed, from ``train.seed`` on.
 
-    Parameters
-    ----------
-    settings : Settings
-        Seeds go from ``train.seed`` on.
-    recording : Recording
-        Trials of the validation phase.
-    folder : Path
-        Where the runs are made: ``val-0``, ``val-1``, ...
-    n_members : int
-        How many.
-    watch, should_stop
-        As in `ndt_cli.engine.training.train`.
-
-    Raises
-    ------
-    Interrupted
-        When ``should_stop`` said so.
+    Returns their run folders, ``val-0``, ``val-1``, ... in ``folder``; raises `Interrupted` if
+    ``should_stop`` asks for it.
     """
     runs = []
     for number in range(n_members):
-        member = _with_seed(settings, settings.train.seed + number)
-        run = folder / f"val-{number}"
-        train_member(member, recording, run, watch=watch, should_stop=should_stop)
-        if should_stop():
-            raise Interrupted
-        runs.append(run)
+        seed = settings.train.seed + number
+        member = settings.model_copy(
+            update={"train": settings.train.model_copy(update={"seed": seed})}
+        )
+        runs.append(folder / f"val-{number}")
+        _train(member, recording, runs[-1], None, watch, should_stop)
     return runs
 
 
@@ -201,72 +163,52 @@ def retrain_members(
     watch: Watcher | None = None,
     should_stop: StopRequest = lambda: False,
 ) -> list[Path]:
-    """Train each model anew on more trials, for as many epochs as gave it its best weights.
+    """Train each model again on more trials, for the number of epochs of its best weights.
 
     Parameters
     ----------
     runs : sequence of Path
         Run folders of the validation phase; settings and seed are theirs.
     recording : Recording
-        Trials of the test phase; ``valid`` is only watched.
+        Trials of the test phase; ``valid`` is only monitored.
     folder : Path
-        Where the runs are made: ``test-0``, ``test-1``, ...
+        Folder of the new runs: ``test-0``, ``test-1``, ...
     watch, should_stop
         As in `ndt_cli.engine.training.train`.
 
     Returns
     -------
     list of Path
-        The new run folders. Their last weights are the ones to use.
+        The new run folders; use their last weights.
 
     Raises
     ------
     Interrupted
-        When ``should_stop`` said so.
+        If ``should_stop`` asks for it.
     """
     retrained = []
     for number, run in enumerate(runs):
-        settings, n_epochs = RunFolder.open(run).settings(), chosen_epochs(run)
-        again = folder / f"test-{number}"
-        train_member(
-            settings, recording, again, n_epochs=n_epochs, watch=watch, should_stop=should_stop
-        )
-        if should_stop():
-            raise Interrupted
-        retrained.append(again)
+        retrained.append(folder / f"test-{number}")
+        settings = RunFolder.open(run).settings()
+        _train(settings, recording, retrained[-1], chosen_epochs(run), watch, should_stop)
     return retrained
 
 
-def train_member(
+def _train(
     settings: Settings,
     recording: Recording,
     out: Path,
-    *,
-    n_epochs: int | None = None,
-    watch: Watcher | None = None,
-    should_stop: StopRequest = lambda: False,
-) -> TrainResult:
-    """Train one model; its data lie beside its run, so that the run can be resumed and evaluated.
-
-    Parameters
-    ----------
-    settings : Settings
-        The data file they name is not read: ``recording`` is written beside the run.
-    recording : Recording
-        Trials of the benchmark.
-    out : Path
-        New run folder.
-    n_epochs : int, optional
-        Stop after so many epochs, with the schedule as it is. Default: as the settings say.
-    watch, should_stop
-        As in `ndt_cli.engine.training.train`.
-    """
+    n_epochs: int | None,
+    watch: Watcher | None,
+    should_stop: StopRequest,
+) -> None:
+    """Train one model; its spike file lies beside the run, for resuming and evaluation."""
     out.parent.mkdir(parents=True, exist_ok=True)
     data_file = out.with_name("spikes.h5")
     if not data_file.exists():
         write_recording(recording, data_file)
     data = settings.data.model_copy(update={"file": data_file.absolute(), "file_bin_ms": None})
-    return train(
+    train(
         settings.model_copy(update={"data": data}),
         out=out,
         recording=replace(recording, source=str(data_file)),
@@ -274,23 +216,28 @@ def train_member(
         should_stop=should_stop,
         until_epoch=n_epochs,
     )
+    stop_if_asked(should_stop)
 
 
 def chosen_epochs(run: Path) -> int:
-    """Return after how many epochs a run had its best weights, by ``train.choose_by``.
+    """Return the number of epochs after which a run had its best weights.
 
     Raises
     ------
     RunError
-        When it has not validated yet.
+        If it was never validated.
     """
     folder = RunFolder.open(run)
     name = f"best-{folder.settings().train.choose_by}"
-    # The checkpoint's own header says when it was taken.
     epochs = int(Checkpoint.load(folder.checkpoint(name)).progress["epoch"])
     if epochs < 1:
-        raise RunError(f"{run}: it has not come to its first validation")
+        raise RunError(f"{run}: it has not reached its first validation")
     return epochs
+
+
+# ------------------------------------------------------------------------------------------------
+# Rates.
+# ------------------------------------------------------------------------------------------------
 
 
 def member_rates(
@@ -300,8 +247,9 @@ def member_rates(
     eval_trials: SpikeData,
     device: str = "auto",
     progress: Progress = no_progress,
+    should_stop: StopRequest = lambda: False,
 ) -> SubmissionRates:
-    """Infer rates with each run's weights and return the mean over runs.
+    """Infer rates with each run's weights and return their mean over runs.
 
     Parameters
     ----------
@@ -310,15 +258,16 @@ def member_rates(
     checkpoint : str or None
         Which weights; None: each run's best by ``train.choose_by``.
     train_trials, eval_trials : SpikeData
-        What is inferred; counts of held-out neurons and forward bins are never looked at.
+        Trials to infer; counts of held-out neurons and forward bins are not used.
     device : str
         As ``train.device``.
-    progress : callable, optional
-        Told how many runs are done.
+    progress, should_stop : callable, optional
+        Called for each run.
     """
     halves = (train_trials, eval_trials)
     totals = [np.zeros(trials.spikes_BTN.shape) for trials in halves]
     for done, run in enumerate(runs):
+        stop_if_asked(should_stop)
         progress("inferring rates", done, len(runs))
         trained = load_trained(run, checkpoint, device)
         for trials, total_BTN in zip(halves, totals, strict=True):
@@ -327,7 +276,3 @@ def member_rates(
     progress("inferring rates", len(runs), len(runs))
     train_BTN, eval_BTN = (total_BTN / len(runs) for total_BTN in totals)
     return split_rates(train_BTN, eval_BTN, eval_trials.n_heldout, eval_trials.n_forward)
-
-
-def _with_seed(settings: Settings, seed: int) -> Settings:
-    return settings.model_copy(update={"train": settings.train.model_copy(update={"seed": seed})})

@@ -1,17 +1,30 @@
-"""One NWB file of the benchmark, opened and checked, from which nlb_tools reads a few units."""
+"""NWB files to tensors with nlb_tools 0.0.4: the only module that imports its tensor code.
+
+nlb_tools was written for pandas up to 1.3. Three repairs make it compute the same on today's
+packages:
+
+1. Since pandas 1.4, loading a file puts milliseconds without behavior last, so that the table is
+   out of order and trials are lost silently. The table is sorted again.
+2. Since pandas 3, arrays are read-only where nlb_tools calls ``nan_to_num`` in place. It gets a
+   copy.
+3. Conditions with equal numbers of trials give index lists that ``save_to_h5`` cannot write. They
+   become arrays of objects.
+
+nlb_tools also holds every unit at 1 ms in several copies, tens of gigabytes for mc_maze.
+`LeanDataset` loads a few units at a time and keeps them at the bin width.
+"""
 
 import contextlib
 import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,38 +33,28 @@ from numpy.typing import NDArray
 from pynwb import NWBHDF5IO, NWBFile, ProcessingModule, TimeSeries
 
 from ndt_cli.data.spike_data import IntArray
-from ndt_cli.errors import DataError
-from ndt_cli.nlb.catalog import NlbDataset, Phase, Progress, PublicFile
-from ndt_cli.nlb.download import NwbFiles, data_dir_of, fetch_command
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+from ndt_cli.errors import DataError, called
+from ndt_cli.nlb.catalog import NlbDataset, Phase, Progress
+from ndt_cli.nlb.download import NwbFiles, data_dir_of, fetch_call
 
 _UNIT_COLUMNS = ("spike_times", "obs_intervals", "heldout")
 
 
-@contextmanager
+@contextlib.contextmanager
 def open_nwb(path: Path, dataset: NlbDataset) -> "Iterator[NwbSource]":
-    """Open a file and check that it has what the benchmark needs.
-
-    Raises
-    ------
-    DataError
-        When the file is missing or damaged, or lacks trials, units or a column of them.
-    """
+    """Open a file and check its tables; a file that cannot be used raises DataError."""
     if not path.is_file():
-        raise DataError(f"{path}: there is no such file")
+        raise DataError(f"{path}: no such file")
     try:
-        io = NWBHDF5IO(str(path), "r")
+        nwb_io = NWBHDF5IO(str(path), "r")
     except OSError as error:
         raise unreadable(path, dataset, error) from error
-    with io:
+    with nwb_io:
         try:
             with warnings.catch_warnings():
-                # The public files carry the format's definitions of their day.
+                # The public files carry old versions of the format's definitions.
                 warnings.filterwarnings("ignore", module=r"hdmf\.|pynwb\.")
-                nwb = io.read()
+                nwb = nwb_io.read()
         except Exception as error:  # hdmf raises many kinds over content that is not NWB
             raise unreadable(path, dataset, error) from error
         source = NwbSource(path, nwb, dataset)
@@ -60,28 +63,20 @@ def open_nwb(path: Path, dataset: NlbDataset) -> "Iterator[NwbSource]":
 
 
 def unreadable(path: Path, dataset: NlbDataset, error: Exception) -> DataError:
-    """Return the error for a file that is cut short or otherwise damaged."""
+    """Return the error for a damaged file."""
     reason = (str(error).splitlines() or [type(error).__name__])[0]
-    size = f"it has {path.stat().st_size:,} bytes"
+    size = f"found {path.stat().st_size:,} bytes"
     for public in dataset.files:
         if public.name == path.name:
-            size += f", the public file {public.n_bytes:,}"
+            size += f"; expected {public.n_bytes:,}, as in the public file"
     return DataError(
-        f"{path}: cannot be read as an NWB file, {size} ({reason})",
-        hint=f"Remove it and run  {fetch_command(dataset, data_dir_of(dataset, path))}  to fetch "
-        "the public one.",
+        f"{path}: cannot be read as an NWB file ({reason}); {size}",
+        f"Remove it and fetch the public file: {fetch_call(dataset, data_dir_of(dataset, path))}",
     )
 
 
 class NwbSource:
-    """An open file; made by `open_nwb`.
-
-    Attributes
-    ----------
-    path : Path
-    nwb : NWBFile
-    dataset : NlbDataset
-    """
+    """An open NWB file; made by `open_nwb`."""
 
     def __init__(self, path: Path, nwb: NWBFile, dataset: NlbDataset) -> None:
         self.path = path
@@ -89,46 +84,47 @@ class NwbSource:
         self.dataset = dataset
 
     def check(self) -> None:
-        """Raise DataError where trials, units or a column of them are missing."""
+        """Check that the tables of trials and units have their columns."""
         for table, columns in (
             ("trials", ("split", self.dataset.align_field)),
             ("units", _UNIT_COLUMNS),
         ):
             found = getattr(self.nwb, table)
             if found is None or len(found) == 0:
-                raise self.wrong(f"found no {table}")
+                raise self.wrong(f"found no {table} table")
             for column in columns:
                 if column not in found.colnames:
                     names = ", ".join(found.colnames)
-                    raise self.wrong(f"the {table} have no column {column!r}; found {names}")
+                    raise self.wrong(f"the {table} table has no column {column!r}; found {names}")
 
     def check_train(self) -> None:
-        """Raise DataError where this is no train file: splits, units of both kinds, behavior."""
+        """Check that this is a train file: both splits, held-in and held-out units, behavior."""
         splits = set(self.trials["split"])
         for split in ("train", "val"):
             if split not in splits:
                 found = ", ".join(sorted(map(str, splits)))
                 raise self.wrong(f"no trial has the split {split!r}; found {found}")
         if not self.is_heldout.any() or self.is_heldout.all():
-            raise self.wrong("the units are not split into held-in and held-out ones")
+            raise self.wrong("found only held-in or only held-out units; expected both")
         series = self.dataset.behavior_series
         if series is not None and series not in self.series:
             found = ", ".join(sorted(self.series)) or "none"
-            raise self.wrong(f"no time series {series!r}, the behavior; found {found}")
+            raise self.wrong(f"no time series {series!r} (the behavior); found {found}")
 
     def check_test(self, train: "NwbSource") -> None:
-        """Raise DataError where this is not the test file that belongs to a train file."""
+        """Check that this is the test file that belongs to a train file."""
         if "test" not in set(self.trials["split"]):
             raise self.wrong("no trial has the split 'test'")
         if set(self.unit_ids[~self.is_heldout]) != set(train.unit_ids[~train.is_heldout]):
-            raise self.wrong(f"its held-in units are not those of {train.path}")
+            raise self.wrong(f"its held-in units differ from those of {train.path}")
 
     def wrong(self, what: str) -> DataError:
-        """Return the error for a file that is no file of this data set."""
-        public = _public_name(self.path, self.dataset)
+        """Return the error for a file that does not have the dataset's layout."""
+        names = [file.name for file in self.dataset.files]
+        public = self.path.name if self.path.name in names else names[0]
         return DataError(
             f"{self.path}: {what}",
-            hint=f"Expected the layout of {self.dataset.name}'s {public}.",
+            f"Expected the layout of {self.dataset.name}'s {public}.",
         )
 
     @cached_property
@@ -153,12 +149,12 @@ class NwbSource:
 
     @property
     def n_ms(self) -> int:
-        """Length of the recording."""
+        """Length of the recording in ms."""
         return round(1000 * self._end_s)
 
     @cached_property
     def series(self) -> dict[str, int]:
-        """Time series under the names that nlb_tools gives them, with their channels."""
+        """Number of channels of each time series, by the name that nlb_tools gives it."""
         found = {}
         for item in self.nwb.objects.values():
             if isinstance(item, TimeSeries):
@@ -168,14 +164,14 @@ class NwbSource:
         return found
 
     def view(self, unit_ids: IntArray) -> SimpleNamespace:
-        """Return what nlb_tools reads of a file, with some of its units only."""
+        """Return what nlb_tools reads of a file, restricted to some units."""
         trials = SimpleNamespace(to_dataframe=lambda: self.trials, colnames=())
         units = SimpleNamespace(to_dataframe=lambda: self._units(unit_ids))
         return SimpleNamespace(trials=trials, units=units, children=self.nwb.children)
 
     def _units(self, unit_ids: IntArray) -> pd.DataFrame:
-        # nlb_tools takes the first unit of a kind for what all of that kind were observed in, and
-        # the last end over all units for the length: both must not depend on the choice of units.
+        # nlb_tools takes the observed intervals from the first held-in and first held-out unit, and
+        # the length from the latest end of any unit: neither may depend on the units chosen.
         observed: dict[bool, Any] = {}
         for heldout, intervals in zip(self.is_heldout, self._observed, strict=True):
             observed.setdefault(bool(heldout), np.vstack([intervals, [self._end_s, self._end_s]]))
@@ -190,82 +186,42 @@ class NwbSource:
         )
 
 
-def _public_name(path: Path, dataset: NlbDataset) -> str:
-    files: tuple[PublicFile, ...] = dataset.files
-    return next((file.name for file in files if file.name == path.name), files[0].name)
-
-
 # ------------------------------------------------------------------------------------------------
-# nlb_tools made right on today's packages, and small enough for a laptop.
-#
-# The only place that imports its loading and tensor code. nlb_tools 0.0.4 was written for pandas up
-# to 1.3. Three things are mended, and what it computes is then what it computed there:
-#
-# 1. Since pandas 1.4, milliseconds without behavior come last when a file is loaded, so that time
-#    is out of order and trials are lost without a word: the table is sorted.
-# 2. Since pandas 3, its arrays are read-only where ``nan_to_num`` works in place: it works on a
-# copy.
-# 3. Conditions with equal numbers of trials give lists that ``save_to_h5`` cannot write: see
-#    `ndt_cli.nlb.tensors`.
-#
-# nlb_tools holds every unit at 1 ms, in several copies, and once more in 64 bits to smooth them:
-# tens of gigabytes for mc_maze. `LeanDataset` loads a few units at a time and keeps them at the bin
-# width.
+# nlb_tools' dataset class, repaired, loading a few units at a time.
 # ------------------------------------------------------------------------------------------------
-
 
 SPIKES = ("spikes", "heldout_spikes")
-"""nlb_tools' names for held-in and held-out counts."""
+"""nlb_tools' names of held-in and held-out counts."""
 
-# Units x milliseconds held at a time: 128 MB in nlb_tools' 16 bits, 512 MB once smoothed. At the
+# Units x milliseconds in memory at a time: 128 MB as 16-bit counts, 512 MB once smoothed. At the
 # peak there are about five copies.
 _CELLS_AT_A_TIME = 2**26
 
 
 @dataclass(frozen=True)
 class Session:
-    """What a `LeanDataset` is loaded from.
-
-    Attributes
-    ----------
-    sources : sequence of NwbSource
-        Files, joined in this order.
-    behavior_series : str or None
-        The time series that is kept; of the others, only where they are missing.
-    progress : callable
-        Told how many units are loaded.
-    """
+    """What a `LeanDataset` is loaded from: files, joined in this order."""
 
     sources: Sequence[NwbSource]
     behavior_series: str | None
     progress: Progress
 
 
-class CutTrials(NamedTuple):
-    """Trials: rows of the trial table, and where the first bin of each begins."""
-
-    rows: IntArray
-    starts_ms: IntArray
-
-
 class LeanDataset(nwb_interface.NWBDataset):  # type: ignore[misc]
-    """Stands for nlb_tools' ``NWBDataset``, holding counts at the bin width only.
-
-    Nothing is loaded before `resample` tells the bin width.
-    """
+    """nlb_tools' ``NWBDataset`` with counts at the bin width only, loaded by `resample`."""
 
     data: Any
     trial_info: Any
 
     def __init__(self, fpath: Session, prefix: str = "", skip_fields: Sequence[str] = ()) -> None:
-        # The names are nlb_tools': it makes a second data set from fpath and prefix for the PSTHs,
-        # and skips the time series there.
+        # nlb_tools' own argument names: it makes a second dataset from fpath and prefix for the
+        # PSTHs, and skips the time series there.
         self.fpath = fpath
         self.prefix = prefix
         self._with_series = not skip_fields
         self._kernel_ms: float | None = None
         self.bin_width = 1
-        self.cut_trials: list[CutTrials] = []
+        self.cut_trials: list[IntArray] = []
         pairs = []
         for kind, ids in zip(SPIKES, _ids_by_kind(fpath.sources), strict=True):
             pairs += [(kind, unit) for unit in np.sort(ids)]
@@ -273,11 +229,11 @@ class LeanDataset(nwb_interface.NWBDataset):  # type: ignore[misc]
         self.data = pd.DataFrame(columns=pd.MultiIndex.from_tuples(pairs, names=names))
 
     def smooth_spk(self, gauss_width: float, **options: Any) -> None:
-        """Smooth with a Gaussian of this standard deviation, in ms, while loading."""
+        """Smooth with a Gaussian of this standard deviation (ms) while loading."""
         self._kernel_ms = gauss_width
 
     def resample(self, target_bin: int) -> None:
-        """Load, smooth if asked to, and bin: a few units at a time."""
+        """Load, smooth and bin a few units at a time."""
         session = self.fpath
         columns = self.data.columns
         blocks = _plan(session, self._kernel_ms is not None, self._with_series)
@@ -294,7 +250,7 @@ class LeanDataset(nwb_interface.NWBDataset):  # type: ignore[misc]
                     signal_type=[kind for kind in SPIKES if kind in part.data.columns],
                     overwrite=True,
                     ignore_nans=True,
-                    # A pool of processes would need a guarded main module on macOS and Windows.
+                    # A process pool would need a guarded main module on macOS and Windows.
                     parallelized=False,
                 )
             part.resample(target_bin)
@@ -320,12 +276,9 @@ class LeanDataset(nwb_interface.NWBDataset):  # type: ignore[misc]
         self.bin_width = target_bin
 
     def make_trial_data(self, *args: Any, **options: Any) -> Any:
-        """Cut trials as nlb_tools does, and note in ``cut_trials`` which ones were left."""
+        """Cut trials as nlb_tools does; keep in ``cut_trials`` the rows of those it kept."""
         trial_data = super().make_trial_data(*args, **options)
-        first = trial_data.loc[~trial_data["trial_id"].duplicated()]
-        starts_ms = first["clock_time"].dt.total_seconds().to_numpy() * 1000
-        rows = first["trial_id"].to_numpy()
-        self.cut_trials.append(CutTrials(rows, np.round(starts_ms).astype(int)))
+        self.cut_trials.append(trial_data["trial_id"].drop_duplicates().to_numpy())
         return trial_data
 
 
@@ -338,8 +291,8 @@ class _Block:
 class _Part(nwb_interface.NWBDataset):  # type: ignore[misc]
     """Some units and time series at 1 ms, as nlb_tools loads and joins them.
 
-    ``missing`` is True for milliseconds at which a series other than the behavior has no value:
-    nlb_tools leaves those out of training trials whatever the series.
+    ``missing`` marks milliseconds without a value of some other time series: nlb_tools drops
+    training trials that contain them.
     """
 
     data: Any
@@ -347,8 +300,8 @@ class _Part(nwb_interface.NWBDataset):  # type: ignore[misc]
     def __init__(self, session: Session, block: _Block) -> None:
         self._session = session
         self._block = block
-        # nlb_tools joins the files of a folder, in the order of their names: these stand for the
-        # files, which may lie anywhere and have any name.
+        # nlb_tools joins the files of a folder in the order of their names. These empty files stand
+        # for ours, which may have any name and folder.
         with TemporaryDirectory() as folder:
             for i in range(len(session.sources)):
                 Path(folder, f"{i:02d}.nwb").touch()
@@ -359,15 +312,15 @@ class _Part(nwb_interface.NWBDataset):  # type: ignore[misc]
         self.data = self.data.loc[:, kept]
 
     def load(self, fpath: str, split_heldout: bool = True, skip_fields: Sequence[str] = ()) -> Any:
-        """Load the block's part of a file, sorted in time."""
+        """Load part of a file, sorted in time."""
         source = self._session.sources[int(Path(fpath).stem)]
         skipped = [name for name in source.series if name not in self._block.series]
         try:
-            # It prints a line over files whose last trial ends late.
+            # nlb_tools prints a line about files whose last trial ends late.
             with contextlib.redirect_stdout(io.StringIO()):
                 view = source.view(self._block.unit_ids)
                 data, *others = super().load(view, split_heldout, skipped)
-        except (OSError, RuntimeError) as error:  # HDF5, over content that is damaged
+        except (OSError, RuntimeError) as error:  # damaged HDF5 content
             raise unreadable(source.path, source.dataset, error) from error
         if not data.index.is_monotonic_increasing:
             data = data.sort_index()
@@ -375,14 +328,14 @@ class _Part(nwb_interface.NWBDataset):  # type: ignore[misc]
 
 
 def _ids_by_kind(sources: Sequence[NwbSource]) -> tuple[IntArray, IntArray]:
-    """Return held-in and held-out ids; a test file has the first only."""
+    """Return held-in and held-out ids; a test file has no held-out units."""
     heldin = np.unique(np.concatenate([s.unit_ids[~s.is_heldout] for s in sources]))
     heldout = np.unique(np.concatenate([s.unit_ids[s.is_heldout] for s in sources]))
     return heldin, heldout
 
 
 def _plan(session: Session, smoothed: bool, with_series: bool) -> list[_Block]:
-    """Share units and time series out over as many blocks as the memory asks for."""
+    """Divide units and time series into blocks that fit into memory."""
     n_ms = sum(source.n_ms for source in session.sources)
     heldin, heldout = _ids_by_kind(session.sources)
     cells = n_ms * (len(heldin) + len(heldout)) * (4 if smoothed else 1)
@@ -391,7 +344,7 @@ def _plan(session: Session, smoothed: bool, with_series: bool) -> list[_Block]:
         for source in session.sources:
             channels |= source.series
         cells += 4 * n_ms * sum(channels.values())
-    # Each block needs a held-in unit: a test file has no others.
+    # Each block needs a held-in unit: a test file has no other units.
     n_blocks = min(max(1, -(-cells // (4 * _CELLS_AT_A_TIME))), len(heldin))
     names = sorted(channels, key=lambda name: -channels[name])
     return [
@@ -404,7 +357,7 @@ def _plan(session: Session, smoothed: bool, with_series: bool) -> list[_Block]:
 
 
 class _NumpyThatCopies:
-    """numpy, except that ``nan_to_num`` never works in place."""
+    """NumPy, except that ``nan_to_num`` never works in place."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(np, name)
@@ -416,10 +369,10 @@ class _NumpyThatCopies:
 
 @contextlib.contextmanager
 def repaired() -> Iterator[Any]:
-    """Give nlb_tools' ``make_tensors`` module, mended and quiet; everything is put back after.
+    """Give nlb_tools' ``make_tensors`` module, repaired and silent, and restore everything after.
 
-    It draws the jitter of dmfc_rsg from numpy's global generator, seeded with 0: the state of that
-    generator is put back too.
+    It draws the jitter of dmfc_rsg from NumPy's global generator, seeded with 0: that generator's
+    state is restored too.
     """
     logger = logging.getLogger("nlb_tools")
     level = logger.level
@@ -437,7 +390,7 @@ def repaired() -> Iterator[Any]:
 
 
 # ------------------------------------------------------------------------------------------------
-# Cutting a data set into tensors with nlb_tools, its errors turned into ours.
+# Tensors of a dataset.
 # ------------------------------------------------------------------------------------------------
 
 
@@ -448,8 +401,8 @@ Split = str | list[str] | NDArray[np.bool_]
 def cut_tensors(
     dataset: NlbDataset, bin_ms: int, phase: Phase, files: NwbFiles, progress: Progress
 ) -> dict[str, Any]:
-    """Return the fields of an `ndt_cli.nlb.tensors.NlbTensors`, made from the NWB files."""
-    with ExitStack() as stack:
+    """Return the fields of `ndt_cli.nlb.tensors.NlbTensors`, made from the NWB files."""
+    with contextlib.ExitStack() as stack:
         train_source = stack.enter_context(open_nwb(files.train, dataset))
         train_source.check_train()
         sources = [train_source]
@@ -489,47 +442,27 @@ def cut_tensors(
         "train": train,
         "eval": evaluated,
         "target": target,
-        "train_trial_ids": train_trials.rows,
-        "eval_trial_ids": eval_trials.rows,
-        # The train file comes last, and trials to evaluate are of the first file.
-        "train_start_ms": train_trials.starts_ms - _file_start_ms(loaded, sources),
-        "eval_start_ms": eval_trials.starts_ms,
+        "train_trial_ids": train_trials,
+        "eval_trial_ids": eval_trials,
         "notes": _neuron_notes(dataset, train),
     }
-
-
-def cut_private_target(
-    dataset: NlbDataset, bin_ms: int, path: Path, train_file: Path | None, progress: Progress
-) -> Arrays:
-    """Return the target of the test phase from a file that has everything."""
-    with ExitStack() as stack:
-        private = stack.enter_context(open_nwb(path, dataset))
-        train_split: Split = ["train", "val"]
-        if train_file is not None:
-            public = stack.enter_context(open_nwb(train_file, dataset)).trials
-            public = public[np.isin(public["split"], train_split)]
-            train_split = np.isin(private.trials["start_time"], public["start_time"])
-        tools = stack.enter_context(repaired())
-        stack.enter_context(_explained(path, dataset))
-        loaded = _load([private], bin_ms, progress)
-        return _target(tools, loaded, dataset, train_split, "test")
 
 
 def _splits(phase: Phase) -> tuple[str | list[str], str]:
     return ("train", "val") if phase == "val" else (["train", "val"], "test")
 
 
-@contextmanager
+@contextlib.contextmanager
 def _explained(path: Path, dataset: NlbDataset) -> "Iterator[None]":
-    """Turn what nlb_tools raises over content that it did not expect into a DataError."""
+    """Raise DataError for content that makes nlb_tools fail."""
     try:
         yield
     except (AssertionError, AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise DataError(
             f"{path}: nlb_tools cannot make tensors of {dataset.name} from it "
             f"({type(error).__name__}: {error})",
-            hint="Compare it with the public file:  "
-            f"{fetch_command(dataset, data_dir_of(dataset, path))} --check",
+            "Compare it with the public file: "
+            + called("check_dataset", dataset.name, data_dir=data_dir_of(dataset, path)),
         ) from error
 
 
@@ -539,18 +472,10 @@ def _load(sources: Sequence[NwbSource], bin_ms: int, progress: Progress) -> Lean
     return loaded
 
 
-def _file_start_ms(loaded: LeanDataset, sources: Sequence[NwbSource]) -> int:
-    """Return where nlb_tools has put the last file, behind those before it."""
-    first_row = sum(len(source.trials) for source in sources[:-1])
-    moved_s: float = loaded.trial_info["start_time"].iloc[first_row].total_seconds()
-    own_s: float = sources[-1].trials["start_time"].iloc[0]
-    return round(1000 * (moved_s - own_s))
-
-
 class _Cutter:
-    """Cuts trials, and refuses files of which nlb_tools leaves some out: it does so silently.
+    """Cuts trials, and refuses files from which nlb_tools silently drops some.
 
-    It drops them from the counts and keeps them in the behavior, so that rows would not match.
+    It drops them from the counts but keeps them in the behavior, so rows would not match.
     """
 
     def __init__(self, loaded: LeanDataset, sources: Sequence[NwbSource]) -> None:
@@ -559,21 +484,21 @@ class _Cutter:
 
     def __call__(
         self, split: str | list[str], make: Callable[[], Arrays]
-    ) -> tuple[Arrays, CutTrials]:
-        """Return tensors, and which trials they are of."""
+    ) -> tuple[Arrays, IntArray]:
+        """Return tensors, and the row of each trial in the trial table."""
         self._loaded.cut_trials.clear()
         arrays = make()
         table = self._loaded.trial_info
         wanted = table.loc[np.isin(table["split"], split), "trial_id"].to_numpy()
         for cut in self._loaded.cut_trials:  # the window, the behavior, the forward bins
-            lost = wanted[~np.isin(wanted, cut.rows)]
+            lost = wanted[~np.isin(wanted, cut)]
             if len(lost):
                 names = " and ".join([split] if isinstance(split, str) else split)
                 raise DataError(
-                    f"{self._paths}: nlb_tools cuts {len(cut.rows)} of {len(wanted)} {names} "
-                    f"trials; row {lost[0]} of the trial table lacks its align time, or samples "
-                    "of a time series in its window",
-                    hint="Set the split of such trials to 'none', or fill in the samples.",
+                    f"{self._paths}: nlb_tools cuts {len(cut)} of {len(wanted)} {names} "
+                    f"trials; row {lost[0]} of the trial table has no align time, or a time "
+                    "series has no samples in its window",
+                    "Set the split of such trials to 'none', or fill in the samples.",
                 )
         return arrays, self._loaded.cut_trials[0]
 
@@ -592,10 +517,7 @@ def _target(
 
 
 def _ragged(rows: Sequence[Any]) -> NDArray[Any]:
-    """Return a list of index arrays as a 1-D array of objects, also where all are equally long.
-
-    numpy makes a 2-D array of those, which nlb_tools cannot save.
-    """
+    """Return index arrays as a 1-D array of objects (NumPy would join equally long ones)."""
     ragged = np.empty(len(rows), dtype=object)
     for i, row in enumerate(rows):
         ragged[i] = np.asarray(row, dtype=np.int64)

@@ -1,6 +1,6 @@
-"""Benchmark tensors as the trials that the engine trains on.
+"""Benchmark tensors as trials for training, and as a spike file.
 
-One array of counts a trial: held-out neurons are the last columns, forward bins the last bins.
+Held-out neurons are the last columns, forward bins the last bins.
 
 Axes in names: B trials, T bins, N neurons.
 """
@@ -18,7 +18,7 @@ from ndt_cli.nlb.tensors import NlbTensors, make_tensors
 
 
 def to_recording(tensors: NlbTensors) -> Recording:
-    """Return the trials of a benchmark data set as the engine takes them.
+    """Return the trials of a benchmark dataset for training.
 
     Parameters
     ----------
@@ -28,8 +28,8 @@ def to_recording(tensors: NlbTensors) -> Recording:
     -------
     Recording
         Validation phase: train and validation split, all counts known. Test phase: ``train``
-        holds train and validation trials together, ``valid`` the test trials, whose held-out and
-        forward counts are not known: nothing may be chosen by them.
+        holds train and validation trials, ``valid`` the test trials, whose held-out and forward
+        counts are unknown: nothing may be chosen by them.
     """
     train = _spike_data(tensors, tensors.train_trial_ids, *_train_parts(tensors))
     if tensors.phase == "test":
@@ -40,7 +40,7 @@ def to_recording(tensors: NlbTensors) -> Recording:
             tensors,
             tensors.eval_trial_ids,
             tensors.eval["eval_spikes_heldin"],
-            # Not the target's: in dmfc_rsg that one is blank before the interval begins.
+            # Not from the target, which in dmfc_rsg is blank before the interval.
             tensors.eval["eval_spikes_heldout"],
             target["eval_spikes_heldin_forward"],
             target["eval_spikes_heldout_forward"],
@@ -51,17 +51,9 @@ def to_recording(tensors: NlbTensors) -> Recording:
 
 
 def scored_inputs(tensors: NlbTensors) -> SpikeData:
-    """Return the trials that are scored with held-in counts only.
+    """Return the scored trials with their held-in counts only.
 
-    Parameters
-    ----------
-    tensors : NlbTensors
-        Of either phase.
-
-    Returns
-    -------
-    SpikeData
-        Counts of held-out neurons and of forward bins are zero, and marked as not known.
+    Counts of held-out neurons and forward bins are zero, and marked as unknown.
     """
     heldin_BTN = tensors.eval["eval_spikes_heldin"]
     n_trials = len(heldin_BTN)
@@ -105,13 +97,12 @@ def _missing_notes(tensors: NlbTensors) -> tuple[str, ...]:
     if not n_missing:
         return ()
     return (
-        f"In {n_missing} bins of the trials that are scored nothing was recorded; their counts "
-        "are taken as zero.",
+        f"{n_missing} bins of the scored trials have no recording; their counts are taken as zero.",
     )
 
 
 # ------------------------------------------------------------------------------------------------
-# Trials of a benchmark data set as a spike file, to train on and search with.
+# The spike file.
 # ------------------------------------------------------------------------------------------------
 
 
@@ -119,44 +110,48 @@ def write_spike_file(
     name: str,
     bin_ms: int,
     data_dir: Path | str,
-    path: Path,
+    spikes: Path,
     *,
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Recording:
-    """Write the trials of the validation phase in the project's own layout.
+    """Write the train and validation trials of a dataset as a spike file.
 
-    It is the file that `ndt_cli.nlb.submit.submit` leaves beside its runs, byte for byte: a model
+    The same bytes as the file that `ndt_cli.nlb.submit.submit` writes beside its runs: a model
     trained on either can be submitted.
 
     Parameters
     ----------
     name : str
-        Data set, such as ``"mc_maze"``.
+        Dataset, such as ``"mc_maze"``.
     bin_ms : {5, 20}
         Bin width in milliseconds.
     data_dir : Path or str
         Folder of the NWB files.
-    path : Path
-        File to write, ``.h5`` or ``.npz``; nothing is overwritten.
+    spikes : Path
+        File to write, ``.h5`` or ``.npz``.
+    overwrite : bool
+        Replace an existing file.
     progress : callable, optional
-        Told what is done and how far it is.
+        Called as ``progress(what, done, total)``.
 
     Returns
     -------
     Recording
-        What was written: train and validation split, held-out neurons as the last columns and
-        forward bins as the last bins.
+        The trials that were written.
 
     Raises
     ------
     SettingsError
-        When there is no such data set or bin width.
+        If the benchmark has no such dataset or bin width.
+    ExistingFileError
+        If the file exists and may not be replaced.
     DataError
-        When the file is there already, or an NWB file is missing or damaged.
+        If the name ends otherwise, or an NWB file is missing or damaged.
     MissingExtraError
-        When nlb_tools or a package it needs is not installed.
+        If nlb_tools or a package it needs is not installed.
     """
-    check_target(path)
+    check_target(spikes, overwrite=overwrite)
     recording = to_recording(make_tensors(name, bin_ms, "val", data_dir, progress=progress))
-    write_recording(recording, path)
+    write_recording(recording, spikes, overwrite=overwrite)
     return recording

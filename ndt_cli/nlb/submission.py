@@ -1,4 +1,4 @@
-"""The submission file of the benchmark: six arrays of rates a dataset."""
+"""The submission file of the benchmark: six arrays of rates per dataset."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -9,11 +9,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt_cli.atomic import write_atomic
+from ndt_cli.atomic import check_may_write, write_atomic
 from ndt_cli.data.files import DAMAGE, check_announced, own_items
-from ndt_cli.errors import DataError, typed
+from ndt_cli.errors import DataError, called
 from ndt_cli.nlb.catalog import RATE_KEYS
-from ndt_cli.nlb.check import check_arrays
+from ndt_cli.nlb.check import require_scorable
 
 FloatArray = NDArray[np.floating]
 
@@ -22,13 +22,12 @@ FloatArray = NDArray[np.floating]
 class SubmissionRates:
     """Rates of one dataset at one bin width.
 
-    All are expected spike counts per bin, trials x bins x neurons; the fields are the keys of
-    the file.
+    Expected spike counts per bin, trials x bins x neurons; the fields are the keys of the file.
 
     Parameters
     ----------
     train_rates_heldin, train_rates_heldout : float array
-        Window of the trials that trained; in the test phase train and val trials together.
+        Window of the training trials; in the test phase train and val trials together.
     eval_rates_heldin, eval_rates_heldout : float array
         Window of the evaluated trials.
     eval_rates_heldin_forward, eval_rates_heldout_forward : float array
@@ -43,27 +42,27 @@ class SubmissionRates:
     eval_rates_heldout_forward: FloatArray
 
     def arrays(self) -> dict[str, FloatArray]:
-        """Return the arrays by the key that they have in the file."""
+        """Return the arrays by their key in the file."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 def split_rates(
     train_rates_BTN: FloatArray, eval_rates_BTN: FloatArray, n_heldout: int, n_forward: int
 ) -> SubmissionRates:
-    """Cut what a model infers into the six arrays.
+    """Split a model's rates into the six arrays.
 
     Parameters
     ----------
     train_rates_BTN, eval_rates_BTN : (trials, bins, neurons) float array
         Expected counts per bin; held-out neurons are the last columns, forward bins the last
-        bins. Train rates may be of the window alone.
+        bins. Train rates may have the window only.
     n_heldout, n_forward : int
-        How many neurons and bins those are.
+        Number of held-out neurons and forward bins.
 
     Raises
     ------
     ValueError
-        If neurons or bins of the two do not fit together, or nothing would be left.
+        If neurons or bins of the two differ, or a part would be empty.
     """
     n_window, n_heldin = eval_rates_BTN.shape[1] - n_forward, eval_rates_BTN.shape[2] - n_heldout
     n_train_bins = train_rates_BTN.shape[1]
@@ -89,7 +88,7 @@ def split_rates(
 def write_submission(
     path: Path, rates: Mapping[str, SubmissionRates], overwrite: bool = False
 ) -> None:
-    """Write a submission file in one piece.
+    """Write a submission file.
 
     Parameters
     ----------
@@ -99,23 +98,21 @@ def write_submission(
         By group: ``mc_maze`` for bins of 5 ms, ``mc_maze_20`` for bins of 20 ms. They are stored
         as float32.
     overwrite : bool
-        Replace a file that is there.
+        Replace an existing file.
 
     Raises
     ------
+    ExistingFileError
+        If the file exists and may not be replaced.
     DataError
-        If the file is there already, or a group could not be scored: an unknown name, arrays
-        that do not fit together, a rate that is negative or not finite.
+        If a group could not be scored: an unknown name, arrays that do not fit together, a rate
+        that is negative or not finite.
     """
-    if path.exists() and not overwrite:
-        raise DataError(f"{path} is already there", "give another name, or say to overwrite it")
+    check_may_write(path, overwrite)
     if not rates:
-        raise DataError(f"{path}: there are no rates to write; expected at least one dataset")
+        raise DataError(f"{path}: found no rates to write; expected at least one dataset")
     for name, group in rates.items():
-        _, findings = check_arrays(name, group.arrays())
-        for finding in findings:
-            if finding.severity == "error":
-                raise DataError(f"{path}: {finding}", finding.hint)
+        require_scorable(name, group.arrays(), source=f"{path}: ")
 
     def write(temporary: Path) -> None:
         with h5py.File(temporary, "w") as file:
@@ -123,7 +120,7 @@ def write_submission(
                 for key, array in group.arrays().items():
                     file.create_dataset(f"{name}/{key}", data=np.asarray(array, dtype=np.float32))
 
-    write_atomic(path, write, overwrite=True)
+    write_atomic(path, write, overwrite=overwrite)
 
 
 def read_submission(path: Path) -> dict[str, SubmissionRates]:
@@ -132,7 +129,7 @@ def read_submission(path: Path) -> dict[str, SubmissionRates]:
     Raises
     ------
     DataError
-        If the file cannot be read or lacks an array; `check_submission` tells more.
+        If the file cannot be read or an array is missing; see `check_submission` for details.
 
     Examples
     --------
@@ -146,7 +143,7 @@ def read_submission(path: Path) -> dict[str, SubmissionRates]:
     for name, arrays in groups.items():
         for key in RATE_KEYS:
             if key not in arrays:
-                hint = f"`ndt nlb-check {typed(path)}` lists what is wrong."
+                hint = f"List all problems: {called('check_submission', path)}"
                 raise DataError(f"{path}: {name}/{key} is missing", hint)
     return {
         name: SubmissionRates(**{key: arrays[key] for key in RATE_KEYS})
@@ -160,7 +157,7 @@ def read_groups(path: Path) -> dict[str, dict[str, NDArray[Any]]]:
     Raises
     ------
     DataError
-        If it is no HDF5 file, cannot be read, or holds no group of arrays.
+        If it is not an HDF5 file, cannot be read, or has no groups.
     """
     try:
         with h5py.File(path, "r") as file:
@@ -176,10 +173,10 @@ def read_groups(path: Path) -> dict[str, dict[str, NDArray[Any]]]:
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except DAMAGE as error:
-        hint = "Is it an HDF5 file, and was it copied whole?"
+        hint = "Check that it is an HDF5 file and that it was copied completely."
         raise DataError(f"{path}: cannot be read as HDF5: {error}", hint) from error
     if not groups:
-        raise DataError(f"{path}: holds no groups; expected one a dataset, such as mc_maze")
+        raise DataError(f"{path}: found no groups; expected one per dataset, such as mc_maze")
     return groups
 
 

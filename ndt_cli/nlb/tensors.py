@@ -1,4 +1,7 @@
-"""Tensors kept in a file beside the NWB files they were made from."""
+"""Tensors of a benchmark dataset: model inputs and scoring targets, cached beside the NWB files.
+
+Keys and dtypes are nlb_tools' own (float16 for counts). Counts are trials x bins x neurons.
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -24,20 +27,122 @@ from ndt_cli.nlb.catalog import (
 from ndt_cli.nlb.dependencies import package_version, require_nlb_extra
 from ndt_cli.nlb.download import locate
 
+Arrays = dict[str, NDArray[Any]]
+
+_NEEDED = ("nlb_tools", "pandas", "pynwb", "sklearn")
+
+
+@dataclass(frozen=True, eq=False)
+class NlbTensors:
+    """Tensors of one dataset, bin width and phase.
+
+    Attributes
+    ----------
+    dataset : NlbDataset
+    bin_ms : int
+        Bin width in milliseconds.
+    phase : {"val", "test"}
+        ``"val"``: train on the train split, score the validation split. ``"test"``: train on both,
+        score the test split.
+    train : dict of str to array
+        ``train_spikes_heldin``, ``train_spikes_heldout``, the same with ``_forward``, and
+        ``train_behavior``.
+    eval : dict of str to array
+        ``eval_spikes_heldin`` and, in the validation phase, ``eval_spikes_heldout``.
+    target : dict of str to array, or None
+        Targets for nlb_tools' ``evaluate``, including PSTHs. None in the test phase, whose labels
+        are published in a separate file.
+    train_trial_ids, eval_trial_ids : (trials,) int array
+        Row of each trial in the trial tables of the files, test file first.
+    notes : tuple of str
+        Remarks about the files, one sentence each.
+    """
+
+    dataset: NlbDataset
+    bin_ms: int
+    phase: Phase
+    train: Arrays
+    eval: Arrays
+    target: Arrays | None
+    train_trial_ids: IntArray
+    eval_trial_ids: IntArray
+    notes: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Group of this dataset and bin width in a submission."""
+        return submission_key(self.dataset.name, self.bin_ms)
+
+
+def make_tensors(
+    dataset: NlbDataset | str,
+    bin_ms: int,
+    phase: Phase,
+    data_dir: Path | str,
+    *,
+    cache: bool = True,
+    progress: Progress | None = None,
+) -> NlbTensors:
+    """Make the tensors of a dataset with nlb_tools, or read them from the cache.
+
+    Parameters
+    ----------
+    dataset : NlbDataset or str
+    bin_ms : {5, 20}
+        Bin width in milliseconds.
+    phase : {"val", "test"}
+        Which trials are scored. The validation phase reads the train file only.
+    data_dir : Path or str
+        Folder of the NWB files, as `ndt_cli.nlb.download.locate` finds them.
+    cache : bool
+        Read and write the folder ``tensors`` beside the train file. A cached file is valid only
+        for the same NWB files and package versions.
+    progress : callable, optional
+        Called as ``progress(what, done, total)``.
+
+    Returns
+    -------
+    NlbTensors
+
+    Raises
+    ------
+    SettingsError
+        If the benchmark has no such dataset or bin width.
+    DataError
+        If a file is missing, damaged or incomplete.
+    MissingExtraError
+        If nlb_tools or a package it needs is not installed.
+    """
+    dataset = find_dataset(dataset) if isinstance(dataset, str) else dataset
+    submission_key(dataset.name, bin_ms)
+    files = locate(dataset, Path(data_dir), phase)
+    # Cached tensors need it too: their rates could not be scored.
+    require_nlb_extra(*_NEEDED)
+    sources = [path for path in files if path is not None]
+    cached = cache_path(dataset, bin_ms, phase, sources)
+    made = read_cache(cached) if cache else None
+    if made is None:
+        from ndt_cli.nlb.nlb_tools import cut_tensors
+
+        made = cut_tensors(dataset, bin_ms, phase, files, progress or no_progress)
+        if cache and not write_cache(cached, made):
+            made["notes"] += (f"{cached.parent} cannot be written; the tensors are not cached.",)
+    return NlbTensors(dataset, bin_ms, phase, **made)
+
+
+# ------------------------------------------------------------------------------------------------
+# The cache.
+# ------------------------------------------------------------------------------------------------
+
+
 _PARTS = ("train", "eval", "target")
-_PER_TRIAL = ("train_trial_ids", "eval_trial_ids", "train_start_ms", "eval_start_ms")
-# On top of HDF5's own checks, which see no changed bytes.
+_PER_TRIAL = ("train_trial_ids", "eval_trial_ids")
+# With checksums: HDF5 itself does not notice changed bytes.
 _STORAGE = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "fletcher32": True}
 
 
 def cache_path(dataset: NlbDataset, bin_ms: int, phase: Phase, sources: Sequence[Path]) -> Path:
-    """Return where the tensors of these files are kept.
-
-    Parameters
-    ----------
-    sources : sequence of Path
-        The NWB files, the train file first. Size and time of change stand for their content.
-    """
+    """Return the cache file for NWB files (train file first), keyed by their size and mtime."""
     digest = hashlib.sha256()
     for path in sources:
         status = path.stat()
@@ -54,7 +159,7 @@ def cache_path(dataset: NlbDataset, bin_ms: int, phase: Phase, sources: Sequence
 
 
 def write_cache(path: Path, made: dict[str, Any]) -> bool:
-    """Keep tensors; return False where they cannot be written: a shared folder, a full disk."""
+    """Cache tensors; return False if they cannot be written (no permission, full disk)."""
 
     def write(temporary: Path) -> None:
         with h5py.File(temporary, "w") as file:
@@ -76,7 +181,7 @@ def write_cache(path: Path, made: dict[str, Any]) -> bool:
 
 
 def read_cache(path: Path) -> dict[str, Any] | None:
-    """Return kept tensors; None where there are none, or the file is damaged."""
+    """Return cached tensors, or None if there are none or the file is damaged."""
     if not path.is_file():
         return None
     made: dict[str, Any] = dict.fromkeys(_PARTS)
@@ -97,7 +202,7 @@ def _write_array(group: h5py.Group, key: str, array: NDArray[Any]) -> None:
     if array.dtype != object:
         group.create_dataset(key, data=array, **(_STORAGE if array.size else {}))
         return
-    # One list of indices a condition: stored end to end, with the length of each.
+    # One index list per condition: stored end to end, with their lengths.
     flat = np.concatenate([*array, np.empty(0, dtype=np.int64)])
     item = group.create_dataset(key, data=flat, **(_STORAGE if flat.size else {}))
     item.attrs["lengths"] = [len(row) for row in array]
@@ -112,161 +217,3 @@ def _read_array(item: h5py.Dataset) -> NDArray[Any]:
     for i, end in enumerate(np.cumsum(lengths)):
         ragged[i] = flat[end - lengths[i] : end]
     return ragged
-
-
-# ------------------------------------------------------------------------------------------------
-# Tensors of a benchmark data set: what a model is given, and what its rates are scored against.
-#
-# Array keys are those of nlb_tools. Arrays of counts are trials x bins x neurons; their dtypes are
-# those that nlb_tools gives, float16 for counts.
-# ------------------------------------------------------------------------------------------------
-
-
-Arrays = dict[str, NDArray[Any]]
-
-_NEEDED = ("nlb_tools", "pandas", "pynwb", "sklearn")
-
-
-@dataclass(frozen=True, eq=False)
-class NlbTensors:
-    """Tensors of one data set, bin width and phase.
-
-    Attributes
-    ----------
-    dataset : NlbDataset
-    bin_ms : int
-        Bin width in milliseconds.
-    phase : {"val", "test"}
-        ``"val"``: trained on the train split, scored on the validation split. ``"test"``: trained
-        on both, scored on the test split.
-    train : dict of str to array
-        ``train_spikes_heldin``, ``train_spikes_heldout``, both again with ``_forward``, and
-        ``train_behavior``.
-    eval : dict of str to array
-        ``eval_spikes_heldin`` and, in the validation phase, ``eval_spikes_heldout``.
-    target : dict of str to array, or None
-        What nlb_tools' ``evaluate`` takes under the data set's key, PSTHs included. None in the
-        test phase, whose labels come in a file of their own.
-    train_trial_ids, eval_trial_ids : (trials,) int array
-        Row of each trial in the trial tables of the files, the test file's first.
-    train_start_ms, eval_start_ms : (trials,) int array
-        Where the first bin of each trial begins in its file, in ms.
-    notes : tuple of str
-        What the user should know of the files, one sentence each.
-    """
-
-    dataset: NlbDataset
-    bin_ms: int
-    phase: Phase
-    train: Arrays
-    eval: Arrays
-    target: Arrays | None
-    train_trial_ids: IntArray
-    eval_trial_ids: IntArray
-    train_start_ms: IntArray
-    eval_start_ms: IntArray
-    notes: tuple[str, ...] = ()
-
-    @property
-    def key(self) -> str:
-        """Group of this data set and bin width in a submission."""
-        return submission_key(self.dataset.name, self.bin_ms)
-
-
-def make_tensors(
-    dataset: NlbDataset | str,
-    bin_ms: int,
-    phase: Phase,
-    data_dir: Path | str,
-    *,
-    cache: bool = True,
-    progress: Progress | None = None,
-) -> NlbTensors:
-    """Make the tensors of a data set through nlb_tools, or take them from the cache.
-
-    Parameters
-    ----------
-    dataset : NlbDataset or str
-    bin_ms : {5, 20}
-        Bin width in milliseconds.
-    phase : {"val", "test"}
-        Which trials are scored. The validation phase reads the train file only.
-    data_dir : Path or str
-        Folder of the NWB files, as `ndt_cli.nlb.download.locate` finds them.
-    cache : bool
-        Take the tensors from, and leave them in, the folder ``tensors`` beside the train file. A
-        file there serves the same packages and the same NWB files only.
-    progress : callable, optional
-        Told what is done and how far it is.
-
-    Returns
-    -------
-    NlbTensors
-
-    Raises
-    ------
-    SettingsError
-        When there is no such data set or bin width.
-    DataError
-        When a file is missing or damaged, or lacks what the benchmark needs.
-    MissingExtraError
-        When nlb_tools or a package it needs is not installed.
-    """
-    dataset = find_dataset(dataset) if isinstance(dataset, str) else dataset
-    submission_key(dataset.name, bin_ms)
-    files = locate(dataset, Path(data_dir), phase)
-    # Also for tensors in the cache: what is made of them cannot be scored without.
-    require_nlb_extra(*_NEEDED)
-    sources = [path for path in files if path is not None]
-    cached = cache_path(dataset, bin_ms, phase, sources)
-    made = read_cache(cached) if cache else None
-    if made is None:
-        from ndt_cli.nlb.nlb_tools import cut_tensors
-
-        made = cut_tensors(dataset, bin_ms, phase, files, progress or no_progress)
-        if cache and not write_cache(cached, made):
-            made["notes"] += (f"{cached.parent} cannot be written: the tensors were not kept.",)
-    return NlbTensors(dataset, bin_ms, phase, **made)
-
-
-def make_private_target(
-    dataset: NlbDataset,
-    bin_ms: int,
-    private_file: Path,
-    *,
-    train_file: Path | None = None,
-    progress: Progress | None = None,
-) -> Arrays:
-    """Make the target of the test phase from a file that has all trials and units.
-
-    There is such a file for synthetic sets only; the labels of the public ones come as a file of
-    their own (`ndt_cli.nlb.catalog.TEST_LABELS`).
-
-    Parameters
-    ----------
-    dataset : NlbDataset
-    bin_ms : {5, 20}
-        Bin width in milliseconds.
-    private_file : Path
-        NWB file of the whole recording.
-    train_file : Path, optional
-        Take only those training trials that are in this file too, told by their start times.
-    progress : callable, optional
-        Told what is done and how far it is.
-
-    Returns
-    -------
-    dict of str to array
-        As `NlbTensors.target`.
-
-    Raises
-    ------
-    DataError
-        When a file is missing or damaged, or lacks what the benchmark needs.
-    MissingExtraError
-        When nlb_tools or a package it needs is not installed.
-    """
-    require_nlb_extra(*_NEEDED)
-    from ndt_cli.nlb.nlb_tools import cut_private_target
-
-    return cut_private_target(dataset, bin_ms, private_file, train_file, progress or no_progress)

@@ -1,1 +1,1 @@
-"""The settings tree, and how TOML files, presets and --set become one."""
+"""Settings: the tree, its description, and how config, preset and overrides are merged."""

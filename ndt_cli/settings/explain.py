@@ -1,4 +1,4 @@
-"""What each setting is: its type, range, default and doc, read from the settings tree."""
+"""Describe each setting, and explain what is wrong with one; all read from the settings tree."""
 
 import json
 import re
@@ -28,55 +28,49 @@ _BOUND_WORDS = {
     "exclusiveMaximum": "below",
     "maximum": "at most",
 }
+_SHOWN = 60  # characters of a user's text in a message
 
 
 @dataclass(frozen=True)
 class FieldDoc:
-    """One setting, described for a person.
+    """Description of one setting."""
 
-    Parameters
-    ----------
-    key : str
-        Dotted name, such as ``"train.learning_rate"``.
-    type : str
-        ``"whole number"``, ``"number"``, ``"true or false"``, ``"text"``, ``"path"``,
-        ``"choice"`` or ``"list of whole numbers"``.
-    choices : tuple of str
-        The values allowed, where there is a list of them.
-    range : str
-        The bounds in words, such as ``"above 0, at most 1"``; empty where there are none.
-    default : str, int, float, bool, list or None
-        None means that the setting is left out.
-    doc : str
-        What it does, on one line.
-    """
-
-    key: str
-    type: str
-    choices: tuple[str, ...]
-    range: str
-    default: str | int | float | bool | list[int] | None
-    doc: str
+    key: str  # "train.learning_rate"
+    type: str  # such as "whole number", "path" or "choice"
+    choices: tuple[str, ...]  # of a choice
+    range: str  # "above 0, at most 1", or empty
+    default: str | int | float | bool | list[int] | None  # None: unset
+    doc: str  # one line
 
     @property
     def expected(self) -> str:
-        """The values allowed, to follow the words "must be"."""
+        """The allowed values, to follow the words "must be"."""
         if self.choices:
             return "one of " + ", ".join(self.choices)
         kind = self.type if self.type == "true or false" else f"a {self.type}"
         return f"{kind}, {self.range}" if self.range else kind
 
 
+@cache
+def field_table() -> tuple[FieldDoc, ...]:
+    """Describe every setting, in the order of the tree."""
+    return tuple(
+        _describe(f"{section}.{name}", schema)
+        for section, info in Settings.model_fields.items()
+        if info.annotation is not None
+        for name, schema in info.annotation.model_json_schema()["properties"].items()
+    )
+
+
 def _describe(key: str, schema: dict[str, Any]) -> FieldDoc:
-    # An optional field is anyOf[what it holds, null] in JSON Schema.
-    kinds = [kind for kind in schema.get("anyOf", [schema]) if kind.get("type") != "null"]
-    kind = kinds[0]
+    # JSON Schema writes an optional field as anyOf[the type, null].
+    kind = next(k for k in schema.get("anyOf", [schema]) if k.get("type") != "null")
     choices = kind.get("enum") or kind.get("examples") or ()
     type_word = "path" if kind.get("format") == "path" else _TYPE_WORDS[kind["type"]]
     if kind["type"] == "array":
         kind = kind["items"]
         type_word += f" of {_TYPE_WORDS[kind['type']]}s"
-    # JSON Schema holds whole bounds as 1.0 where the field is a float: 1 reads better.
+    # The bounds of a float field are floats: print 1, not 1.0.
     bounds = [
         f"{word} {int(kind[bound]) if kind[bound] == int(kind[bound]) else kind[bound]}"
         for bound, word in _BOUND_WORDS.items()
@@ -92,43 +86,27 @@ def _describe(key: str, schema: dict[str, Any]) -> FieldDoc:
     )
 
 
-@cache
-def field_table() -> tuple[FieldDoc, ...]:
-    """Describe every setting, in the order of the tree."""
-    fields = []
-    for section, info in Settings.model_fields.items():
-        assert info.annotation is not None
-        properties = info.annotation.model_json_schema()["properties"]
-        fields += [_describe(f"{section}.{name}", schema) for name, schema in properties.items()]
-    return tuple(fields)
+# Settings as TOML --------------------------------------------------------------------------------
 
 
 def plain_values(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Return the settings as TOML can hold them: no None, paths as absolute strings.
+    """Return the settings as TOML can hold them: unset ones left out, paths as absolute text.
 
-    A config's relative paths count from its own folder, so a path that is to keep its
-    meaning wherever the text is stored has to be absolute.
+    A relative path in a config counts from the config's folder, so only an absolute one keeps its
+    meaning when the text is stored elsewhere.
     """
-
-    def plain(value: Any) -> Any:
-        return str(value.absolute()) if isinstance(value, Path) else value
-
     return {
-        section: {name: plain(value) for name, value in values.items() if value is not None}
+        section: {
+            name: str(value.absolute()) if isinstance(value, Path) else value
+            for name, value in values.items()
+            if value is not None
+        }
         for section, values in settings.model_dump().items()
     }
 
 
 def commented_toml(settings: Settings, title: str) -> str:
-    """Return all settings as TOML, the doc of each above it; unset ones stay commented out.
-
-    Parameters
-    ----------
-    settings : Settings
-        The settings to write.
-    title : str
-        The first line, as a comment.
-    """
+    """Return all settings as TOML, each below its description; unset ones are commented out."""
     values = plain_values(settings)
     lines = [f"# {title}"]
     section = ""
@@ -137,12 +115,8 @@ def commented_toml(settings: Settings, title: str) -> str:
         if here != section:
             section = here
             lines += ["", f"[{section}]"]
-        lines += textwrap.wrap(
-            f"{field.doc} ({field.expected[0].upper()}{field.expected[1:]}.)",
-            width=80,
-            initial_indent="# ",
-            subsequent_indent="# ",
-        )
+        text = f"{field.doc} ({field.expected[0].upper()}{field.expected[1:]}.)"
+        lines += textwrap.wrap(text, 80, initial_indent="# ", subsequent_indent="# ")
         if name in values[section]:
             lines.append(tomli_w.dumps({name: values[section][name]}).rstrip())
         else:
@@ -150,71 +124,56 @@ def commented_toml(settings: Settings, title: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-# ------------------------------------------------------------------------------------------------
-# What is wrong with a setting, in words: key, value found, where it came from, what is allowed.
-# ------------------------------------------------------------------------------------------------
+# Error messages ----------------------------------------------------------------------------------
 
 
-_SHOWN = 60
+def describe_problem(error: ErrorDetails, origins: Mapping[str, str]) -> str:
+    """Return one of pydantic's errors as a sentence.
 
-# Dotted key -> where its value was written, such as "lab.toml" or "--set".
-Origins = Mapping[str, str]
-
-
-def unknown_key(key: str, origin: str) -> str:
-    """Say that no setting has this name, and which one comes nearest."""
-    return f"{shortened(key)} ({origin}) is not a setting{_did_you_mean(key)}"
-
-
-def shortened(text: str) -> str:
-    """Return a text as a message can show it, whatever somebody has put there."""
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-
-
-def describe_problem(error: ErrorDetails, origins: Origins) -> str:
-    """Put one of pydantic's errors into a sentence.
-
-    Parameters
-    ----------
-    error : ErrorDetails
-        One entry of ``ValidationError.errors()`` of the settings tree.
-    origins : mapping of str to str
-        Where the value of each dotted key, and each section, was written.
+    ``origins`` tells where the value of each dotted key and section was written: ``"lab.toml"``.
     """
-    # Of a list, the place in it follows section and name.
+    # In a list, the position follows section and name.
     key = ".".join(str(part) for part in error["loc"][:2])
+    found = error["input"]
     if error["type"] == "extra_forbidden":
         return unknown_key(key, origins[key])
     if key in Settings.model_fields:
-        if error["type"] == "value_error":
-            return _describe_combination(key, str(error["ctx"]["error"]), origins)
-        return f"{key} = {_shown(error['input'])} ({origins[key]}): [{key}] must be a section"
+        if error["type"] != "value_error":
+            return f"{key} = {_shown(found)} ({origins[key]}): [{key}] must be a section"
+        message = str(error["ctx"]["error"])
+        involved = [
+            f"{name}: {origins.get(f'{key}.{name}', 'default')}"
+            for name in _names_in(key)
+            if re.search(rf"\b{name}\b", message)
+        ]
+        return f"[{key}] {message} ({', '.join(involved)})"
     field = next(field for field in field_table() if field.key == key)
-    found = error["input"]
     close = nearest(found, field.choices) if isinstance(found, str) else None
     suggestion = f"; did you mean {close}?" if close else ""
     return f"{key} = {_shown(found)} ({origins[key]}): must be {field.expected}{suggestion}"
 
 
-def _describe_combination(section: str, message: str, origins: Origins) -> str:
-    names = [
-        key.partition(".")[2]
-        for key in (field.key for field in field_table())
-        if key.startswith(f"{section}.")
-    ]
-    involved = [name for name in names if re.search(rf"\b{name}\b", message)]
-    sources = ", ".join(
-        f"{name}: {origins.get(f'{section}.{name}', 'default')}" for name in involved
-    )
-    return f"[{section}] {message} ({sources})"
+def unknown_key(key: str, origin: str) -> str:
+    """Return the message that no setting has this name, with the nearest one."""
+    return f"{shortened(key)} ({origin}) is not a setting{_did_you_mean(key)}"
+
+
+def shortened(text: str) -> str:
+    """Return the first 60 characters of a user's text, for a message."""
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _names_in(section: str) -> list[str]:
+    keys = (field.key.partition(".") for field in field_table())
+    return [name for here, _, name in keys if here == section]
 
 
 def _did_you_mean(key: str) -> str:
     section, _, name = key.rpartition(".")
     known = {field.key.partition(".")[2]: field.key for field in field_table()}
-    beside = [name for name, full in known.items() if full.startswith(f"{section}.")]
-    # A right name in the wrong section is the likelier slip than a wrong name in the right one.
-    close = name if name in known else nearest(name, beside)
+    siblings = _names_in(section)
+    # The right name in the wrong section is likelier than a wrong name in the right one.
+    close = name if name in known else nearest(name, siblings)
     if close is None:
         if not section:
             known |= {part: f"[{part}]" for part in Settings.model_fields}
@@ -223,7 +182,7 @@ def _did_you_mean(key: str) -> str:
         return f"; did you mean {known[close]}?"
     if section not in Settings.model_fields:
         return "; the sections are " + ", ".join(Settings.model_fields)
-    return f"; section {section} has {', '.join(beside)}"
+    return f"; section {section} has {', '.join(siblings)}"
 
 
 def _shown(value: Any) -> str:
@@ -231,5 +190,5 @@ def _shown(value: Any) -> str:
         return shortened(json.dumps(value, ensure_ascii=False))
     try:
         return shortened(str(value))
-    except ValueError:  # Python writes no number of thousands of digits
+    except ValueError:  # Python refuses to print integers of thousands of digits
         return "a number of thousands of digits"

@@ -1,7 +1,7 @@
-"""The one settings tree that every command shares.
+"""All settings of a run, shared by every command.
 
-The string below a field is its help: ``ndt presets --fields`` prints it. "NDT1" is the
-research code of Ye & Pandarinath 2021; section numbers are those of that paper.
+The string below a field is its help, which ``ndt presets`` prints. "NDT1" is the research code of
+Ye & Pandarinath 2021.
 """
 
 from pathlib import Path
@@ -10,10 +10,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
-# Bin widths from one sample of a fast recorder to far more than a trial.
+# From the sampling interval of a fast recorder to far more than a trial.
 MIN_BIN_MS, MAX_BIN_MS = 0.001, 100_000.0
 
-# More is a slip of the finger, or damage. It also keeps every number within 64 bits.
+# A larger number is a typing error or damage; also, every number then fits into 64 bits.
 _MANY = 1_000_000_000
 
 
@@ -30,7 +30,7 @@ def _as_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
-# TOML has lists; a frozen section holds a tuple.
+# A TOML list becomes a tuple: sections are frozen.
 NeuronList = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_as_tuple)]
 
 
@@ -38,46 +38,45 @@ class DataSettings(_Section):
     """Which spikes to train on."""
 
     file: Path | None = None
-    """Spike file: LFADS or NLB HDF5, or the project's own .npz or .h5 layout. Without one, the
-    synthetic set below is made."""
+    """Spike file: LFADS or NLB HDF5, or .npz or .h5 with the keys spikes and bin_ms. If unset, the
+    synthetic set below is used."""
 
     synthetic: Literal["none", "lorenz", "chaotic-rnn"] = "lorenz"
-    """Synthetic set that is made when no file is given; "none" means that a file is needed."""
+    """Synthetic set to make if no file is given; with "none", a file is required."""
 
     bin_ms: float | None = Field(None, ge=MIN_BIN_MS, le=MAX_BIN_MS)
-    """Bin width to train at, in ms. Wider than the file's bins: neighboring bins are summed, and
-    it must be a whole multiple. Default: the file's own."""
+    """Bin width to train at, in ms: a whole multiple of the file's, whose neighboring bins are
+    summed. Default: the file's bin width."""
 
     file_bin_ms: float | None = Field(None, ge=MIN_BIN_MS, le=MAX_BIN_MS)
-    """Bin width of the file, in ms, where the file does not say."""
+    """Bin width of the file, in ms, if the file does not contain it."""
 
     conversion_factor: float | None = Field(None, gt=0)
-    """True rates are divided by this to become spikes per bin. Default: what the file says, or
-    what the scale of the rates against the counts tells."""
+    """Number to divide the file's true rates by to get spikes per bin. Default: the one in the
+    file, or else estimated from the mean rate and the mean count."""
 
     valid_fraction: float = Field(0.2, gt=0, lt=1)
-    """Share of the trials that validate, where the file has no split; drawn within each
-    condition where conditions are known."""
+    """Share of the trials used for validation if the file has no split; drawn within each
+    condition if conditions are known."""
 
     split_seed: int = Field(0, ge=0, lt=2**31)
-    """Seed of that split."""
+    """Seed of the validation split."""
 
     heldout_fraction: float = Field(0.0, ge=0, lt=1)
-    """Share of the neurons that the model never sees and only predicts (co-smoothing); drawn at
-    random."""
+    """Share of the neurons to hold out: the model predicts them without seeing them
+    (co-smoothing). Drawn at random."""
 
     heldout_seed: int = Field(0, ge=0, lt=2**31)
-    """Seed of that draw."""
+    """Seed of the draw of held-out neurons."""
 
     heldout_neurons: NeuronList = ()
-    """The neurons to hold out, by their place in the file, from 0; instead of a share."""
+    """Neurons to hold out, numbered from 0 in the order of the file; instead of a share."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.heldout_neurons and self.heldout_fraction:
             raise ValueError(
-                "heldout_neurons and heldout_fraction are both given: one of them says which "
-                "neurons are held out"
+                "heldout_neurons and heldout_fraction are both given; expected only one of them"
             )
         if len(set(self.heldout_neurons)) < len(self.heldout_neurons):
             raise ValueError("heldout_neurons names a neuron twice")
@@ -85,76 +84,77 @@ class DataSettings(_Section):
 
 
 class ModelSettings(_Section):
-    """The network: embedding, encoder, context window, read-out."""
+    """The network: embedding, encoder, context window, readout."""
 
     embedding: Literal["identity", "count-table", "linear"] = "count-table"
-    """How a bin's counts enter. identity: as they are; count-table: a learned vector for each
-    count, shared by all neurons; linear: a learned projection."""
+    """Input embedding of a bin's counts. identity: the counts themselves; count-table: a learned
+    vector for each count, shared by all neurons; linear: a learned projection."""
 
     embedding_size: int = Field(2, ge=1, le=64)
-    """Numbers per neuron in the count table."""
+    """Embedding size per neuron in the count table."""
 
     positions: Literal["learned", "sinusoid", "none"] = "learned"
-    """What tells the encoder where in the trial a bin is."""
+    """Position embedding of a bin in its trial."""
 
     position_offset: bool = True
-    """Sinusoids start at one, not at zero."""
+    """Number positions from 1 instead of 0 in the sinusoid embedding."""
 
     n_layers: int = Field(6, ge=1, le=64)
-    """Encoder layers."""
+    """Number of encoder layers."""
 
     n_heads: int = Field(2, ge=1, le=64)
-    """Attention heads. The width is rounded up to a multiple of it."""
+    """Attention heads. The network's width is rounded up to a multiple of this."""
 
     feedforward_size: int = Field(128, ge=1, le=16384)
-    """Hidden units of each layer's feed-forward part."""
+    """Hidden units of the feed-forward block of each layer."""
 
     activation: Literal["relu", "gelu"] = "relu"
-    """Non-linearity of the feed-forward part."""
+    """Nonlinearity of the feed-forward block."""
 
     norm: Literal["layer", "scale"] = "layer"
-    """LayerNorm, or ScaleNorm (g * x / ||x||, one learned g)."""
+    """layer: LayerNorm; scale: ScaleNorm (g * x / ||x||, with one learned g)."""
 
     norm_place: Literal["pre", "post"] = "post"
-    """Normalize before each part of a layer, or after it."""
+    """Normalize before (pre) or after (post) the attention and feed-forward blocks."""
 
     tfixup_init: bool = False
-    """T-Fixup initialization: smaller weights, the deeper the encoder."""
+    """T-Fixup initialization: the deeper the encoder, the smaller the initial weights."""
 
     context_back: int = Field(8, ge=-1, le=_MANY)
-    """Bins before its own that a bin attends to in each layer; -1: all of them. Over L layers
-    information travels L times as far."""
+    """Past bins that each bin attends to in each layer; -1: all. Over L layers, information
+    travels L times as far."""
 
     context_forward: int = Field(4, ge=-1, le=_MANY)
-    """Bins after its own that a bin attends to in each layer; -1: all of them."""
+    """Future bins that each bin attends to in each layer; -1: all."""
 
     full_context: bool = False
-    """No limit in either direction, whatever the two above say."""
+    """Attend to all bins of the trial, whatever context_back and context_forward are."""
 
     context_wrap_initial: bool = False
-    """The first context_back bins all see one another."""
+    """Let the first context_back bins all attend to one another."""
 
     dropout: float = Field(0.1, ge=0, lt=1)
-    """Dropout inside the encoder: attention weights, and after each part."""
+    """Dropout in the encoder: of the attention weights, and after each block."""
 
     dropout_embedding: float = Field(0.2, ge=0, lt=1)
     """Dropout of the embedded counts."""
 
     dropout_rates: float = Field(0.2, ge=0, lt=1)
-    """Dropout of the encoder's output before the read-out."""
+    """Dropout of the encoder's output, before the readout."""
 
     readout: Literal["linear", "mlp"] = "linear"
-    """linear, or two layers with 16 hidden units between."""
+    """linear: one layer; mlp: two layers with 16 hidden units between them."""
 
     readout_init: Literal["mean-rate", "zero"] = "mean-rate"
-    """What the read-out gives before training. mean-rate: each neuron's mean rate in the training
-    trials, so that no epoch is spent on finding it; zero: a bias of zero, as NDT1."""
+    """Initial bias of the readout. mean-rate: each neuron's mean rate in the training trials, so
+    that no epoch is spent on learning it; zero: a bias of zero, as in NDT1."""
 
     loss: Literal["poisson", "cross-entropy"] = "poisson"
-    """Poisson likelihood of a rate, or a class for each spike count."""
+    """poisson: Poisson negative log-likelihood of the rates; cross-entropy: classification of the
+    spike count."""
 
     log_rates: bool = True
-    """The read-out gives log-rates; otherwise a ReLU makes it a rate. Poisson loss only."""
+    """The readout gives log-rates; if false, rates, through a ReLU. Poisson loss only."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -167,33 +167,34 @@ class ModelSettings(_Section):
 
 
 class MaskSettings(_Section):
-    """Which counts are hidden from the model while it trains."""
+    """Which counts are masked (hidden from the model) in training."""
 
     mode: Literal["timestep", "full", "neuron", "timestep-only"] = "timestep"
-    """timestep: a hidden bin hides all neurons; full: entry by entry; neuron: a neuron is
-    hidden for the whole trial; timestep-only: the same bins for every trial of a batch."""
+    """timestep: all neurons of a bin; full: each bin and neuron by itself; neuron: a neuron for the
+    whole trial; timestep-only: the same bins in every trial of a batch."""
 
     ratio: float = Field(0.25, ge=0.01, le=1)
-    """Share of the entries that is hidden, in expectation, with spans or without."""
+    """Expected share of the counts that is masked, with or without spans."""
 
     token_ratio: float = Field(1.0, ge=0, le=1)
-    """Of the hidden entries, the share that is replaced by zero (or by the mask token)."""
+    """Of the masked counts, the share replaced by zero (or by the mask token)."""
 
     random_ratio: float = Field(0.5, ge=0, le=1)
-    """Of the hidden entries that are left, the share replaced by a random count; the rest
-    stay as they were."""
+    """Of the other masked counts, the share replaced by a random count; the rest stay
+    unchanged."""
 
     zero_token: bool = True
-    """Hidden entries become zero; otherwise a token one past the largest count."""
+    """Replace masked counts by zero; if false, by a token: one more than the largest count."""
 
     max_span: int = Field(1, ge=1, le=10_000)
-    """Longest run of bins hidden together; the width is drawn from 1 to this for each batch."""
+    """Longest span of consecutive bins masked together; the length is drawn from 1 to this for
+    each batch."""
 
     span_ramp_start_epoch: int = Field(0, ge=0, le=_MANY)
-    """Epoch until which no spans are drawn."""
+    """Epoch before which no spans are drawn."""
 
     span_ramp_end_epoch: int = Field(0, ge=0, le=_MANY)
-    """Epoch from which every batch draws a span width."""
+    """Epoch from which every batch draws a span length."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -204,36 +205,40 @@ class MaskSettings(_Section):
             )
         if self.mode == "neuron" and self.max_span > 1:
             raise ValueError(
-                f'mode = "neuron" hides whole trials, so max_span must be 1, not {self.max_span}'
+                f'mode = "neuron" masks whole trials, so max_span must be 1, not {self.max_span}'
             )
         return self
 
 
+ChooseBy = Literal["masked-loss", "unmasked-loss", "rate-r2", "co-bps"]
+"""Names of the validation measures; `ndt_cli.engine.measures` describes them."""
+
+
 class TrainSettings(_Section):
-    """How long, how fast, on what, and when to stop."""
+    """Optimization, device, checkpoints and stopping."""
 
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
         examples=["auto", "cpu", "mps", "cuda", "cuda:N"],
     )
-    """auto takes a CUDA GPU, then Apple's MPS, then the CPU."""
+    """auto: a CUDA GPU if there is one, else Apple's MPS, else the CPU."""
 
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Matrix products in float32 or bfloat16; weights and sums stay float32. auto takes
-    bfloat16 where the processor multiplies it in hardware."""
+    """Precision of matrix products; weights and sums are always float32. auto: bfloat16 if the
+    processor multiplies it in hardware."""
 
     n_threads: int = Field(0, ge=0, le=1024)
-    """CPU threads; 0 lets the engine choose."""
+    """CPU threads; 0: chosen automatically."""
 
     seed: int = Field(0, ge=0, lt=2**31)
-    """Seed of the weights, the order of trials, the masks and the dropout."""
+    """Seed of the initial weights, the order of trials, the masks and the dropout."""
 
     max_epochs: int = Field(1000, ge=1, le=_MANY)
-    """Passes over the training trials (NDT1 calls one an "update")."""
+    """Number of passes over the training trials (NDT1 calls one an "update")."""
 
     batch_size: int = Field(64, ge=1, le=_MANY)
-    """Trials in a step, over all devices together; a last, smaller batch is kept."""
+    """Trials per step, over all devices together; a smaller last batch is kept."""
 
     learning_rate: float = Field(1e-3, gt=0, le=1)
     """Peak learning rate of AdamW."""
@@ -242,67 +247,62 @@ class TrainSettings(_Section):
     """Weight decay of AdamW."""
 
     clip_norm: float = Field(200.0, gt=0, le=_MANY)
-    """Gradients are scaled down to this norm."""
+    """Largest norm of the gradient; a larger one is scaled down to it."""
 
     schedule: Literal["constant", "cosine", "inverse-sqrt"] = "constant"
-    """Learning rate over the epochs, after the warm-up."""
+    """Course of the learning rate over the epochs, after the warm-up."""
 
     warmup_epochs: int = Field(0, ge=0, le=_MANY)
     """Epochs over which the learning rate rises linearly from zero."""
 
     topk_fraction: float = Field(1.0, gt=0, le=1)
-    """Train on this share of the hidden entries, the worst predicted ones."""
+    """Train on this share of the masked counts: those with the largest loss."""
 
     val_interval_epochs: int = Field(10, ge=1, le=_MANY)
-    """Validate, and save the last checkpoint, every so many epochs."""
+    """Number of epochs between validations; each also saves the last checkpoint."""
 
     save_interval_minutes: float = Field(5.0, gt=0, le=_MANY)
-    """Save the last checkpoint also when so much time has passed, within an epoch too: what a
-    kill can cost at most. (Several processes save at the end of an epoch.)"""
+    """Also save the last checkpoint after this many minutes, even within an epoch: a killed run
+    loses no more than that. (Several processes save at the end of an epoch.)"""
 
     on_save_error: Literal["go-on", "stop"] = "go-on"
-    """When a checkpoint cannot be written, as on a full disk: go-on warns, keeps what could not be
-    written in memory and tries again at the next save; stop ends the run with the checkpoints that
-    it has. A run whose last save fails always ends with an error."""
+    """What to do if a checkpoint cannot be written, for example on a full disk. go-on: warn, keep
+    it in memory and try again at the next save; stop: end the run, with the checkpoints saved so
+    far. A run whose last save fails always ends with an error."""
 
     deterministic: bool = False
-    """On a GPU: only kernels that give the same bits each time, some of them slower. A CPU always
-    does, with the same number of threads."""
+    """On a GPU, use only kernels that give bit-identical results each time; some are slower.
+    Results on a CPU always are, for the same number of threads."""
 
     plain_layers: bool = False
-    """Compute layers with PyTorch's own operations and automatic gradients only; slower, and the
-    same results but for rounding. To check the faster ways against."""
+    """Compute the layers with standard PyTorch operations and automatic gradients only: slower,
+    equal results except for rounding. A reference for the faster implementations."""
 
     cuda_graph: bool = True
-    """On a CUDA GPU: record a training step once and replay it as one, where a single process
-    trains; and likewise what infers. false launches them kernel by kernel, to the same results."""
-
-    compile_layers: bool = False
-    """On a CUDA GPU: make kernels for the layers by torch.compile, which takes some ten seconds and
-    a C compiler, and pays in runs of many thousand steps. Where it fails, and in a population,
-    PyTorch's own kernels compute them, to the same results but for rounding."""
+    """On a CUDA GPU, capture a training step as one CUDA graph and replay it, if a single process
+    trains; the same for inference. If false, kernels are launched one by one; equal results."""
 
     tensorboard: bool = False
-    """Write TensorBoard events to the run folder (needs the extra of that name)."""
+    """Write TensorBoard events to the run folder (needs the extra "tensorboard")."""
 
-    choose_by: Literal["masked-loss", "unmasked-loss", "rate-r2", "co-bps"] = "masked-loss"
-    """Validation measure that picks the weights to evaluate, and that early stopping watches.
-    rate-r2 needs true rates; co-bps (bits per spike of held-out neurons) needs held-out neurons."""
+    choose_by: ChooseBy = "masked-loss"
+    """Validation measure that decides which weights are the best, and when to stop early. rate-r2
+    needs true rates; co-bps (bits per spike of held-out neurons) needs held-out neurons."""
 
     patience_epochs: int = Field(750, ge=1, le=_MANY)
-    """Stop when that measure has not improved for so many epochs."""
+    """Stop when the measure of choose_by has not improved for this many epochs."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.schedule == "cosine" and self.warmup_epochs >= self.max_epochs:
             raise ValueError(
                 f"warmup_epochs ({self.warmup_epochs}) must be below max_epochs "
-                f"({self.max_epochs}): the cosine begins after the warm-up; such as --set "
-                f"train.warmup_epochs={(self.max_epochs - 1) // 2}"
+                f"({self.max_epochs}): the cosine begins after the warm-up; for example "
+                f"`train.warmup_epochs={(self.max_epochs - 1) // 2}`"
             )
         if self.schedule == "inverse-sqrt" and self.warmup_epochs < 1:
             raise ValueError(
-                'schedule = "inverse-sqrt" falls from the end of the warm-up, so warmup_epochs '
+                'schedule = "inverse-sqrt" decays from the end of the warm-up, so warmup_epochs '
                 "must be at least 1"
             )
         return self

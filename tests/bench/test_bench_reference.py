@@ -1,4 +1,4 @@
-"""The stock reference of the bench computes what the package computes, and costs what it must."""
+"""The stock baseline of the bench computes what the package computes."""
 
 import pytest
 import torch
@@ -11,14 +11,12 @@ from builders import (
     tiny_settings,
 )
 
-from ndt_cli.bench.cost import product_cost, stock_cost
-from ndt_cli.bench.product import ProductTraining
+from ndt_cli.bench.measure import NdtTraining
 from ndt_cli.bench.reference import StockModel, StockTraining
 from ndt_cli.bench.workload import Workload
 from ndt_cli.engine.device import Compute
 from ndt_cli.errors import SettingsError
-from ndt_cli.model.network import ModelShape
-from ndt_cli.settings.tree import ModelSettings, Settings
+from ndt_cli.model.network import ModelShape, PlainMath
 
 CPU = torch.device("cpu")
 FLOAT32 = Compute(CPU, torch.float32)
@@ -43,7 +41,7 @@ WHOLE = {
 
 
 def stock_name(name):
-    """Name in the stock model of a weight of this package's network."""
+    """Return the name in the stock model of a weight of this package's network."""
     table, stem = WHOLE, ""
     if name.startswith("layers."):
         _, index, name = name.split(".", 2)
@@ -71,8 +69,8 @@ def scrambled(network):
 def pair(n_neurons=3, n_bins=12, **model):
     """This package's network on its plain path, and the stock model with the same weights."""
     settings = model_settings(**{**NO_DROPOUT, "n_layers": 2, "n_heads": 2, **model})
-    network = scrambled(build_network(settings, n_neurons, n_bins)).eval()
-    network.plain = True
+    math = PlainMath(torch.float32)
+    network = scrambled(build_network(settings, n_neurons, n_bins, math=math)).eval()
     stock = StockModel(settings, ModelShape(n_neurons, n_bins, 4))
     copy_weights(network, stock)
     return network, stock
@@ -89,7 +87,7 @@ def test_the_stock_model_gives_the_same_rates(norm_place, activation, embedding,
     expected = network(counts)
     assert expected.std() > 0.1
     torch.testing.assert_close(stock.train()(counts), expected, rtol=1e-4, atol=1e-5)
-    with torch.inference_mode():  # where stock layers take another path of their own
+    with torch.inference_mode():  # stock layers have a separate path for inference
         torch.testing.assert_close(stock.eval()(counts), expected, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(stock.rates(stock(counts)), network.rates(expected))
 
@@ -129,20 +127,20 @@ def test_a_variant_that_stock_layers_lack_is_refused_by_name(model):
     (key, value), *_ = model.items()
     with pytest.raises(SettingsError, match=f'model.{key} = "{value}"') as caught:
         StockModel(model_settings(**model), ModelShape(3, 6, 4))
-    assert f"--set model.{key}=" in caught.value.hint
+    assert f"`model.{key}=" in caught.value.hint
 
 
 @pytest.mark.parametrize("unseen", [{}, {"n_heldout": 1, "n_forward": 2}])
 @pytest.mark.parametrize("log_rates", [True, False])
-def test_a_step_of_the_reference_has_the_gradient_of_a_step_of_the_package(unseen, log_rates):
-    # Everything is hidden and one batch is all trials, so nothing is left to chance.
+def test_a_stock_step_has_the_gradient_of_a_step_of_the_package(unseen, log_rates):
+    # Every bin is masked and a batch is all trials, so nothing is random.
     data = spike_data(8, **unseen)
     settings = tiny_settings(
         model={**NO_DROPOUT, "log_rates": log_rates},
         mask={"ratio": 1.0},
         train={"batch_size": 8, "plain_layers": True},
     )
-    ours = ProductTraining(Workload("tiny", settings, 6, 3), data, FLOAT32)
+    ours = NdtTraining(Workload("tiny", settings, 6, 3), data, FLOAT32)
     stock = StockTraining(settings, data, CPU)
     scrambled(ours.network)
     copy_weights(ours.network, stock.model)
@@ -155,8 +153,8 @@ def test_a_step_of_the_reference_has_the_gradient_of_a_step_of_the_package(unsee
     assert ours.network.readout.last.weight.grad.abs().max() > 1e-3
 
 
-def test_the_reference_goes_on_with_a_new_epoch_when_the_trials_end():
-    # Small batches, so that some of them hide nothing.
+def test_the_stock_training_begins_a_new_epoch_when_the_trials_end():
+    # Small batches, so that in some of them nothing is masked.
     stock = StockTraining(tiny_settings(train={"batch_size": 4}), spike_data(6), CPU)
     before = stock.model.readout.weight.detach().clone()
     for _ in range(40):  # two steps an epoch
@@ -165,58 +163,15 @@ def test_the_reference_goes_on_with_a_new_epoch_when_the_trials_end():
     assert not torch.equal(stock.model.readout.weight, before)
 
 
-# Cost of a step
-
-
-def workload(n_trials=4, n_bins=10, n_neurons=20, **model):
-    settings = tiny_settings(
-        model={"embedding": "identity", "full_context": True, **model},
-        train={"batch_size": n_trials},
-    )
-    return Workload("tiny", settings, n_bins, n_neurons)
-
-
-def flop_by_hand(n_trials, n_bins, n_neurons, n_layers, feedforward):
-    """Two for each product and sum; the backward pass multiplies twice as much as the forward."""
-    n_rows, width = n_trials * n_bins, n_neurons
-    projections = n_rows * (4 * width**2 + 2 * width * feedforward)
-    scores = 2 * n_trials * n_bins**2 * width
-    readout = n_rows * width * n_neurons
-    return 3 * 2 * (n_layers * (projections + scores) + readout)
-
-
-@pytest.mark.parametrize("n_layers", [1, 3])
-@pytest.mark.parametrize("n_heads", [1, 2])
-def test_operations_are_those_of_a_hand_count(n_layers, n_heads):
-    loaded = workload(n_layers=n_layers, n_heads=n_heads, feedforward_size=8)
-    expected = flop_by_hand(4, 10, 20, n_layers, 8)
-    assert stock_cost(loaded).flop == expected
-    assert product_cost(loaded, torch.float32, CPU).flop == expected
-
-
-def test_the_preset_of_the_chaotic_set_holds_20_gflop():
-    loaded = Workload("chaotic-rnn", Settings(model=ModelSettings()), 100, 50)
-    by_hand = flop_by_hand(64, 100, 100, 6, 128) - 3 * 2 * 6400 * 100 * 50  # 50 outputs, not 100
-    assert stock_cost(loaded).flop == by_hand
-    assert by_hand / 1e9 == pytest.approx(19.9, abs=0.05)
-
-
-def test_only_this_package_leaves_out_scores_beyond_the_window():
-    narrow = {"full_context": False, "context_back": 4, "context_forward": 4}
-    long, long_narrow = workload(n_bins=200), workload(n_bins=200, **narrow)
-    assert stock_cost(long_narrow).flop == stock_cost(long).flop
-    full, banded = (product_cost(loaded, torch.float32, CPU).flop for loaded in (long, long_narrow))
-    scores = 3 * 2 * 2 * 4 * 200**2 * 20
-    assert full - scores < banded < full - 0.7 * scores
-
-
-def test_memory_counts_weights_four_times_and_grows_with_the_scores():
-    small, long = (stock_cost(workload(n_bins=n_bins)) for n_bins in (100, 200))
-    assert small.n_parameters == sum(p.numel() for p in build_for(100).parameters())
-    assert small.saved_bytes > 16 * small.n_parameters
-    extra = (4 * 4) * (200**2 - 100**2)  # four trials, four bytes
-    assert long.saved_bytes - small.saved_bytes > 2 * extra
-
-
-def build_for(n_bins):
-    return StockModel(workload().settings.model, ModelShape(20, n_bins, 1))
+def test_both_infer_the_same_rates_from_the_same_weights():
+    data = spike_data(8)
+    settings = tiny_settings(train={"batch_size": 8})
+    ours = NdtTraining(Workload("tiny", settings, 6, 3), data, FLOAT32)
+    stock = StockTraining(settings, data, CPU)
+    scrambled(ours.network)
+    copy_weights(ours.network, stock.model)
+    counts = torch.from_numpy(data.spikes_BTN)
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            ours.infer()(counts), stock.infer()(counts), rtol=1e-4, atol=1e-5
+        )

@@ -50,7 +50,7 @@ def test_help_lists_every_command_in_the_order_of_use(ndt):
 
 
 @pytest.mark.parametrize("name", list(app.COMMANDS))
-def test_the_help_line_held_for_a_command_is_its_own(name):
+def test_the_help_line_of_a_command_is_its_own(name):
     command = app.load_command(name)
     assert command.name == name
     assert command.help.strip().splitlines()[0] == app.COMMANDS[name].help
@@ -132,7 +132,7 @@ def test_a_full_disk_is_a_message(ndt, failing_train):
     assert f"Error: runs/a/last.pt: {os.strerror(errno.ENOSPC)}\nFree some space" in err
 
 
-_LESS, _SMALLER = "Take less data or a smaller model", "Take smaller batches"
+_LESS, _SMALLER = "Use less data or a smaller model", "Use smaller batches"
 
 
 @pytest.mark.parametrize(
@@ -146,11 +146,11 @@ _LESS, _SMALLER = "Take less data or a smaller model", "Take smaller batches"
         (RuntimeError("CUDA out of memory. Tried to allocate 7.28 TiB"), _SMALLER),
     ],
 )
-def test_memory_that_ran_out_is_a_message(ndt, failing_train, error, hint):
+def test_running_out_of_memory_is_a_message(ndt, failing_train, error, hint):
     failing_train(error)
     code, out, err = ndt("train")
     assert (code, out) == (1, "")
-    assert err.startswith("Error: memory ran out: ")
+    assert err.startswith("Error: out of memory: ")
     assert "7.28 TiB" in err
     assert hint in err
 
@@ -179,7 +179,7 @@ def test_an_interrupt_is_one_line_and_130(ndt, failing_train):
 
 
 def run_python(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
-    # What the person running the tests wants of color is no part of them.
+    # The colors that the person running the tests prefers do not matter.
     plain = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR")}
     return subprocess.run(
         [sys.executable, *args],
@@ -209,9 +209,12 @@ def test_color_stays_out_of_pipes_and_no_color_is_honored():
     color = {"FORCE_COLOR": "1", "TERM": "xterm-256color"}
     assert "\x1b[31m" in run_python("-c", show, **color).stdout
     assert "\x1b[31m" not in run_python("-c", show, **color, NO_COLOR="1").stdout
+    # Numbers and paths have no color of their own.
+    line = "from ndt_cli.commands.console import say; say('12 epochs: runs/a.h5')"
+    assert run_python("-c", line, **color).stdout == "12 epochs: runs/a.h5\n"
 
 
-def test_a_reader_that_goes_away_is_no_error():
+def test_a_closed_pipe_is_not_an_error():
     with subprocess.Popen(
         [sys.executable, "-m", "ndt_cli", "presets", "--fields", "--json"],
         stdout=subprocess.PIPE,

@@ -193,7 +193,7 @@ CASES = [
     Case(
         "rates of 8 TB",
         "nlb-check a.h5",
-        "announces|memory",
+        "declares|memory",
         1,
         submission(
             **{

@@ -73,7 +73,7 @@ FILES = [
     (
         "an .npz header of 10^12 trials",
         A,
-        "`spikes`.*announces",
+        "`spikes`.*declares",
         npz_members(
             spikes=npy_header("{'descr':'|u1','fortran_order':False,'shape':(1000000000000,6,3)}")
         ),

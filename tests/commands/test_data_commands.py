@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 
 from ndt_cli import app
-from ndt_cli.commands import gen_data
-from ndt_cli.data.chaotic_rnn import make_chaotic_rnn
+from ndt_cli.app import load_command
 from ndt_cli.data.loading import load_file
-from ndt_cli.data.lorenz import make_lorenz
+from ndt_cli.data.synthetic import make_chaotic_rnn, make_lorenz
 from ndt_cli.settings.tree import DataSettings
 
 SMALL = ("--n-conditions", "3", "--n-repeats", "5", "--n-neurons", "4")
@@ -43,22 +42,26 @@ def test_gen_data_writes_the_set_that_the_function_makes(ndt, tmp_path, command,
 
 
 @pytest.mark.parametrize(
-    ("command", "make"),
-    [(gen_data.chaotic_rnn, make_chaotic_rnn), (gen_data.lorenz, make_lorenz)],
+    ("name", "make"), [("chaotic-rnn", make_chaotic_rnn), ("lorenz", make_lorenz)]
 )
-def test_every_number_of_a_set_is_an_option_with_its_default(command, make):
-    options = inspect.signature(command).parameters
-    for name, parameter in inspect.signature(make).parameters.items():
-        assert options[name].default == parameter.default, name
+def test_every_number_of_a_set_is_an_option_with_its_default(name, make):
+    options = {option.name: option for option in load_command("gen-data").commands[name].params}
+    for argument, parameter in inspect.signature(make).parameters.items():
+        assert options[argument].default == parameter.default
+        assert options[argument].opts == [f"--{argument.replace('_', '-')}"]
+        assert options[argument].help
 
 
-def test_gen_data_overwrites_nothing(ndt, tmp_path):
+def test_gen_data_replaces_a_file_only_when_asked(ndt, tmp_path):
     path = tmp_path / "set.npz"
     path.write_text("mine")
     code, out, err = ndt("gen-data", "lorenz", "--out", path, *SMALL)
     assert (code, out) == (1, "")
-    assert "there already" in err
+    assert "already exists" in err
+    assert "--overwrite" in err
     assert path.read_text() == "mine"
+    assert ndt("gen-data", "lorenz", "--out", path, *SMALL, "--overwrite")[0] == 0
+    assert load_file(path, DataSettings()).train.n_neurons == 4
 
 
 def test_gen_data_shows_a_table(ndt, tmp_path):
@@ -86,7 +89,7 @@ def test_check_data_passes_a_good_file(ndt, good):
     code, out, err = ndt("check-data", good)
     assert (code, err) == (0, "")
     assert str(good) in out
-    assert "10 ms, 60 ms a trial" in out
+    assert "10 ms, 60 ms per trial" in out
     assert "Good for: train" in out
 
 

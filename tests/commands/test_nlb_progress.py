@@ -1,4 +1,4 @@
-"""What is shown while a submission is made: one display at a time, each stage with its time."""
+"""Progress of a submission: one display at a time, each stage with its duration."""
 
 import io
 import re
@@ -99,7 +99,7 @@ def test_stages_and_training_are_never_shown_at_once(shown, terminal, monkeypatc
         def __call__(self, event):
             assert alive == [self]
 
-    class Stage(nlb_progress._SpinningStage if terminal else nlb_progress._PlainStage):
+    class Stage(nlb_progress._Stage):
         def __init__(self, what):
             assert not alive
             super().__init__(what)
@@ -110,8 +110,7 @@ def test_stages_and_training_are_never_shown_at_once(shown, terminal, monkeypatc
             alive.remove(self)
 
     monkeypatch.setattr(nlb_progress, "TrainingProgress", Training)
-    name = "_SpinningStage" if terminal else "_PlainStage"
-    monkeypatch.setattr(nlb_progress, name, Stage)
+    monkeypatch.setattr(nlb_progress, "_Stage", Stage)
     with SubmitProgress() as progress:
         for step in (STARTED, "reading", "cutting", STARTED, EPOCH, STARTED, "scoring"):
             if isinstance(step, str):

@@ -46,7 +46,7 @@ def run(spikes, tmp_path):
     return out
 
 
-def test_a_run_tells_its_scores_and_its_folder(spikes, tmp_path):
+def test_training_prints_the_scores_and_the_run_folder(spikes, tmp_path):
     out = tmp_path / "run"
     result = ndt("train", "--data", spikes, "--out", out, *settings())
     assert result.exit_code == 0
@@ -104,6 +104,20 @@ def test_evaluate_writes_rates_and_a_picture_of_chosen_neurons(run, tmp_path):
     assert "neuron 1" not in drawn
 
 
+def test_evaluate_replaces_rates_and_a_picture_only_when_asked_to(run, tmp_path):
+    rates, picture = tmp_path / "rates.h5", tmp_path / "trial.png"
+    for option, path in (("--rates", rates), ("--figure", picture)):
+        path.write_text("mine")
+        refused = ndt("evaluate", run, option, path)
+        assert refused.exit_code == 1
+        assert f"{path} already exists" in refused.stderr
+        assert path.read_text() == "mine"
+    replaced = ndt("evaluate", run, "--rates", rates, "--figure", picture, "--overwrite")
+    assert replaced.exit_code == 0, replaced.output
+    assert rates.read_bytes()[1:4] == b"HDF"
+    assert picture.read_bytes()[1:4] == b"PNG"
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
@@ -137,7 +151,7 @@ def test_a_loss_that_is_not_finite_stops_with_advice(spikes, tmp_path, monkeypat
     assert "Traceback" not in result.stderr
 
 
-def test_a_first_ctrl_c_saves_and_says_how_to_go_on(spikes, tmp_path):
+def test_the_first_ctrl_c_saves_and_prints_how_to_resume(spikes, tmp_path):
     out = tmp_path / "run"
     command = [sys.executable, "-m", "ndt_cli", "train", "--data", str(spikes), "--out", str(out)]
     process = subprocess.Popen(

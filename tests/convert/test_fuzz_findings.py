@@ -151,7 +151,7 @@ def test_links_in_a_circle_lead_nowhere(tmp_path):
 )
 def test_a_few_kilobytes_do_not_announce_what_takes_memory_or_minutes(tmp_path, content):
     path = hdf5(tmp_path / "a.h5", x=content, **{"mc_rtt/eval_rates_heldout": content})
-    with h5py.File(path) as file, pytest.raises(DataError, match=r"announces .* GB"):
+    with h5py.File(path) as file, pytest.raises(DataError, match=r"declares .* GB"):
         check_announced(path, file["x"])
     with pytest.raises(DataError):
         convert(path, Choices(counts="x", counts_bin_ms=10))

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ndt_cli.data import chaotic_rnn
-from ndt_cli.data.chaotic_rnn import make_chaotic_rnn
+from ndt_cli.data import synthetic
+from ndt_cli.data.synthetic import make_chaotic_rnn
 from ndt_cli.errors import SettingsError
 
 FINGERPRINT = Path(__file__).resolve().parents[3] / "shared/reference/chaotic_rnn_fingerprint.json"
@@ -66,9 +66,9 @@ def test_the_default_rates_are_the_published_ones(recording):
 
 def test_the_network_is_the_one_of_the_paper(monkeypatch):
     seen = []
-    run = chaotic_rnn._run_network
+    run = synthetic._run_network
     monkeypatch.setattr(
-        chaotic_rnn, "_run_network", lambda w_NN, *rest: seen.append(w_NN) or run(w_NN, *rest)
+        synthetic, "_run_network", lambda w_NN, *rest: seen.append(w_NN) or run(w_NN, *rest)
     )
     make_chaotic_rnn(n_conditions=1, n_repeats=2, train_fraction=0.5, gain=2.0)
     assert seen[0][0, 0] / 2.0 == pytest.approx(0.06239899, abs=1e-8)
@@ -116,13 +116,13 @@ def test_steps_of_less_than_twice_the_time_constant_make_a_set():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"n_observed": 51}, "n_observed is 51"),
+        ({"n_observed": 51}, "`n_observed=51`: expected 1 to 50"),
         ({"n_repeats": 1}, "leaves one split empty"),
         ({"train_fraction": 1.0}, "leaves one split empty"),
         ({"duration_s": 0.01}, "holds 1 bins"),
         ({"x0_std": 0.0}, "does not change"),
-        ({"gain": 1e10}, "gain is 1e.10"),
-        ({"tau_s": 0.005}, "below twice tau_s"),
+        ({"gain": 1e10}, "`gain=1e.10`: expected"),
+        ({"tau_s": 0.005}, "below twice the time constant"),
         ({"peak_rate_hz": 0.0}, "peak_rate_hz.* no spike"),
     ],
 )

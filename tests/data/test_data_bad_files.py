@@ -4,7 +4,7 @@ import h5py
 import numpy as np
 import pytest
 
-from ndt_cli.data import checked as read_array
+from ndt_cli.data import arrays
 from ndt_cli.data.checks import check_recording, compact_counts
 from ndt_cli.data.loading import load_file, load_recording
 from ndt_cli.data.spike_data import Recording, SpikeData
@@ -43,7 +43,7 @@ def counts(value=None, dtype=float):
         ({"lengths": np.full(10, np.nan)}, "lengths", "found nan at trial 0"),
         ({"lengths": np.full(3, 6)}, "lengths", r"found shape \(3,\); expected 10 values"),
         ({"length_ms": np.full(10, 70)}, "length_ms", "found 70 at .* expected 10 to 60 ms"),
-        ({"conditions": np.arange(6)}, "conditions", "expected 10 values, one a trial"),
+        ({"conditions": np.arange(6)}, "conditions", "expected 10 values, one per trial"),
         ({"rates": np.ones((10, 6, 2))}, "rates", r"expected the shape of the counts, \(10, 6, 3"),
         ({"rates": -counts()}, "rates", "found -1 at trial 0"),
         ({"rates": counts(np.nan)}, "rates", "found nan at trial 7"),
@@ -95,7 +95,7 @@ def test_the_lfads_layout(tmp_path, arrays, message, hint):
 
 
 def test_a_bad_count_far_into_the_file_is_named_rightly(tmp_path, monkeypatch):
-    monkeypatch.setattr(read_array, "_BLOCK_ENTRIES", 2 * 6 * 3)
+    monkeypatch.setattr(arrays, "_BLOCK_ENTRIES", 2 * 6 * 3)
     path = tmp_path / "rat.npz"
     np.savez(path, spikes=counts(0.5), bin_ms=10.0)
     with pytest.raises(DataError, match="at trial 7, bin 2, neuron 1"):
@@ -103,7 +103,7 @@ def test_a_bad_count_far_into_the_file_is_named_rightly(tmp_path, monkeypatch):
 
 
 def test_counts_above_a_byte_are_kept_across_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr(read_array, "_BLOCK_ENTRIES", 2 * 6 * 3)
+    monkeypatch.setattr(arrays, "_BLOCK_ENTRIES", 2 * 6 * 3)
     path = tmp_path / "rat.npz"
     np.savez(path, spikes=counts(300), bin_ms=10.0, split=["train"] * 9 + ["valid"])
     train = load_file(path, DEFAULTS).train
@@ -130,7 +130,7 @@ def test_a_truncated_file_is_damaged(tmp_path, write):
     assert load_file(path, DEFAULTS).train.n_trials == 40
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) * 2 // 3])
-    with pytest.raises(DataError, match="damaged or was not written to its end") as caught:
+    with pytest.raises(DataError, match="damaged or incomplete") as caught:
         load_file(path, DEFAULTS)
     assert str(path) in caught.value.message
 
@@ -233,4 +233,4 @@ def test_counts_that_fit_no_bin():
 def test_neither_file_nor_synthetic_set():
     with pytest.raises(DataError, match="no spike file was given") as caught:
         load_recording(DataSettings(synthetic="none"))
-    assert "--data FILE" in caught.value.hint
+    assert "data.file=FILE" in caught.value.hint

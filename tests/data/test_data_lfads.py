@@ -42,10 +42,10 @@ def test_counts_and_bin_width_are_read(save):
 @pytest.mark.parametrize(
     ("scale", "stored", "asked", "said"),
     [
-        (100.0, None, None, "read as Hz and divided by 100"),
-        (1.0, None, None, "read as spikes per bin and divided by 1"),
+        (100.0, None, None, "taken as Hz and divided by 100"),
+        (1.0, None, None, "taken as spikes per bin and divided by 1"),
         (3.3, 3.3, None, "the file's `conversion_factor`"),
-        (7.0, 3.3, 7.0, "as data.conversion_factor says"),
+        (7.0, 3.3, 7.0, "divided by `data.conversion_factor`, 7"),
     ],
     ids=["hz", "spikes-per-bin", "file", "setting"],
 )
@@ -73,11 +73,11 @@ def test_rates_in_hz_tell_the_bin_width(save):
     recording = load_file(save(**truth(50.0), dt=None), DEFAULTS)
     assert recording.train.bin_ms == 20
     np.testing.assert_allclose(recording.train.rates_BTN, RATES[:40])
-    assert "No `dt` in the file: bins of 20 ms taken" in recording.notes[0]
+    assert "No `dt` in the file: bins of 20 ms assumed" in recording.notes[0]
 
 
 @pytest.mark.parametrize("arrays", [{}, truth(1.0), truth(70.0)], ids=["none", "counts", "odd"])
-def test_a_bin_width_that_nothing_tells_is_asked_for(save, arrays):
+def test_an_unknown_bin_width_is_asked_for(save, arrays):
     path = save(**arrays, dt=None)
     with pytest.raises(DataError, match="`dt`: found no bin width") as caught:
         load_file(path, DEFAULTS)
@@ -103,10 +103,10 @@ def test_trial_ids_of_a_subset_stay_as_they_are(save):
     assert recording.train.trial_ids_B[0] == 1
 
 
-def test_trials_named_twice_are_no_ids(save):
+def test_ids_that_occur_twice_are_not_used(save):
     recording = load_file(save(train_inds=np.arange(40), valid_inds=np.arange(10)), DEFAULTS)
     assert recording.train.trial_ids_B is None
-    assert "named twice" in recording.notes[-1]
+    assert "occur twice" in recording.notes[-1]
 
 
 def test_conditions_and_latents_are_taken(save):
@@ -122,7 +122,7 @@ def test_conditions_and_latents_are_taken(save):
     np.testing.assert_array_equal(recording.valid.latents_BTK, latents[40:])
 
 
-def test_latents_of_another_shape_are_passed_over(save):
+def test_latents_of_another_shape_are_ignored(save):
     recording = load_file(save(train_lowd=np.ones((3, 2)), valid_lowd=np.ones((3, 2))), DEFAULTS)
     assert recording.train.latents_BTK is None
     assert "`train_lowd`" in recording.notes[-1]

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ndt_cli.data import write as write_own
+from ndt_cli.data import write
 from ndt_cli.data.loading import load_file
 from ndt_cli.data.spike_data import Recording, SpikeData, all_trials
 from ndt_cli.data.write import write_recording
-from ndt_cli.errors import DataError
+from ndt_cli.errors import DataError, ExistingFileError
 from ndt_cli.settings.tree import DataSettings
 
 DEFAULTS = DataSettings()
@@ -90,10 +90,10 @@ def test_the_same_recording_gives_the_same_bytes(small, tmp_path, ending):
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_a_file_that_is_there_is_kept(small, tmp_path):
+def test_an_existing_file_is_replaced_only_when_asked(small, tmp_path):
     path = tmp_path / "rat.npz"
     path.write_text("mine")
-    with pytest.raises(DataError, match=r"rat\.npz: the file is there already"):
+    with pytest.raises(ExistingFileError, match=r"rat\.npz already exists"):
         write_recording(small, path)
     assert path.read_text() == "mine"
     write_recording(small, path, overwrite=True)
@@ -105,7 +105,7 @@ def test_a_failed_write_leaves_nothing(small, tmp_path, monkeypatch):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(write_own, "_write_npz", full_disk)
+    monkeypatch.setattr(write, "_write_npz", full_disk)
     with pytest.raises(DataError, match="No space left on device"):
         write_recording(small, tmp_path / "rat.npz")
     assert list(tmp_path.iterdir()) == []
@@ -163,7 +163,7 @@ def test_rates_follow_an_explicit_factor(tmp_path):
     path = save(tmp_path / "rat.npz", rates=np.full((10, 6, 3), 100.0))
     recording = load_file(path, DataSettings(conversion_factor=100))
     assert (recording.train.rates_BTN == 1).all()
-    assert "divided by 100" in " ".join(recording.notes)
+    assert "divided by `data.conversion_factor`, 100" in " ".join(recording.notes)
 
 
 def test_named_conditions_are_numbered(tmp_path):
@@ -226,7 +226,7 @@ def test_behavior_comes_with_its_names(tmp_path, key):
     np.testing.assert_array_equal(whole.behavior_BTV[:, 1], velocity[:, 2:4].mean(axis=1))
 
 
-def test_names_of_behavior_are_one_a_variable(tmp_path):
+def test_behavior_has_one_name_per_variable(tmp_path):
     arrays = {"behavior": np.zeros((10, 6, 2)), "behavior_names": ["x", "y", "z"]}
     with pytest.raises(DataError, match=r"`behavior_names`: found 3 values .* expected 2 names"):
         load_file(save(tmp_path / "rat.npz", **arrays), DEFAULTS)

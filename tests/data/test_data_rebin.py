@@ -99,5 +99,5 @@ def test_a_recording_says_what_was_dropped():
         "Bins of 5 ms were summed to bins of 10 ms. 2 of 4 trials lost a partial last bin.",
     )
     assert rebin_recording(recording, None) is recording
-    with pytest.raises(DataError, match=r"rat\.h5: data\.bin_ms is 7 ms"):
+    with pytest.raises(DataError, match=r"rat\.h5: `data\.bin_ms` is 7 ms"):
         rebin_recording(recording, 7.0)

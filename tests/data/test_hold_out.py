@@ -30,7 +30,7 @@ def test_the_named_neurons_become_the_last_columns(spikes):
         assert after.heldout_ids.tolist() == [1, 3]
         np.testing.assert_array_equal(after.spikes_BTN[:, :, 3:], before.spikes_BTN[:, :, [1, 3]])
         np.testing.assert_array_equal(after.rates_BTN[:, :, :3], before.rates_BTN[:, :, [0, 2, 4]])
-    assert held.notes[-1] == "2 of 5 neurons are held out (data.heldout_neurons): 1, 3."
+    assert held.notes[-1] == "2 of 5 neurons are held out (`data.heldout_neurons`): 1, 3."
     assert all_trials(held).heldout_ids.tolist() == [1, 3]
 
 
@@ -66,13 +66,13 @@ def test_nothing_is_held_out_unless_asked(spikes):
 @pytest.mark.parametrize(
     ("fields", "settings", "error", "cause"),
     [
-        ({"n_heldout": 1}, {"heldout_fraction": 0.2}, DataError, "itself holds out 1 neurons"),
+        ({"n_heldout": 1}, {"heldout_fraction": 0.2}, DataError, "already holds out 1 neurons"),
         ({"n_neurons": 1}, {"heldout_fraction": 0.2}, DataError, "found 1 neuron"),
         ({}, {"heldout_neurons": (1, 3)}, SettingsError, "names neuron 3, .* expected 0 to 2"),
         ({}, {"heldout_neurons": (0, 1, 2)}, SettingsError, "names all 3 neurons"),
     ],
 )
-def test_what_cannot_be_held_out_is_said(fields, settings, error, cause):
+def test_what_cannot_be_held_out_is_refused(fields, settings, error, cause):
     with pytest.raises(error, match=cause):
         hold_out_neurons(recording(4, 4, **fields), DataSettings(**settings))
 

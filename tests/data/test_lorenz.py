@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from ndt_cli.data import lorenz
-from ndt_cli.data.lorenz import make_lorenz
+from ndt_cli.data import synthetic
+from ndt_cli.data.synthetic import make_lorenz
 from ndt_cli.errors import SettingsError
 
 
@@ -73,7 +73,7 @@ def test_the_integration_is_of_fourth_order():
     start = np.array([[1.0, 2.0, 20.0]])
 
     def run(step):
-        return lorenz._integrate(
+        return synthetic._integrate(
             start, (10, 28, 8 / 3), n_bins=10, time_per_bin=0.04, max_step=step, transient=0.04
         )
 
@@ -93,10 +93,11 @@ def test_the_seed_decides():
     ("arguments", "message"),
     [
         ({"n_conditions": 1, "n_repeats": 1}, "at least 2"),
-        ({"train_fraction": 1.0}, "train_fraction is 1"),
+        ({"n_neurons": 0}, "`n_neurons=0`: expected 1"),
+        ({"train_fraction": 1.0}, "`train_fraction=1`"),
         ({"max_step": 1.0, "lorenz_time_per_s": 50.0}, "diverged"),
-        ({"sigma": float("nan")}, "sigma is nan"),
-        ({"log_rate_std": 1e10}, "log_rate_std is 1e.10; it must be a number of at most 1e.09"),
+        ({"sigma": float("nan")}, "`sigma=nan`: expected"),
+        ({"log_rate_std": 1e10}, "`log_rate_std=1e.10`: expected 0 to 1000000000"),
         ({"base_rate_hz": 0.0}, "base_rate_hz.* no spike"),
     ],
 )

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from ndt_cli.engine.checkpoint import Checkpoint, Progress, optimizer_tensors
 from ndt_cli.errors import CheckpointError
+from ndt_cli.model.cpu.kernels import CpuMath
 
 PROGRESS = Progress(
     epoch=7,
@@ -68,7 +69,7 @@ def test_a_model_comes_back_bit_for_bit(tmp_path, model):
     path = tmp_path / "last.safetensors"
     network = _saved(path, **model)
     loaded = Checkpoint.load(path)
-    built = loaded.build_model()
+    built = loaded.build_model(CpuMath())
     assert same_tensors(snapshot(built), snapshot(network))
     assert (loaded.model_settings, loaded.shape) == (network.settings, network.shape)
     counts = counts_BTN(2, 6, 3)
@@ -88,7 +89,7 @@ def test_optimizer_and_streams_come_back_bit_for_bit(tmp_path):
     restored = torch.Generator()
     restored.set_state(loaded.streams["rank0.mask"])
     assert torch.equal(torch.rand(3, generator=restored), expected)
-    twin = loaded.build_model()
+    twin = loaded.build_model(CpuMath())
     twin_optimizer = torch.optim.AdamW(twin.parameters(), lr=1e-2)
     loaded.load_optimizer(twin_optimizer, twin)
     assert same_tensors(optimizer_tensors(twin_optimizer, twin), states)

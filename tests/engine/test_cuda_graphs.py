@@ -1,6 +1,6 @@
-"""Recording as a CUDA graph: on its device, with generators that stay good when it fails.
+"""Capturing a CUDA graph: on its device, with generators that stay good when it fails.
 
-CUDA is there in name only; the tests marked gpu in test_recorded.py take real graphs.
+CUDA is there in name only; the tests marked gpu in test_captured_steps.py take real graphs.
 """
 
 import gc
@@ -68,7 +68,7 @@ def mocked_cuda(monkeypatch):
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "graph", graph)
     monkeypatch.setattr(torch.cuda, "device", device)
-    monkeypatch.setattr(cuda_graphs, "_recording_stream", lambda device: "recording")
+    monkeypatch.setattr(cuda_graphs, "_capture_stream", lambda device: "capturing")
     monkeypatch.setattr(
         torch._C, "_cuda_clearCublasWorkspaces", lambda: happened.append(("clear", None)), False
     )
@@ -79,10 +79,12 @@ def mocked_cuda(monkeypatch):
     defaults = tuple(_Generator() for _ in range(2))
     monkeypatch.setattr(torch.cuda, "default_generators", defaults)
     monkeypatch.setattr(torch, "Generator", _Generator)
-    return happened
+    cuda_graphs._refusals.cache_clear()
+    yield happened
+    cuda_graphs._refusals.cache_clear()
 
 
-def test_recordings_have_states_of_their_own_and_move_the_generators_on(mocked_cuda):
+def test_captures_have_states_of_their_own_and_move_the_generators_on(mocked_cuda):
     generator = _Generator()
     generator.set_state(5)
     memory = generator.memory
@@ -90,7 +92,7 @@ def test_recordings_have_states_of_their_own_and_move_the_generators_on(mocked_c
 
     def draw():
         assert generator.get_state() == 5
-        generator.set_state(99)  # a recording draws from nothing that is drawn from otherwise
+        generator.set_state(99)  # a capture draws from nothing that is drawn from otherwise
 
     replays = [graphs(draw, [generator]) for _ in range(2)]
     assert generator.memory is memory
@@ -104,7 +106,7 @@ def test_recordings_have_states_of_their_own_and_move_the_generators_on(mocked_c
     assert second[0] == "pool"
 
 
-def test_a_recording_has_working_memory_of_its_own_and_nothing_is_collected_meanwhile(mocked_cuda):
+def test_a_capture_has_working_memory_of_its_own_and_nothing_is_collected_meanwhile(mocked_cuda):
     assert gc.isenabled()
     CudaGraphs(torch.device("cuda", 1))(lambda: None, [])
     done = [what for what in mocked_cuda if what[0] in ("clear", "record", "recorded")]
@@ -112,7 +114,7 @@ def test_a_recording_has_working_memory_of_its_own_and_nothing_is_collected_mean
     assert gc.isenabled()
 
 
-def test_a_recording_that_fails_leaves_generators_and_stream_as_they_were(mocked_cuda):
+def test_a_capture_that_fails_leaves_generators_and_stream_as_they_were(mocked_cuda):
     generator, default = _Generator(), torch.cuda.default_generators[1]
     before = [(each, each.memory) for each in (generator, default)]
     generator.set_state(5)
@@ -127,3 +129,14 @@ def test_a_recording_that_fails_leaves_generators_and_stream_as_they_were(mocked
     assert generator.get_state() == 5
     assert mocked_cuda[-2:] == [("stream", "current"), ("clear", None)]
     assert gc.isenabled()
+
+
+def test_after_a_failed_capture_none_is_tried_again(mocked_cuda):
+    def fail():
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    for function in (fail, lambda: None):
+        with pytest.raises(RuntimeError, match="capturing"):
+            CudaGraphs(torch.device("cuda", 1))(function, [])
+    assert len([what for what in mocked_cuda if what[0] == "record"]) == 1
+    CudaGraphs(torch.device("cuda", 0))(lambda: None, [])  # another device

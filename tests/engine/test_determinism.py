@@ -145,18 +145,19 @@ def test_a_run_of_a_gpu_is_not_resumed_without_one(tmp_path):
         DeviceError, match=r"was trained on cuda:0 in float32: .* no CUDA"
     ) as caught:
         resume(run, recording=_data())
-    assert "start a new one here" in caught.value.hint
+    assert "start a new run here" in caught.value.hint
 
 
 def test_fewer_threads_than_before_are_said(tmp_path):
     run = _half(tmp_path / "run", n_threads=0)
     _say(run, n_threads=1000)
-    with pytest.warns(RunWarning, match=r"began with 1000 CPU threads, and there are \d+: .*round"):
+    said = r"started with 1000 CPU threads \(available now: \d+\): .*round"
+    with pytest.warns(RunWarning, match=said):
         resume(run, recording=_data())
 
 
 def test_another_torch_than_before_is_said(tmp_path):
     run = _half(tmp_path / "run")
     _say(run, packages={"torch": "2.0.1"})
-    with pytest.warns(RunWarning, match=r"began with torch 2\.0\.1, and this is"):
+    with pytest.warns(RunWarning, match=r"started with torch 2\.0\.1 \(installed now"):
         resume(run, recording=_data())

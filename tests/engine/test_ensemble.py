@@ -11,7 +11,7 @@ from ndt_cli.engine.ensembles import Ensemble, save_ensemble
 from ndt_cli.engine.inference import hiding_folds, load_trained
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.training import train
-from ndt_cli.errors import CheckpointError, DataError, RunError, SettingsError
+from ndt_cli.errors import CheckpointError, DataError, ExistingFileError, RunError, SettingsError
 from ndt_cli.evaluation import evaluate
 from ndt_cli.search.choose import choose_members
 from ndt_cli.search.folder import SweepFolder
@@ -124,7 +124,7 @@ def test_it_appears_whole_or_not_at_all(runs, tmp_path, monkeypatch):
 
 def test_nothing_is_overwritten(ensemble, runs):
     before = run_files(ensemble)
-    with pytest.raises(RunError, match="already there"):
+    with pytest.raises(ExistingFileError):
         save_ensemble(runs[:1], ensemble)
     assert run_files(ensemble) == before
 

@@ -17,6 +17,7 @@ from builders import (
 
 from ndt_cli.engine import trainer as trainer_module
 from ndt_cli.engine.checkpoint import Checkpoint
+from ndt_cli.engine.cpu_parallel import CpuBackend
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.step import TrainingStep
 from ndt_cli.engine.trainer import learning_rate
@@ -30,24 +31,21 @@ class _Recorder(TrainingStep):
     taken: list
     bad_at = None
 
-    def begin(self, epoch):
+    def __call__(self, batch, epoch):
         number = len(self.taken)
         self.taken.append((epoch, float(self.optimizer.param_groups[0]["lr"]), []))
         if number == self.bad_at:
             with torch.no_grad():
                 self.network.readout.last.bias.fill_(torch.nan)
-        super().begin(epoch)
-
-    def take(self, batch):
         self.taken[-1][2].extend(batch.counts_BTN[:, 0, 0].tolist())
-        return super().take(batch)
+        return super().__call__(batch, epoch)
 
 
 @pytest.fixture
 def steps(monkeypatch):
     """The steps that training takes, as (epoch, learning rate, trials)."""
     monkeypatch.setattr(_Recorder, "taken", [], raising=False)
-    monkeypatch.setattr(trainer_module, "step_class", lambda *run: _Recorder)
+    monkeypatch.setattr(CpuBackend, "training_step", lambda self, parts: _Recorder(parts))
     return _Recorder.taken
 
 
@@ -83,7 +81,7 @@ def _scripted(monkeypatch, masked_losses):
     """Validation that gives these masked losses in turn, then the last one for ever."""
 
     class Scripted:
-        measures = ("valid_masked_loss", "valid_unmasked_loss")
+        keys = ("valid_masked_loss", "valid_unmasked_loss")
 
         def __init__(self, data, settings, device):
             self.losses = list(masked_losses)
@@ -145,7 +143,7 @@ def test_the_measure_to_choose_by_decides_when_to_stop(tmp_path, monkeypatch):
     scores = iter(range(20))
 
     class WithR2(with_r2):
-        measures = (*with_r2.measures, "valid_rate_r2")
+        keys = (*with_r2.keys, "valid_rate_r2")
 
         def __call__(self, model):
             return {**super().__call__(model), "valid_rate_r2": min(next(scores), 4) / 10}

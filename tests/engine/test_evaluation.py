@@ -1,4 +1,4 @@
-"""Scores of a run, beside its references."""
+"""Scores of a run, next to those of its references, and rates as a file."""
 
 import dataclasses
 import json
@@ -12,7 +12,13 @@ from ndt_cli.data.spike_data import Recording, SpikeData, all_trials
 from ndt_cli.data.write import write_recording
 from ndt_cli.engine.inference import hiding_folds, load_trained
 from ndt_cli.engine.training import train
-from ndt_cli.errors import CheckpointError, DataError, RunError, SettingsError
+from ndt_cli.errors import (
+    CheckpointError,
+    DataError,
+    ExistingFileError,
+    RunError,
+    SettingsError,
+)
 from ndt_cli.evaluation import evaluate
 from ndt_cli.rates_file import write_rates
 
@@ -28,7 +34,7 @@ def run(spikes, tmp_path_factory):
     return train(tiny_settings(), out=out, recording=spikes).run
 
 
-def test_the_references_stand_beside_the_model(run, spikes):
+def test_the_references_are_scored_like_the_model(run, spikes):
     evaluation = evaluate(run, recording=spikes)
     assert list(evaluation.scores) == ["NDT", "smoothed spikes", "mean rate", "true rates"]
     truth = evaluation.scores["true rates"]
@@ -38,11 +44,22 @@ def test_the_references_stand_beside_the_model(run, spikes):
     assert evaluation.scores["mean rate"].rates.explained_variance_mean == pytest.approx(0)
 
 
-def test_what_would_be_ignored_or_is_unknown_is_refused(run, spikes):
-    with pytest.raises(SettingsError, match="overrides are for another file"):
-        evaluate(run, overrides=("data.bin_ms=20",), recording=spikes)
-    with pytest.raises(SettingsError, match="'test' is not one of train, valid, all"):
-        evaluate(run, split="test", recording=spikes)
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [
+        ({"overrides": ["data.bin_ms=20"]}, "`overrides` can only change how another file is read"),
+        (
+            {"overrides": ["model.n_layers=3"], "data": "spikes.npz"},
+            "`model.n_layers=3`: the run was trained with its own settings",
+        ),
+        ({"split": "test"}, "`split='test'`: expected one of train, valid, all"),
+        ({"lags_ms": [0, float("nan")]}, r"`lags_ms=\[nan\]`: expected a time in ms"),
+        ({"lags_ms": [1e300]}, r"`lags_ms=\[1e\+300\]`: expected a time in ms"),
+    ],
+)
+def test_an_argument_that_is_not_usable_is_refused_before_anything_is_read(arguments, cause):
+    with pytest.raises(SettingsError, match=cause):
+        evaluate("no-such-run", **arguments)
 
 
 def test_without_true_rates_there_is_no_r2(run, spikes):
@@ -180,10 +197,39 @@ def test_rates_are_written_per_bin_and_in_hz(run, spikes, tmp_path, ending):
     np.testing.assert_allclose(written["rates_hz"], evaluation.rates_BTN * 100, rtol=1e-6)
     assert written["activations"].shape == (6, 8, 16)
     assert written["bin_ms"] == 10
+
+
+def test_rates_replace_an_existing_file_only_when_asked_to(spikes, tmp_path):
+    data = spikes.valid
+    path = tmp_path / "rates.npz"
+    write_rates(path, data, data.rates_BTN, data.rates_BTN)
     before = path.read_bytes()
-    with pytest.raises(DataError, match="already there"):
-        write_rates(path, evaluation.data, evaluation.rates_BTN, activations)
+    with pytest.raises(ExistingFileError, match=r"rates\.npz already exists"):
+        write_rates(path, data, 2 * data.rates_BTN, data.rates_BTN)
     assert path.read_bytes() == before
+    write_rates(path, data, 2 * data.rates_BTN, data.rates_BTN, overwrite=True)
+    with np.load(path, allow_pickle=False) as file:
+        np.testing.assert_array_equal(file["rates"], 2 * data.rates_BTN)
+
+
+def test_rates_have_a_suffix_that_names_their_format_in_either_case(spikes, tmp_path):
+    data = spikes.valid
+    with pytest.raises(
+        SettingsError, match=r"rates\.csv: found the suffix .csv; expected .h5, .npz"
+    ):
+        write_rates(tmp_path / "rates.csv", data, data.rates_BTN, data.rates_BTN)
+    write_rates(tmp_path / "new" / "folder" / "A.NPZ", data, data.rates_BTN, data.rates_BTN)
+    with np.load(tmp_path / "new" / "folder" / "A.NPZ", allow_pickle=False) as file:
+        assert file["rates"].shape == data.rates_BTN.shape
+
+
+def test_rates_that_are_not_finite_are_not_written(spikes, tmp_path):
+    data = spikes.valid
+    diverged_BTN = data.rates_BTN.copy()
+    diverged_BTN[3, 2, 1] = np.inf
+    with pytest.raises(DataError, match="rates of trial 3 are not finite"):
+        write_rates(tmp_path / "rates.h5", data, diverged_BTN, data.rates_BTN)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_activations_are_what_the_rates_are_read_from(run, spikes):
@@ -196,7 +242,7 @@ def test_activations_are_what_the_rates_are_read_from(run, spikes):
     np.testing.assert_allclose(rates, trained.rates(spikes.valid), rtol=1e-5)
 
 
-def test_what_is_no_run_or_checkpoint_is_named(run, spikes, tmp_path):
+def test_a_run_or_checkpoint_that_does_not_exist_is_named(run, spikes, tmp_path):
     with pytest.raises(RunError, match="no such folder"):
         evaluate(tmp_path / "nothing")
     (run / "checkpoints" / "best-rate-r2.safetensors").rename(tmp_path / "moved")
@@ -245,7 +291,7 @@ def test_other_splits_are_decoded_in_folds(behaving, split):
     assert all(estimate.psth.split_half for estimate in scores.values())
 
 
-def test_the_references_foretell_held_out_neurons(behaving):
+def test_smoothing_predicts_held_out_neurons_from_the_others(behaving):
     run, spikes = behaving
     evaluation = evaluate(run, recording=spikes)
     assert evaluation.scores["smoothed spikes"].heldout.n_scored == 6 * 8

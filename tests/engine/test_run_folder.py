@@ -9,7 +9,7 @@ import pytest
 from builders import tiny_settings
 
 from ndt_cli.engine.run_folder import CHECKPOINTS, RunFolder, default_path
-from ndt_cli.errors import RunError
+from ndt_cli.errors import ExistingFileError, RunError
 
 
 def _contents(path):
@@ -31,10 +31,10 @@ def test_ndt1_fault_runs_an_existing_run_is_never_overwritten(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.safetensors").write_bytes(b"weeks of work")
     before = _contents(tmp_path)
-    with pytest.raises(RunError, match="never overwritten") as caught:
+    with pytest.raises(ExistingFileError, match="never overwritten") as caught:
         RunFolder(tmp_path).create()
     assert str(tmp_path) in caught.value.message
-    assert "--out" in caught.value.hint
+    assert "`out`" in caught.value.hint
     assert _contents(tmp_path) == before
 
 
@@ -72,7 +72,7 @@ def test_anything_more_than_a_start_is_not_made_again(tmp_path, name):
     folder = _cut_off_start(tmp_path)
     (tmp_path / name).touch()
     before = _contents(tmp_path)
-    with pytest.raises(RunError, match="never overwritten"):
+    with pytest.raises(ExistingFileError, match="never overwritten"):
         folder.create()
     assert _contents(tmp_path) == before
 
@@ -98,7 +98,7 @@ def test_a_file_in_the_way_is_refused(tmp_path):
     path = tmp_path / "run"
     path.write_text("notes")
     for taken in (path, path / "below"):
-        with pytest.raises(RunError, match="run"):
+        with pytest.raises((ExistingFileError, RunError), match="run"):
             RunFolder(taken).create()
     assert path.read_text() == "notes"
 

@@ -14,7 +14,7 @@ from ndt_cli.engine.events import EpochDone, StepDone
 from ndt_cli.engine.inference import load_trained
 from ndt_cli.engine.run_folder import HOLDER_FILE, RunFolder, hold_run
 from ndt_cli.engine.training import resume, train
-from ndt_cli.errors import RunError, RunWarning
+from ndt_cli.errors import ExistingFileError, RunError, RunWarning
 
 
 def _held(path):
@@ -26,7 +26,7 @@ def test_a_folder_that_is_held_is_refused_with_who_holds_it_since_when(tmp_path)
     with hold_run(tmp_path):
         assert (tmp_path / HOLDER_FILE).exists()
         for _ in range(2):  # being refused changes nothing
-            with pytest.raises(RunError, match="trains in this run folder already") as caught:
+            with pytest.raises(RunError, match="already training in this run folder") as caught:
                 _held(tmp_path)
             assert f"process {os.getpid()} on {socket.gethostname()}, since 20" in str(caught.value)
             assert "Ctrl-C" in caught.value.hint
@@ -38,7 +38,7 @@ def test_a_folder_that_is_held_is_refused_with_who_holds_it_since_when(tmp_path)
 def test_a_folder_that_is_held_is_refused_whatever_its_note_says(tmp_path, text):
     with hold_run(tmp_path):
         (tmp_path / HOLDER_FILE).write_text(text)
-        with pytest.raises(RunError, match="another process trains"):
+        with pytest.raises(RunError, match="another process is already training"):
             _held(tmp_path)
 
 
@@ -56,7 +56,7 @@ def test_a_run_cannot_be_resumed_while_it_trains_but_can_be_read(tmp_path):
         if isinstance(event, EpochDone) and event.record["epoch"] == 3:
             with pytest.raises(RunError, match="already"):
                 resume(tmp_path, recording=data())
-            with pytest.raises(RunError):
+            with pytest.raises(ExistingFileError):
                 train(SHORT, out=tmp_path, recording=data())
             load_trained(tmp_path, "last")
             seen.append(event)
@@ -126,7 +126,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_first_step(
     with pytest.raises(RunError, match="cannot be written") as caught:
         resume(tmp_path, recording=data())
     assert os.strerror(code) in caught.value.message
-    assert "ndt evaluate only reads" in caught.value.hint
+    assert "evaluating a run only reads it" in caught.value.hint
     assert {name: (tmp_path / name).read_bytes() for name in run_files(tmp_path)} == before
 
 

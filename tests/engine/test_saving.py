@@ -18,7 +18,7 @@ from ndt_cli.engine.events import EpochDone
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.saving import Saver
 from ndt_cli.engine.training import resume, train
-from ndt_cli.errors import RunError, RunWarning
+from ndt_cli.errors import RunError, RunWarning, called
 
 STOP = changed(SHORT, "train", on_save_error="stop")
 
@@ -84,7 +84,7 @@ def test_a_disk_that_stays_full_keeps_the_last_good_checkpoint(tmp_path, whole, 
     with pytest.warns(RunWarning), pytest.raises(RunError, match="cannot be written") as caught:
         train(SHORT, out=tmp_path, recording=data(), watch=watch)
     assert caught.value.exit_code == 1
-    assert f"ndt train --resume {tmp_path}" in caught.value.hint
+    assert called("resume", tmp_path) in caught.value.hint
     last = Checkpoint.load(RunFolder(tmp_path).checkpoint("last"))
     assert last.progress["epoch"] == 2
     assert len(timeless_metrics(tmp_path)) == 4  # training itself went on
@@ -225,5 +225,5 @@ def test_a_user_reads_of_a_full_disk_in_one_line(tmp_path, disk):
     assert "Warning: " in text
     assert "(No space left on device). The checkpoints that were saved before are whole" in text
     assert f"Error: {out}/checkpoints/" in text
-    assert f"mend that, then go on: ndt train --resume {out}" in text
+    assert f"free some space, then resume: ndt train --resume {out}" in text
     assert "Traceback" not in text

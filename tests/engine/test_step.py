@@ -17,9 +17,10 @@ from builders import (
 
 from ndt_cli.engine.checkpoint import optimizer_tensors
 from ndt_cli.engine.distributed import Ranks
-from ndt_cli.engine.step import TrainingStep, make_optimizer
+from ndt_cli.engine.step import StepParts, TrainingStep, make_optimizer
 from ndt_cli.engine.streams import Streams
 from ndt_cli.engine.trial_set import TrialSet
+from ndt_cli.model.network import PlainMath
 
 CPU = torch.device("cpu")
 
@@ -37,7 +38,9 @@ class _Bench:
         if not fused:  # as on a device without a fused kernel, such as Apple's MPS
             self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-3, fused=False)
         self.streams = Streams.from_seed(seed, device)
-        self.step = TrainingStep(self.network, self.optimizer, self.settings, self.streams, Ranks())
+        self.step = TrainingStep(
+            StepParts(self.network, self.optimizer, self.settings, self.streams, Ranks())
+        )
 
     def losses(self, n_steps, epoch=0):
         return [
@@ -281,7 +284,7 @@ def test_a_step_never_makes_the_host_wait_for_the_gpu(precision, topk_fraction):
     )
     data = spike_data(32, 40, 10, lengths_B=[40] * 30 + [10, 20])
     bench = _Bench(settings, data, device=device)
-    bench.network.compute_dtype = getattr(torch, precision)
+    bench.network.math = PlainMath(getattr(torch, precision))
     order = torch.randperm(32, generator=bench.streams.order, device=device)
     for _ in range(3):  # libraries may wait while they set themselves up
         bench.step(bench.batch.take(order[:16]), 0)

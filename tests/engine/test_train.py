@@ -18,15 +18,16 @@ from builders import (
 )
 
 from ndt_cli.baselines.mean import starting_rates
-from ndt_cli.data.lorenz import make_lorenz
 from ndt_cli.data.spike_data import Recording
+from ndt_cli.data.synthetic import make_lorenz
 from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.events import EpochDone, Started, StepDone
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.trainer import learning_rate
 from ndt_cli.engine.training import resume, train
 from ndt_cli.engine.validation import Validator
-from ndt_cli.errors import DataError, MissingExtraError, RunError
+from ndt_cli.errors import DataError, ExistingFileError, MissingExtraError
+from ndt_cli.model.cpu.kernels import CpuMath
 
 CPU = torch.device("cpu")
 BEST_LOSSES = ["best-masked-loss", "best-unmasked-loss"]
@@ -92,7 +93,8 @@ def test_a_best_checkpoint_gives_the_value_that_it_was_kept_for(tmp_path):
         assert result.history[epoch - 1][measure] == value
         checkpoint = Checkpoint.load(RunFolder(tmp_path).checkpoint(name))
         assert checkpoint.progress["epoch"] == epoch
-        assert validate(checkpoint.build_model())[measure] == pytest.approx(value, rel=1e-6)
+        measured = validate(checkpoint.build_model(CpuMath()))[measure]
+        assert measured == pytest.approx(value, rel=1e-6)
         # It is for use, not to resume from.
         assert not checkpoint.optimizer
         assert not checkpoint.streams
@@ -101,7 +103,7 @@ def test_a_best_checkpoint_gives_the_value_that_it_was_kept_for(tmp_path):
 def test_ndt1_fault_runs_an_earlier_run_is_never_overwritten(tmp_path):
     train(tiny_settings(), out=tmp_path, recording=recording())
     before = {name: (tmp_path / name).read_bytes() for name in run_files(tmp_path)}
-    with pytest.raises(RunError, match="never overwritten"):
+    with pytest.raises(ExistingFileError, match="never overwritten"):
         train(tiny_settings(train={"seed": 1}), out=tmp_path, recording=recording())
     assert {name: (tmp_path / name).read_bytes() for name in run_files(tmp_path)} == before
 
@@ -127,7 +129,7 @@ def test_threads_and_the_global_generators_are_as_before(tmp_path):
     with assert_generators_untouched():
         train(settings, out=tmp_path / "run", recording=recording())
     assert torch.get_num_threads() == n_threads
-    with assert_generators_untouched(), pytest.raises(RunError):
+    with assert_generators_untouched(), pytest.raises(ExistingFileError):
         train(settings, out=tmp_path / "run", recording=recording())
     assert torch.get_num_threads() == n_threads
 

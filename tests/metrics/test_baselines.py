@@ -57,7 +57,7 @@ def test_the_mean_rate_leaves_padding_out():
 
     with pytest.raises(DataError, match="held-out"):
         mean_rate(_data([[[1]]], n_heldout=1, hidden_counts_known=False))
-    with pytest.raises(DataError, match="no bin"):
+    with pytest.raises(DataError, match="found 0 trials without bins"):
         mean_rate(_data(np.zeros((0, 5, 2), dtype=np.uint8)))
 
 
@@ -131,7 +131,7 @@ def test_a_hidden_count_has_no_part_in_any_estimate(width_ms):
         assert (smoother.rates_hidden(_data(changed_BTN), hidden) > rates_BTN).any()
 
 
-def test_bins_hidden_far_and_wide_are_given_the_mean_rate():
+def test_bins_hidden_far_and_wide_have_the_mean_rate():
     data = _waves(n_trials=2)
     smoother = Smoother.fit(data)
     everything = np.ones((2, 60), dtype=bool)
@@ -139,7 +139,7 @@ def test_bins_hidden_far_and_wide_are_given_the_mean_rate():
     assert rates_BTN == pytest.approx(constant_rates(mean_rate(data), data))
 
 
-def test_heldout_neurons_and_forward_bins_are_never_looked_at():
+def test_heldout_neurons_and_forward_bins_are_never_used():
     full = _waves(n_trials=6)
     smoother = Smoother.fit(full)
     data = _data(full.spikes_BTN, n_heldout=3, n_forward=10)
@@ -181,11 +181,11 @@ def test_the_chosen_width_is_close_to_the_best_one_for_the_true_rates():
     assert 0 < best < len(widths_ms) - 1
     assert abs(chosen - best) <= 1
     hidden_BT = np.random.default_rng(3).random((40, 60)) < 0.25
-    foretold = smoother.rates_hidden(data, hidden_BT)
-    assert bits_per_spike(foretold, data.spikes_BTN, hidden_BT).bits_per_spike > 0.05
+    predicted = smoother.rates_hidden(data, hidden_BT)
+    assert bits_per_spike(predicted, data.spikes_BTN, hidden_BT).bits_per_spike > 0.05
 
 
-def test_slower_rates_are_given_wider_kernels():
+def test_slower_rates_get_wider_kernels():
     fast = choose_kernel(_waves(period_bins=12.0, n_trials=80)).width_ms
     slow = choose_kernel(_waves(period_bins=60.0, n_trials=80)).width_ms
     assert slow > 2 * fast
@@ -266,13 +266,13 @@ def _heldout_bits(train, data):
     return bits_per_spike(rates_BTN, data.spikes_BTN[:, :, 6:], data.inside_BT).bits_per_spike
 
 
-def test_held_out_neurons_are_foretold_from_the_others():
+def test_held_out_neurons_are_predicted_from_the_others():
     assert _heldout_bits(_driven(), _driven(10, seed=1)) > 0.15
     # Neurons that share nothing with the others are given no more than their mean rate.
     assert abs(_heldout_bits(_driven(coupled=False), _driven(10, seed=1, coupled=False))) < 0.02
 
 
-def test_foretelling_looks_at_no_held_out_count():
+def test_predicting_held_out_neurons_uses_none_of_their_counts():
     train, data = _driven(), _driven(5, seed=1)
     regression = HeldoutRegression.fit(train, Smoother.fit(train))
     rates_BTN = regression.rates(data)
@@ -316,14 +316,14 @@ def test_silent_neurons_are_ordinary_to_the_regression():
     assert rates_BTN.max() <= silent_BTN[:, :, 6].max()
 
 
-def test_one_training_trial_and_one_neuron_will_do():
+def test_one_training_trial_and_one_neuron_suffice():
     data = _data(np.array([[[1, 0], [0, 1], [2, 1]]]), n_heldout=1)
     rates_BTN = HeldoutRegression.fit(data, Smoother.fit(data)).rates(data)
     assert rates_BTN.shape == (1, 3, 1)
     assert ((rates_BTN > 0) & (rates_BTN <= 1)).all()
 
 
-def test_the_regression_needs_the_counts_that_it_foretells():
+def test_the_regression_needs_the_counts_of_held_out_neurons():
     smoother = Smoother.fit(_driven())
     with pytest.raises(DataError, match="found 0 held-out neurons"):
         HeldoutRegression.fit(_data(_driven().spikes_BTN), smoother)

@@ -38,7 +38,7 @@ def lagged_trials(n_trials, lag, seed=0, n_bins=40, noise=0.01, **fields):
     return rates_BTN, data
 
 
-def test_a_linear_code_is_read_at_its_lag():
+def test_behavior_is_decoded_at_its_lag():
     train_BTN, train = lagged_trials(10, lag=2, seed=1)
     rates_BTN, data = lagged_trials(5, lag=2, seed=2)
     scores = decode_behavior(rates_BTN, data, train_rates_BTN=train_BTN, train=train)
@@ -78,7 +78,7 @@ def test_the_decoder_of_training_trials_looks_at_no_scored_behavior():
 
 
 def test_folds_do_not_score_what_they_were_fitted_to():
-    # Each trial has a neuron of its own: any behavior can be learnt by heart, none foretold.
+    # Each trial has a neuron of its own: any behavior can be learnt by heart, none predicted.
     rng = np.random.default_rng(0)
     rates_BTN = np.repeat(np.eye(20)[:, None], 30, axis=1)
     behavior_BTV = np.repeat(rng.standard_normal((20, 1, 1)), 30, axis=1)
@@ -157,7 +157,7 @@ def test_constant_rates_decode_the_mean_and_no_more():
     assert scores.r2_mean == pytest.approx(0, abs=0.05)
 
 
-def test_windows_of_one_recording_are_dealt_in_stretches():
+def test_windows_of_one_recording_are_divided_into_stretches():
     trials = np.arange(10)
     chopped = spike_data(10, start_bins_B=trials[::-1] * 3)
     assert [fold.tolist() for fold in deal(chopped, trials)] == [

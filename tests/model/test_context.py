@@ -5,6 +5,8 @@ import torch
 from builders import build_network, counts_BTN, model_settings
 
 from ndt_cli.model.context import Blocks, Context
+from ndt_cli.model.cpu.kernels import CpuMath
+from ndt_cli.model.network import PlainMath
 
 N_BINS = 12
 CPU = torch.device("cpu")
@@ -117,7 +119,7 @@ def _rates_and_gradient(monkeypatch, blocks, n_bins, inside_BT, plain, **model):
     """Run a network that cuts a trial into these blocks."""
     monkeypatch.setattr(Blocks, "for_context", lambda *context_and_size: blocks)
     network = build_network(model_settings(n_layers=2, n_heads=2, **model), 5, n_bins)
-    network.plain = plain
+    network.math = PlainMath() if plain else CpuMath()
     output_BTN = network(counts_BTN(3, n_bins, 5), inside_BT)
     inside = slice(None) if inside_BT is None else inside_BT
     output_BTN[inside].square().sum().backward()

@@ -6,17 +6,19 @@ from builders import build_network, counts_BTN, model_settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ndt_cli.model.cpu.kernels import CpuMath
 from ndt_cli.model.cpu.prepared import PreparedNetwork
 from ndt_cli.model.dropout import Dropout, RandomBits
+from ndt_cli.model.network import PlainMath
 
 # Largest difference, as a share of the largest number.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 4e-2}
 
 
-def _results(network, counts, inside_BT, seed, plain):
+def _results(network, counts, inside_BT, seed, plain, dtype=torch.float32):
     """Output and gradients of a network's fast layers, or of its plain ones."""
     inside_BT1 = torch.ones(1, 1, 1) if inside_BT is None else inside_BT[..., None]
-    network.plain = plain
+    network.math = (PlainMath if plain else CpuMath)(dtype)
     network.zero_grad()
     output = network(counts, inside_BT, Dropout(RandomBits(seed))) * inside_BT1
     output.sin().sum().backward()
@@ -24,8 +26,8 @@ def _results(network, counts, inside_BT, seed, plain):
     return {"output": output.detach(), **gradient}
 
 
-def _both(*given):
-    return _results(*given, plain=False), _results(*given, plain=True)
+def _both(*given, dtype=torch.float32):
+    return [_results(*given, plain=plain, dtype=dtype) for plain in (False, True)]
 
 
 def _errors(found, expected):
@@ -85,8 +87,8 @@ def test_outputs_and_gradients_are_those_of_the_plain_layers(
     lengths = torch.arange(n_bins, n_bins - n_trials, -1).clamp_min(1)
     inside_BT = torch.arange(n_bins) < lengths[:, None] if padded else None
     fast, plain = _both(network, counts, inside_BT, seed)
-    network.double().compute_dtype = torch.float64
-    _assert_as_exact(fast, plain, _results(network, counts, inside_BT, seed, plain=True))
+    exact = _results(network.double(), counts, inside_BT, seed, plain=True, dtype=torch.float64)
+    _assert_as_exact(fast, plain, exact)
 
 
 @pytest.mark.parametrize("n_bins", [7, 60])
@@ -96,8 +98,7 @@ def test_in_bfloat16_they_agree_to_its_rounding(norm_place, n_bins):
         norm_place=norm_place, n_layers=2, dropout=0.2, context_back=6, context_forward=2
     )
     network = build_network(model, 12, n_bins)
-    network.compute_dtype = torch.bfloat16
-    fast, plain = _both(network, counts_BTN(5, n_bins, 12), None, 0)
+    fast, plain = _both(network, counts_BTN(5, n_bins, 12), None, 0, dtype=torch.bfloat16)
     _assert_alike({"output": fast["output"]}, {"output": plain["output"]}, torch.bfloat16)
     # Rounding turns some gradients of single weights around; the direction as a whole holds.
     flat = [torch.cat([v.flatten() for v in g.values()]) for g in (fast, plain)]
@@ -141,7 +142,7 @@ def test_a_prepared_network_computes_few_numbers_in_float32_and_more_as_asked(mo
     few, more, many = (counts_BTN(*size, 40) for size in ((1, 100), (1, 250), (9, 250)))
     with torch.inference_mode():
         exact = network(few), network(more), network(many)
-        network.compute_dtype = torch.bfloat16
+        network.math = CpuMath(torch.bfloat16)
         prepared = PreparedNetwork(network)
         torch.testing.assert_close(prepared(few), exact[0], rtol=1e-4, atol=1e-5)
         for counts, expected in ((more, exact[1]), (many, exact[2])):

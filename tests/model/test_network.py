@@ -7,6 +7,7 @@ import pytest
 import torch
 from builders import NO_DROPOUT, build_network, counts_BTN, model_settings, same_tensors
 
+from ndt_cli.model.cpu.kernels import CpuMath
 from ndt_cli.model.dropout import Dropout, RandomBits
 from ndt_cli.model.losses import masked_sum
 from ndt_cli.model.network import ScaleNorm
@@ -185,7 +186,7 @@ def test_bfloat16_products_change_log_rates_by_a_few_hundredths(embedding, norm_
     network, counts = build_network(settings, 20, 30), counts_BTN(4, 30, 20)
     with torch.no_grad():
         exact = network(counts)
-        network.compute_dtype = torch.bfloat16
+        network.math = CpuMath(torch.bfloat16)
         rounded = network(counts)
     assert rounded.dtype == torch.float32
     assert not torch.equal(rounded, exact)
@@ -198,7 +199,7 @@ def test_bfloat16_gradients_point_the_way_of_float32_ones():
     gradients = []
     for dtype in (torch.float32, torch.bfloat16):
         network = build_network(model_settings(n_layers=2, full_context=True), 10, 20)
-        network.compute_dtype = dtype
+        network.math = CpuMath(dtype)
         network.loss_BTN(network(counts), counts).mean().backward()
         assert all(p.grad.dtype == torch.float32 for p in network.parameters())
         gradients.append(torch.cat([p.grad.flatten() for p in network.parameters()]))

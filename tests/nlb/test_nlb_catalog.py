@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from ndt_cli.errors import DataError, SettingsError, typed
+from ndt_cli.errors import DataError, SettingsError
 from ndt_cli.nlb.catalog import DATASETS, TEST_LABELS, find_dataset, submission_key
 from ndt_cli.nlb.download import locate
 
@@ -122,7 +122,7 @@ def test_the_validation_phase_needs_no_test_file(tmp_path):
 
 def test_files_of_one_maze_do_not_pass_for_those_of_another(tmp_path):
     put(*(tmp_path / file.name for file in DATASETS["mc_maze_small"].files))
-    with pytest.raises(DataError, match="NWB files of mc_maze are not there"):
+    with pytest.raises(DataError, match="found no NWB files of mc_maze"):
         locate(DATASETS["mc_maze"], tmp_path)
 
 
@@ -140,7 +140,7 @@ def test_what_is_missing_is_said_with_size_address_and_command(tmp_path):
         assert file.name in caught.value.message
         assert file.urls[0] in caught.value.message
     assert "690.6 MB" in caught.value.message
-    assert f"ndt nlb-data mc_maze --data-dir {typed(tmp_path)}" in caught.value.hint
+    assert f"`fetch_dataset('mc_maze', data_dir='{tmp_path}')`" in caught.value.hint
 
 
 def test_only_what_is_missing_is_asked_for(tmp_path):

@@ -102,7 +102,7 @@ def test_a_misspelled_group_is_told_the_name_that_fits_its_bins(arrays):
 
 def test_the_suffix_of_a_group_must_fit_its_bins(arrays):
     finding = only(errors(check_group("mc_maze_small", arrays)))
-    assert "has 35 bins a trial: bins of 20 ms" in finding.message
+    assert "has 35 bins per trial, as for bins of 20 ms" in finding.message
     assert f"`{GROUP}`" in finding.hint
 
 
@@ -113,7 +113,7 @@ def test_a_missing_key_is_named_with_its_axes(arrays):
     assert "eval trials x bins x held-out neurons" in finding.hint
 
 
-def test_a_misspelled_key_is_told_from_a_missing_one(arrays):
+def test_a_misspelled_key_is_distinguished_from_a_missing_one(arrays):
     arrays["eval_rates_held_out"] = arrays.pop("eval_rates_heldout")
     findings = check_group(GROUP, arrays)
     assert "Rename `eval_rates_held_out`" in only(errors(findings)).hint
@@ -134,7 +134,7 @@ def test_forward_rates_may_be_missing_but_only_both(arrays):
     del arrays["eval_rates_heldout_forward"]
     findings = check_group(GROUP, arrays)
     assert errors(findings) == []
-    assert all("no fp-bps" in finding.message for finding in warned(findings))
+    assert all("fp-bps will not be scored" in finding.message for finding in warned(findings))
 
 
 def test_train_rates_of_dmfc_rsg_are_not_needed(arrays):
@@ -153,7 +153,7 @@ def test_train_rates_of_dmfc_rsg_are_not_needed(arrays):
 @pytest.mark.parametrize(
     ("change", "severity", "message"),
     [
-        (lambda a: a.astype(complex), "error", "of type complex128"),
+        (lambda a: a.astype(complex), "error", "has the type complex128"),
         (lambda a: a.astype("S4"), "error", "expected floating-point numbers"),
         (lambda a: a.astype("float16"), "warning", "is float16"),
         (lambda a: np.ceil(a).astype("int32"), "warning", "whole numbers (int32)"),
@@ -208,7 +208,7 @@ def test_a_wrong_length_is_named(arrays, expected, key, cut, message, hint):
             assert hint in at_key.hint
 
 
-def test_arrays_of_a_group_are_held_against_one_another(arrays):
+def test_arrays_of_a_group_are_compared_with_each_other(arrays):
     arrays["eval_rates_heldin"] = arrays["eval_rates_heldin"][:, :, 1:]
     finding = only(errors(check_group(GROUP, arrays)))
     assert finding.key == "eval_rates_heldin"
@@ -231,12 +231,12 @@ def test_forward_bins_left_in_the_window_are_recognized(arrays):
     assert "keep the last 10" in finding.hint
 
 
-def test_exchanged_neurons_are_recognized(arrays, expected):
+def test_swapped_neurons_are_recognized(arrays, expected):
     first, second = "eval_rates_heldin", "eval_rates_heldout"
     arrays[first], arrays[second] = arrays[second], arrays[first]
     findings = errors(check_group(GROUP, arrays, expected))
     assert [finding.key for finding in findings] == [first, second]
-    assert all("exchanged" in finding.hint for finding in findings)
+    assert all("swapped" in finding.hint for finding in findings)
 
 
 def test_all_neurons_in_one_array_are_recognized(arrays, expected):
@@ -294,12 +294,12 @@ def test_a_damaged_array_is_named_and_the_others_are_checked(tmp_path, arrays):
     assert "damaged" in finding.hint
 
 
-def test_arrays_outside_of_a_group_are_recognized(tmp_path, arrays):
+def test_arrays_outside_any_group_are_recognized(tmp_path, arrays):
     with h5py.File(tmp_path / "s.h5", "w") as file:
         for key, array in arrays.items():
             file[key] = array
     finding = only(check_submission(tmp_path / "s.h5"))
-    assert "outside of any group" in finding.message
+    assert "outside any group" in finding.message
     assert "mc_maze_small_20" in finding.hint
 
 
@@ -308,7 +308,7 @@ def test_a_file_without_groups_is_an_error(tmp_path):
     assert only(check_submission(tmp_path / "s.h5")).message == "the file holds no group"
 
 
-def test_what_several_arrays_share_is_said_once(tmp_path, arrays):
+def test_a_finding_shared_by_several_arrays_is_reported_once(tmp_path, arrays):
     flat = {key: np.ones_like(array) for key, array in arrays.items()}
     path = write(tmp_path / "s.h5", {GROUP: flat})
     assert only(warned(check_submission(path))).key == EVERY_KEY
@@ -318,8 +318,10 @@ def test_each_group_is_compared_with_its_own_targets(tmp_path, arrays, expected)
     path = write(tmp_path / "s.h5", {GROUP: arrays, "mc_maze_20": arrays})
     findings = check_submission(path, {GROUP: expected})
     assert errors(findings) == []
-    assert any("targets hold nothing" in f.message for f in findings if f.group == "mc_maze_20")
-    assert not any("cannot be told" in f.message for f in findings if f.group == GROUP)
+    assert any(
+        "targets do not have this group" in f.message for f in findings if f.group == "mc_maze_20"
+    )
+    assert not any("cannot be checked" in f.message for f in findings if f.group == GROUP)
 
 
 # The command
@@ -339,23 +341,23 @@ def nlb_check(capsys, monkeypatch):
     return run
 
 
-def test_the_command_lists_arrays_and_passes_a_right_file(tmp_path, arrays, example, nlb_check):
+def test_the_command_lists_the_arrays_of_a_valid_file(tmp_path, arrays, example, nlb_check):
     path = write(tmp_path / "s.h5", {GROUP: arrays})
     known = {key: a for key, a in example.targets.items() if key != "eval_cond_idx"}
     targets = write(tmp_path / "t.h5", {GROUP: known})
     code, out, err = nlb_check(path, "--targets", targets)
     assert (code, err) == (0, "")
     assert f"{N_TRAIN} x 35 x 6" in out
-    assert "nothing to mend" in out
+    assert "Valid submission." in out
 
 
-def test_the_command_leaves_with_1_when_something_must_be_mended(tmp_path, arrays, nlb_check):
+def test_an_invalid_file_exits_with_code_1(tmp_path, arrays, nlb_check):
     arrays["eval_rates_heldin"][0, 0, 0] = np.nan
     path = write(tmp_path / "s.h5", {GROUP: arrays})
     code, out, _ = nlb_check(path)
     assert code == 1
     assert f"Error: {GROUP}/eval_rates_heldin: 1 NaN of" in out
-    assert "Must be mended: 1 error." in out
+    assert "Invalid: 1 error." in out
 
 
 def test_the_command_prints_one_json_object(tmp_path, arrays, nlb_check):

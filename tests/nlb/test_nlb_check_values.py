@@ -75,7 +75,7 @@ def test_log_rates_are_recognized(arrays, change, hint):
     assert all(hint in finding.hint for finding in findings)
 
 
-def test_arrays_without_anything_in_them_are_warned_of(arrays):
+def test_arrays_that_carry_nothing_raise_a_warning(arrays):
     key = "eval_rates_heldout"
     for change, message in (
         (lambda a: 0 * a, "is 0 everywhere"),
@@ -87,7 +87,7 @@ def test_arrays_without_anything_in_them_are_warned_of(arrays):
         assert message in only(warned(findings)).message
 
 
-def test_zeros_are_warned_of_where_a_spike_would_cost(arrays):
+def test_zeros_raise_a_warning_where_a_spike_is_scored(arrays):
     for key in ("eval_rates_heldin", "eval_rates_heldout"):
         arrays[key][:, :, 1] = 0
     finding = only(warned(check_group(GROUP, arrays)))
@@ -107,7 +107,7 @@ def test_zeros_are_warned_of_where_a_spike_would_cost(arrays):
         (1 / 20, "counts per ms, 20 times too small", "Multiply by 20"),
     ],
 )
-def test_the_unit_is_told_from_the_spikes(arrays, expected, factor, message, hint):
+def test_the_unit_is_recognized_by_the_spikes(arrays, expected, factor, message, hint):
     scaled = {key: factor * array for key, array in arrays.items()}
     findings = errors(check_group(GROUP, scaled, expected))
     assert {key for finding in findings for key in finding.key.split(", ")} == set(RATE_KEYS)
@@ -116,7 +116,7 @@ def test_the_unit_is_told_from_the_spikes(arrays, expected, factor, message, hin
         assert hint in finding.hint
 
 
-def test_hz_are_recognised_without_spikes(arrays):
+def test_hz_are_recognized_without_spikes(arrays):
     hz = {key: 50 * array for key, array in arrays.items()}
     finding = only(errors(check_group(GROUP, hz)))
     assert finding.key == EVERY_KEY
@@ -174,13 +174,13 @@ def test_another_order_of_the_trials_is_recognized(arrays, expected, order, what
     assert finding.key.startswith("eval")
 
 
-def test_the_order_of_train_trials_is_told_from_the_tensors(arrays, expected, example):
+def test_the_order_of_train_trials_is_checked_with_the_tensors(arrays, expected, example):
     for key in RATE_KEYS[:2]:
         arrays[key] = arrays[key][::-1]
     assert only(errors(check_group(GROUP, arrays, expected))).key.startswith("train")
     targets_alone = check_group(GROUP, arrays, Expected.of(example.targets))
     assert errors(targets_alone) == []
-    assert any("order of train trials cannot be told" in f.message for f in targets_alone)
+    assert any("order of train trials cannot be checked" in f.message for f in targets_alone)
 
 
 def test_rates_that_do_not_differ_between_trials_tell_no_order(example, expected):
@@ -218,7 +218,7 @@ def test_three_trials_tell_no_order(arrays, example):
     spikes = {key: array[:3] for key, array in example.tensors.items()}
     findings = check_group(GROUP, few, Expected.of(spikes))
     assert errors(findings) == []
-    assert any("order of 3 trials cannot be told" in finding.message for finding in findings)
+    assert any("order of 3 trials cannot be checked" in finding.message for finding in findings)
 
 
 def test_chance_does_not_look_like_another_order(expected, example):

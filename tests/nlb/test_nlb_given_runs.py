@@ -110,7 +110,7 @@ def test_the_sweep_s_data_file_need_not_be_there_any_more(data_dir, tmp_path):
     assert set(made.runs) <= set(ranked(tmp_path / "sweep"))
 
 
-def test_the_test_phase_trains_each_member_anew_as_it_was_drawn(swept, data_dir, tmp_path):
+def test_the_test_phase_retrains_each_member_with_its_own_settings(swept, data_dir, tmp_path):
     (made,) = make(data_dir, tmp_path / "out", sweep=swept, members=2, phase="test").datasets
     chosen = ranked(swept)[:2]
     for before, after, epochs in zip(chosen, made.runs, made.epochs, strict=True):
@@ -152,7 +152,7 @@ def test_models_of_other_trials_are_refused(swept, trials, data_dir, tmp_path):
         with pytest.raises(RunError, match="train trials are not those") as caught:
             make(data_dir, tmp_path / "out", runs=[run])
         assert str(run) in caught.value.message
-        hint = "ndt nlb-data mc_maze_small --bin-ms 20 --spikes"
+        hint = "`write_spike_file('mc_maze_small', bin_ms=20, spikes="
         assert hint in (caught.value.hint or "")
     with pytest.raises(RunError, match=r"bin_ms is 5\.0, was 20\.0"):
         make(data_dir, tmp_path / "out", bin_ms=5, sweep=swept)
@@ -166,13 +166,13 @@ def test_a_run_that_has_seen_the_scored_trials_is_refused(swept, data_dir, tmp_p
         make(data_dir, tmp_path / "out", runs=tested.datasets[0].runs)
 
 
-def test_a_damaged_member_is_named_with_what_mends_it(swept, data_dir, tmp_path):
+def test_a_damaged_member_is_named_with_its_own_hint(swept, data_dir, tmp_path):
     broken = shutil.copytree(swept, tmp_path / "sweep")
     file = ranked(broken)[0] / "run.json"
     file.write_text('{"data": {}}')
     with pytest.raises(RunError, match=r"run\.json: data\.train: field required") as caught:
         make(data_dir, tmp_path / "out", sweep=broken)
-    assert "--spikes" not in (caught.value.hint or "")
+    assert "write_spike_file" not in (caught.value.hint or "")
 
 
 # ------------------------------------------------------------------ what does not go together
@@ -183,11 +183,11 @@ def test_a_sweep_that_is_none_or_too_small_is_refused(swept, data_dir, tmp_path)
         make(data_dir, tmp_path / "out", sweep=swept, members=5)
 
 
-def test_models_come_from_one_place_and_are_of_one_data_set(swept, data_dir, tmp_path):
-    with pytest.raises(SettingsError, match="both bring"):
+def test_models_come_from_one_source_and_are_of_one_dataset(swept, data_dir, tmp_path):
+    with pytest.raises(SettingsError, match="both give"):
         make(data_dir, tmp_path / "out", sweep=swept, runs=ranked(swept))
     names = ["mc_maze_small", "mc_rtt"]
-    with pytest.raises(SettingsError, match="--sweep brings models of one data set; found 2"):
+    with pytest.raises(SettingsError, match="`sweep` gives models of one dataset; found 2"):
         submit(names, out=tmp_path / "out", data_dir=data_dir, sweep=swept)
 
 
@@ -203,7 +203,7 @@ def test_settings_are_those_of_the_models(swept, data_dir, tmp_path, change):
 
 
 @pytest.mark.parametrize(("phase", "flattered"), [("val", True), ("test", False)])
-def test_the_command_says_who_was_chosen_and_on_which_trials(
+def test_the_command_reports_which_members_were_chosen_on_which_trials(
     swept, data_dir, tmp_path, phase, flattered
 ):
     made = CliRunner().invoke(
@@ -212,5 +212,5 @@ def test_the_command_says_who_was_chosen_and_on_which_trials(
     )  # fmt: skip
     assert made.exit_code == 0, made.output
     assert f"of 4 ranked members of {swept} by co-bps" in made.stdout
-    assert "as many as validate best together" in made.stdout
-    assert ("chosen by the trials that are scored here" in made.stdout) is flattered
+    assert "the number that validates best" in made.stdout
+    assert ("chosen on the same trials" in made.stdout) is flattered

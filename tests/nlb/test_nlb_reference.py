@@ -21,7 +21,7 @@ from nlb_tools.evaluation import evaluate
 from ndt_cli.nlb import nlb_tools as tools
 from ndt_cli.nlb.catalog import BINS_MS, DATASETS, no_progress
 from ndt_cli.nlb.nlb_tools import open_nwb
-from ndt_cli.nlb.tensors import make_private_target, make_tensors
+from ndt_cli.nlb.tensors import make_tensors
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 REFERENCE = SHARED / "reference" / "nlb_tools_reference.json"
@@ -132,7 +132,7 @@ def values(dataset, bin_ms, root):
     for phase in ("val", "test"):
         tensors = make_tensors(dataset, bin_ms, phase, root, cache=False)
         if phase == "test":
-            target = make_private_target(dataset, bin_ms, private_file)
+            target = private_target(dataset, bin_ms, private_file)
             tensors = replace(tensors, target=target)
         out |= tensor_digests(tensors)
         path = folder / dataset.train_file.path if phase == "val" else private_file
@@ -159,6 +159,13 @@ def evaluate_files(targets, submission, folder):
         with tools.repaired() as make:
             make.save_to_h5(content, paths[-1], overwrite=True)
     return evaluate(*paths)
+
+
+def private_target(dataset, bin_ms, path):
+    """Targets of the test phase, from a file that has all trials and units."""
+    with tools.repaired() as make, open_nwb(path, dataset) as source:
+        loaded = tools._load([source], bin_ms, no_progress)
+        return tools._target(make, loaded, dataset, ["train", "val"], "test")
 
 
 def private_test_counts(loaded, dataset):

@@ -158,7 +158,7 @@ def test_rates_that_cannot_be_scored_are_refused_with_their_place(example):
     )
     with pytest.raises(DataError, match=f"expected {N_TRAIN}, as in the targets"):
         score(targets, {GROUP: few})
-    with pytest.raises(DataError, match="nothing to score: the rates are of mc_maze_20"):
+    with pytest.raises(DataError, match="nothing to score: there are rates of mc_maze_20"):
         score(targets, {"mc_maze_20": example.rates})
 
 

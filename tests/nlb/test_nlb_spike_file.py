@@ -13,7 +13,7 @@ from nlb_nwb import write_maze
 
 from ndt_cli.app import app
 from ndt_cli.data.loading import load_file
-from ndt_cli.errors import DataError, SettingsError
+from ndt_cli.errors import DataError, NdtError, SettingsError
 from ndt_cli.nlb.members import train_members
 from ndt_cli.nlb.recordings import to_recording, write_spike_file
 from ndt_cli.nlb.tensors import make_tensors
@@ -57,7 +57,7 @@ def test_it_is_the_file_that_a_submission_leaves_beside_its_runs(data_dir, tmp_p
 def test_nothing_is_overwritten_and_a_wrong_ending_is_refused_before_any_work(data_dir, tmp_path):
     mine = tmp_path / "mine.h5"
     mine.write_bytes(b"mine")
-    with pytest.raises(DataError, match="nothing is overwritten"):
+    with pytest.raises(NdtError, match=r"mine\.h5"):
         write_spike_file("mc_maze_small", 20, tmp_path / "nowhere", mine)
     assert mine.read_bytes() == b"mine"
     with pytest.raises(DataError, match=r"expected \.npz, \.h5"):
@@ -84,7 +84,10 @@ def test_the_command_writes_a_file_that_trains(data_dir, tmp_path):
     assert trained.exit_code == 0, trained.output
     again = ndt("nlb-data", "mc_maze_small", "--spikes", path, *here)
     assert again.exit_code == 1
-    assert "nothing is overwritten" in again.stderr
+    assert str(path) in again.stderr
+    before = path.read_bytes()
+    assert ndt("nlb-data", "mc_maze_small", "--spikes", path, "--overwrite", *here).exit_code == 0
+    assert path.read_bytes() == before
 
 
 def test_json_says_what_is_in_it(data_dir, tmp_path):
@@ -109,6 +112,7 @@ def test_json_says_what_is_in_it(data_dir, tmp_path):
         ("mc_maze_small", "--spikes", "x.h5", "--check"),
         ("mc_maze_small", "--spikes", "x.h5", "--test-labels"),
         ("mc_maze_small", "--bin-ms", 20),
+        ("mc_maze_small", "--overwrite"),
     ],
 )
 def test_trials_are_of_one_data_set_and_nothing_is_fetched_for_them(words, tmp_path):

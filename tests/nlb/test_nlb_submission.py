@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from nlb_arrays import GROUP, N_FORWARD, N_HELDIN, N_HELDOUT, make_example
 
-from ndt_cli.errors import DataError
+from ndt_cli.errors import DataError, ExistingFileError
 from ndt_cli.nlb.catalog import AXES, GROUPS
 from ndt_cli.nlb.submission import (
     SubmissionRates,
@@ -67,7 +67,7 @@ def test_every_part_has_something_in_it(n_heldout, n_forward):
 def test_a_file_is_overwritten_only_when_asked(tmp_path, rates):
     path = tmp_path / "submission.h5"
     path.write_text("mine")
-    with pytest.raises(DataError, match="already there"):
+    with pytest.raises(ExistingFileError):
         write_submission(path, {GROUP: rates})
     assert path.read_text() == "mine"
     write_submission(path, {GROUP: rates}, overwrite=True)
@@ -99,7 +99,7 @@ def test_rates_that_cannot_be_scored_are_not_written(tmp_path, rates, value, wha
 
 
 def test_a_group_that_the_benchmark_would_skip_is_not_written(tmp_path, rates):
-    with pytest.raises(DataError, match="no group of the benchmark") as caught:
+    with pytest.raises(DataError, match="not a group of the benchmark") as caught:
         write_submission(tmp_path / "s.h5", {"mc_maze_smal_20": rates})
     assert GROUP in caught.value.hint
     with pytest.raises(DataError, match="no rates"):
@@ -131,13 +131,13 @@ def test_a_file_that_is_no_submission_says_so(tmp_path, rates):
         read_submission(path)
     with h5py.File(path, "w") as file:
         file["eval_rates_heldin"] = rates.eval_rates_heldin
-    with pytest.raises(DataError, match="holds no groups"):
+    with pytest.raises(DataError, match="found no groups"):
         read_groups(path)
     with h5py.File(path, "w") as file:
         file[f"{GROUP}/eval_rates_heldin"] = rates.eval_rates_heldin
     with pytest.raises(DataError, match="train_rates_heldin is missing") as caught:
         read_submission(path)
-    assert "nlb-check" in caught.value.hint
+    assert "check_submission" in caught.value.hint
 
 
 def test_groups_have_the_names_and_windows_of_the_benchmark():

@@ -16,9 +16,8 @@ from nlb_nwb import write_maze
 from ndt_cli.app import app
 from ndt_cli.engine.inference import load_trained
 from ndt_cli.engine.run_folder import RunFolder
-from ndt_cli.errors import DataError, RunError, SettingsError
-from ndt_cli.nlb.catalog import DEFAULT_CONFIG, dataset_settings
-from ndt_cli.nlb.members import Interrupted
+from ndt_cli.errors import DataError, ExistingFileError, SettingsError
+from ndt_cli.nlb.catalog import DEFAULT_CONFIG, Interrupted, dataset_settings
 from ndt_cli.nlb.recordings import scored_inputs, to_recording
 from ndt_cli.nlb.submission import read_submission
 from ndt_cli.nlb.submit import submit
@@ -54,7 +53,7 @@ def test_a_validation_submission_is_written_checked_and_scored(two_members):
     assert not [finding for finding in two_members.findings if finding.severity == "error"]
     (made,) = two_members.datasets
     assert made.key == "mc_maze_small_20"
-    assert list(made.scores) == ["NDT", "spike smoothing", "mean rate"]  # no true rates known
+    assert list(made.scores) == ["NDT", "spike smoothing", "mean rate"]
     assert {"co-bps", "vel R2", "psth R2", "fp-bps"} == set(made.scores["NDT"])
     written = read_submission(two_members.file)[made.key]
     assert written.eval_rates_heldout.shape == (8, 35, 2)
@@ -137,52 +136,11 @@ def test_any_runs_are_averaged_and_their_own_settings_retrain_them(data_dir, tmp
 
 def test_given_runs_are_of_one_data_set_and_train_no_others(data_dir, tmp_path):
     for names, options, words in (
-        (["mc_maze_small"], {"members": 2}, "--run brings a trained model"),
+        (["mc_maze_small"], {"members": 2}, "`runs` gives trained models"),
         (["mc_maze_small", "mc_rtt"], {}, "found 2: mc_maze_small, mc_rtt"),
     ):
         with pytest.raises(SettingsError, match=words):
             submit(names, out=tmp_path / "x", data_dir=data_dir, runs=[tmp_path], **options)
-
-
-# ------------------------------------------------------------------ true rates
-@pytest.fixture
-def known(tmp_path):
-    """A recording whose rates are known: high where a spike was."""
-    written = write_maze(tmp_path / "known", n_train=6, n_val=4, n_test=3)
-    written.write_truth(0.5 * written.spikes_hz() + 10)
-    return written
-
-
-def test_true_rates_are_scored_beside_the_others(known, tmp_path):
-    (made,) = make(known.root, tmp_path / "out").datasets
-    assert list(made.scores) == ["NDT", "spike smoothing", "mean rate", "true rates"]
-    scores = made.scores["true rates"]
-    assert scores.keys() == made.scores["NDT"].keys()
-    assert scores["co-bps"] > made.scores["mean rate"]["co-bps"] + 0.3
-    assert scores["fp-bps"] > made.scores["mean rate"]["fp-bps"] + 0.3
-
-
-def test_true_rates_of_test_trials_are_scored_where_their_labels_are(known, tmp_path):
-    tensors = make_tensors("mc_maze_small", 20, "test", known.root)
-    behavior = tensors.train["train_behavior"]
-    target = {
-        "eval_spikes_heldout": known.counts("test", -250, 450, 20, True).astype(float),
-        "eval_spikes_heldin_forward": known.counts("test", 450, 650, 20, False).astype(float),
-        "eval_spikes_heldout_forward": known.counts("test", 450, 650, 20, True).astype(float),
-        "train_behavior": behavior,
-        "eval_behavior": behavior[:3],
-    }
-    out = tmp_path / "out"
-    (made,) = make(known.root, out, phase="test", labels={tensors.key: target}).datasets
-    better = made.scores["true rates"]["co-bps"] - made.scores["mean rate"]["co-bps"]
-    assert better > 0.3
-
-
-def test_a_damaged_truth_is_refused_before_any_training(known, tmp_path):
-    known.write_truth(known.spikes_hz()[:100])
-    with pytest.raises(DataError, match=r"truth\.npz: `rates`: found 100 ms"):
-        make(known.root, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
 
 
 # ------------------------------------------------------------------ settings and messages
@@ -217,7 +175,7 @@ def test_a_context_window_is_as_long_in_time_at_20_ms():
 
 def test_nothing_is_overwritten_and_wrong_names_are_refused_before_any_work(data_dir, tmp_path):
     (tmp_path / "mine").write_text("")
-    with pytest.raises(RunError, match="already there"):
+    with pytest.raises(ExistingFileError):
         submit(["mc_maze_small"], out=tmp_path, data_dir=data_dir)
     with pytest.raises(SettingsError, match="mc_maze_small"):
         submit(["mc_maze_smal"], out=tmp_path / "x", data_dir=data_dir)

@@ -9,7 +9,7 @@ pytest.importorskip("nlb_tools", reason="nlb_tools is not installed")
 
 from nlb_nwb import write_maze, write_rsg
 
-from ndt_cli.errors import DataError, MissingExtraError, SettingsError, typed
+from ndt_cli.errors import DataError, MissingExtraError, SettingsError
 from ndt_cli.nlb import dependencies as extra
 from ndt_cli.nlb import nlb_tools as cutting
 from ndt_cli.nlb import nlb_tools as tools
@@ -245,7 +245,7 @@ def test_a_truncated_file_is_named(own_maze):
     assert "76," not in caught.value.message  # the size of mc_maze_medium
     assert "cannot be read as an NWB file" in caught.value.message
     # Where it is fetched to, so that the same command finds it.
-    assert f"ndt nlb-data mc_maze_small --data-dir {typed(own_maze.root)}" in caught.value.hint
+    assert f"`fetch_dataset('mc_maze_small', data_dir='{own_maze.root}')`" in caught.value.hint
 
 
 def test_a_file_is_fetched_anew_into_the_folder_that_it_was_looked_for_in(own_maze):
@@ -255,24 +255,24 @@ def test_a_file_is_fetched_anew_into_the_folder_that_it_was_looked_for_in(own_ma
     path.write_text("404 not found")
     with pytest.raises(DataError) as caught:
         make_tensors("mc_maze_small", 20, "val", flat)
-    assert f"--data-dir {typed(flat)}" in caught.value.hint
+    assert f"data_dir='{flat}'" in caught.value.hint
 
 
 def test_a_file_that_is_not_nwb_is_named(own_maze):
     own_maze.train.write_text("404 not found")
-    with pytest.raises(DataError, match="cannot be read as an NWB file, it has 13 bytes"):
+    with pytest.raises(DataError, match=r"cannot be read as an NWB file .*found 13 bytes"):
         made(own_maze)
 
 
 def test_a_train_file_without_behavior_is_refused(tmp_path):
     written = write_maze(tmp_path, n_train=2, n_val=1, n_test=1, behavior=False)
-    with pytest.raises(DataError, match=r"no time series 'hand_vel', the behavior; found none"):
+    with pytest.raises(DataError, match=r"no time series 'hand_vel' \(the behavior\); found none"):
         made(written)
 
 
 def test_a_train_file_of_another_data_set_is_refused(own_maze, rsg):
     own_maze.train.write_bytes(rsg.train.read_bytes())
-    with pytest.raises(DataError, match=r"have no column 'move_onset_time'; found .*go_time"):
+    with pytest.raises(DataError, match=r"has no column 'move_onset_time'; found .*go_time"):
         made(own_maze)
 
 
@@ -302,7 +302,7 @@ def test_what_is_missing_is_said_in_one_line_to_run(monkeypatch):
     monkeypatch.setattr(extra, "find_spec", lambda name: None if name == "nlb_tools" else name)
     with pytest.raises(MissingExtraError) as caught:
         extra.require_nlb_extra("nlb_tools", "pandas")
-    assert caught.value.message == "This needs nlb_tools, not installed here"
+    assert caught.value.message == "This needs nlb_tools, which is not installed"
     line = caught.value.hint
     assert "\n" not in line
     assert f'"{sys.executable}" -m pip install --no-deps nlb-tools==0.0.4' in line

@@ -17,7 +17,7 @@ from ndt_cli.engine.events import EpochDone
 from ndt_cli.engine.training import train
 from ndt_cli.errors import RunError
 from ndt_cli.evaluation import evaluate
-from ndt_cli.fit import fit
+from ndt_cli.fitting import fit
 from ndt_cli.report.page.parts import changed_settings, data_uri, render, training_rows
 from ndt_cli.report.page.run_page import run_page, spread_trials
 from ndt_cli.report.page.write_report import write_report

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from builders import recording, tiny_settings
 
-from ndt_cli.fit import fit, resume_fit
+from ndt_cli.fitting import fit, resume_fit
 from ndt_cli.score_text import final_scores
 
 accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")

@@ -62,7 +62,7 @@ def test_a_config_that_is_nowhere_is_named_with_the_nearest_preset(
     with pytest.raises(SettingsError) as caught:
         find_config(name)
     assert said in caught.value.message
-    assert "ndt presets" in caught.value.hint
+    assert "preset_names()" in caught.value.hint
 
 
 def test_a_spike_file_is_refused_as_a_config(tmp_path):
@@ -157,11 +157,11 @@ def test_the_last_override_wins():
 
 @pytest.mark.parametrize("override", ["train.seed", "train.seed=", "train.seed 3"])
 def test_an_override_without_a_value_is_refused(override):
-    assert f"--set {override} has no value" in problems("lorenz", override)
+    assert f"`overrides` {override} has no value" in problems("lorenz", override)
 
 
 def test_an_override_without_a_name_is_refused():
-    assert "--set =3 has no name" in problems("lorenz", "=3")
+    assert "`overrides` =3 has no name" in problems("lorenz", "=3")
 
 
 # Names
@@ -179,7 +179,7 @@ def test_an_override_without_a_name_is_refused():
     ],
 )
 def test_an_unknown_name_is_refused_with_the_nearest(tmp_path, key, said):
-    assert f"{key} (--set) is not a setting" in problems("lorenz", f"{key}=1")
+    assert f"{key} (`overrides`) is not a setting" in problems("lorenz", f"{key}=1")
     assert said in problems("lorenz", f"{key}=1")
     section, _, name = key.rpartition(".")
     path = write(tmp_path, f"[{section}]\n{name} = 1\n" if section else f"{name} = 1\n")
@@ -201,21 +201,39 @@ def test_a_section_must_be_a_section(tmp_path):
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("train.seed=true", "train.seed = true (--set): must be a whole number, at least 0, below"),
+        (
+            "train.seed=true",
+            "train.seed = true (`overrides`): must be a whole number, at least 0, below",
+        ),
         ("train.seed=1.5", "must be a whole number"),
         ("train.seed=1.0", "must be a whole number"),
-        ('train.seed="1"', 'train.seed = "1" (--set): must be a whole number'),
+        ('train.seed="1"', 'train.seed = "1" (`overrides`): must be a whole number'),
         ("train.seed=-1", "must be a whole number, at least 0, below 2147483648"),
         ('train.learning_rate="1e-3"', "must be a number, above 0, at most 1"),
         ("train.learning_rate=true", "must be a number, above 0, at most 1"),
-        ("train.learning_rate=0", "train.learning_rate = 0 (--set): must be a number, above 0"),
-        ("train.clip_norm=inf", "train.clip_norm = inf (--set): must be a number, above 0"),
-        ("data.bin_ms=nan", "data.bin_ms = nan (--set): must be a number, at least 0.001, at most"),
+        (
+            "train.learning_rate=0",
+            "train.learning_rate = 0 (`overrides`): must be a number, above",
+        ),
+        ("train.clip_norm=inf", "train.clip_norm = inf (`overrides`): must be a number, above 0"),
+        (
+            "data.bin_ms=nan",
+            "data.bin_ms = nan (`overrides`): must be a number, at least 0.001",
+        ),
         ("model.full_context=1", "must be true or false"),
         ("model.norm_place=poste", "must be one of pre, post; did you mean post?"),
-        ("data.heldout_neurons=3", "= 3 (--set): must be a list of whole numbers, at least 0"),
-        ("data.heldout_neurons=[1, -2]", "data.heldout_neurons = -2 (--set): must be a list of"),
-        ("data.heldout_neurons=[1.5]", "data.heldout_neurons = 1.5 (--set): must be a list of"),
+        (
+            "data.heldout_neurons=3",
+            "= 3 (`overrides`): must be a list of whole numbers, at least",
+        ),
+        (
+            "data.heldout_neurons=[1, -2]",
+            "data.heldout_neurons = -2 (`overrides`): must be a list",
+        ),
+        (
+            "data.heldout_neurons=[1.5]",
+            "data.heldout_neurons = 1.5 (`overrides`): must be a list",
+        ),
         ("train.device=gpu", "must be one of auto, cpu, mps, cuda, cuda:N"),
         ("train.device=cuda:x", "must be one of auto, cpu, mps, cuda, cuda:N"),
     ],
@@ -236,10 +254,10 @@ def test_every_problem_is_reported_at_once_with_its_origin(tmp_path):
     lines = problems(path, "model.n_heads=0", "mask.rato=0.2").splitlines()
     assert len(lines) == 4
     for start in (
-        "mask.rato (--set) is not a setting",
+        "mask.rato (`overrides`) is not a setting",
         f"train.seed = -1 ({path}):",
         f"model.layers ({path}) is not a setting",
-        "model.n_heads = 0 (--set):",
+        "model.n_heads = 0 (`overrides`):",
     ):
         assert sum(line.startswith(start) for line in lines) == 1
 
@@ -253,12 +271,12 @@ def test_every_problem_is_reported_at_once_with_its_origin(tmp_path):
         (
             ["train.schedule=cosine", "train.warmup_epochs=20001"],
             ["train.schedule=cosine", "train.warmup_epochs=20000"],
-            "(max_epochs: preset lorenz, warmup_epochs: --set)",
+            "(max_epochs: preset lorenz, warmup_epochs: `overrides`)",
         ),
         (
             ["train.schedule=inverse-sqrt"],
             ["train.schedule=inverse-sqrt", "train.warmup_epochs=1"],
-            "warmup_epochs must be at least 1 (schedule: --set, warmup_epochs: default)",
+            "warmup_epochs must be at least 1 (schedule: `overrides`, warmup_epochs: default)",
         ),
         (
             ["mask.mode=neuron", "mask.max_span=2"],

@@ -1,12 +1,12 @@
-"""Attention for CPUs, with its gradient written out.
+"""Encoder layers for CPUs, with their gradients written out.
 
-The same mathematics as `ndt_cli.model.attention.ContextAttention`, in fewer passes over memory:
-keys and values are copied once into the windows of their blocks, dropout clears bits instead of
+The same mathematics as `ndt_cli.model.network.PlainMath`, in fewer passes over memory: keys and
+values are copied once into the windows of their blocks, dropout clears bits instead of
 multiplying, and its scale is moved into the weights that follow.
 
-Axes: B trials, T bins, H heads, D width, E width of a head; K blocks of a trial, C bins of a
-block, W bins that a block looks at; R = B * T rows, G = B * K * H matrices, I width of a row with
-its one.
+Axes: B trials, T bins, H heads, D width, E width of a head, F hidden units; K blocks of a trial, C
+bins of a block, W bins that a block attends to; R = B * T rows, G = B * K * H matrices, I width of
+a row with its one.
 """
 
 import math
@@ -20,9 +20,31 @@ from torch import Tensor, nn
 from ndt_cli.model.attention import ContextAttention, Window
 from ndt_cli.model.context import Blocks
 from ndt_cli.model.dropout import LANES, Dropout
+from ndt_cli.model.network import EncoderLayer, PlainMath
 
 # Matrices whose width is a multiple of this are multiplied faster.
 _COLUMNS = 8
+
+
+@dataclass(frozen=True)
+class CpuMath:
+    """The parts of a layer by the functions below, a `LayerMath` for tensors on a CPU."""
+
+    dtype: torch.dtype = torch.float32
+
+    def attend(
+        self, layer: EncoderLayer, x_BTD: Tensor, window: Window, dropout: Dropout | None
+    ) -> Tensor:
+        if x_BTD.numel() == 0:  # a process may hold no trial of a small batch
+            return PlainMath(self.dtype).attend(layer, x_BTD, window, dropout)
+        return fast_attention(x_BTD, layer.attention, window, dropout, layer.p)
+
+    def feed(self, layer: EncoderLayer, x_BTD: Tensor, dropout: Dropout | None) -> Tensor:
+        if x_BTD.numel() == 0:
+            return PlainMath(self.dtype).feed(layer, x_BTD, dropout)
+        return fast_feedforward(
+            x_BTD, layer.expand, layer.contract, layer.activation, dropout, layer.p, self.dtype
+        )
 
 
 def fast_attention(
@@ -250,13 +272,6 @@ def _add_up(grad_GWE: Tensor, shape: tuple[int, ...], blocks: Blocks) -> Tensor:
         to = total[:, max(j, 0) : n_blocks + min(j, 0), :, first - back - j * size :]
         to[:, :, :, : last - first] += grad[:, max(-j, 0) : n_blocks - max(j, 0), :, first:last]
     return total.view(-1, size, total.shape[-1])
-
-
-# ------------------------------------------------------------------------------------------------
-# The feed-forward part for CPUs, with its gradient written out.
-#
-# Axes: B trials, T bins, D width; R = B * T rows, F hidden units.
-# ------------------------------------------------------------------------------------------------
 
 
 def fast_feedforward(

@@ -40,7 +40,7 @@ class PreparedNetwork:
     def __init__(self, network: NeuralDataTransformer) -> None:
         self.network = network
         self._windows = Windows(network.context)
-        dtypes = {torch.float32, network.compute_dtype}
+        dtypes = {torch.float32, network.math.dtype}
         self._layers = {
             dtype: [_Layer(cast(EncoderLayer, layer), dtype) for layer in network.layers]
             for dtype in dtypes
@@ -68,7 +68,7 @@ class PreparedNetwork:
 
     def _encode_one(self, x_TD: Tensor, inside_1T: Tensor | None) -> Tensor:
         n_bins = len(x_TD)
-        dtype = torch.float32 if x_TD.numel() < _FEW_NUMBERS else self.network.compute_dtype
+        dtype = torch.float32 if x_TD.numel() < _FEW_NUMBERS else self.network.math.dtype
         blocks = Blocks.whole(n_bins) if n_bins <= _WHOLE_BINS else None
         window = self._windows(n_bins, inside_1T, dtype, x_TD.device, blocks)
         blocked = window.blocked if inside_1T is None else window.blocked[0]

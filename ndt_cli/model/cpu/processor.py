@@ -38,7 +38,7 @@ def processor_name() -> str:
 
 
 def cpu_multiplies_bfloat16() -> bool:
-    """Tell whether the CPU multiplies bfloat16 faster than float32 at the sizes that NDT has.
+    """Return whether the CPU multiplies bfloat16 faster than float32 at the sizes that NDT has.
 
     CPUs with AMX tiles do, and AMD's with AVX512-BF16 (on Zen 4 a step takes half the time).
     Intel's with AVX512-BF16 alone do not.
@@ -51,7 +51,7 @@ def cpu_multiplies_bfloat16() -> bool:
 
 
 def cpu_has_tiles() -> bool:
-    """Tell whether the CPU multiplies whole tiles of bfloat16 (AMX)."""
+    """Return whether the CPU multiplies whole tiles of bfloat16 (AMX)."""
     return _has("amx_tile")
 
 

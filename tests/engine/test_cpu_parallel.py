@@ -19,15 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from same_run import assert_same_run
 
-from ndt_cli.engine import cpu_parallel as shards
-from ndt_cli.engine.cpu_parallel import ShardedStep, step_class
+from ndt_cli.engine import cpu_parallel
+from ndt_cli.engine.cpu_parallel import ShardedStep
 from ndt_cli.engine.device import cpu_threads
 from ndt_cli.engine.distributed import Ranks
-from ndt_cli.engine.step import TrainingStep, make_optimizer
+from ndt_cli.engine.step import StepParts, TrainingStep, make_optimizer
 from ndt_cli.engine.streams import Streams
 from ndt_cli.engine.training import resume, train
 from ndt_cli.engine.trial_set import TrialSet
-from ndt_cli.settings.tree import TrainSettings
 
 CPU = torch.device("cpu")
 UNEVEN = {"lengths_B": [6] * 8 + [5, 3, 2]}
@@ -35,7 +34,7 @@ UNEVEN = {"lengths_B": [6] * 8 + [5, 3, 2]}
 
 @pytest.fixture(autouse=True)
 def _small_shares(monkeypatch):
-    monkeypatch.setattr(shards, "_LEAST_NUMBERS", 1)
+    monkeypatch.setattr(cpu_parallel, "_LEAST_NUMBERS", 1)
 
 
 class _Run:
@@ -45,7 +44,9 @@ class _Run:
         self.network = build_network(run_settings.model, *shape)
         self.optimizer = make_optimizer(self.network.parameters(), run_settings, CPU)
         self.streams = Streams.from_seed(0, CPU)
-        self.step = kind(self.network, self.optimizer, run_settings, self.streams, Ranks())
+        self.step = kind(
+            StepParts(self.network, self.optimizer, run_settings, self.streams, Ranks())
+        )
 
     def train(self, n_threads, n_steps=4):
         with cpu_threads(n_threads):
@@ -116,13 +117,13 @@ def test_the_same_number_of_threads_gives_the_same_bits():
 
 def test_every_thread_takes_its_trials(monkeypatch):
     seen = {}
-    forward = shards.NeuralDataTransformer.forward
+    forward = cpu_parallel.NeuralDataTransformer.forward
 
     def note(network, input_BTN, *rest):
         seen.setdefault(threading.current_thread().name, []).append(len(input_BTN))
         return forward(network, input_BTN, *rest)
 
-    monkeypatch.setattr(shards.NeuralDataTransformer, "forward", note)
+    monkeypatch.setattr(cpu_parallel.NeuralDataTransformer, "forward", note)
     before = torch.get_num_threads()
     _Run(ShardedStep, tiny_settings(), spike_data(11)).train(4, n_steps=1)
     assert sorted(n for of_thread in seen.values() for n in of_thread) == [2, 3, 3, 3]
@@ -130,15 +131,15 @@ def test_every_thread_takes_its_trials(monkeypatch):
 
 
 def test_a_small_batch_is_computed_by_one_thread(monkeypatch):
-    monkeypatch.setattr(shards, "_LEAST_NUMBERS", 10**6)
+    monkeypatch.setattr(cpu_parallel, "_LEAST_NUMBERS", 10**6)
     run, n_threads = _Run(ShardedStep, tiny_settings(), spike_data(8)), []
-    forward = shards.NeuralDataTransformer.forward
+    forward = cpu_parallel.NeuralDataTransformer.forward
 
     def note(network, *batch):
         n_threads.append(torch.get_num_threads())
         return forward(network, *batch)
 
-    monkeypatch.setattr(shards.NeuralDataTransformer, "forward", note)
+    monkeypatch.setattr(cpu_parallel.NeuralDataTransformer, "forward", note)
     run.train(4, n_steps=2)
     assert n_threads == [1, 1]
     assert "_pool" not in vars(run.step)
@@ -197,20 +198,3 @@ def test_a_run_whose_trials_are_shared_out_resumes_to_the_last_bit(tmp_path):
     assert last_checkpoint(tmp_path / "parts").progress["step"] > 0
     resume(tmp_path / "parts", recording=data)
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
-
-
-@pytest.mark.parametrize(
-    ("train_settings", "device", "world_size", "expected"),
-    [
-        ({}, "cpu", 1, ShardedStep),
-        ({"plain_layers": True}, "cpu", 1, TrainingStep),
-        ({}, "cpu", 2, TrainingStep),
-        ({}, "cuda", 1, TrainingStep),
-        ({}, "mps", 1, TrainingStep),
-    ],
-)
-def test_a_single_process_on_a_cpu_shares_its_steps_out(
-    train_settings, device, world_size, expected
-):
-    found = step_class(TrainSettings(**train_settings), torch.device(device), world_size)
-    assert found is expected

@@ -1,4 +1,4 @@
-"""Train, evaluate the best checkpoint, draw: what ``ndt train`` does, in one call."""
+"""Train, evaluate the best checkpoint and draw, in one call: what ``ndt train`` does."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,10 +29,10 @@ class Fit:
     training : TrainResult
         The run folder, the history, why it stopped.
     evaluation : Evaluation or None
-        Of the best checkpoint on the validation trials; None when training was interrupted, and
-        in every process but the first.
+        Scores of the best checkpoint on the validation trials; None if training was interrupted,
+        and in every process but the first.
     figures : list of Path
-        The pictures in the run folder.
+        Figures in the run folder.
     """
 
     training: TrainResult
@@ -48,12 +48,33 @@ def fit(
     watch: Watcher | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Fit:
-    """Train, then evaluate on the validation trials and draw; see `ndt_cli.engine.training.train`.
+    """Train, then evaluate on the validation trials and draw.
+
+    Parameters
+    ----------
+    settings : Settings
+        Settings of the run, from `load_settings`.
+    out : Path or str, optional
+        A new run folder. Default: ``runs/<data>-<time>``.
+    recording : Recording, optional
+        The data, if they are in memory already. Default: read as the settings say.
+    watch : callable, optional
+        Called with each event of the training; see `ndt_cli.engine.events`.
+    should_stop : callable
+        Asked after each step; training saves and stops when it returns True.
+
+    Returns
+    -------
+    Fit
+
+    Raises
+    ------
+    SettingsError, DataError, RunError, DeviceError, TrainingError
+        As `ndt_cli.engine.training.train` and `evaluate` do.
 
     Examples
     --------
-    >>> from ndt_cli import load_settings
-    >>> from ndt_cli.fit import fit
+    >>> from ndt_cli import fit, load_settings
     >>> settings = load_settings("lorenz-quick", ["data.file=spikes.npz", "train.max_epochs=5"])
     >>> result = fit(settings, out="runs/new")
     >>> list(result.evaluation.scores)
@@ -74,11 +95,30 @@ def resume_fit(
     watch: Watcher | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Fit:
-    """Go on with a run, then evaluate and draw; see `ndt_cli.engine.training.resume`.
+    """Resume a run from its last checkpoint, then evaluate and draw.
+
+    Parameters
+    ----------
+    run : Path or str
+        The run folder.
+    overrides : sequence of str
+        Changes to its settings, such as ``"train.max_epochs=200"``; see
+        `ndt_cli.engine.training.resume` for those that may change.
+    recording, watch, should_stop
+        As for `fit`.
+
+    Returns
+    -------
+    Fit
+
+    Raises
+    ------
+    SettingsError, DataError, RunError, DeviceError, TrainingError
+        As `ndt_cli.engine.training.resume` and `evaluate` do.
 
     Examples
     --------
-    >>> from ndt_cli import load_settings, train
+    >>> from ndt_cli import load_settings, resume_fit, train
     >>> settings = load_settings("lorenz-quick", ["data.file=spikes.npz", "train.max_epochs=5"])
     >>> result = train(settings, out="runs/new", until_epoch=3)
     >>> resume_fit("runs/new").training.stopped
@@ -92,7 +132,7 @@ def resume_fit(
 
 
 def _finish(result: TrainResult, recording: Recording) -> Fit:
-    # Of several processes one writes; the others are done.
+    # Of several processes only the first evaluates and writes.
     if result.stopped == "interrupted" or not Ranks.from_environment().is_first:
         return Fit(result, None, [])
     folder = RunFolder.open(result.run)
@@ -105,7 +145,7 @@ def _finish(result: TrainResult, recording: Recording) -> Fit:
         "evaluation": evaluation.to_json(),
     }
     folder.write_json("summary.json", summary)
-    # One trial is drawn: of a large set the rates of all would fill the memory.
+    # Only one trial is drawn: the rates of all could fill the memory.
     drawn = evaluation.take(np.array([typical_trial(evaluation)]))
     settings = folder.settings()
     choose_by = settings.train.choose_by

@@ -1,0 +1,343 @@
+"""Read one array of a spike file and check it.
+
+A `DataError` for an array that is wrong names file and key, what was found and what is expected.
+
+Axes in names: B trials, T bins, N neurons, K any other channel.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ndt_cli.data.checks import MAX_COUNT
+from ndt_cli.data.files import ArrayFile
+from ndt_cli.data.spike_data import FloatArray, IntArray
+from ndt_cli.errors import DataError
+from ndt_cli.memory import check_memory
+from ndt_cli.settings.tree import MAX_BIN_MS, MIN_BIN_MS, DataSettings
+
+_MAX_VALUE = 1e30  # of behavior and latents, which are squared and summed
+_BLOCK_ENTRIES = 2**22  # 32 MiB as float64: counts are converted block by block
+
+
+# Counts ------------------------------------------------------------------------------------------
+
+
+def read_counts(file: ArrayFile, key: str) -> IntArray:
+    """Read spike counts as spikes_BTN, uint8 if the largest is below 256, else uint16.
+
+    Whole numbers stored as floats are counts too.
+
+    Raises
+    ------
+    DataError
+        If the array does not have three axes, is empty, does not fit into memory, or an entry is
+        not a whole number from 0 to 65535.
+    """
+    shape = spike_shape(file, key)
+    sizes = f"{shape[0]} trials x {shape[1]} bins x {shape[2]} neurons"
+    check_memory(math.prod(shape), f"{file.path}: `{key}`, {sizes},")
+    spikes_BTN: IntArray = np.zeros(shape, dtype=np.uint8)
+    n_block = max(1, _BLOCK_ENTRIES // (shape[1] * shape[2]))
+    start = 0
+    for raw_BTN in file.blocks(key, n_block):
+        _check_block(file, key, raw_BTN, start)
+        if raw_BTN.max() > 255 and spikes_BTN.dtype == np.uint8:
+            spikes_BTN = spikes_BTN.astype(np.uint16)
+        spikes_BTN[start : start + len(raw_BTN)] = raw_BTN.astype(spikes_BTN.dtype)
+        start += len(raw_BTN)
+    return spikes_BTN
+
+
+def spike_shape(file: ArrayFile, key: str) -> tuple[int, int, int]:
+    """Return the shape of an array of counts; refuse other axes, empty ones, and other types."""
+    shape, dtype = file.shape(key), file.dtype(key)
+    expected = "counts, trials x bins x neurons"
+    if dtype.hasobject:
+        raise file.wrong(key, "Python objects or lists", expected)
+    if dtype.kind not in "buif":
+        raise file.wrong(key, f"values of type {dtype}", expected)
+    if len(shape) != 3:
+        hint = f"If this is one trial, bins x neurons, save `{key}[None]`."
+        raise file.wrong(
+            key, f"{len(shape)} axes, {shape}", expected, hint if len(shape) == 2 else None
+        )
+    if 0 in shape:
+        raise file.wrong(key, f"an empty array, {shape}", expected)
+    return shape
+
+
+def check_same_window(file: ArrayFile, train_key: str, valid_key: str) -> None:
+    """Refuse splits that differ in bins or neurons; the hint says so if axes look swapped."""
+    train, valid = spike_shape(file, train_key), spike_shape(file, valid_key)
+    if train[1:] == valid[1:]:
+        return
+    hint = None
+    if train[1:] == valid[:0:-1]:
+        hint = "Bins and neurons look swapped in one of them: the order is trials x bins x neurons."
+    elif train[:2] == valid[:2]:
+        hint = "Trials look like the last axis: the order is trials x bins x neurons."
+    expected = f"{train[1]} x {train[2]} as in `{train_key}`"
+    raise file.wrong(valid_key, f"{valid[1]} bins x {valid[2]} neurons", expected, hint)
+
+
+def _check_block(file: ArrayFile, key: str, raw_BTN: NDArray[Any], first_trial: int) -> None:
+    if raw_BTN.dtype.kind == "b":
+        return
+    if raw_BTN.dtype == np.float16:  # cannot hold the largest count
+        raw_BTN = raw_BTN.astype(np.float32)
+    rules = [("counts from 0 on", raw_BTN < 0, "is negative")]
+    if raw_BTN.dtype.kind == "f":
+        finite = np.isfinite(raw_BTN)
+        with np.errstate(invalid="ignore"):  # rounding a signaling NaN warns
+            fraction = finite & (raw_BTN != np.floor(raw_BTN))
+        rules = [
+            ("finite counts", ~finite, "is not finite"),
+            *rules,
+            ("whole numbers", fraction, "is a fraction"),
+        ]
+    rules.append((f"counts up to {MAX_COUNT}", raw_BTN > MAX_COUNT, "is too large for a bin"))
+    hints = {
+        "is not finite": "If it is padding, save 0 there and the bins of each trial as `lengths`.",
+        "is a fraction": "Rates and smoothed counts are not counts. Save true rates as `rates`, or "
+        "as `train_truth` and `valid_truth` (LFADS).",
+        "is too large for a bin": "Are these spike times, not counts?",
+    }
+    for expected, bad_BTN, what in rules:
+        if bad_BTN.any():
+            found = f"{_first(raw_BTN, bad_BTN, 'neuron', first_trial)}, which {what}"
+            raise file.wrong(key, found, expected, hints.get(what))
+
+
+def _first(values: NDArray[Any], bad: NDArray[np.bool_], channel: str, first_trial: int = 0) -> str:
+    """Return the first bad value and its place, for a message."""
+    b, t, k = (int(i) for i in np.argwhere(bad)[0])
+    return f"{values[b, t, k]:g} at trial {first_trial + b}, bin {t}, {channel} {k}"
+
+
+# Rates, latents and behavior ---------------------------------------------------------------------
+
+
+def read_rates(
+    file: ArrayFile, key: str, shape: tuple[int, ...], inside_BT: NDArray[np.bool_] | None = None
+) -> FloatArray:
+    """Read the finite true rates of counts of this shape; 0 outside ``inside_BT``."""
+    if file.shape(key) != shape:
+        raise file.wrong(key, f"shape {file.shape(key)}", f"the shape of the counts, {shape}")
+    rates_BTN = _read_numbers(file, key)
+    if inside_BT is not None:
+        rates_BTN[~inside_BT] = 0
+    bad_BTN = ~((rates_BTN >= 0) & (rates_BTN < np.inf))
+    if bad_BTN.any():
+        is_negative = rates_BTN[bad_BTN][0] < 0
+        hint = "If these are log-rates, save their exponential." if is_negative else None
+        found = _first(rates_BTN, bad_BTN, "neuron")
+        raise file.wrong(key, found, "finite rates from 0 on", hint)
+    return rates_BTN
+
+
+def check_rates_per_bin(file: ArrayFile, key: str, rates_BTN: FloatArray) -> None:
+    """Refuse true rates, in spikes per bin, above the largest count."""
+    highest = float(rates_BTN.max())
+    if not highest <= MAX_COUNT:
+        raise file.wrong(
+            key,
+            f"a rate of {highest:g} spikes per bin",
+            f"at most {MAX_COUNT}",
+            "If they are in another unit, set `data.conversion_factor`: rates are divided by it.",
+        )
+
+
+def read_series(file: ArrayFile, key: str, n_trials: int, n_bins: int) -> FloatArray:
+    """Read latents or behavior, trials x bins x channels; the last axis may be missing.
+
+    Values may be NaN, since behavior often has gaps, but not infinite or too large to be squared.
+    """
+    shape = file.shape(key)
+    if len(shape) not in (2, 3) or shape[:2] != (n_trials, n_bins):
+        expected = f"{n_trials} trials x {n_bins} bins x channels"
+        raise file.wrong(key, f"shape {shape}", expected)
+    values_BTK = _read_numbers(file, key).reshape(n_trials, n_bins, -1)
+    bad_BTK = np.abs(values_BTK) > _MAX_VALUE
+    if bad_BTK.any():
+        found = _first(values_BTK, bad_BTK, "channel")
+        raise file.wrong(key, found, f"numbers up to {_MAX_VALUE:g}, or NaN for missing values")
+    return values_BTK
+
+
+def _read_numbers(file: ArrayFile, key: str) -> FloatArray:
+    if file.dtype(key).kind not in "buif":
+        raise file.wrong(key, f"values of type {file.dtype(key)}", "numbers")
+    values = file.read(key)
+    return values.astype(np.float32 if values.dtype == np.float32 else np.float64, copy=False)
+
+
+# Numbers, labels and names -----------------------------------------------------------------------
+
+
+def read_scalar(file: ArrayFile, key: str) -> float:
+    """Read one finite number above 0."""
+    shape, dtype = file.shape(key), file.dtype(key)
+    if math.prod(shape) != 1 or dtype.kind not in "uif":
+        raise file.wrong(key, f"shape {shape} of type {dtype}", "one number")
+    value = float(file.read(key).reshape(()))
+    if not (np.isfinite(value) and value > 0):
+        raise file.wrong(key, f"{value:g}", "a finite number above 0")
+    return value
+
+
+def read_per_trial(file: ArrayFile, key: str, n_trials: int) -> NDArray[Any]:
+    """Read one value per trial, such as a condition or an index."""
+    shape = file.shape(key)
+    if math.prod(shape) != n_trials or max(shape, default=0) != n_trials:
+        raise file.wrong(
+            key,
+            f"shape {shape}",
+            f"{n_trials} values, one per trial",
+            hint="Is the first axis of the counts really trials? The order is trials x bins x "
+            "neurons; MATLAB's HDF5 files show the axes reversed.",
+        )
+    return file.read(key).reshape(n_trials)
+
+
+def read_labels(file: ArrayFile, key: str, n_trials: int) -> IntArray:
+    """Read one label per trial; text and fractions are numbered in sorted order."""
+    values = read_per_trial(file, key, n_trials)
+    numbers = as_whole(values)
+    if numbers is not None:
+        return numbers
+    if values.dtype.kind not in "fSUO":
+        raise file.wrong(key, f"values of type {values.dtype}", "numbers or text")
+    _, labels = np.unique(as_words(values), return_inverse=True)
+    return labels.astype(np.int64)
+
+
+def read_words(file: ArrayFile, key: str, n_trials: int) -> list[str]:
+    """Read one word per trial, however the file stores text."""
+    return as_words(read_per_trial(file, key, n_trials))
+
+
+def read_names(file: ArrayFile, key: str, n_names: int) -> list[str]:
+    """Read one name for each channel of another array."""
+    n_found, dtype = math.prod(file.shape(key)), file.dtype(key)
+    if n_found != n_names or dtype.kind not in "USO":
+        found = f"{n_found} values of type {dtype}"
+        raise file.wrong(key, found, f"{n_names} names, one for each channel")
+    return as_words(file.read(key))
+
+
+def as_whole(values: NDArray[Any]) -> IntArray | None:
+    """Return whole numbers as int64; None if one is a fraction or has more than 53 bits."""
+    if values.dtype.kind == "b":
+        return values.astype(np.int64)
+    if values.dtype.kind not in "iuf" or not (np.abs(values.astype(np.float64)) < 2**53).all():
+        return None
+    return values.astype(np.int64) if (values % 1 == 0).all() else None
+
+
+def as_words(values: NDArray[Any]) -> list[str]:
+    """Return text however a file stores it; bytes that are not UTF-8 are escaped."""
+    return [
+        v.decode(errors="backslashreplace") if isinstance(v, bytes) else str(v)
+        for v in values.reshape(-1).tolist()
+    ]
+
+
+# Bin width and scale of the true rates -----------------------------------------------------------
+
+
+_LONG_BIN_MS = 1000.0
+_USUAL_BINS_MS = (1.0, 2.0, 4.0, 5.0, 10.0, 20.0, 25.0, 40.0, 50.0, 100.0)
+_TOLERANCE = 0.1  # usual widths differ by at least 20 %
+
+
+def stored_bin_ms(
+    file: ArrayFile, key: str, settings: DataSettings, *, ms_per_unit: float = 1.0
+) -> tuple[float | None, list[str]]:
+    """Return the bin width in ms, of the file or else the settings, and notes if it looks wrong.
+
+    The file's number is in units of ``ms_per_unit`` milliseconds. None if neither has a width.
+    """
+    asked = settings.file_bin_ms
+    if key not in file:
+        return asked, []
+    stored = read_scalar(file, key)
+    bin_ms = round(stored * ms_per_unit, 9)
+    if not MIN_BIN_MS <= bin_ms <= MAX_BIN_MS:
+        unit = "milliseconds" if ms_per_unit == 1 else "seconds"
+        limits = f"{MIN_BIN_MS / ms_per_unit:g} to {MAX_BIN_MS / ms_per_unit:g}"
+        raise file.wrong(key, f"{stored:g}", f"a bin width in {unit}, from {limits}")
+    notes = []
+    if bin_ms >= _LONG_BIN_MS:
+        notes.append(f"`{key}` gives bins of {bin_ms / 1000:g} seconds: is its unit right?")
+    if asked is not None and asked != bin_ms:
+        notes.append(
+            f"`{key}` gives bins of {bin_ms:g} ms; `data.file_bin_ms`, {asked:g}, is not used."
+        )
+    return bin_ms, notes
+
+
+def no_bin_ms(file: ArrayFile, key: str) -> DataError:
+    """Return the error for a file of unknown bin width."""
+    return DataError(
+        f"{file.path}: `{key}`: found no bin width in the file; expected one there or in the "
+        "settings",
+        hint="Set `data.file_bin_ms=WIDTH`, in milliseconds.",
+    )
+
+
+def find_rate_scale(
+    file: ArrayFile,
+    settings: DataSettings,
+    bin_ms: float | None,
+    mean_truth: float,
+    mean_count: float,
+) -> tuple[float, float, list[str]]:
+    """Find the divisor that turns the true rates of an LFADS file into spikes per bin.
+
+    It is the setting ``data.conversion_factor``, or else the file's ``conversion_factor``.
+    Without either, the mean true rate over the mean count (of all trials, bins and neurons)
+    decides: near 1 the rates are in spikes per bin; near the number of bins per second, in Hz.
+
+    Returns the factor, the bin width in ms (if it was unknown, the one at which the rates are in
+    Hz), and notes of what was assumed.
+    """
+    ratio = mean_truth / mean_count if mean_count > 0 else float("nan")
+    scale = f"the mean true rate is {ratio:.4g} times the mean count"
+    notes = []
+    if bin_ms is None:
+        bin_ms = next((w for w in _USUAL_BINS_MS if _near(ratio, 1000 / w)), None)
+        if bin_ms is None:
+            raise no_bin_ms(file, "dt")
+        notes.append(
+            f"No `dt` in the file: bins of {bin_ms:g} ms assumed, because {scale}, as for rates in "
+            "Hz. Set `data.file_bin_ms` if that is wrong."
+        )
+    key, hz = "conversion_factor", 1000 / bin_ms
+    if settings.conversion_factor is not None:
+        factor = settings.conversion_factor
+        notes.append(f"True rates were divided by `data.conversion_factor`, {factor:.6g}.")
+    elif key in file:
+        factor = read_scalar(file, key)
+        notes.append(f"True rates were divided by {factor:.6g}, the file's `{key}`.")
+    elif _near(ratio, 1.0) or _near(ratio, hz):
+        factor, unit = (1.0, "spikes per bin") if _near(ratio, 1.0) else (hz, "Hz")
+        notes.append(
+            f"No `{key}` in the file: true rates taken as {unit} and divided by {factor:g}, "
+            f"because {scale}. Set `data.conversion_factor` if that is wrong."
+        )
+    else:
+        raise DataError(
+            f"{file.path}: `{key}`: found no such key, and {scale}; expected 1 (spikes per bin) or "
+            f"{hz:g} (Hz)",
+            hint="Set `data.conversion_factor=NUMBER`: rates divided by it are spikes per bin.",
+        )
+    if mean_count > 0 and not _near(ratio, factor):
+        notes.append(f"That factor looks wrong: {scale}, so {ratio:.4g} would fit.")
+    return factor, bin_ms, notes
+
+
+def _near(value: float, target: float) -> bool:
+    return abs(value / target - 1) < _TOLERANCE
