@@ -75,9 +75,9 @@ if TYPE_CHECKING:
     from ndt_cli.rates_file import write_rates as write_rates
     from ndt_cli.report.page.write_report import write_report as write_report
     from ndt_cli.search.choose import choose_members as choose_members
-    from ndt_cli.search.find_space import find_space as find_space
-    from ndt_cli.search.sweep import resume_sweep as resume_sweep
-    from ndt_cli.search.sweep import sweep as sweep
+    from ndt_cli.search.loop import resume_sweep as resume_sweep
+    from ndt_cli.search.loop import sweep as sweep
+    from ndt_cli.search.space import find_space as find_space
     from ndt_cli.settings.load import load_settings as load_settings
 
 

@@ -78,7 +78,7 @@ def _print(folder: Path, n_members: int, choice: "EnsembleChoice | None", as_jso
         print_json({"ensemble": str(folder), "n_members": n_members, "validation_curve": curve})
         return
     if choice is not None and curve:
-        from ndt_cli.search.scoring import MEASURES
+        from ndt_cli.engine.measures import MEASURES
 
         label = MEASURES[choice.choose_by].label
         table = Table("best", "member\nadded", f"validation\n{label}", box=None, pad_edge=False)

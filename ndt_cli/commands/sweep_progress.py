@@ -12,8 +12,8 @@ from typing_extensions import Self
 from ndt_cli.commands.console import log
 from ndt_cli.commands.progress import SECONDS_BETWEEN_LINES, TrainingProgress
 from ndt_cli.engine.events import Event, Started
+from ndt_cli.engine.measures import MEASURES
 from ndt_cli.search.results import MemberResult, SweepResults
-from ndt_cli.search.scoring import MEASURES
 
 if TYPE_CHECKING:
     from ndt_cli.search.pbt import Move

@@ -95,7 +95,7 @@ def sweep_tables(results: "SweepResults", console: Console) -> list[Table]:
 
 
 def _label(measure: str) -> str:
-    from ndt_cli.search.scoring import MEASURES
+    from ndt_cli.engine.measures import MEASURES
 
     return MEASURES[measure].label
 
@@ -108,7 +108,7 @@ def _fits(results: "SweepResults", columns: dict[str, list[str]], console: Conso
 
 def _measures(results: "SweepResults") -> list[str]:
     """Return the measures that some member has, the one that ranks first."""
-    from ndt_cli.search.scoring import MEASURES
+    from ndt_cli.engine.measures import MEASURES
 
     known = [name for name in MEASURES if any(name in m.scores for m in results.members)]
     return list(dict.fromkeys([results.choose_by, *known]))

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
+from ndt_cli.engine.measures import MEASURES
 from ndt_cli.engine.run_folder import BEST, RunFolder
 from ndt_cli.errors import RunError, SettingsError, nearest, typed
 from ndt_cli.report.curves import finite_series
@@ -18,7 +19,6 @@ from ndt_cli.report.run_contents import Drawn, count
 from ndt_cli.report.style import MODEL, MUTED, SMOOTHED, new_figure, styled
 from ndt_cli.search.folder import SweepFolder
 from ndt_cli.search.results import MemberResult, SweepResults
-from ndt_cli.search.scoring import MEASURES, lower_is_better
 from ndt_cli.search.space import Draw, Integer, LogUniform, OneOf
 
 
@@ -36,7 +36,7 @@ class Limits(NamedTuple):
 
 def limits_of(values: Sequence[float], choose_by: str) -> Limits:
     """Return limits from the best value to four times as far as the median is from it."""
-    sign = 1.0 if lower_is_better(choose_by) else -1.0
+    sign = 1.0 if MEASURES[choose_by].lower_is_better else -1.0
     # Distance from the best: members that learned nothing would flatten the others.
     finite = sign * np.array([value for value in values if math.isfinite(value)])
     best, median, worst = np.quantile(finite, [0.0, 0.5, 1.0])

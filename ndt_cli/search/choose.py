@@ -8,30 +8,20 @@ import numpy as np
 from ndt_cli.data.loading import load_recording
 from ndt_cli.data.spike_data import Recording
 from ndt_cli.engine.inference import hiding_folds, load_trained
+from ndt_cli.engine.measures import MEASURES
 from ndt_cli.errors import RunError, SettingsError, called
 from ndt_cli.search.folder import SweepFolder
 from ndt_cli.search.results import MemberResult
-from ndt_cli.search.scoring import lower_is_better, scores_of_rates
+from ndt_cli.search.scoring import scores_of_rates
 from ndt_cli.settings.tree import Settings
 
 
 @dataclass(frozen=True)
 class EnsembleChoice:
-    """Members of a sweep whose rates are averaged.
+    """The best ``n_members`` of a sweep's ranked members.
 
-    Attributes
-    ----------
-    ranked : list of Path
-        Run folders of all ranked members, best first.
-    n_members : int
-        How many of them are averaged.
-    settings : Settings
-        Those that the sweep's members share.
-    choose_by : str
-        The measure, as ``train.choose_by``.
-    curve : list of float
-        Validation score of the mean rates of the best 1, 2, ... members; empty when the number
-        was given.
+    ``curve`` is the validation score of the mean rates of the best 1, 2, ... members; it is empty
+    if the number was given.
     """
 
     ranked: list[Path]
@@ -96,7 +86,7 @@ def choose_members(
     if n_members is None:
         recording = recording or load_recording(folder.settings.data)
         curve = _validation_curve(ranked, folder.settings, recording)
-        best = np.argmin if lower_is_better(results.choose_by) else np.argmax
+        best = np.argmin if MEASURES[results.choose_by].lower_is_better else np.argmax
         n_members = int(best(curve)) + 1
     runs = [member.folder for member in ranked]
     return EnsembleChoice(runs, n_members, folder.settings, results.choose_by, curve)

@@ -28,7 +28,6 @@ from unittest.mock import patch
 import torch
 from filelock import FileLock
 
-from ndt_cli import errors
 from ndt_cli.data.spike_data import Recording
 from ndt_cli.engine.checkpoint import Progress
 from ndt_cli.engine.device import MAX_THREADS, choose_compute, cpu_threads, free_gpu_bytes
@@ -50,18 +49,10 @@ StopRequest = Callable[[], bool]
 
 @dataclass(frozen=True)
 class Member:
-    """One model of a sweep, to be trained.
+    """One model of a sweep, to be trained or resumed in its run folder.
 
-    Parameters
-    ----------
-    index : int
-        Its number, from 0; below 0 for the run with the default settings.
-    settings : Settings
-        All of its settings, the drawn ones included.
-    folder : Path
-        Its run folder. If it has a last checkpoint, training resumes from there.
-    until_epoch : int, optional
-        Train up to this epoch now, and be interrupted then.
+    The number of the run with the default settings is below 0. With ``until_epoch``, training is
+    interrupted after that epoch.
     """
 
     index: int
@@ -89,7 +80,7 @@ class Member:
 class Outcome:
     """How the training of a member ended.
 
-    Parameters
+    Attributes
     ----------
     index : int
         Number of the member.
@@ -100,16 +91,14 @@ class Outcome:
         ``"refused"``: an error that another try would meet again.
     best : dict of str to (float, int)
         By checkpoint name: best value during training, and the number of epochs at that time.
-    epochs : int
-        Complete epochs.
-    seconds : float
-        Training time, over all resumptions.
+    epochs, seconds : int, float
+        Complete epochs and training time, over all resumptions.
     message : str
         Why it diverged, was stopped or died.
     notes : tuple of str
         Warnings of the training.
-    error : tuple of (str, str, str or None), optional
-        Class, message and hint of the error, if refused.
+    error : NdtError, optional
+        Why it was refused.
     """
 
     index: int
@@ -119,31 +108,12 @@ class Outcome:
     seconds: float
     message: str = ""
     notes: tuple[str, ...] = ()
-    error: tuple[str, str, str | None] | None = None
-
-    def raise_error(self) -> None:
-        """Raise the error of a member that was refused."""
-        if self.error is not None:
-            kind, message, hint = self.error
-            raised: Any = getattr(errors, kind, NdtError)
-            if raised is errors.ExistingFileError:
-                raised = RunError
-            raise raised(message, hint)
+    error: NdtError | None = None
 
 
 @dataclass(frozen=True)
 class Job:
-    """What all members of a sweep have in common.
-
-    Parameters
-    ----------
-    recording : Recording
-        The data.
-    settings : Settings
-        Those of the sweep, by which all members are measured.
-    rungs : tuple of int
-        Epochs at which members are compared; none without pruning.
-    """
+    """What the members of a sweep share: data, settings to measure by, epochs to compare at."""
 
     recording: Recording
     settings: Settings
@@ -151,19 +121,13 @@ class Job:
 
 
 class Executor(Protocol):
-    """Trains members somewhere; opened once for a sweep.
-
-    Attributes
-    ----------
-    n_slots : int
-        Members that can train at the same time.
-    """
+    """Trains up to ``n_slots`` members at the same time, somewhere."""
 
     @property
     def n_slots(self) -> int: ...
 
     def open(self, job: Job, watch: Watcher) -> None:
-        """Get ready; ``watch`` is told of training in this process."""
+        """Get ready for a sweep; ``watch`` is told of training in this process."""
 
     def submit(self, member: Member) -> None:
         """Start training a member."""
@@ -171,11 +135,11 @@ class Executor(Protocol):
     def wait(self, look: StopRequest) -> list[Outcome]:
         """Return the members that have ended, after a moment at most.
 
-        One that trains in this process calls ``look`` after every step; true asks to stop.
+        A member in this process calls ``look`` after every step; true asks it to stop.
         """
 
     def close(self) -> None:
-        """Stop what is still running, and free everything."""
+        """Stop what is still running."""
 
 
 # ------------------------------------------------------------------------------------------------
@@ -186,13 +150,7 @@ class Executor(Protocol):
 def train_member(
     member: Member, job: Job, watch: Watcher = ignore, should_stop: StopRequest = lambda: False
 ) -> Outcome:
-    """Train or resume a member, and return how that ended.
-
-    Raises
-    ------
-    NdtError
-        If it cannot train for a reason other than divergence.
-    """
+    """Train or resume a member; an error other than divergence is raised."""
     rungs = _Rungs(member, job)
 
     def tell(event: Event) -> None:
@@ -242,23 +200,13 @@ def work(member: Member, job: Job, n_threads: int) -> Outcome:
                 )
             outcome = train_member(member, job, should_stop=_asked_to_stop(member))
         except NdtError as error:
-            outcome = replace(
-                outcome_so_far(member, "died"),
-                status="refused",
-                error=(type(error).__name__, error.message, error.hint),
-            )
+            outcome = replace(outcome_so_far(member, "died"), status="refused", error=error)
     notes = tuple(str(w.message) for w in caught if issubclass(w.category, RunWarning))
     return replace(outcome, notes=notes)
 
 
 def read_rungs(run: Path) -> dict[int, float]:
-    """Return the scores of a member by epoch; NaN where it had none yet.
-
-    Raises
-    ------
-    RunError
-        If ``rungs.json`` is damaged.
-    """
+    """Return the scores of a member by epoch, NaN where it had none yet."""
     if not (run / "rungs.json").is_file():
         return {}
     content = RunFolder(run).read_json("rungs.json")
@@ -358,11 +306,6 @@ class Processes:
     ----------
     jobs : int
         Processes. 0: one for each CPU core or, on GPUs, as many as their memory holds.
-
-    Raises
-    ------
-    SettingsError
-        If it is below 0.
     """
 
     def __init__(self, jobs: int) -> None:

@@ -93,13 +93,7 @@ class SweepPlan(BaseModel):
 
     @classmethod
     def of(cls, **values: Any) -> "SweepPlan":
-        """Return a checked plan.
-
-        Raises
-        ------
-        SettingsError
-            If a value is not possible, alone or together with the others.
-        """
+        """Return a plan; a SettingsError says which values are not possible."""
         try:
             plan = cls(**values)
         except ValidationError as error:
@@ -126,19 +120,7 @@ class SweepPlan(BaseModel):
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """A sweep on disk.
-
-    Parameters
-    ----------
-    path : Path
-        Its folder.
-    settings : Settings
-        What all members share.
-    space : Space
-        What is drawn.
-    plan : SweepPlan
-        How many members, chosen how.
-    """
+    """A sweep on disk: its folder, the settings that all members share, and what is drawn."""
 
     path: Path
     settings: Settings
@@ -157,15 +139,7 @@ class SweepFolder:
 
     @classmethod
     def open(cls, path: Path) -> "SweepFolder":
-        """Open the folder of an earlier sweep.
-
-        Raises
-        ------
-        RunError
-            If it is not the folder of a sweep, or is damaged.
-        SettingsError
-            If one of its TOML files is malformed.
-        """
+        """Open the folder of an earlier sweep; a RunError says what is wrong with it."""
         if not cls.is_at(path):
             what = f"no {_PLAN} in it" if path.is_dir() else "no such folder"
             raise RunError(f"{path} is not a sweep: {what}", "Sweeps are in runs/ by default.")
@@ -183,13 +157,7 @@ class SweepFolder:
         return cls(path, load_settings(path / "base.toml"), space, plan)
 
     def create(self) -> None:
-        """Make the folder.
-
-        Raises
-        ------
-        RunError
-            If something is already there, or the folder cannot be made.
-        """
+        """Make the folder, which must not exist."""
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise RunError(
                 f"{self.path} already exists, and sweeps are never overwritten",
@@ -219,35 +187,17 @@ class SweepFolder:
         return self.path / "members" / f"{index:03d}"
 
     def member(self, index: int, drawn: dict[str, Value] | None = None) -> Member:
-        """Return a member, with what was drawn for it or, if given, what is.
-
-        Raises
-        ------
-        SettingsError
-            If the drawn values are not possible together with the settings.
-        """
+        """Return a member, with what was drawn for it or, if given, these values."""
         drawn = self.drawn(index) if drawn is None else drawn
         settings = self.space.settings_with(self.settings, drawn, index)
         return Member(index, settings, self.member_folder(index))
 
     def members(self) -> list[Member]:
-        """Return all members; of a sampler's, those that are chosen.
-
-        Raises
-        ------
-        SettingsError
-            If the drawn values of a member are not possible together with the settings.
-        """
+        """Return all members whose settings are known."""
         return [self.member(i) for i in range(self.n_members) if self.drawn(i)]
 
     def check_draws(self) -> None:
-        """Check, before any member trains, that the settings of all of them are possible.
-
-        Raises
-        ------
-        SettingsError
-            If the drawn values of a member are not possible together with the settings.
-        """
+        """Check, before any member trains, that the settings of all of them are possible."""
         for index in range(0, self.n_members, self.plan.seeds):
             drawn = self.space.draw(self.plan.seed, index // self.plan.seeds)
             if self.plan.sampler == "random":
@@ -267,13 +217,7 @@ class SweepFolder:
         return self.space.draw(self.plan.seed, index // self.plan.seeds)
 
     def results(self) -> SweepResults:
-        """Return what is known of each member.
-
-        Raises
-        ------
-        RunError
-            If ``results.json`` cannot be read.
-        """
+        """Return what is known of each member; a damaged ``results.json`` is a RunError."""
         file = self.path / "results.json"
         known: dict[int, MemberResult] = {}
         references: dict[str, Scores] = {}

@@ -87,15 +87,7 @@ _LOGGERS: dict[str, Callable[[str], MemberLogger]] = {
 
 
 def find_logger(name: str, sweep: str) -> MemberLogger:
-    """Return the logger of a name, for a sweep of a name.
-
-    Raises
-    ------
-    SettingsError
-        If there is no such logger.
-    MissingExtraError
-        If its package is not installed.
-    """
+    """Return a logger by name; a MissingExtraError says which package it lacks."""
     if name not in _LOGGERS:
         close = nearest(name, _LOGGERS)
         hint = f"did you mean {close}?" if close else f"expected {' or '.join(_LOGGERS)}"

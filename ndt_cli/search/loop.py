@@ -46,17 +46,22 @@ EpochWatcher = Callable[[Mapping[int, int]], None]
 
 
 class Strategy(Protocol):
-    """Decides what trains next; see `study.OptunaStrategy` and `pbt.PopulationStrategy`."""
+    """Decides what trains next, and with what settings."""
 
-    def ask(self) -> Member | None: ...
+    def ask(self) -> Member | None:
+        """Return the next member to train; None if there is none now."""
 
-    def retry(self, member: Member) -> None: ...
+    def retry(self, member: Member) -> None:
+        """Hand a member out once more, whose worker died."""
 
-    def tell_end(self, member: Member, outcome: Outcome) -> bool: ...
+    def tell_end(self, member: Member, outcome: Outcome) -> bool:
+        """Take note that training has ended; return whether the member has."""
 
-    def tell(self, member: MemberResult, results: SweepResults) -> None: ...
+    def tell(self, member: MemberResult, results: SweepResults) -> None:
+        """Learn the scores of a member that has ended."""
 
-    def to_stop(self, member: Member) -> str | None: ...
+    def to_stop(self, member: Member) -> str | None:
+        """Say why a running member should be stopped; None if it should not."""
 
 
 @dataclass(frozen=True)
@@ -294,7 +299,8 @@ class _Loop:
         self._lines: dict[int, _NewLines] = {}
         self._why_stopped: dict[int, str] = {}
         self._deaths: dict[int, int] = {}
-        self._problems: list[NdtError] = []
+        self._problem: NdtError | None = None
+        self._refusal: NdtError | None = None
         self._stopping = self._out_of_time = self._wants_default = False
         self._next_read = 0.0
 
@@ -311,8 +317,9 @@ class _Loop:
             finally:
                 self._executor.close()
             self._folder.write_results(self._results)
-        if self._problems:
-            raise self._problems[0]
+        problem = self._refusal or self._problem
+        if problem is not None:
+            raise problem
         results = self._folder.results()
         left = bool(results.to_do)
         return SweepRun(results, left and not self._out_of_time, left and self._out_of_time)
@@ -372,13 +379,11 @@ class _Loop:
                 member.stop_file.touch()
         if not self._stopping:
             self._out_of_time = time.monotonic() >= self._deadline
-            self._stopping = self._out_of_time or self._should_stop() or self._has_refusal
+            self._stopping = self._out_of_time or self._should_stop() or self._refusal is not None
             if self._stopping:
                 for member in self._running.values():
                     member.stop_file.touch()
         return self._stopping
-
-    _has_refusal = False
 
     def _take(self, outcome: Outcome) -> None:
         """Note how a member's training ended, and rank it if the member has."""
@@ -388,11 +393,7 @@ class _Loop:
         for note in outcome.notes:
             warnings.warn(note, RunWarning, stacklevel=2)
         if outcome.status == "refused":
-            self._has_refusal = True
-            try:
-                outcome.raise_error()
-            except NdtError as error:
-                self._problems.insert(0, error)
+            self._refusal = outcome.error
         elif outcome.status == "died":
             self._lost(member, outcome.message)
         elif outcome.status == "interrupted" and outcome.index in self._why_stopped:
@@ -445,12 +446,10 @@ class _Loop:
         who = f"member {member.index}" if member.index >= 0 else "the default run"
         deaths = self._deaths[member.index] = self._deaths.get(member.index, 0) + 1
         if deaths > _MAX_DEATHS:
-            self._problems.append(
-                RunError(
-                    f"{who}: its worker died {deaths} times, the last time because: {why}",
-                    "Everything up to the last checkpoint is kept; try again: "
-                    f"{called('resume_sweep', self._folder.path)}",
-                )
+            self._problem = RunError(
+                f"{who}: its worker died {deaths} times, the last time because: {why}",
+                "Everything up to the last checkpoint is kept; try again: "
+                f"{called('resume_sweep', self._folder.path)}",
             )
             return
         epochs = outcome_so_far(member, "died").epochs

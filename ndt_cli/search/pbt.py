@@ -24,13 +24,14 @@ from pydantic import TypeAdapter
 from ndt_cli.atomic import write_text_atomic
 from ndt_cli.data.spike_data import Recording
 from ndt_cli.engine.checkpoint import Checkpoint
+from ndt_cli.engine.measures import MEASURES
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.errors import RunError, SettingsError
 from ndt_cli.jsonable import json_text
 from ndt_cli.search.executors import Member, Outcome, outcome_so_far
 from ndt_cli.search.folder import SweepFolder, SweepPlan
 from ndt_cli.search.results import MemberResult, SweepResults
-from ndt_cli.search.scoring import lower_is_better, run_scores
+from ndt_cli.search.scoring import run_scores
 from ndt_cli.search.space import Draw, Integer, OneOf, Space, Value
 from ndt_cli.settings.tree import Settings
 
@@ -43,17 +44,7 @@ _FACTORS = (0.8, 1.25)
 
 @dataclass(frozen=True)
 class Move:
-    """A member that was replaced by a copy of another.
-
-    Parameters
-    ----------
-    epoch : int
-        Complete epochs.
-    member, source : int
-        Which was replaced, by a copy of which.
-    drawn : dict of str to value
-        The settings that it continues with, by dotted name.
-    """
+    """After ``epoch``, ``member`` was replaced by a copy of ``source`` with other settings."""
 
     epoch: int
     member: int
@@ -67,17 +58,7 @@ MovesWatcher = Callable[[int, Sequence[Move]], None]
 
 @dataclass(frozen=True)
 class Lineage:
-    """Which member was copied from which: ``pbt.json`` of a sweep.
-
-    Parameters
-    ----------
-    interval_epochs : int
-        Epochs between two rankings.
-    last_epoch : int
-        Complete epochs at the last ranking; 0 before the first.
-    moves : tuple of Move
-        In order.
-    """
+    """Which member was copied from which, up to the last ranking: ``pbt.json`` of a sweep."""
 
     interval_epochs: int
     last_epoch: int = 0
@@ -85,13 +66,7 @@ class Lineage:
 
     @classmethod
     def read(cls, sweep: Path) -> "Lineage | None":
-        """Read ``pbt.json``; None if the sweep is not population-based.
-
-        Raises
-        ------
-        RunError
-            If it is damaged.
-        """
+        """Read ``pbt.json``; None if the sweep is not population-based."""
         file = sweep / "pbt.json"
         if not file.is_file():
             return None
@@ -108,14 +83,7 @@ class Lineage:
 
 
 def check_population(plan: SweepPlan, settings: Settings) -> None:
-    """Refuse a sweep in which no member would ever be copied.
-
-    Raises
-    ------
-    SettingsError
-        If a quarter of the members is less than one, the first ranking comes after the last
-        epoch, or members are ranked more often than they validate.
-    """
+    """Refuse a sweep in which no member would ever be copied."""
     interval, train = plan.pbt_interval or 1, settings.train
     fewest = math.ceil(1 / _SHARE)
     if plan.members < fewest:
@@ -138,19 +106,7 @@ def check_population(plan: SweepPlan, settings: Settings) -> None:
 
 
 class PopulationStrategy:
-    """Trains all members from one ranking to the next, as `study.OptunaStrategy` each to its end.
-
-    Parameters
-    ----------
-    folder : SweepFolder
-        The sweep, whose folder this process holds.
-    pending : sequence of int
-        Members that have not ended.
-    recording : Recording
-        The data.
-    tell_moves : callable, optional
-        Told of each ranking.
-    """
+    """A strategy of `loop.Strategy`: trains all members from one ranking to the next."""
 
     def __init__(
         self,
@@ -172,7 +128,6 @@ class PopulationStrategy:
             self._next_generation()
 
     def ask(self) -> Member | None:
-        """Return the next member to train; None while the others of its generation train."""
         if not self._waiting and not self._running and self._until is not None:
             moves = _moves(self._folder, self._until, self._recording)
             self._lineage = replace(
@@ -189,20 +144,17 @@ class PopulationStrategy:
         return member
 
     def retry(self, member: Member) -> None:
-        """Hand a member out once more."""
         self._running.discard(member.index)
         self._waiting.insert(0, member)
 
     def tell_end(self, member: Member, outcome: Outcome) -> bool:
-        """Take note that a member has reached the ranking; return whether it has ended."""
         self._running.discard(member.index)
         return member.until_epoch is None
 
     def tell(self, member: MemberResult, results: SweepResults) -> None:
-        """Learn nothing from a member that has ended."""
+        pass
 
     def to_stop(self, member: Member) -> str | None:
-        """Stop no member."""
         return None
 
     def _next_generation(self) -> None:
@@ -227,7 +179,7 @@ class PopulationStrategy:
 def _moves(folder: SweepFolder, epoch: int, recording: Recording) -> list[Move]:
     """Rank the members and choose which is replaced by which, with what settings."""
     choose_by = folder.settings.train.choose_by
-    sign = 1 if lower_is_better(choose_by) else -1
+    sign = 1 if MEASURES[choose_by].lower_is_better else -1
     scores = []
     for member in folder.members():
         score = np.nan

@@ -29,13 +29,7 @@ _SECONDS_BETWEEN_LOOKS = 0.3
 
 
 def require_ray() -> None:
-    """Check that Ray is installed.
-
-    Raises
-    ------
-    MissingExtraError
-        If it is not.
-    """
+    """Raise a MissingExtraError if Ray is not installed."""
     if find_spec("ray") is None:
         raise MissingExtraError(
             "A sweep on Ray needs the package ray, which is not installed.",
@@ -57,13 +51,6 @@ class RayTasks:
     gpus_per_worker : float, optional
         GPUs of a member; below 1, several members share one. Default: 1 if the cluster has GPUs
         and ``train.device`` allows them, otherwise 0.
-
-    Raises
-    ------
-    MissingExtraError
-        If Ray is not installed.
-    SettingsError
-        If the number of GPUs is above 1 and not whole.
     """
 
     def __init__(
@@ -92,17 +79,7 @@ class RayTasks:
         return len(_machines())
 
     def open(self, job: Job, watch: Watcher) -> None:
-        """Connect to the cluster, or start one; see `Executor.open`.
-
-        Raises
-        ------
-        SettingsError
-            If the address cannot be used, or threads and CPUs do not agree.
-        RunError
-            If the cluster cannot be reached.
-        DeviceError
-            If no machine of the cluster has what a member needs.
-        """
+        """Connect to the cluster, or start one, and check that a member fits on some machine."""
         import ray
 
         self.cpus = _cpus_per_worker(self._cpus, job.settings)

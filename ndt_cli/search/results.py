@@ -10,8 +10,9 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from ndt_cli.engine.measures import MEASURES
 from ndt_cli.jsonable import jsonable
-from ndt_cli.search.scoring import Scores, lower_is_better
+from ndt_cli.search.scoring import Scores
 from ndt_cli.search.space import Value
 
 # "unfinished": training has begun and can resume; "waiting": not begun.
@@ -73,13 +74,7 @@ class MemberResult:
 
     @classmethod
     def from_json(cls, sweep: Path, row: dict[str, Any]) -> "MemberResult":
-        """Return what `to_json` made.
-
-        Raises
-        ------
-        ValueError, KeyError, TypeError, AttributeError
-            If it is not such a row, or its folder is not in the sweep.
-        """
+        """Return what `to_json` made; anything else is a ValueError, LookupError or TypeError."""
         values = {**row, "index": row["member"], "folder": str(sweep / row["folder"]), "scores": {}}
         del values["member"]
         values.pop("rank", None)
@@ -98,13 +93,7 @@ _ROW = TypeAdapter(MemberResult)
 
 
 def scores_from_json(scores: dict[str, float | None]) -> Scores:
-    """Return scores with NaN for null.
-
-    Raises
-    ------
-    TypeError, AttributeError
-        If they are not scores.
-    """
+    """Return scores with NaN for null; anything else is a TypeError or AttributeError."""
     for name, score in scores.items():
         if score is not None and type(score) not in (int, float):
             raise TypeError(f"the score {name} is {score!r}")
@@ -199,7 +188,7 @@ class SweepResults:
 
     @property
     def _sign(self) -> int:
-        return 1 if lower_is_better(self.choose_by) else -1
+        return 1 if MEASURES[self.choose_by].lower_is_better else -1
 
     def score(self, member: MemberResult) -> float:
         """Return the score that a member is ranked by; NaN if it has none."""
@@ -220,7 +209,7 @@ class SweepResults:
         content = {
             "sweep": str(self.path),
             "choose_by": self.choose_by,
-            "lower_is_better": lower_is_better(self.choose_by),
+            "lower_is_better": MEASURES[self.choose_by].lower_is_better,
             "references": self.references,
             "members": [
                 {"rank": number if number <= n_ranked else None, **member.to_json()}

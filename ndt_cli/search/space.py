@@ -26,6 +26,7 @@ from ndt_cli.settings.load import ConfigSource, parse_config, read_toml_text
 from ndt_cli.settings.tree import Settings
 
 Value = int | float | str | bool
+_VALUES = (int, float, str, bool)
 
 _HINT = f"Spaces to start from: {called('find_space')}. All settings: {called('settings_help')}"
 
@@ -106,10 +107,8 @@ def extremes(draw: Draw) -> tuple[Value, ...]:
 def _read_draw(kind: str, given: Any) -> Draw:
     """Return the draw of ``{ kind = given }``; a ValueError completes "<setting>: ..."."""
     if kind == "choice":
-        if not isinstance(given, list) or not given:
-            raise ValueError(f"choice takes a list of values, not {given}")
-        if not all(isinstance(value, Value) for value in given):
-            raise ValueError(f"choice takes numbers, text, true and false; found {given}")
+        if not isinstance(given, list) or not given or any(type(v) not in _VALUES for v in given):
+            raise ValueError(f"choice takes a list of values, no lists in it; found {given}")
         return OneOf(tuple(given))
     # bool is an int to Python, but not a number here.
     numbers = (int,) if kind == "integer" else (int, float)
@@ -158,13 +157,7 @@ class Space:
 
     @classmethod
     def from_tables(cls, name: str, tables: dict[str, Any]) -> "Space":
-        """Make a space from a parsed TOML file.
-
-        Raises
-        ------
-        SettingsError
-            If a key is not a setting, or a draw is malformed or leaves the range of the setting:
-            one line for each problem.
+        """Make a space from a parsed TOML file; all problems are in one SettingsError.
 
         Examples
         --------
@@ -219,12 +212,8 @@ class Space:
     def settings_with(self, base: Settings, drawn: Mapping[str, Value], member: int) -> Settings:
         """Return the settings of a member: those of ``base`` with the drawn values.
 
-        ``train.seed`` is that of the base plus the number of the member, unless it is drawn.
-
-        Raises
-        ------
-        SettingsError
-            If the drawn values are not possible together with the other settings.
+        ``train.seed`` is that of the base plus the number of the member, unless it is drawn. A
+        SettingsError says which values are not possible together.
         """
         values = base.model_dump()
         values["train"]["seed"] = base.train.seed + member
@@ -368,11 +357,6 @@ def default_space(preset: str) -> str:
 def find_space(space: str | Path) -> Space:
     """Return a space: from the file if it exists, otherwise the shipped one of that name.
 
-    Parameters
-    ----------
-    space : str or Path
-        A TOML file, or the name of a shipped space.
-
     Raises
     ------
     SettingsError
@@ -403,13 +387,7 @@ def find_space(space: str | Path) -> Space:
 
 
 def read_space(path: Path, name: str) -> Space:
-    """Read the file of a space; ``name`` is what messages call it.
-
-    Raises
-    ------
-    SettingsError
-        If it is not text, not TOML, or not a space.
-    """
+    """Read the file of a space; ``name`` is what messages call it."""
     hint = f"Expected a TOML file or the name of a space ({called('find_space')})."
     text = read_toml_text(path, "a space", hint)
     return Space.from_tables(name, parse_config(ConfigSource(name, "file", text, path)))

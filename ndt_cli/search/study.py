@@ -23,11 +23,11 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from ndt_cli.engine.measures import MEASURES
 from ndt_cli.errors import SettingsError
 from ndt_cli.search.executors import Member, Outcome, read_rungs
 from ndt_cli.search.folder import SweepFolder
 from ndt_cli.search.results import MemberResult, SweepResults
-from ndt_cli.search.scoring import lower_is_better
 from ndt_cli.search.space import Draw, Integer, LogUniform, OneOf, Value, extremes
 
 _FILE = "study.journal"
@@ -45,13 +45,7 @@ _FIRST_RUNG = 1 / _REDUCTION**3
 
 
 def rung_epochs(folder: SweepFolder) -> tuple[int, ...]:
-    """Return the epochs at which members are compared, all of which validate; none if never.
-
-    Raises
-    ------
-    SettingsError
-        If the first is not before the last epoch.
-    """
+    """Return the epochs at which members are compared, all of which validate; none if never."""
     plan, train = folder.plan, folder.settings.train
     if plan.pruner == "none":
         return ()
@@ -75,22 +69,12 @@ def rung_epochs(folder: SweepFolder) -> tuple[int, ...]:
 
 
 class OptunaStrategy:
-    """Chooses settings at random or by earlier results, and stops members that lag behind.
-
-    Parameters
-    ----------
-    folder : SweepFolder
-        The sweep, whose folder this process holds.
-    pending : sequence of int
-        Members that have not ended.
-    results : SweepResults
-        Members that have.
-    """
+    """A strategy of `loop.Strategy`: random or TPE, with or without stopping members early."""
 
     def __init__(self, folder: SweepFolder, pending: Sequence[int], results: SweepResults) -> None:
         self._folder = folder
         self._pending = list(pending)
-        self._lower = lower_is_better(folder.settings.train.choose_by)
+        self._lower = MEASURES[folder.settings.train.choose_by].lower_is_better
         rungs = rung_epochs(folder)
         self._study = _open_study(folder.path / _FILE, _direction(self._lower), self._pruner(rungs))
         self._trials: dict[int, Any] = {}
@@ -106,18 +90,15 @@ class OptunaStrategy:
         self._seen: dict[int, tuple[int, int]] = {}
 
     def ask(self) -> Member | None:
-        """Return the next member to train; None if all are handed out."""
         if not self._pending:
             return None
         index = self._pending.pop(0)
         return self._folder.member(index, self._values(index))
 
     def retry(self, member: Member) -> None:
-        """Hand a member out once more."""
         self._pending.insert(0, member.index)
 
     def tell_end(self, member: Member, outcome: Outcome) -> bool:
-        """Take note that training has ended; return whether the member has."""
         return True
 
     def tell(self, member: MemberResult, results: SweepResults) -> None:
@@ -137,7 +118,6 @@ class OptunaStrategy:
             self._study.tell(trial.number, math.fsum(scores) / n_seeds, skip_if_finished=True)
 
     def to_stop(self, member: Member) -> str | None:
-        """Say why a running member should be stopped; None if it should not."""
         if self._folder.plan.pruner == "none":
             return None
         file = member.folder / "rungs.json"
@@ -246,7 +226,7 @@ def importance(results: SweepResults, draws: dict[str, Draw]) -> dict[str, float
     ranked = results.ranked
     if len(ranked) < 4:
         return {}
-    study = _new_study(_direction(lower_is_better(results.choose_by)))
+    study = _new_study(_direction(MEASURES[results.choose_by].lower_is_better))
     for member in ranked:
         its = {key: _distribution(draws[key]) for key in member.drawn}
         study.add_trial(

@@ -183,7 +183,10 @@ def test_generations_tell_who_goes_on_from_whom_and_show_says_where_it_is_kept(s
     )
     assert made.exit_code == 0, made.output
     (move,) = Lineage.read(out).moves
-    assert f"ranked after 1 epochs: {move.member} is replaced by a copy of {move.source}" in made.stderr
+    assert (
+        f"ranked after 1 epochs: {move.member} is replaced by a copy of {move.source}"
+        in made.stderr
+    )
     shown = ndt("sweep", "show", out).stderr.replace("\n", "")
     assert "ranked every 1 epochs, 1 times a member was replaced by a copy" in shown
     assert str(out / "pbt.json") in shown

@@ -110,9 +110,7 @@ def test_a_sweep_asked_to_stop_saves_all_members_and_resumes_elsewhere(whole, tm
     out = tmp_path / "sweep"
 
     def under_way():
-        return all(
-            len(RunFolder(out / f"members/00{i}").read_metrics()) >= 10 for i in range(2)
-        )
+        return all(len(RunFolder(out / f"members/00{i}").read_metrics()) >= 10 for i in range(2))
 
     assert _sweep(out, executor=Processes(2), should_stop=under_way).interrupted
     assert not list((out / "members").glob("*.stop"))

@@ -5,13 +5,13 @@ import shlex
 from datetime import datetime
 
 from ndt_cli import __version__
+from ndt_cli.engine.measures import MEASURES
 from ndt_cli.errors import RunError
 from ndt_cli.report.page.parts import PageFigure, Row, Step, changed_settings, duration, render
 from ndt_cli.report.run_contents import count
 from ndt_cli.report.sweep_figures import MEASURE_NAMES, SWEEP_FIGURES, draw_sweep
 from ndt_cli.search.folder import SweepFolder
 from ndt_cli.search.results import STATUSES, SweepResults
-from ndt_cli.search.scoring import MEASURES, lower_is_better
 from ndt_cli.search.space import Draw, OneOf, heading, score_text, value_text, written
 from ndt_cli.settings.explain import field_table
 from ndt_cli.settings.load import settings_to_toml
@@ -72,7 +72,7 @@ def _lead(results: SweepResults) -> list[str]:
 def _about(sweep: SweepFolder, results: SweepResults) -> list[Row]:
     words = {status: results.count(status) for status in STATUSES}
     states = ", ".join(f"{n} {status}" for status, n in words.items() if n)
-    better = "lower" if lower_is_better(results.choose_by) else "higher"
+    better = "lower" if MEASURES[results.choose_by].lower_is_better else "higher"
     file = sweep.settings.data.file or f"synthetic set {sweep.settings.data.synthetic}"
     return [
         ("data", str(file)),
