@@ -12,6 +12,7 @@ runs, which also works between machines that share a disk::
 import math
 import multiprocessing
 import os
+import platform
 import shutil
 import signal
 import time
@@ -194,7 +195,7 @@ def work(member: Member, job: Job, n_threads: int) -> Outcome:
         try:
             if not member.folder.parent.is_dir():
                 raise RunError(
-                    f"{member.folder.parent} does not exist on {os.uname().nodename}",
+                    f"{member.folder.parent} does not exist on {platform.node()}",
                     "All machines must see the folder of the sweep under the same path: give an "
                     "`out` that they share.",
                 )

@@ -1,5 +1,6 @@
 """The search: one loop that chooses settings, trains members somewhere, and ranks them."""
 
+import json
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from ndt_cli.engine.device import choose_compute, cpu_threads
 from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.events import Watcher
 from ndt_cli.engine.preflight import check_same_data, check_trainable
-from ndt_cli.engine.run_folder import RunFolder, default_path, hold_run, read_line
+from ndt_cli.engine.run_folder import RunFolder, default_path, hold_run
 from ndt_cli.engine.tensorboard import require_tensorboard
 from ndt_cli.engine.trainer import ignore
 from ndt_cli.errors import DataError, NdtError, RunError, RunWarning, SettingsError, called
@@ -205,9 +206,7 @@ def sweep(
     folder = SweepFolder(path, settings, space, plan)
     folder.check_draws()
     check_trainable(recording, settings)
-    loop = _Loop(folder, recording, executor, watching, time_budget, should_stop)
-    folder.create()
-    return loop.run()
+    return _Loop(folder, recording, executor, watching, time_budget, should_stop).run(new=True)
 
 
 def resume_sweep(
@@ -304,19 +303,21 @@ class _Loop:
         self._stopping = self._out_of_time = self._wants_default = False
         self._next_read = 0.0
 
-    def run(self) -> SweepRun:
-        with hold_run(self._folder.path):
-            try:
-                self._executor.open(self._job, self._watching.training)
+    def run(self, *, new: bool = False) -> SweepRun:
+        try:
+            self._executor.open(self._job, self._watching.training)
+            if new:  # only now: a cluster that cannot be reached leaves no folder
+                self._folder.create()
+            with hold_run(self._folder.path):
                 self._deadline = time.monotonic() + (self._seconds or float("inf"))
                 self._begin()
                 while self._start_members() or self._running:
                     for outcome in self._executor.wait(self._look):
                         self._take(outcome)
                     self._look()
-            finally:
-                self._executor.close()
-            self._folder.write_results(self._results)
+                self._folder.write_results(self._results)
+        finally:
+            self._executor.close()
         problem = self._refusal or self._problem
         if problem is not None:
             raise problem
@@ -491,7 +492,12 @@ class _NewLines:
             return []
         new = new[: new.rfind(b"\n") + 1]
         self._offset += len(new)
-        records = [read_line(line) for line in new.decode("utf-8", "replace").splitlines()]
-        found = [r for r in records if r is not None and r["epoch"] > self.epoch]
-        self.epoch = int(found[-1]["epoch"]) if found else self.epoch
+        found = []
+        for line in new.splitlines():
+            with suppress(ValueError, KeyError, TypeError, AttributeError):
+                values = json.loads(line).items()
+                record = {k: float("nan") if v is None else float(v) for k, v in values}
+                if record["epoch"] > self.epoch:
+                    self.epoch = int(record["epoch"])
+                    found.append(record)
         return found

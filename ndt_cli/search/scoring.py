@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ndt_cli.baselines import constant_rates, mean_rate
+from ndt_cli.baselines import HeldoutRegression, Smoother, constant_rates, mean_rate
 from ndt_cli.data.spike_data import FloatArray, Recording, SpikeData
 from ndt_cli.engine.inference import hiding_folds, load_trained
 from ndt_cli.metrics import bits_per_spike, rate_scores
-from ndt_cli.scores import References
 from ndt_cli.settings.tree import Settings
 
 Scores = dict[str, float]
@@ -45,11 +44,17 @@ def smoothing_scores(recording: Recording, settings: Settings) -> Scores:
     DataError
         If the counts of held-out neurons are not known.
     """
-    data = recording.valid
-    estimate = References.fit(recording.train).estimates(
-        data, lambda trials: hiding_folds(data, settings, trials), None
-    )["smoothed spikes"]
-    return scores_of_rates(data, estimate.seen_BTN[:], estimate.hidden_BTN[:])
+    train, data = recording.train, recording.valid
+    smoother, folds_BTN = Smoother.fit(train), hiding_folds(data, settings)
+    seen_BTN, hidden_BTN = smoother.rates(data), np.zeros(data.spikes_BTN.shape)
+    for fold in range(int(folds_BTN.max()) + 1):
+        in_fold_BTN = np.broadcast_to(folds_BTN == fold, hidden_BTN.shape)
+        np.copyto(hidden_BTN, smoother.rates_hidden(data, in_fold_BTN), where=in_fold_BTN)
+    if data.n_heldout:
+        predicted_BTN = HeldoutRegression.fit(train, smoother).rates(data)
+        for rates_BTN in (seen_BTN, hidden_BTN):
+            rates_BTN[:, :, data.n_neurons - data.n_heldout :] = predicted_BTN
+    return scores_of_rates(data, seen_BTN, hidden_BTN)
 
 
 def scores_of_rates(data: SpikeData, seen_BTN: FloatArray, hidden_BTN: FloatArray) -> Scores:

@@ -206,8 +206,16 @@ class OptunaStrategy:
         drawn: dict[str, Value] = {}
         for key, draw in self._folder.space.draws.items():
             if self._folder.space.applies(key, drawn):
-                drawn[key] = trial._suggest(key, _distribution(draw))
+                drawn[key] = _suggest(trial, key, draw)
         return drawn
+
+
+def _suggest(trial: Any, key: str, draw: Draw) -> Any:
+    if isinstance(draw, OneOf):
+        return trial.suggest_categorical(key, draw.values)
+    if isinstance(draw, Integer):
+        return trial.suggest_int(key, draw.low, draw.high)
+    return trial.suggest_float(key, draw.low, draw.high, log=isinstance(draw, LogUniform))
 
 
 def importance(results: SweepResults, draws: dict[str, Draw]) -> dict[str, float]:
