@@ -15,8 +15,7 @@ import numpy as np
 from ndt_cli import write_report
 from ndt_cli.errors import DataError
 from ndt_cli.report.figures import save_figure
-from ndt_cli.report.registry import draw
-from ndt_cli.report.run_contents import RunContents
+from ndt_cli.report.registry import RunContents, draw
 
 
 def main(run: str, folder: str = "figures-example") -> None:

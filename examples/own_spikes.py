@@ -3,8 +3,8 @@
     python examples/own_spikes.py [NEW_FOLDER [SETTING=VALUE ...]]
 
 Run it unchanged first: it makes a synthetic session of reaches and takes half a minute. Then
-replace the synthetic file by your own, and the names in `Choices` by its names. Spike times in
-memory can be saved as in `made_up_session.py`.
+replace the synthetic file by your own, and the names in `ConvertOptions` by its names. Spike
+times in memory can be saved as in `made_up_session.py`.
 """
 
 import sys
@@ -21,7 +21,7 @@ from ndt_cli import (
     write_rates,
     write_recording,
 )
-from ndt_cli.convert import Choices, convert, list_contents
+from ndt_cli.convert import ConvertOptions, convert, list_contents
 
 
 def main(folder: str = "own-spikes-example", *changes: str) -> None:
@@ -29,8 +29,8 @@ def main(folder: str = "own-spikes-example", *changes: str) -> None:
     out = Path(folder)
     out.mkdir(parents=True)
 
-    # 1. What is in the file? `Choices` below takes these names. NWB, MATLAB, HDF5 and CSV files
-    # are read in the same way.
+    # 1. What is in the file? `ConvertOptions` below takes these names. NWB, MATLAB, HDF5 and
+    # CSV files are read in the same way.
     session = write_session(out / "session.npz")
     print(f"{session} holds")
     for entry in list_contents(session).entries:
@@ -38,7 +38,7 @@ def main(folder: str = "own-spikes-example", *changes: str) -> None:
 
     # 2. Trials of spike counts. Bins of 10 to 20 ms suit most recordings: narrower bins
     # hold few spikes and make long trials, wider ones lose fast changes.
-    choices = Choices(
+    options = ConvertOptions(
         bin_ms=20,
         align="go_cue",
         window_ms=(-200, 700),
@@ -48,7 +48,7 @@ def main(folder: str = "own-spikes-example", *changes: str) -> None:
         behavior=("hand_velocity",),  # for decoding from the rates; never seen by the model
         behavior_times="hand_times",
     )
-    converted = convert(session, choices)
+    converted = convert(session, options)
     for dropped in converted.report.dropped:
         print(f"left out: {dropped.n} of {dropped.n_all} {dropped.what}: {dropped.why}")
     spikes = out / "reaches.npz"

@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 
 from ndt_cli import load_settings, load_trained, train
 from ndt_cli.baselines import Smoother
-from ndt_cli.convert import Choices, convert
+from ndt_cli.convert import ConvertOptions, convert
 
 BEFORE_MS, AFTER_MS, BIN_MS = 200, 700, 20  # around the go cue
 LAG_MS = 100  # motor cortex leads the hand by about this much
@@ -30,8 +30,8 @@ def main(folder: str = "sklearn-example", *changes: str) -> None:
     out = Path(folder)
     out.mkdir(parents=True)
 
-    # 1. A model of the session; `own_spikes.py` explains these choices.
-    choices = Choices(
+    # 1. A model of the session; `own_spikes.py` explains these options.
+    options = ConvertOptions(
         bin_ms=BIN_MS,
         align="go_cue",
         window_ms=(-BEFORE_MS, AFTER_MS),
@@ -40,7 +40,7 @@ def main(folder: str = "sklearn-example", *changes: str) -> None:
         behavior=("hand_velocity",),
         behavior_times="hand_times",
     )
-    recording = convert(write_session(out / "session.npz"), choices).recording
+    recording = convert(write_session(out / "session.npz"), options).recording
     settings = load_settings(
         "lorenz-quick",
         [

@@ -39,6 +39,7 @@ _MODULES = {
     "make_chaotic_rnn": "data.synthetic",
     "make_lorenz": "data.synthetic",
     "metrics": None,
+    "plot": "report.registry",
     "resume": "engine.training",
     "resume_fit": "fitting",
     "resume_sweep": "search.loop",
@@ -47,7 +48,7 @@ _MODULES = {
     "train": "engine.training",
     "write_rates": "rates_file",
     "write_recording": "data.write",
-    "write_report": "report.page.write_report",
+    "write_report": "report.page",
 }
 
 __all__ = ["__version__", *_MODULES]
@@ -73,7 +74,8 @@ if TYPE_CHECKING:
     from ndt_cli.fitting import fit as fit
     from ndt_cli.fitting import resume_fit as resume_fit
     from ndt_cli.rates_file import write_rates as write_rates
-    from ndt_cli.report.page.write_report import write_report as write_report
+    from ndt_cli.report.page import write_report as write_report
+    from ndt_cli.report.registry import plot as plot
     from ndt_cli.search.choose import choose_members as choose_members
     from ndt_cli.search.loop import resume_sweep as resume_sweep
     from ndt_cli.search.loop import sweep as sweep

@@ -31,13 +31,7 @@ from ndt_cli.data.spike_data import (
     all_trials,
     trial_blocks,
 )
-from ndt_cli.engine.inference import (
-    Ensemble,
-    Float32Array,
-    TrainedModel,
-    hiding_folds,
-    load_trained,
-)
+from ndt_cli.engine.inference import Float32Array, Model, hiding_folds, load_trained
 from ndt_cli.engine.trained_model import unlike_neurons
 from ndt_cli.errors import RunError, SettingsError
 from ndt_cli.jsonable import jsonable
@@ -53,6 +47,7 @@ from ndt_cli.metrics import (
     psth_scores,
 )
 from ndt_cli.metrics.decoding import check_lags
+from ndt_cli.model.masking import describe_scoring
 
 Split = Literal["train", "valid", "all"]
 
@@ -108,6 +103,8 @@ class Evaluation:
         Standard deviation of the smoothing kernel, chosen on the training trials.
     scores : dict of str to Scores
         ``"NDT"``, ``"smoothed spikes"``, ``"mean rate"`` and, where known, ``"true rates"``.
+    hiding : str
+        What the ``hidden`` scores hide, and what stands in its place.
     warnings : tuple of str
         Reasons to doubt these scores, such as neurons that look shuffled.
     """
@@ -122,11 +119,12 @@ class Evaluation:
     activations: ByTrial
     smoothing_ms: float
     scores: dict[str, Scores]
+    hiding: str
     warnings: tuple[str, ...] = ()
 
     @cached_property
     def rates_BTN(self) -> FloatArray:
-        """Inferred rates in spikes per bin, nothing hidden, (trials, bins, neurons)."""
+        """Inferred rates in spikes per bin, from all counts, (trials, bins, neurons)."""
         return self.inferred[:]
 
     @cached_property
@@ -163,6 +161,7 @@ class Evaluation:
             "heldout_neurons": self.data.heldout_ids.tolist(),
             "smoothing_ms": self.smoothing_ms,
             "psth_smoothing_ms": PSTH_SMOOTHING_MS,
+            "hiding": self.hiding,
             "warnings": list(self.warnings),
             "scores": jsonable(self.scores),
         }
@@ -275,6 +274,7 @@ def evaluate(
         ),
         smoothing_ms=smoothing.smoother.width_ms,
         scores=scores,
+        hiding=describe_scoring(trained.settings.mask),
         warnings=(unlike,) if unlike else (),
     )
 
@@ -323,7 +323,7 @@ _FoldsOf = Callable[[IntArray], NDArray[np.integer]]
 
 
 def _model_estimate(
-    trained: TrainedModel | Ensemble, data: SpikeData, folds_of: _FoldsOf, train: SpikeData | None
+    trained: Model, data: SpikeData, folds_of: _FoldsOf, train: SpikeData | None
 ) -> _Estimate:
     """Return the model's rates, inferred a block of trials at a time."""
 
@@ -345,7 +345,7 @@ def _model_estimate(
     )
 
 
-def _finite(trained: TrainedModel | Ensemble, rates_BTN: Float32Array) -> Float32Array:
+def _finite(trained: Model, rates_BTN: Float32Array) -> Float32Array:
     if not np.isfinite(rates_BTN).all():
         raise RunError(
             f"{trained.run.path}: {trained.checkpoint} infers rates of these trials that are not "

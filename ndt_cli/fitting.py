@@ -4,8 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from ndt_cli.data.loading import load_recording
 from ndt_cli.data.spike_data import Recording
 from ndt_cli.engine.distributed import Ranks
@@ -15,7 +13,7 @@ from ndt_cli.engine.tensorboard import log_results
 from ndt_cli.engine.trainer import TrainResult
 from ndt_cli.engine.training import resume, train
 from ndt_cli.evaluation import Evaluation, evaluate
-from ndt_cli.report.figures import typical_trial, write_run_figures
+from ndt_cli.report.registry import write_run_figures
 from ndt_cli.score_text import final_scores
 from ndt_cli.settings.tree import Settings
 
@@ -145,11 +143,9 @@ def _finish(result: TrainResult, recording: Recording) -> Fit:
         "evaluation": evaluation.to_json(),
     }
     folder.write_json("summary.json", summary)
-    # Only one trial is drawn: the rates of all could fill the memory.
-    drawn = evaluation.take(np.array([typical_trial(evaluation)]))
     settings = folder.settings()
     choose_by = settings.train.choose_by
-    figures = write_run_figures(folder.figures, result.history, drawn, choose_by)
+    figures = write_run_figures(folder.figures, result.history, evaluation, choose_by)
     if settings.train.tensorboard:
         log_results(folder, settings, final_scores(evaluation), figures, len(result.history))
     return Fit(result, evaluation, figures)

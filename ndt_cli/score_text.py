@@ -77,7 +77,8 @@ def score_notes(evaluation: Evaluation, most_variables: int | None = None) -> li
     model = evaluation.scores[MODEL]
     notes = [
         *evaluation.warnings,
-        "hidden: each count is predicted while it is hidden; seen: nothing is hidden",
+        f"hidden: each count is predicted while it is hidden ({evaluation.hiding}); "
+        "seen: the rates that one takes away",
         "bits/spike: of the population; per neuron: the median neuron's",
     ]
     if model.rates is not None:

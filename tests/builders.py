@@ -16,6 +16,7 @@ from ndt_cli.model.cpu.kernels import CpuMath
 from ndt_cli.model.network import ModelShape, NeuralDataTransformer
 from ndt_cli.settings.tree import (
     DataSettings,
+    InferenceSettings,
     MaskSettings,
     ModelSettings,
     Settings,
@@ -30,7 +31,7 @@ def model_settings(**model):
     return ModelSettings(**{"n_layers": 1, "n_heads": 1, "feedforward_size": 8, **model})
 
 
-def tiny_settings(*, model=None, mask=None, train=None):
+def tiny_settings(*, model=None, mask=None, train=None, inference=None):
     """Settings of a run of three epochs on the CPU, one thread, float32."""
     run = {
         "device": "cpu",
@@ -44,6 +45,7 @@ def tiny_settings(*, model=None, mask=None, train=None):
         data=DataSettings(synthetic="none"),
         model=model_settings(**(model or {})),
         mask=MaskSettings(**(mask or {})),
+        inference=InferenceSettings(**(inference or {})),
         train=TrainSettings(**{**run, **(train or {})}),
     )
 

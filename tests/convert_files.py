@@ -176,7 +176,7 @@ def write_nwb(path, made):
     return path
 
 
-# File name: who writes it, and what else `Choices` needs to read it.
+# By file name: the function that writes it, and the options that it needs.
 WRITERS = {
     "rat.npz": (write_npz, {}),
     "rat.csv": (write_csv, {"trials": "trials.csv"}),

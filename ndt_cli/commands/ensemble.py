@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from ndt_cli.commands.console import note, out, print_json, say
+from ndt_cli.commands.console import note, print_json, say
+from ndt_cli.commands.console import out as stdout
 from ndt_cli.commands.flags import JsonOption
 from ndt_cli.errors import SettingsError, typed
 
@@ -28,7 +29,7 @@ def ensemble(
             show_default="the number that validates best",
         ),
     ] = None,
-    out_folder: Annotated[
+    out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="New folder.", show_default="runs/ensemble-<time>"),
     ] = None,
@@ -46,7 +47,7 @@ def ensemble(
     from ndt_cli.search.choose import choose_members
     from ndt_cli.search.folder import SweepFolder
 
-    folder = out_folder or default_path("ensemble")
+    folder = out or default_path("ensemble")
     if not any(SweepFolder.is_at(path) for path in paths):
         if members is not None:
             raise SettingsError(
@@ -84,7 +85,7 @@ def _print(folder: Path, n_members: int, choice: "EnsembleChoice | None", as_jso
         table = Table("best", "member\nadded", f"validation\n{label}", box=None, pad_edge=False)
         for n, (score, run) in enumerate(zip(curve, choice.ranked, strict=True), start=1):
             table.add_row(str(n), run.name, f"{score:.4f}", style="bold" if n == n_members else "")
-        out.print(table)
+        stdout.print(table)
         if n_members == 1 < len(curve):
             note("the best member alone validates best; --members N averages more of them")
     say(f"ensemble of {n_members}: {folder}")

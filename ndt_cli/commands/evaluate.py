@@ -139,10 +139,11 @@ def evaluate(
         write_rates(rates_file, evaluation.data, inferred, activations, overwrite=overwrite)
         note(f"rates: {rates_file}")
     if figure is not None:
-        from ndt_cli.report.figures import draw_trial, save_figure
+        from ndt_cli.report.figures import save_figure
+        from ndt_cli.report.trial import draw_trial
 
         drawn = draw_trial(evaluation, trial, list(dict.fromkeys(neurons or ())))
-        save_figure(drawn, figure)
+        save_figure(drawn, figure, overwrite=overwrite)
         note(f"picture: {figure}")
     if as_json:
         print_json(evaluation.to_json())

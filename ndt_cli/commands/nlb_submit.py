@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from ndt_cli.commands.console import log, out, print_json, run_warnings_shown
+from ndt_cli.commands.console import log, print_json, run_warnings_shown
+from ndt_cli.commands.console import out as stdout
 from ndt_cli.commands.flags import JsonOption, SetOption
 from ndt_cli.commands.wording import as_typed
 from ndt_cli.errors import SettingsError
@@ -27,7 +28,7 @@ class PhaseChoice(str, Enum):
 
 def nlb_submit(
     names: Annotated[list[str], typer.Argument(metavar="DATASET...", help="mc_maze, mc_rtt, ...")],
-    out_folder: Annotated[
+    out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="New folder.", show_default="runs/nlb-<data>-<time>"),
     ] = None,
@@ -114,7 +115,7 @@ def nlb_submit(
     if labels is not None:
         verify_label_file(labels)
         targets = read_groups(labels)
-    folder = out_folder or default_path(f"nlb-{names[0]}")
+    folder = out or default_path(f"nlb-{names[0]}")
     try:
         with run_warnings_shown(), stop_request() as stop, SubmitProgress() as progress:
             result = submit(
@@ -145,7 +146,7 @@ def nlb_submit(
         for finding in result.findings:
             text = as_typed(f"{finding.severity}: {finding}")
             log.print(text, highlight=False, soft_wrap=True)
-        out.print(f"submission: {result.file}", highlight=False, soft_wrap=True)
+        stdout.print(f"submission: {result.file}", highlight=False, soft_wrap=True)
     if errors:
         raise typer.Exit(1)
 
@@ -154,11 +155,11 @@ def _show(made: "DatasetResult") -> None:
     epochs = ", ".join(map(str, made.epochs))
     split = "validation split" if made.phase == "val" else "test split"
     members = "one member" if len(made.runs) == 1 else f"{len(made.runs)} members"
-    out.print(f"{made.key}: {split}, {members} trained for {epochs} epochs", highlight=False)
+    stdout.print(f"{made.key}: {split}, {members} trained for {epochs} epochs", highlight=False)
     if made.choice is not None:
-        out.print(_choice_text(made.choice), highlight=False, soft_wrap=True)
+        stdout.print(_choice_text(made.choice), highlight=False, soft_wrap=True)
     if not made.scores:
-        out.print("not scored: no labels for these trials (see --labels)")
+        stdout.print("not scored: no labels for these trials (see --labels)")
         return
     metrics = list(made.scores["NDT"])
     table = Table("", box=None, pad_edge=False)
@@ -166,11 +167,11 @@ def _show(made: "DatasetResult") -> None:
         table.add_column(metric, justify="right")
     for estimate, values in made.scores.items():
         table.add_row(estimate, *(_number(values[metric]) for metric in metrics))
-    out.print(table)
+    stdout.print(table)
     if any(math.isnan(values.get("tp corr", 0.0)) for values in made.scores.values()):
-        out.print("-: not defined; tp corr is about speed, and constant rates have none")
+        stdout.print("-: not defined; tp corr is about speed, and constant rates have none")
     if made.choice is not None and made.phase == "val":
-        out.print(
+        stdout.print(
             "the members were chosen on the same trials, so the scores of NDT are optimistic",
             highlight=False,
         )

@@ -1,32 +1,24 @@
 """``ndt plot``: one figure of a run or a sweep, for a paper or a talk."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from ndt_cli.commands.console import log, out
-from ndt_cli.commands.output_path import check_folder
+from ndt_cli.commands import console
 from ndt_cli.commands.report import (
     CheckpointOption,
     DeviceOption,
-    ForceOption,
     MovedDataOption,
+    OverwriteOption,
+    RunArgument,
     SplitOption,
-    refuse_for_sweep,
+    check_options,
 )
-
-if TYPE_CHECKING:
-    from ndt_cli.report.run_contents import Drawn
 
 
 def plot(
-    run: Annotated[
-        Path,
-        typer.Argument(
-            metavar="RUN", help="Folder of a run, an ensemble or a sweep.", show_default=False
-        ),
-    ],
+    run: RunArgument,
     figure: Annotated[
         str,
         typer.Argument(
@@ -36,7 +28,7 @@ def plot(
             show_default=False,
         ),
     ],
-    file: Annotated[
+    out: Annotated[
         Path,
         typer.Option("--out", "-o", help="File to write: .png, .svg or .pdf.", show_default=False),
     ],
@@ -59,43 +51,27 @@ def plot(
     data: MovedDataOption = None,
     checkpoint: CheckpointOption = None,
     device: DeviceOption = None,
-    force: ForceOption = False,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Draw one figure of a run or a sweep.
 
-    The same figures as on the page of ndt report, at the width of a journal's
-    two columns.
+    The same figures as in ndt report, at the width of two journal columns. The
+    caption is printed too.
     """
-    from ndt_cli.commands.output_path import refuse_to_replace
-    from ndt_cli.report.figures import check_ending, save_figure
-    from ndt_cli.report.registry import draw
-    from ndt_cli.report.run_contents import Choice, RunContents
-    from ndt_cli.report.sweep_figures import draw_sweep
-    from ndt_cli.search.folder import SweepFolder
+    from ndt_cli.report.registry import plot as plot_figure
 
-    # Before minutes of computing, not after.
-    check_ending(file)
-    refuse_to_replace(file, force)
-    check_folder(file, "--out")
-    if SweepFolder.is_at(run):
-        refuse_for_sweep(
-            trial=trial,
-            neuron=neurons,
-            split=split,
-            data=data,
-            checkpoint=checkpoint,
-            device=device,
-        )
-        drawn: Drawn = draw_sweep(SweepFolder.open(run), figure)
-    else:
-        contents = RunContents(
-            run,
-            split=split.value if split else "valid",
-            data=data,
-            checkpoint=checkpoint.value if checkpoint else None,
-            device=device or "auto",
-        )
-        drawn = draw(contents, figure, Choice(trial, tuple(dict.fromkeys(neurons or ()))))
-    save_figure(drawn.figure, file)
-    log.print(drawn.caption, style="dim", highlight=False)
-    out.print(f"picture: {file}", highlight=False, soft_wrap=True)
+    check_options(run, split, data, checkpoint, device, trial=trial, neuron=neurons)
+    drawn = plot_figure(
+        run,
+        figure,
+        out,
+        trial=trial,
+        neurons=neurons or (),
+        split=split.value if split else "valid",
+        data=data,
+        checkpoint=checkpoint.value if checkpoint else None,
+        device=device or "auto",
+        overwrite=overwrite,
+    )
+    console.log.print(drawn.caption, style="dim", highlight=False)
+    console.out.print(f"figure: {out}", highlight=False, soft_wrap=True)

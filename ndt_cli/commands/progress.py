@@ -14,6 +14,7 @@ from rich.text import Text
 from typing_extensions import Self
 
 from ndt_cli.commands.console import log
+from ndt_cli.commands.wording import as_typed
 from ndt_cli.engine.events import EpochDone, Event, Started, StepDone
 
 # Without a terminal, a line now and then, so that a log file stays readable.
@@ -66,7 +67,7 @@ class TrainingProgress:
 
     def _start(self, event: Started) -> None:
         for note in event.notes:
-            log.print(note, highlight=False)
+            log.print(as_typed(note), highlight=False)
         log.print(
             f"{event.n_train_trials} training and {event.n_valid_trials} validation trials, "
             f"{event.n_parameters:,} weights, on {event.compute}, CPU threads: {event.n_threads}",

@@ -5,18 +5,25 @@ from typing import Annotated
 
 import typer
 
-from ndt_cli.commands.console import out
+from ndt_cli.commands import console
 from ndt_cli.commands.evaluate import CheckpointChoice, SplitChoice
-from ndt_cli.commands.output_path import check_ending, check_folder
+from ndt_cli.commands.wording import as_typed
 from ndt_cli.errors import SettingsError
 
+# Shared with ndt plot.
+RunArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN", help="Folder of a run, an ensemble or a sweep.", show_default=False
+    ),
+]
 SplitOption = Annotated[
     SplitChoice | None,
     typer.Option("--split", help="Trials to score and draw.", show_default="valid"),
 ]
 MovedDataOption = Annotated[
     Path | None,
-    typer.Option("--data", "-d", help="The run's data file, where it was moved."),
+    typer.Option("--data", "-d", help="The run's data file, if it was moved."),
 ]
 CheckpointOption = Annotated[
     CheckpointChoice | None,
@@ -25,17 +32,12 @@ CheckpointOption = Annotated[
 DeviceOption = Annotated[
     str | None, typer.Option("--device", help="auto, cpu, cuda or mps.", show_default="auto")
 ]
-ForceOption = Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")]
 
 
 def report(
-    run: Annotated[
-        Path,
-        typer.Argument(
-            metavar="RUN", help="Folder of a run, an ensemble or a sweep.", show_default=False
-        ),
-    ],
-    page: Annotated[
+    run: RunArgument,
+    out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="File to write.", show_default="RUN/report.html"),
     ] = None,
@@ -43,41 +45,51 @@ def report(
     data: MovedDataOption = None,
     checkpoint: CheckpointOption = None,
     device: DeviceOption = None,
-    force: ForceOption = False,
+    overwrite: OverwriteOption = False,
 ) -> None:
-    """Write a run's report as a web page.
+    """Write a report of a run as a web page.
 
-    One HTML file that needs no network: data, scores beside their references,
+    One HTML file that needs no network: data, scores beside those of baselines,
     learning curves, rates, single neurons, trajectories, attention, settings,
     how to reproduce. It opens in any browser and prints.
     """
-    if page is not None:
-        check_ending(page, "--out", (".html", ".htm"))
-        check_folder(page, "--out")
-    from ndt_cli.report.page.write_report import PAGE_FILE, write_report
-    from ndt_cli.search.folder import SweepFolder
+    from ndt_cli.report.page import write_report
 
-    if page is None and run.is_dir():
-        check_folder(run / PAGE_FILE, "--out")
-    if SweepFolder.is_at(run):
-        refuse_for_sweep(split=split, data=data, checkpoint=checkpoint, device=device)
+    check_options(run, split, data, checkpoint, device)
     file = write_report(
         run,
-        page,
+        out,
         split=split.value if split else "valid",
         data=data,
         checkpoint=checkpoint.value if checkpoint else None,
         device=device or "auto",
-        overwrite=force,
+        overwrite=overwrite,
+        as_typed=as_typed,
     )
-    out.print(f"page: {file}", highlight=False, soft_wrap=True)
+    console.out.print(f"page: {file}", highlight=False, soft_wrap=True)
 
 
-def refuse_for_sweep(**options: object) -> None:
-    """Refuse options that choose what of a run is drawn, where a sweep is drawn."""
-    given = [f"--{name}" for name, value in options.items() if value not in (None, [])]
-    if given:
+def check_options(
+    path: Path,
+    split: SplitChoice | None,
+    data: Path | None,
+    checkpoint: CheckpointChoice | None,
+    device: str | None,
+    **others: object,
+) -> None:
+    """Refuse options that select something in a run if the folder is a sweep."""
+    from ndt_cli.search.folder import SweepFolder
+
+    options = {
+        **others,
+        "split": split,
+        "data": data,
+        "checkpoint": checkpoint,
+        "device": device,
+    }
+    given = [f"--{name}" for name, value in options.items() if value is not None]
+    if given and SweepFolder.is_at(path):
         raise SettingsError(
-            f"{', '.join(given)}: that is for a run, and this is a sweep",
-            "give one of its members: SWEEP/members/000",
+            f"{', '.join(given)}: only for a run, but {path} is a sweep",
+            f"Give one of its members: {path / 'members' / '000'}.",
         )

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ndt_cli.commands.console import log, run_warnings_shown
+from ndt_cli.commands.console import note, run_warnings_shown
 from ndt_cli.commands.flags import ConfigOption, JsonOption, SetOption, with_flag
 from ndt_cli.commands.stopping import stop_request
 from ndt_cli.commands.sweep_show import show, show_results, spaces
 from ndt_cli.errors import SettingsError, typed
-from ndt_cli.settings.load import find_config, load_settings
+from ndt_cli.settings.load import RECORDING_PRESET, find_config, load_settings
 
 if TYPE_CHECKING:
     from ndt_cli.search.executors import Executor
@@ -37,7 +37,7 @@ _WITH_RESUME = (
 _PLACE = ("jobs", "backend", "ray_address", "cpus_per_worker", "gpus_per_worker")
 
 
-class Backend(str, Enum):
+class BackendName(str, Enum):
     """Where members train."""
 
     local = "local"
@@ -176,14 +176,14 @@ def sweep(
         ),
     ] = 1,
     backend: Annotated[
-        Backend,
+        BackendName,
         typer.Option(
             "--backend",
             help="ray: on a Ray cluster whose machines share the folder of the sweep under the "
             "same path.",
             rich_help_panel=_WHERE,
         ),
-    ] = Backend.local,
+    ] = BackendName.local,
     ray_address: Annotated[
         str | None,
         typer.Option(
@@ -238,16 +238,18 @@ def sweep(
             "leave out everything but --members, --time-budget and where members train",
         )
     for name in ("ray_address", "cpus_per_worker", "gpus_per_worker"):
-        if name in given and backend is not Backend.ray:
+        if name in given and backend is not BackendName.ray:
             raise SettingsError(f"`{name}` is for sweeps on Ray", "add --backend ray")
-    if backend is Backend.ray and "jobs" in given:
+    if backend is BackendName.ray and "jobs" in given:
         raise SettingsError("--jobs is for this machine alone", "leave out --jobs, or --backend")
     if resume is None:
-        source = find_config(config)
         changes = with_flag(overrides, "--data", "data.file", data)
         changes = with_flag(changes, "--choose-by", "train.choose_by", choose_by)
+        if config is None and any(change.startswith("data.file=") for change in changes):
+            config = RECORDING_PRESET
+        source = find_config(config)
         settings = load_settings(config, changes)
-        log.print(f"settings: {source.label}", highlight=False, soft_wrap=True)
+        note(f"settings: {source.label}")
 
     from ndt_cli.engine.run_folder import default_path
     from ndt_cli.search.folder import SweepFolder
@@ -259,7 +261,7 @@ def sweep(
         settings = SweepFolder.open(resume).settings
     else:
         found = find_space(space or default_space(Path(source.name).stem))
-        log.print(f"space: {found.name}, {len(found.draws)} settings drawn", soft_wrap=True)
+        note(f"space: {found.name}, {len(found.draws)} settings drawn")
         out = out or default_path(f"sweep-{_data_name(settings)}")
     executor = _executor(jobs, backend, ray_address, cpus_per_worker, gpus_per_worker)
     with ExitStack() as open_:
@@ -297,7 +299,7 @@ def sweep(
         words = "Stopped and saved" if done.interrupted else "The time is up; all is saved"
         place = _as_typed(context, given & set(_PLACE))
         again = f"ndt sweep --resume {typed(done.results.path)}{place}"
-        log.print(f"{words}. Resume with: {again}", highlight=False, soft_wrap=True)
+        note(f"{words}. Resume with: {again}")
     if done.interrupted:
         raise typer.Exit(130)
     show_results(done.results, as_json)
@@ -326,14 +328,14 @@ def _data_name(settings: Any) -> str:
 
 def _executor(
     jobs: int,
-    backend: Backend,
+    backend: BackendName,
     ray_address: str | None,
     cpus_per_worker: int | None,
     gpus_per_worker: float | None,
 ) -> "Executor":
     from ndt_cli.search.executors import InTurn, Processes
 
-    if backend is Backend.local:
+    if backend is BackendName.local:
         return InTurn() if jobs == 1 else Processes(jobs)
     from ndt_cli.search.ray_executor import RayTasks
 

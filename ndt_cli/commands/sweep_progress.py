@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from typing_extensions import Self
 
-from ndt_cli.commands.console import log
+from ndt_cli.commands.console import log, note
 from ndt_cli.commands.progress import SECONDS_BETWEEN_LINES, TrainingProgress
 from ndt_cli.engine.events import Event, Started
 from ndt_cli.engine.measures import MEASURES
@@ -75,7 +75,7 @@ class MembersProgress:
         if not log.is_terminal and epochs and now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
             members = ", ".join(f"{_name(index)} {epoch}" for index, epoch in epochs.items())
-            log.print(f"epochs of {self._max_epochs}: {members}", highlight=False)
+            note(f"epochs of {self._max_epochs}: {members}")
 
 
 def _name(index: int) -> str:
@@ -96,10 +96,10 @@ def tell_member(member: MemberResult, results: SweepResults) -> None:
     if member.status == "stopped":
         parts.insert(0, "stopped")
     parts.append(f"{len(results.to_do)} to go")
-    log.print(f"member {member.index}: {', '.join(parts)}", highlight=False)
+    note(f"member {member.index}: {', '.join(parts)}")
 
 
 def tell_moves(epoch: int, moves: "Sequence[Move]") -> None:
     """Print which members a ranking replaced."""
     who = ", ".join(f"{move.member} is replaced by a copy of {move.source}" for move in moves)
-    log.print(f"ranked after {epoch} epochs: {who or 'no member is replaced'}", highlight=False)
+    note(f"ranked after {epoch} epochs: {who or 'no member is replaced'}")

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ndt_cli.commands.console import log, out, print_json
+from ndt_cli.commands.console import note, out, print_json, say
 from ndt_cli.commands.flags import JsonOption
 from ndt_cli.errors import typed
 from ndt_cli.search.space import heading, score_text, value_text
@@ -237,16 +237,16 @@ def show_results(results: "SweepResults", as_json: bool) -> None:
         out.print(table)
     if results.n_seeds > 1:
         out.print(seeds_table(results))
-    for note in [*sweep_notes(results), *_lineage_notes(results.path)]:
-        log.print(note, style="dim", highlight=False, soft_wrap=True)
+    for line in [*sweep_notes(results), *_lineage_notes(results.path)]:
+        note(line, style="dim")
     if shares:
         words = ", ".join(f"{heading(key)} {share:.0%}" for key, share in shares.items())
-        out.print(f"importance: {words}", highlight=False, soft_wrap=True)
+        say(f"importance: {words}")
     for figure in figures:
-        out.print(f"picture: {figure}", highlight=False, soft_wrap=True)
+        say(f"picture: {figure}")
     for line in best_lines(results):
-        out.print(line, highlight=False, soft_wrap=True)
-    out.print(f"sweep: {results.path}", highlight=False, soft_wrap=True)
+        say(line)
+    say(f"sweep: {results.path}")
 
 
 def _lineage_notes(sweep: Path) -> list[str]:

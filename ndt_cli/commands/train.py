@@ -10,7 +10,7 @@ from ndt_cli.commands.evaluate import print_scores
 from ndt_cli.commands.flags import ConfigOption, JsonOption, SetOption, with_flag
 from ndt_cli.commands.stopping import stop_request
 from ndt_cli.errors import SettingsError, typed
-from ndt_cli.settings.load import find_config, load_settings
+from ndt_cli.settings.load import RECORDING_PRESET, find_config, load_settings
 
 
 def train(
@@ -20,7 +20,7 @@ def train(
         Path | None,
         typer.Option("--data", "-d", help="Spike file; short for --set data.file=FILE."),
     ] = None,
-    out_folder: Annotated[
+    out: Annotated[
         Path | None,
         typer.Option(
             "--out",
@@ -38,20 +38,24 @@ def train(
     """Train a model.
 
     Without options, it generates the Lorenz dataset and fits it in a few minutes
-    on a laptop.
+    on a laptop. For a spike file, the default is the preset recordings.
 
     Several GPUs: torchrun --nproc-per-node 4 -m ndt_cli train ...
     """
     changes = with_flag(overrides, "--data", "data.file", data)
-    if resume is not None and (config is not None or out_folder is not None):
+    if resume is not None and (config is not None or out is not None):
         raise SettingsError(
             "--resume continues in the run's own folder with its own settings",
             "Leave out --config and --out.",
         )
     if resume is None:
+        chosen = ""
+        if config is None and any(change.startswith("data.file=") for change in changes):
+            config = RECORDING_PRESET
+            chosen = " (the default for a spike file; --config chooses another)"
         source = find_config(config)
         settings = load_settings(config, changes)
-        note(f"settings: {source.label}")
+        note(f"settings: {source.label}{chosen}")
 
     from ndt_cli.commands.progress import TrainingProgress
     from ndt_cli.fitting import fit, resume_fit
@@ -60,7 +64,7 @@ def train(
         if resume is not None:
             result = resume_fit(resume, overrides=changes, watch=progress, should_stop=stop)
         else:
-            result = fit(settings, out=out_folder, watch=progress, should_stop=stop)
+            result = fit(settings, out=out, watch=progress, should_stop=stop)
     run = result.training.run
     if result.training.stopped == "interrupted":
         note(f"Stopped and saved. Resume with: ndt train --resume {typed(run)}")

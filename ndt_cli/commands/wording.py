@@ -20,6 +20,7 @@ COMMAND_OF = {
     "list_contents": "ndt convert --list",
     "load_settings": "ndt presets",
     "preset_names": "ndt presets",
+    "plot": "ndt plot",
     "resume": "ndt train --resume",
     "resume_sweep": "ndt sweep --resume",
     "save_ensemble": "ndt ensemble",
@@ -28,7 +29,10 @@ COMMAND_OF = {
     "write_report": "ndt report",
     "write_spike_file": "ndt nlb-data",
 }
-
+# Calls that are arguments or parts of others, and keywords, where commands have other names.
+_FLAG_OF_CALL = {"find_space": "--space", "load_settings": "--config"}
+_FLAG_OF_KEYWORD = {"n_members": "--members"}
+_FLAG_OF_RESULT = {"rates_BTN": "--rates rates.h5"}
 
 # Flags of the command that this process runs, by parameter name.
 _flags: dict[str, str] = {}
@@ -58,8 +62,18 @@ def as_typed(text: str, flags: Mapping[str, str] = _flags) -> str:
     'Give --bin-ms 20, or --overwrite.'
     >>> as_typed("Use `train.batch_size=32`, then `resume('my runs/a')`.", flags)
     "Use --set train.batch_size=32, then ndt train --resume 'my runs/a'."
+    >>> as_typed("`train(load_settings('a.toml'), out='b')`, `evaluate('b').rates_BTN`")
+    'ndt train --config a.toml --out b, ndt evaluate b --rates rates.h5'
+    >>> as_typed("a.h5: `bin_ms`: found 0; give it: `bin_ms=20`", flags)
+    'a.h5: `bin_ms`: found 0; give it: --bin-ms 20'
     """
-    return re.sub(r"`([^`\n]+)`", lambda found: _typed(found[1], flags) or found[0], text)
+
+    def typed_form(found: re.Match[str]) -> str:
+        # A key of a file that is named like a parameter: "FILE: `bin_ms`: found".
+        is_key = text[: found.start()].endswith(": ") and text[found.end() :].startswith(":")
+        return found[0] if is_key else _typed(found[1], flags) or found[0]
+
+    return re.sub(r"`([^`\n]+)`", typed_form, text)
 
 
 def flags_of(command: Any) -> dict[str, str]:
@@ -89,6 +103,9 @@ def _typed(code: str, flags: Mapping[str, str]) -> str | None:
         call = ast.parse(code, mode="eval").body
     except SyntaxError:
         return None
+    part = ""
+    if isinstance(call, ast.Attribute) and call.attr in _FLAG_OF_RESULT:
+        part, call = f" {_FLAG_OF_RESULT[call.attr]}", call.value
     if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
         return None
     command = COMMAND_OF.get(call.func.id)
@@ -96,9 +113,10 @@ def _typed(code: str, flags: Mapping[str, str]) -> str | None:
         return None
     words = [_word(argument) for argument in call.args]
     for keyword in call.keywords:
-        flag = "--" + str(keyword.arg).replace("_", "-")
+        name = str(keyword.arg)
+        flag = _FLAG_OF_KEYWORD.get(name, "--" + name.replace("_", "-"))
         words.append(_option(flag, ast.unparse(keyword.value)))
-    return " ".join([command, *words])
+    return " ".join([command, *words]) + part
 
 
 def _option(flag: str, value: str) -> str:
@@ -108,11 +126,16 @@ def _option(flag: str, value: str) -> str:
         literal = ast.literal_eval(value)
     except (SyntaxError, ValueError):  # nan, or a placeholder, such as FILE
         return f"{flag} {value.strip('[]')}"
-    values = literal if isinstance(literal, list | tuple) else [literal]
-    return " ".join(f"{flag} {shlex.quote(str(item))}" for item in values)
+    if isinstance(literal, list):  # an option that may be repeated
+        return " ".join(f"{flag} {shlex.quote(str(item))}" for item in literal)
+    values = literal if isinstance(literal, tuple) else (literal,)
+    return " ".join([flag, *(shlex.quote(str(item)) for item in values)])
 
 
 def _word(argument: ast.expr) -> str:
     if isinstance(argument, ast.Constant):
         return shlex.quote(str(argument.value))
+    if isinstance(argument, ast.Call) and ast.unparse(argument.func) in _FLAG_OF_CALL:
+        value = " ".join(map(_word, argument.args))
+        return f"{_FLAG_OF_CALL[ast.unparse(argument.func)]} {value}"
     return ast.unparse(argument)  # a placeholder, such as FILE

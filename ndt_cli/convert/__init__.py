@@ -7,14 +7,14 @@ on arrays.
 Axes in names: B trials, T bins, N neurons, V behavioral variables.
 """
 
-from ndt_cli.convert.conversion import Converted, convert
-from ndt_cli.convert.options import Choices
+from ndt_cli.convert.contents import Listing
+from ndt_cli.convert.conversion import Converted, ConvertReport, convert, list_contents
+from ndt_cli.convert.options import ConvertOptions
 from ndt_cli.convert.spikes import bin_spikes
-from ndt_cli.convert.summary import ConvertReport, Listing, list_contents
 from ndt_cli.data.chop import chop, merge
 
 __all__ = [
-    "Choices",
+    "ConvertOptions",
     "ConvertReport",
     "Converted",
     "Listing",

@@ -1,4 +1,4 @@
-"""Behavior that was sampled on a clock of its own, cut to the bins of the spikes.
+"""Behavior on a clock of its own, averaged in the bins of the spikes.
 
 Axes in names: B trials, T bins, V behavioral variables, S samples.
 """
@@ -11,14 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt_cli.convert.clock import Clock, TicksArray
-from ndt_cli.convert.contents import Contents, SeriesItem
-from ndt_cli.convert.counts import ContinuousCounts
-from ndt_cli.convert.journal import Journal
-from ndt_cli.convert.options import Choices
+from ndt_cli.convert.contents import SeriesItem
+from ndt_cli.convert.job import ConvertJob
 from ndt_cli.data.spike_data import FloatArray, IntArray
 from ndt_cli.errors import DataError, SettingsError
 
-_WIDEST_GAP = 3.0  # sampling intervals; a camera drops a frame or two, a lost track is longer
+_WIDEST_GAP = 3.0  # sampling intervals: a camera may drop a frame or two
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,24 +38,14 @@ class Behavior:
     names: tuple[str, ...]
 
     def cut(self, starts_us_B: TicksArray, n_bins_B: IntArray, bin_us: int) -> FloatArray:
-        """Return the behavior in each trial's bins.
+        """Return the behavior in each trial's bins, (trials, bins, variables).
 
-        A bin has the mean of the samples in it. Where sampling is slower than the bins, a bin
-        without a sample has the value interpolated linearly at its middle, across gaps of up to
-        three sampling intervals. A missing value (NaN) among them makes it NaN, and so is what
-        lies past the end of a trial.
-
-        Parameters
-        ----------
-        starts_us_B, n_bins_B, bin_us
-            As for `SpikeTimes.count`.
-
-        Returns
-        -------
-        behavior_BTV : (trials, bins, variables) float array
+        A bin has the mean of the samples in it. A bin without a sample has the value interpolated
+        linearly at its middle, across gaps of up to three sampling intervals. A missing value
+        (NaN) among them makes it NaN. Past the end of a trial it is NaN.
         """
-        n_bins, n_variables = int(np.max(n_bins_B, initial=0)), self.values_SV.shape[1]
-        behavior_BTV = np.full((len(starts_us_B), n_bins, n_variables), np.nan)
+        shape = (len(starts_us_B), int(np.max(n_bins_B, initial=0)), self.values_SV.shape[1])
+        behavior_BTV = np.full(shape, np.nan)
         for trial, (start, n_own) in enumerate(
             zip(starts_us_B.tolist(), n_bins_B.tolist(), strict=True)
         ):
@@ -65,6 +53,7 @@ class Behavior:
         return behavior_BTV
 
     def _bins(self, start: int, n_bins: int, bin_us: int) -> FloatArray:
+        """Return the behavior in the bins of one trial."""
         first, last = np.searchsorted(self.times_us_S, [start, start + n_bins * bin_us])
         bin_S = (self.times_us_S[first:last] - start) // bin_us
         n_samples_T = np.bincount(bin_S, minlength=n_bins)
@@ -78,6 +67,7 @@ class Behavior:
         return values_TV
 
     def _interpolated(self, at_us: TicksArray) -> FloatArray:
+        """Return the behavior at some times; NaN in wide gaps and outside of the samples."""
         times = self.times_us_S
         values = np.full((len(at_us), self.values_SV.shape[1]), np.nan)
         after = np.searchsorted(times, at_us)
@@ -97,33 +87,24 @@ class Behavior:
 
 
 def check_known(
-    behavior: Behavior,
-    behavior_BTV: FloatArray,
-    starts_us_B: TicksArray,
-    duration_us_B: IntArray,
+    behavior: Behavior, behavior_BTV: FloatArray, starts_us_B: TicksArray, stops_us_B: TicksArray,
     source: str,
-) -> None:
-    """Refuse behavior of which nothing falls in a trial: its clock is another one.
-
-    Raises
-    ------
-    DataError
-        When it is NaN in every bin.
-    """
+) -> None:  # fmt: skip
+    """Refuse behavior that is NaN in every bin: its clock is another one."""
     if np.isfinite(behavior_BTV).any() or not np.isfinite(behavior.values_SV).any():
         return
     first, last = behavior.times_us_S[[0, -1]] / 1e6
-    begin, end = starts_us_B.min() / 1e6, (starts_us_B + duration_us_B).max() / 1e6
+    begin, end = starts_us_B.min() / 1e6, stops_us_B.max() / 1e6
     raise DataError(
         f"{source}: behavior {', '.join(behavior.names)}: found no sample in any trial; samples "
         f"are from {first:g} to {last:g} s, trials from {begin:g} to {end:g} s",
-        hint="Are both on one clock, in one unit? See --behavior-times and --time-unit; "
-        "--counts-times NAME says when the bins of continuous counts begin.",
+        hint="Are both on one clock, in one unit? See `behavior_times` and `time_unit`; for "
+        "continuous counts, `counts_times` gives the start of each bin.",
     )
 
 
 def sampled(times_us_S: TicksArray, values_S: NDArray[Any], name: str) -> Behavior:
-    """Return samples in the order of time, with a name for each variable."""
+    """Return samples in order of time, with a name for each variable."""
     values_SV = np.asarray(values_S, dtype=np.float64).reshape(len(values_S), -1)
     order = np.argsort(times_us_S, kind="stable")
     return Behavior(times_us_S[order], values_SV[order], variable_names(name, values_SV.shape[1]))
@@ -135,44 +116,30 @@ def variable_names(name: str, n_variables: int) -> tuple[str, ...]:
     return (short,) if n_variables == 1 else tuple(f"{short} {i}" for i in range(n_variables))
 
 
-# ------------------------------------------------------------------------------------------------
-# Time series of behavior from a file, with their clock.
-# ------------------------------------------------------------------------------------------------
+def read_behavior(job: ConvertJob, bins_us_T: TicksArray | None = None) -> list[Behavior]:
+    """Read the chosen time series.
 
-
-_FLAG = "--behavior"
-
-
-def read_behavior(
-    contents: Contents, choices: Choices, journal: Journal, spikes: ContinuousCounts | None
-) -> list[Behavior]:
-    """Read the time series that come along.
-
-    Times are the series' own (NWB), those of ``behavior_times``, or those of the bins of
-    continuous counts with as many samples.
-
-    Raises
-    ------
-    SettingsError, DataError
-        If a name is not there, has no times, or is no series of numbers.
+    Their times are their own (NWB), those of the option ``behavior_times``, or the centers of the
+    bins of continuous counts, if there are as many samples.
     """
+    contents, options = job.contents, job.options
     parts = []
-    for name in choices.behavior:
-        found, item = contents.find(name, _FLAG)
+    for name in options.behavior:
+        found, item = contents.find(name, "behavior")
         clock = Clock()
         if isinstance(item, SeriesItem):
             times, values = item.read()
         else:
-            values = contents.numbers(found, _FLAG)
-            if choices.behavior_times is not None:
-                times = contents.numbers(choices.behavior_times, "--behavior-times")
-                clock = choices.clock
-            elif spikes is not None and values.shape[:1] == (len(spikes.counts_TN),):
-                times, clock = spikes.centers_us_T, Clock("us")
+            values = contents.numbers(found, "behavior")
+            if options.behavior_times is not None:
+                times = contents.numbers(options.behavior_times, "behavior_times")
+                clock = options.clock
+            elif bins_us_T is not None and values.shape[:1] == bins_us_T.shape:
+                times, clock = bins_us_T, Clock("us")
             else:
                 raise SettingsError(
-                    f"{contents.path}: {_FLAG} {name}: found no times of its samples",
-                    hint="Give them: --behavior-times NAME.",
+                    f"{contents.path}: `behavior={name!r}`: found no times of its samples",
+                    hint="Give them: `behavior_times=NAME`.",
                 )
         if (
             times.ndim != 1
@@ -182,15 +149,15 @@ def read_behavior(
             or len(values) != len(times)
         ):
             raise contents.wrong(
-                _FLAG,
+                "behavior",
                 found,
                 f"shape {values.shape} of type {values.dtype}, with times of shape {times.shape} "
                 f"of type {times.dtype}",
                 "numbers, samples x variables, with a time for each sample",
             )
         known = np.isfinite(times)
-        journal.drop("samples", int((~known).sum()), len(known), f"of {found} have no time")
+        job.drop("samples", int((~known).sum()), len(known), f"of {found} have no time")
         parts.append(sampled(clock.to_us(times[known]), values[known], found))
     if parts:
-        journal.took("behavior", ", ".join(choices.behavior))
+        job.taken["behavior"] = ", ".join(options.behavior)
     return parts

@@ -1,9 +1,8 @@
-"""Times as whole microseconds, so that which bin a spike falls into is integer arithmetic.
+"""Times as whole microseconds, so that the bin of a spike is found by integer arithmetic.
 
 A time such as ``0.3`` or ``3 * 0.1`` has no exact binary form, and a spike on the edge of a bin
 would fall to either side of it by chance. Every time is therefore rounded to the nearest
-microsecond first: an error below half a microsecond moves nothing, and no recording is sampled
-faster.
+microsecond first. No recording is sampled faster.
 """
 
 from collections.abc import Sequence
@@ -25,15 +24,7 @@ _MAX_US = 2**58  # nine thousand years, so that sums of times stay within 64 bit
 
 @dataclass(frozen=True)
 class Clock:
-    """How the numbers in a file become microseconds.
-
-    Parameters
-    ----------
-    unit : {"s", "ms", "us", "samples"}
-        Unit of the numbers.
-    sample_rate_hz : float, optional
-        Samples per second, where times are counted in samples.
-    """
+    """How the times in a file become microseconds: their unit, and the rate of samples."""
 
     unit: TimeUnit = "s"
     sample_rate_hz: float | None = None
@@ -47,50 +38,49 @@ class Clock:
         return _US_PER_UNIT[self.unit]
 
     def to_us(self, times: NDArray[Any]) -> TicksArray:
-        """Return finite times in whole microseconds.
-
-        Raises
-        ------
-        SettingsError
-            If a time is centuries away: the unit cannot be right.
-        """
+        """Return finite times in whole microseconds, or raise a SettingsError if one is absurd."""
         times, factor = np.asarray(times), self.us_per_unit
-        with np.errstate(over="ignore"):  # what is too large then is refused
+        with np.errstate(over="ignore"):  # an overflow is absurd too
             ticks = np.rint(times.astype(np.float64) * factor)
         far = ~(np.abs(ticks) <= _MAX_US)
         if far.any():
             raise SettingsError(
                 f"found a time of {times[far].reshape(-1)[0]:g} {self.unit}; expected a time in a "
                 "recording",
-                hint="Is the unit of the times right? See --time-unit.",
+                hint="Are the times in another unit? Give it with `time_unit`.",
             )
         if factor == 1 and times.dtype.kind in "iu":
             return times.astype(np.int64)  # whole already, and exact above 2^53 too
         return ticks.astype(np.int64)
 
 
-def ms_to_us(value_ms: float, flag: str) -> int:
-    """Return a duration in whole microseconds.
-
-    Raises
-    ------
-    SettingsError
-        If it is not whole, or centuries long.
-    """
-    if not abs(value_ms) < _MAX_US / 1000:  # nor is it NaN
-        raise SettingsError(f"{flag}: found {value_ms:g} ms; expected a time in a recording")
+def ms_to_us(value_ms: float, name: str) -> int:
+    """Return the duration of an option or key in microseconds; it must be a whole number."""
+    if not abs(value_ms) < _MAX_US / 1000:  # NaN is refused too
+        raise SettingsError(f"`{name}`: found {value_ms:g} ms; expected a time in a recording")
     ticks = round(value_ms * 1000)
     if abs(value_ms * 1000 - ticks) > 1e-6:
         raise SettingsError(
-            f"{flag}: found {value_ms:.9g} ms; expected a whole number of microseconds",
+            f"`{name}`: found {value_ms:.9g} ms; expected a whole number of microseconds",
             hint=f"Take {ticks / 1000:g}: times are kept to the microsecond.",
         )
     return ticks
 
 
-# ------------------------------------------------------------------------------------------------
-# Sets of intervals on the clock, (intervals, 2) int arrays: from the first to the second.
-# ------------------------------------------------------------------------------------------------
+def in_bins(value_ms: float, bin_us: int, name: str) -> int:
+    """Return the duration of an option in bins; it must be a whole number of them."""
+    value_us = ms_to_us(value_ms, name)
+    if value_us % bin_us:
+        low = value_us // bin_us * bin_us / 1000
+        raise SettingsError(
+            f"`{name}`: found {value_ms:g} ms, which is {value_us / bin_us:g} bins of "
+            f"{bin_us / 1000:g} ms; expected a whole number of bins",
+            hint=f"Take {low:g} or {low + bin_us / 1000:g} ms, or another `bin_ms`.",
+        )
+    return value_us // bin_us
+
+
+# Sets of intervals, (intervals, 2) int arrays in microseconds: half open, from start to stop.
 
 
 def merge_intervals(intervals: TicksArray) -> TicksArray:
@@ -107,7 +97,7 @@ def merge_intervals(intervals: TicksArray) -> TicksArray:
 
 
 def common_intervals(sets: Sequence[TicksArray]) -> TicksArray:
-    """Return the intervals that lie in every one of the sets."""
+    """Return the times that are in all of the sets, as disjoint intervals."""
     if not sets:
         return np.zeros((0, 2), dtype=np.int64)
     steps: dict[int, int] = {}
@@ -125,7 +115,7 @@ def common_intervals(sets: Sequence[TicksArray]) -> TicksArray:
 
 
 def inside(times: TicksArray, disjoint: TicksArray) -> NDArray[np.bool_]:
-    """Return for each time whether it lies in one of the disjoint, ascending intervals."""
+    """Return for each time whether it is in one of the disjoint, ascending intervals."""
     if len(disjoint) == 0:
         return np.zeros(len(times), dtype=bool)
     at = np.searchsorted(disjoint[:, 0], times, side="right") - 1
@@ -133,7 +123,7 @@ def inside(times: TicksArray, disjoint: TicksArray) -> NDArray[np.bool_]:
 
 
 def contained(starts: TicksArray, stops: TicksArray, disjoint: TicksArray) -> NDArray[np.bool_]:
-    """Return for each stretch whether all of it lies in one of the disjoint intervals."""
+    """Return for each trial whether all of it is in one of the disjoint, ascending intervals."""
     if len(disjoint) == 0:
         return np.zeros(len(starts), dtype=bool)
     at = np.searchsorted(disjoint[:, 0], starts, side="right") - 1
@@ -141,6 +131,6 @@ def contained(starts: TicksArray, stops: TicksArray, disjoint: TicksArray) -> ND
 
 
 def clipped(disjoint: TicksArray, start: int, stop: int) -> TicksArray:
-    """Return what of the intervals lies between two times."""
+    """Return the parts of the intervals that are between two times."""
     cut = np.clip(disjoint, start, stop)
     return cut[cut[:, 0] < cut[:, 1]]

@@ -1,23 +1,25 @@
 """What a file of any format holds, under one set of names.
 
 A name is the path inside the file: ``spike_times``, ``units/quality``, ``session/trials/go``.
-MATLAB's dots (``session.trials.go``) are read as slashes.
+MATLAB's dots (``session.trials.go``) are read as slashes. In messages, names in the file are in
+quotes, and the options that chose them in backticks.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from ndt_cli.errors import DataError, SettingsError, nearest, typed
+from ndt_cli.errors import DataError, SettingsError, called, nearest
 
-_SHOWN = 12
+_N_NAMES = 12
 
 PLAIN_KINDS = "buifSU"
 """Kinds of numpy's types that are numbers or text."""
@@ -25,7 +27,7 @@ PLAIN_KINDS = "buifSU"
 
 @dataclass(frozen=True)
 class ArrayItem:
-    """An array of numbers or text; ``read`` takes it from the file."""
+    """An array of numbers or text; ``read`` loads it."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -34,21 +36,19 @@ class ArrayItem:
 
 @dataclass(frozen=True)
 class ListsItem:
-    """Arrays of unequal length: cells, a ragged column, one array a unit.
+    """Arrays of unequal length: cells, or a ragged column.
 
-    ``shape`` is that of the collection; ``read`` gives its arrays in C order. ``labels`` are the
-    names of the arrays, where they have some.
+    ``shape`` is that of the collection; ``read`` loads its arrays in C order.
     """
 
     shape: tuple[int, ...]
     dtype: str
     read: Callable[[], list[NDArray[Any]]]
-    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class SeriesItem:
-    """Samples with a clock; ``read`` gives times in seconds and samples x channels."""
+    """A time series; ``read`` loads times in seconds, and samples x channels."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -60,7 +60,7 @@ Item = ArrayItem | ListsItem | SeriesItem
 
 @dataclass
 class Contents:
-    """An open file; close it, or use it in a ``with``.
+    """An open file, to be closed, or used in a ``with``.
 
     Attributes
     ----------
@@ -87,11 +87,16 @@ class Contents:
     ) -> None:
         self.on_close.close()
 
+    @property
+    def groups(self) -> list[str]:
+        """Names of all groups, sorted; the top of the file is not among them."""
+        return sorted({n.rpartition("/")[0] for n in self.items if "/" in n})
+
     def resolve(self, name: str) -> str | None:
-        """Return the name as the file has it, or None."""
-        for spelt in (name, name.strip("/"), name.replace(".", "/").strip("/")):
-            if spelt in self.items:
-                return spelt
+        """Return the name as the file spells it, or None."""
+        for spelling in (name, name.strip("/"), name.replace(".", "/").strip("/")):
+            if spelling in self.items:
+                return spelling
         return None
 
     def children(self, table: str) -> list[str]:
@@ -101,188 +106,236 @@ class Contents:
         return [n for n in below if "/" not in n[len(front) :]]
 
     def resolve_table(self, name: str) -> str | None:
-        """Return the name of a group as the file has it, or None."""
-        for spelt in (name.strip("/"), name.replace(".", "/").strip("/")):
-            if self.children(spelt):
-                return spelt
+        """Return the name of a group as the file spells it, or None."""
+        for spelling in (name.strip("/"), name.replace(".", "/").strip("/")):
+            if self.children(spelling):
+                return spelling
         return None
 
+    def column_lengths(self, table: str) -> "Counter[int]":
+        """How many columns of a group have each length."""
+        items = [self.items[n] for n in self.children(table)]
+        return Counter(i.shape[0] for i in items if not isinstance(i, SeriesItem) and i.shape)
+
     def n_rows(self, table: str) -> int:
-        """Rows of a table: the commonest length of its columns."""
-        lengths = Counter(self.items[n].shape[0] for n in self._columns(table))
-        return lengths.most_common(1)[0][0] if lengths else 0
+        """Rows of a table: the most frequent length of its columns."""
+        return next((length for length, _ in self.column_lengths(table).most_common(1)), 0)
 
     def tables(self) -> dict[str, int]:
-        """Groups with columns of equal length, and their rows."""
-        groups = dict.fromkeys(n.rpartition("/")[0] for n in self.items)
+        """Groups with several columns of equal length, and the number of their rows."""
         tables = {}
-        for group in groups:
+        for group in dict.fromkeys(n.rpartition("/")[0] for n in self.items):
             n_rows = self.n_rows(group)
-            lengths = [self.items[n].shape[0] for n in self._columns(group)]
-            if lengths.count(n_rows) > 1 and n_rows > 1 and (group or self.layout == "CSV"):
+            n_columns = self.column_lengths(group)[n_rows]
+            if n_columns > 1 and n_rows > 1 and (group or self.layout == "CSV"):
                 tables[group] = n_rows
         return tables
 
-    def _columns(self, table: str) -> list[str]:
-        return [
-            n
-            for n in self.children(table)
-            if not isinstance(self.items[n], SeriesItem) and len(self.items[n].shape) >= 1
-        ]
-
-    def find(self, name: str, flag: str) -> tuple[str, Item]:
-        """Return the item of a name.
-
-        Raises
-        ------
-        SettingsError
-            If there is none; the hint has the nearest one.
-        """
+    def find(self, name: str, option: str) -> tuple[str, Item]:
+        """Return the name as the file spells it, and its item."""
         found = self.resolve(name)
         if found is None:
-            raise self.unknown(flag, name, self.items)
+            raise self.unknown(option, name, self.items)
         return found, self.items[found]
 
-    def array(self, name: str, flag: str) -> NDArray[Any]:
-        """Read an array.
-
-        Raises
-        ------
-        SettingsError
-            If there is no such name, or it is no array.
-        """
-        found, item = self.find(name, flag)
+    def array(self, name: str, option: str | None) -> NDArray[Any]:
+        """Read an array of numbers or text."""
+        found, item = self.find(name, option or "name")
         if not isinstance(item, ArrayItem):
-            raise self.wrong(flag, found, f"{item.dtype}", "one array")
-        return self.readable(item, found, flag)
-
-    def readable(self, item: ArrayItem, name: str, flag: str) -> NDArray[Any]:
-        """Read an item of numbers or text.
-
-        Raises
-        ------
-        DataError
-            If it holds anything else, such as references or lists.
-        """
+            raise self.wrong(option, found, f"{item.dtype}", "one array")
         values = item.read()
-        if values.dtype.kind not in PLAIN_KINDS:
-            raise self.wrong(flag, name, f"values of type {values.dtype}", "numbers or text")
+        if values.dtype.kind not in PLAIN_KINDS:  # references, lists
+            raise self.wrong(option, found, f"values of type {values.dtype}", "numbers or text")
         return values
 
-    def numbers(self, name: str, flag: str) -> NDArray[Any]:
+    def numbers(self, name: str, option: str | None) -> NDArray[Any]:
         """Read an array of numbers."""
-        values = self.array(name, flag)
+        values = self.array(name, option)
         if values.dtype.kind not in "buif":
-            raise self.wrong(flag, name, f"values of type {values.dtype}", "numbers")
+            raise self.wrong(option, name, f"values of type {values.dtype}", "numbers")
         return values
 
-    def unknown(self, flag: str, name: str, known: Iterable[str]) -> SettingsError:
-        """Return the error for a name that is not there."""
+    def unknown(self, option: str, name: str, known: Iterable[str]) -> SettingsError:
+        """Return the error for a name that is not in the file; the hint has the nearest one."""
         known = list(known)
         like = nearest(name, known) or _same_ending(name, known)
-        shown = ", ".join(f"`{n}`" for n in known[:_SHOWN]) or "nothing"
-        more = f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else ""
         return SettingsError(
-            f"{self.path}: {flag} {name}: found no such name; there are {shown}{more}",
-            hint=f"Did you mean {like}?"
-            if like
-            else f"See them all:  ndt convert {typed(self.path)} --list",
+            f"{self.path}: `{option}={name!r}`: found no such name; there are {listed(known)}",
+            hint=f"Did you mean {like}?" if like else f"See all of them: {self.called_list}",
         )
 
     def wrong(
-        self, flag: str, name: str, found: str, expected: str, hint: str | None = None
+        self, option: str | None, name: str, found: str, expected: str, hint: str | None = None
     ) -> DataError:
-        """Return the error for something that is not as it should be."""
-        return DataError(
-            f"{self.path}: {flag} `{name}`: found {found}; expected {expected}", hint=hint
-        )
+        """Return the error for an item that is not what is needed, by an option or always."""
+        what = f"`{option}={name!r}`" if option else repr(name)
+        return DataError(f"{self.path}: {what}: found {found}; expected {expected}", hint)
+
+    @property
+    def called_list(self) -> str:
+        """The call that lists the file, for a hint."""
+        return called("list_contents", self.path)
+
+    @property
+    def look(self) -> str:
+        """The hint to look at the columns of the file."""
+        return f"{self.called_list} shows the first values of each column."
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names in the file as a message shows them."""
+    names = list(names)
+    more = f" and {len(names) - _N_NAMES} more" if len(names) > _N_NAMES else ""
+    return (", ".join(repr(n) for n in names[:_N_NAMES]) or "none") + more
 
 
 def _same_ending(name: str, known: list[str]) -> str | None:
-    """Return a path whose last part is like the name: `go_cue` for `trials/go_cue`."""
+    """Return a path whose last part is like the name: `trials/go_cue` for `go_cue`."""
     last = {n.rpartition("/")[2]: n for n in known}
     like = nearest(name.rpartition("/")[2], last)
     return last[like] if like else None
 
 
 # ------------------------------------------------------------------------------------------------
-# Ordinary names of things in recordings, tried where the user gives none.
+# Usual names, tried where the user gives none.
 # ------------------------------------------------------------------------------------------------
-
 
 _NAMES = {
     "spike_times": ("units/spike_times", "spike_times", "spiketimes", "spike_time", "spikes"),
     "spike_units": (
-        "spike_units",
-        "spike_unit",
-        "spike_clusters",
-        "unit",
-        "units",
-        "neuron",
-        "neurons",
-        "cluster",
-        "cluster_id",
-        "unit_id",
-        "neuron_id",
+        "spike_units", "spike_unit", "spike_clusters", "unit", "units", "neuron", "neurons",
+        "cluster", "cluster_id", "unit_id", "neuron_id",
     ),
     "counts": ("spikes", "counts", "spike_counts", "binned_spikes"),
     "trials": ("intervals/trials", "trials"),
     "start": ("start_time", "start", "trial_start", "start_times", "start_s", "start_ms"),
     "stop": (
-        "stop_time",
-        "stop",
-        "end",
-        "trial_stop",
-        "trial_end",
-        "end_time",
-        "stop_s",
-        "stop_ms",
+        "stop_time", "stop", "end", "trial_stop", "trial_end", "end_time", "stop_s", "stop_ms",
     ),
     "units": ("units",),
     "lengths": ("lengths",),
     "length_ms": ("length_ms",),
-}
+}  # fmt: skip
 _COLUMN_TIMES = ("time", "times", "time_s", "t")
 
 
-def guess(contents: Contents, what: str, known: list[str] | None = None) -> str | None:
-    """Return the ordinary name that the file has for something, or None.
+def guess(contents: Contents, what: str, known: Iterable[str] | None = None) -> str | None:
+    """Return the usual name that the file has for an option, or None.
 
-    Capitals and underscores do not count: ``spikeTimes`` is ``spike_times``.
+    Case and underscores do not matter: ``spikeTimes`` is ``spike_times``.
     """
-    by_plain = {_plain(n): n for n in reversed(known or list(contents.items))}
-    return next((by_plain[_plain(n)] for n in _NAMES[what] if _plain(n) in by_plain), None)
+    return _first_like(_NAMES[what], contents.items if known is None else known)
 
 
-def guess_spike_times(contents: Contents) -> str | None:
-    """Return the name of what looks like spike times: lists, or a column beside one of units."""
+def guess_spikes(contents: Contents) -> tuple[str | None, str | None]:
+    """Return the names of what looks like spike times, or else of what looks like counts."""
+    items = contents.items
     for name in _NAMES["spike_times"]:
-        found = guess_one(contents, name)
-        item = None if found is None else contents.items[found]
-        n_axes = (1,) if name == "spikes" else (1, 2)  # a matrix of that name holds counts
+        found = _first_like((name,), items)
+        item = None if found is None else items[found]
+        n_axes = (1,) if name == "spikes" else (1, 2)  # a matrix called spikes holds counts
         if isinstance(item, ListsItem) or (
             isinstance(item, ArrayItem) and len(item.shape) in n_axes
         ):
-            return found
+            return found, None
     units = guess(contents, "spike_units")
-    columns = (guess_one(contents, name) for name in _COLUMN_TIMES if units is not None)
-    same = (
-        c for c in columns if c and contents.items[c].shape == contents.items[units or ""].shape
+    if units is not None:
+        for name in _COLUMN_TIMES:
+            found = _first_like((name,), items)
+            if found is not None and items[found].shape == items[units].shape:
+                return found, None
+    counts = guess(contents, "counts")
+    item = None if counts is None else items[counts]
+    return None, counts if isinstance(item, ArrayItem) and len(item.shape) in (2, 3) else None
+
+
+def _first_like(names: Iterable[str], known: Iterable[str]) -> str | None:
+    """Return the first of the names that is known, as it is spelled there."""
+
+    def plain(name: str) -> str:
+        return name.lower().replace("_", "").replace("-", "")
+
+    by_plain = {plain(n): n for n in reversed(list(known))}
+    return next((by_plain[plain(n)] for n in names if plain(n) in by_plain), None)
+
+
+# ------------------------------------------------------------------------------------------------
+# A listing of an unknown file, so that its names can be chosen.
+# ------------------------------------------------------------------------------------------------
+
+_N_VALUES = 4
+_MAX_CHARS = 40
+_READ_ENTRIES = 10**6  # larger arrays are listed without a look inside
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One array, ragged column or time series.
+
+    Attributes
+    ----------
+    name : str
+        As the options of `convert` take it.
+    shape : tuple of int
+    kind : str
+        Type of its values.
+    values : str
+        The first distinct values of a vector; empty for anything larger.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kind: str
+    values: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a file holds.
+
+    Attributes
+    ----------
+    source, format : str
+    entries : tuple of Entry
+    tables : dict of str to int
+        Groups of columns of equal length, with the number of their rows: choices for the options
+        ``trials`` and ``units``.
+    """
+
+    source: str
+    format: str
+    entries: tuple[Entry, ...]
+    tables: dict[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+
+def make_listing(contents: Contents) -> Listing:
+    """List an open file."""
+    entries = tuple(
+        Entry(name, item.shape, item.dtype, _first_values(item))
+        for name, item in contents.items.items()
     )
-    return next(same, None)
+    return Listing(str(contents.path), contents.layout, entries, contents.tables())
 
 
-def guess_counts(contents: Contents) -> str | None:
-    """Return the name of what looks like counts: an ordinary name with two or three axes."""
-    found = guess(contents, "counts")
-    item = None if found is None else contents.items[found]
-    return found if isinstance(item, ArrayItem) and len(item.shape) in (2, 3) else None
-
-
-def guess_one(contents: Contents, name: str) -> str | None:
-    """Return the file's spelling of one name, or None."""
-    return next((n for n in contents.items if _plain(n) == _plain(name)), None)
-
-
-def _plain(name: str) -> str:
-    return name.lower().replace("_", "").replace("-", "")
+def _first_values(item: Item) -> str:
+    """Return the first distinct values of a vector or a number as text."""
+    if not isinstance(item, ArrayItem) or len(item.shape) > 1:
+        return ""
+    if int(np.prod(item.shape)) > _READ_ENTRIES:
+        return ""
+    try:
+        flat = np.atleast_1d(item.read())
+    except DataError as error:
+        return error.message
+    values = flat.tolist()
+    if flat.dtype.kind in "OV":  # rows and lists cannot be compared
+        values = [str(value) for value in values[: _N_VALUES + 1]]
+    distinct = list(dict.fromkeys(values))
+    shown = ", ".join(f"{v:.7g}" if isinstance(v, float) else str(v) for v in distinct[:_N_VALUES])
+    if len(shown) > _MAX_CHARS:
+        return f"{shown[:_MAX_CHARS]}..."
+    return f"{shown}, ..." if len(distinct) > _N_VALUES else shown

@@ -1,44 +1,105 @@
 """From a recording in any of the field's files to trials that can be trained on.
 
-Axes in names: B trials, T bins, N neurons.
+Axes in names: B trials, T bins, N neurons, V behavioral variables, K any channel.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from ndt_cli.convert.behavior import read_behavior
-from ndt_cli.convert.clock import ms_to_us
-from ndt_cli.convert.contents import (
-    ArrayItem,
-    Contents,
-    ListsItem,
-    guess,
-    guess_counts,
-    guess_spike_times,
-)
+from ndt_cli.convert.behavior import read_behavior, variable_names
+from ndt_cli.convert.clock import in_bins, ms_to_us
+from ndt_cli.convert.contents import Contents, Listing, guess_spikes, listed, make_listing
 from ndt_cli.convert.counts import (
-    ContinuousCounts,
     as_counts,
     chosen_bin_us,
-    no_spikes,
+    continuous_counts,
+    own_lengths,
     read_axes,
+    read_lengths,
     source_bin_us,
     unit_names,
 )
-from ndt_cli.convert.cutting import Spikes, cut_clocked, cut_counts
-from ndt_cli.convert.journal import Journal
-from ndt_cli.convert.options import Choices
-from ndt_cli.convert.readers import open_file
-from ndt_cli.convert.spikes import read_labeled_trials, read_listed_trials, read_spike_times
-from ndt_cli.convert.summary import ConvertReport, describe_cut
-from ndt_cli.convert.tables import Table, find_table, kept_units
-from ndt_cli.convert.trials import Cut, drop_silent_units, to_recording
-from ndt_cli.data.checks import check_recording
-from ndt_cli.data.spike_data import Recording
-from ndt_cli.errors import SettingsError
+from ndt_cli.convert.job import ConvertJob, Dropped
+from ndt_cli.convert.options import ConvertOptions
+from ndt_cli.convert.reading import open_file
+from ndt_cli.convert.spikes import read_spike_times
+from ndt_cli.convert.tables import Table, read_conditions
+from ndt_cli.convert.trials import Cut, chosen_rows, cut_recording, draw_valid, valid_rows
+from ndt_cli.data.checks import MAX_COUNT, check_recording, compact_counts
+from ndt_cli.data.rebin import rebin
+from ndt_cli.data.spike_data import FloatArray, IntArray, Recording, SpikeData
+from ndt_cli.errors import DataError, SettingsError, called
+
+_MANY_PADDED = 0.3
+
+
+@dataclass(frozen=True)
+class SplitCount:
+    """Trials of a split.
+
+    Attributes
+    ----------
+    n_trials : int
+    mean_rate_hz : float
+        Over the bins inside the trials, and all neurons.
+    """
+
+    n_trials: int
+    mean_rate_hz: float
+
+
+@dataclass(frozen=True)
+class ConvertReport:
+    """What was made of a file, and how.
+
+    Attributes
+    ----------
+    source, format : str
+        The file, and ``"npz"``, ``"HDF5"``, ``"NWB"``, ``"MATLAB"`` or ``"CSV"``.
+    train, valid : SplitCount
+    n_bins, shortest_bins : int
+        Bins of the longest and of the shortest trial.
+    bin_ms : float
+    n_neurons : int
+    neurons : tuple of str
+        Their names in the file.
+    n_spikes : int
+        Spikes in the trials; one that is in two trials counts twice.
+    conditions : dict of str to int
+        Trials of each condition, by name, in the order of their numbers.
+    behavior : tuple of str
+        Behavioral variables.
+    taken : dict of str to str
+        Which name in the file was used as what.
+    dropped : tuple of Dropped
+        What was left out, and why.
+    notes : tuple of str
+        Assumptions.
+    """
+
+    source: str
+    format: str
+    train: SplitCount
+    valid: SplitCount
+    n_bins: int
+    shortest_bins: int
+    bin_ms: float
+    n_neurons: int
+    neurons: tuple[str, ...]
+    n_spikes: int
+    conditions: dict[str, int]
+    behavior: tuple[str, ...]
+    taken: dict[str, str]
+    dropped: tuple[Dropped, ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,23 +111,23 @@ class Converted:
     recording : Recording
         Training and validation trials.
     report : ConvertReport
-        What was taken, left out and assumed.
+        What was used, left out and assumed.
     """
 
     recording: Recording
     report: ConvertReport
 
 
-def convert(file: Path | str, choices: Choices | None = None) -> Converted:
+def convert(file: Path | str, options: ConvertOptions | None = None) -> Converted:
     """Read a recording and cut it into trials of binned counts.
 
     Parameters
     ----------
     file : Path or str
         A .npz, MATLAB, HDF5, NWB or CSV file.
-    choices : Choices, optional
-        What in the file is what, and how it is cut. What is not chosen is found by its ordinary
-        name, and the report says so.
+    options : ConvertOptions, optional
+        What in the file is what, and how it is cut. What is not given is looked for under its
+        usual name, and the report says what was found.
 
     Returns
     -------
@@ -75,127 +136,287 @@ def convert(file: Path | str, choices: Choices | None = None) -> Converted:
     Raises
     ------
     DataError
-        If the file cannot be read, or nothing is left of it.
+        If the file cannot be read, or no trial or unit is left.
     SettingsError
-        If something chosen is not there, or cannot be.
+        If a name is not in the file, or options contradict each other or the file.
 
     Examples
     --------
-    >>> from ndt_cli.convert import Choices, convert
-    >>> choices = Choices(
+    >>> from ndt_cli.convert import ConvertOptions, convert
+    >>> options = ConvertOptions(
     ...     bin_ms=20, align="go_cue", window_ms=(-200, 400), condition=("target",)
     ... )
-    >>> converted = convert("session.npz", choices)
+    >>> converted = convert("session.npz", options)
     >>> converted.recording.train.spikes_BTN.shape  # trials, bins, neurons
     (19, 30, 5)
     >>> converted.report.conditions
     {'0': 6, '1': 6, '2': 6, '3': 6}
     """
-    path, choices, journal = Path(file), choices or Choices(), Journal()
-    with open_file(path) as contents:
-        cut = _cut(contents, choices, journal)
-    cut = drop_silent_units(cut, choices.min_rate_hz, journal)
-    if choices.overlap_ms:
-        journal.note("Spikes where windows overlap are counted in each of them.")
-    names = tuple(str(name) for name in cut.unit_ids.tolist())
-    cut = replace(cut, data=replace(cut.data, neuron_names=names))
-    recording = to_recording(cut, choices, str(path))
-    check_recording(recording)
-    return Converted(recording, describe_cut(recording, cut, journal, contents.layout))
-
-
-def _cut(contents: Contents, choices: Choices, journal: Journal) -> Cut:
-    spikes, name = choices.spike_times, choices.counts
-    if spikes is None and name is None:
-        spikes = guess_spike_times(contents)
-        name = guess_counts(contents) if spikes is None else None
-    if name is not None:
-        found, _ = contents.find(name, "--counts")
-        values = read_axes(contents, found, choices.axes, "--counts")
-        journal.took("counts", found)
-        if values.ndim == 3:
-            return cut_counts(contents, found, values, choices, journal)
-        return _cut_continuous(contents, found, values, choices, journal)
-    if spikes is None:
-        raise no_spikes(contents)
-    return _cut_times(contents, spikes, choices, journal)
-
-
-def _cut_times(contents: Contents, name: str, choices: Choices, journal: Journal) -> Cut:
-    if choices.bin_ms is None:
-        raise SettingsError(
-            "--bin-ms: found no bin width; spike times need one", "Give it, such as --bin-ms 20."
-        )
-    table: Table | None
-    found = contents.resolve(name)
-    item = None if found is None else contents.items[found]
-    spikes: Spikes
-    if found is not None and isinstance(item, ListsItem) and len(item.shape) == 2:
-        spikes, table = read_listed_trials(contents, found, item, choices, journal)
-    elif choices.spike_trials is not None:
-        spikes, table = read_labeled_trials(contents, name, choices, journal)
-    else:
-        spikes = read_spike_times(contents, name, choices, journal)
-        table = _find_trials(contents, choices, journal)
-    if table is not None and table.zero_us_R is not None:
-        _refuse_clock(contents, choices)
-    spikes = spikes.take(kept_units(contents, choices, spikes.unit_ids, journal))
-    behavior = read_behavior(contents, choices, journal, None)
-    bin_us = ms_to_us(choices.bin_ms, "--bin-ms")
-    return cut_clocked(spikes, table, behavior, bin_us, choices, journal, str(contents.path))
-
-
-def _cut_continuous(
-    contents: Contents, name: str, values_TN: NDArray[Any], choices: Choices, journal: Journal
-) -> Cut:
-    source_us = source_bin_us(contents, choices, journal)
-    start_us = 0
-    if choices.counts_times is not None:
-        times = contents.numbers(choices.counts_times, "--counts-times")
-        if times.shape != (len(values_TN),):
-            raise contents.wrong(
-                "--counts-times",
-                choices.counts_times,
-                f"shape {times.shape}",
-                f"{len(values_TN)} times, one a bin",
-            )
-        start_us = int(choices.clock.to_us(times[:1])[0])
-    counts_TN = as_counts(values_TN, contents, name)
-    spikes = ContinuousCounts(
-        counts_TN, unit_names(contents, counts_TN.shape[1]), source_us, start_us
+    options = options or ConvertOptions()
+    with open_file(Path(file)) as contents:
+        job = ConvertJob(contents, options)
+        cut = _cut(job)
+    cut = _drop_silent_units(job, cut)
+    if options.overlap_ms:
+        job.notes.append("Spikes where windows overlap are counted in each of them.")
+    data = replace(
+        cut.data,
+        neuron_names=tuple(str(name) for name in cut.unit_ids.tolist()),
+        conditions_B=None if cut.conditions is None else cut.conditions.numbers_B,
     )
-    table = _find_trials(contents, choices, journal)
-    behavior = read_behavior(contents, choices, journal, spikes)
-    kept = spikes.take(kept_units(contents, choices, spikes.unit_ids, journal))
-    bin_us = chosen_bin_us(choices, source_us)
-    return cut_clocked(kept, table, behavior, bin_us, choices, journal, str(contents.path))
+    is_valid_B = cut.is_valid_B
+    if is_valid_B is None:
+        is_valid_B = draw_valid(
+            data.n_trials,
+            options.split or ("random" if cut.conditions is None else "condition"),
+            valid_fraction=options.valid_fraction,
+            seed=options.seed,
+            conditions_B=data.conditions_B,
+            source=str(contents.path),
+        )
+    train, valid = (data.take(np.flatnonzero(half)) for half in (~is_valid_B, is_valid_B))
+    recording = Recording(train, valid, str(contents.path), "ndt")
+    check_recording(recording)
+    return Converted(recording, _report(job, recording, data, cut))
 
 
-def _find_trials(contents: Contents, choices: Choices, journal: Journal) -> Table | None:
-    """Return the table of trials: the chosen one, an ordinary one, or columns at the top."""
-    if choices.trials == "none":
-        return None
-    groups = sorted({n.rpartition("/")[0] for n in contents.items if "/" in n})
-    name = choices.trials or guess(contents, "trials", groups)
-    if name is not None:
-        journal.took("trials", name)
-        return find_table(contents, name, "--trials", choices.trials_clock)
-    column = choices.align or choices.start or guess(contents, "start")
-    item = contents.items.get(column or "")
-    if column is None or not isinstance(item, ArrayItem) or len(item.shape) != 1:
-        if choices.align or choices.start:
-            raise contents.unknown(
-                "--align" if choices.align else "--start", str(column), contents.items
-            )
-        return None
-    return Table(contents, "", item.shape[0], "--trials", choices.trials_clock)
+def list_contents(file: Path | str) -> Listing:
+    """List the arrays, tables and time series of a file.
+
+    Parameters
+    ----------
+    file : Path or str
+        A .npz, MATLAB, HDF5, NWB or CSV file.
+
+    Returns
+    -------
+    Listing
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read.
+
+    Examples
+    --------
+    >>> for entry in list_contents("session.npz").entries[:3]:
+    ...     print(entry.name, entry.shape)
+    spike_times (2000,)
+    spike_units (2000,)
+    start_time (24,)
+    """
+    with open_file(Path(file)) as contents:
+        return make_listing(contents)
 
 
-def _refuse_clock(contents: Contents, choices: Choices) -> None:
-    """Refuse what needs the recording's clock where times count from each trial's own zero."""
-    for flag, value in (("--chop-ms", choices.chop_ms), ("--behavior", choices.behavior)):
-        if value:
-            raise SettingsError(
-                f"{contents.path}: {flag}: the times of these spikes count from each trial's own "
-                f"zero; expected times on one clock for {flag}"
-            )
+def _cut(job: ConvertJob) -> Cut:
+    """Cut the trials from spike times, from continuous counts, or from trials of counts."""
+    contents, options = job.contents, job.options
+    times_name, counts_name = options.spike_times, options.counts
+    if times_name is None and counts_name is None:
+        times_name, counts_name = guess_spikes(contents)
+    if counts_name is not None:
+        found, _ = contents.find(counts_name, "counts")
+        values = read_axes(contents, found, options.axes)
+        job.taken["counts"] = found
+        if values.ndim == 3:
+            return _cut_counted_trials(job, found, values)
+        counts = continuous_counts(job, found, values)
+        table = job.find_trials()
+        behavior = read_behavior(job, counts.centers_us_T)
+        kept = counts.take(job.kept_units(counts.unit_ids))
+        bin_us = chosen_bin_us(job, counts.source_bin_us)
+        return cut_recording(job, kept, table, behavior, bin_us)
+    if times_name is None:
+        raise _no_spikes(contents)
+    if options.bin_ms is None:
+        raise SettingsError(
+            "`bin_ms`: found no bin width; spike times need one", "Give it in ms: `bin_ms=20`."
+        )
+    spikes, table = read_spike_times(job, times_name)
+    if table is not None and table.zero_us_R is not None:
+        for option in ("chop_ms", "behavior"):
+            if getattr(options, option):
+                raise SettingsError(
+                    f"{contents.path}: `{option}`: the times of these spikes count from the start "
+                    f"of each trial; `{option}` needs times on one clock"
+                )
+    spikes = spikes.take(job.kept_units(spikes.unit_ids))
+    behavior = read_behavior(job)
+    return cut_recording(job, spikes, table, behavior, ms_to_us(options.bin_ms, "bin_ms"))
+
+
+def _no_spikes(contents: Contents) -> DataError:
+    """Return the error for a file in which nothing looks like spikes."""
+    if {"train_data", "train_spikes_heldin"} & contents.items.keys():
+        return DataError(
+            f"{contents.path}: found training and validation trials already; expected a recording",
+            hint=f"Such a file is read as it is: {called('describe_file', contents.path)}",
+        )
+    return DataError(
+        f"{contents.path}: found no spikes under a usual name; there are {listed(contents.items)}",
+        hint="Name them: `spike_times=NAME` (and `spike_units=NAME`), or `counts=NAME`. "
+        f"See what is in the file: {contents.called_list}",
+    )
+
+
+def _drop_silent_units(job: ConvertJob, cut: Cut) -> Cut:
+    """Leave out neurons whose rate over all trials is below ``min_rate_hz``."""
+    min_rate_hz, data = job.options.min_rate_hz, cut.data
+    if min_rate_hz <= 0:
+        return cut
+    seconds = float(np.sum(data.lengths_B)) * data.bin_ms / 1000
+    rates_hz_N = data.spikes_BTN.sum(axis=(0, 1), dtype=np.int64) / seconds
+    kept_N = rates_hz_N >= min_rate_hz
+    why = f"fire less than {min_rate_hz:g} spikes per second"
+    job.drop("units", int((~kept_N).sum()), len(kept_N), why)
+    if not kept_N.any():
+        raise DataError(
+            f"`min_rate_hz={min_rate_hz:g}`: found no such unit; the highest rate is "
+            f"{rates_hz_N.max():.3g} Hz",
+            hint="Lower the limit, or check `time_unit`: the rates may be off by a factor.",
+        )
+    data = replace(data, spikes_BTN=data.spikes_BTN[..., kept_N])
+    return replace(cut, data=data, unit_ids=cut.unit_ids[kept_N])
+
+
+def _report(job: ConvertJob, recording: Recording, data: SpikeData, cut: Cut) -> ConvertReport:
+    """Describe what was cut and how it was split."""
+    notes = list(job.notes)
+    padded = 1 - float(data.inside_BT.mean())
+    if padded > _MANY_PADDED:
+        notes.append(
+            f"{100 * padded:.0f} % of all bins pad shorter trials. They are never scored, but cost "
+            "time: `where='duration_ms < 3000'` leaves out long trials, `chop_ms` chops them."
+        )
+    return ConvertReport(
+        source=recording.source,
+        format=job.contents.layout,
+        train=_count(recording.train),
+        valid=_count(recording.valid),
+        n_bins=data.n_bins,
+        shortest_bins=int(np.min(data.lengths_B)),
+        bin_ms=data.bin_ms,
+        n_neurons=data.n_neurons,
+        neurons=data.neuron_names,
+        n_spikes=int(data.spikes_BTN.sum(dtype=np.int64)),
+        conditions={} if cut.conditions is None else cut.conditions.sizes(),
+        behavior=data.behavior_names,
+        taken=job.taken,
+        dropped=tuple(job.dropped),
+        notes=tuple(notes),
+    )
+
+
+def _count(data: SpikeData) -> SplitCount:
+    n_entries = int(np.sum(data.lengths_B)) * data.n_neurons
+    n_spikes = int(data.spikes_BTN.sum(dtype=np.int64))
+    return SplitCount(data.n_trials, n_spikes / n_entries * 1000 / data.bin_ms)
+
+
+# ------------------------------------------------------------------------------------------------
+# Trials of counts: a window of each, in wider bins.
+# ------------------------------------------------------------------------------------------------
+
+
+def _cut_counted_trials(job: ConvertJob, name: str, values_BTN: NDArray[Any]) -> Cut:
+    """Cut trials of counts, as they are stored, to a window and to wider bins."""
+    contents, options = job.contents, job.options
+    if options.chop_ms is not None:
+        raise SettingsError(
+            f"`chop_ms`: {name!r} has trials already, {values_BTN.shape}; expected a continuous "
+            "recording, bins x neurons"
+        )
+    n_trials, _, n_neurons = values_BTN.shape
+    source_us = source_bin_us(job)
+    bin_us = chosen_bin_us(job, source_us)
+    table = job.trials_beside(n_trials, "counts")
+    kept_B = chosen_rows(job, table)
+    lengths_B = own_lengths(values_BTN)
+    stated_B = read_lengths(job, n_trials, source_us)
+    if stated_B is not None:
+        lengths_B = np.minimum(lengths_B, stated_B)
+    firsts_B: IntArray = np.zeros(n_trials, dtype=np.int64)
+    if options.window_ms is not None:
+        firsts_B, n_source = _window(job, table, kept_B, source_us, bin_us)
+        holds_B = (firsts_B >= 0) & (firsts_B + n_source <= lengths_B)
+        job.keep("trials", holds_B, kept_B, "do not hold the whole window")
+        lengths_B = np.full(n_trials, n_source)
+    job.keep("trials", lengths_B >= bin_us // source_us, kept_B, "are shorter than one bin")
+    if not kept_B.any():
+        raise job.nothing_left("trial")
+
+    rows = np.flatnonzero(kept_B)
+    firsts_B, lengths_B = firsts_B[rows], lengths_B[rows]
+    unit_ids = unit_names(contents, n_neurons)
+    units = job.kept_units(unit_ids)
+    stored_BTN = values_BTN[rows][..., units]
+    window_BTN = _shifted(stored_BTN, firsts_B, lengths_B, blank=0)
+    behavior_BTV, names = _behavior(job, values_BTN.shape[:2])
+    if behavior_BTV is not None:
+        behavior_BTV = _shifted(behavior_BTV[rows], firsts_B, lengths_B, blank=np.nan)
+    data = SpikeData(
+        spikes_BTN=compact_counts(as_counts(contents, name, window_BTN)),
+        bin_ms=source_us / 1000,
+        lengths_B=lengths_B,
+        behavior_BTV=behavior_BTV,
+        behavior_names=names,
+        trial_ids_B=rows,
+    )
+    data = rebin(data, bin_us / 1000)
+    is_count = (stored_BTN >= 0) & (stored_BTN <= MAX_COUNT)  # padding may be anything
+    n_all = int(stored_BTN.sum(dtype=np.float64, where=is_count))
+    n_kept = int(data.spikes_BTN.sum(dtype=np.int64))
+    job.drop("spikes", n_all - n_kept, n_all, "are outside the trials' bins")
+    conditions = read_conditions(table, options.condition, rows)
+    is_valid_B = valid_rows(job, table)
+    return Cut(data, unit_ids[units], conditions, None if is_valid_B is None else is_valid_B[rows])
+
+
+def _window(
+    job: ConvertJob, table: Table, kept_B: NDArray[np.bool_], source_us: int, bin_us: int
+) -> tuple[IntArray, int]:
+    """Return the first bin of each trial's window, and the length of all, in bins of the file."""
+    before_ms, after_ms = job.options.window_ms or (0, 0)
+    align = job.options.align
+    event, events_us_B = "the first bin", np.zeros(table.n_rows, dtype=np.int64)
+    if align is not None:
+        event = align
+        events_us_B, known_B = table.times_us(align, "align")
+        job.keep("trials", known_B, kept_B, f"have no {align}")
+    job.taken["window"] = f"{before_ms:g} to {after_ms:g} ms around {event}"
+    n_source = in_bins(after_ms - before_ms, bin_us, "window_ms") * (bin_us // source_us)
+    firsts_us_B = events_us_B + ms_to_us(before_ms, "window_ms")
+    return (firsts_us_B + source_us // 2) // source_us, n_source
+
+
+def _shifted(
+    values_BTK: NDArray[Any], firsts_B: IntArray, lengths_B: IntArray, blank: float
+) -> NDArray[Any]:
+    """Return each trial from its first bin on, ``blank`` past its end."""
+    shape = (len(values_BTK), int(lengths_B.max()), *values_BTK.shape[2:])
+    shifted_BTK = np.full(shape, blank, dtype=values_BTK.dtype)
+    for trial, (first, n_bins) in enumerate(zip(firsts_B, lengths_B, strict=True)):
+        shifted_BTK[trial, :n_bins] = values_BTK[trial, first : first + n_bins]
+    return shifted_BTK
+
+
+def _behavior(job: ConvertJob, shape: tuple[int, ...]) -> tuple[FloatArray | None, tuple[str, ...]]:
+    """Read behavior in the bins of the counts, with a name for each variable."""
+    contents = job.contents
+    parts: list[FloatArray] = []
+    names: list[str] = []
+    for name in job.options.behavior:
+        axes = job.options.axes or "trials,bins,neurons"
+        if len(contents.find(name, "behavior")[1].shape) == 2:  # a single variable
+            axes = ",".join(word for word in axes.split(",") if word.strip() != "neurons")
+        part_BTV = read_axes(contents, name, axes, "behavior").astype(np.float64)
+        if part_BTV.ndim != 3 or part_BTV.shape[:2] != shape:
+            expected = f"{shape[0]} trials x {shape[1]} bins x variables, as the counts"
+            raise contents.wrong("behavior", name, f"shape {part_BTV.shape}", expected)
+        parts.append(part_BTV)
+        names.extend(variable_names(name, part_BTV.shape[2]))
+    if not parts:
+        return None, ()
+    job.taken["behavior"] = ", ".join(job.options.behavior)
+    return np.concatenate(parts, axis=2), tuple(names)

@@ -1,4 +1,4 @@
-"""From an array of counts in a file to counts with known axes and bin width.
+"""Spike counts that are binned already: reading them, and one continuous recording of them.
 
 Axes in names: B trials, T bins, N neurons.
 """
@@ -11,198 +11,30 @@ from numpy.typing import NDArray
 
 from ndt_cli.convert.clock import TicksArray, inside, merge_intervals, ms_to_us
 from ndt_cli.convert.contents import ArrayItem, Contents, guess
-from ndt_cli.convert.journal import Journal
-from ndt_cli.convert.options import Choices
+from ndt_cli.convert.job import ConvertJob
 from ndt_cli.data.checks import MAX_COUNT, compact_counts
 from ndt_cli.data.spike_data import IntArray
-from ndt_cli.errors import DataError, SettingsError, typed
+from ndt_cli.errors import SettingsError
 
-_FLAG = "--counts"
 _LONGEST = 1e12  # bins or ms: longer than any trial, and within 64 bits
 _ORDER = ("trials", "bins", "neurons")
-_DEFAULT_AXES = {3: _ORDER, 2: ("bins", "neurons"), 1: ("bins",)}
-
-
-def read_axes(
-    contents: Contents, name: str, axes: tuple[str, ...] | None, flag: str
-) -> NDArray[Any]:
-    """Read an array and put its axes in the order trials, bins, neurons.
-
-    A recording without trials has no such axis in the result; a missing axis of neurons is added.
-
-    Raises
-    ------
-    SettingsError
-        If ``axes`` does not name the axes that there are.
-    """
-    values = contents.numbers(name, flag)
-    if values.dtype == np.float16:  # which has no number for the largest count
-        values = values.astype(np.float32)
-    axes = axes or _DEFAULT_AXES.get(values.ndim, ())
-    if len(set(axes)) != values.ndim or not {"bins"} <= set(axes) <= set(_ORDER):
-        raise SettingsError(
-            f"--axes {','.join(axes) or '?'}: found {values.ndim} axes of `{name}`, "
-            f"{values.shape}; expected a word for each of them, of trials, bins, neurons",
-            hint="Such as: --axes neurons,bins,trials. Lists of spike times go to --spike-times.",
-        )
-    ordered = np.transpose(values, [axes.index(word) for word in _ORDER if word in axes])
-    return ordered if "neurons" in axes else ordered[..., None]
-
-
-def own_lengths(values_BTN: NDArray[Any]) -> IntArray:
-    """Return how many bins of each trial come before the NaN that pads it.
-
-    A trial that is NaN all through has length 0.
-    """
-    if values_BTN.dtype.kind != "f":
-        return np.full(values_BTN.shape[0], values_BTN.shape[1])
-    known_BT = ~np.isnan(values_BTN).all(axis=2)
-    n_after = np.argmax(known_BT[:, ::-1], axis=1)
-    return np.where(known_BT.any(axis=1), known_BT.shape[1] - n_after, 0)
-
-
-def as_counts(values: NDArray[Any], contents: Contents, name: str) -> IntArray:
-    """Return counts as uint16.
-
-    Raises
-    ------
-    DataError
-        If an entry is not a whole number from 0 to 65535.
-    """
-    hint = None
-    with np.errstate(invalid="ignore"):
-        bad = ~((values >= 0) & (values <= MAX_COUNT) & (values % 1 == 0))
-    if bad.any():
-        at = tuple(int(i) for i in np.argwhere(bad)[0])
-        if np.isfinite(values[at]) and values[at] % 1:
-            hint = "Rates and smoothed counts are no counts. Spike times go to --spike-times."
-        raise contents.wrong(
-            _FLAG, name, f"{values[at]:g} at {at}", f"whole numbers from 0 to {MAX_COUNT}", hint
-        )
-    return values.astype(np.uint16)
-
-
-def source_bin_us(contents: Contents, choices: Choices, journal: Journal) -> int:
-    """Return the bin width of the counts, as chosen or as the file says.
-
-    Raises
-    ------
-    SettingsError
-        If nobody says.
-    """
-    if choices.counts_bin_ms is not None:
-        return ms_to_us(choices.counts_bin_ms, "--counts-bin-ms")
-    for name, ms_per_unit in (("bin_ms", 1.0), ("dt", 1000.0)):
-        item = contents.items.get(name)
-        if isinstance(item, ArrayItem) and int(np.prod(item.shape)) == 1:
-            width_ms = float(contents.numbers(name, "bin width").reshape(())) * ms_per_unit
-            width_us = ms_to_us(round(width_ms, 9), name)
-            if width_us < 1:
-                raise contents.wrong("bin width", name, f"{width_ms:g} ms", "a width above 0")
-            journal.took("bin width of the counts", f"{name}, {width_ms:g} ms")
-            return width_us
-    raise SettingsError(
-        f"{contents.path}: found no bin width of the counts; expected `bin_ms` in the file",
-        hint="Give it: --counts-bin-ms WIDTH, in milliseconds.",
-    )
-
-
-def chosen_bin_us(choices: Choices, source_us: int) -> int:
-    """Return the bin width to make, a whole multiple of that of the counts.
-
-    Raises
-    ------
-    SettingsError
-        If it is none.
-    """
-    if choices.bin_ms is None:
-        return source_us
-    bin_us = ms_to_us(choices.bin_ms, "--bin-ms")
-    if bin_us % source_us:
-        widths = ", ".join(f"{source_us * k / 1000:g}" for k in (1, 2, 5, 10))
-        raise SettingsError(
-            f"--bin-ms: found {choices.bin_ms:g} ms; expected a whole multiple of the counts' bins "
-            f"of {source_us / 1000:g} ms",
-            hint=f"Such as {widths} ms.",
-        )
-    return bin_us
-
-
-def read_lengths(
-    contents: Contents, choices: Choices, n_trials: int, source_us: int, journal: Journal
-) -> IntArray | None:
-    """Return the length of each trial in bins of the file, None where nobody says.
-
-    Raises
-    ------
-    SettingsError, DataError
-        If there are more or fewer of them than trials, or one is no length.
-    """
-    in_bins = choices.lengths or (None if choices.length_ms else guess(contents, "lengths"))
-    name = in_bins or choices.length_ms or guess(contents, "length_ms")
-    if name is None:
-        return None
-    flag = "--lengths" if in_bins else "--length-ms"
-    values = contents.numbers(name, flag)
-    journal.took("length of a trial", name)
-    if values.shape != (n_trials,):
-        raise contents.wrong(flag, name, f"shape {values.shape}", f"{n_trials} values, one a trial")
-    if not (np.isfinite(values) & (values >= 0)).all():
-        raise contents.wrong(flag, name, f"{np.min(values):g}", "finite lengths from 0 on")
-    if in_bins and (values % 1 != 0).any():
-        fraction = values[values % 1 != 0][0]
-        raise contents.wrong(flag, name, f"{fraction:g}", "whole numbers of bins")
-    values = np.minimum(values.astype(np.float64), _LONGEST)
-    if in_bins:
-        return values.astype(np.int64)
-    return np.asarray(np.rint(values * 1000).astype(np.int64) // source_us)
-
-
-def unit_names(contents: Contents, n_units: int) -> NDArray[Any]:
-    """Return what a file calls its neurons, else their numbers."""
-    name = guess(contents, "spike_units")
-    item = None if name is None else contents.items[name]
-    if isinstance(item, ArrayItem) and item.shape == (n_units,):
-        return item.read()
-    return np.arange(n_units)
-
-
-def no_spikes(contents: Contents) -> DataError:
-    """Return the error for a file in which nothing looks like spikes."""
-    names = ", ".join(f"`{n}`" for n in list(contents.items)[:12]) or "nothing"
-    if {"train_data", "train_spikes_heldin"} & contents.items.keys():
-        return DataError(
-            f"{contents.path}: found training and validation trials already; expected a recording",
-            hint=f"Such a file is read as it is:  ndt check-data {typed(contents.path)}",
-        )
-    return DataError(
-        f"{contents.path}: found no spikes under an ordinary name; there are {names}",
-        hint="Name them: --spike-times NAME (and --spike-units NAME), or --counts NAME. "
-        f"See what is there:  ndt convert {typed(contents.path)} --list",
-    )
-
-
-# ------------------------------------------------------------------------------------------------
-# A continuous recording that is binned already.
-#
-# Axes in names: B trials, T bins, N neurons.
-# ------------------------------------------------------------------------------------------------
+_DEFAULT_AXES = {3: ",".join(_ORDER), 2: "bins,neurons", 1: "bins"}
 
 
 @dataclass(frozen=True, eq=False)
 class ContinuousCounts:
-    """Counts of one long stretch.
+    """Counts of one continuous recording; used in place of `SpikeTimes`.
 
     Parameters
     ----------
     counts_TN : (bins, neurons) unsigned int array
         Spike counts.
     unit_ids : (neurons,) array
-        What each neuron is called in the file.
+        Name of each neuron in the file.
     source_bin_us : int
         Width of those bins in microseconds.
     start_us : int
-        Beginning of the first one.
+        Start of the first one.
     """
 
     counts_TN: IntArray
@@ -220,7 +52,7 @@ class ContinuousCounts:
 
     @property
     def span_us(self) -> tuple[int, int]:
-        """Beginning of the first bin and end of the last one."""
+        """Start of the first bin and end of the last one."""
         return self.start_us, self.start_us + len(self.counts_TN) * self.source_bin_us
 
     @property
@@ -240,22 +72,18 @@ class ContinuousCounts:
             self.counts_TN[:, units], self.unit_ids[units], self.source_bin_us, self.start_us
         )
 
+    def snapped(self, starts_us_B: TicksArray) -> TicksArray:
+        """Return the nearest bin edge for each time: where in a bin a spike was is not known."""
+        half = self.source_bin_us // 2
+        bins = (starts_us_B - self.start_us + half) // self.source_bin_us
+        return np.asarray(self.start_us + bins * self.source_bin_us)
+
     def count(self, starts_us_B: TicksArray, n_bins_B: IntArray, bin_us: int) -> IntArray:
-        """Sum the counts in each trial's bins; see `SpikeTimes.count`.
+        """Sum the counts in each trial's bins, whole multiples of the recording's.
 
-        Trials begin at edges of the recording's bins (see `snapped`) and lie inside it.
-
-        Raises
-        ------
-        SettingsError
-            If the new width is no whole multiple of the old one.
+        Trials start at bin edges of the recording (see `snapped`) and lie inside it.
         """
-        k, rest = divmod(bin_us, self.source_bin_us)
-        if rest:
-            raise SettingsError(
-                f"--bin-ms: found {bin_us / 1000:g} ms; expected a whole multiple of the counts' "
-                f"bins of {self.source_bin_us / 1000:g} ms"
-            )
+        k = bin_us // self.source_bin_us
         shape = (len(starts_us_B), int(np.max(n_bins_B, initial=0)), self.n_units)
         spikes_BTN = np.zeros(shape, dtype=np.uint32)
         firsts = (starts_us_B - self.start_us) // self.source_bin_us
@@ -271,8 +99,136 @@ class ContinuousCounts:
         together = merge_intervals(np.stack([starts_us_B, stops_us_B], axis=1))
         return int(self.counts_TN[inside(self.centers_us_T, together)].sum(dtype=np.int64))
 
-    def snapped(self, starts_us_B: TicksArray) -> TicksArray:
-        """Return the nearest edge of a bin for each time: where in a bin a spike was is lost."""
-        half = self.source_bin_us // 2
-        bins = (starts_us_B - self.start_us + half) // self.source_bin_us
-        return np.asarray(self.start_us + bins * self.source_bin_us)
+
+def continuous_counts(job: ConvertJob, name: str, values_TN: NDArray[Any]) -> ContinuousCounts:
+    """Return counts without trials, on the clock of the recording."""
+    source_us, start_us = source_bin_us(job), 0
+    times_name = job.options.counts_times
+    if times_name is not None:
+        times = job.contents.numbers(times_name, "counts_times")
+        if times.shape != (len(values_TN),):
+            expected = f"{len(values_TN)} times, one per bin"
+            raise job.contents.wrong("counts_times", times_name, f"shape {times.shape}", expected)
+        start_us = int(job.options.clock.to_us(times[:1])[0])
+    counts_TN = as_counts(job.contents, name, values_TN)
+    unit_ids = unit_names(job.contents, counts_TN.shape[1])
+    return ContinuousCounts(counts_TN, unit_ids, source_us, start_us)
+
+
+def read_axes(
+    contents: Contents, name: str, axes: str | None, option: str = "counts"
+) -> NDArray[Any]:
+    """Read an array and put its axes in the order trials, bins, neurons.
+
+    A continuous recording has no axis of trials; a missing axis of neurons is added.
+    """
+    values = contents.numbers(name, option)
+    if values.dtype == np.float16:  # which has no number for the largest count
+        values = values.astype(np.float32)
+    axes = axes or _DEFAULT_AXES.get(values.ndim, "")
+    words = axes.replace(" ", "").split(",")
+    if len(set(words)) != values.ndim or not {"bins"} <= set(words) <= set(_ORDER):
+        raise SettingsError(
+            f"`axes={axes!r}`: found {values.ndim} axes of {name!r}, {values.shape}; expected a "
+            "word for each of them: trials, bins, neurons",
+            hint="Such as `axes='neurons,bins,trials'`. Lists of spike times are chosen with "
+            "`spike_times`.",
+        )
+    ordered = np.transpose(values, [words.index(word) for word in _ORDER if word in words])
+    return ordered if "neurons" in words else ordered[..., None]
+
+
+def own_lengths(values_BTN: NDArray[Any]) -> IntArray:
+    """Return the number of bins before the NaN that pads each trial; 0 if all of it is NaN."""
+    if values_BTN.dtype.kind != "f":
+        return np.full(values_BTN.shape[0], values_BTN.shape[1])
+    known_BT = ~np.isnan(values_BTN).all(axis=2)
+    n_after = np.argmax(known_BT[:, ::-1], axis=1)
+    return np.where(known_BT.any(axis=1), known_BT.shape[1] - n_after, 0)
+
+
+def as_counts(contents: Contents, name: str, values: NDArray[Any]) -> IntArray:
+    """Return counts as uint16; each must be a whole number from 0 to 65535."""
+    with np.errstate(invalid="ignore"):
+        bad = ~((values >= 0) & (values <= MAX_COUNT) & (values % 1 == 0))
+    if bad.any():
+        at = tuple(int(i) for i in np.argwhere(bad)[0])
+        hint = None
+        if np.isfinite(values[at]) and values[at] % 1:
+            hint = (
+                "Rates and smoothed counts are not counts. Spike times are chosen with "
+                "`spike_times`."
+            )
+        expected = f"whole numbers from 0 to {MAX_COUNT}"
+        raise contents.wrong("counts", name, f"{values[at]:g} at {at}", expected, hint)
+    return values.astype(np.uint16)
+
+
+def source_bin_us(job: ConvertJob) -> int:
+    """Return the bin width of the counts: the chosen one, or that in the file."""
+    contents = job.contents
+    if job.options.counts_bin_ms is not None:
+        return ms_to_us(job.options.counts_bin_ms, "counts_bin_ms")
+    for name, ms_per_unit in (("bin_ms", 1.0), ("dt", 1000.0)):
+        item = contents.items.get(name)
+        if isinstance(item, ArrayItem) and int(np.prod(item.shape)) == 1:
+            width_ms = float(contents.numbers(name, None).reshape(())) * ms_per_unit
+            width_us = ms_to_us(round(width_ms, 9), "counts_bin_ms")
+            if width_us < 1:
+                raise contents.wrong(None, name, f"{width_ms:g} ms", "a width above 0")
+            job.taken["bin width of the counts"] = f"{name}, {width_ms:g} ms"
+            return width_us
+    raise SettingsError(
+        f"{contents.path}: found no bin width of the counts; expected 'bin_ms' in the file",
+        hint="Give it in ms: `counts_bin_ms=WIDTH`.",
+    )
+
+
+def chosen_bin_us(job: ConvertJob, source_us: int) -> int:
+    """Return the bin width to make: a whole multiple of that of the counts."""
+    bin_ms = job.options.bin_ms
+    if bin_ms is None:
+        return source_us
+    bin_us = ms_to_us(bin_ms, "bin_ms")
+    if bin_us % source_us:
+        widths = ", ".join(f"{source_us * k / 1000:g}" for k in (1, 2, 5, 10))
+        raise SettingsError(
+            f"`bin_ms`: found {bin_ms:g} ms; expected a whole multiple of the counts' bins of "
+            f"{source_us / 1000:g} ms",
+            hint=f"Such as {widths} ms.",
+        )
+    return bin_us
+
+
+def read_lengths(job: ConvertJob, n_trials: int, source_us: int) -> IntArray | None:
+    """Return the length of each trial in bins of the file; None if the file does not say."""
+    contents, options = job.contents, job.options
+    in_bins = options.lengths or (None if options.length_ms else guess(contents, "lengths"))
+    name = in_bins or options.length_ms or guess(contents, "length_ms")
+    if name is None:
+        return None
+    option = "lengths" if in_bins else "length_ms"
+    values = contents.numbers(name, option)
+    job.taken["length of a trial"] = name
+    found = expected = ""
+    if values.shape != (n_trials,):
+        found, expected = f"shape {values.shape}", f"{n_trials} values, one per trial"
+    elif not (np.isfinite(values) & (values >= 0)).all():
+        found, expected = f"{np.min(values):g}", "finite lengths from 0"
+    elif in_bins and (values % 1 != 0).any():
+        found, expected = f"{values[values % 1 != 0][0]:g}", "whole numbers of bins"
+    if found:
+        raise contents.wrong(option, name, found, expected)
+    values = np.minimum(values.astype(np.float64), _LONGEST)
+    if in_bins:
+        return values.astype(np.int64)
+    return np.asarray(np.rint(values * 1000).astype(np.int64) // source_us)
+
+
+def unit_names(contents: Contents, n_units: int) -> NDArray[Any]:
+    """Return the names of the neurons in the file, else their numbers."""
+    name = guess(contents, "spike_units")
+    item = None if name is None else contents.items[name]
+    if isinstance(item, ArrayItem) and item.shape == (n_units,):
+        return item.read()
+    return np.arange(n_units)

@@ -1,170 +1,213 @@
-"""What the user may choose. ``ndt convert`` has one flag for each field, of the same name."""
+"""What the user may choose, declared once: `ndt convert` makes its flags from these fields."""
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
+from typing_extensions import Self
 
 from ndt_cli.convert.clock import Clock, TimeUnit, ms_to_us
-from ndt_cli.errors import SettingsError
+from ndt_cli.errors import SettingsError, nearest
 
 SplitBy = Literal["random", "condition", "blocks"]
 
+# What a text names. The help page shows the word in place of the value.
+Name = Annotated[str, "NAME"]
+Column = Annotated[str, "COLUMN"]
+Rule = Annotated[str, "CONDITION"]
+TableName = Annotated[str, "NAME|FILE"]
+Axes = Annotated[str, "AXIS,..."]
 
-@dataclass(frozen=True)
-class Choices:
-    """How a recording becomes trials of binned counts. Names are those in the file.
 
-    Parameters
-    ----------
-    bin_ms : float, optional
-        Bin width. Default: that of the counts in the file.
-    spike_times : str, optional
-        Times of the spikes: one array for all (then ``spike_units`` too), lists (one a unit, or
-        trials x units), a group with one array a unit, or a matrix with one row a unit, padded
-        with NaN.
-    spike_units : str, optional
-        Unit of each of those spikes.
-    spike_trials : str, optional
-        Trial of each of those spikes; the times then count from each trial's own zero.
-    counts : str, optional
-        Counts in bins: trials x bins x neurons, or bins x neurons of one continuous recording.
-    axes : tuple of str, optional
-        Order of their axes, of the words ``trials``, ``bins``, ``neurons``.
-    counts_bin_ms : float, optional
-        Their bin width, where the file has no ``bin_ms``.
-    counts_times : str, optional
-        When each bin of a continuous recording begins. Default: the first at 0.
-    lengths, length_ms : str, optional
-        Real length of each trial of counts, in bins or in ms. Default: NaN marks the padding.
-    time_unit, trials_time_unit : {"s", "ms", "us", "samples"}
-        Unit of all times, and of those of the trials table where they differ.
-    sample_rate_hz : float, optional
-        Samples per second, where times are samples.
-    trials : str, optional
-        Table of trials: a group or struct in the file, another file, or ``"none"``.
-    start, stop : str, optional
-        Columns of the trials: when each begins and ends.
-    align : str, optional
-        Column of the event that ``window_ms`` counts from. Default: the start.
-    window_ms : (float, float), optional
-        Cut this window around the event; whole trials without it.
-    where : tuple of str
-        Conditions that a trial must fulfil, as ``"success == 1"``.
-    condition : tuple of str
-        Columns that name a trial's condition.
-    units : str, optional
-        Table of units: a group or struct in the file, or another file.
-    units_where : tuple of str
-        Conditions that a unit must fulfil, as ``"quality == good"``.
-    min_rate_hz : float
-        Units below this rate, in the trials kept, are left out.
-    behavior : tuple of str
-        Time series to bring along, averaged in each bin.
-    behavior_times : str, optional
-        Times of their samples, where they do not carry them.
-    chop_ms, overlap_ms : float, optional
-        Chop the recording, or each trial, into windows of this length and overlap.
-    split : {"random", "condition", "blocks"}, optional
-        How validation trials are drawn. Default: within each condition where conditions are
-        chosen, in blocks where the recording is chopped, at random otherwise.
-    valid_where : str, optional
-        Condition that makes a trial a validation trial; nothing is drawn then.
-    valid_fraction : float
-        Share of the trials that validates.
-    seed : int
-        Seed of the draw.
+class ConvertOptions(BaseModel):
+    """How a recording becomes trials of binned counts.
+
+    Names are those in the file. What is not given is looked for under its usual name. The string
+    below each field is its help.
 
     Raises
     ------
     SettingsError
-        If a value cannot be, or two of them contradict each other.
+        If a value is out of its range, or two of them contradict each other.
 
     Examples
     --------
-    >>> Choices(bin_ms=20, align="go_cue", window_ms=(-250, 450)).window_ms
-    (-250, 450)
-    >>> Choices(bin_ms=20, align="go_cue")
+    >>> ConvertOptions(bin_ms=20, align="go_cue", window_ms=(-250, 450)).window_ms
+    (-250.0, 450.0)
+    >>> ConvertOptions(bin_ms=20, align="go_cue")
     Traceback (most recent call last):
-    ndt_cli.errors.SettingsError: --align go_cue: found no window around that event
+    ndt_cli.errors.SettingsError: `align='go_cue'`: found no window around that event
     ...
     """
 
-    bin_ms: float | None = None
-    spike_times: str | None = None
-    spike_units: str | None = None
-    spike_trials: str | None = None
-    counts: str | None = None
-    axes: tuple[str, ...] | None = None
-    counts_bin_ms: float | None = None
-    counts_times: str | None = None
-    lengths: str | None = None
-    length_ms: str | None = None
-    time_unit: TimeUnit = "s"
-    trials_time_unit: TimeUnit | None = None
-    sample_rate_hz: float | None = None
-    trials: str | None = None
-    start: str | None = None
-    stop: str | None = None
-    align: str | None = None
-    window_ms: tuple[float, float] | None = None
-    where: tuple[str, ...] = ()
-    condition: tuple[str, ...] = ()
-    units: str | None = None
-    units_where: tuple[str, ...] = ()
-    min_rate_hz: float = 0.0
-    behavior: tuple[str, ...] = ()
-    behavior_times: str | None = None
-    chop_ms: float | None = None
-    overlap_ms: float = 0.0
-    split: SplitBy | None = None
-    valid_where: str | None = None
-    valid_fraction: float = 0.2
-    seed: int = 0
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
-    def __post_init__(self) -> None:
-        if self.counts is not None and self.spike_times is not None:
+    bin_ms: float | None = Field(None, gt=0)
+    """Bin width, ms. Default: that of the counts."""
+
+    spike_times: Name | None = None
+    """Spike times: one array for all units, or one array per unit (cells, a ragged column, a
+    group, rows padded with NaN)."""
+
+    spike_units: Name | None = None
+    """Unit of each spike, where all units share one array."""
+
+    spike_trials: Name | None = None
+    """Trial of each spike; its time then counts from the start of its own trial."""
+
+    counts: Name | None = None
+    """Spike counts in bins: trials x bins x neurons, or bins x neurons."""
+
+    axes: Axes | None = None
+    """Order of the axes of the counts, such as neurons,bins,trials. Default:
+    trials,bins,neurons."""
+
+    counts_bin_ms: float | None = Field(None, gt=0)
+    """Bin width of the counts in the file, ms. Default: its bin_ms."""
+
+    counts_times: Name | None = None
+    """Start of each bin of a continuous recording. Default: the first starts at 0."""
+
+    time_unit: TimeUnit = "s"
+    """Unit of all times in the file."""
+
+    sample_rate_hz: float | None = Field(None, ge=1e-3, le=1e9)
+    """Sampling rate in Hz, where times are counted in samples."""
+
+    trials: TableName | None = None
+    """Table of trials: a group or struct in the file, another file, or the word none."""
+
+    start: Column | None = None
+    """Start of each trial."""
+
+    stop: Column | None = None
+    """End of each trial."""
+
+    align: Column | None = None
+    """Event that the window is around. Default: the start of the trial."""
+
+    window_ms: tuple[float, float] | None = None
+    """Cut this window around the event, ms, such as -250 450. Default: whole trials."""
+
+    trials_time_unit: TimeUnit | None = None
+    """Unit of the times of trials. Default: `time_unit`."""
+
+    where: tuple[Rule, ...] = ()
+    """Keep trials that meet this condition: "success == 1", "block in 1, 3". If repeated, all
+    must hold."""
+
+    condition: tuple[Column, ...] = ()
+    """Column with the condition of each trial. If repeated, the columns together define it."""
+
+    lengths: Name | None = None
+    """Length of each trial of counts, in bins. Default: NaN marks the padding."""
+
+    length_ms: Name | None = None
+    """Length of each trial of counts, in ms."""
+
+    units: TableName | None = None
+    """Table of units: a group or struct in the file, or another file."""
+
+    units_where: tuple[Rule, ...] = ()
+    """Keep units that meet this condition: "quality == good". If repeated, all must hold."""
+
+    min_rate_hz: float = Field(0.0, ge=0)
+    """Drop units with a mean rate in the trials below this, Hz."""
+
+    behavior: tuple[Name, ...] = ()
+    """Time series of behavior, averaged in each bin. May be repeated."""
+
+    behavior_times: Name | None = None
+    """Sample times of the behavior. Default: its own, in NWB."""
+
+    chop_ms: float | None = Field(None, gt=0)
+    """Chop the recording, or long trials, into windows of this length, ms."""
+
+    overlap_ms: float = Field(0.0, ge=0)
+    """Overlap of neighboring windows, ms."""
+
+    split: SplitBy | None = None
+    """Draw validation trials at random, in proportion within each condition, or in blocks of
+    neighbors. Default: condition if there are any, blocks for windows, else random."""
+
+    valid_where: Rule | None = None
+    """Validate on the trials that meet this condition, such as "split == val", and draw none."""
+
+    valid_fraction: float = Field(0.2, gt=0, lt=1)
+    """Fraction of the trials that validate."""
+
+    seed: int = Field(0, ge=0)
+    """Seed of the draw."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _explain(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Raise the first problem that pydantic finds as a `SettingsError`."""
+        try:
+            return handler(values)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            name = str(problem["loc"][0])
+            if problem["type"] == "extra_forbidden":
+                close = nearest(name, cls.model_fields)
+                hint = f"Did you mean `{close}`?" if close else None
+                raise SettingsError(f"{name!r} is not an option of convert", hint) from None
+            found, said = problem["input"], problem["msg"].removeprefix("Input should be ")
+            shown = f"{found:g}" if isinstance(found, float) else repr(found)
+            raise SettingsError(f"`{name}`: found {shown}; expected {said}") from None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for one, other, expected in (
+            ("counts", "spike_times", "counts in bins, or spike times"),
+            (
+                "window_ms",
+                "chop_ms",
+                "a window around an event, or windows to chop",
+            ),
+            ("split", "valid_where", "a random draw, or a condition for validation trials"),
+        ):
+            if getattr(self, one) is not None and getattr(self, other) is not None:
+                raise SettingsError(
+                    f"`{one}` and `{other}` were both given; expected one: {expected}"
+                )
+        if "samples" in (self.time_unit, self.trials_time_unit) and self.sample_rate_hz is None:
+            name = "time_unit" if self.time_unit == "samples" else "trials_time_unit"
             raise SettingsError(
-                "--counts and --spike-times were both given; expected one: counts in bins, or "
-                "spike times"
-            )
-        if "samples" in (self.time_unit, self.trials_time_unit) and not self.sample_rate_hz:
-            raise SettingsError(
-                "--time-unit samples: found no rate", "Give --sample-rate-hz, such as 30000."
+                f"`{name}='samples'`: found no sampling rate", "Give it: `sample_rate_hz=30000`."
             )
         if self.align is not None and self.window_ms is None:
             raise SettingsError(
-                f"--align {self.align}: found no window around that event",
-                hint="Give --window, such as --window -250 450, in ms.",
+                f"`align={self.align!r}`: found no window around that event",
+                "Give one in ms: `window_ms=(-250, 450)`.",
             )
-        if self.chop_ms is not None and self.window_ms is not None:
-            raise SettingsError(
-                "--window and --chop-ms were both given; expected one: a window around an event, "
-                "or windows all along the recording"
-            )
-        if not 0 < self.valid_fraction < 1:
-            raise SettingsError(
-                f"--valid-fraction: found {self.valid_fraction:g}; expected a share between 0 and 1"
-            )
-        self._check_windows()
-
-    def _check_windows(self) -> None:
-        for flag, value in (("--bin-ms", self.bin_ms), ("--counts-bin-ms", self.counts_bin_ms)):
-            if value is not None and ms_to_us(value, flag) < 1:
-                raise SettingsError(f"{flag}: found {value:g} ms; expected a width above 0")
         if self.window_ms is not None and not self.window_ms[0] < self.window_ms[1]:
-            before, after = self.window_ms
             raise SettingsError(
-                f"--window: found {before:g} to {after:g} ms; expected the beginning first",
-                hint="A negative number is before the event: --window -250 450.",
+                "`window_ms`: found {:g} to {:g} ms; expected the beginning first".format(
+                    *self.window_ms
+                ),
+                "Negative times are before the event: `window_ms=(-250, 450)`.",
             )
-        if self.chop_ms is None and self.overlap_ms:
-            raise SettingsError("--overlap-ms was given without --chop-ms, the length of a window")
-        if self.chop_ms is not None and not self.chop_ms > 0:
-            raise SettingsError(f"--chop-ms: found {self.chop_ms:g} ms; expected a length above 0")
-        if self.chop_ms is not None and not 0 <= self.overlap_ms < self.chop_ms:
+        if self.overlap_ms and self.chop_ms is None:
+            raise SettingsError("`overlap_ms` was given without `chop_ms`, the length of a window")
+        if self.chop_ms is not None and self.overlap_ms >= self.chop_ms:
             raise SettingsError(
-                f"--overlap-ms: found {self.overlap_ms:g} ms; expected 0 to less than the window "
-                f"of {self.chop_ms:g} ms"
+                f"`overlap_ms`: found {self.overlap_ms:g} ms; expected less than the window of "
+                f"{self.chop_ms:g} ms"
             )
+        for name in ("bin_ms", "counts_bin_ms"):
+            value = getattr(self, name)
+            if value is not None and ms_to_us(value, name) < 1:
+                raise SettingsError(f"`{name}`: found {value:g} ms; expected 0.001 ms or more")
+        return self
 
     @property
     def clock(self) -> Clock:
@@ -173,24 +216,5 @@ class Choices:
 
     @property
     def trials_clock(self) -> Clock:
-        """Clock of the trials table."""
+        """Clock of the table of trials."""
         return Clock(self.trials_time_unit or self.time_unit, self.sample_rate_hz)
-
-
-def in_bins(value_ms: float, bin_us: int, flag: str) -> int:
-    """Return a duration in bins.
-
-    Raises
-    ------
-    SettingsError
-        If it is no whole number of bins.
-    """
-    value_us = ms_to_us(value_ms, flag)
-    if value_us % bin_us:
-        low = value_us // bin_us * bin_us / 1000
-        raise SettingsError(
-            f"{flag}: found {value_ms:g} ms, which is {value_us / bin_us:g} bins of "
-            f"{bin_us / 1000:g} ms; expected a whole number of bins",
-            hint=f"Take {low:g} or {low + bin_us / 1000:g} ms, or another --bin-ms.",
-        )
-    return value_us // bin_us

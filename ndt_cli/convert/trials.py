@@ -1,6 +1,6 @@
-"""From a table of trials to what is cut from the recording.
+"""Cutting a recording into trials: windows around an event, whole trials, or windows all along it.
 
-Axes in names: B trials, R rows of the table.
+Axes in names: B trials, T bins, N units, R rows of the table of trials.
 """
 
 from collections.abc import Callable
@@ -10,143 +10,251 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt_cli.convert.clock import TicksArray, ms_to_us
-from ndt_cli.convert.contents import guess
-from ndt_cli.convert.journal import Journal
-from ndt_cli.convert.options import Choices, SplitBy, in_bins
-from ndt_cli.convert.tables import Conditions, Table
+from ndt_cli.convert.behavior import Behavior, check_known
+from ndt_cli.convert.clock import TicksArray, clipped, contained, in_bins, ms_to_us
+from ndt_cli.convert.contents import guess, listed
+from ndt_cli.convert.counts import ContinuousCounts
+from ndt_cli.convert.job import ConvertJob
+from ndt_cli.convert.options import SplitBy
+from ndt_cli.convert.spikes import SpikeTimes
+from ndt_cli.convert.tables import Conditions, Table, read_conditions
 from ndt_cli.data.chop import chop_windows
-from ndt_cli.data.spike_data import IntArray, Recording, SpikeData
+from ndt_cli.data.spike_data import IntArray, SpikeData
 from ndt_cli.data.split import split_trials
 from ndt_cli.errors import DataError, SettingsError
+from ndt_cli.memory import check_memory
+
+Spikes = SpikeTimes | ContinuousCounts
+
+# While they are counted: a count, and where its bin starts, in microseconds and in bins.
+_COUNT_BYTES, _EDGE_BYTES = 4, 16
+
+# A lower rate in so large an array is a wrong unit of time, or one damaged time.
+_LOWEST_RATE_HZ, _MANY_ENTRIES = 0.001, 10_000_000
+
+_MAX_BLOCKS = 5
 
 
 @dataclass(frozen=True, eq=False)
-class Windows:
-    """What is cut: one row a trial.
+class Cut:
+    """Trials that were cut from a file.
 
     Parameters
     ----------
-    starts_us_B : (trials,) int array
-        Beginning of each trial in microseconds.
-    n_bins_B : (trials,) int array
-        Bins of each trial.
-    rows_B : (trials,) int array
-        Its row in the table.
+    data : SpikeData
+        All trials, in the order of the recording.
+    unit_ids : (neurons,) array
+        Name of each neuron in the file.
+    conditions : Conditions or None
+        Condition of each trial.
+    is_valid_B : (trials,) bool array or None
+        Which trials validate, if that is settled already.
     """
+
+    data: SpikeData
+    unit_ids: NDArray[Any]
+    conditions: Conditions | None = None
+    is_valid_B: NDArray[np.bool_] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """What is cut, one row per trial; the rest as in `Cut` and `SpikeData`."""
 
     starts_us_B: TicksArray
     n_bins_B: IntArray
-    rows_B: IntArray
-
-    def in_order(self) -> "Windows":
-        """Return them in order of time."""
-        return self.take(np.argsort(self.starts_us_B, kind="stable"))
-
-    def take(self, trials: NDArray[np.bool_] | IntArray) -> "Windows":
-        """Return some of them."""
-        return Windows(self.starts_us_B[trials], self.n_bins_B[trials], self.rows_B[trials])
+    trial_ids_B: IntArray
+    conditions: Conditions | None
+    is_valid_B: NDArray[np.bool_] | None
+    start_bins_B: IntArray | None = None
 
 
-def with_duration(table: Table, choices: Choices) -> Table:
-    """Return the table with a column ``duration_ms``, where it has starts and stops but not that.
-
-    So ``--where "duration_ms < 3000"`` keeps one endless trial from padding all the others.
-    """
-    start, stop = _named(table, choices.start, "start"), _named(table, choices.stop, "stop")
-    if start is None or stop is None or "duration_ms" in table.columns:
-        return table
-    (starts, has_start), (stops, has_stop) = (
-        table.times_us(name, flag) for name, flag in ((start, "--start"), (stop, "--stop"))
+def cut_recording(
+    job: ConvertJob, spikes: Spikes, table: Table | None, behavior: list[Behavior], bin_us: int
+) -> Cut:
+    """Cut a recording into trials, or chop it into windows."""
+    source, options = str(job.contents.path), job.options
+    if table is None:
+        for option in ("where", "valid_where", "condition"):
+            if getattr(options, option):
+                raise SettingsError(
+                    f"{source}: `{option}`: found no trials; expected a table with that column",
+                    hint="Give one: `trials=NAME`.",
+                )
+    else:
+        table = _with_duration(job, table)
+    if options.chop_ms is not None:
+        plan = _plan_chopped(job, spikes, table, bin_us)
+    elif table is not None:
+        plan = _plan_trials(job, spikes, table, bin_us)
+    else:
+        raise SettingsError(
+            f"{source}: found no trials; expected a table of them, or a length of windows to chop",
+            hint="Give a table, `trials=NAME`, or columns: `start=NAME` and `stop=NAME`, or "
+            "`align=NAME` and `window_ms=(-250, 450)`; or chop the recording: `chop_ms=1000` and "
+            "`overlap_ms=200`.",
+        )
+    starts_us_B, n_bins_B = plan.starts_us_B, plan.n_bins_B
+    stops_us_B = starts_us_B + n_bins_B * bin_us
+    n_outside = spikes.n_spikes - spikes.n_inside(starts_us_B, stops_us_B)
+    job.drop("spikes", n_outside, spikes.n_spikes, "are outside the trials' bins")
+    parts = [series.cut(starts_us_B, n_bins_B, bin_us) for series in behavior]
+    for series, cut_BTV in zip(behavior, parts, strict=True):
+        check_known(series, cut_BTV, starts_us_B, stops_us_B, source)
+    data = SpikeData(
+        spikes_BTN=spikes.count(starts_us_B, n_bins_B, bin_us),
+        bin_ms=bin_us / 1000,
+        lengths_B=n_bins_B,
+        behavior_BTV=np.concatenate(parts, axis=2) if parts else None,
+        behavior_names=tuple(name for series in behavior for name in series.names),
+        trial_ids_B=plan.trial_ids_B,
+        start_bins_B=plan.start_bins_B,
     )
-    duration_ms = np.where(has_start & has_stop, (stops - starts) / 1000, np.nan)
-    return replace(table, added={**table.added, "duration_ms": duration_ms})
+    return Cut(data, spikes.unit_ids, plan.conditions, plan.is_valid_B)
 
 
-def chosen_rows(table: Table, choices: Choices, journal: Journal) -> NDArray[np.bool_]:
-    """Return which rows fulfil the conditions of ``--where``."""
+def chosen_rows(job: ConvertJob, table: Table) -> NDArray[np.bool_]:
+    """Return which rows meet the conditions of ``where``."""
     kept_R = np.ones(table.n_rows, dtype=bool)
-    for text, holds_R in table.fulfilling(choices.where, "--where"):
-        journal.keep("trials", holds_R, kept_R, f"do not fulfil {text!r}")
+    for rule, holds_R in table.meeting(job.options.where, "where"):
+        job.keep("trials", holds_R, kept_R, f"do not meet {rule!r}")
     return kept_R
 
 
-def plan_windows(table: Table, choices: Choices, bin_us: int, journal: Journal) -> Windows:
-    """Return a window around an event in each trial, or each trial from start to stop.
+def valid_rows(job: ConvertJob, table: Table | None) -> NDArray[np.bool_] | None:
+    """Return which rows validate by ``valid_where``; None without it."""
+    rule = job.options.valid_where
+    if rule is None or table is None:
+        return None
+    return table.meeting([rule], "valid_where")[0][1]
 
-    A partial last bin of a whole trial is left out.
 
-    Raises
-    ------
-    SettingsError, DataError
-        If the columns are not there, or the window is no whole number of bins.
+def _plan_trials(job: ConvertJob, spikes: Spikes, table: Table, bin_us: int) -> _Plan:
+    """Plan a window around an event in each trial, or each trial from start to stop.
+
+    A partial last bin of a whole trial is left out, and so is a trial in which a unit was not
+    recorded: the unit would look silent there.
     """
-    kept_R = chosen_rows(table, choices, journal)
-    if choices.window_ms is None:
-        spans_us_R2 = whole_trials(table, choices, kept_R, journal)
-        n_bins_R = (spans_us_R2[:, 1] - spans_us_R2[:, 0]) // bin_us
-        journal.keep("trials", n_bins_R >= 1, kept_R, "are shorter than one bin")
-        starts_us_R = spans_us_R2[:, 0]
+    kept_R = chosen_rows(job, table)
+    if job.options.window_ms is None:
+        starts_us_R, stops_us_R = _whole_trials(job, table, kept_R).T
+        n_bins_R = (stops_us_R - starts_us_R) // bin_us
+        job.keep("trials", n_bins_R >= 1, kept_R, "are shorter than one bin")
     else:
-        before_ms, after_ms = choices.window_ms
-        event_us_R, known_R, event = _events(table, choices)
-        journal.took("window", f"{before_ms:g} to {after_ms:g} ms around {event}")
-        journal.keep("trials", known_R, kept_R, f"have no {event}")
-        starts_us_R = event_us_R + ms_to_us(before_ms, "--window")
-        n_bins = in_bins(after_ms - before_ms, bin_us, "--window")
-        n_bins_R = np.full(table.n_rows, n_bins)
-    return Windows(starts_us_R[kept_R], n_bins_R[kept_R], np.flatnonzero(kept_R))
+        before_ms, after_ms = job.options.window_ms
+        event_us_R, known_R, event = _events(job, table)
+        job.taken["window"] = f"{before_ms:g} to {after_ms:g} ms around {event}"
+        job.keep("trials", known_R, kept_R, f"have no {event}")
+        starts_us_R = event_us_R + ms_to_us(before_ms, "window_ms")
+        n_bins_R = np.full(table.n_rows, in_bins(after_ms - before_ms, bin_us, "window_ms"))
+    starts_us_R = spikes.snapped(starts_us_R)
+    stops_us_R = starts_us_R + n_bins_R * bin_us
+    observed_us = spikes.observed_by_all_us
+    if observed_us is not None:
+        observed_R = contained(starts_us_R, stops_us_R, observed_us)
+        why = "lie, in part, where not all units were recorded"
+        job.keep("trials", observed_R, kept_R, why)
+    rows = np.flatnonzero(kept_R)
+    if len(rows) == 0:
+        raise job.nothing_left("trial")
+    rows = rows[np.argsort(starts_us_R[rows], kind="stable")]
+    starts_us_B, n_bins_B = starts_us_R[rows], n_bins_R[rows]
+    latest_us_B = np.maximum.accumulate(stops_us_R[rows])
+    n_overlap = int((starts_us_B[1:] < latest_us_B[:-1]).sum())
+    if n_overlap:
+        job.notes.append(
+            f"{n_overlap} trials begin before an earlier one ends: spikes there count in both, "
+            "and may be in training and validation. `split='blocks'` parts them in time."
+        )
+    _check_size(job, spikes, len(rows) * int(n_bins_B.max()), bin_us)
+    is_valid_R = valid_rows(job, table)
+    return _Plan(
+        starts_us_B,
+        n_bins_B,
+        rows,
+        read_conditions(table, job.options.condition, rows),
+        None if is_valid_R is None else is_valid_R[rows],
+    )
 
 
-def whole_trials(
-    table: Table, choices: Choices, kept_R: NDArray[np.bool_], journal: Journal
-) -> TicksArray:
-    """Return start and stop of every row, (rows, 2); rows without them leave ``kept_R``.
+def _with_duration(job: ConvertJob, table: Table) -> Table:
+    """Add a column ``duration_ms`` to a table with start and stop that has none.
 
-    Raises
-    ------
-    SettingsError
-        If there are no such columns.
+    By it, one endless trial can be left out that would pad all the others.
     """
+    start, stop = _named(job, table, "start"), _named(job, table, "stop")
+    if start is None or stop is None or "duration_ms" in table.columns:
+        return table
+    starts, has_start = table.times_us(start, "start")
+    stops, has_stop = table.times_us(stop, "stop")
+    duration_ms = np.where(has_start & has_stop, (stops - starts) / 1000, np.nan)
+    return table.with_column("duration_ms", duration_ms)
+
+
+def _whole_trials(job: ConvertJob, table: Table, kept_R: NDArray[np.bool_]) -> TicksArray:
+    """Return start and stop of every row, (rows, 2); rows without them leave ``kept_R``."""
     columns = []
-    for chosen, what in ((choices.start, "start"), (choices.stop, "stop")):
-        name = _named(table, chosen, what)
+    for what in ("start", "stop"):
+        name = _named(job, table, what)
         if name is None and what == "start" and table.zero_us_R is not None:
             columns.append(table.zero_us_R)
             continue
         if name is None:
             raise SettingsError(
                 f"{table.contents.path}: found no column for the {what} of a trial; there are "
-                + (", ".join(f"`{c}`" for c in table.columns) or "none"),
-                hint=f"Give its name, --{what} COLUMN, or cut a window around an event: "
-                "--align COLUMN --window FROM TO.",
+                f"{listed(table.columns)}",
+                hint=f"Give its name, `{what}=COLUMN`, or cut a window around an event: "
+                "`align=COLUMN` and `window_ms=(-250, 450)`.",
             )
-        times_us_R, known_R = table.times_us(name, f"--{what}")
-        journal.took(f"{what} of a trial", name)
-        journal.keep("trials", known_R, kept_R, f"have no {name}")
+        times_us_R, known_R = table.times_us(name, what)
+        job.taken[f"{what} of a trial"] = name
+        job.keep("trials", known_R, kept_R, f"have no {name}")
         columns.append(times_us_R)
     starts_us_R, stops_us_R = columns
-    journal.keep("trials", stops_us_R > starts_us_R, kept_R, "end before they begin")
+    job.keep("trials", stops_us_R > starts_us_R, kept_R, "end before they begin")
     return np.stack(columns, axis=1)
 
 
-def _events(table: Table, choices: Choices) -> tuple[TicksArray, NDArray[np.bool_], str]:
-    name = choices.align or _named(table, choices.start, "start")
+def _events(job: ConvertJob, table: Table) -> tuple[TicksArray, NDArray[np.bool_], str]:
+    """Return the time that the window of each trial is around, if known, and what it is."""
+    align = job.options.align
+    name = align or _named(job, table, "start")
     if name is not None:
-        return *table.times_us(name, "--align" if choices.align else "--start"), name
+        return *table.times_us(name, "align" if align else "start"), name
     if table.zero_us_R is not None:
-        return table.zero_us_R, np.ones(table.n_rows, dtype=bool), "the zero of each trial"
+        return table.zero_us_R, np.ones(table.n_rows, dtype=bool), "the start of each trial"
     raise SettingsError(
-        f"{table.contents.path}: --window: found no event to count from; there are columns "
-        + (", ".join(f"`{c}`" for c in table.columns) or "none"),
-        hint="Give one: --align COLUMN.",
+        f"{table.contents.path}: `window_ms`: found no event that it is around; there are columns "
+        f"{listed(table.columns)}",
+        hint="Name one: `align=COLUMN`.",
     )
 
 
-def _named(table: Table, chosen: str | None, what: str) -> str | None:
+def _named(job: ConvertJob, table: Table, what: str) -> str | None:
+    """Return the column for the start or stop of trials: the chosen one, or a usual one."""
+    chosen: str | None = getattr(job.options, what)
     if table.zero_us_R is not None:
-        return chosen  # an ordinary name is one on the recording's clock, which these are not
+        return chosen  # a usual name would be on the recording's clock, which these are not
     return chosen or guess(table.contents, what, table.columns)
+
+
+def _check_size(job: ConvertJob, spikes: Spikes, n_bins: int, bin_us: int) -> None:
+    """Refuse more bins than memory holds, or than the spikes can fill, before counting."""
+    contents, n_units = job.contents, len(spikes.unit_ids)
+    n_entries, seconds = n_bins * n_units, n_bins * bin_us / 1e6
+    if n_entries > _MANY_ENTRIES and spikes.n_spikes < _LOWEST_RATE_HZ * seconds * n_units:
+        raise DataError(
+            f"{contents.path}: found {spikes.n_spikes} spikes of {n_units} units in {seconds:.3g} "
+            f"seconds of trials, with padding; expected {_LOWEST_RATE_HZ:g} spikes per second or "
+            "more",
+            hint="Are the times in another unit (`time_unit`), or is one of them far off? "
+            + contents.look,
+        )
+    check_memory(
+        n_bins * (_COUNT_BYTES * n_units + _EDGE_BYTES),
+        f"{contents.path}: {n_bins} bins of {bin_us / 1000:g} ms, {n_units} units, with padding,",
+        f"Are the times in another unit (`time_unit`)? Or cut less. {contents.look}",
+    )
 
 
 # ------------------------------------------------------------------------------------------------
@@ -156,30 +264,91 @@ def _named(table: Table, chosen: str | None, what: str) -> str | None:
 # The draw is therefore made first, over cells of one window's length; runs of cells of one split
 # are chopped each on its own.
 #
-# Windows begin on a grid of bins that starts at time 0 of the recording's clock, so that the bin at
-# which each one begins says when it was, and `ndt_cli.data.chop.merge` can put them back.
+# Windows start on a grid of bins from time 0 of the recording's clock. So the start bin of each
+# says when it was, and `ndt_cli.data.chop.merge` can put them back.
 # ------------------------------------------------------------------------------------------------
+
+
+def _plan_chopped(job: ConvertJob, spikes: Spikes, table: Table | None, bin_us: int) -> _Plan:
+    """Plan windows all along the recording, or along each trial."""
+    options = job.options
+    window_bins = in_bins(options.chop_ms or 0, bin_us, "chop_ms")
+    overlap_bins = in_bins(options.overlap_ms, bin_us, "overlap_ms")
+    stretches_us, rows = _stretches(job, spikes, table, bin_us)
+    stretches_us[:, 0] = spikes.snapped(stretches_us[:, 0])
+    if len(stretches_us) == 0 or (stretches_us[:, 1] - stretches_us[:, 0]).max() < 2 * bin_us:
+        raise job.nothing_left("bin")
+    conditions = None if table is None else read_conditions(table, options.condition, rows)
+    is_valid_R = valid_rows(job, table)
+
+    def draw(stretch_of_cell: IntArray) -> NDArray[np.bool_]:
+        if is_valid_R is not None:
+            return is_valid_R[rows][stretch_of_cell]
+        return draw_valid(
+            len(stretch_of_cell),
+            options.split or "blocks",
+            valid_fraction=options.valid_fraction,
+            seed=options.seed,
+            conditions_B=None if conditions is None else conditions.numbers_B[stretch_of_cell],
+            source=str(job.contents.path),
+        )
+
+    n_bins = int((stretches_us[:, 1] - stretches_us[:, 0]).sum()) // bin_us
+    _check_size(job, spikes, n_bins, bin_us)
+    pieces = plan_pieces(stretches_us, bin_us, window_bins, overlap_bins, draw)
+    job.taken["windows"] = (
+        f"{len(pieces.n_bins_B)} of {window_bins} bins, overlapping by {overlap_bins}, in "
+        f"{len(stretches_us)} {'stretch' if len(stretches_us) == 1 else 'stretches'}"
+    )
+    if conditions is not None:
+        conditions = replace(conditions, numbers_B=conditions.numbers_B[pieces.stretch_B])
+    return _Plan(
+        pieces.start_bins_B.astype(np.int64) * bin_us,
+        pieces.n_bins_B,
+        np.arange(len(pieces.n_bins_B)),
+        conditions,
+        pieces.is_valid_B,
+        pieces.start_bins_B,
+    )
+
+
+def _stretches(
+    job: ConvertJob, spikes: Spikes, table: Table | None, bin_us: int
+) -> tuple[TicksArray, IntArray]:
+    """Return the stretches to chop, disjoint and in order, and the row of the table of each."""
+    observed_us = spikes.observed_by_all_us
+    if table is None:
+        start_us, stop_us = spikes.span_us
+        if observed_us is None:  # then the bins of the first and the last spike count whole
+            whole_us = [start_us // bin_us * bin_us, -(-stop_us // bin_us) * bin_us]
+            stretches_us = np.array([whole_us], dtype=np.int64)
+        else:
+            stretches_us = clipped(observed_us, start_us, stop_us)
+        return stretches_us, np.zeros(len(stretches_us), dtype=np.int64)
+    kept_R = chosen_rows(job, table)
+    spans_us_R2 = _whole_trials(job, table, kept_R)
+    if observed_us is not None:
+        observed_R = contained(spans_us_R2[:, 0], spans_us_R2[:, 1], observed_us)
+        job.keep("trials", observed_R, kept_R, "lie outside what was recorded")
+    rows = np.flatnonzero(kept_R)
+    rows = rows[np.argsort(spans_us_R2[rows, 0], kind="stable")]
+    stretches_us = spans_us_R2[rows]
+    if (stretches_us[1:, 0] < stretches_us[:-1, 1]).any():
+        raise DataError(
+            f"{table.contents.path}: found trials that overlap in time; expected separate ones to "
+            "chop",
+            hint="Choose some with `where`, or chop the whole recording: `trials='none'`.",
+        )
+    return stretches_us, rows
 
 
 @dataclass(frozen=True, eq=False)
 class Pieces:
-    """Windows of the stretches: one row a window.
+    """Windows of the stretches: one row per window."""
 
-    Parameters
-    ----------
-    start_bins_B : (windows,) int array
-        First bin, counted from time 0 of the clock.
-    n_bins_B : (windows,) int array
-        Bins of each window.
-    stretch_B : (windows,) int array
-        Stretch that each window is of.
-    is_valid_B : (windows,) bool array
-        True for windows of the validation split.
-    """
-
-    start_bins_B: IntArray
+    start_bins_B: IntArray  # counted from time 0 of the clock
     n_bins_B: IntArray
-    stretch_B: IntArray
+    stretch_B: IntArray  # that each window is from
     is_valid_B: NDArray[np.bool_]
 
 
@@ -190,19 +359,10 @@ def plan_pieces(
     overlap_bins: int,
     draw: Callable[[IntArray], NDArray[np.bool_]],
 ) -> Pieces:
-    """Plan the windows of some stretches of a recording.
+    """Plan the windows of disjoint stretches of a recording, (stretches, 2).
 
-    Parameters
-    ----------
-    stretches_us : (stretches, 2) int array
-        Beginning and end of each, in microseconds; disjoint. What lies before the first edge of
-        the grid, or past the last one, is left out.
-    bin_us : int
-        Bin width in microseconds.
-    window_bins, overlap_bins : int
-        As for `chop_windows`.
-    draw : callable
-        Called with the stretch of each cell, in order; returns which cells validate.
+    Partial bins at either end of a stretch are left out. ``draw`` is called with the stretch of
+    each cell, in order, and returns which cells validate.
     """
     grid = np.stack([-(-stretches_us[:, 0] // bin_us), stretches_us[:, 1] // bin_us], axis=1)
     cells = [
@@ -210,8 +370,7 @@ def plan_pieces(
         for stretch, (start, stop) in enumerate(grid.tolist())
         for begin in range(start, stop, window_bins)
     ]
-    of_cell = np.array([stretch for stretch, _, _ in cells], dtype=np.int64)
-    is_valid = draw(of_cell)
+    is_valid = draw(np.array([stretch for stretch, _, _ in cells], dtype=np.int64))
     runs: list[list[int]] = []
     for (stretch, begin, end), valid in zip(cells, is_valid.tolist(), strict=True):
         if runs and runs[-1][0] == stretch and runs[-1][3] == valid:
@@ -229,11 +388,8 @@ def plan_pieces(
 
 
 # ------------------------------------------------------------------------------------------------
-# Which trials validate.
+# The draw of validation trials.
 # ------------------------------------------------------------------------------------------------
-
-
-_N_BLOCKS = 5
 
 
 def draw_valid(
@@ -245,32 +401,7 @@ def draw_valid(
     conditions_B: IntArray | None = None,
     source: str = "the data",
 ) -> NDArray[np.bool_]:
-    """Draw the validation trials.
-
-    Parameters
-    ----------
-    n_trials : int
-        Trials, in order of time.
-    by : {"random", "condition", "blocks"}
-        Anywhere; in proportion within each condition; or in contiguous blocks.
-    valid_fraction : float
-        Share that validates.
-    seed : int
-        Seed of the draw.
-    conditions_B : (trials,) int array, optional
-        Condition of each trial, for ``"condition"``.
-    source : str
-        What to call the data in an error.
-
-    Returns
-    -------
-    is_valid_B : (trials,) bool array
-
-    Raises
-    ------
-    DataError
-        If there are fewer than two trials.
-    """
+    """Draw validation trials: at random, within each condition, or in blocks; return which."""
     if by == "blocks":
         return draw_blocks(n_trials, valid_fraction=valid_fraction, seed=seed, source=source)
     _, valid = split_trials(
@@ -303,11 +434,11 @@ def draw_blocks(
         raise DataError(
             f"{source}: found {n_trials} trial or window; expected at least 2, one to train on and "
             "one to validate",
-            hint="Shorter windows (--chop-ms) give more of them.",
+            hint="Shorter windows (`chop_ms`) give more of them.",
         )
     n_valid = min(max(round(valid_fraction * n_trials), 1), n_trials - 1)
     n_train = n_trials - n_valid
-    n_blocks = min(_N_BLOCKS, n_valid, n_train)
+    n_blocks = min(_MAX_BLOCKS, n_valid, n_train)
     rng = np.random.default_rng(seed)
     is_valid_B: list[NDArray[np.bool_]] = []
     for i in range(n_blocks):
@@ -317,85 +448,3 @@ def draw_blocks(
         section[at : at + block] = True
         is_valid_B.append(section)
     return np.concatenate(is_valid_B)
-
-
-# ------------------------------------------------------------------------------------------------
-# Trials of binned counts on their way to a recording: filtered, labeled and split.
-#
-# Axes in names: B trials, T bins, N neurons, V behavioral variables.
-# ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Cut:
-    """What was cut from a file.
-
-    Parameters
-    ----------
-    data : SpikeData
-        All trials, in the order of the recording.
-    unit_ids : (neurons,) array
-        What each neuron is called in the file.
-    conditions : Conditions or None
-        Condition of each trial.
-    is_valid_B : (trials,) bool array or None
-        Which trials validate, where that is settled already.
-    """
-
-    data: SpikeData
-    unit_ids: NDArray[Any]
-    conditions: Conditions | None = None
-    is_valid_B: NDArray[np.bool_] | None = None
-
-
-def drop_silent_units(cut: Cut, min_rate_hz: float, journal: Journal) -> Cut:
-    """Leave out neurons whose rate over all trials is below a limit.
-
-    Raises
-    ------
-    DataError
-        If none is left.
-    """
-    if min_rate_hz <= 0:
-        return cut
-    data = cut.data
-    seconds = float(np.sum(data.lengths_B)) * data.bin_ms / 1000
-    rates_hz_N = data.spikes_BTN.sum(axis=(0, 1), dtype=np.int64) / seconds
-    kept_N = rates_hz_N >= min_rate_hz
-    n_low = int((~kept_N).sum())
-    journal.drop("units", n_low, len(kept_N), f"fire less than {min_rate_hz:g} spikes per second")
-    if not kept_N.any():
-        raise DataError(
-            f"--min-rate-hz {min_rate_hz:g}: found no such unit; the highest rate is "
-            f"{rates_hz_N.max():.3g} Hz",
-            hint="Lower the limit, or check --time-unit: the rates may be off by a factor.",
-        )
-    return replace(
-        cut,
-        data=replace(data, spikes_BTN=data.spikes_BTN[..., kept_N]),
-        unit_ids=cut.unit_ids[kept_N],
-    )
-
-
-def to_recording(cut: Cut, choices: Choices, source: str) -> Recording:
-    """Split the trials and return the recording.
-
-    Raises
-    ------
-    DataError
-        If there are too few trials.
-    """
-    numbers_B = None if cut.conditions is None else cut.conditions.numbers_B
-    data = replace(cut.data, conditions_B=numbers_B)
-    is_valid_B = cut.is_valid_B
-    if is_valid_B is None:
-        is_valid_B = draw_valid(
-            data.n_trials,
-            choices.split or ("random" if numbers_B is None else "condition"),
-            valid_fraction=choices.valid_fraction,
-            seed=choices.seed,
-            conditions_B=numbers_B,
-            source=source,
-        )
-    train, valid = np.flatnonzero(~is_valid_B), np.flatnonzero(is_valid_B)
-    return Recording(data.take(train), data.take(valid), source, "ndt")

@@ -90,8 +90,6 @@ class ShardedStep(TrainingStep):
                 dropout.share(first, last - first),
             )
             total, _ = self.scored_sum(output, trials.counts_BTN, scored_BTN[first:last])
-            if share == 0:
-                self.tell_end("forward")
             (total * weight).backward()
             return total.detach()
 
@@ -103,7 +101,6 @@ class ShardedStep(TrainingStep):
         mine, *theirs = (_gradients(network) for network in networks)
         for gradients in theirs:
             torch._foreach_add_(mine, gradients)
-        self.tell_end("backward")
         total = torch.stack(totals).sum()
         self.update(total * weight)
         return total, n_scored

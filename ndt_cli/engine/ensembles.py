@@ -98,7 +98,7 @@ class Ensemble:
         return sum(member.width for member in self.members)
 
     def rates(self, data: SpikeData) -> Float32Array:
-        """Return the mean of the members' rates, nothing hidden, (B, T, N) in spikes per bin."""
+        """Return the mean of the members' rates from all counts, (B, T, N) in spikes per bin."""
         return self._mean(lambda member: member.rates(data))
 
     def rates_while_hidden(self, data: SpikeData, fold_BTN: NDArray[np.integer]) -> Float32Array:
@@ -114,7 +114,7 @@ class Ensemble:
         return self._mean(lambda member: member.rates_while_hidden(data, fold_BTN))
 
     def activations(self, data: SpikeData) -> Float32Array:
-        """Return the activations of all encoders side by side, (B, T, D), nothing hidden."""
+        """Return the activations of all encoders side by side, (B, T, D), from all counts."""
         return np.concatenate([member.activations(data) for member in self.members], axis=2)
 
     def _mean(self, rates_of: Callable[[TrainedModel], Float32Array]) -> Float32Array:

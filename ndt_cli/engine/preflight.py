@@ -12,7 +12,7 @@ from ndt_cli.engine.run_folder import RunFolder, SplitFacts
 from ndt_cli.errors import DataError, RunError, SettingsError
 from ndt_cli.memory import free_bytes, in_gb
 from ndt_cli.model.context import Context
-from ndt_cli.model.embedding import encoder_width
+from ndt_cli.model.embedding import encoder_width, n_inputs
 from ndt_cli.model.network import ModelShape, NeuralDataTransformer
 from ndt_cli.settings.tree import Settings
 
@@ -150,14 +150,22 @@ def check_limits(
     Raises
     ------
     SettingsError
-        If spans are wider than the trials, or the network and a batch do not fit into memory;
-        the hint names the setting that matters most.
+        If spans are wider than the trials, the width does not fit the embedding, or the network
+        and a batch do not fit into memory; the hint names the setting that matters most.
     """
     span = settings.mask.max_span
     if span > train.n_bins:
         raise SettingsError(
             f"mask.max_span is {span}, but the trials have {train.n_bins} bins",
             "Use a span of a few bins: `mask.max_span=5`.",
+        )
+    least = n_inputs(settings.model, train.n_neurons)
+    width = settings.model.width
+    if width != "auto" and width < least and settings.model.embedding != "linear":
+        raise SettingsError(
+            f'model.embedding = "{settings.model.embedding}" makes {least} numbers of '
+            f"{train.n_neurons} neurons, and model.width is {width}",
+            "Use `model.embedding=linear`, or `model.width=auto`.",
         )
     free = free_bytes_on(device)
     n_trials = -(-min(settings.train.batch_size, train.n_trials) // n_processes)

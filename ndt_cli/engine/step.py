@@ -1,6 +1,6 @@
 """One training step: hide, predict, and update the weights unless something is not finite."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -18,14 +18,6 @@ from ndt_cli.settings.tree import Settings
 
 # Summed loss and number of scored entries.
 Sums = tuple[Tensor, Tensor]
-
-STEP_PARTS = ("mask", "forward", "backward", "optimizer")
-"""The parts of a step, in order."""
-
-
-def tell_no_one(part: str) -> None:
-    """Ignore the end of a part of a step."""
-    del part
 
 
 def make_optimizer(
@@ -82,14 +74,7 @@ class TrainingStep:
 
     Nothing in it waits for a GPU: loss and gradient norm stay on the device, and an update that
     is not finite is skipped there. `first_bad_step` tells afterwards whether that happened.
-
-    Attributes
-    ----------
-    tell_end : callable
-        Told the name of each of the `STEP_PARTS` when it has ended, as far as the host knows.
     """
-
-    tell_end: Callable[[str], None]
 
     def __init__(self, parts: StepParts) -> None:
         self.model = model = parts.model
@@ -107,7 +92,6 @@ class TrainingStep:
             if isinstance(stream, torch.Generator)
         ]
         self.ranks = parts.ranks
-        self.tell_end = tell_no_one
         device = streams.mask.device
         # What differs from step to step lies on the device, where a captured step reads it.
         self._p_span = torch.zeros((), device=device)
@@ -138,10 +122,8 @@ class TrainingStep:
         # DistributedDataParallel averages gradients over processes: undo it, so that the loss
         # is the mean over the scored entries of the whole batch. A batch may hide nothing.
         loss = total * (self.ranks.world_size / n_scored.clamp_min(1))
-        self.tell_end("forward")
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        self.tell_end("backward")
         self.update(loss.detach())
         return self.ranks.sum(total.detach()), n_scored
 
@@ -157,7 +139,6 @@ class TrainingStep:
             self.network.shape.max_count,
             self.mask_stream,
         )
-        self.tell_end("mask")
         return masked
 
     def loss_sum(self, batch: TrialSet) -> Sums:
@@ -189,7 +170,6 @@ class TrainingStep:
             self.optimizer.step()
         elif bool(finite):
             self.optimizer.step()
-        self.tell_end("optimizer")
 
     def first_bad_step(self) -> int | None:
         """Number of the first step whose loss or gradient was not finite (waits for the device)."""

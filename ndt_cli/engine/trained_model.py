@@ -20,10 +20,12 @@ from ndt_cli.engine.backend import Inference, choose_backend
 from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.device import Compute, choose_compute, cpu_threads
 from ndt_cli.engine.measures import CHECKPOINTS, best_checkpoint
+from ndt_cli.engine.passes import mean_over_passes, pass_inputs
 from ndt_cli.engine.run_folder import RunFolder, SplitFacts, observed_spikes
+from ndt_cli.engine.streams import stream_seed
 from ndt_cli.engine.trial_set import TrialSet
 from ndt_cli.errors import CheckpointError, DataError
-from ndt_cli.model.masking import hide
+from ndt_cli.model.masking import hide, scoring_mask
 from ndt_cli.model.network import NeuralDataTransformer
 from ndt_cli.settings.tree import Settings
 
@@ -58,6 +60,10 @@ class Model(Protocol):
     @property
     def trained_on(self) -> SplitFacts:
         """Neurons, bins, bin width and held-out part of the training trials."""
+
+    @property
+    def members(self) -> "tuple[TrainedModel, ...]":
+        """The models whose rates are averaged, best first; a single model is its only member."""
 
     @property
     def width(self) -> int:
@@ -162,24 +168,33 @@ class TrainedModel:
             check_same_neurons(self.trained_on, data, source, str(self.run.path))
 
     @property
+    def members(self) -> "tuple[TrainedModel, ...]":
+        """The model itself."""
+        return (self,)
+
+    @property
     def width(self) -> int:
         """Channels of the activations."""
         return self.network.embedding.width
 
     def rates(self, data: SpikeData) -> Float32Array:
-        """Infer rates with nothing hidden, (B, T, N) in spikes per bin; 0 in padding.
+        """Infer rates from all counts, (B, T, N) in spikes per bin; 0 in padding.
 
-        Counts of held-out neurons and forward bins are never looked at.
+        In one pass with nothing hidden, or as the mean of ``inference.passes``. Counts of held-out
+        neurons and forward bins are never looked at.
         """
-        nothing = torch.zeros(1, 1, 1, dtype=torch.bool)
-        rates_BTN = np.empty(data.spikes_BTN.shape, dtype=np.float32)
+        found_BTN = np.empty(data.spikes_BTN.shape, dtype=np.float32)
         with self._inferring():
             for rows, batch in self._batches(data):
-                rates_BTN[rows] = self._rates(batch, nothing)
-        return rates_BTN
+                rates_BTN = mean_over_passes(self._forward, self.network, batch, self.settings)
+                found_BTN[rows] = _inside(rates_BTN, batch)
+        return found_BTN
 
     def rates_while_hidden(self, data: SpikeData, fold_BTN: NDArray[np.integer]) -> Float32Array:
         """Infer each rate while its own count is hidden, (B, T, N) in spikes per bin.
+
+        In place of the hidden counts stands what stood there in training, but never themselves
+        (`scoring_mask`).
 
         Parameters
         ----------
@@ -195,36 +210,43 @@ class TrainedModel:
                 here_BTN = fold_BTN if len(fold_BTN) == 1 else fold_BTN[rows]
                 for fold in range(n_folds):
                     hidden = here_BTN == fold
-                    found_BTN = self._rates(batch, torch.from_numpy(hidden))
+                    found_BTN = self._rates_hidden(batch, torch.from_numpy(hidden))
                     np.copyto(rates_BTN[rows], found_BTN, where=hidden)
         return rates_BTN
 
     def activations(self, data: SpikeData) -> Float32Array:
-        """Return what the encoder makes of the counts, (B, T, D), nothing hidden."""
+        """Return what the encoder makes of the counts, (B, T, D): the mean over the passes."""
         found_BTD = np.empty((data.n_trials, data.n_bins, self.width), dtype=np.float32)
         with self._inferring():
             for rows, batch in self._batches(data):
-                encoded_BTD = self._forward.encode(_visible(batch), batch.inside_BT)
-                found_BTD[rows] = encoded_BTD.float().cpu().numpy()
+                inputs = pass_inputs(batch, self.settings, self.network.shape.max_count)
+                encoded_BTD = sum(
+                    self._forward.encode(input_BTN, batch.inside_BT).float() for input_BTN in inputs
+                )
+                assert isinstance(encoded_BTD, Tensor)
+                found_BTD[rows] = (encoded_BTD / self.settings.inference.passes).cpu().numpy()
         return found_BTD
 
-    def _rates(self, batch: TrialSet, hidden: Tensor) -> Float32Array:
-        mask = self.settings.mask.model_copy(update={"token_ratio": 1.0})
+    def _rates_hidden(self, batch: TrialSet, hidden: Tensor) -> Float32Array:
         device = self.compute.device
-        unused = torch.Generator(device)  # with a token in every hidden place nothing is drawn
         masked = hide(
             batch.counts_BTN,
             batch.visible_1TN,
             batch.scorable,
             hidden.to(device),
-            mask,
+            scoring_mask(self.settings.mask),
             self.network.shape.max_count,
-            unused,
+            torch.Generator(device),  # nothing is drawn
+            self._fate(batch),
         )
         output = self._forward(masked.input_BTN, batch.inside_BT)
-        rates_BTN = torch.where(batch.scorable, self.network.rates(output), 0)
-        found_BTN: Float32Array = rates_BTN.float().cpu().numpy()
-        return found_BTN
+        return _inside(self.network.rates(output), batch)
+
+    def _fate(self, batch: TrialSet) -> Tensor:
+        """Return what decides a hidden count's fate: for a trial the same, whatever the batch."""
+        stream = np.random.PCG64(stream_seed(self.settings.train.seed, "evaluation-fates"))
+        fate_TN = np.random.Generator(stream).random(batch.shape[1:], dtype=np.float32)
+        return torch.from_numpy(fate_TN).to(self.compute.device).expand(batch.shape)
 
     @cached_property
     def _forward(self) -> Inference:
@@ -245,8 +267,10 @@ class TrainedModel:
             yield
 
 
-def _visible(batch: TrialSet) -> Tensor:
-    return torch.where(batch.visible_1TN, batch.counts_BTN, 0)
+def _inside(rates_BTN: Tensor, batch: TrialSet) -> Float32Array:
+    """Return rates as an array, 0 in padding."""
+    found_BTN: Float32Array = torch.where(batch.scorable, rates_BTN, 0).float().cpu().numpy()
+    return found_BTN
 
 
 def check_same_neurons(trained_on: SplitFacts, data: SpikeData, source: str, run: str) -> None:

@@ -85,6 +85,7 @@ def train(
     if settings.train.tensorboard:
         require_tensorboard()
     recording = recording or load_recording(settings.data)
+    settings = settings.in_epochs(recording.train.n_trials)
     ranks = Ranks.from_environment()
     compute = choose_compute(settings.train, ranks.local_rank)
     check_trainable(recording, settings)

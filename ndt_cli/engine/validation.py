@@ -7,6 +7,7 @@ import torch
 
 from ndt_cli.data.spike_data import SpikeData
 from ndt_cli.engine.measures import measures_of
+from ndt_cli.engine.passes import mean_over_passes
 from ndt_cli.engine.streams import make_stream
 from ndt_cli.engine.trial_set import TrialSet
 from ndt_cli.metrics import RateScoreSums, SpikeScoreSums
@@ -47,6 +48,8 @@ class Validator:
         """Return the value of each measure that is defined on the trials, by its key."""
         stream = make_stream(self.settings.train.seed, "validation-mask", self.device)
         mask = self.settings.mask
+        if mask.empty_ratio:  # as scores hide: whole bins
+            mask = mask.model_copy(update={"empty_ratio": 1.0})
         p_span = span_probability(mask, mask.span_ramp_end_epoch)
         sums: list[torch.Tensor] = []  # read at the end: the host waits for the device once
         true_rates_BTN = self.data.rates_BTN
@@ -77,7 +80,10 @@ class Validator:
             if not {"valid_co_bps", "valid_rate_r2"} & set(self.keys):
                 continue
             here = slice(i * BATCH_SIZE, (i + 1) * BATCH_SIZE)
-            rates_BTN = model.rates(output).cpu().numpy()
+            rates = model.rates(output)
+            if self.settings.inference.passes > 1:
+                rates = mean_over_passes(model, model, batch, self.settings)
+            rates_BTN = rates.cpu().numpy()
             if not np.isfinite(rates_BTN).all():
                 diverged = True
                 continue

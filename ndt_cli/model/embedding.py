@@ -27,14 +27,22 @@ _FEW_ROWS, _MOST_ONES = 32, 2**28
 
 
 def encoder_width(settings: ModelSettings, n_neurons: int) -> int:
-    """Width D: a number for each input, at least 16, rounded up to a multiple of the heads.
+    """Width D, rounded up to a multiple of the heads.
 
-    Numbers beyond the inputs start as zero, so that any count of neurons goes with any count
-    of heads. (NDT1 fails when the width does not divide by the heads.)
+    With ``width = "auto"`` it is a number for each input, at least 16. Numbers beyond the inputs
+    start as zero, so that any count of neurons goes with any count of heads. (NDT1 fails when the
+    width does not divide by the heads.)
     """
-    per_neuron = settings.embedding_size if settings.embedding == "count-table" else 1
-    least = max(n_neurons * per_neuron, MIN_WIDTH)
+    if settings.width == "auto":
+        least = max(n_inputs(settings, n_neurons), MIN_WIDTH)
+    else:
+        least = settings.width
     return math.ceil(least / settings.n_heads) * settings.n_heads
+
+
+def n_inputs(settings: ModelSettings, n_neurons: int) -> int:
+    """Return how many numbers stand for the counts of a bin."""
+    return n_neurons * (settings.embedding_size if settings.embedding == "count-table" else 1)
 
 
 class Embedding(nn.Module):

@@ -1,10 +1,12 @@
-"""Attention weights of every layer, which the network itself does not keep.
+"""Attention weights of a trained network, averaged over trials, and their figures.
 
-Axes: B trials, T bins that ask, S bins looked at, H heads, D width, E width of a head.
+Axes: B trials, L layers, H heads, T bins that attend, S bins attended to, K lags, D width, E width
+of a head.
 """
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,31 +23,56 @@ from ndt_cli.engine.trial_set import TrialSet
 from ndt_cli.model.attention import ContextAttention
 from ndt_cli.model.network import EncoderLayer, NeuralDataTransformer
 from ndt_cli.report.conditions import evenly_spaced
-from ndt_cli.report.style import MUTED, label_beside, new_figure, sequence_colors, styled
+from ndt_cli.report.figures import (
+    MUTED,
+    CaptionedFigure,
+    add_color_bar,
+    count,
+    label_beside,
+    new_figure,
+    sequence_colors,
+    styled,
+    trials_text,
+)
 from ndt_cli.report.trial import time_step
+
+if TYPE_CHECKING:
+    from ndt_cli.report.registry import RunContents
+
+Float64Array = NDArray[np.float64]
+
+# Scores between all bins of a trial are held for every layer at once.
+_BATCH_TRIALS = 16
+MOST_LAYERS = 6
+MOST_HEADS = 4
+
+
+# ------------------------------------------------------------------------------------------------
+# Weights
+# ------------------------------------------------------------------------------------------------
 
 
 def attention_weights(
     network: NeuralDataTransformer, input_BTN: Tensor, inside_BT: Tensor | None = None
 ) -> list[Tensor]:
-    """Return the attention weights of each layer, as the network computes its rates.
+    """Return the attention weights of each layer as the network infers rates.
 
-    The network runs as ever; the weights are then made anew, in float32, from what went into
+    The network itself does not keep them: they are recomputed, in float32, from the input of
     each layer.
 
     Parameters
     ----------
     network : NeuralDataTransformer
-        Any network; nothing is dropped.
+        The network; there is no dropout.
     input_BTN : Tensor
         Spike counts.
     inside_BT : Tensor of bool, optional
-        False for padding; no bin attends to it, and its own weights mean nothing.
+        False for padding, which no bin attends to, and whose own weights are undefined.
 
     Returns
     -------
     list of (B, H, T, S) Tensor
-        One a layer: softmax(q k^T / sqrt(E)) within the context window (Ye & Pandarinath 2021,
+        Per layer, softmax(q k^T / sqrt(E)) within the context window (Ye & Pandarinath 2021,
         section 2). The weights of a bin sum to 1 over S.
     """
     blocked = ~allowed_pairs(network, input_BTN.shape[1], inside_BT, input_BTN.device)
@@ -83,26 +110,13 @@ def allowed_pairs(
 ) -> Tensor:
     """Return which bins each bin may attend to: (1, 1, T, S), or (B, 1, T, S) with padding.
 
-    A padded bin sees itself besides: a row without a single bin would be NaN.
+    A padded bin also sees itself: the softmax of a row without bins would be NaN.
     """
     allowed = network.context.allowed_TS(n_bins, device)[None, None]
     if inside_BT is None:
         return allowed
     itself_TS = torch.eye(n_bins, dtype=torch.bool, device=device)
     return (allowed & inside_BT[:, None, None, :]) | itself_TS
-
-
-# ------------------------------------------------------------------------------------------------
-# Where the model looks: attention weights averaged over trials.
-#
-# Axes: L layers, H heads, T bins that ask, S bins looked at, K lags.
-# ------------------------------------------------------------------------------------------------
-
-
-Float64Array = NDArray[np.float64]
-
-# Scores between all bins of a trial are held for every layer at once.
-_BATCH_TRIALS = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,16 +126,16 @@ class AttentionAverage:
     Attributes
     ----------
     maps_LHTS : (layers, heads, bins, bins) float array
-        Mean weight that row bin gives to column bin, over the trials that have both; NaN where
-        no trial has.
+        Mean weight that the row's bin gives to the column's, over the trials that have both; NaN
+        if no trial has.
     lags_K : (lags,) int array
-        Bin looked at less bin that asks: negative lags are earlier bins.
+        Bin attended to minus bin that attends: negative lags are earlier bins.
     by_lag_LHK : (layers, heads, lags) float array
-        Mean weight at each lag, over trials and over the bins from which that lag can be seen.
+        Mean weight at each lag, over trials and over the bins that can see that lag.
     uniform_K : (lags,) float array
-        What `by_lag_LHK` would be if every bin looked evenly at all it may see.
+        The same if every bin attended evenly to all bins that it can see.
     n_trials : int
-        Trials averaged.
+        Number of trials.
     bin_ms : float
         Bin width.
     """
@@ -135,15 +149,7 @@ class AttentionAverage:
 
 
 def average_attention(trained: TrainedModel, data: SpikeData) -> AttentionAverage:
-    """Average the attention weights of a trained model over trials, with nothing hidden.
-
-    Parameters
-    ----------
-    trained : TrainedModel
-        Loaded from a run.
-    data : SpikeData
-        Trials of the kind that it was trained on; padding counts for nothing.
-    """
+    """Average a model's attention weights over trials, with nothing hidden and without padding."""
     network, n_bins = trained.network, data.n_bins
     settings = network.settings
     sum_LHTS = np.zeros((settings.n_layers, settings.n_heads, n_bins, n_bins))
@@ -164,7 +170,7 @@ def average_attention(trained: TrainedModel, data: SpikeData) -> AttentionAverag
 
 
 def _pairs_within(batch: TrialSet, allowed: Tensor) -> Tensor:
-    """Return 1 for pairs of bins of a trial where one may look at the other, (B, 1, T, S)."""
+    """Return 1 for pairs of bins of a trial of which one may attend to the other, (B, 1, T, S)."""
     if batch.inside_BT is None:
         return allowed.expand(len(batch), -1, -1, -1).float()
     return (allowed & batch.inside_BT[:, None, :, None]).float()
@@ -194,12 +200,48 @@ def _averages(
 
 
 # ------------------------------------------------------------------------------------------------
-# Attention: which bins the model looks at, layer by layer (Ye & Pandarinath 2021).
+# Figures
 # ------------------------------------------------------------------------------------------------
 
 
-MOST_LAYERS = 6
-MOST_HEADS = 4
+def draw_attention_maps(run: "RunContents") -> CaptionedFigure:
+    """Draw the mean attention of a run's model between all bins."""
+    attention = run.attention
+    what = "that a bin (row) gives to each bin (column)"
+    if is_narrow(attention):
+        what = "that a bin (x axis) gives to the bins before it (negative lag) and after it"
+    caption = (
+        f"Mean attention weight {what}. {_average_text(run)} Gray: outside the trial or the "
+        "context window."
+    )
+    alt = f"Maps of attention weights between bins. {_shown_text(attention)}"
+    return CaptionedFigure(attention_maps(attention), caption, alt)
+
+
+def draw_attention_lags(run: "RunContents") -> CaptionedFigure:
+    """Draw the mean attention of a run's model by lag."""
+    caption = (
+        "Mean attention weight by the lag from the bin that attends to the bin attended to "
+        f"(negative: earlier). {_average_text(run)} Dashed: even attention to all bins in the "
+        "context window."
+    )
+    alt = f"Attention weights against lag. {_shown_text(run.attention)}"
+    return CaptionedFigure(attention_by_lag(run.attention), caption, alt)
+
+
+def _average_text(run: "RunContents") -> str:
+    of_best = " of the ensemble's best member" if run.is_ensemble else ""
+    shown = _shown_text(run.attention)
+    return f"{shown} Mean{of_best} over {trials_text(run.evaluation)}, with nothing hidden."
+
+
+def _shown_text(attention: AttentionAverage) -> str:
+    n_layers, n_heads = attention.by_lag_LHK.shape[:2]
+
+    def part(n: int, most: int, noun: str) -> str:
+        return count(n, noun) if n <= most else f"{most} of {n} {noun}s"
+
+    return f"{part(n_layers, MOST_LAYERS, 'layer')}, {part(n_heads, MOST_HEADS, 'head')}."
 
 
 def _shown(n_layers: int, n_heads: int) -> tuple[list[int], list[int]]:
@@ -209,24 +251,19 @@ def _shown(n_layers: int, n_heads: int) -> tuple[list[int], list[int]]:
 
 
 def is_narrow(attention: AttentionAverage) -> bool:
-    """Tell whether the context window reaches so little that `attention_maps` shows lags."""
+    """Return whether the context window is so narrow that `attention_maps` shows lags."""
     n_bins: int = attention.maps_LHTS.shape[2]
     return 2 * len(attention.lags_K) <= n_bins
 
 
 @styled
 def attention_maps(attention: AttentionAverage) -> Figure:
-    """Draw the mean attention between pairs of bins, a row a head and a column a layer.
+    """Draw the mean attention between pairs of bins, one row per head and one column per layer.
 
-    A map has the bin that looks upwards and the bin looked at to the right. Where the context
-    window is narrow, such maps would be a thin line; then the bin that looks is to the right,
-    and upwards is how far after it the bin looked at lies. One color scale for all, which ends
-    at the 99.5th percentile. Of more than six layers or four heads, evenly spaced ones are drawn.
-
-    Parameters
-    ----------
-    attention : AttentionAverage
-        Mean weights.
+    The bin that attends is on the y axis, the bin attended to on the x axis. With a narrow context
+    window such a map would be a thin diagonal: then the bin that attends is on the x axis, and the
+    lag of the bin attended to on the y axis. All maps share a color scale, which ends at the 99.5th
+    percentile. Up to six layers and four heads are drawn, evenly spaced.
     """
     n_layers, n_heads, n_bins, _ = attention.maps_LHTS.shape
     layers, heads = _shown(n_layers, n_heads)
@@ -260,41 +297,32 @@ def attention_maps(attention: AttentionAverage) -> Figure:
             if row == 0:
                 axes.set_title(f"layer {layer + 1}")
             if column == 0:
-                up = "lag" if narrow else "bin that looks"
+                up = "lag" if narrow else "bin that attends"
                 axes.set_ylabel(f"head {head + 1}\n{up} ({unit})")
-    along = "bin that looks" if narrow else "bin looked at"
+    along = "bin that attends" if narrow else "bin attended to"
     figure.supxlabel(f"{along} ({unit})", fontsize=8)
-    exceeds = bool(np.nanmax(np.array(maps)) > top)
-    bar = figure.colorbar(
-        image, ax=panels, extend="max" if exceeds else "neither", fraction=0.03, pad=0.01
-    )
-    bar.set_label("mean weight")
-    bar.outline.set_linewidth(0.6)
+    cut = bool(np.nanmax(np.array(maps)) > top)
+    add_color_bar(figure, image, panels, "mean weight", cut=cut)
     return figure
 
 
 def _map(attention: AttentionAverage, layer: int, head: int, narrow: bool) -> Float64Array:
-    """Return a map: bin that looks x bin looked at, or lag x bin that looks."""
+    """Return a map: bin that attends x bin attended to, or lag x bin that attends."""
     map_TS: Float64Array = attention.maps_LHTS[layer, head]
     if not narrow:
         return map_TS
     bin_T = np.arange(len(map_TS))
-    looked_at_KT = attention.lags_K[:, None] + bin_T
-    there_KT = (looked_at_KT >= 0) & (looked_at_KT < len(map_TS))
-    return np.where(there_KT, map_TS[bin_T, looked_at_KT.clip(0, len(map_TS) - 1)], np.nan)
+    attended_KT = attention.lags_K[:, None] + bin_T
+    there_KT = (attended_KT >= 0) & (attended_KT < len(map_TS))
+    return np.where(there_KT, map_TS[bin_T, attended_KT.clip(0, len(map_TS) - 1)], np.nan)
 
 
 @styled
 def attention_by_lag(attention: AttentionAverage) -> Figure:
-    """Draw the mean attention against the lag of the bin looked at, a panel a layer.
+    """Draw the mean attention against the lag of the bin attended to, one panel per layer.
 
-    The dashed line is even attention to all that a bin may see. Of more than six layers or four
-    heads, evenly spaced ones are drawn.
-
-    Parameters
-    ----------
-    attention : AttentionAverage
-        Mean weights.
+    The dashed line is even attention to all bins in the context window. Up to six layers and four
+    heads are drawn, evenly spaced.
     """
     n_layers, n_heads = attention.by_lag_LHK.shape[:2]
     layers, heads = _shown(n_layers, n_heads)
@@ -316,7 +344,7 @@ def attention_by_lag(attention: AttentionAverage) -> Figure:
     for axes in panels.flat[len(layers) :]:
         axes.set_visible(False)
     panels[0, 0].set_ylim(bottom=0)
-    figure.supxlabel(f"lag of the bin looked at ({unit}); negative: earlier", fontsize=8)
+    figure.supxlabel(f"lag of the bin attended to ({unit}); negative: earlier", fontsize=8)
     figure.supylabel("mean weight", fontsize=8)
     last: Axes = panels[0, columns - 1]
     ends = [attention.by_lag_LHK[layers[columns - 1], head][-1] for head in heads]

@@ -1,10 +1,11 @@
-"""Trials by condition: which are shown, and averages that padding cannot touch.
+"""Figures by condition: which trials are averaged, and rates of single neurons.
 
 Axes: B trials, T bins, N neurons.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,12 +16,22 @@ from numpy.typing import NDArray
 
 from ndt_cli.data.spike_data import FloatArray, SpikeData
 from ndt_cli.errors import DataError
-from ndt_cli.report.style import new_figure, sequence_colors, styled
-from ndt_cli.report.trial import modulated_neurons, neuron_columns, time_step
+from ndt_cli.report.figures import (
+    CaptionedFigure,
+    count,
+    new_figure,
+    sequence_colors,
+    styled,
+    trials_text,
+)
+from ndt_cli.report.trial import modulated_neurons, neuron_columns, spike_times, time_step
+
+if TYPE_CHECKING:
+    from ndt_cli.report.registry import RunContents
 
 
 @dataclass(frozen=True, eq=False)
-class Group:
+class TrialGroup:
     """Trials that are averaged together.
 
     Attributes
@@ -30,7 +41,7 @@ class Group:
     trials : (trials,) int array
         Positions of its trials, at least one.
     n_bins : int
-        Bins that at least half of its trials have.
+        Number of bins that at least half of its trials have.
     """
 
     label: str
@@ -38,25 +49,18 @@ class Group:
     n_bins: int
 
 
-def condition_groups(data: SpikeData, most: int) -> list[Group]:
-    """Return the conditions to show: all, or ``most`` that are evenly spaced in their order.
-
-    Parameters
-    ----------
-    data : SpikeData
-        Trials; those without a bin are left out.
-    most : int
-        Conditions to return at most.
+def condition_groups(data: SpikeData, most: int) -> list[TrialGroup]:
+    """Return all conditions, or ``most`` evenly spaced ones; trials without bins are left out.
 
     Raises
     ------
     DataError
-        When the trials have no conditions.
+        If the trials have no conditions.
     """
     if data.conditions_B is None:
         raise DataError(
             "these trials have no conditions to average over",
-            "a file names them in `conditions`, one label a trial",
+            "A file stores them in `conditions`, one label per trial.",
         )
     usable_B = np.asarray(data.lengths_B) > 0
     labels = np.unique(data.conditions_B[usable_B])
@@ -67,27 +71,40 @@ def condition_groups(data: SpikeData, most: int) -> list[Group]:
     ]
 
 
-def trial_groups(data: SpikeData, most: int) -> list[Group]:
-    """Return single trials to show, at most so many, evenly spaced in the order of the set."""
+def trial_groups(data: SpikeData, most: int) -> list[TrialGroup]:
+    """Return up to ``most`` single trials, evenly spaced; trials without bins are left out."""
     usable = np.flatnonzero(np.asarray(data.lengths_B) > 0)
     chosen = usable[evenly_spaced(len(usable), most)]
     return [_group(data, f"trial {trial}", np.array([trial])) for trial in chosen.tolist()]
 
 
+def groups_text(groups: Sequence[TrialGroup], data: SpikeData) -> str:
+    """Return such text as "8 of 130 conditions, 2 trials each"."""
+    if data.conditions_B is None:
+        return f"{len(groups)} of {count(data.n_trials, 'trial')}"
+    n_all = len(set(data.conditions_B.tolist()))
+    sizes = sorted({len(group.trials) for group in groups})
+    trials = count(sizes[0], "trial") if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} trials"
+    part = "" if len(groups) == n_all else f"{len(groups)} of "
+    return f"{part}{count(n_all, 'condition')}, {trials} each"
+
+
 def evenly_spaced(n: int, most: int) -> NDArray[np.int64]:
-    """Return all of 0..n-1, or ``most`` of them evenly spaced, both ends included."""
+    """Return 0 to n - 1, or ``most`` of these evenly spaced, both ends included."""
     return np.linspace(0, n - 1, min(n, most)).round().astype(np.int64)
 
 
-def _group(data: SpikeData, label: str, trials: NDArray[np.int64]) -> Group:
+def _group(data: SpikeData, label: str, trials: NDArray[np.int64]) -> TrialGroup:
     lengths = np.sort(np.asarray(data.lengths_B)[trials])
-    return Group(label, trials, int(lengths[len(lengths) // 2]))
+    return TrialGroup(label, trials, int(lengths[len(lengths) // 2]))
 
 
-def group_average(data: SpikeData, values_BTN: FloatArray, group: Group) -> NDArray[np.float64]:
-    """Return the mean over a group's trials, (bins, neurons), to the group's last bin.
+def group_average(
+    data: SpikeData, values_BTN: FloatArray, group: TrialGroup
+) -> NDArray[np.float64]:
+    """Return the mean over a group's trials, (bins, neurons), up to the group's last bin.
 
-    Each bin is averaged over the trials that have it.
+    Each bin is averaged over the trials that have it, so padding does not count.
     """
     inside_BT = data.inside_BT[group.trials, : group.n_bins]
     values = np.asarray(values_BTN[group.trials, : group.n_bins], dtype=np.float64)
@@ -97,14 +114,29 @@ def group_average(data: SpikeData, values_BTN: FloatArray, group: Group) -> NDAr
 
 
 # ------------------------------------------------------------------------------------------------
-# A few neurons by condition: spikes of single trials, and the rates of each source.
+# A few neurons by condition
 # ------------------------------------------------------------------------------------------------
 
-
 MOST_CONDITIONS = 4
-# Trials of a condition in the raster; the averages are over all of them.
+# Trials per condition in the raster; the averages are over all of them.
 MOST_TRIALS = 12
 _N_NEURONS = 3
+
+
+def draw_conditions(run: "RunContents", neurons: Sequence[int] = ()) -> CaptionedFigure:
+    """Draw spikes and rates of a few neurons of a run by condition."""
+    found = run.evaluation
+    groups = condition_groups(found.data, MOST_CONDITIONS)
+    figure = rates_by_condition(
+        found.data, found.rates_BTN, found.smoothed_BTN, neurons=neurons or None
+    )
+    caption = (
+        f"Spikes and rates of single neurons by condition: {groups_text(groups, found.data)}, of "
+        f"{trials_text(found)}. Thick lines are averages over the trials of a condition and end "
+        "where fewer than half of them continue; thin lines are the single trials of the raster."
+    )
+    alt = "For each of a few neurons: spikes of trials sorted by condition, and rates over time."
+    return CaptionedFigure(figure, caption, alt)
 
 
 @styled
@@ -115,28 +147,28 @@ def rates_by_condition(
     *,
     neurons: Sequence[int] | None = None,
 ) -> Figure:
-    """Draw a few neurons, a column each: spikes by condition, and rates averaged by condition.
+    """Draw a few neurons, one column each: spikes by condition, rates averaged by condition.
 
-    Below the spikes each source of rates has a row: the true rates where they are known,
-    smoothed spikes, and the model. Thick lines are averages over all trials of a condition;
-    thin lines, for the last two sources, are the single trials of the raster. A line ends where
-    fewer than half of its trials go on.
+    Below the spikes each source of rates has a row: the true rates if they are known, smoothed
+    spikes, and the model. Thick lines are averages over all trials of a condition; thin lines, for
+    the last two sources, are the single trials of the raster. A line ends where fewer than half
+    of its trials continue.
 
     Parameters
     ----------
     data : SpikeData
-        Trials with conditions. Of more than four conditions, evenly spaced ones are drawn; of
-        more than twelve trials of a condition, so are their spikes.
+        Trials with conditions. Up to four conditions and twelve rasters per condition are drawn,
+        evenly spaced.
     inferred_BTN, smoothed_BTN : (trials, bins, neurons) float array
         Rates in spikes per bin.
     neurons : sequence of int, optional
-        Neurons to show, by their places in the file. Default: three that vary with time and
+        Neurons to show, by their place in the file. Default: three that vary with time and
         condition.
 
     Raises
     ------
     DataError
-        Without conditions, or a neuron that does not exist.
+        If the trials have no conditions, or a neuron does not exist.
     """
     groups = condition_groups(data, MOST_CONDITIONS)
     if neurons is None:
@@ -186,14 +218,14 @@ def rates_by_condition(
     return figure
 
 
-def _shown_trials(group: Group) -> NDArray[np.int64]:
+def _shown_trials(group: TrialGroup) -> NDArray[np.int64]:
     return group.trials[evenly_spaced(len(group.trials), MOST_TRIALS)]
 
 
 def _draw_raster(
     axes: Axes,
     data: SpikeData,
-    groups: Sequence[Group],
+    groups: Sequence[TrialGroup],
     colors: Sequence[str],
     column: int,
     step: float,
@@ -203,11 +235,9 @@ def _draw_raster(
         times: list[float] = []
         rows: list[int] = []
         for trial in _shown_trials(group):
-            counts_T = data.spikes_BTN[trial, :, column]
-            for bin_ in np.flatnonzero(counts_T).tolist():
-                count = int(counts_T[bin_])
-                times += [(bin_ + (k + 0.5) / count) * step for k in range(count)]
-                rows += [row] * count
+            found = spike_times(data.spikes_BTN[trial, :, column], step)
+            times += found
+            rows += [row] * len(found)
             row += 1
         at = np.array(rows, dtype=float)
         axes.vlines(times, at + 0.1, at + 0.9, color=color, lw=0.8)
@@ -221,7 +251,7 @@ def _draw_rates(
     axes: Axes,
     data: SpikeData,
     rates_BTN: FloatArray,
-    group: Group,
+    group: TrialGroup,
     color: str,
     column: int,
     step: float,

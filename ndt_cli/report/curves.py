@@ -1,8 +1,8 @@
-"""Training curves: losses, R2 and learning rate over the epochs."""
+"""Figure of the training of a run: losses, R2 and learning rate over the epochs."""
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,15 +11,21 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from ndt_cli.engine.run_folder import BEST
-from ndt_cli.report.style import (
+from ndt_cli.errors import RunError, called
+from ndt_cli.report.figures import (
     MODEL,
     MUTED,
     SECOND,
     SMOOTHED,
+    CaptionedFigure,
+    count,
     label_beside,
     new_figure,
     styled,
 )
+
+if TYPE_CHECKING:
+    from ndt_cli.report.registry import RunContents
 
 History = Sequence[Mapping[str, float]]
 
@@ -38,29 +44,66 @@ _LOSSES = {
 }
 
 
+MEASURE_NAMES = {
+    "masked-loss": "loss of hidden bins",
+    "unmasked-loss": "loss with nothing hidden",
+    "rate-r2": "R2 of the rates",
+    "co-bps": "co-bps",
+}
+
+
+def draw_training(run: "RunContents") -> CaptionedFigure:
+    """Draw the learning curves of a run."""
+    if run.is_ensemble:
+        raise RunError(
+            f"{run.path} is an ensemble: each of its members was trained in a run of its own",
+            "Draw the curves of a run that ensemble.json names.",
+        )
+    if not run.history:
+        raise RunError(
+            f"{run.path}: no epoch is complete yet, so there are no learning curves",
+            f"Continue with {called('resume', run.path)}.",
+        )
+    choose_by = run.settings.train.choose_by
+    figure = training_curves(run.history, choose_by)
+    data = run.about["data"]
+    losses = [
+        record["valid_masked_loss"] for record in run.history if "valid_masked_loss" in record
+    ]
+    caption = (
+        f"{count(len(run.history), 'epoch')} of {count(data['train']['n_trials'], 'trial')}; "
+        f"validated {count(len(losses), 'time')} on {count(data['valid']['n_trials'], 'trial')} "
+        "with the same hidden bins each time. The dotted line marks the epoch of the best "
+        f"checkpoint, by {MEASURE_NAMES[choose_by]}."
+    )
+    ends = f", from {losses[0]:.4f} to {losses[-1]:.4f} on validation trials" if losses else ""
+    return CaptionedFigure(figure, caption, f"Learning curves: loss over the epochs{ends}.")
+
+
 @styled
 def training_curves(history: History, choose_by: str = "masked-loss") -> Figure:
-    """Draw losses, R2 (where true rates are known) and learning rate over the epochs.
+    """Draw losses, R2 (if true rates are known) and learning rate over the epochs.
 
-    The epoch of the best checkpoint is marked. The loss axis leaves out the top of the fall in the
-    first epochs.
+    The epoch of the best checkpoint is marked. The loss axis leaves out the first epochs' largest
+    values.
 
     Parameters
     ----------
     history : sequence of mappings
-        One record an epoch: ``epoch``, ``train_loss``, ``learning_rate``, and in some of them
+        One record per epoch: ``epoch``, ``train_loss``, ``learning_rate``, and in some of them
         ``valid_masked_loss``, ``valid_unmasked_loss``, ``valid_rate_r2`` and ``valid_co_bps``.
-        Losses in nats per entry. A key that is absent, or a value that is not finite, is a gap.
+        Losses in nats per bin, averaged over neurons. Values that are missing or not finite
+        leave a gap.
     choose_by : str
-        The setting ``train.choose_by``: which measure is best at the best checkpoint.
+        The setting ``train.choose_by``: the measure that chose the best checkpoint.
 
     Raises
     ------
     ValueError
-        An empty history.
+        If the history is empty.
     """
     if not history:
-        raise ValueError("no epoch to draw: the history is empty")
+        raise ValueError("the history is empty: no epoch to draw")
     measure, lower_is_better = BEST[f"best-{choose_by}"]
     best = _best(history, measure, lower_is_better)
     has_r2 = bool(finite_series(history, "valid_rate_r2")[0])
@@ -91,7 +134,7 @@ def training_curves(history: History, choose_by: str = "masked-loss") -> Figure:
 
 
 def _draw_losses(figure: Figure, axes: Axes, history: History) -> None:
-    axes.set_ylabel("loss (nats per entry)")
+    axes.set_ylabel("loss (nats per bin)")
     lines = {key: finite_series(history, key) for key in _LOSSES}
     lines = {key: line for key, line in lines.items() if line[0]}
     if not lines:

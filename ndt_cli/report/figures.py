@@ -1,56 +1,215 @@
-"""The figures of a run, and how they are written.
+"""What all figures share: their look, their captions, and the files they are written to.
 
-Nothing here opens a window. In a notebook, ``%matplotlib inline`` shows a figure that a cell
-returns.
+Sizes are those of two-column journals, colors those that color-blind readers tell apart. Figures
+are built with matplotlib's objects alone: pyplot would keep them alive and would choose a window
+system. In a notebook, ``%matplotlib inline`` shows a figure that a cell returns.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
-import numpy as np
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
-from ndt_cli.atomic import write_atomic
-from ndt_cli.errors import SettingsError
-from ndt_cli.report.curves import training_curves
-from ndt_cli.report.neurons import per_neuron_scores
-from ndt_cli.report.style import styled
-from ndt_cli.report.trial import choose_neurons, rate_heatmaps, rates_over_raster, trial_bins
+from ndt_cli.atomic import check_suffix, write_atomic
 
 if TYPE_CHECKING:
     from ndt_cli.evaluation import Evaluation
 
-__all__ = [
-    "choose_neurons",
-    "per_neuron_scores",
-    "rate_heatmaps",
-    "rates_over_raster",
-    "save_figure",
-    "training_curves",
-]
+# Okabe & Ito (2008); the model is the same blue in every figure.
+MODEL = "#0072B2"
+SMOOTHED = "#D55E00"
+TRUTH = "#000000"
+SECOND = "#009E73"
+MUTED = "#777777"
 
-# What would differ between two writings of the same figure: the date.
+# Text widths of two-column journals: 89 mm and 183 mm.
+TWO_COLUMNS_INCHES = 7.2
+_WIDTH_INCHES = {"one": 3.5, "two": TWO_COLUMNS_INCHES}
+
+# Any: matplotlib's own type of these keys differs between its versions.
+_RC: Any = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "lines.linewidth": 1.2,
+    "figure.dpi": 200,
+    # "figure": a figure is saved at its own size and resolution, whatever the user's own file says.
+    "savefig.dpi": "figure",
+    "savefig.bbox": None,
+    # Text stays text, and the ids in an SVG stay the same from run to run.
+    "svg.fonttype": "none",
+    "svg.hashsalt": "ndt",
+    "pdf.fonttype": 42,
+}
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def styled(function: Callable[P, R]) -> Callable[P, R]:
+    """Run a function under the common look, and give the caller's settings back after it."""
+
+    @wraps(function)
+    def inner(*args: P.args, **kwargs: P.kwargs) -> R:
+        with mpl.rc_context(_RC):
+            return function(*args, **kwargs)
+
+    return inner
+
+
+def new_figure(columns: Literal["one", "two"], height_inches: float) -> Figure:
+    """Return an empty figure as wide as one or two columns of a journal."""
+    figure = Figure(figsize=(_WIDTH_INCHES[columns], height_inches), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def sequence_colors(n: int) -> list[str]:
+    """Return ``n`` colors in an order, told apart by color-blind readers and on gray paper."""
+    # The lightest quarter of the map is too pale for lines on white.
+    return [to_hex(mpl.colormaps["plasma"](0.75 * i / max(n - 1, 1))) for i in range(n)]
+
+
+def label_beside(
+    figure: Figure,
+    axes: Axes,
+    y_values: Sequence[float],
+    texts: Sequence[str],
+    colors: Sequence[str],
+) -> None:
+    """Write texts to the right of axes, beside values of y, moved apart where they overlap."""
+    # The layout decides how high a line of text is in the axes' own units.
+    figure.draw_without_rendering()
+    axes_points = axes.get_position().height * figure.get_figheight() * 72
+    text_height = 9.0 * max(text.count("\n") + 1 for text in texts) / axes_points
+    points = axes.transData.transform([(0.0, y) for y in y_values])
+    wanted = axes.transAxes.inverted().transform(points)[:, 1].tolist()
+    for y, text, color in zip(spread(wanted, text_height), texts, colors, strict=True):
+        axes.annotate(
+            text,
+            (1.0, y),
+            (4, 0),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            color=color,
+            fontsize=7,
+            va="center",
+            annotation_clip=False,
+        )
+
+
+def spread(wanted: Sequence[float], gap: float) -> list[float]:
+    """Return positions near the wanted ones, in their order, at least ``gap`` apart.
+
+    They lie between 0 and 1, or run past 1 if there is no room for all.
+    """
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    placed = [min(max(wanted[i], 0.0), 1.0) for i in order]
+    for i in range(1, len(placed)):
+        placed[i] = max(placed[i], placed[i - 1] + gap)
+    ceiling = max(1.0, gap * (len(placed) - 1))
+    for i in reversed(range(len(placed))):
+        placed[i] = min(placed[i], ceiling)
+        ceiling = placed[i] - gap
+    result = [0.0] * len(placed)
+    for position, i in zip(placed, order, strict=True):
+        result[i] = position
+    return result
+
+
+def add_color_bar(figure: Figure, image: AxesImage, axes: Any, label: str, *, cut: bool) -> None:
+    """Draw the color scale of an image; ``cut``: some values lie above its end."""
+    bar = figure.colorbar(
+        image, ax=axes, extend="max" if cut else "neither", fraction=0.03, pad=0.01
+    )
+    bar.set_label(label)
+    bar.outline.set_linewidth(0.6)
+
+
+# ------------------------------------------------------------------------------------------------
+# Captions
+# ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class CaptionedFigure:
+    """A figure with its text.
+
+    Attributes
+    ----------
+    figure : Figure
+        The figure.
+    caption : str
+        What is drawn, from how many trials and bins.
+    alt : str
+        The figure in one sentence, for readers who cannot see it.
+    """
+
+    figure: Figure
+    caption: str
+    alt: str
+
+
+def trials_text(evaluation: "Evaluation") -> str:
+    """Return such text as "22 validation trials of 51 to 76 bins of 20 ms"."""
+    data = evaluation.data
+    shortest, longest = int(data.lengths_B.min()), int(data.lengths_B.max())
+    bins = f"{shortest} to {longest}" if shortest < longest else f"{longest}"
+    kind = {"train": "training", "valid": "validation", "all": "training and validation"}
+    trials = count(data.n_trials, f"{kind[evaluation.split]} trial")
+    return f"{trials} of {bins} bins of {data.bin_ms:g} ms"
+
+
+def count(n: int, noun: str) -> str:
+    """Return such text as "1 trial" or "2 trials"."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+# ------------------------------------------------------------------------------------------------
+# Files
+# ------------------------------------------------------------------------------------------------
+
+# Dates would make two files of the same figure differ.
 _METADATA: dict[str, dict[str, None]] = {
     ".png": {},
     ".svg": {"Date": None},
     ".pdf": {"CreationDate": None},
 }
+FIGURE_SUFFIXES = tuple(_METADATA)
 
 
 @styled
-def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a figure, in the format that the file's ending names.
+def save_figure(figure: Figure, path: Path, *, overwrite: bool = False) -> Path:
+    """Write a figure in the format that the file's suffix names.
 
-    The same figure gives the same bytes. The file appears whole or not at all; a missing
-    folder is made.
+    The same figure gives the same bytes. A missing folder is created.
 
     Parameters
     ----------
     figure : Figure
-        Any of this project's figures.
+        Any of this package's figures.
     path : Path
-        File to write, ending in ``.png`` (200 dots per inch), ``.svg`` or ``.pdf``.
+        File to write: ``.png`` (200 dots per inch), ``.svg`` or ``.pdf``.
+    overwrite : bool
+        Replace an existing file.
 
     Returns
     -------
@@ -60,113 +219,23 @@ def save_figure(figure: Figure, path: Path) -> Path:
     Raises
     ------
     SettingsError
-        Another ending.
+        If the suffix is another.
+    ExistingFileError
+        If the file exists and may not be replaced.
 
     Examples
     --------
     >>> from ndt_cli import evaluate
+    >>> from ndt_cli.report.trial import rate_heatmaps
     >>> found = evaluate("runs/first")
     >>> figure = rate_heatmaps(found.data, found.rates_BTN, found.smoothed_BTN, trial=0)
     >>> save_figure(figure, Path("heatmaps.pdf")).suffix
     '.pdf'
     """
-    metadata = _METADATA[check_ending(path)]
+    check_suffix(path, FIGURE_SUFFIXES)
+    metadata = _METADATA[path.suffix.lower()]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(
-        path, lambda temporary: figure.savefig(temporary, metadata=metadata), overwrite=True
+        path, lambda temporary: figure.savefig(temporary, metadata=metadata), overwrite=overwrite
     )
     return path
-
-
-def check_ending(path: Path) -> str:
-    """Return the ending of a figure's file.
-
-    Raises
-    ------
-    SettingsError
-        When a figure cannot be written so.
-    """
-    ending = path.suffix.lower()
-    if ending not in _METADATA:
-        raise SettingsError(
-            f"{path}: a figure cannot be written as {ending or 'a file without an ending'!r}.",
-            hint=f"End the file's name in one of: {', '.join(_METADATA)}.",
-        )
-    return ending
-
-
-# ------------------------------------------------------------------------------------------------
-# The pictures that are written with every run.
-# ------------------------------------------------------------------------------------------------
-
-
-def write_run_figures(
-    folder: Path, history: Sequence[dict[str, float]], evaluation: "Evaluation", choose_by: str
-) -> list[Path]:
-    """Draw a run: how it trained, and what it inferred in one trial.
-
-    Parameters
-    ----------
-    folder : Path
-        Where the pictures go.
-    history : sequence of dict
-        Records of the epochs.
-    evaluation : "Evaluation"
-        Of the run.
-    choose_by : str
-        Its setting ``train.choose_by``.
-
-    Returns
-    -------
-    list of Path
-        ``rates.png``, ``heatmaps.png``, ``training.png`` and, where true rates are known and
-        change, ``neurons.png``.
-    """
-    trial = typical_trial(evaluation)
-    data, inferred, smoothed = evaluation.data, evaluation.rates_BTN, evaluation.smoothed_BTN
-    figures = {
-        "rates.png": rates_over_raster(data, inferred, smoothed, trial=trial),
-        "heatmaps.png": rate_heatmaps(data, inferred, smoothed, trial=trial),
-        "training.png": training_curves(history, choose_by),
-    }
-    model, smoothing = evaluation.scores["NDT"], evaluation.scores["smoothed spikes"]
-    if model.rates is not None and smoothing.rates is not None:
-        both_N = np.isfinite(model.rates.r2_N) & np.isfinite(smoothing.rates.r2_N)
-        if both_N.any():
-            figures["neurons.png"] = per_neuron_scores(model.rates.r2_N, smoothing.rates.r2_N)
-    return [save_figure(figure, folder / name) for name, figure in figures.items()]
-
-
-def draw_trial(
-    evaluation: "Evaluation", trial: int | None = None, neurons: Sequence[int] = ()
-) -> Figure:
-    """Draw spikes and rates of one trial.
-
-    Parameters
-    ----------
-    evaluation : "Evaluation"
-        Of the run.
-    trial : int, optional
-        Default: the `typical_trial`.
-    neurons : sequence of int
-        Whose rates are drawn, by their places in the file; if none are named, those of
-        `rates_over_raster`.
-
-    Raises
-    ------
-    DataError
-        When there is no such trial or neuron.
-    """
-    trial = typical_trial(evaluation) if trial is None else trial
-    trial_bins(evaluation.data, trial)  # refuses one that is not there
-    one = evaluation.take(np.array([trial]))  # the rates of all may not fit the memory
-    return rates_over_raster(
-        one.data, one.rates_BTN, one.smoothed_BTN, trial=0, neurons=list(neurons) or None
-    )
-
-
-def typical_trial(evaluation: "Evaluation") -> int:
-    """Return the trial whose number of spikes per bin is the median one."""
-    data = evaluation.data
-    per_bin = data.spikes_BTN.sum(axis=(1, 2)) / np.maximum(data.lengths_B, 1)
-    return int(per_bin.argsort(kind="stable")[data.n_trials // 2])

@@ -1,4 +1,6 @@
-"""Scores of single neurons: the model against a baseline."""
+"""Figures of single neurons: scores of the model against those of smoothed spikes."""
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -6,12 +8,100 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from ndt_cli.report.style import MODEL, MUTED, SMOOTHED, new_figure, styled
+from ndt_cli.errors import DataError
+from ndt_cli.report.figures import (
+    MODEL,
+    MUTED,
+    SMOOTHED,
+    CaptionedFigure,
+    new_figure,
+    styled,
+    trials_text,
+)
+
+if TYPE_CHECKING:
+    from ndt_cli.evaluation import Evaluation, Scores
+    from ndt_cli.report.registry import RunContents
 
 Float64Array = NDArray[np.float64]
 
 # A nearly silent neuron can score below -100; the others would shrink to one point.
 _LOWEST = -1.0
+
+
+def draw_neurons_r2(run: "RunContents") -> CaptionedFigure:
+    """Draw each neuron's R2 against that of smoothed spikes."""
+    found = run.evaluation
+    pair = r2_of_neurons(found)
+    if pair is None:
+        raise DataError(
+            "the true rates are unknown, so neurons have no R2",
+            "The figure neurons-bits needs no true rates.",
+        )
+    caption = f"R2 of the inferred rates against the true rates, over {trials_text(found)}."
+    return _score_figure("R2", *pair, caption, "no neuron's true rate changes")
+
+
+def draw_neurons_bits(run: "RunContents") -> CaptionedFigure:
+    """Draw each neuron's bits per spike against those of smoothed spikes."""
+    found = run.evaluation
+    model, smoothed = (scores.hidden for scores in _both(found))
+    pair = (model.bits_per_spike_N, smoothed.bits_per_spike_N)
+    held_in = "held-in " if found.data.n_heldout else ""
+    caption = (
+        f"Bits per spike over the mean rate of each {held_in}neuron, over {trials_text(found)}; "
+        "each count is predicted while it is hidden."
+    )
+    return _score_figure("bits per spike", *pair, caption, "no neuron has a spike in these trials")
+
+
+def draw_neurons_heldout(run: "RunContents") -> CaptionedFigure:
+    """Draw each held-out neuron's bits per spike against those of smoothed spikes."""
+    found = run.evaluation
+    model, smoothed = (scores.heldout for scores in _both(found))
+    if model is None or smoothed is None:
+        raise DataError(
+            "no neurons are held out, or their spike counts are unknown",
+            "To hold some out, train with `data.heldout_fraction=0.25`.",
+        )
+    caption = (
+        "Bits per spike over the mean rate of each held-out neuron, predicted from the other "
+        f"neurons (co-smoothing), over {trials_text(found)}."
+    )
+    pair = (model.bits_per_spike_N, smoothed.bits_per_spike_N)
+    undefined = "no held-out neuron has a spike in these trials"
+    return _score_figure("bits per spike", *pair, caption, undefined)
+
+
+def r2_of_neurons(evaluation: "Evaluation") -> tuple[Float64Array, Float64Array] | None:
+    """Return each neuron's R2 under the model and smoothed spikes; None without true rates."""
+    model, smoothed = (scores.rates for scores in _both(evaluation))
+    return None if model is None or smoothed is None else (model.r2_N, smoothed.r2_N)
+
+
+def _both(evaluation: "Evaluation") -> "tuple[Scores, Scores]":
+    return evaluation.scores["NDT"], evaluation.scores["smoothed spikes"]
+
+
+def _score_figure(
+    score: str, model_N: Float64Array, smoothed_N: Float64Array, caption: str, undefined: str
+) -> CaptionedFigure:
+    defined_N = np.isfinite(model_N) & np.isfinite(smoothed_N)
+    if not defined_N.any():
+        raise DataError(f"{undefined}, so none has a score")
+    if score == "R2":
+        figure = per_neuron_scores(model_N, smoothed_N)
+    else:
+        figure = per_neuron_scores(model_N, smoothed_N, score=score, highest=None)
+    higher = int((model_N > smoothed_N)[defined_N].sum())
+    alt = (
+        f"{score} of each neuron under NDT (median {np.median(model_N[defined_N]):.3f}) against "
+        f"smoothed spikes (median {np.median(smoothed_N[defined_N]):.3f}); NDT is higher in "
+        f"{higher} of {int(defined_N.sum())}."
+    )
+    return CaptionedFigure(
+        figure, f"{caption} One point per neuron; lines on the right are medians.", alt
+    )
 
 
 @styled
@@ -24,9 +114,9 @@ def per_neuron_scores(
 ) -> Figure:
     """Draw each neuron's score under the model against that under smoothed spikes.
 
-    Left: one point a neuron, and the line of equal scores. Right: the two distributions, with
-    their medians. Scores below -1 are drawn at -1; the figure says how many, and how many
-    neurons have no score.
+    Left: one point per neuron, and the line of equal scores. Right: the two distributions, with
+    their medians. Scores below -1 are drawn at -1; the figure gives their number, and the number
+    of neurons without a score.
 
     Parameters
     ----------
@@ -35,16 +125,16 @@ def per_neuron_scores(
     score : str
         Name of the score.
     highest : float or None
-        The best score that there can be, where the axes end; None: there is no such score, and
-        they end at the largest one.
+        The highest possible score, at which the axes end. None: the axes end at the largest
+        score.
 
     Raises
     ------
     ValueError
-        Arrays that differ in length, or without a neuron that has both scores.
+        If the arrays differ in length, or no neuron has both scores.
     """
     if model_N.shape != smoothed_N.shape:
-        raise ValueError(f"scores of {len(model_N)} and of {len(smoothed_N)} neurons")
+        raise ValueError(f"found scores of {len(model_N)} and of {len(smoothed_N)} neurons")
     defined_N = np.isfinite(model_N) & np.isfinite(smoothed_N)
     if not defined_N.any():
         raise ValueError("no neuron has both scores")

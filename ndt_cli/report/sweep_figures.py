@@ -1,4 +1,4 @@
-"""Axes of the pictures of a sweep."""
+"""Figures of a sweep: what each setting did, loss against other measures, learning curves."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -12,18 +12,100 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from ndt_cli.engine.measures import MEASURES
 from ndt_cli.engine.run_folder import BEST, RunFolder
-from ndt_cli.errors import RunError, SettingsError, nearest, typed
-from ndt_cli.report.curves import finite_series
-from ndt_cli.report.figures import save_figure
-from ndt_cli.report.run_contents import Drawn, count
-from ndt_cli.report.style import MODEL, MUTED, SMOOTHED, new_figure, styled
+from ndt_cli.errors import RunError, called
+from ndt_cli.report.curves import MEASURE_NAMES, History, finite_series
+from ndt_cli.report.figures import (
+    MODEL,
+    MUTED,
+    SMOOTHED,
+    CaptionedFigure,
+    count,
+    new_figure,
+    save_figure,
+    styled,
+)
 from ndt_cli.search.folder import SweepFolder
 from ndt_cli.search.results import MemberResult, SweepResults
-from ndt_cli.search.space import Draw, Integer, LogUniform, OneOf
+from ndt_cli.search.space import (
+    Draw,
+    Integer,
+    LogUniform,
+    OneOf,
+    Value,
+    extremes,
+    heading,
+    value_text,
+)
+
+_COLUMNS = 4
+_COMPARED = ("rate-r2", "co-bps")  # measures that the masked loss is compared with
+
+
+def write_sweep_figures(
+    folder: Path, results: SweepResults, draws: Mapping[str, Draw]
+) -> list[Path]:
+    """Draw the results of a sweep so far.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the figures go; earlier ones are replaced.
+    results : SweepResults
+        All members.
+    draws : mapping of str to Draw
+        What each setting is drawn from, for the axes.
+
+    Returns
+    -------
+    list of Path
+        ``curves.png`` once a member has validated; once one is ranked, ``settings.png``,
+        ``parallel.png`` and, if true rates or held-out neurons are known, ``measures.png``; once
+        four are ranked, ``importance.png``.
+    """
+    from ndt_cli.search.study import importance
+
+    figures = {}
+    if results.ranked:
+        figures["settings.png"] = score_by_setting(results, draws)
+        figures["parallel.png"] = parallel_coordinates(results, draws)
+        if shares := importance(results, draws):
+            figures["importance.png"] = importance_bars(shares)
+        if _has_compared(results):
+            figures["measures.png"] = loss_against_measure(results)
+    histories = _histories(results)
+    measure = BEST[f"best-{results.choose_by}"][0]
+    if any(finite_series(history, measure)[0] for history in histories.values()):
+        figures["curves.png"] = learning_curves(results, histories)
+    return [save_figure(figure, folder / name, overwrite=True) for name, figure in figures.items()]
+
+
+def _histories(results: SweepResults) -> dict[int, History]:
+    return {member.index: RunFolder(member.folder).read_metrics() for member in results.members}
+
+
+def _has_compared(results: SweepResults) -> bool:
+    return any(name in member.scores for member in results.ranked for name in _COMPARED)
+
+
+def _best_text(results: SweepResults) -> str:
+    best = results.ranked[0]
+    return f"Best: member {best.index} with {results.score(best):.4f}."
+
+
+def _nothing_yet(sweep: SweepFolder) -> RunError:
+    return RunError(
+        f"{sweep.path}: no member has finished yet",
+        f"Continue with {called('resume_sweep', sweep.path)}.",
+    )
+
+
+# ------------------------------------------------------------------------------------------------
+# Axes
+# ------------------------------------------------------------------------------------------------
 
 
 class Limits(NamedTuple):
-    """An axis that leaves out what is far worse than the rest."""
+    """Ends of an axis that leaves out scores far worse than the others."""
 
     ends: tuple[float, float]
     worst: float
@@ -35,7 +117,7 @@ class Limits(NamedTuple):
 
 
 def limits_of(values: Sequence[float], choose_by: str) -> Limits:
-    """Return limits from the best value to four times as far as the median is from it."""
+    """Return limits from the best value to four times the distance of the median from it."""
     sign = 1.0 if MEASURES[choose_by].lower_is_better else -1.0
     # Distance from the best: members that learned nothing would flatten the others.
     finite = sign * np.array([value for value in values if math.isfinite(value)])
@@ -47,7 +129,7 @@ def limits_of(values: Sequence[float], choose_by: str) -> Limits:
 
 
 def setting_axis(axes: Axes, key: str, draw: Draw) -> Callable[[MemberResult], float]:
-    """Prepare the axis of a setting; return where on it a member stands."""
+    """Prepare the axis of a setting; return a function for the place of a member on it."""
     if isinstance(draw, OneOf):
         names = [str(v).lower() if isinstance(v, bool) else str(v) for v in draw.values]
         axes.set_xticks(range(len(names)), names)
@@ -73,58 +155,35 @@ def setting_axis(axes: Axes, key: str, draw: Draw) -> Callable[[MemberResult], f
 
 
 # ------------------------------------------------------------------------------------------------
-# Pictures of a sweep: what each setting did, loss against the measure that matters, curves.
+# Score by setting
 # ------------------------------------------------------------------------------------------------
 
 
-History = Sequence[Mapping[str, float]]
-
-_COLUMNS = 4
-
-
-def write_sweep_figures(
-    folder: Path, results: SweepResults, draws: Mapping[str, Draw]
-) -> list[Path]:
-    """Draw what a sweep has found so far.
-
-    Parameters
-    ----------
-    folder : Path
-        Where the pictures go; older ones are replaced.
-    results : SweepResults
-        All members.
-    draws : mapping of str to Draw
-        The space's, for the axes.
-
-    Returns
-    -------
-    list of Path
-        ``curves.png`` once a member has validated; with a ranked member ``settings.png`` and,
-        where true rates or held-out neurons are known, ``measures.png``.
-    """
-    histories = {m.index: RunFolder(m.folder).read_metrics() for m in results.members}
-    measure = BEST[f"best-{results.choose_by}"][0]
-    figures = {}
-    if results.ranked:
-        figures["settings.png"] = score_by_setting(results, draws)
-        if any({"rate-r2", "co-bps"} & m.scores.keys() for m in results.ranked):
-            figures["measures.png"] = loss_against_measure(results)
-    if any(finite_series(history, measure)[0] for history in histories.values()):
-        figures["curves.png"] = learning_curves(results, histories)
-    return [save_figure(figure, folder / name) for name, figure in figures.items()]
+def draw_settings(sweep: SweepFolder) -> CaptionedFigure:
+    """Draw the score of each member of a sweep against each setting."""
+    results = sweep.results()
+    if not results.ranked:
+        raise _nothing_yet(sweep)
+    caption = (
+        f"{MEASURE_NAMES[results.choose_by].capitalize()} on validation trials against each "
+        f"setting that was varied, one point per member: {len(results.ranked)} ranked of "
+        f"{len(results.members)}."
+    )
+    alt = f"The score of each member against each setting. {_best_text(results)}"
+    return CaptionedFigure(score_by_setting(results, sweep.space.draws), caption, alt)
 
 
 @styled
 def score_by_setting(results: SweepResults, draws: Mapping[str, Draw]) -> Figure:
-    """Draw the score of each member against each setting that was drawn.
+    """Draw the score of each member against each setting that was varied.
 
-    The best member is marked in every panel. Members that diverged stand as crosses at the worse
-    edge, whatever they had reached. Scores far worse than the others are drawn at that edge too.
+    The best member is marked in every panel. Members that diverged are crosses at the worse edge.
+    Scores far worse than the others are drawn at that edge too.
 
     Raises
     ------
     ValueError
-        When no member is ranked.
+        If no member is ranked.
     """
     ranked = results.ranked
     if not ranked:
@@ -140,10 +199,21 @@ def score_by_setting(results: SweepResults, draws: Mapping[str, Draw]) -> Figure
     for axes, (key, draw) in zip(panels, draws.items(), strict=False):
         place = setting_axis(axes, key, draw)
         axes.set_xlabel(key, fontsize=7, labelpad=2)
-        axes.plot([place(m) for m in ranked], scores, "o", color=MUTED, ms=3, mew=0, clip_on=False)
+        drawn = [(place(m), s) for m, s in zip(ranked, scores, strict=True) if key in m.drawn]
+        axes.plot(
+            [x for x, _ in drawn],
+            [y for _, y in drawn],
+            "o",
+            color=MUTED,
+            ms=3,
+            mew=0,
+            clip_on=False,
+        )
         for member in diverged:
-            axes.plot(place(member), limits.worst, "x", color=SMOOTHED, ms=4, clip_on=False)
-        axes.plot(place(ranked[0]), scores[0], "o", color=MODEL, ms=5, mec="white", mew=0.5)
+            if key in member.drawn:
+                axes.plot(place(member), limits.worst, "x", color=SMOOTHED, ms=4, clip_on=False)
+        if key in ranked[0].drawn:
+            axes.plot(place(ranked[0]), scores[0], "o", color=MODEL, ms=5, mec="white", mew=0.5)
         axes.axhline(floor, color=MUTED, lw=0.6, ls=(0, (1, 2)), zorder=0)
     panels[0].set_ylim(*limits.ends)
     for axes in panels[len(draws) :]:
@@ -154,17 +224,38 @@ def score_by_setting(results: SweepResults, draws: Mapping[str, Draw]) -> Figure
     return figure
 
 
+# ------------------------------------------------------------------------------------------------
+# Loss against R2 and co-bps
+# ------------------------------------------------------------------------------------------------
+
+
+def draw_measures(sweep: SweepFolder) -> CaptionedFigure:
+    """Draw R2 or co-bps of the members of a sweep against their loss."""
+    results = sweep.results()
+    if not _has_compared(results):
+        raise RunError(
+            f"{sweep.path}: without true rates and held-out neurons there is nothing to compare "
+            "the loss with"
+        )
+    caption = (
+        "How well the loss of hidden bins predicts the measure of interest, one point per member: "
+        f"{count(len(results.ranked), 'member')}."
+    )
+    alt = f"R2 or co-bps of each member against its loss of hidden bins. {_best_text(results)}"
+    return CaptionedFigure(loss_against_measure(results), caption, alt)
+
+
 @styled
 def loss_against_measure(results: SweepResults) -> Figure:
-    """Draw R2 and co-bps, where known, of the ranked members against their masked loss.
+    """Draw R2 and co-bps, if known, of the ranked members against their masked loss.
 
     Raises
     ------
     ValueError
-        When neither is known of any member.
+        If neither is known of any member.
     """
     ranked = results.ranked
-    known = [name for name in ("rate-r2", "co-bps") if any(name in m.scores for m in ranked)]
+    known = [name for name in _COMPARED if any(name in m.scores for m in ranked)]
     if not known:
         raise ValueError("neither R2 nor co-bps is known")
     figure = new_figure("one" if len(known) == 1 else "two", 2.6)
@@ -187,22 +278,144 @@ def loss_against_measure(results: SweepResults) -> Figure:
     return figure
 
 
+# ------------------------------------------------------------------------------------------------
+# What made members good
+# ------------------------------------------------------------------------------------------------
+
+
+def draw_importance(sweep: SweepFolder) -> CaptionedFigure:
+    """Draw the importance of each setting."""
+    from ndt_cli.search.study import importance
+
+    results = sweep.results()
+    shares = importance(results, sweep.space.draws)
+    if not shares:
+        raise _nothing_yet(sweep)
+    caption = (
+        f"Share of each setting in what makes members good, from {len(results.ranked)} ranked "
+        "members (PED-ANOVA; settings that depend on others are left out)."
+    )
+    first = heading(next(iter(shares)))
+    alt = f"Importance of each setting; the largest is that of the {first}."
+    return CaptionedFigure(importance_bars(shares), caption, alt)
+
+
+def draw_parallel(sweep: SweepFolder) -> CaptionedFigure:
+    """Draw the settings of all ranked members side by side."""
+    results = sweep.results()
+    if not results.ranked:
+        raise _nothing_yet(sweep)
+    caption = (
+        "Settings of each ranked member as one line, which ends at its validation score; the "
+        "best one is blue, and the darker another, the better."
+    )
+    alt = f"Settings and scores of {len(results.ranked)} members. {_best_text(results)}"
+    return CaptionedFigure(parallel_coordinates(results, sweep.space.draws), caption, alt)
+
+
+@styled
+def importance_bars(shares: Mapping[str, float]) -> Figure:
+    """Draw the importance of each setting (`ndt_cli.search.study.importance`)."""
+    figure = new_figure("one", 0.6 + 0.2 * len(shares))
+    axes = figure.subplots()
+    names = [heading(key) for key in reversed(shares)]
+    axes.barh(names, list(reversed(shares.values())), color=MODEL, height=0.6)
+    axes.set_xlabel("importance (PED-ANOVA, shares add up to 1)")
+    axes.tick_params(axis="y", length=0)
+    return figure
+
+
+@styled
+def parallel_coordinates(results: SweepResults, draws: Mapping[str, Draw]) -> Figure:
+    """Draw the settings of each ranked member as one line, which ends at its score.
+
+    The best member is blue; the darker another line, the better its rank. A line has a gap where
+    a setting was not drawn.
+
+    Raises
+    ------
+    ValueError
+        If no member is ranked.
+    """
+    ranked = results.ranked
+    if not ranked:
+        raise ValueError("no member is ranked")
+    figure = new_figure("two", 2.8)
+    axes = figure.subplots()
+    scores = [results.score(member) for member in ranked]
+    worst, best = scores[-1], scores[0]
+    places = range(len(draws) + 1)
+    for rank, member in reversed(list(enumerate(ranked))):
+        heights = [_height(member.drawn.get(key), draw) for key, draw in draws.items()]
+        # The best score is at the top, whichever way the measure goes.
+        heights.append((scores[rank] - worst) / (best - worst) if best != worst else 1.0)
+        color, width = (MODEL, 1.6) if rank == 0 else (MUTED, 0.7)
+        alpha = 1.0 if rank == 0 else 1 - 0.85 * rank / len(ranked)
+        axes.plot(places, heights, color=color, lw=width, alpha=alpha, clip_on=False)
+    for place, draw in enumerate(draws.values()):
+        axes.axvline(place, color=MUTED, lw=0.5, zorder=0)
+        ends = extremes(draw)
+        for value in ends if isinstance(draw, OneOf) else (ends[0], ends[-1]):
+            height = _height(value, draw)
+            axes.text(place + 0.06, height, value_text(value), fontsize=6, va="center")
+    axes.axvline(len(draws), color=MUTED, lw=0.5, zorder=0)
+    for score, height in ((best, 1.0), (worst, 0.0)):
+        axes.text(len(draws) + 0.06, height, f"{score:.4f}", fontsize=6, va="center")
+    labels = [heading(key) for key in draws] + [MEASURES[results.choose_by].label]
+    axes.set_xticks(list(places), labels, rotation=35, ha="right")
+    axes.set(xlim=(0, len(draws)), ylim=(0, 1), yticks=[])
+    for side in axes.spines.values():
+        side.set_visible(False)
+    return figure
+
+
+def _height(value: Value | None, draw: Draw) -> float:
+    """Return where a value lies between the ends of its draw, from 0 to 1."""
+    if value is None:
+        return math.nan
+    if isinstance(draw, OneOf):
+        return draw.values.index(value) / max(1, len(draw.values) - 1)
+    number = float(value)
+    if isinstance(draw, LogUniform):
+        return math.log(number / draw.low) / math.log(draw.high / draw.low)
+    return (number - draw.low) / (draw.high - draw.low)
+
+
+# ------------------------------------------------------------------------------------------------
+# Learning curves
+# ------------------------------------------------------------------------------------------------
+
+
+def draw_curves(sweep: SweepFolder) -> CaptionedFigure:
+    """Draw the learning curves of all members of a sweep."""
+    results = sweep.results()
+    try:
+        figure = learning_curves(results, _histories(results))
+    except ValueError as error:
+        raise _nothing_yet(sweep) from error
+    caption = (
+        f"Validation ({MEASURE_NAMES[results.choose_by]}) of "
+        f"{count(len(results.members), 'member')} over the epochs; the best one is blue."
+    )
+    return CaptionedFigure(figure, caption, "Learning curves of all members of the sweep.")
+
+
 @styled
 def learning_curves(results: SweepResults, histories: Mapping[int, History]) -> Figure:
-    """Draw the measure that ranks over the epochs, of every member, the best one in color.
+    """Draw the measure that ranks the members over the epochs, the best member in color.
 
     Parameters
     ----------
     results : SweepResults
         All members.
     histories : mapping of int to sequence of mappings
-        Lines of each member's ``metrics.jsonl``, by its number. Masked losses in them are each
-        under the member's own mask settings.
+        Records of each member's ``metrics.jsonl``, by its number. Masked losses in them are
+        under each member's own mask settings.
 
     Raises
     ------
     ValueError
-        When no member has validated.
+        If no member has validated.
     """
     measure = BEST[f"best-{results.choose_by}"][0]
     curves = {index: finite_series(history, measure) for index, history in histories.items()}
@@ -257,112 +470,3 @@ def _caption(results: SweepResults, n_outside: int, n_diverged: int) -> str:
     parts += [f"{n_diverged} diverged (crosses)"] if n_diverged else []
     parts += [f"{n_outside} far worse, drawn at the edge"] if n_outside else []
     return "; ".join(parts)
-
-
-# ------------------------------------------------------------------------------------------------
-# The figures of a sweep by name, with their words.
-# ------------------------------------------------------------------------------------------------
-
-
-MEASURE_NAMES = {
-    "masked-loss": "loss of hidden bins",
-    "unmasked-loss": "loss with nothing hidden",
-    "rate-r2": "R2 of the rates",
-    "co-bps": "co-bps",
-}
-
-
-class SweepFigure(NamedTuple):
-    """A figure that a sweep may have.
-
-    Attributes
-    ----------
-    title : str
-        Its heading.
-    draw : callable
-        Draws it; raises a `RunError` where the sweep has no such figure yet.
-    """
-
-    title: str
-    draw: Callable[[SweepFolder], Drawn]
-
-
-def draw_sweep(sweep: SweepFolder, name: str) -> Drawn:
-    """Draw one figure of a sweep.
-
-    Raises
-    ------
-    SettingsError
-        When there is no such figure; the message names the nearest.
-    RunError
-        When the sweep has none yet.
-    """
-    if name in SWEEP_FIGURES:
-        return SWEEP_FIGURES[name].draw(sweep)
-    close = nearest(name, SWEEP_FIGURES)
-    raise SettingsError(
-        f"a sweep has no figure {name!r}" + (f"; did you mean {close}?" if close else ""),
-        f"figures of a sweep: {', '.join(SWEEP_FIGURES)}",
-    )
-
-
-def _draw_settings(sweep: SweepFolder) -> Drawn:
-    results = sweep.results()
-    if not results.ranked:
-        raise _nothing_yet(sweep)
-    figure = score_by_setting(results, sweep.space.draws)
-    measure = MEASURE_NAMES[results.choose_by].capitalize()
-    caption = (
-        f"{measure} on validation trials against each setting that was drawn, a point a member: "
-        f"{len(results.ranked)} ranked of {len(results.members)}."
-    )
-    return Drawn(
-        figure, caption, f"The score of each member against each setting. {_best(results)}"
-    )
-
-
-def _draw_measures(sweep: SweepFolder) -> Drawn:
-    results = sweep.results()
-    if not any({"rate-r2", "co-bps"} & member.scores.keys() for member in results.ranked):
-        raise RunError(
-            f"{sweep.path}: there are neither true rates nor held-out neurons to compare the loss "
-            "with"
-        )
-    caption = (
-        "How well the loss of hidden bins foretells the measure that matters, a point a member: "
-        f"{count(len(results.ranked), 'member')}."
-    )
-    alt = "R2 or co-bps of each member against its loss of hidden bins."
-    return Drawn(loss_against_measure(results), caption, f"{alt} {_best(results)}")
-
-
-def _draw_curves(sweep: SweepFolder) -> Drawn:
-    results = sweep.results()
-    histories = {m.index: RunFolder(m.folder).read_metrics() for m in results.members}
-    try:
-        figure = learning_curves(results, histories)
-    except ValueError as error:
-        raise _nothing_yet(sweep) from error
-    measure = MEASURE_NAMES[results.choose_by]
-    members = count(len(results.members), "member")
-    caption = f"Validation ({measure}) of {members} over the epochs; the best one is blue."
-    return Drawn(figure, caption, "Learning curves of all members of the sweep.")
-
-
-def _best(results: SweepResults) -> str:
-    best = results.ranked[0]
-    return f"Best: member {best.index} with {results.score(best):.4f}."
-
-
-def _nothing_yet(sweep: SweepFolder) -> RunError:
-    return RunError(
-        f"{sweep.path}: no member has come to its end yet",
-        f"ndt sweep --resume {typed(sweep.path)}",
-    )
-
-
-SWEEP_FIGURES = {
-    "settings": SweepFigure("Score by setting", _draw_settings),
-    "measures": SweepFigure("Loss against the measure that matters", _draw_measures),
-    "curves": SweepFigure("Learning curves of all members", _draw_curves),
-}

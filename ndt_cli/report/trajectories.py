@@ -1,11 +1,11 @@
-"""Population states: the principal components of a set of rates.
+"""Population trajectories: rates along their principal components.
 
 Axes: T bins, N neurons, P components.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,14 +16,32 @@ from numpy.typing import NDArray
 
 from ndt_cli.data.spike_data import FloatArray, SpikeData
 from ndt_cli.errors import DataError
-from ndt_cli.report.conditions import Group, condition_groups, group_average, trial_groups
-from ndt_cli.report.style import new_figure, sequence_colors, styled
+from ndt_cli.report.conditions import (
+    TrialGroup,
+    condition_groups,
+    group_average,
+    groups_text,
+    trial_groups,
+)
+from ndt_cli.report.figures import (
+    CaptionedFigure,
+    new_figure,
+    sequence_colors,
+    styled,
+    trials_text,
+)
+
+if TYPE_CHECKING:
+    from ndt_cli.report.registry import RunContents
 
 Float64Array = NDArray[np.float64]
 
-# Spikes per second added to each neuron's range, so that quiet neurons are not blown up
-# (Churchland et al. 2012).
+# Added to each neuron's range, so that noise of quiet neurons is not amplified (Churchland et al.
+# 2012, "soft normalization").
 SOFT_HZ = 5.0
+
+MOST_TRAJECTORIES = 8
+MOST_SINGLE = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,11 +51,11 @@ class Components:
     Attributes
     ----------
     mean_N, scale_N : (neurons,) float array
-        Subtracted from, and divided out of, rates in spikes per second.
+        Mean rate, and the factor that rates are divided by, in Hz.
     axes_PN : (components, neurons) float array
-        Orthonormal directions, by falling variance.
+        Orthonormal directions, by decreasing variance.
     share_P : (components,) float array
-        Share of the variance along each.
+        Fraction of the variance along each.
     """
 
     mean_N: Float64Array
@@ -46,7 +64,7 @@ class Components:
     share_P: Float64Array
 
     def project(self, rates_hz_TN: Float64Array) -> Float64Array:
-        """Return the states of rates in spikes per second, (bins, components)."""
+        """Return the states that belong to rates, (bins, components)."""
         states_TP: Float64Array = (rates_hz_TN - self.mean_N) / self.scale_N @ self.axes_PN.T
         return states_TP
 
@@ -54,26 +72,25 @@ class Components:
 def principal_components(rates_hz_TN: Float64Array, n: int) -> Components:
     """Find the directions along which a population's rates vary most.
 
-    Each neuron's rate is centered and divided by its range plus 5 spikes per second, so that no
-    busy neuron is the whole picture (Churchland et al. 2012, "soft normalization").
+    Each neuron's rate is centered and divided by its range plus 5 Hz, so that busy neurons do not
+    dominate (soft normalization, Churchland et al. 2012).
 
     Parameters
     ----------
     rates_hz_TN : (bins, neurons) float array
-        Rates in spikes per second, of all trajectories one after the other.
+        Rates in Hz of all trajectories, concatenated.
     n : int
         Components to return.
 
     Raises
     ------
     DataError
-        When there are fewer neurons than components, or nothing varies.
+        If there are fewer neurons than components, or nothing varies.
     """
     n_neurons = rates_hz_TN.shape[1]
     if n_neurons < n:
         raise DataError(
-            f"trajectories in {n} dimensions need at least {n} neurons, and there "
-            f"{'is 1' if n_neurons == 1 else f'are {n_neurons}'}"
+            f"trajectories in {n} dimensions need at least {n} neurons; found {n_neurons}"
         )
     mean_N = rates_hz_TN.mean(axis=0)
     scale_N = np.ptp(rates_hz_TN, axis=0) + SOFT_HZ
@@ -82,7 +99,7 @@ def principal_components(rates_hz_TN: Float64Array, n: int) -> Components:
     if len(rates_hz_TN) <= n or variance_P.sum() < 1e-12:
         raise DataError("the rates do not vary enough for trajectories")
     axes_PN = axes_PN[:n]
-    # The sign of a component is arbitrary; this one makes the figure the same on any machine.
+    # The sign of a component is arbitrary; this choice is the same on any machine.
     largest_P = np.abs(axes_PN).argmax(axis=1)
     signs_P = np.sign(axes_PN[np.arange(n), largest_P])
     return Components(
@@ -90,17 +107,40 @@ def principal_components(rates_hz_TN: Float64Array, n: int) -> Components:
     )
 
 
-# ------------------------------------------------------------------------------------------------
-# Population trajectories: rates by condition, seen along their principal components.
-# ------------------------------------------------------------------------------------------------
+def draw_trajectories_2d(run: "RunContents") -> CaptionedFigure:
+    """Draw population trajectories of a run in a plane."""
+    found = run.evaluation
+    figure = trajectories_2d(found.data, found.rates_BTN, found.smoothed_BTN)
+    known = " and true rates" if found.data.rates_BTN is not None else ""
+    caption = (
+        f"{_caption(run)} Smoothed spikes{known} are projected on the first two components of "
+        "NDT's rates; percentages are of the variance of NDT's rates."
+    )
+    alt = "Trajectories of the population in two dimensions, one panel per source."
+    return CaptionedFigure(figure, caption, alt)
 
 
-MOST_TRAJECTORIES = 8
-MOST_SINGLE = 5
+def draw_trajectories_3d(run: "RunContents") -> CaptionedFigure:
+    """Draw population trajectories of a run in three dimensions."""
+    figure = trajectories_3d(run.evaluation.data, run.evaluation.rates_BTN)
+    caption = f"{_caption(run)} Both panels show the same trajectories from two sides."
+    alt = "Trajectories of the population in three dimensions, two views."
+    return CaptionedFigure(figure, caption, alt)
 
 
-def trajectory_groups(data: SpikeData) -> list[Group]:
-    """Return what has a trajectory: up to eight conditions, or five trials without them."""
+def _caption(run: "RunContents") -> str:
+    found = run.evaluation
+    averaged = found.data.conditions_B is not None
+    what = "Averages of NDT's rates over conditions" if averaged else "NDT's rates in single trials"
+    return (
+        f"{what} along their principal components: "
+        f"{groups_text(trajectory_groups(found.data), found.data)}, of {trials_text(found)}. Each "
+        f"neuron's rate is centered and divided by its range plus {SOFT_HZ:g} Hz."
+    )
+
+
+def trajectory_groups(data: SpikeData) -> list[TrialGroup]:
+    """Return up to eight conditions, or five single trials of data without conditions."""
     if data.conditions_B is None:
         return trial_groups(data, MOST_SINGLE)
     return condition_groups(data, MOST_TRAJECTORIES)
@@ -110,21 +150,20 @@ def trajectory_groups(data: SpikeData) -> list[Group]:
 def trajectories_2d(data: SpikeData, inferred_BTN: FloatArray, smoothed_BTN: FloatArray) -> Figure:
     """Draw trajectories in the plane of the first two principal components.
 
-    The components are those of the model's rates, of the trajectories that are drawn; smoothed
-    spikes and, where known, true rates are drawn in the same plane. A dot is the first bin, a
-    square the last.
+    The components are those of the model's rates; smoothed spikes and, if known, true rates are
+    projected on the same plane. A dot is the first bin, a square the last.
 
     Parameters
     ----------
     data : SpikeData
-        Trials; averaged by condition, or drawn one by one where there are no conditions.
+        Trials; averaged by condition if they have conditions, single trials otherwise.
     inferred_BTN, smoothed_BTN : (trials, bins, neurons) float array
         Rates in spikes per bin.
 
     Raises
     ------
     DataError
-        With one neuron, or rates that do not vary.
+        If there is one neuron only, or the rates do not vary.
     """
     groups = trajectory_groups(data)
     components = _components(data, inferred_BTN, groups, 2)
@@ -145,7 +184,7 @@ def trajectories_2d(data: SpikeData, inferred_BTN: FloatArray, smoothed_BTN: Flo
     for axes, (name, each) in zip(panels, states.items(), strict=True):
         for states_TP, color in zip(each, colors, strict=True):
             _draw_path(axes, states_TP, color, _line_width(data))
-        # A square of as much on both axes: angles and lengths are those of the states.
+        # Equal scales, so that angles and distances are true.
         axes.set(title=name, box_aspect=1)
         axes.set_xlim(middle_P[0] - reach, middle_P[0] + reach)
         axes.set_ylim(middle_P[1] - reach, middle_P[1] + reach)
@@ -159,19 +198,9 @@ def trajectories_2d(data: SpikeData, inferred_BTN: FloatArray, smoothed_BTN: Flo
 
 @styled
 def trajectories_3d(data: SpikeData, inferred_BTN: FloatArray) -> Figure:
-    """Draw the model's trajectories along three principal components, from two sides.
+    """Draw the model's trajectories along the first three principal components, in two views.
 
-    Parameters
-    ----------
-    data : SpikeData
-        Trials; averaged by condition, or drawn one by one where there are no conditions.
-    inferred_BTN : (trials, bins, neurons) float array
-        Rates of the model, in spikes per bin.
-
-    Raises
-    ------
-    DataError
-        With fewer than three neurons, or rates that do not vary.
+    Arguments and errors are those of `trajectories_2d`; at least three neurons are needed.
     """
     groups = trajectory_groups(data)
     components = _components(data, inferred_BTN, groups, 3)
@@ -205,13 +234,13 @@ def _line_width(data: SpikeData) -> float:
 
 
 def _components(
-    data: SpikeData, inferred_BTN: FloatArray, groups: Sequence[Group], n: int
+    data: SpikeData, inferred_BTN: FloatArray, groups: Sequence[TrialGroup], n: int
 ) -> Components:
     rates = [_rates_hz(data, inferred_BTN, group) for group in groups]
     return principal_components(np.concatenate(rates), n)
 
 
-def _rates_hz(data: SpikeData, rates_BTN: FloatArray, group: Group) -> Float64Array:
+def _rates_hz(data: SpikeData, rates_BTN: FloatArray, group: TrialGroup) -> Float64Array:
     return group_average(data, rates_BTN, group) * (1000.0 / data.bin_ms)
 
 
@@ -219,7 +248,7 @@ def _axis_name(components: Components, component: int) -> str:
     return f"PC {component + 1}, {100 * components.share_P[component]:.0f} %"
 
 
-def _draw_legend(figure: Figure, groups: Sequence[Group], colors: Sequence[str]) -> None:
+def _draw_legend(figure: Figure, groups: Sequence[TrialGroup], colors: Sequence[str]) -> None:
     handles = [Line2D([], [], color=color, lw=1.8) for color in colors]
     handles += [Line2D([], [], color="black", marker=marker, ls="", ms=4) for marker in ("o", "s")]
     figure.legend(

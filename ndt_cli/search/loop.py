@@ -198,9 +198,10 @@ def sweep(
     choose_compute(settings.train)
     if settings.train.tensorboard:
         require_tensorboard()
+    recording = recording or load_recording(settings.data)
+    settings = settings.in_epochs(recording.train.n_trials)
     if plan.pbt_interval is not None:
         check_population(plan, settings)
-    recording = recording or load_recording(settings.data)
     name = f"sweep-{Path(recording.source).stem}"
     path = Path(out) if out is not None else default_path(name)
     folder = SweepFolder(path, settings, space, plan)

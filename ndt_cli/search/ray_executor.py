@@ -186,7 +186,7 @@ def _check_listens(address: str) -> None:
     if not host or not port.isdigit():
         raise SettingsError(
             f"`ray_address={address}`: expected HOST:PORT or auto",
-            "`ray start --head` prints the address of a cluster; its port is 6379 by default.",
+            "Ray prints the address of a cluster when it starts one; its port is 6379 by default.",
         )
     try:
         socket.create_connection((host, int(port)), timeout=_SECONDS_TO_ANSWER).close()
@@ -197,8 +197,8 @@ def _check_listens(address: str) -> None:
 def _unreachable(address: str, why: str, also: str = "") -> RunError:
     return RunError(
         f"Ray at {address} cannot be reached: {why}",
-        "Start a cluster with `ray start --head`, then use `ray_address=auto`, or HOST:6379 from "
-        f"another machine.{also}",
+        "Start a cluster (ray start), then use `ray_address=auto`, or HOST:6379 from another "
+        f"machine.{also}",
     )
 
 

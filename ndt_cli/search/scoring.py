@@ -65,7 +65,7 @@ def scores_of_rates(data: SpikeData, seen_BTN: FloatArray, hidden_BTN: FloatArra
     data : SpikeData
         Trials.
     seen_BTN, hidden_BTN : (trials, bins, neurons) float array
-        Rates in spikes per bin, inferred with nothing hidden, and each while its own count is
+        Rates in spikes per bin, inferred from all counts, and each while its own count is
         hidden.
 
     Returns

@@ -328,6 +328,7 @@ SPACE_OF_PRESET = {
     "ablation-no-span": "maze-rtt",
     "ablation-postnorm": "maze-rtt",
     "ablation-rates": "maze-rtt",
+    "recordings": "recordings",
     "area2_bump": "area2_bump",
     "dmfc_rsg": "dmfc_rsg",
 }

@@ -64,8 +64,10 @@ def field_table() -> tuple[FieldDoc, ...]:
 
 def _describe(key: str, schema: dict[str, Any]) -> FieldDoc:
     # JSON Schema writes an optional field as anyOf[the type, null].
-    kind = next(k for k in schema.get("anyOf", [schema]) if k.get("type") != "null")
+    kinds = [kind for kind in schema.get("anyOf", [schema]) if kind.get("type") != "null"]
+    kind = kinds[0]
     choices = kind.get("enum") or kind.get("examples") or ()
+    words = [other["const"] for other in kinds[1:] if "const" in other]
     type_word = "path" if kind.get("format") == "path" else _TYPE_WORDS[kind["type"]]
     if kind["type"] == "array":
         kind = kind["items"]
@@ -78,7 +80,7 @@ def _describe(key: str, schema: dict[str, Any]) -> FieldDoc:
     ]
     return FieldDoc(
         key=key,
-        type="choice" if choices else type_word,
+        type=" or ".join(["choice" if choices else type_word, *words]),
         choices=tuple(choices),
         range=", ".join(bounds),
         default=schema.get("default"),

@@ -29,6 +29,9 @@ else:
 
 DEFAULT_PRESET = "lorenz-quick"
 
+RECORDING_PRESET = "recordings"
+"""What `ndt train` takes for a spike file."""
+
 _MAX_BYTES = 1_000_000  # of a config
 _PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 _TOML_HINT = 'A setting is written as  name = value  below its [section]; text needs "quotes".'
@@ -114,7 +117,8 @@ def _resolve(source: ConfigSource, overrides: Sequence[str]) -> Settings:
         settings = Settings.model_validate(values, strict=True)
     except ValidationError as error:
         problems += [describe_problem(item, origins) for item in error.errors()]
-    if found := [problem for problem in problems if problem is not None]:
+    # A setting of two kinds is wrong as either: the same problem twice.
+    if found := dict.fromkeys(problem for problem in problems if problem is not None):
         raise SettingsError("\n".join(found), "All settings with their ranges: `field_table()`")
     return settings
 

@@ -93,6 +93,10 @@ class ModelSettings(_Section):
     embedding_size: int = Field(2, ge=1, le=64)
     """Embedding size per neuron in the count table."""
 
+    width: Annotated[int, Field(ge=16, le=16384)] | Literal["auto"] = "auto"
+    """Width of the encoder. auto, as in NDT1: one number per neuron (count-table: embedding_size
+    per neuron), at least 16. A linear embedding allows any width; the others need at least auto."""
+
     positions: Literal["learned", "sinusoid", "none"] = "learned"
     """Position embedding of a bin in its trial."""
 
@@ -179,12 +183,21 @@ class MaskSettings(_Section):
     token_ratio: float = Field(1.0, ge=0, le=1)
     """Of the masked counts, the share replaced by zero (or by the mask token)."""
 
+    empty_ratio: float = Field(0.0, ge=0, le=1)
+    """Of the masked bins (or whatever the mode masks), the share whose counts are all replaced by
+    zero (or by the mask token). In the other bins, token_ratio and random_ratio decide count by
+    count, as in NDT1. Above 0, validation and scores mask whole bins in this way only."""
+
     random_ratio: float = Field(0.5, ge=0, le=1)
     """Of the other masked counts, the share replaced by a random count; the rest stay
     unchanged."""
 
     zero_token: bool = True
     """Replace masked counts by zero; if false, by a token: one more than the largest count."""
+
+    neuron_ratio: float = Field(0.0, ge=0, lt=1)
+    """Also mask neurons for a whole trial: each trial draws the share of its neurons uniformly from
+    0 to this. Their counts are predicted too."""
 
     max_span: int = Field(1, ge=1, le=10_000)
     """Longest span of consecutive bins masked together; the length is drawn from 1 to this for
@@ -207,7 +220,24 @@ class MaskSettings(_Section):
             raise ValueError(
                 f'mode = "neuron" masks whole trials, so max_span must be 1, not {self.max_span}'
             )
+        if self.mode == "neuron" and self.neuron_ratio:
+            raise ValueError(
+                'mode = "neuron" hides neurons already: neuron_ratio must be 0, not '
+                f"{self.neuron_ratio}"
+            )
         return self
+
+
+class InferenceSettings(_Section):
+    """How a trained model infers rates."""
+
+    passes: int = Field(1, ge=1, le=1000)
+    """Number of passes over a trial, each with other bins masked, whose log-rates are averaged. A
+    model trained on masked bins gives better rates this way than in one pass that sees all bins;
+    the time grows with the number. 1: one pass with nothing masked."""
+
+    hidden_ratio: float = Field(0.25, gt=0, lt=1)
+    """Share of the bins masked in each of several passes. All bins are masked equally often."""
 
 
 ChooseBy = Literal["masked-loss", "unmasked-loss", "rate-r2", "co-bps"]
@@ -237,6 +267,10 @@ class TrainSettings(_Section):
     max_epochs: int = Field(1000, ge=1, le=_MANY)
     """Number of passes over the training trials (NDT1 calls one an "update")."""
 
+    max_steps: int | None = Field(None, ge=1, le=_MANY)
+    """Limit of the training in optimizer steps (batches), so that its length does not depend on the
+    number of trials. If epochs and steps are both given, the shorter counts; likewise below."""
+
     batch_size: int = Field(64, ge=1, le=_MANY)
     """Trials per step, over all devices together; a smaller last batch is kept."""
 
@@ -255,11 +289,17 @@ class TrainSettings(_Section):
     warmup_epochs: int = Field(0, ge=0, le=_MANY)
     """Epochs over which the learning rate rises linearly from zero."""
 
+    warmup_steps: int | None = Field(None, ge=0, le=_MANY)
+    """The warm-up in steps, rounded to whole epochs, at most a tenth of the training."""
+
     topk_fraction: float = Field(1.0, gt=0, le=1)
     """Train on this share of the masked counts: those with the largest loss."""
 
     val_interval_epochs: int = Field(10, ge=1, le=_MANY)
     """Number of epochs between validations; each also saves the last checkpoint."""
+
+    val_interval_steps: int | None = Field(None, ge=1, le=_MANY)
+    """Steps between validations, rounded to whole epochs."""
 
     save_interval_minutes: float = Field(5.0, gt=0, le=_MANY)
     """Also save the last checkpoint after this many minutes, even within an epoch: a killed run
@@ -292,15 +332,19 @@ class TrainSettings(_Section):
     patience_epochs: int = Field(750, ge=1, le=_MANY)
     """Stop when the measure of choose_by has not improved for this many epochs."""
 
+    patience_steps: int | None = Field(None, ge=1, le=_MANY)
+    """Patience in steps, rounded to whole epochs."""
+
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.schedule == "cosine" and self.warmup_epochs >= self.max_epochs:
+        in_epochs = self.warmup_steps is None
+        if self.schedule == "cosine" and in_epochs and self.warmup_epochs >= self.max_epochs:
             raise ValueError(
                 f"warmup_epochs ({self.warmup_epochs}) must be below max_epochs "
                 f"({self.max_epochs}): the cosine begins after the warm-up; for example "
                 f"`train.warmup_epochs={(self.max_epochs - 1) // 2}`"
             )
-        if self.schedule == "inverse-sqrt" and self.warmup_epochs < 1:
+        if self.schedule == "inverse-sqrt" and in_epochs and self.warmup_epochs < 1:
             raise ValueError(
                 'schedule = "inverse-sqrt" decays from the end of the warm-up, so warmup_epochs '
                 "must be at least 1"
@@ -314,4 +358,21 @@ class Settings(_Section):
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
     mask: MaskSettings = MaskSettings()
+    inference: InferenceSettings = InferenceSettings()
     train: TrainSettings = TrainSettings()
+
+    def in_epochs(self, n_trials: int) -> "Settings":
+        """Return the settings with lengths in epochs alone, for this many training trials.
+
+        Of a length given both in epochs and in steps, the shorter one is taken.
+        """
+        steps_per_epoch = -(-n_trials // self.train.batch_size)
+        train = self.train.model_dump()
+        for name in ("max", "warmup", "val_interval", "patience"):
+            steps = train.pop(f"{name}_steps")
+            if steps is None:
+                continue
+            epochs = round(steps / steps_per_epoch)
+            epochs = min(epochs, train["max_epochs"] // 10) if name == "warmup" else max(epochs, 1)
+            train[f"{name}_epochs"] = min(epochs, train[f"{name}_epochs"])
+        return self.model_copy(update={"train": TrainSettings.model_validate(train)})

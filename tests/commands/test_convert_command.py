@@ -2,7 +2,6 @@
 
 import inspect
 import json
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from convert_files import session, write_npz, write_nwb
 
 from ndt_cli import app
 from ndt_cli.commands import convert as command
-from ndt_cli.convert import Choices, convert, merge
+from ndt_cli.convert import ConvertOptions, convert, merge
 from ndt_cli.data.loading import load_file
 from ndt_cli.data.spike_data import all_trials
 from ndt_cli.settings.tree import DataSettings
@@ -38,12 +37,34 @@ def nwb(tmp_path):
 WINDOW = ("--bin-ms", 20, "--align", "go", "--window", -100, 300, "--condition", "side")
 
 
-def test_every_choice_is_a_flag_with_its_default():
-    options = inspect.signature(command.convert).parameters
-    for field in fields(Choices):
-        default = options[field.name].default
+def test_every_option_has_its_flag_default_and_help():
+    parameters = inspect.signature(command.convert).parameters
+    for name, field in ConvertOptions.model_fields.items():
+        default = parameters[name].default
         value = getattr(default, "value", default)
-        assert value == field.default or (value is None and field.default == ()), field.name
+        assert value == field.default or (value is None and field.default == ()), name
+        (option,) = parameters[name].annotation.__metadata__
+        assert option.help, name
+
+
+def test_the_help_page_names_flags_and_no_python(ndt, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, page, _ = ndt("convert", "--help")
+    assert code == 0
+    assert "`" not in page
+    assert "Default: --time-unit." in page
+    for panel in ("Spikes", "Trials", "Units", "Behavior", "Training and validation"):
+        assert f" {panel} " in page
+
+
+def test_messages_name_what_is_typed(ndt, nwb, tmp_path):
+    out = ("--out", tmp_path / "a.h5")
+    _, _, err = ndt("convert", nwb, *out, "--bin-ms", 20, "--align", "go")
+    assert "--align go: found no window" in err
+    assert "--window -250 450" in err
+    _, _, err = ndt("convert", nwb, *out, "--bin-ms", 20, "--trials", "qqqqqq")
+    assert "--trials qqqqqq: found no such name; there are 'intervals/trials'" in err
+    assert f"ndt convert --list {nwb}" in err
 
 
 def test_the_file_holds_what_the_function_returns(ndt, nwb, tmp_path):
@@ -51,12 +72,12 @@ def test_the_file_holds_what_the_function_returns(ndt, nwb, tmp_path):
     code, out, err = ndt("convert", nwb, "--out", path, *WINDOW, "--where", "success == 1")
     assert code == 0
     assert f"ndt check-data {path}" in err
-    assert "Left out: 2 of 8 trials do not fulfil 'success == 1'." in out
+    assert "Left out: 2 of 8 trials do not meet 'success == 1'." in out
     assert "left (2), right (4)" in out
-    choices = Choices(
+    options = ConvertOptions(
         bin_ms=20, align="go", window_ms=(-100, 300), condition=("side",), where=("success == 1",)
     )
-    made, back = convert(nwb, choices).recording, load_file(path, DataSettings())
+    made, back = convert(nwb, options).recording, load_file(path, DataSettings())
     assert back.train.fingerprint == made.train.fingerprint
     assert back.valid.fingerprint == made.valid.fingerprint
     assert back.train.neuron_names == ("101", "205", "309")
@@ -86,7 +107,7 @@ def test_nothing_is_overwritten_unless_asked(ndt, nwb, tmp_path):
     path.write_text("mine")
     code, out, err = ndt("convert", nwb, "--out", path, *WINDOW)
     assert (code, out) == (1, "")
-    assert "there already" in err
+    assert "already exists" in err
     assert "--overwrite" in err
     assert path.read_text() == "mine"
     assert ndt("convert", nwb, "--out", path, "--overwrite", *WINDOW)[0] == 0

@@ -52,7 +52,7 @@ def test_training_prints_the_scores_and_the_run_folder(spikes, tmp_path):
     assert result.exit_code == 0
     for words in ("NDT", "smoothed spikes", "mean rate", "true rates", "median", str(out)):
         assert words in result.stdout
-    assert "settings: preset lorenz-quick" in result.stderr
+    assert "settings: preset recordings (for a file of spikes" in result.stderr
 
 
 def test_pictures_come_with_the_run(run):

@@ -13,7 +13,7 @@ from convert_files import (
     write_npz,
 )
 
-from ndt_cli.convert import Choices, convert
+from ndt_cli.convert import ConvertOptions, convert
 from ndt_cli.data.spike_data import all_trials
 from ndt_cli.errors import DataError, SettingsError
 
@@ -23,15 +23,15 @@ def test_cells_of_trials_and_units_count_from_each_trial(tmp_path):
     for b in range(4):
         cells[b] = [np.array([[0.05 + 0.1 * b]]), np.array([[0.0, 0.3]])]
     scipy.io.savemat(tmp_path / "a.mat", {"spikes": cells, "cue": np.array([1, 1, 2, 2])})
-    choices = Choices(bin_ms=100, window_ms=(0, 400), condition=("cue",))
-    whole = all_trials(convert(tmp_path / "a.mat", choices).recording)
+    options = ConvertOptions(bin_ms=100, window_ms=(0, 400), condition=("cue",))
+    whole = all_trials(convert(tmp_path / "a.mat", options).recording)
     np.testing.assert_array_equal(whole.spikes_BTN[..., 0], np.eye(4))
     np.testing.assert_array_equal(whole.spikes_BTN[..., 1], [[1, 0, 0, 1]] * 4)
     assert whole.conditions_B.tolist() == [1, 1, 2, 2]
 
     scipy.io.savemat(tmp_path / "b.mat", {"spikes": cells.T, "cue": np.array([1, 1, 2, 2])})
     turned = convert(
-        tmp_path / "b.mat", Choices(bin_ms=100, window_ms=(0, 400), axes=("neurons", "trials"))
+        tmp_path / "b.mat", ConvertOptions(bin_ms=100, window_ms=(0, 400), axes="neurons,trials")
     )
     np.testing.assert_array_equal(all_trials(turned.recording).spikes_BTN, whole.spikes_BTN)
 
@@ -43,11 +43,13 @@ def test_times_of_trials_on_another_clock_are_not_taken_by_their_ordinary_name(t
     start = 100.0 + np.arange(4)  # on the recording's clock, which the spikes are not
     trials = {"start_time": start, "stop_time": start + 1, "cue": start - 99.8}
     scipy.io.savemat(tmp_path / "a.mat", {"spikes": cells, "trials": trials})
-    whole = convert(tmp_path / "a.mat", Choices(bin_ms=100, trials="trials", window_ms=(0, 300)))
+    whole = convert(
+        tmp_path / "a.mat", ConvertOptions(bin_ms=100, trials="trials", window_ms=(0, 300))
+    )
     expected = [[1, 0], [1, 0], [0, 1]]
     np.testing.assert_array_equal(all_trials(whole.recording).spikes_BTN, [expected] * 4)
     with pytest.raises(SettingsError, match="no column for the stop of a trial"):
-        convert(tmp_path / "a.mat", Choices(bin_ms=100, trials="trials"))
+        convert(tmp_path / "a.mat", ConvertOptions(bin_ms=100, trials="trials"))
 
 
 def test_cells_of_cells_in_a_new_matlab_file(tmp_path):
@@ -62,8 +64,8 @@ def test_cells_of_cells_in_a_new_matlab_file(tmp_path):
             rows.append(row)
         file["trial_spikes"] = references(rows)
         file["trial_spikes"].attrs["MATLAB_class"] = np.bytes_("cell")
-    choices = Choices(bin_ms=100, spike_times="trial_spikes", window_ms=(0, 300))
-    whole = all_trials(convert(path, choices).recording)
+    options = ConvertOptions(bin_ms=100, spike_times="trial_spikes", window_ms=(0, 300))
+    whole = all_trials(convert(path, options).recording)
     np.testing.assert_array_equal(whole.spikes_BTN[..., 0], np.eye(3))
     np.testing.assert_array_equal(whole.spikes_BTN[..., 1], [[0, 1, 1]] * 3)
 
@@ -84,15 +86,17 @@ def test_spikes_with_trials_as_columns(tmp_path):
     rows = ["trial,unit,t,side"]
     rows += [f"{b},{u},{0.1 * u + 0.05},{'LR'[b % 2]}" for b in (3, 4, 6, 7) for u in (0, 1)]
     path.write_text("\n".join(rows))
-    choices = Choices(bin_ms=100, spike_trials="trial", window_ms=(0, 200), condition=("side",))
-    converted = convert(path, choices)
+    options = ConvertOptions(
+        bin_ms=100, spike_trials="trial", window_ms=(0, 200), condition=("side",)
+    )
+    converted = convert(path, options)
     whole = all_trials(converted.recording)
     np.testing.assert_array_equal(whole.spikes_BTN, [np.eye(2)] * 4)
     assert converted.report.conditions == {"L": 2, "R": 2}
     assert "a trial without any spike is not among them" in converted.report.notes[0]
 
     (tmp_path / "trials.csv").write_text("trial,cue\n" + "\n".join(f"{b},{b}" for b in range(8)))
-    with_table = Choices(
+    with_table = ConvertOptions(
         bin_ms=100, spike_trials="trial", window_ms=(0, 200), trials=str(tmp_path / "trials.csv")
     )
     whole = all_trials(convert(path, with_table).recording)
@@ -112,8 +116,8 @@ def test_one_array_a_unit_in_a_group_and_rows_padded_with_nan(tmp_path):
             file[f"cells/unit{i}"] = times
         for name, column in arrays.items():
             file[f"trials/{name}"] = column.tolist() if column.dtype.kind == "U" else column
-    by_row = all_trials(convert(tmp_path / "rows.npz", Choices(**CHOSEN)).recording)
-    grouped = convert(tmp_path / "group.h5", Choices(spike_times="cells", **CHOSEN))
+    by_row = all_trials(convert(tmp_path / "rows.npz", ConvertOptions(**CHOSEN)).recording)
+    grouped = convert(tmp_path / "group.h5", ConvertOptions(spike_times="cells", **CHOSEN))
     np.testing.assert_array_equal(by_row.spikes_BTN, all_trials(grouped.recording).spikes_BTN)
     assert grouped.report.neurons == ("unit0", "unit1", "unit2")
 
@@ -127,9 +131,11 @@ def test_times_in_samples(tmp_path):
         spike_clusters=units,
         **made.trials,
     )
-    choices = Choices(time_unit="samples", sample_rate_hz=30_000, trials_time_unit="s", **CHOSEN)
-    in_samples = all_trials(convert(tmp_path / "phy.npz", choices).recording)
-    in_seconds = convert(write_npz(tmp_path / "s.npz", made), Choices(**CHOSEN)).recording
+    options = ConvertOptions(
+        time_unit="samples", sample_rate_hz=30_000, trials_time_unit="s", **CHOSEN
+    )
+    in_samples = all_trials(convert(tmp_path / "phy.npz", options).recording)
+    in_seconds = convert(write_npz(tmp_path / "s.npz", made), ConvertOptions(**CHOSEN)).recording
     np.testing.assert_array_equal(in_samples.spikes_BTN, all_trials(in_seconds).spikes_BTN)
 
 
@@ -140,8 +146,8 @@ def test_units_of_another_table_are_matched_by_their_names(tmp_path):
     np.savez(path, spike_times=times, spike_clusters=np.array([7, 40, 12])[units], **made.trials)
     table = tmp_path / "cluster_info.tsv"
     table.write_text("cluster_id\tgroup\n12\tgood\n40\tnoise\n99\tgood\n7\tgood\n")
-    choices = Choices(units=str(table), units_where=("group == good",), **CHOSEN)
-    assert convert(path, choices).report.neurons == ("7", "12")
+    options = ConvertOptions(units=str(table), units_where=("group == good",), **CHOSEN)
+    assert convert(path, options).report.neurons == ("7", "12")
 
 
 def _clusters(tmp_path, table_text):
@@ -153,17 +159,19 @@ def _clusters(tmp_path, table_text):
         **made.trials,
     )  # fmt: skip
     (tmp_path / "table.tsv").write_text(table_text)
-    choices = Choices(units=str(tmp_path / "table.tsv"), units_where=("group == good",), **CHOSEN)
-    return convert(tmp_path / "phy.npz", choices).report
+    options = ConvertOptions(
+        units=str(tmp_path / "table.tsv"), units_where=("group == good",), **CHOSEN
+    )
+    return convert(tmp_path / "phy.npz", options).report
 
 
 def test_a_table_that_lacks_some_of_the_units_is_refused(tmp_path):
-    with pytest.raises(DataError, match="no row for 3 in its column `cluster_id`"):
+    with pytest.raises(DataError, match="no row for 3 in its column 'cluster_id'"):
         _clusters(tmp_path, "cluster_id\tgroup\n9\tgood\n5\tbad\n4\tbad\n")
 
 
 @pytest.mark.parametrize("column", ["", "cluster_id\t"])
-def test_a_table_without_the_names_of_units_is_matched_in_order_and_that_is_said(tmp_path, column):
+def test_a_table_without_the_names_of_units_is_matched_in_order_with_a_note(tmp_path, column):
     rows = [f"{10 + i}\t" if column else "" for i in range(3)]
     report = _clusters(
         tmp_path, f"{column}depth\tgroup\n{rows[0]}1\tgood\n{rows[1]}2\tbad\n{rows[2]}3\tgood\n"
@@ -182,5 +190,5 @@ def test_single_precision_times_are_pointed_out(tmp_path):
         spike_units=units,
         **trials,
     )
-    notes = convert(tmp_path / "a.npz", Choices(**CHOSEN)).report.notes
+    notes = convert(tmp_path / "a.npz", ConvertOptions(**CHOSEN)).report.notes
     assert any("single precision: steps of 0.24 ms" in note for note in notes)

@@ -11,7 +11,7 @@ from convert_files import (
     write_nwb,
 )
 
-from ndt_cli.convert import Choices, convert, list_contents
+from ndt_cli.convert import ConvertOptions, convert, list_contents
 from ndt_cli.errors import DataError, SettingsError
 
 
@@ -22,7 +22,7 @@ def test_python_objects_are_never_loaded(tmp_path):
     entry = next(e for e in list_contents(path).entries if e.name == "spike_times")
     assert entry.kind == "Python objects, not read"
     with pytest.raises(DataError, match="Python objects, which could run code"):
-        convert(path, Choices(bin_ms=10, spike_times="spike_times", spike_units="start"))
+        convert(path, ConvertOptions(bin_ms=10, spike_times="spike_times", spike_units="start"))
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -31,7 +31,7 @@ def test_a_file_cut_short_is_a_clear_error(tmp_path, name):
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2] if name != "rat.csv" else whole[:-3] + b",1,2\n")
     with pytest.raises(DataError, match=name.replace(".", r"\.")):
-        convert(path, Choices(bin_ms=20, trials=None))
+        convert(path, ConvertOptions(bin_ms=20, trials=None))
 
 
 @pytest.mark.parametrize(
@@ -40,10 +40,10 @@ def test_a_file_cut_short_is_a_clear_error(tmp_path, name):
         ("a.npz", b"", "empty"),
         ("a.dat", b"\x00\x01\x02", "neither .npz, MATLAB, HDF5, NWB nor CSV"),
         ("a.csv", b"1,2\n3,4\n", "expected the names of the columns"),
-        ("a.csv", b"unit,unit\n3,4\n", "two columns of the name 'unit'"),
+        ("a.csv", b"unit,unit\n3,4\n", "two columns with the name 'unit'"),
         ("a.csv", b"unit,time\n3,4,5\n", "found 3 values in row 2; expected 2"),
         ("a.csv", b"unit,time\n", "found 1 rows"),
-        ("a.csv", b"unit,time\n\xff\xfe,1\n", "no UTF-8 text"),
+        ("a.csv", b"unit,time\n\xff\xfe,1\n", "not UTF-8 text"),
         ("a.mat", b"not a mat file", "cannot be read as a MATLAB file"),
         ("a.npz", b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
     ],
@@ -59,34 +59,34 @@ def test_a_missing_file_has_the_nearest(tmp_path):
     write_npz(tmp_path / "rat.npz", session())
     for name in ("rta.npz", "rat.csv", "rat.mat", "rat.nwb"):
         with pytest.raises(DataError, match="there is no such file") as caught:
-            convert(tmp_path / name, Choices(bin_ms=20))
+            convert(tmp_path / name, ConvertOptions(bin_ms=20))
         assert "rat.npz" in caught.value.hint
 
 
 def test_a_wrong_name_has_the_nearest(tmp_path):
     path = write_nwb(tmp_path / "rat.nwb", session())
-    for choices, flag, like in (
-        ({"spike_times": "units/spike_tims"}, "--spike-times", "units/spike_times"),
-        ({"align": "goo", "window_ms": (0, 100)}, "--align", "go"),
-        ({"where": ("succes == 1",)}, "--where", "success"),
-        ({"condition": ("sides",)}, "--condition", "side"),
-        ({"units_where": ("qality == good",)}, "--units-where", "quality"),
-        ({"trials": "intervals/trial"}, "--trials", "intervals/trials"),
-        ({"behavior": ("hand",)}, "--behavior", "processing/behavior/hand"),
+    for options, option, like in (
+        ({"spike_times": "units/spike_tims"}, "`spike_times=", "units/spike_times"),
+        ({"align": "goo", "window_ms": (0, 100)}, "`align=", "go"),
+        ({"where": ("succes == 1",)}, "`where=", "success"),
+        ({"condition": ("sides",)}, "`condition=", "side"),
+        ({"units_where": ("qality == good",)}, "`units_where=", "quality"),
+        ({"trials": "intervals/trial"}, "`trials=", "intervals/trials"),
+        ({"behavior": ("hand",)}, "`behavior=", "processing/behavior/hand"),
     ):
-        with pytest.raises(SettingsError, match=flag) as caught:
-            convert(path, Choices(bin_ms=20, **choices))
+        with pytest.raises(SettingsError, match=option) as caught:
+            convert(path, ConvertOptions(bin_ms=20, **options))
         assert f"Did you mean {like}?" in caught.value.hint
 
 
-def test_the_command_to_type_next_quotes_a_path_with_blanks(tmp_path):
+def test_the_hint_lists_the_contents_of_the_file(tmp_path):
     path = write_npz(tmp_path / "my session.npz", session())
     with pytest.raises(SettingsError) as caught:
-        convert(path, Choices(counts="qqqqqqq"))
-    assert f"ndt convert '{path}' --list" in caught.value.hint
+        convert(path, ConvertOptions(counts="qqqqqqq"))
+    assert f"`list_contents('{path}')`" in caught.value.hint
 
 
 def test_matlab_dots_are_paths(tmp_path):
     path = write_mat5(tmp_path / "a.mat", session())
-    choices = Choices(spike_times="units.spike_times", trials="trials", **CHOSEN)
-    assert convert(path, choices).recording.train.n_neurons == 3
+    options = ConvertOptions(spike_times="units.spike_times", trials="trials", **CHOSEN)
+    assert convert(path, options).recording.train.n_neurons == 3

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ndt_cli.convert import Choices, convert
+from ndt_cli.convert import ConvertOptions, convert
 from ndt_cli.convert.behavior import sampled
 from ndt_cli.errors import DataError
 
@@ -56,10 +56,10 @@ def test_behavior_of_another_clock_is_refused(tmp_path):
             speed=np.ones(1000),
             speed_times=first_s + np.arange(1000) / 100,
         )
-        choices = Choices(
+        options = ConvertOptions(
             bin_ms=20, chop_ms=1000, behavior=("speed",), behavior_times="speed_times"
         )
-        return convert(tmp_path / "session.npz", choices).recording.train
+        return convert(tmp_path / "session.npz", options).recording.train
 
     assert np.isfinite(made(first_s=0).behavior_BTV).any()
     assert np.isfinite(made(first_s=5).behavior_BTV).any()  # some of it is enough

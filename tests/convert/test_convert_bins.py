@@ -96,13 +96,13 @@ def test_every_unit_of_time_means_the_same(clock, number):
 def test_a_time_centuries_away_is_refused():
     with pytest.raises(SettingsError, match="a time in a recording") as caught:
         Clock("s").to_us(np.array([1e15]))
-    assert "--time-unit" in caught.value.hint
+    assert "`time_unit`" in caught.value.hint
 
 
 def test_durations_are_whole_microseconds():
-    assert ms_to_us(16.667, "--bin-ms") == 16_667
-    with pytest.raises(SettingsError, match=r"--bin-ms: found 16\.6666667 ms") as caught:
-        ms_to_us(100 / 6, "--bin-ms")
+    assert ms_to_us(16.667, "bin_ms") == 16_667
+    with pytest.raises(SettingsError, match=r"`bin_ms`: found 16\.6666667 ms") as caught:
+        ms_to_us(100 / 6, "bin_ms")
     assert "16.667" in caught.value.hint
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ndt_cli.convert import Choices, convert, merge
+from ndt_cli.convert import ConvertOptions, convert, merge
 from ndt_cli.data.spike_data import all_trials
 from ndt_cli.errors import DataError, SettingsError
 
@@ -24,7 +24,7 @@ def counts(*shape, seed=0):
 def test_trials_of_counts_are_summed_to_wider_bins(save):
     stored = counts(6, 11, 3)
     path = save(spikes=stored, bin_ms=5, condition=np.arange(6) % 2)
-    converted = convert(path, Choices(bin_ms=10, condition=("condition",)))
+    converted = convert(path, ConvertOptions(bin_ms=10, condition=("condition",)))
     whole = all_trials(converted.recording)
     np.testing.assert_array_equal(whole.spikes_BTN, stored[:, :10].reshape(6, 5, 2, 3).sum(2))
     assert whole.bin_ms == 10
@@ -43,7 +43,7 @@ def test_padding_is_padding_however_it_is_marked(save, how):
     if how == "length_ms":
         arrays = {"length_ms": lengths * 5.0}
     path = save(spikes=stored, bin_ms=5, hand=np.ones((4, 10)), **arrays)
-    whole = all_trials(convert(path, Choices(behavior=("hand",))).recording)
+    whole = all_trials(convert(path, ConvertOptions(behavior=("hand",))).recording)
     np.testing.assert_array_equal(np.isnan(whole.behavior_BTV[..., 0]), padding)
     np.testing.assert_array_equal(whole.lengths_B, lengths)
     np.testing.assert_array_equal(whole.spikes_BTN, np.where(padding[..., None], 0, stored))
@@ -52,7 +52,7 @@ def test_padding_is_padding_however_it_is_marked(save, how):
 def test_a_window_counts_from_an_event_within_the_trial(save):
     stored = counts(4, 20, 2)
     path = save(spikes=stored, bin_ms=10, go=[0.05, 0.08, np.nan, 0.15], lengths=[20, 20, 20, 16])
-    converted = convert(path, Choices(bin_ms=20, align="go", window_ms=(-40, 80)))
+    converted = convert(path, ConvertOptions(bin_ms=20, align="go", window_ms=(-40, 80)))
     whole = all_trials(converted.recording)
     assert whole.trial_ids_B.tolist() == [0, 1]
     first = stored[0, 1:13].reshape(6, 2, 2).sum(1)
@@ -65,20 +65,20 @@ def test_a_window_counts_from_an_event_within_the_trial(save):
 def test_axes_in_any_order(save):
     stored = counts(6, 10, 3)
     path = save(spikes=stored.transpose(2, 1, 0), bin_ms=5, hand=stored.transpose(2, 1, 0) / 2)
-    choices = Choices(axes=("neurons", "bins", "trials"), behavior=("hand",))
-    whole = all_trials(convert(path, choices).recording)
+    options = ConvertOptions(axes="neurons,bins,trials", behavior=("hand",))
+    whole = all_trials(convert(path, options).recording)
     np.testing.assert_array_equal(whole.spikes_BTN, stored)
     np.testing.assert_array_equal(whole.behavior_BTV, stored / 2)
-    for wrong in (("neurons", "bins"), ("neurons", "bins", "cells"), ("bins", "bins", "trials")):
+    for wrong in ("neurons,bins", "neurons,bins,cells", "bins,bins,trials"):
         with pytest.raises(SettingsError, match="a word for each of them"):
-            convert(path, Choices(axes=wrong))
+            convert(path, ConvertOptions(axes=wrong))
 
 
 def test_a_continuous_recording_is_chopped_and_merged_back(save):
     stored, hand = counts(500, 3), np.arange(500.0)
     path = save(spikes=stored, bin_ms=1, hand=hand, unit=[5, 9, 11])
-    choices = Choices(bin_ms=5, chop_ms=100, overlap_ms=25, behavior=("hand",))
-    converted = convert(path, choices)
+    options = ConvertOptions(bin_ms=5, chop_ms=100, overlap_ms=25, behavior=("hand",))
+    converted = convert(path, options)
     whole = all_trials(converted.recording)
     expected = stored.reshape(100, 5, 3).sum(1)
     merged = merge(whole.spikes_BTN, whole.start_bins_B, whole.lengths_B)
@@ -95,7 +95,7 @@ def test_a_continuous_recording_is_cut_into_trials_on_its_clock(save):
     path = save(
         counts=stored, t=100 + np.arange(400) / 1000, bin_ms=1, start=start, stop=start + 0.0604
     )
-    converted = convert(path, Choices(bin_ms=10, counts_times="t"))
+    converted = convert(path, ConvertOptions(bin_ms=10, counts_times="t"))
     whole = all_trials(converted.recording)
     expected = [stored[k : k + 60].reshape(6, 10, 2).sum(1) for k in (50, 100, 300)]
     np.testing.assert_array_equal(whole.spikes_BTN, expected)
@@ -103,7 +103,7 @@ def test_a_continuous_recording_is_cut_into_trials_on_its_clock(save):
 
 
 @pytest.mark.parametrize(
-    ("arrays", "choices", "error", "said"),
+    ("arrays", "options", "error", "said"),
     [
         ({"spikes": counts(4, 9, 2)}, {}, SettingsError, "found no bin width of the counts"),
         ({"spikes": counts(4, 9, 2), "bin_ms": 4}, {"bin_ms": 10}, SettingsError, "whole multiple"),
@@ -115,7 +115,7 @@ def test_a_continuous_recording_is_cut_into_trials_on_its_clock(save):
             {"spikes": counts(4, 9, 2), "bin_ms": 4, "lengths": [1, 2]},
             {},
             DataError,
-            "`lengths`: found shape (2,); expected 4 values",
+            "`lengths='lengths'`: found shape (2,); expected 4 values",
         ),
         (
             {"spikes": counts(4, 9, 2), "bin_ms": 4, "hand": np.zeros((4, 8))},
@@ -123,10 +123,10 @@ def test_a_continuous_recording_is_cut_into_trials_on_its_clock(save):
             DataError,
             "4 trials x 9 bins x variables",
         ),
-        ({"a": np.zeros(3)}, {}, DataError, "found no spikes under an ordinary name"),
+        ({"a": np.zeros(3)}, {}, DataError, "found no spikes under a usual name"),
     ],
 )
-def test_counts_that_cannot_be(save, arrays, choices, error, said):
+def test_counts_that_are_unusable_are_refused(save, arrays, options, error, said):
     with pytest.raises(error) as caught:
-        convert(save(**arrays), Choices(**choices))
+        convert(save(**arrays), ConvertOptions(**options))
     assert said in caught.value.message

@@ -11,7 +11,7 @@ from convert_files import (
     write_nwb,
 )
 
-from ndt_cli.convert import Choices, bin_spikes, convert, list_contents
+from ndt_cli.convert import ConvertOptions, bin_spikes, convert, list_contents
 from ndt_cli.data.spike_data import all_trials
 
 
@@ -25,7 +25,7 @@ def written(request, tmp_path, monkeypatch):
 def test_every_format_gives_the_same_trials(written):
     path, more = written
     made = session()
-    whole = all_trials(convert(path, Choices(**CHOSEN, **more)).recording)
+    whole = all_trials(convert(path, ConvertOptions(**CHOSEN, **more)).recording)
     kept = np.flatnonzero(made.success == 1)
     spikes_BTN, lengths_B = bin_spikes(made.times_s, made.start[kept], made.stop[kept], 50)
     np.testing.assert_array_equal(whole.spikes_BTN, spikes_BTN)
@@ -38,8 +38,8 @@ def test_every_format_gives_the_same_trials(written):
 def test_every_format_has_a_window_around_an_event(written):
     path, more = written
     made = session()
-    choices = Choices(bin_ms=20, align="go", window_ms=(-100, 300), **more)
-    whole = all_trials(convert(path, choices).recording)
+    options = ConvertOptions(bin_ms=20, align="go", window_ms=(-100, 300), **more)
+    whole = all_trials(convert(path, options).recording)
     spikes_BTN, _ = bin_spikes(made.times_s, made.go - 0.1, made.go + 0.3, 20)
     np.testing.assert_array_equal(whole.spikes_BTN, spikes_BTN)
 
@@ -57,7 +57,7 @@ def test_every_format_can_be_listed(written):
 def test_units_are_filtered_by_quality(tmp_path, name):
     made = session()
     path = WRITERS[name][0](tmp_path / name, made)
-    converted = convert(path, Choices(units_where=("quality == good",), **CHOSEN))
+    converted = convert(path, ConvertOptions(units_where=("quality == good",), **CHOSEN))
     kept = np.flatnonzero(made.success == 1)
     spikes_BTN, _ = bin_spikes(made.times_s[::2], made.start[kept], made.stop[kept], 50)
     np.testing.assert_array_equal(all_trials(converted.recording).spikes_BTN, spikes_BTN)
@@ -78,8 +78,8 @@ def test_what_the_listing_says(tmp_path):
 
 def test_a_time_series_of_nwb_has_its_own_clock_and_unit(tmp_path):
     path = write_nwb(tmp_path / "rat.nwb", session())
-    choices = Choices(behavior=("processing/behavior/hand",), **CHOSEN)
-    whole = all_trials(convert(path, choices).recording)
+    options = ConvertOptions(behavior=("processing/behavior/hand",), **CHOSEN)
+    whole = all_trials(convert(path, options).recording)
     np.testing.assert_allclose(whole.behavior_BTV[0, 0], [10.0225, -10.0225])
 
 
@@ -108,8 +108,8 @@ def test_an_nwb_file_of_pynwb(tmp_path):
     path = tmp_path / "rat.nwb"
     with pynwb.NWBHDF5IO(str(path), "w") as io:
         io.write(nwb)
-    choices = Choices(behavior=("processing/behavior/Position/hand",), **CHOSEN)
-    converted = convert(path, choices)
+    options = ConvertOptions(behavior=("processing/behavior/Position/hand",), **CHOSEN)
+    converted = convert(path, options)
     whole = all_trials(converted.recording)
     kept = np.array([0, 1, 3, 4, 7])  # a unit that was not recorded would look silent
     assert ("trials", 1) in [(d.what, d.n) for d in converted.report.dropped if "recorded" in d.why]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from convert_files import flat, session, write_npz
 
-from ndt_cli.convert import Choices, bin_spikes, convert, merge
+from ndt_cli.convert import ConvertOptions, bin_spikes, convert, merge
 from ndt_cli.data.spike_data import all_trials
 from ndt_cli.errors import DataError, SettingsError
 
@@ -37,10 +37,10 @@ def test_what_is_left_out_is_counted_by_reason(rat):
     start = made.start.copy()
     start[3] = np.nan
     converted = convert(
-        rat(start_time=start, stop_time=stop), Choices(bin_ms=50, where=("success == 1",))
+        rat(start_time=start, stop_time=stop), ConvertOptions(bin_ms=50, where=("success == 1",))
     )
     lost = dropped(converted)
-    assert lost["trials", "do not fulfil 'success == 1'"] == (2, 8)
+    assert lost["trials", "do not meet 'success == 1'"] == (2, 8)
     assert lost["trials", "have no start_time"] == (1, 6)
     assert lost["trials", "end before they begin"] == (1, 5)
     assert lost["trials", "are shorter than one bin"] == (1, 4)
@@ -52,21 +52,21 @@ def test_what_is_left_out_is_counted_by_reason(rat):
 
 
 def test_no_trial_left_says_why(rat):
-    with pytest.raises(DataError, match=r"no trial is left: 8 of 8 trials do not fulfil"):
-        convert(rat(), Choices(bin_ms=50, where=("side == up",)))
+    with pytest.raises(DataError, match=r"no trial is left: 8 of 8 trials do not meet"):
+        convert(rat(), ConvertOptions(bin_ms=50, where=("side == up",)))
 
 
 def test_an_event_that_did_not_happen_leaves_its_trial_out(rat):
     go = session().go.copy()
     go[2] = np.nan
-    converted = convert(rat(go=go), Choices(bin_ms=20, align="go", window_ms=(-200, 200)))
+    converted = convert(rat(go=go), ConvertOptions(bin_ms=20, align="go", window_ms=(-200, 200)))
     assert dropped(converted)["trials", "have no go"] == (1, 8)
     assert 2 not in all_trials(converted.recording).trial_ids_B
 
 
 def test_overlapping_trials_keep_all_their_spikes_and_are_pointed_out(rat):
     made = session()
-    converted = convert(rat(), Choices(bin_ms=50, align="go", window_ms=(-2000, 2000)))
+    converted = convert(rat(), ConvertOptions(bin_ms=50, align="go", window_ms=(-2000, 2000)))
     spikes_BTN, _ = bin_spikes(made.times_s, made.go - 2, made.go + 2, 50)
     whole = all_trials(converted.recording)
     np.testing.assert_array_equal(whole.spikes_BTN, spikes_BTN)
@@ -80,13 +80,13 @@ def test_trials_in_another_order_are_put_in_order_of_time(rat):
     made = session()
     order = np.array([3, 1, 0, 2, 7, 6, 5, 4])
     shuffled = {name: column[order] for name, column in made.trials.items()}
-    whole = all_trials(convert(rat(**shuffled), Choices(bin_ms=50)).recording)
+    whole = all_trials(convert(rat(**shuffled), ConvertOptions(bin_ms=50)).recording)
     # trial_ids are rows of the table, and all_trials sorts by them.
     spikes_BTN, lengths_B = bin_spikes(made.times_s, made.start[order], made.stop[order], 50)
     np.testing.assert_array_equal(whole.spikes_BTN, spikes_BTN)
     np.testing.assert_array_equal(whole.lengths_B, lengths_B)
     blocks = convert(
-        rat(**shuffled), Choices(bin_ms=50, split="blocks", valid_fraction=0.5, seed=1)
+        rat(**shuffled), ConvertOptions(bin_ms=50, split="blocks", valid_fraction=0.5, seed=1)
     )
     # Four sections of two trials each in time, one of which validates.
     in_time = np.searchsorted(made.start, made.start[order][blocks.recording.valid.trial_ids_B])
@@ -94,14 +94,14 @@ def test_trials_in_another_order_are_put_in_order_of_time(rat):
 
 
 def test_duration_is_a_column_to_choose_by(rat):
-    converted = convert(rat(), Choices(bin_ms=50, where=("duration_ms <= 1000",)))
+    converted = convert(rat(), ConvertOptions(bin_ms=50, where=("duration_ms <= 1000",)))
     assert all_trials(converted.recording).trial_ids_B.tolist() == [0, 2, 3, 4, 6, 7]
 
 
 def test_much_padding_is_pointed_out(rat):
     stop = session().stop.copy()
     stop[7] += 8
-    notes = convert(rat(stop_time=stop), Choices(bin_ms=50)).report.notes
+    notes = convert(rat(stop_time=stop), ConvertOptions(bin_ms=50)).report.notes
     assert any("of all bins pad shorter trials" in note for note in notes)
 
 
@@ -111,16 +111,16 @@ def test_a_slow_unit_is_left_out_and_the_others_keep_their_names(rat):
     one = np.flatnonzero(units == 1)[:1]
     kept = np.sort(np.r_[np.flatnonzero(units != 1), one])
     path = rat(spike_times=times[kept], spike_units=units[kept])
-    converted = convert(path, Choices(bin_ms=50, min_rate_hz=1))
+    converted = convert(path, ConvertOptions(bin_ms=50, min_rate_hz=1))
     assert converted.report.neurons == ("0", "2")
     assert dropped(converted)["units", "fire less than 1 spikes per second"] == (1, 3)
-    with pytest.raises(DataError, match="--min-rate-hz 1000: found no such unit") as caught:
-        convert(path, Choices(bin_ms=50, min_rate_hz=1000))
-    assert "--time-unit" in caught.value.hint
+    with pytest.raises(DataError, match="`min_rate_hz=1000`: found no such unit") as caught:
+        convert(path, ConvertOptions(bin_ms=50, min_rate_hz=1000))
+    assert "`time_unit`" in caught.value.hint
 
 
 def test_conditions_of_two_columns_have_one_name(rat):
-    converted = convert(rat(), Choices(bin_ms=50, condition=("side", "success")))
+    converted = convert(rat(), ConvertOptions(bin_ms=50, condition=("side", "success")))
     assert converted.report.conditions == {"left/0": 2, "left/1": 2, "right/1": 4}
     assert all_trials(converted.recording).conditions_B.tolist() == [1, 2, 0, 2, 1, 2, 0, 2]
 
@@ -128,8 +128,8 @@ def test_conditions_of_two_columns_have_one_name(rat):
 def test_validation_trials_are_drawn_by_seed_or_named(rat):
     path = rat()
 
-    def valid(**choices):
-        recording = convert(path, Choices(bin_ms=50, **choices)).recording
+    def valid(**options):
+        recording = convert(path, ConvertOptions(bin_ms=50, **options)).recording
         assert recording.train.n_trials + recording.valid.n_trials == 8
         return recording.valid.trial_ids_B.tolist()
 
@@ -145,7 +145,8 @@ def test_validation_trials_are_drawn_by_seed_or_named(rat):
 def test_a_chopped_recording_is_whole_and_merged_back(rat):
     made = session()
     converted = convert(
-        rat(), Choices(bin_ms=20, trials="none", chop_ms=400, overlap_ms=100, valid_fraction=0.3)
+        rat(),
+        ConvertOptions(bin_ms=20, trials="none", chop_ms=400, overlap_ms=100, valid_fraction=0.3),
     )
     whole = all_trials(converted.recording)
     merged = merge(whole.spikes_BTN, whole.start_bins_B, whole.lengths_B)
@@ -165,8 +166,8 @@ def test_a_chopped_recording_is_whole_and_merged_back(rat):
 
 
 def test_long_trials_are_chopped_with_their_conditions(rat):
-    choices = Choices(bin_ms=20, chop_ms=400, overlap_ms=100, condition=("side",))
-    converted = convert(rat(), choices)
+    options = ConvertOptions(bin_ms=20, chop_ms=400, overlap_ms=100, condition=("side",))
+    converted = convert(rat(), options)
     whole = all_trials(converted.recording)
     trial = np.searchsorted(session().start, whole.start_bins_B * 0.02 + 1e-6) - 1
     np.testing.assert_array_equal(whole.conditions_B, trial % 2)
@@ -176,14 +177,14 @@ def test_long_trials_are_chopped_with_their_conditions(rat):
 def test_trials_that_overlap_cannot_be_chopped(rat):
     made = session()
     with pytest.raises(DataError, match="overlap in time") as caught:
-        convert(rat(stop_time=made.stop + 3), Choices(bin_ms=20, chop_ms=400))
-    assert "--trials none" in caught.value.hint
+        convert(rat(stop_time=made.stop + 3), ConvertOptions(bin_ms=20, chop_ms=400))
+    assert "`trials='none'`" in caught.value.hint
 
 
 def test_behavior_comes_along_in_the_same_bins(rat):
     made = session()
-    choices = Choices(bin_ms=50, behavior=("hand",), behavior_times="hand_t")
-    whole = all_trials(convert(rat(), choices).recording)
+    options = ConvertOptions(bin_ms=50, behavior=("hand",), behavior_times="hand_t")
+    whole = all_trials(convert(rat(), options).recording)
     assert whole.behavior_names == ("hand 0", "hand 1")
     for trial, start in enumerate(made.start):
         n_bins = whole.lengths_B[trial]
@@ -195,26 +196,33 @@ def test_behavior_comes_along_in_the_same_bins(rat):
 
 
 @pytest.mark.parametrize(
-    ("choices", "said"),
+    ("options", "said"),
     [
-        ({}, "--bin-ms: found no bin width"),
-        ({"bin_ms": 20, "align": "go"}, "--align go: found no window"),
-        ({"bin_ms": 20, "window_ms": (0, 50)}, "--window: found 50 ms, which is 2.5 bins"),
+        ({}, "`bin_ms`: found no bin width"),
+        ({"bin_ms": 20, "align": "go"}, "`align='go'`: found no window"),
+        ({"bin_ms": 20, "window_ms": (0, 50)}, "`window_ms`: found 50 ms, which is 2.5 bins"),
         ({"bin_ms": 20, "window_ms": (100, 0)}, "expected the beginning first"),
-        ({"bin_ms": 0}, "--bin-ms: found 0 ms"),
-        ({"bin_ms": 20, "chop_ms": 100, "overlap_ms": 100}, "--overlap-ms: found 100 ms"),
-        ({"bin_ms": 20, "overlap_ms": 100}, "without --chop-ms"),
-        ({"bin_ms": 20, "chop_ms": 100, "window_ms": (0, 40)}, "--window and --chop-ms"),
-        ({"bin_ms": 20, "time_unit": "samples"}, "--time-unit samples: found no rate"),
-        ({"bin_ms": 20, "valid_fraction": 1.0}, "--valid-fraction: found 1"),
+        ({"bin_ms": 0}, "`bin_ms`: found 0; expected greater than 0"),
+        ({"bin_ms": 20, "chop_ms": 100, "overlap_ms": 100}, "`overlap_ms`: found 100 ms"),
+        ({"bin_ms": 20, "overlap_ms": 100}, "without `chop_ms`"),
+        (
+            {"bin_ms": 20, "chop_ms": 100, "window_ms": (0, 40)},
+            "`window_ms` and `chop_ms` were both given",
+        ),
+        ({"bin_ms": 20, "time_unit": "samples"}, "`time_unit='samples'`: found no sampling rate"),
+        ({"bin_ms": 20, "valid_fraction": 1.0}, "`valid_fraction`: found 1; expected less than 1"),
         ({"bin_ms": 20, "counts": "a", "spike_times": "b"}, "both given; expected one"),
+        ({"bin_ms": 20, "split": "random", "valid_where": "a == 1"}, "both given; expected one"),
+        ({"bin_ms": 20, "split": "blocs"}, "`split`: found 'blocs'; expected 'random'"),
+        ({"bin_ms": 20, "where": "a == 1"}, "`where`: found 'a == 1'; expected a valid tuple"),
+        ({"bin_m": 20}, "'bin_m' is not an option of convert"),
         ({"bin_ms": 20, "trials": "none"}, "found no trials; expected a table"),
-        ({"bin_ms": 20, "trials": "none", "where": ("a == 1",)}, "--where: found no trials"),
+        ({"bin_ms": 20, "trials": "none", "where": ("a == 1",)}, "`where`: found no trials"),
         ({"bin_ms": 20, "behavior": ("hand",)}, "found no times of its samples"),
-        ({"bin_ms": 20, "stop": "stopp"}, "--stop stopp: found no such column"),
+        ({"bin_ms": 20, "stop": "stopp"}, "`stop='stopp'`: found no such column"),
     ],
 )
-def test_choices_that_cannot_be(rat, choices, said):
+def test_options_that_contradict_each_other_or_the_file_are_refused(rat, options, said):
     with pytest.raises(SettingsError) as caught:
-        convert(rat(), Choices(**choices))
+        convert(rat(), ConvertOptions(**options))
     assert said in caught.value.message

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ndt_cli.convert.tables import parse_condition
+from ndt_cli.convert.tables import parse_filter
 from ndt_cli.errors import SettingsError
 
 NUMBERS = np.array([1.0, 2.0, np.nan])
@@ -15,7 +15,7 @@ WORDS = np.array(["good", "mua", ""])
     [
         ("x == 1", NUMBERS, [0]),
         ("x=1", NUMBERS, [0]),
-        ("x != 1", NUMBERS, [1]),  # a missing number fulfils nothing
+        ("x != 1", NUMBERS, [1]),  # a missing number meets nothing
         ("x <= 2", NUMBERS, [0, 1]),
         ("x < 2", NUMBERS, [0]),
         ("x > 1.5", NUMBERS, [1]),
@@ -32,11 +32,11 @@ WORDS = np.array(["good", "mua", ""])
     ],
 )
 def test_rows_are_chosen(text, column, kept):
-    assert np.flatnonzero(parse_condition(text, "--where").holds(column)).tolist() == kept
+    assert np.flatnonzero(parse_filter(text, "where").holds(column)).tolist() == kept
 
 
 def test_names_of_columns_may_hold_spaces_and_slashes():
-    condition = parse_condition(" trial type/side  in  1, 2 ", "--where")
+    condition = parse_filter(" trial type/side  in  1, 2 ", "where")
     assert (condition.column, condition.values) == ("trial type/side", ("1", "2"))
 
 
@@ -45,12 +45,14 @@ def test_names_of_columns_may_hold_spaces_and_slashes():
 )
 def test_anything_else_is_refused(text):
     with pytest.raises(SettingsError, match="expected a column, one of") as caught:
-        parse_condition(text, "--where")
+        parse_filter(text, "where")
     assert "success == 1" in caught.value.hint
 
 
-def test_a_word_is_no_number_and_words_have_no_size():
-    with pytest.raises(SettingsError, match=r"--units-where .* 'good' is none"):
-        parse_condition("x == good", "--units-where").holds(NUMBERS)
-    with pytest.raises(SettingsError, match="holds text, which has no order"):
-        parse_condition("x > good", "--where").holds(WORDS)
+def test_numbers_are_not_compared_with_words_and_words_have_no_order():
+    with pytest.raises(
+        SettingsError, match=r"`units_where=.* is numeric; cannot compare it with 'good'"
+    ):
+        parse_filter("x == good", "units_where").holds(NUMBERS)
+    with pytest.raises(SettingsError, match="is text, which has no order"):
+        parse_filter("x > good", "where").holds(WORDS)

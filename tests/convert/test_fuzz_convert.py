@@ -10,8 +10,8 @@ import scipy.io
 import scipy.sparse
 from test_fuzz_findings import COUNTS_BTN, hdf5
 
-from ndt_cli.convert import Choices, convert, list_contents
-from ndt_cli.convert.readers.matlab import check_elements
+from ndt_cli.convert import ConvertOptions, convert, list_contents
+from ndt_cli.convert.matlab import check_elements
 from ndt_cli.errors import DataError, SettingsError
 
 
@@ -22,7 +22,7 @@ def test_every_damaged_type_in_a_matlab_file_is_refused_before_scipy_sees_it(tmp
     content = path.read_bytes()
     at = content.index(b"left") - 4  # the type of the text; scipy looked it up in a table
     path.write_bytes(content[:at] + b"\xa0" + content[at + 1 :])
-    with pytest.raises(DataError, match=r"part of type 160"):
+    with pytest.raises(DataError, match=r"an element of type 160"):
         list_contents(path)
 
 
@@ -34,7 +34,7 @@ def test_a_part_that_is_larger_than_what_holds_it_is_refused(tmp_path, packed):
     content = bytearray(path.read_bytes())
     struct.pack_into("<I", content, 132, 2**31)
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"a part of 2147483648 bytes where"):
+    with pytest.raises(ValueError, match=r"an element of 2147483648 bytes where"):
         check_elements(path)
 
 
@@ -67,7 +67,7 @@ def test_a_damaged_heading_does_not_spare_a_file_the_check(tmp_path):
     content[0] = ord("7")  # scipy goes by the bytes at the end of the header
     content[content.index(struct.pack("<II", 9, 24))] = 0
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"a part of type 0"):
+    with pytest.raises(DataError, match=r"an element of type 0"):
         list_contents(path)
 
 
@@ -91,12 +91,23 @@ def test_a_million_cells_that_are_not_there_are_refused(tmp_path):
         list_contents(path)
 
 
+def test_cells_with_a_function_among_them_are_skipped(tmp_path, monkeypatch):
+    cells = np.empty((1, 3), dtype=object)
+    cells[0] = ["left", scipy.io.matlab.MatlabFunction(np.zeros(1)), "right"]
+    path = tmp_path / "a.mat"
+    scipy.io.savemat(path, {"x": np.arange(3.0)})
+    # scipy writes no functions, so this stands for a file that holds one.
+    stored = {"cells": cells, "x": np.arange(3.0)[None]}
+    monkeypatch.setattr(scipy.io, "loadmat", lambda path, **how: stored)
+    assert [entry.name for entry in list_contents(path).entries] == ["x"]
+
+
 def test_a_sparse_array_of_nothing_takes_no_memory(tmp_path):
     path = tmp_path / "a.mat"
     shape = (20_000, 20_000)
     scipy.io.savemat(path, {"counts": scipy.sparse.csc_array(([1.0], ([3], [4])), shape=shape)})
-    with pytest.raises(DataError, match=r"`counts`, a sparse array of shape \(20000, 20000\)"):
-        convert(path, Choices(counts="counts", counts_bin_ms=10))
+    with pytest.raises(DataError, match=r"'counts', a sparse array of shape \(20000, 20000\)"):
+        convert(path, ConvertOptions(counts="counts", counts_bin_ms=10))
 
 
 @pytest.mark.parametrize("version", ["4", "5"])
@@ -105,7 +116,7 @@ def test_a_sparse_array_is_read(tmp_path, version):
     counts_TN = np.arange(40).reshape(20, 2) % 3
     content = {"counts": scipy.sparse.csc_array(counts_TN.astype(float))}
     scipy.io.savemat(path, content, format=version)
-    made = convert(path, Choices(counts="counts", counts_bin_ms=10, chop_ms=50))
+    made = convert(path, ConvertOptions(counts="counts", counts_bin_ms=10, chop_ms=50))
     assert made.report.n_spikes == counts_TN.sum()
 
 
@@ -115,7 +126,7 @@ def test_an_entry_outside_of_a_sparse_array_is_refused(tmp_path):
     counts.indices[0] = 3_000_000
     scipy.io.savemat(path, {"counts": counts})
     with pytest.raises(DataError, match=r"sparse array of shape \(4, 4\): it is damaged"):
-        convert(path, Choices(counts="counts", counts_bin_ms=10))
+        convert(path, ConvertOptions(counts="counts", counts_bin_ms=10))
 
 
 def test_groups_that_hold_one_another_are_refused_at_once(tmp_path):
@@ -159,20 +170,20 @@ def nwb(path, ends, *, rate=None):
 @pytest.mark.parametrize("ends", [[20, 10], [10, 40], [10, 20], [-5, 30], [10.0, 30.0]])
 def test_an_index_that_does_not_part_the_spikes_is_refused(tmp_path, ends):
     # Spikes went to another unit, or to none.
-    with pytest.raises(DataError, match=r"`units/spike_times_index`: found .*ascending"):
-        convert(nwb(tmp_path / "a.nwb", ends), Choices(bin_ms=100))
+    with pytest.raises(DataError, match=r"'units/spike_times_index': found .*ascending"):
+        convert(nwb(tmp_path / "a.nwb", ends), ConvertOptions(bin_ms=100))
 
 
 def test_an_index_that_parts_the_spikes_is_taken(tmp_path):
     path = nwb(tmp_path / "a.nwb", [10, 30])
-    assert convert(path, Choices(bin_ms=100)).recording.train.n_neurons == 2
+    assert convert(path, ConvertOptions(bin_ms=100)).recording.train.n_neurons == 2
 
 
 @pytest.mark.parametrize("rate", [0.0, -1.0, np.nan, "fast"])
 def test_samples_without_a_rate_are_refused(tmp_path, rate):
     path = nwb(tmp_path / "a.nwb", [10, 30], rate=rate)
-    with pytest.raises(DataError, match=r"`acquisition/hand`: .*rate cannot be read"):
-        convert(path, Choices(bin_ms=100, behavior=("acquisition/hand",)))
+    with pytest.raises(DataError, match=r"'acquisition/hand': .*rate cannot be read"):
+        convert(path, ConvertOptions(bin_ms=100, behavior=("acquisition/hand",)))
 
 
 def continuous(path, **more):
@@ -188,7 +199,7 @@ def test_samples_at_no_time_are_left_out(tmp_path):
     times = np.arange(300) / 100
     behavior = {"hand": np.arange(300.0), "hand_t": np.where(times == 1.0, np.nan, times)}
     path = continuous(tmp_path / "a.npz", **behavior)
-    made = convert(path, Choices(behavior=("hand",), behavior_times="hand_t"))
+    made = convert(path, ConvertOptions(behavior=("hand",), behavior_times="hand_t"))
     dropped = [d for d in made.report.dropped if d.what == "samples"]
     assert [(d.n, d.n_all) for d in dropped] == [(1, 300)]
 
@@ -205,12 +216,12 @@ def test_unsigned_microseconds_do_not_wrap(tmp_path):
     starts = np.array([0, 500_000, 2**64 - 500_000], dtype=np.uint64)
     path = continuous(tmp_path / "a.npz", start=starts, stop=starts + np.uint64(400_000))
     with pytest.raises(SettingsError, match=r"found a time of 1.8"):
-        convert(path, Choices(time_unit="us"))
+        convert(path, ConvertOptions(time_unit="us"))
 
 
 @pytest.mark.parametrize("bin_ms", [0.0, -10.0, "wide"])
 def test_a_bin_width_that_is_none_is_refused(tmp_path, bin_ms):
-    with pytest.raises(DataError, match=r"`bin_ms`: found .*expected (a width|numbers)"):
+    with pytest.raises(DataError, match=r"'bin_ms': found .*expected (a width|numbers)"):
         convert(continuous(tmp_path / "a.npz", bin_ms=bin_ms))
 
 
@@ -218,13 +229,15 @@ def test_one_time_that_is_far_off_does_not_make_years_of_bins(tmp_path):
     path = tmp_path / "a.npz"
     np.savez(path, spike_times=np.array([0.1, 0.2, 9e6]), spike_units=np.array([0, 1, 0]))
     with pytest.raises(DataError, match=r"3 spikes of 2 units in 9e\+06 seconds"):
-        convert(path, Choices(bin_ms=20, chop_ms=1000))
+        convert(path, ConvertOptions(bin_ms=20, chop_ms=1000))
 
 
 def test_a_fraction_of_a_bin_is_no_length(tmp_path):
     path = tmp_path / "a.npz"
     np.savez(path, counts=COUNTS_BTN, bin_ms=10.0, lengths=np.full(6, 4.5))
-    with pytest.raises(DataError, match=r"`lengths`: found 4.5; expected whole numbers of bins"):
+    with pytest.raises(
+        DataError, match=r"`lengths='lengths'`: found 4.5; expected whole numbers of bins"
+    ):
         convert(path)
 
 
@@ -239,7 +252,7 @@ def test_what_pads_a_trial_is_not_counted(tmp_path):
 def test_conditions_beyond_64_bits_stay_apart(tmp_path):
     side = np.array([2**64 - 1, 2**64 - 2] * 3, dtype=np.uint64)
     path = continuous(tmp_path / "a.npz", side=side)
-    sizes = convert(path, Choices(condition=("side",))).report.conditions
+    sizes = convert(path, ConvertOptions(condition=("side",))).report.conditions
     assert sizes == {str(2**64 - 2): 3, str(2**64 - 1): 3}
 
 
@@ -277,8 +290,8 @@ def test_a_column_of_lists_names_no_condition(tmp_path):
     rows = np.zeros(6, dtype=[("side", h5py.vlen_dtype(np.float64)), ("n", "i4")])
     for row in range(6):
         rows[row]["side"] = np.arange(2.0)
-    with pytest.raises(DataError, match=r"`x/side`: found values of type object"):
+    with pytest.raises(DataError, match=r"`condition='x/side'`: found values of type object"):
         convert(
             hdf5(tmp_path / "a.h5", counts=COUNTS_BTN, bin_ms=10.0, x=rows),
-            Choices(condition=("x/side",)),
+            ConvertOptions(condition=("x/side",)),
         )

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from ndt_cli.convert import Choices, convert, list_contents
+from ndt_cli.convert import ConvertOptions, convert, list_contents
 from ndt_cli.data.files import Elsewhere, check_announced, own_item
 from ndt_cli.data.loading import load_file
 from ndt_cli.data.split import split_trials
@@ -80,9 +80,11 @@ def folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize("elsewhere", ELSEWHERE)
 def test_a_file_does_not_choose_which_other_files_are_read(folder, elsewhere):
     path = hdf5(folder / "a.h5", bin_ms=20.0, spikes=elsewhere)
-    chosen = Choices(counts="spikes")
+    chosen = ConvertOptions(counts="spikes")
     for use in (lambda: load_file(path, DataSettings()), lambda: convert(path, chosen)):
-        with pytest.raises(DataError, match=r"`spikes`: found .*another file, secret\..*not read"):
+        with pytest.raises(
+            DataError, match=r"[`']spikes[`']: found .*another file, secret\..*not read"
+        ):
             use()
     shown = {entry.name: entry.kind for entry in list_contents(path).entries}
     assert shown["spikes"].startswith("in another file, secret")
@@ -154,7 +156,7 @@ def test_a_few_kilobytes_do_not_announce_what_takes_memory_or_minutes(tmp_path, 
     with h5py.File(path) as file, pytest.raises(DataError, match=r"declares .* GB"):
         check_announced(path, file["x"])
     with pytest.raises(DataError):
-        convert(path, Choices(counts="x", counts_bin_ms=10))
+        convert(path, ConvertOptions(counts="x", counts_bin_ms=10))
     with pytest.raises(DataError):
         read_groups(path)
     assert any(finding.key == "eval_rates_heldout" for finding in check_submission(path))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -11,6 +12,7 @@ from builders import changed, recording, spike_data, tiny_settings, vars_of, wit
 from ndt_cli.data.spike_data import Recording, SpikeData, all_trials
 from ndt_cli.data.write import write_recording
 from ndt_cli.engine.inference import hiding_folds, load_trained
+from ndt_cli.engine.streams import stream_seed
 from ndt_cli.engine.training import train
 from ndt_cli.errors import (
     CheckpointError,
@@ -20,7 +22,9 @@ from ndt_cli.errors import (
     SettingsError,
 )
 from ndt_cli.evaluation import evaluate
+from ndt_cli.model.masking import draw_passes
 from ndt_cli.rates_file import write_rates
+from ndt_cli.settings.tree import InferenceSettings
 
 
 @pytest.fixture(scope="module")
@@ -325,3 +329,35 @@ def test_true_rates_of_one_split_alone_are_no_obstacle(behaving):
 def test_without_behavior_and_conditions_there_are_no_such_scores(run, spikes):
     scores = evaluate(run, recording=spikes).scores["NDT"]
     assert (scores.behavior, scores.psth, scores.heldout) == (None, None, None)
+
+
+def _averaging(run, passes):
+    trained = load_trained(run)
+    inference = InferenceSettings(passes=passes)
+    return replace(trained, settings=trained.settings.model_copy(update={"inference": inference}))
+
+
+def test_the_mean_of_passes_is_that_of_log_rates_with_bins_hidden(run, spikes):
+    trained = _averaging(run, 4)  # a quarter of the bins each
+    data = spikes.valid
+    seed = stream_seed(trained.settings.train.seed, "inference-passes")
+    hidden = draw_passes(data.n_bins, data.n_neurons, "timestep", trained.settings.inference, seed)
+    assert (hidden.sum(axis=0) == 1).all()
+    log_rates = []
+    for hidden_T1 in hidden:
+        emptied = np.where(hidden_T1, 0, data.spikes_BTN)
+        log_rates.append(np.log(load_trained(run).rates(with_spikes(data, emptied))))
+    expected = np.exp(np.mean(log_rates, axis=0))
+    np.testing.assert_allclose(trained.rates(data), expected, rtol=1e-4)
+
+
+def test_averaged_rates_of_a_trial_do_not_depend_on_the_trials_beside_it(run, spikes):
+    trained, data = _averaging(run, 5), spikes.valid
+    alone = trained.rates(data.take(np.array([2])))
+    np.testing.assert_allclose(trained.rates(data)[2], alone[0], rtol=1e-5)
+    width = trained.activations(data).shape[2]
+    assert width == load_trained(run).activations(data).shape[2]
+
+
+def test_what_the_hidden_scores_hide_is_told(run, spikes):
+    assert evaluate(run, recording=spikes).to_json()["hiding"] == "whole bins hidden, all zeros"

@@ -144,3 +144,11 @@ def test_rows_looked_up_as_on_a_gpu_are_those_of_the_table(n_rows):
     ):
         assert torch.equal(found, expected)
         torch.testing.assert_close(torch.autograd.grad(found, table, upstream)[0], expected_grad)
+
+
+@pytest.mark.parametrize("n_neurons", [3, 200])
+def test_a_given_width_holds_for_any_number_of_neurons(n_neurons):
+    counts = counts_BTN(2, 5, n_neurons)
+    _, x_BTD = _embed(counts, embedding="linear", width=32)
+    assert x_BTD.shape == (2, 5, 32)
+    assert encoder_width(model_settings(embedding="linear", width=32, n_heads=3), n_neurons) == 33

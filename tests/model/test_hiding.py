@@ -5,8 +5,15 @@ import torch
 from builders import build_network, counts_BTN, model_settings, spike_data
 
 from ndt_cli.engine.trial_set import TrialSet
-from ndt_cli.model.masking import draw_hidden, hide, span_probability
-from ndt_cli.settings.tree import MaskSettings
+from ndt_cli.model.masking import (
+    describe_scoring,
+    draw_hidden,
+    draw_passes,
+    hide,
+    scoring_mask,
+    span_probability,
+)
+from ndt_cli.settings.tree import InferenceSettings, MaskSettings
 
 
 def _stream(seed=0):
@@ -175,3 +182,110 @@ def test_counts_of_held_out_neurons_and_forward_bins_cannot_leak(embedding, toke
     blind_BTN = ~trials.visible_1TN.expand(trials.shape)
     trials.counts_BTN[blind_BTN] = 9 - trials.counts_BTN[blind_BTN].clamp_max(9)
     assert torch.equal(_log_rates(network, trials, mask)[0], before_BTN)
+
+
+# Whole bins, and neurons beside them
+
+
+def _bins(shape, ratio=0.25):
+    return draw_hidden(shape, MaskSettings(ratio=ratio), 0, _stream(1))
+
+
+@pytest.mark.parametrize(("empty_ratio", "share"), [(0.0, 0.0), (0.5, 0.5), (1.0, 1.0)])
+def test_the_asked_share_of_the_hidden_bins_is_wholly_empty(empty_ratio, share):
+    counts = torch.full((100, 40, 30), 3, dtype=torch.uint8)
+    hidden = _bins(counts.shape)
+    mask = {"token_ratio": 0.5, "random_ratio": 1.0, "empty_ratio": empty_ratio}
+    masked = _hide(counts, hidden, mask)
+    empty = masked.input_BTN[hidden[..., 0]].amax(dim=1) == 0
+    assert empty.float().mean().item() == pytest.approx(share, abs=0.05)
+    # The others are as they are without such bins: half zeros, half random counts from 0 to 4.
+    if empty_ratio < 1:
+        partly = masked.input_BTN[hidden[..., 0]][~empty]
+        assert (partly == 0).float().mean().item() == pytest.approx(0.6, abs=0.02)
+    assert torch.equal(masked.scored_BTN.expand(counts.shape), hidden.expand(counts.shape))
+
+
+def test_hidden_neurons_are_empty_for_the_whole_trial_and_scored():
+    counts = torch.full((400, 10, 50), 3, dtype=torch.uint8)
+    mask = {"token_ratio": 0.5, "random_ratio": 0.0, "neuron_ratio": 0.4}
+    nothing = torch.zeros(1, 1, 1, dtype=torch.bool)
+    masked = _hide(counts, nothing, mask)
+    empty = masked.input_BTN == 0
+    assert torch.equal(empty.all(dim=1), empty.any(dim=1))
+    assert torch.equal(masked.scored_BTN.expand(counts.shape), empty)
+    share_B = empty[:, 0].float().mean(dim=1)
+    assert share_B.mean().item() == pytest.approx(0.2, abs=0.03)  # uniform from 0 to 0.4
+    assert share_B.max() > 0.35
+    assert share_B.min() < 0.05
+
+
+def test_without_the_new_settings_the_draws_are_those_of_before():
+    counts = counts_BTN(20, 10, 4)
+    hidden = _bins(counts.shape)
+    stream = _stream()
+    everywhere = torch.ones(1, 1, 1, dtype=torch.bool)
+    settings = MaskSettings(token_ratio=0.5, random_ratio=0.5)
+    hide(counts, everywhere, everywhere, hidden, settings, 4, stream)
+    again = _stream()
+    torch.rand(counts.shape, generator=again)  # one number for each entry, and no other
+    assert torch.equal(stream.get_state(), again.get_state())
+
+
+@pytest.mark.parametrize("embedding", ["count-table", "linear"])
+@pytest.mark.parametrize(
+    "mask",
+    [
+        {"empty_ratio": 1.0, "token_ratio": 0.3},
+        {"token_ratio": 0.3, "random_ratio": 0.4},
+        {"token_ratio": 0.0, "random_ratio": 0.0},
+        {"token_ratio": 0.0, "random_ratio": 0.5, "zero_token": False},
+    ],
+)
+def test_scores_hide_as_in_training_and_no_count_leaks(embedding, mask):
+    settings = scoring_mask(MaskSettings(**mask, neuron_ratio=0.3))
+    counts = counts_BTN(8, 10, 6, max_count=9)
+    hidden = _bins(counts.shape)
+    everywhere = torch.ones(1, 1, 1, dtype=torch.bool)
+
+    def seen(counts):
+        return hide(counts, everywhere, everywhere, hidden, settings, 9, _stream()).input_BTN
+
+    other = torch.where(hidden, 9 - counts, counts)
+    assert torch.equal(seen(counts), seen(other))
+    assert torch.equal(seen(counts)[~hidden.expand_as(counts)], counts[~hidden.expand_as(counts)])
+
+
+@pytest.mark.parametrize(
+    ("mask", "words"),
+    [
+        ({}, "whole bins hidden, all zeros"),
+        ({"token_ratio": 0.7, "empty_ratio": 0.5}, "whole bins hidden, all zeros"),
+        (
+            {"token_ratio": 0.7},
+            "whole bins hidden, zeros and random counts in their place as in training",
+        ),
+        ({"mode": "neuron", "zero_token": False}, "whole neurons hidden, all mask tokens"),
+    ],
+)
+def test_what_scores_hide_is_told(mask, words):
+    assert describe_scoring(MaskSettings(**mask)) == words
+
+
+@pytest.mark.parametrize(("passes", "ratio"), [(8, 0.25), (4, 0.25), (5, 0.3), (2, 0.25)])
+def test_passes_hide_every_bin_equally_often(passes, ratio):
+    settings = InferenceSettings(passes=passes, hidden_ratio=ratio)
+    hidden_KT1 = draw_passes(2000, 3, "timestep", settings, seed=1)
+    assert hidden_KT1.shape == (passes, 2000, 1)
+    n_hidden_T = hidden_KT1.sum(axis=0)[:, 0]
+    assert set(n_hidden_T) <= {int(passes * ratio), int(passes * ratio) + 1}
+    assert hidden_KT1.mean() == pytest.approx(ratio, abs=0.02)
+    assert hidden_KT1.mean(axis=(1, 2)) == pytest.approx([ratio] * passes, abs=0.05)
+
+
+def test_the_bins_that_passes_hide_do_not_depend_on_the_length_of_the_trials():
+    settings = InferenceSettings(passes=8)
+    longer = draw_passes(50, 3, "timestep", settings, seed=1)
+    assert (longer[:, :20] == draw_passes(20, 3, "timestep", settings, seed=1)).all()
+    assert draw_passes(20, 3, "full", settings, seed=1).shape == (8, 20, 3)
+    assert draw_passes(20, 3, "neuron", settings, seed=1).shape == (8, 1, 3)

@@ -11,16 +11,11 @@ from matplotlib.image import imread
 
 from ndt_cli.baselines import smooth
 from ndt_cli.data.spike_data import SpikeData
-from ndt_cli.errors import DataError, SettingsError
-from ndt_cli.report.figures import (
-    choose_neurons,
-    per_neuron_scores,
-    rate_heatmaps,
-    rates_over_raster,
-    save_figure,
-    training_curves,
-)
-from ndt_cli.report.style import spread
+from ndt_cli.errors import DataError, ExistingFileError, SettingsError
+from ndt_cli.report.curves import training_curves
+from ndt_cli.report.figures import save_figure, spread
+from ndt_cli.report.neurons import per_neuron_scores
+from ndt_cli.report.trial import choose_neurons, rate_heatmaps, rates_over_raster
 
 
 def _data(with_rates=True, n_bins=40):
@@ -71,7 +66,7 @@ def test_training_curves_draw_each_loss_and_mark_the_best_epoch():
     assert drawn["validation,\nhidden bins"].get_xdata().tolist() == [5, 10, 15, 20, 25, 30]
     assert "best: epoch 15" in _texts(loss)
     assert set(drawn) <= set(_texts(loss))
-    assert loss.get_ylabel() == "loss (nats per entry)"
+    assert loss.get_ylabel() == "loss (nats per bin)"
     assert r2.get_ylabel() == "R² of the rate"
     assert rate.get_ylabel() == "learning rate"
     assert {loss.get_xlabel(), rate.get_xlabel()} == {"epoch"}
@@ -80,8 +75,8 @@ def test_training_curves_draw_each_loss_and_mark_the_best_epoch():
 @pytest.mark.parametrize(
     ("choose_by", "epoch", "circled"),
     [
-        ("masked-loss", 15, ["loss (nats per entry)"]),
-        ("unmasked-loss", 30, ["loss (nats per entry)"]),
+        ("masked-loss", 15, ["loss (nats per bin)"]),
+        ("unmasked-loss", 30, ["loss (nats per bin)"]),
         ("rate-r2", 30, ["R² of the rate"]),
         ("co-bps", 20, []),
     ],
@@ -252,21 +247,31 @@ def test_files_open_in_the_size_of_the_page(tmp_path):
     assert ElementTree.parse(svg).getroot().get("width") == "518.4pt"
 
 
-def test_an_unknown_ending_is_refused(tmp_path):
-    with pytest.raises(SettingsError, match="jpeg") as caught:
+def test_an_unknown_suffix_is_refused(tmp_path):
+    with pytest.raises(SettingsError, match=r"jpeg; expected \.png, \.svg, \.pdf") as caught:
         save_figure(training_curves(_history()), tmp_path / "curves.jpeg")
-    assert ".png" in caught.value.hint
-    with pytest.raises(SettingsError, match="without an ending"):
+    assert "curves.png" in caught.value.hint
+    with pytest.raises(SettingsError, match="no suffix"):
         save_figure(training_curves(_history()), tmp_path / "curves")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failed_writing_leaves_the_old_file(tmp_path, monkeypatch):
+def test_an_existing_figure_is_kept_unless_overwritten(tmp_path):
+    path = save_figure(training_curves(_history()), tmp_path / "curves.png")
+    before = path.read_bytes()
+    with pytest.raises(ExistingFileError):
+        save_figure(training_curves(_history(5)), path)
+    assert path.read_bytes() == before
+    save_figure(training_curves(_history(5)), path, overwrite=True)
+    assert path.read_bytes() != before
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = save_figure(training_curves(_history()), tmp_path / "curves.png")
     before = path.read_bytes()
     monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        save_figure(training_curves(_history(5)), path)
+        save_figure(training_curves(_history(5)), path, overwrite=True)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["curves.png"]
 
@@ -277,9 +282,10 @@ def test_drawing_leaves_the_callers_settings_alone(tmp_path):
     assert dict(mpl.rcParams) == before
 
 
-def test_the_report_needs_no_window_system_and_no_torch():
+def test_figures_need_no_window_system_and_no_torch():
     code = (
-        "import sys, ndt_cli.report.figures, ndt_cli.metrics, ndt_cli.baselines;"
+        "import sys, ndt_cli.metrics, ndt_cli.baselines;"
+        "from ndt_cli.report import conditions, curves, neurons, trajectories, trial;"
         "print([m for m in ('matplotlib.pyplot', 'torch', 'tkinter') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,8 +11,7 @@ from typer.testing import CliRunner
 from ndt_cli.app import app
 from ndt_cli.data.write import write_recording
 from ndt_cli.engine.training import train
-from ndt_cli.report.registry import FIGURES
-from ndt_cli.report.sweep_figures import SWEEP_FIGURES
+from ndt_cli.report.registry import FIGURES, SWEEP_FIGURES
 from ndt_cli.search.loop import sweep as run_sweep
 from ndt_cli.search.space import LogUniform, Space
 
@@ -51,7 +50,7 @@ def test_a_figure_is_written_in_the_format_of_the_file(run, tmp_path, ending):
     file = tmp_path / f"curves.{ending}"
     result = ndt("plot", run, "training", "--out", file)
     assert result.exit_code == 0, result.output
-    assert result.stdout == f"picture: {file}\n"
+    assert result.stdout == f"figure: {file}\n"
     assert "2 epochs of 12 trials" in result.stderr
     start = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[ending]
     assert file.read_bytes().startswith(start)
@@ -77,13 +76,13 @@ def test_trial_and_neurons_can_be_chosen(run, tmp_path):
     text = file.read_text(encoding="utf-8")
     assert "neuron 3" in text
     assert "neuron 1" not in text
-    assert "trial 50 does not exist" in ndt(*words[:5], "--trial", 50, "--force").stderr
+    assert "trial 50 does not exist" in ndt(*words[:5], "--trial", 50, "--overwrite").stderr
 
 
 def test_a_choice_that_a_figure_does_not_have_is_refused(run, tmp_path):
     result = ndt("plot", run, "training", "--out", tmp_path / "a.png", "--trial", 2)
     assert result.exit_code == 2
-    assert "no trial to choose" in result.stderr
+    assert "--trial does not apply to the figure training" in result.stderr
     assert "rates, heatmaps" in result.stderr
 
 
@@ -108,18 +107,18 @@ def test_the_help_names_every_figure():
     assert all(name in text for name in (*FIGURES, *SWEEP_FIGURES))
 
 
-def test_what_is_there_stays_unless_forced(run, tmp_path):
+def test_an_existing_file_is_kept_unless_overwritten(run, tmp_path):
     file = tmp_path / "curves.svg"
     file.write_text("mine")
     result = ndt("plot", run, "training", "--out", file)
     assert result.exit_code == 1
-    assert "--force" in result.stderr
+    assert "--overwrite" in result.stderr
     assert file.read_text() == "mine"
-    assert ndt("plot", run, "training", "--out", file, "--force").exit_code == 0
+    assert ndt("plot", run, "training", "--out", file, "--overwrite").exit_code == 0
     assert file.read_text() != "mine"
 
 
-def test_a_wrong_ending_is_said_before_anything_is_computed(tmp_path):
+def test_a_wrong_suffix_is_reported_before_anything_is_computed(tmp_path):
     result = ndt("plot", tmp_path / "no-run", "rates", "--out", tmp_path / "a.jpeg")
     assert result.exit_code == 2
     assert ".png, .svg, .pdf" in result.stderr
@@ -150,7 +149,8 @@ def test_the_page_of_a_run_goes_into_its_folder_once(run, monkeypatch):
     assert {"figure-training", "figure-attention-maps", "scores", "reproduce"} <= set(page.ids)
     again = ndt("report", run)
     assert again.exit_code == 1
-    assert "already there" in again.stderr
+    assert "already exists" in again.stderr
+    assert f"ndt report {run} --overwrite" in " ".join("".join(page.words).split())
 
 
 def test_data_that_were_moved_can_be_named(run, settings, data, tmp_path):
@@ -187,7 +187,7 @@ def test_a_sweep_has_figures_of_its_own(sweep, tmp_path):
     assert "train.learning_rate" in file.read_text(encoding="utf-8")
     wrong = ndt("plot", sweep, "rates", "--out", tmp_path / "b.svg")
     assert wrong.exit_code == 2
-    assert "figures of a sweep: settings, measures, curves" in wrong.stderr
+    assert "Figures of a sweep: settings, measures, curves" in wrong.stderr
     chosen = ndt("plot", sweep, "curves", "--out", tmp_path / "c.svg", "--split", "train")
     assert chosen.exit_code == 2
     assert "--split" in chosen.stderr

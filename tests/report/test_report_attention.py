@@ -140,7 +140,7 @@ def test_maps_show_every_layer_and_head_and_narrow_windows_by_lag(trained):
 def test_lags_have_a_line_a_head_and_the_even_one(trained):
     average = average_attention(trained, spike_data(3, N_BINS))
     figure = attention_by_lag(average)
-    assert figure.get_supxlabel() == "lag of the bin looked at (ms); negative: earlier"
+    assert figure.get_supxlabel() == "lag of the bin attended to (ms); negative: earlier"
     for layer, axes in enumerate(figure.axes):
         lines = {line.get_label(): line for line in axes.lines}
         assert lines["head 2"].get_xdata().tolist() == [-20.0, -10.0, 0.0, 10.0]

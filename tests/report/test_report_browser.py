@@ -9,7 +9,7 @@ from builders import recording, tiny_settings
 from matplotlib.image import imread
 
 from ndt_cli.engine.training import train
-from ndt_cli.report.page.write_report import write_report
+from ndt_cli.report.page import write_report
 
 BROWSER = next(
     (

@@ -15,8 +15,9 @@ from ndt_cli.report.conditions import (
     rates_by_condition,
     trial_groups,
 )
-from ndt_cli.report.figures import per_neuron_scores, rates_over_raster
+from ndt_cli.report.neurons import per_neuron_scores
 from ndt_cli.report.trajectories import principal_components, trajectories_2d, trajectories_3d
+from ndt_cli.report.trial import rates_over_raster
 
 
 def reaches(n_trials=12, n_neurons=5, with_rates=True):
@@ -149,10 +150,10 @@ def test_a_busy_neuron_is_not_the_whole_picture():
 def test_trajectories_need_neurons_and_movement():
     data, inferred_BTN, smoothed_BTN = reaches(n_neurons=2)
     trajectories_2d(data, inferred_BTN, smoothed_BTN)
-    with pytest.raises(DataError, match="3 dimensions need at least 3 neurons, and there are 2"):
+    with pytest.raises(DataError, match="3 dimensions need at least 3 neurons; found 2"):
         trajectories_3d(data, inferred_BTN)
     one, inferred_BT1, smoothed_BT1 = reaches(n_neurons=1)
-    with pytest.raises(DataError, match="there is 1"):
+    with pytest.raises(DataError, match="at least 2 neurons; found 1"):
         trajectories_2d(one, inferred_BT1, smoothed_BT1)
     with pytest.raises(DataError, match="do not vary"):
         trajectories_2d(data, np.full(inferred_BTN.shape, 0.1), smoothed_BTN)

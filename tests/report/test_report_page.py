@@ -10,19 +10,21 @@ import pytest
 from builders import recording, spike_data, tiny_settings
 
 from ndt_cli import app
+from ndt_cli.commands.wording import as_typed
 from ndt_cli.data.spike_data import Recording
 from ndt_cli.data.write import write_recording
 from ndt_cli.engine.ensembles import save_ensemble
 from ndt_cli.engine.events import EpochDone
 from ndt_cli.engine.training import train
-from ndt_cli.errors import RunError
+from ndt_cli.errors import ExistingFileError, NdtError, RunError, SettingsError
 from ndt_cli.evaluation import evaluate
 from ndt_cli.fitting import fit
-from ndt_cli.report.page.parts import changed_settings, data_uri, render, training_rows
-from ndt_cli.report.page.run_page import run_page, spread_trials
-from ndt_cli.report.page.write_report import write_report
-from ndt_cli.report.run_contents import RunContents
-from ndt_cli.report.style import new_figure
+from ndt_cli.report.figures import new_figure
+from ndt_cli.report.page import write_report
+from ndt_cli.report.page.parts import changed_settings, data_uri, render
+from ndt_cli.report.page.run_page import run_html, training_rows
+from ndt_cli.report.registry import RunContents
+from ndt_cli.report.trial import spread_trials
 from ndt_cli.score_text import final_scores
 from ndt_cli.settings.tree import Settings
 
@@ -102,7 +104,7 @@ def run(spikes, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def text(run, spikes):
-    return run_page(RunContents(run, recording=spikes))
+    return run_html(RunContents(run, recording=spikes))
 
 
 @pytest.fixture
@@ -119,7 +121,7 @@ def page(text):
 def test_each_section_has_its_heading_and_its_figures(page):
     assert page.headings == [
         "Data and training",
-        "Scores beside their references",
+        "Scores of NDT and baselines",
         "Learning curves",
         "Spikes and inferred rates",
         "Single neurons",
@@ -175,7 +177,7 @@ def test_the_page_says_what_was_trained_on_what(page, run):
     assert facts["trials"] == "12 training, 6 validation"
     assert facts["neurons"] == "4"
     assert facts["conditions"] == "2"
-    assert facts["training"].startswith("2 of at most 2 epochs (all epochs done) in ")
+    assert facts["training"].startswith("2 of at most 2 epochs (all epochs completed) in ")
     assert facts["device"] == "cpu, float32, 1 CPU thread"
     assert "Something was assumed." in page.text
     about = json.loads((run / "run.json").read_text())
@@ -193,10 +195,19 @@ def test_settings_that_differ_come_first_and_all_follow(page, run):
     assert changed_settings(Settings()) == []
 
 
-def test_the_commands_to_repeat_the_run_are_given(page, run):
-    assert f"ndt train --config {run}/settings.toml --out {run}-again" in page.text
-    assert f"ndt evaluate {run}" in page.text
-    assert f"ndt report {run}" in page.text
+def test_calls_to_repeat_the_run_are_given(page, run):
+    assert f"train(load_settings('{run}/settings.toml'), out='{run}-again')" in page.text
+    assert f"evaluate('{run}').rates_BTN" in page.text
+    assert f"plot('{run}', 'rates', out='rates.pdf')" in page.text
+    assert f"write_report('{run}', overwrite=True)" in page.text
+
+
+def test_on_the_command_line_the_page_gives_commands(run, spikes, unpainted):
+    text = Page(run_html(RunContents(run, recording=spikes), as_typed)).text
+    assert f"ndt train --config {run}/settings.toml --out {run}-again\n" in text
+    assert f"ndt evaluate {run} --rates rates.h5\n" in text
+    assert f"ndt plot {run} rates --out rates.pdf\n" in text
+    assert f"ndt report {run} --overwrite\n" in text
 
 
 def test_no_name_from_a_file_is_taken_for_html(tmp_path, unpainted):
@@ -227,7 +238,7 @@ def test_no_name_from_a_file_is_taken_for_html(tmp_path, unpainted):
 
 def test_a_template_that_misses_a_value_fails_aloud():
     with pytest.raises(Exception, match="undefined"):
-        render("run.html", {})
+        render("run.html", SETTINGS, {})
 
 
 # What a run may lack
@@ -235,7 +246,7 @@ def test_a_template_that_misses_a_value_fails_aloud():
 
 def page_of(spikes, tmp_path, settings=SETTINGS):
     run = train(settings, out=tmp_path / "run", recording=spikes).run
-    return Page(run_page(RunContents(run, recording=spikes)))
+    return Page(run_html(RunContents(run, recording=spikes)))
 
 
 def test_one_neuron_without_conditions_has_a_page_that_says_what_is_missing(tmp_path, unpainted):
@@ -244,15 +255,15 @@ def test_one_neuron_without_conditions_has_a_page_that_says_what_is_missing(tmp_
         spike_data(len(b), 6, 1, seed=s, lengths_B=b) for s, b in ((1, short * 2), (2, short))
     ]
     page = page_of(Recording(*splits, "tiny", "synthetic"), tmp_path)
-    assert "trajectories in 2 dimensions need at least 2 neurons" in page.text
+    assert "trajectories in 2 dimensions need at least 2 neurons; found 1" in page.text
     assert "these trials have no conditions to average over" in page.text
     # A quiet, a typical and a busy trial stand for the conditions.
     names = page.figure_names()
     assert sum(name.startswith("rates-") for name in names) == 3
     assert "neurons-r2" not in names
     assert len(page.images) == 8
-    assert "1 to 6 a trial" in page.text
-    assert "2 of at most 2 epochs (all epochs done)" in page.text
+    assert "1 to 6 per trial" in page.text
+    assert "2 of at most 2 epochs (all epochs completed)" in page.text
 
 
 def test_held_out_neurons_have_their_own_figure(tmp_path, unpainted):
@@ -278,10 +289,10 @@ def test_an_ensemble_has_a_page_of_its_members(run, spikes, tmp_path, unpainted)
         recording=spikes,
     ).run
     ensemble = save_ensemble([run, other], tmp_path / "both")
-    page = Page(run_page(RunContents(ensemble, recording=spikes)))
+    page = Page(run_html(RunContents(ensemble, recording=spikes)))
     assert "the mean of 2 models" in page.text
     assert str(other) in page.text
-    assert "is an ensemble: its members were trained" in page.text
+    assert "is an ensemble: each of its members was trained" in page.text
     assert "of the ensemble's best member" in page.text
     assert {"rates", "trajectories-2d", "attention-maps"} <= set(page.figure_names())
 
@@ -290,7 +301,7 @@ def test_other_data_than_the_run_s_own_are_refused(run, tmp_path):
     file = tmp_path / "other.npz"
     write_recording(recording(12, 6, n_bins=8, n_neurons=4, mean_count=3.0), file)
     with pytest.raises(RunError, match="not those that"):
-        run_page(RunContents(run, data=file))
+        run_html(RunContents(run, data=file))
 
 
 def test_an_interrupted_run_says_how_far_it_came(spikes, tmp_path):
@@ -312,30 +323,29 @@ def test_an_interrupted_run_says_how_far_it_came(spikes, tmp_path):
 
 
 def test_a_page_is_never_overwritten_unless_asked(run, spikes, tmp_path, monkeypatch):
-    monkeypatch.setattr("ndt_cli.report.page.write_report.run_page", lambda run: "<!DOCTYPE html>")
+    monkeypatch.setattr("ndt_cli.report.page.run_html", lambda *given: "<!DOCTYPE html>")
     file = tmp_path / "new" / "page.html"
     assert write_report(run, file, recording=spikes) == file
     file.write_text("mine")
-    with pytest.raises(RunError, match="already there") as caught:
+    with pytest.raises(ExistingFileError, match="already exists"):
         write_report(run, file, recording=spikes)
-    assert "--force" in caught.value.hint
     assert file.read_text() == "mine"
     write_report(run, file, recording=spikes, overwrite=True)
     assert "<!DOCTYPE html>" in file.read_text(encoding="utf-8")
-    with pytest.raises(RunError, match="a folder"):
-        write_report(run, tmp_path, recording=spikes, overwrite=True)
+    (tmp_path / "folder.html").mkdir()
+    with pytest.raises(NdtError, match="a folder"):
+        write_report(run, tmp_path / "folder.html", recording=spikes, overwrite=True)
+    with pytest.raises(SettingsError, match=r"\.txt; expected \.html"):
+        write_report(run, tmp_path / "page.txt", recording=spikes)
 
 
 def test_a_run_that_cannot_be_written_to_is_named_before_the_page_is_made(run, monkeypatch, capsys):
-    monkeypatch.setattr(
-        "ndt_cli.commands.output_path.os.access", lambda path, mode: mode != os.W_OK
-    )
+    monkeypatch.setattr("ndt_cli.atomic.os.access", lambda path, mode: mode != os.W_OK)
     with pytest.raises(SystemExit) as caught:
         app.main(["report", str(run)])
     assert caught.value.code == 1
     said = capsys.readouterr().err
-    assert f"nothing can be written to the folder {run}" in said
-    assert "give another folder" in said
+    assert f"no permission to write to the folder {run}" in said
 
 
 def test_what_is_no_run_is_refused(tmp_path):

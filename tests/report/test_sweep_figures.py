@@ -1,4 +1,4 @@
-"""Pictures of a sweep show every member, and say who is best, who diverged, what is left out."""
+"""Figures of a sweep show every member, the best one, those that diverged, and what is cut off."""
 
 import math
 from types import SimpleNamespace

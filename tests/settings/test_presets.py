@@ -104,7 +104,7 @@ ABLATED = {
         "model.dropout_rates": 0.15,
     },
 }
-QUICK = ["chaotic-rnn-quick", "lorenz-quick", "nlb-quick"]
+QUICK = ["chaotic-rnn-quick", "lorenz-quick", "nlb-quick", "recordings"]
 
 
 def flat(name: str) -> dict[str, object]:
@@ -159,6 +159,13 @@ def test_a_preset_has_a_title_of_one_line(name):
 def test_an_unknown_preset_is_refused_with_the_nearest():
     with pytest.raises(SettingsError, match="did you mean the preset mc_maze"):
         read_preset("mc_mase")
+
+
+@pytest.mark.parametrize("name", [*PAPER, *ABLATED])
+def test_a_preset_of_the_paper_hides_and_infers_as_ndt1(name):
+    found = flat(name)
+    assert (found["mask.empty_ratio"], found["mask.neuron_ratio"]) == (0, 0)
+    assert (found["inference.passes"], found["model.width"]) == (1, "auto")
 
 
 # ndt presets

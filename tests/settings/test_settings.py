@@ -10,7 +10,7 @@ from ndt_cli.settings.load import (
     load_settings,
     read_preset,
 )
-from ndt_cli.settings.tree import Settings
+from ndt_cli.settings.tree import Settings, TrainSettings
 
 
 def write(folder: Path, text: str, name: str = "lab.toml") -> Path:
@@ -174,7 +174,7 @@ def test_an_override_without_a_name_is_refused():
         ("train.dropout", "did you mean model.dropout?"),
         ("trian.seed", "did you mean train.seed?"),
         ("learning_rate", "did you mean train.learning_rate?"),
-        ("qq.zzzz", "the sections are data, model, mask, train"),
+        ("qq.zzzz", "the sections are data, model, mask, inference, train"),
         ("mask.zzzz", "section mask has mode, ratio,"),
     ],
 )
@@ -308,3 +308,33 @@ def test_every_problem_is_reported_at_once_with_its_origin(tmp_path):
 def test_settings_that_contradict_each_other_are_refused(wrong, right, said):
     assert said in problems("lorenz", *wrong)
     load_settings("lorenz", right)
+
+
+def _lengths(n_trials, **train):
+    train = TrainSettings(batch_size=10, schedule="cosine", **train)
+    found = Settings(train=train).in_epochs(n_trials).train
+    assert (found.max_steps, found.warmup_steps, found.patience_steps) == (None, None, None)
+    return found.max_epochs, found.warmup_epochs, found.val_interval_epochs, found.patience_epochs
+
+
+def test_lengths_in_steps_become_epochs_of_the_data():
+    steps = {"max_steps": 200, "warmup_steps": 8, "val_interval_steps": 10, "patience_steps": 40}
+    epochs = {"warmup_epochs": 99, "val_interval_epochs": 99, "patience_epochs": 99}
+    assert _lengths(40, max_epochs=1000, **steps, **epochs) == (50, 2, 2, 10)
+    assert _lengths(41, max_epochs=1000, **steps, **epochs) == (40, 2, 2, 8)  # a fifth, small batch
+    assert _lengths(10**4, max_epochs=1000, **steps, **epochs) == (1, 0, 1, 1)
+    # The shorter of the two counts, and a warm-up never fills a short training.
+    assert _lengths(40, max_epochs=5, **steps, **epochs) == (5, 0, 2, 10)
+
+
+def test_lengths_in_epochs_stay():
+    assert _lengths(40, max_epochs=7, warmup_epochs=2) == (7, 2, 10, 750)
+
+
+def test_a_width_is_a_number_or_auto(tmp_path):
+    assert load_settings("lorenz", ["model.width=64"]).model.width == 64
+    assert load_settings("lorenz", ["model.width=auto"]).model.width == "auto"
+    for wrong in ("wide", "8"):
+        said = problems("lorenz", f"model.width={wrong}")
+        assert "must be a whole number or auto, at least 16, at most 16384" in said
+        assert said.count("model.width") == 1

@@ -20,6 +20,7 @@ FLAG = [False, True]
 CHOICES = {
     "model.embedding": ["identity", "count-table", "linear"],
     "model.embedding_size": [1, 3],
+    "model.width": ["auto", "auto", 16, 20],
     "model.positions": ["learned", "sinusoid", "none"],
     "model.position_offset": FLAG,
     "model.n_layers": [1, 2],
@@ -44,6 +45,10 @@ CHOICES = {
     "mask.ratio": [0.01, 0.25, 1.0],
     "mask.token_ratio": [0.0, 0.5, 1.0],
     "mask.random_ratio": [0.0, 0.5, 1.0],
+    "mask.empty_ratio": [0.0, 0.0, 0.5, 1.0],
+    "mask.neuron_ratio": [0.0, 0.0, 0.3],
+    "inference.passes": [1, 1, 2, 5],
+    "inference.hidden_ratio": [0.25, 0.9],
     "mask.zero_token": FLAG,
     "mask.max_span": [1, 1, 1, 3],
     "mask.span_ramp_start_epoch": [0, 1],

@@ -1,36 +1,34 @@
 """The page of a sweep: what was searched, what the settings did, and the best members."""
 
 import math
-import shlex
 from datetime import datetime
 
 from ndt_cli import __version__
 from ndt_cli.engine.measures import MEASURES
-from ndt_cli.errors import RunError
-from ndt_cli.report.page.parts import PageFigure, Row, Step, changed_settings, duration, render
-from ndt_cli.report.run_contents import count
-from ndt_cli.report.sweep_figures import MEASURE_NAMES, SWEEP_FIGURES, draw_sweep
+from ndt_cli.errors import RunError, called
+from ndt_cli.report.curves import MEASURE_NAMES
+from ndt_cli.report.figures import count
+from ndt_cli.report.page.parts import AsTyped, PageFigure, Row, Step, duration, render
+from ndt_cli.report.registry import SWEEP_FIGURES, draw_sweep
 from ndt_cli.search.folder import SweepFolder
 from ndt_cli.search.results import STATUSES, SweepResults
 from ndt_cli.search.space import Draw, OneOf, heading, score_text, value_text, written
-from ndt_cli.settings.explain import field_table
-from ndt_cli.settings.load import settings_to_toml
 
 
-def sweep_page(sweep: SweepFolder) -> str:
+def sweep_html(sweep: SweepFolder, as_typed: AsTyped = str) -> str:
     """Return the page of a sweep as HTML, which needs no other file and no network.
-
-    Also while it runs: what is not known yet is left out.
 
     Parameters
     ----------
     sweep : SweepFolder
-        An opened sweep.
+        An opened sweep; of one that still runs, the page shows the results so far.
+    as_typed : callable
+        Rewrites the Python calls in texts; see `ndt_cli.report.page.write_report`.
 
     Raises
     ------
     RunError
-        When its results cannot be read.
+        If its results cannot be read.
     """
     results = sweep.results()
     columns, rows = _table(results)
@@ -47,21 +45,18 @@ def sweep_page(sweep: SweepFolder) -> str:
         ],
         "about_rows": _about(sweep, results),
         "drawn_rows": [(key, _describe(draw)) for key, draw in sweep.space.draws.items()],
-        "figures": [_figure(sweep, name) for name in SWEEP_FIGURES],
+        "figures": [_figure(sweep, name, as_typed) for name in SWEEP_FIGURES],
         "columns": columns,
         "rows": rows,
-        "notes": _notes(results),
-        "changed": changed_settings(sweep.settings),
-        "n_settings": len(field_table()),
-        "settings_toml": settings_to_toml(sweep.settings),
-        "steps": _steps(sweep, results),
+        "notes": [as_typed(note) for note in _notes(results)],
+        "steps": [step.shown(as_typed) for step in _steps(sweep, results)],
     }
-    return render("sweep.html", values)
+    return render("sweep.html", sweep.settings, values)
 
 
 def _lead(results: SweepResults) -> list[str]:
     if not results.ranked:
-        return ["No member has come to its end yet."]
+        return ["No member has finished yet."]
     best = results.ranked[0]
     return [
         f"Best of {count(len(results.ranked), 'ranked member')}: member {best.index}, "
@@ -73,7 +68,7 @@ def _about(sweep: SweepFolder, results: SweepResults) -> list[Row]:
     words = {status: results.count(status) for status in STATUSES}
     states = ", ".join(f"{n} {status}" for status, n in words.items() if n)
     better = "lower" if MEASURES[results.choose_by].lower_is_better else "higher"
-    file = sweep.settings.data.file or f"synthetic set {sweep.settings.data.synthetic}"
+    file = sweep.settings.data.file or f"synthetic dataset {sweep.settings.data.synthetic}"
     return [
         ("data", str(file)),
         ("members", f"{len(results.members)}: {states}"),
@@ -105,7 +100,7 @@ def _table(results: SweepResults) -> tuple[list[str], list[list[str]]]:
         row = [str(place) if place <= n_ranked else "-", str(member.index)]
         row += [score_text(member.scores.get(name)) for name in measures]
         row += [str(member.epochs), member.status]
-        rows.append(row + [value_text(member.drawn[key]) for key in drawn])
+        rows.append(row + [value_text(member.drawn.get(key)) for key in drawn])
     return columns, rows
 
 
@@ -119,31 +114,36 @@ def _notes(results: SweepResults) -> list[str]:
     return notes
 
 
-def _figure(sweep: SweepFolder, name: str) -> PageFigure:
+def _figure(sweep: SweepFolder, name: str, as_typed: AsTyped) -> PageFigure:
     title = SWEEP_FIGURES[name].title
     try:
-        drawn = draw_sweep(sweep, name)
+        return PageFigure.of(name, title, draw_sweep(sweep, name))
     except RunError as error:
-        return PageFigure(name, title, f"{error.message}.")
-    return PageFigure.of(name, title, drawn.figure, drawn.caption, drawn.alt)
+        return PageFigure.absent(name, title, error, as_typed)
 
 
 def _steps(sweep: SweepFolder, results: SweepResults) -> list[Step]:
+    """Return how to continue with the sweep, and how to repeat it."""
     path = sweep.path.absolute()
-    again = ["ndt", "sweep", "--config", str(path / "base.toml")]
-    again += ["--space", str(path / "space.toml"), "--members", str(sweep.plan.members)]
-    again += ["--seed", str(sweep.plan.seed), "--out", f"{path}-again"]
+    base, space, again = str(path / "base.toml"), str(path / "space.toml"), f"{path}-again"
     steps = []
     if results.to_do:
-        go_on = shlex.join(["ndt", "sweep", "--resume", str(path)])
-        steps.append(Step("Train the members that are left:", go_on))
+        steps.append(Step("Train the remaining members:", called("resume_sweep", path)))
     if results.ranked:
-        best = str(results.ranked[0].folder.absolute())
-        steps.append(Step("The page of the best member:", shlex.join(["ndt", "report", best])))
+        best = results.ranked[0].folder.absolute()
+        steps.append(Step("The page of the best member:", called("write_report", best)))
         steps.append(
-            Step("The best members as one model:", shlex.join(["ndt", "ensemble", str(path)]))
+            Step("The best members, to be averaged as one model:", called("choose_members", path))
         )
-    steps.append(Step("The same sweep anew:", shlex.join(again)))
-    plot = shlex.join(["ndt", "plot", str(path), "settings", "--out", "settings.pdf"])
-    steps.append(Step("Any figure of this page as PNG, SVG or PDF:", plot))
-    return steps
+    return [
+        *steps,
+        Step(
+            "Repeat the sweep:",
+            f"`sweep(load_settings({base!r}), find_space({space!r}), "
+            f"n_members={sweep.plan.members}, seed={sweep.plan.seed}, out={again!r})`",
+        ),
+        Step(
+            f"A figure as PNG, SVG or PDF; names: {', '.join(SWEEP_FIGURES)}.",
+            called("plot", path, "settings", out="settings.pdf"),
+        ),
+    ]

@@ -1,8 +1,8 @@
-"""MATLAB's values, of either file format, as named items.
+"""MATLAB files of every version, as named items.
 
 A struct becomes a group, an array of structs a table, a cell array lists or text. Vectors lose
-their second axis, as nothing but MATLAB needs it. Nothing in a file is executed: function handles
-and objects are passed over.
+their second axis, which only MATLAB needs. Nothing in a file is executed: function handles and
+objects are skipped.
 """
 
 import math
@@ -19,15 +19,22 @@ import scipy.io
 from numpy.typing import NDArray
 
 from ndt_cli.convert.contents import ArrayItem, Contents, Item, ListsItem
-from ndt_cli.convert.readers.hdf5 import read_dataset
+from ndt_cli.convert.hdf5 import read_dataset
 from ndt_cli.data.files import DAMAGE, Elsewhere, own_item
 from ndt_cli.errors import DataError
 from ndt_cli.memory import check_memory
 
+# Of what lies in one another, in files of either format.
+_MAX_DEPTH = 32
+
+# ------------------------------------------------------------------------------------------------
+# What files of both formats hold.
+# ------------------------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
 class Stored:
-    """A numeric array, read when asked for; ``shape`` is MATLAB's."""
+    """A numeric array of MATLAB's shape; ``read`` loads it."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -45,22 +52,28 @@ class Cells:
 Value = Union[Stored, str, Cells, "dict[str, Value]"]
 
 
-def matlab_items(name: str, value: Value) -> dict[str, Item]:
-    """Return the items that a MATLAB variable holds."""
+def _cells(shape: tuple[int, ...], values: "list[Value | None]") -> Cells | None:
+    """Return a cell array, None if a function or object is in it."""
+    known = [value for value in values if value is not None]
+    return Cells(shape, known) if len(known) == len(values) else None
+
+
+def _items(name: str, value: Value) -> dict[str, Item]:
+    """Return the items of a variable."""
     if isinstance(value, dict):
         items: dict[str, Item] = {}
         for key, part in value.items():
-            items.update(matlab_items(f"{name}/{key}", part))
+            items.update(_items(f"{name}/{key}", part))
         return items
     if isinstance(value, Cells):
         return _cell_items(name, value)
     if isinstance(value, str):
         return {name: _text((), [value])}
-    shape = squeezed(value.shape)
+    shape = _squeezed(value.shape)
     return {name: ArrayItem(shape, value.dtype, lambda: value.read().reshape(shape))}
 
 
-def squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
+def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return a vector's shape without its second axis, a number's without any."""
     if len(shape) == 2 and 1 in shape:
         return tuple(n for n in shape if n != 1)
@@ -68,94 +81,79 @@ def squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _cell_items(name: str, cells: Cells) -> dict[str, Item]:
-    shape, values = squeezed(cells.shape), cells.values
+    """Return the items of a cell array: a table of structs, text, numbers or lists."""
+    shape, values = _squeezed(cells.shape), cells.values
+    structs = [v for v in values if isinstance(v, dict)]
+    words = [v for v in values if isinstance(v, str)]
+    inner = [v for v in values if isinstance(v, Cells)]
+    arrays = [v for v in values if isinstance(v, Stored)]
     if not values:
         return {name: ListsItem((0,), "empty cells", list)}
-    if all(isinstance(v, dict) for v in values):
-        return _table_items(name, shape, [v for v in values if isinstance(v, dict)])
-    if all(isinstance(v, str) for v in values):
-        return {name: _text(shape, [str(v) for v in values])}
-    if all(isinstance(v, Cells) for v in values):
-        inner = [v for v in values if isinstance(v, Cells)]
-        sizes = {squeezed(v.shape) for v in inner}
-        if len(sizes) == 1:
-            flat = [part for v in inner for part in v.values]
-            return _cell_items(name, Cells((*shape, *sizes.pop()), flat))
-        return {}
-    arrays = [v for v in values if isinstance(v, Stored)]
+    if len(structs) == len(values):
+        items: dict[str, Item] = {}
+        for column in structs[0]:
+            if all(column in row for row in structs):
+                parts = Cells(shape, [row[column] for row in structs])
+                items.update(_cell_items(f"{name}/{column}", parts))
+        return items
+    if len(words) == len(values):
+        return {name: _text(shape, words)}
+    if len(inner) == len(values) and len({_squeezed(v.shape) for v in inner}) == 1:
+        flat = [part for v in inner for part in v.values]
+        return _cell_items(name, Cells((*shape, *_squeezed(inner[0].shape)), flat))
     if len(arrays) < len(values):
-        return {}  # cells of several kinds: no column of anything
+        return {}  # cells of several kinds
+    dtype = arrays[0].dtype
     if all(v.shape == (1, 1) for v in arrays):
-        return {
-            name: ArrayItem(
-                shape,
-                arrays[0].dtype,
-                lambda: np.array([v.read().reshape(()) for v in arrays]).reshape(shape),
-            )
-        }
-    return {
-        name: ListsItem(
-            shape,
-            f"lists of {arrays[0].dtype}",
-            lambda: [v.read().reshape(squeezed(v.shape)) for v in arrays],
-        )
-    }
 
+        def read_numbers() -> NDArray[Any]:
+            return np.array([v.read().reshape(()) for v in arrays]).reshape(shape)
 
-def _table_items(
-    name: str, shape: tuple[int, ...], rows: "list[dict[str, Value]]"
-) -> dict[str, Item]:
-    items: dict[str, Item] = {}
-    for column in rows[0]:
-        if all(column in row for row in rows):
-            items.update(_cell_items(f"{name}/{column}", Cells(shape, [r[column] for r in rows])))
-    return items
+        return {name: ArrayItem(shape, dtype, read_numbers)}
+
+    def read_lists() -> list[NDArray[Any]]:
+        return [v.read().reshape(_squeezed(v.shape)) for v in arrays]
+
+    return {name: ListsItem(shape, f"lists of {dtype}", read_lists)}
 
 
 def _text(shape: tuple[int, ...], words: list[str]) -> ArrayItem:
     return ArrayItem(shape, "text", lambda: np.array(words, dtype=str).reshape(shape))
 
 
-# ------------------------------------------------------------------------------------------------
-# Whether the parts of a MATLAB file of version 5 to 7 lie in one another as they should.
-#
-# `scipy.io.loadmat` believes the type and the size that each part gives; one damaged byte there can
-# end the whole process. The layout is that of MathWorks' "MAT-File Format", chapter 1.
-# ------------------------------------------------------------------------------------------------
+def _no_mat(path: Path, error: Exception) -> DataError:
+    return DataError(
+        f"{path}: cannot be read as a MATLAB file ({type(error).__name__}: {error})",
+        hint="Save it again; `save -v7.3` writes HDF5, which is read too.",
+    )
 
+
+# ------------------------------------------------------------------------------------------------
+# Versions 5 to 7: a check of the layout before scipy reads it.
+#
+# `scipy.io.loadmat` trusts the type and size that each element declares; one damaged byte there
+# can crash the process. The layout is that of MathWorks' "MAT-File Format", chapter 1.
+# ------------------------------------------------------------------------------------------------
 
 _HEADER_BYTES = 128
-_MAX_DEPTH = 32
 
-# Types of parts: an array, a packed part, and numbers or text; the others up to 18 are reserved.
-_MATRIX, _PACKED = 14, 15
+# Types of elements: an array, a compressed element, and numbers or text; the other types up to 18
+# are reserved.
+_MATRIX, _COMPRESSED = 14, 15
 _TYPES = (1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 16, 17, 18)
 
-# An array begins with its flags, which say its class, its shape and its name, of these types.
+# The first elements of an array: its flags with its class, its shape, its name; of these types.
 _FLAGS, _SHAPES, _NAMES, _BEFORE_VALUES = 6, (5, 6), (1, 16), 3
-# Classes: cells, structs and objects; sparse; text and numbers; functions; what MATLAB alone knows.
+# Classes: cells, structs and objects; sparse; text and numbers; functions; opaque.
 _OF_ARRAYS, _SPARSE, _PLAIN, _FUNCTION, _OPAQUE = (1, 2, 3), 5, (4, *range(6, 16)), 16, 17
-# Cells that may be announced without being there: structs without fields are stored so.
+# Cells that may be declared without being there: structs without fields are stored so.
 _FEW, _MOST_AXES = 1000, 32
 
-_Part: TypeAlias = tuple[int, memoryview]
+_Element: TypeAlias = tuple[int, memoryview]
 
 
 def check_elements(path: Path) -> None:
-    """Refuse a file whose parts have types that there are not, or do not fit into it.
-
-    Parameters
-    ----------
-    path : Path
-        A file of version 5 to 7.
-
-    Raises
-    ------
-    ValueError
-        With what is wrong.
-    zlib.error
-        If a packed part is damaged.
-    """
+    """Raise a ValueError or zlib.error if an element has no known type, or exceeds its place."""
     content = path.read_bytes()
     marks = {b"IM": "<", b"MI": ">"}
     mark = content[_HEADER_BYTES - 2 : _HEADER_BYTES]
@@ -164,44 +162,45 @@ def check_elements(path: Path) -> None:
     _check(memoryview(content)[_HEADER_BYTES:], marks[mark], 0)
 
 
-def _check(content: memoryview, order: str, depth: int) -> list[_Part]:
-    """Check the parts of an array, or of the file, and return them."""
+def _check(content: memoryview, order: str, depth: int) -> list[_Element]:
+    """Check the elements of an array, or of the file, and return them."""
     if depth > _MAX_DEPTH:
-        raise ValueError(f"more than {_MAX_DEPTH} arrays in one another")
-    parts = list(_parts(content, order))
+        raise ValueError(f"more than {_MAX_DEPTH} nested arrays")
+    parts = list(_elements(content, order))
     for kind, part in parts:
         if kind == _MATRIX:
             _check_values(_check(part, order, depth + 1), order)
-        elif kind == _PACKED and depth == 0:
+        elif kind == _COMPRESSED and depth == 0:
             _check(memoryview(zlib.decompress(part)), order, depth + 1)
         elif kind not in _TYPES:
-            raise ValueError(f"a part of type {kind}")
+            raise ValueError(f"an element of type {kind}")
     return parts
 
 
-def _parts(content: memoryview, order: str) -> Iterator[_Part]:
+def _elements(content: memoryview, order: str) -> Iterator[_Element]:
+    """Yield type and content of each element, which must fit into what holds it."""
     at = 0
     while at < len(content):
         if len(content) - at < 8:
-            raise ValueError("it ends within a part")
+            raise ValueError("it ends within an element")
         kind, size = struct.unpack_from(f"{order}II", content, at)
         first = at + 8
-        if kind >> 16:  # a small part has its size beside its type, and its content after both
+        if kind >> 16:  # a small element: size and type share four bytes
             kind, size, first = kind & 0xFFFF, kind >> 16, at + 4
             if size > 4:
-                raise ValueError(f"a small part of {size} bytes")
+                raise ValueError(f"a small element of {size} bytes")
         at = first + size
         if at > len(content):
-            raise ValueError(f"a part of {size} bytes where {len(content) - first} are left")
+            raise ValueError(f"an element of {size} bytes where {len(content) - first} are left")
         yield kind, content[first:at]
-        if kind != _PACKED:
+        if kind != _COMPRESSED:
             at += -at % 8
 
 
-def _check_values(parts: list[_Part], order: str) -> None:
-    """Refuse an array of numbers or text without them: others would be taken in their place."""
+def _check_values(parts: list[_Element], order: str) -> None:
+    """Refuse an array without its values: scipy would take what follows for them."""
     if not parts:
-        return  # so cells without anything are stored
+        return  # an empty cell is stored so
     if parts[0][0] != _FLAGS or len(parts[0][1]) < 8:
         raise ValueError("an array that does not say what it holds")
     (flags,) = struct.unpack_from(f"{order}I", parts[0][1])
@@ -220,7 +219,8 @@ def _check_values(parts: list[_Part], order: str) -> None:
         raise ValueError(f"an array of class {what} without its values")
 
 
-def _n_entries(parts: list[_Part], order: str) -> int:
+def _n_entries(parts: list[_Element], order: str) -> int:
+    """Return the number of entries that an array declares."""
     kinds = [kind for kind, _ in parts[1:_BEFORE_VALUES]]
     if len(kinds) < 2 or kinds[0] not in _SHAPES or kinds[1] not in _NAMES:
         raise ValueError("an array without a shape or a name")
@@ -235,24 +235,17 @@ def _n_entries(parts: list[_Part], order: str) -> int:
 
 
 # ------------------------------------------------------------------------------------------------
-# MATLAB files before version 7.3, through `scipy.io.loadmat`, which executes nothing.
+# Versions 4 to 7, through `scipy.io.loadmat`, which executes nothing.
 # ------------------------------------------------------------------------------------------------
 
-
-# As scipy counts it: of versions 5 to 7, which have one layout.
+# Major version by scipy's count of versions 5 to 7, which share a layout.
 _VERSION_5 = 1
-# A sparse array takes all its memory when it is read: a few bytes can stand for any number.
+# A sparse array takes all its memory when it is read: a few bytes can declare any size.
 _FEW_BYTES, _MOST_SPARSE = 2**26, 10_000
 
 
 def open_mat5(path: Path) -> Contents:
-    """Read a MATLAB file of version 4 to 7.
-
-    Raises
-    ------
-    DataError
-        If it is damaged, or does not fit into memory.
-    """
+    """Read a MATLAB file of version 4 to 7."""
     try:
         if scipy.io.matlab.matfile_version(path)[0] == _VERSION_5:
             check_elements(path)
@@ -260,36 +253,28 @@ def open_mat5(path: Path) -> Contents:
     except Exception as error:
         raise _no_mat(path, error) from error
     n_entries = sum(math.prod(shape) for _, shape, _ in sizes)
-    check_memory(n_entries, f"{path}: its {len(sizes)} variables")  # a byte each, or more
+    check_memory(n_entries, f"{path}: its {len(sizes)} variables")  # at least a byte each
     try:
         variables = scipy.io.loadmat(path, struct_as_record=True, squeeze_me=False)
     except Exception as error:  # scipy raises many kinds over damaged content
         raise _no_mat(path, error) from error
     contents = Contents(path, "MATLAB")
     for name, raw in variables.items():
-        value = None if name.startswith("__") else _value(raw, f"{path}: `{name}`")
+        value = None if name.startswith("__") else _value(raw, f"{path}: {name!r}")
         if value is not None:
-            contents.items.update(matlab_items(name, value))
+            contents.items.update(_items(name, value))
     return contents
 
 
-def _no_mat(path: Path, error: Exception) -> DataError:
-    return DataError(
-        f"{path}: cannot be read as a MATLAB file ({type(error).__name__}: {error})",
-        hint="Save it again; `save -v7.3` writes HDF5, which is read too.",
-    )
-
-
 def _value(raw: Any, where: str) -> Value | None:
-    """Return what a variable holds, None for functions and objects."""
+    """Return the content of a variable, None for functions and objects."""
     if type(raw) is not np.ndarray:  # MatlabFunction and MatlabOpaque are subclasses
         return _sparse(raw, where)
     if raw.dtype.names:
         rows = [_struct(row, raw.dtype.names, where) for row in raw.reshape(-1)]
         return rows[0] if len(rows) == 1 else Cells(raw.shape, list(rows))
     if raw.dtype.kind == "O":
-        values = [_value(part, where) for part in raw.reshape(-1)]
-        return Cells(raw.shape, [v for v in values if v is not None])
+        return _cells(raw.shape, [_value(part, where) for part in raw.reshape(-1)])
     if raw.dtype.kind == "U":
         words = [str(word).rstrip() for word in raw.reshape(-1)]
         return words[0] if len(words) == 1 else Cells(raw.shape, list(words))
@@ -302,6 +287,7 @@ def _struct(row: Any, names: tuple[str, ...], where: str) -> dict[str, Value]:
 
 
 def _sparse(raw: Any, where: str) -> Value | None:
+    """Return a sparse array, None for functions and objects."""
     if not hasattr(raw, "toarray"):
         return None
 
@@ -311,8 +297,8 @@ def _sparse(raw: Any, where: str) -> Value | None:
         check_memory(n_bytes, what)
         if n_bytes > max(_FEW_BYTES, _MOST_SPARSE * raw.data.nbytes):
             raise DataError(
-                f"{what}: found {raw.nnz} entries; expected more in so large a one",
-                "Save what it stands for as a full array, or leave it out.",
+                f"{what}: found {raw.nnz} entries; expected more in so large an array",
+                "Save it as a full array, or leave it out.",
             )
         try:
             # An entry outside of the shape would be written to memory elsewhere.
@@ -325,14 +311,14 @@ def _sparse(raw: Any, where: str) -> Value | None:
 
 
 # ------------------------------------------------------------------------------------------------
-# MATLAB files of version 7.3: HDF5 with axes reversed, cells as references, text as numbers.
+# Version 7.3: HDF5 with axes reversed, cells as references, text as numbers.
 # ------------------------------------------------------------------------------------------------
 
 
 _OBJECTS = (h5py.Group, h5py.Dataset, h5py.Datatype)
 
-# Cells may refer to one another: a few of them can stand for any number. Each reference takes
-# eight bytes of the file, if it is not packed.
+# Cells may refer to one another: a few of them can stand for any number. A reference takes eight
+# bytes of the file, if not compressed.
 _FEW_VALUES, _VALUE_BYTES = 10_000, 8
 
 
@@ -356,28 +342,26 @@ def open_mat73(path: Path, file: h5py.File) -> Contents:
     reader = _Reader(path, max(_FEW_VALUES, file.id.get_filesize() // _VALUE_BYTES))
     try:
         for name in file:
-            if not name.startswith("#"):  # #refs# and #subsystem# hold what cells refer to
+            if not name.startswith("#"):  # #refs# and #subsystem# are what cells refer to
                 value = reader.value(own_item(file, name))
                 if value is not None:
-                    contents.items.update(matlab_items(name, value))
+                    contents.items.update(_items(name, value))
     except DAMAGE as error:
         contents.on_close.close()
-        raise DataError(
-            f"{path}: cannot be read as a MATLAB file ({type(error).__name__}: {error})",
-            hint="Save it again.",
-        ) from error
+        raise _no_mat(path, error) from error
     return contents
 
 
 @dataclass
 class _Reader:
-    """Follows groups and references from the variables of a file, so many of them at most."""
+    """Follows groups and references from the variables of a file, up to a number of values."""
 
     path: Path
     max_values: int
     n_values: int = 0
 
     def value(self, item: Any, depth: int = 0) -> Value | None:
+        """Return the content of an HDF5 item, None for functions and objects."""
         self.n_values += 1
         if self.n_values > self.max_values or depth > _MAX_DEPTH:
             found = f"{_MAX_DEPTH} levels" if depth > _MAX_DEPTH else f"{self.max_values} values"
@@ -407,14 +391,11 @@ class _Reader:
     def _cells(self, item: h5py.Dataset, depth: int) -> Cells | None:
         references = read_dataset(self.path, item).T
         parts = (item.file[reference] for reference in references.reshape(-1))
-        values = [self.value(part, depth + 1) for part in parts]
-        if any(value is None for value in values):
-            return None
-        return Cells(references.shape, [value for value in values if value is not None])
+        return _cells(references.shape, [self.value(part, depth + 1) for part in parts])
 
     def _struct(self, group: h5py.Group, depth: int) -> Value:
         fields = {name: self.value(own_item(group, name), depth + 1) for name in group}
-        # An array of structs keeps each field as an array of references that says no class.
+        # An array of structs stores each field as an array of references without a class.
         shapes = {
             name: value.shape
             for name, value in fields.items()
@@ -432,7 +413,7 @@ class _Reader:
 
 
 def _empty(kind: str, item: h5py.Dataset) -> Value:
-    """Return an array without entries: MATLAB stores its size in place of them."""
+    """Return an empty array: MATLAB stores its shape as its content."""
     if kind == "char":
         return ""
     if item.size > _MAX_DEPTH or item.dtype.kind not in "ui":

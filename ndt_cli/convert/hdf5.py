@@ -1,4 +1,4 @@
-"""Datasets of an HDF5 file, by their path; tables of compound rows by their columns."""
+"""HDF5 files: datasets by their path, and compound tables by their columns. NWB files."""
 
 import math
 from functools import partial
@@ -15,23 +15,20 @@ from ndt_cli.errors import DataError
 
 # A group may hold links to itself: two of them make a million paths of this depth.
 _MAX_DEPTH = 20
-# What has a name takes so many bytes of the file, at least.
+# Names that are listed: at least, at most, and the least bytes of the file that one takes.
 _FEW_LINKS, _MAX_LINKS, _LINK_BYTES = 5_000, 100_000, 64
+
+# Parts of an NWB file: definitions of the format; the laboratory, animal and electrodes.
+_NO_DATA = ("specifications/", "general/")
 
 
 def open_h5(path: Path) -> h5py.File:
-    """Open an HDF5 file.
-
-    Raises
-    ------
-    DataError
-        If it is damaged.
-    """
+    """Open an HDF5 file."""
     try:
         return h5py.File(path, "r")
     except DAMAGE as error:
         raise DataError(
-            f"{path}: the file is damaged or was not written to its end ({error})",
+            f"{path}: the file is damaged or incomplete ({error})",
             hint="Copy or write the file again.",
         ) from error
 
@@ -45,8 +42,7 @@ def hdf5_contents(path: Path, file: h5py.File) -> Contents:
         contents.on_close.close()
         raise DataError(
             f"{path}: found more than {max_links} names; expected a recording",
-            hint="Do its groups hold links to one another? Copy what is needed to a file of its "
-            "own.",
+            hint="Do its groups link to one another? Copy what you need to a new file.",
         )
     return contents
 
@@ -59,7 +55,7 @@ def _walk(
     depth: int = 0,
     n_links: int = 0,
 ) -> int:
-    """List what is in a group, and below; return how many names were met."""
+    """List a group and all below it; return the number of names so far."""
     for key in group:
         n_links += 1
         if n_links > max_links:
@@ -71,28 +67,28 @@ def _walk(
         if isinstance(item, h5py.Group) and depth < _MAX_DEPTH:
             n_links = _walk(contents, item, f"{front}{key}/", max_links, depth + 1, n_links)
         elif isinstance(item, h5py.Dataset) and item.shape is not None:
-            contents.items.update(dataset_items(contents.path, f"{front}{key}", item))
+            contents.items.update(_dataset_items(contents.path, f"{front}{key}", item))
         elif isinstance(item, Elsewhere):
             contents.items[f"{front}{key}"] = _elsewhere(contents.path, f"{front}{key}", item)
     return n_links
 
 
 def _elsewhere(path: Path, name: str, item: Elsewhere) -> ArrayItem:
-    """Return an item that is listed, and refused where it is chosen."""
+    """Return an item that is listed, and refused when it is read."""
 
     def read() -> NDArray[Any]:
         raise DataError(
-            f"{path}: `{name}`: found {item.found}; expected the array itself", hint=item.hint
+            f"{path}: {name!r}: found {item.found}; expected the array itself", hint=item.hint
         )
 
     return ArrayItem((), f"in another file, {item.file}", read)
 
 
-def dataset_items(path: Path, name: str, dataset: h5py.Dataset) -> dict[str, Item]:
-    """Return the items of one dataset: itself, or one for each column of a compound table."""
+def _dataset_items(path: Path, name: str, dataset: h5py.Dataset) -> dict[str, Item]:
+    """Return the items of a dataset: itself, or one for each column of a compound table."""
     try:
         dtype = dataset.dtype
-    except DAMAGE:  # HDF5 has types that numpy has not
+    except DAMAGE:  # a type that numpy does not have
         return {}
     if dtype.names:
         return {
@@ -121,13 +117,7 @@ def _read_column(path: Path, dataset: h5py.Dataset, column: str) -> NDArray[Any]
 
 
 def read_dataset(path: Path, dataset: h5py.Dataset) -> NDArray[Any]:
-    """Read a whole dataset, text as str.
-
-    Raises
-    ------
-    DataError
-        If its content is damaged, far larger than the file, or does not fit into memory.
-    """
+    """Read a whole dataset, text as str, unless it is damaged or far larger than the file."""
     check_announced(path, dataset)
     try:
         if h5py.check_string_dtype(dataset.dtype) is not None:
@@ -135,7 +125,7 @@ def read_dataset(path: Path, dataset: h5py.Dataset) -> NDArray[Any]:
         return np.asarray(dataset[()])
     except DAMAGE as error:
         raise DataError(
-            f"{path}: `{dataset.name}` cannot be read ({error})",
+            f"{path}: {dataset.name!r} cannot be read ({error})",
             hint="Copy or write the file again.",
         ) from error
 
@@ -143,23 +133,19 @@ def read_dataset(path: Path, dataset: h5py.Dataset) -> NDArray[Any]:
 # ------------------------------------------------------------------------------------------------
 # Tables and time series of an NWB file, read as the HDF5 file that it is.
 #
-# A column of a table may be ragged: its values lie end to end, and ``NAME_index`` says where each
-# row's end. A time series is a group of ``data`` with ``timestamps``, or with ``starting_time`` and
-# its rate. Times are in seconds, by the format.
+# A column of a table may be ragged: its values lie end to end, and ``NAME_index`` holds the end of
+# each row. A time series is a group of ``data`` with ``timestamps``, or with ``starting_time`` and
+# a rate. Times are in seconds.
 # ------------------------------------------------------------------------------------------------
 
 
-# Definitions of the format, the laboratory, the animal and the electrodes.
-_NO_DATA = ("specifications/", "general/")
-
-
 def is_nwb(file: h5py.File) -> bool:
-    """Tell whether an HDF5 file says that it is an NWB file."""
+    """Tell whether an HDF5 file is an NWB file."""
     return "nwb_version" in file.attrs
 
 
 def as_nwb(contents: Contents, file: h5py.File) -> None:
-    """Put ragged columns and time series in the place of the datasets that make them up."""
+    """Replace the datasets of ragged columns and of time series by one item each."""
     contents.layout = "NWB"
     for name in list(contents.items):
         if name.startswith(_NO_DATA) or "/" not in name:
@@ -171,9 +157,10 @@ def as_nwb(contents: Contents, file: h5py.File) -> None:
 
 
 def _join_ragged(contents: Contents, file: h5py.File, index_name: str) -> None:
+    """Replace a column and its index by lists."""
     name = index_name.removesuffix("_index")
     if name not in contents.items or f"{index_name}_index" in contents.items:
-        return  # no index of a column, or one of two levels, such as waveforms
+        return  # not the index of a column, or an index of two levels, such as for waveforms
     values, ends = own_item(file, name), own_item(file, index_name)
     if not isinstance(values, h5py.Dataset) or not isinstance(ends, h5py.Dataset):
         return
@@ -182,17 +169,16 @@ def _join_ragged(contents: Contents, file: h5py.File, index_name: str) -> None:
 
     def read() -> list[NDArray[Any]]:
         flat, stops = read_dataset(contents.path, values), read_dataset(contents.path, ends)
-        whole = stops.dtype.kind in "iu"
-        # What is left over would be the last row's, or nobody's.
+        # What is left over would be the last row's, or no row's.
         if (
-            not whole
+            stops.dtype.kind not in "iu"
             or stops.min(initial=0) < 0
             or stops.max(initial=0) != len(flat)
             or (stops[1:] < stops[:-1]).any()
         ):
             raise DataError(
-                f"{contents.path}: `{index_name}`: found {stops[:5].tolist()}...; expected where "
-                f"each row of `{name}` ends, ascending to its length of {len(flat)}",
+                f"{contents.path}: {index_name!r}: found {stops[:5].tolist()}...; expected the end "
+                f"of each row of {name!r}, ascending to its length of {len(flat)}",
                 hint="Write the file again.",
             )
         return np.split(flat, stops.astype(np.int64))[:-1]
@@ -202,6 +188,7 @@ def _join_ragged(contents: Contents, file: h5py.File, index_name: str) -> None:
 
 
 def _join_series(contents: Contents, file: h5py.File, name: str) -> None:
+    """Replace data and times by a time series."""
     data, stamps, start = (
         own_item(file, f"{name}/{part}") for part in ("data", "timestamps", "starting_time")
     )
@@ -223,7 +210,7 @@ def _join_series(contents: Contents, file: h5py.File, name: str) -> None:
                 times = _regular_times(start, len(values))
         except DAMAGE as error:
             raise DataError(
-                f"{contents.path}: `{name}`: conversion, offset, starting time or rate cannot be "
+                f"{contents.path}: {name!r}: conversion, offset, starting time or rate cannot be "
                 f"read ({error})",
                 hint="Write the file again.",
             ) from error
@@ -242,7 +229,7 @@ def _join_series(contents: Contents, file: h5py.File, name: str) -> None:
 def _regular_times(start: Any, n_samples: int) -> NDArray[np.float64]:
     rate_hz, first_s = float(start.attrs["rate"]), float(start[()])
     if not 0 < rate_hz < math.inf or not math.isfinite(first_s):
-        raise ValueError(f"{rate_hz:g} samples per second from {first_s:g} s on")
+        raise ValueError(f"{rate_hz:g} samples per second from {first_s:g} s")
     return first_s + np.arange(n_samples) / rate_hz
 
 

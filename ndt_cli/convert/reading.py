@@ -1,0 +1,138 @@
+"""Open a recording of any format; its content tells which. Here: CSV and .npz themselves."""
+
+import csv
+import zipfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from ndt_cli.convert.contents import ArrayItem, Contents
+from ndt_cli.convert.hdf5 import as_nwb, hdf5_contents, is_nwb, open_h5
+from ndt_cli.convert.matlab import is_mat73, open_mat5, open_mat73
+from ndt_cli.data.files import ArrayFile
+from ndt_cli.errors import DataError
+
+_TEXT_ENDINGS = (".csv", ".tsv", ".txt")
+
+
+def open_file(path: Path) -> Contents:
+    """Open a .npz, MATLAB, HDF5, NWB or CSV file; raise DataError if it is none or damaged."""
+    if not path.is_file():
+        return _open_npz(path)  # which says what is there instead
+    if h5py.is_hdf5(path):
+        file = open_h5(path)
+        if is_mat73(file):
+            return open_mat73(path, file)
+        contents = hdf5_contents(path, file)
+        if is_nwb(file):
+            as_nwb(contents, file)
+        return contents
+    if path.suffix.lower() in _TEXT_ENDINGS:
+        return _open_csv(path)
+    with path.open("rb") as stream:
+        head = stream.read(16)
+    # Version 4 of MATLAB's files has no mark of its own, so the file's name has to tell.
+    if head.startswith(b"MATLAB 5.0") or (head and path.suffix.lower() == ".mat"):
+        return open_mat5(path)
+    # What is empty, cut short or a Git LFS pointer is best explained there.
+    if zipfile.is_zipfile(path) or not head or head.startswith((b"PK", b"version https:")):
+        return _open_npz(path)
+    raise DataError(
+        f"{path}: found neither .npz, MATLAB, HDF5, NWB nor CSV content",
+        hint="A text table must end in .csv, .tsv or .txt; save anything else with numpy.savez.",
+    )
+
+
+def _open_csv(path: Path) -> Contents:
+    """Read a text table with names in its first row; a gap in a column of numbers becomes NaN."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: found bytes that are not UTF-8 text ({error.reason}); expected a text table",
+            hint="Save it as CSV UTF-8.",
+        ) from error
+    lines = text.splitlines()
+    head = lines[0] if lines else ""
+    delimiter = max(",;\t", key=head.count)
+    try:
+        reader = csv.reader(lines, delimiter=delimiter)
+        rows = [row for row in reader if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise DataError(
+            f"{path}: not a text table ({error}); expected columns separated by commas, semicolons "
+            "or tabs",
+            hint="Is a quotation mark left open?",
+        ) from error
+    if len(rows) < 2:
+        raise DataError(f"{path}: found {len(rows)} rows; expected names and at least one row")
+    names = [name.strip() for name in rows[0]]
+    _check_rows(path, names, rows)
+    contents = Contents(path, "CSV")
+    for name, cells in zip(names, zip(*rows[1:], strict=True), strict=True):
+        values = _column(cells)
+        kind = "text" if values.dtype.kind == "U" else str(values.dtype)
+        contents.items[name] = ArrayItem(values.shape, kind, partial(np.asarray, values))
+    return contents
+
+
+def _check_rows(path: Path, names: list[str], rows: list[list[str]]) -> None:
+    """Refuse a table without names, with a name twice, or with rows of unequal length."""
+    if any(_is_number(name) for name in names):
+        raise DataError(
+            f"{path}: found numbers in the first row, {', '.join(names[:4])}; expected the names "
+            "of the columns",
+            hint="Add a first row, such as: unit,time",
+        )
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None:
+        raise DataError(f"{path}: found two columns with the name {repeated!r}")
+    for number, row in enumerate(rows[1:], start=2):
+        if len(row) != len(names):
+            raise DataError(
+                f"{path}: found {len(row)} values in row {number}; expected {len(names)}, one for "
+                "each name in the first row"
+            )
+
+
+def _column(cells: tuple[str, ...]) -> NDArray[Any]:
+    """Return a column as numbers if it can be, else as text."""
+    try:
+        return np.array([cell if cell.strip() else "nan" for cell in cells], dtype=np.float64)
+    except ValueError:
+        return np.array([cell.strip() for cell in cells])
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _open_npz(path: Path) -> Contents:
+    """List an .npz file by the headers of its arrays; Python objects in it are never loaded."""
+    contents = Contents(path, "npz")
+    file = contents.on_close.enter_context(ArrayFile(path))
+    for key in file.keys:
+        shape, dtype = file.shape(key), file.dtype(key)
+        for name in dtype.names or ():  # of an array of rows
+            contents.items[f"{key}/{name}"] = ArrayItem(
+                (*shape, *dtype[name].shape),
+                str(dtype[name].base),
+                partial(_read_field, file, key, name),
+            )
+        if not dtype.names:
+            kind = "Python objects, not read" if dtype.hasobject else str(dtype)
+            kind = "text" if dtype.kind in "SU" else kind
+            contents.items[key] = ArrayItem(shape, kind, partial(file.read, key))
+    return contents
+
+
+def _read_field(file: ArrayFile, key: str, name: str) -> NDArray[Any]:
+    return np.asarray(file.read(key)[name])
