@@ -318,8 +318,9 @@ def importance_bars(shares: Mapping[str, float]) -> Figure:
     """Draw the importance of each setting (`ndt_cli.search.study.importance`)."""
     figure = new_figure("one", 0.6 + 0.2 * len(shares))
     axes = figure.subplots()
-    names = [heading(key) for key in reversed(shares)]
-    axes.barh(names, list(reversed(shares.values())), color=MODEL, height=0.6)
+    rows = list(reversed(list(shares.items())))
+    names = [heading(key) for key, _ in rows]
+    axes.barh(names, [share for _, share in rows], color=MODEL, height=0.6)
     axes.set_xlabel("importance (PED-ANOVA, shares add up to 1)")
     axes.tick_params(axis="y", length=0)
     return figure

@@ -196,13 +196,6 @@ class SweepFolder:
         """Return all members whose settings are known."""
         return [self.member(i) for i in range(self.n_members) if self.drawn(i)]
 
-    def check_draws(self) -> None:
-        """Check, before any member trains, that the settings of all of them are possible."""
-        for index in range(0, self.n_members, self.plan.seeds):
-            drawn = self.space.draw(self.plan.seed, index // self.plan.seeds)
-            if self.plan.sampler == "random":
-                self.space.settings_with(self.settings, drawn, index)
-
     def default_run(self) -> Member:
         """Return the run with the settings that all members share, and none drawn."""
         return Member(_DEFAULT_RUN, self.settings, self.path / "default")

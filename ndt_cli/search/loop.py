@@ -34,6 +34,7 @@ from ndt_cli.search.pbt import MovesWatcher, PopulationStrategy, check_populatio
 from ndt_cli.search.results import MemberResult, SweepResults
 from ndt_cli.search.scoring import Scores, mean_rate_scores, run_scores, smoothing_scores
 from ndt_cli.search.space import Space
+from ndt_cli.search.study import OptunaStrategy, check_draws, rung_epochs
 from ndt_cli.settings.tree import Settings
 
 # Deaths of a member's workers, after which it is not tried again.
@@ -205,7 +206,7 @@ def sweep(
     name = f"sweep-{Path(recording.source).stem}"
     path = Path(out) if out is not None else default_path(name)
     folder = SweepFolder(path, settings, space, plan)
-    folder.check_draws()
+    check_draws(folder)
     check_trainable(recording, settings)
     return _Loop(folder, recording, executor, watching, time_budget, should_stop).run(new=True)
 
@@ -259,7 +260,7 @@ def resume_sweep(
     if n_members is not None and n_members > plan.members:
         values = {**plan.model_dump(), "members": n_members}
         folder = replace(folder, plan=SweepPlan.of(**values))
-        folder.check_draws()
+        check_draws(folder)
         folder.write_plan()
     return _Loop(folder, recording, executor, watching, time_budget, should_stop).run()
 
@@ -286,8 +287,6 @@ class _Loop:
         time_budget: float | None,
         should_stop: StopRequest,
     ) -> None:
-        from ndt_cli.search.study import rung_epochs
-
         if time_budget is not None and not time_budget > 0:
             raise SettingsError(f"`time_budget={time_budget:g}`: expected minutes above 0")
         self._folder, self._recording, self._should_stop = folder, recording, should_stop
@@ -328,8 +327,6 @@ class _Loop:
 
     def _begin(self) -> None:
         """Find out what is done; the folder is held."""
-        from ndt_cli.search.study import OptunaStrategy
-
         folder, recording = self._folder, self._recording
         for run in (*(folder.path / "members").iterdir(), folder.path / "default"):
             if run.suffix == ".stop":

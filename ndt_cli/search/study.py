@@ -7,7 +7,7 @@ goes on without it.
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,6 +66,15 @@ def rung_epochs(folder: SweepFolder) -> tuple[int, ...]:
         rungs.append(rung)
         rung *= _REDUCTION
     return tuple(rungs)
+
+
+def check_draws(folder: SweepFolder) -> None:
+    """Check, before any member trains, that the settings of those drawn at random are possible."""
+    plan = folder.plan
+    n_random = plan.members if plan.sampler == "random" else min(plan.members, N_RANDOM)
+    for draw in range(n_random):
+        drawn = folder.space.draw(plan.seed, draw)
+        folder.space.settings_with(folder.settings, drawn, draw * plan.seeds)
 
 
 class OptunaStrategy:
@@ -218,7 +227,7 @@ def _suggest(trial: Any, key: str, draw: Draw) -> Any:
     return trial.suggest_float(key, draw.low, draw.high, log=isinstance(draw, LogUniform))
 
 
-def importance(results: SweepResults, draws: dict[str, Draw]) -> dict[str, float]:
+def importance(results: SweepResults, draws: Mapping[str, Draw]) -> dict[str, float]:
     """Return the share of each setting in what makes members good, largest first.
 
     PED-ANOVA (Watanabe et al. 2023): how much the better half of the members differs from all of

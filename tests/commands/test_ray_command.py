@@ -38,8 +38,8 @@ def _command(spikes, out, n_epochs, *args):
     settings = (*SMALL, f"data.file={spikes}", f"train.max_epochs={n_epochs}")
     words = [word for change in settings for word in ("--set", change)]
     return [
-        sys.executable, "-m", "ndt_cli", "sweep", "--members", "2", "--no-default-run", "--out", str(out),
-        *words, *args,
+        sys.executable, "-m", "ndt_cli", "sweep", "--members", "2", "--no-default-run",
+        "--out", str(out), *words, *args,
     ]  # fmt: skip
 
 
