@@ -14,7 +14,7 @@ from ray_cluster import ray_cluster
 from test_sweep_run import assert_same_sweep
 
 from ndt_cli.engine.run_folder import RunFolder
-from ndt_cli.errors import RunError, RunWarning, SettingsError
+from ndt_cli.errors import CheckpointError, DeviceError, RunError, RunWarning, SettingsError
 from ndt_cli.search.executors import InTurn, Processes
 from ndt_cli.search.loop import Watching, resume_sweep, sweep
 from ndt_cli.search.space import Space
@@ -152,17 +152,16 @@ def test_a_sweep_that_was_killed_with_all_or_none_of_its_workers_resumes(whole, 
         assert_same_sweep(out, whole)
 
 
-def test_what_a_worker_refuses_is_raised_as_it_is(tmp_path, monkeypatch):
+def test_what_a_worker_refuses_is_raised_as_it_is(tmp_path):
     out = tmp_path / "sweep"
+    run = RunFolder(out / "members/000")
+    assert _sweep(out, should_stop=lambda: len(run.read_metrics()) >= 2).interrupted
+    run.checkpoint("last").write_bytes(b"no checkpoint")
+    with pytest.raises(CheckpointError, match=r"members/000/checkpoints/last\.safetensors"):
+        _sweep(out, executor=Processes(2))
 
-    def in_the_way(epochs):
-        folder = out / "members/001"
-        if not folder.exists():
-            folder.mkdir()
-            (folder / "checkpoints").write_text("not a folder")
-            (folder / "checkpoints").chmod(0o444)
 
-    monkeypatch.setattr("ndt_cli.search.executors.Member.drop_false_start", lambda self: None)
+def test_fewer_than_no_processes_are_refused():
     with pytest.raises(SettingsError, match="expected 0 or more"):
         Processes(-1)
 
@@ -170,10 +169,9 @@ def test_what_a_worker_refuses_is_raised_as_it_is(tmp_path, monkeypatch):
 # On Ray
 
 
-needs_ray = [
-    pytest.mark.slow,
-    pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra ray"),
-]
+def needs_ray(test):
+    missing = pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra ray")
+    return pytest.mark.slow(missing(test))
 
 
 @pytest.fixture(scope="module")
@@ -182,8 +180,7 @@ def cluster():
         yield address
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra ray")
+@needs_ray
 def test_members_on_ray_are_those_that_train_in_turn(cluster, whole, tmp_path):
     from ndt_cli.search.ray_executor import RayTasks
 
@@ -193,8 +190,7 @@ def test_members_on_ray_are_those_that_train_in_turn(cluster, whole, tmp_path):
     assert_same_sweep(tmp_path / "sweep", whole)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra ray")
+@needs_ray
 def test_a_member_on_ray_whose_worker_is_killed_resumes(cluster, whole, tmp_path):
     from ndt_cli.search.ray_executor import RayTasks
 
@@ -206,8 +202,7 @@ def test_a_member_on_ray_whose_worker_is_killed_resumes(cluster, whole, tmp_path
     assert_same_sweep(out, whole)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra ray")
+@needs_ray
 def test_a_sweep_on_ray_asked_to_stop_resumes_without_ray(cluster, whole, tmp_path):
     from ndt_cli.search.ray_executor import RayTasks
 
@@ -221,10 +216,8 @@ def test_a_sweep_on_ray_asked_to_stop_resumes_without_ray(cluster, whole, tmp_pa
     assert_same_sweep(out, whole)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra ray")
+@needs_ray
 def test_more_than_any_machine_of_the_cluster_has_is_refused(cluster, tmp_path):
-    from ndt_cli.errors import DeviceError
     from ndt_cli.search.ray_executor import RayTasks
 
     with pytest.raises(DeviceError, match="CPU: 64"):
