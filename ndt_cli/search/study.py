@@ -192,7 +192,8 @@ class OptunaStrategy:
                 folder.space.settings_with(folder.settings, drawn, index)
             except SettingsError as error:  # values that are not possible together
                 refusal = error
-                self._study.tell(trial.number, state=TrialState.FAIL)
+                # Worse than any member, so that the sampler turns elsewhere.
+                self._study.tell(trial.number, state=TrialState.PRUNED)
                 continue
             self._keep(draw, trial)
             return drawn

@@ -148,6 +148,16 @@ def test_a_first_ctrl_c_saves_and_says_how_to_go_on(spikes, tmp_path):
         (["--json", "spaces"], "options before `spaces` are those of a search"),
         (["--members", "2", "show", "x"], "ndt sweep show --help"),
         (["--set", "train.device=cuda:99"], 'train.device = "cuda:99"'),
+        (["--ray-address", "auto"], "--ray-address is for sweeps on Ray"),
+        (["--backend", "ray", "--jobs", "2"], "--jobs is for this machine alone"),
+        (["--backend", "slurm"], "'local', 'ray'"),
+        (["--sampler", "grid"], "'random', 'tpe'"),
+        (["--grace-epochs", "3"], "--grace-epochs needs a --pruner"),
+        (["--pbt-interval", "5", "--sampler", "tpe"], "Leave out --sampler"),
+        (["--pruner", "halving", "--seeds", "2"], "--seeds 2 averages members"),
+        (["--pruner", "halving", "--grace-epochs", "50"], "Use a smaller --grace-epochs"),
+        (["--time-budget", "0"], "--time-budget 0"),
+        (["--resume", "x", "--sampler", "tpe"], "leave out everything but --members"),
         (["--members", "3", "--pbt-interval", "5"], "Use --members 4 or more"),
         (["--pbt-interval", "50"], "members train for 50 epochs"),
         (
@@ -174,6 +184,45 @@ def test_where_tensorboard_is_missing_nothing_is_written(spikes, tmp_path, monke
     assert result.exit_code == 1
     assert 'pip install "ndt-cli[tensorboard]"' in result.stderr
     assert not (tmp_path / "sweep").exists()
+
+
+def test_the_end_names_the_best_settings_and_how_to_use_them(made):
+    out, said = made
+    text = said.stdout.replace("\n", "")
+    best = json.loads(ndt("sweep", "show", out, "--json").stdout)
+    file = best["best_settings"]
+    assert file == str(out / best["members"][0]["folder"] / "settings.toml")
+    assert f"best settings: {file}" in text
+    assert f"ndt train --config {file}" in text
+    for name in ("default run", "smoothing", "mean rate"):
+        score = best["references"][name]["rate-r2"]
+        assert f"{name} {score:.4f}" in text
+
+
+@pytest.mark.parametrize(
+    ("package", "args"),
+    [("ray", ("--backend", "ray")), ("wandb", ("--logger", "wandb"))],
+)
+def test_where_a_package_is_missing_one_line_says_what_to_install(
+    package, args, spikes, tmp_path, monkeypatch
+):
+    module = {"ray": "ray_executor", "wandb": "loggers"}[package]
+    monkeypatch.setattr(f"ndt_cli.search.{module}.find_spec", lambda name: None)
+    result = ndt("sweep", "--data", spikes, "--out", tmp_path / "x", *args, *settings())
+    assert result.exit_code == 1
+    assert f'pip install "ndt-cli[{package}]"' in result.stderr.splitlines()[-1]
+    assert not (tmp_path / "x").exists()
+
+
+def test_members_side_by_side_are_told_one_by_one_and_ranked_by_seeds(spikes, tmp_path):
+    out = tmp_path / "sweep"
+    made = ndt(
+        "sweep", "--data", spikes, "--out", out, "--members", 2, "--seeds", 2, "--jobs", 2,
+        "--no-default-run", *settings(),
+    )  # fmt: skip
+    assert made.exit_code == 0, made.output
+    assert made.stderr.count("to go") == 4
+    assert "(mean of 2 seeds)" in made.stdout
 
 
 def test_generations_tell_who_goes_on_from_whom_and_show_says_where_it_is_kept(spikes, tmp_path):
