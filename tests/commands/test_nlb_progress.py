@@ -125,7 +125,7 @@ def test_stages_and_training_are_never_shown_at_once(shown, terminal, monkeypatc
 # ------------------------------------------------------------------ the table
 def shown_table(scores, monkeypatch):
     stream = io.StringIO()
-    monkeypatch.setattr(nlb_submit, "out", make_console(file=stream, width=80))
+    monkeypatch.setattr(nlb_submit, "stdout", make_console(file=stream, width=80))
     nlb_submit._show(DatasetResult("dmfc_rsg_20", "val", None, ["a"], [7], scores))
     return stream.getvalue()
 

@@ -242,17 +242,17 @@ def test_a_sweep_that_has_ended_trains_nothing_more(whole):
 
 def _diverging_member(monkeypatch, index, n_epochs):
     """Make one member's loss infinite after so many epochs."""
-    begin, finite, bad = TrainingStep.begin, TrainingStep.loss_sum, {}
+    take, finite, bad = TrainingStep.__call__, TrainingStep.loss_sum, {}
 
-    def begin_epoch(step, epoch):
+    def take_step(step, batch, epoch):
         bad[step] = step.settings.train.seed == index and epoch == n_epochs
-        begin(step, epoch)
+        return take(step, batch, epoch)
 
     def loss_sum(step, batch):
         total, n_scored = finite(step, batch)
         return (total * math.inf if bad[step] else total), n_scored
 
-    monkeypatch.setattr(TrainingStep, "begin", begin_epoch)
+    monkeypatch.setattr(TrainingStep, "__call__", take_step)
     monkeypatch.setattr(TrainingStep, "loss_sum", loss_sum)
 
 
