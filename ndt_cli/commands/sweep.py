@@ -268,9 +268,7 @@ def sweep(
         open_.enter_context(run_warnings_shown())
         stop = open_.enter_context(stop_request())
         sweep_name = Path(resume or out or "sweep").absolute().name
-        watching = open_.enter_context(
-            _watching(executor, settings.train.max_epochs, logger, sweep_name)
-        )
+        watching = open_.enter_context(_watching(executor, logger, sweep_name))
         how: dict[str, Any] = {
             "time_budget": time_budget,
             "executor": executor,
@@ -344,7 +342,7 @@ def _executor(
 
 @contextmanager
 def _watching(
-    executor: "Executor", max_epochs: int, logger: LoggerName | None, sweep_name: str
+    executor: "Executor", logger: LoggerName | None, sweep_name: str
 ) -> "Iterator[Watching]":
     """Show the progress of a sweep, of one member at a time or of several."""
     from ndt_cli.commands.sweep_progress import (
@@ -364,5 +362,5 @@ def _watching(
             yield Watching(training=training, **common)
     else:
         # Ray prints what it has to say of a dead worker.
-        with redirect_stdout(sys.stderr), MembersProgress(max_epochs) as epochs:
+        with redirect_stdout(sys.stderr), MembersProgress() as epochs:
             yield Watching(epochs=epochs, **common)

@@ -44,8 +44,7 @@ class SweepProgress:
 class MembersProgress:
     """A bar for each member that trains elsewhere, or a line now and then; use as a context."""
 
-    def __init__(self, max_epochs: int) -> None:
-        self._max_epochs = max_epochs
+    def __init__(self) -> None:
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -64,18 +63,18 @@ class MembersProgress:
     def __exit__(self, *error: object) -> None:
         self._bars.__exit__(None, None, None)
 
-    def __call__(self, epochs: Mapping[int, int]) -> None:
+    def __call__(self, epochs: Mapping[int, int], max_epochs: int) -> None:
         for index in self._tasks.keys() - epochs.keys():
             self._bars.remove_task(self._tasks.pop(index))
         for index, epoch in epochs.items():
             if index not in self._tasks:
-                self._tasks[index] = self._bars.add_task(_name(index), total=self._max_epochs)
+                self._tasks[index] = self._bars.add_task(_name(index), total=max_epochs)
             self._bars.update(self._tasks[index], completed=epoch)
         now = time.monotonic()
         if not log.is_terminal and epochs and now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
             members = ", ".join(f"{_name(index)} {epoch}" for index, epoch in epochs.items())
-            note(f"epochs of {self._max_epochs}: {members}")
+            note(f"epochs of {max_epochs}: {members}")
 
 
 def _name(index: int) -> str:

@@ -43,8 +43,8 @@ _SECONDS_BETWEEN_READS = 1.0
 
 # Told of each member that has ended, and of all results so far.
 MemberWatcher = Callable[[MemberResult, SweepResults], None]
-# Told now and then how many epochs each running member has completed, by its number.
-EpochWatcher = Callable[[Mapping[int, int]], None]
+# Told now and then how many epochs each running member has completed, by its number, of how many.
+EpochWatcher = Callable[[Mapping[int, int], int], None]
 
 
 class Strategy(Protocol):
@@ -86,7 +86,7 @@ class Watching:
 
     training: Watcher = ignore
     ended: MemberWatcher = lambda member, results: None
-    epochs: EpochWatcher = lambda epochs: None
+    epochs: EpochWatcher = lambda epochs, max_epochs: None
     moves: MovesWatcher = lambda epoch, moves: None
     loggers: Sequence[MemberLogger] = ()
 
@@ -370,7 +370,8 @@ class _Loop:
         """Read how far members are, stop those that lag behind; return whether all must stop."""
         if time.monotonic() >= self._next_read:
             self._next_read = time.monotonic() + _SECONDS_BETWEEN_READS
-            self._watching.epochs({i: self._read(i) for i in self._running})
+            epochs = {index: self._read(index) for index in self._running}
+            self._watching.epochs(epochs, self._folder.settings.train.max_epochs)
         for index, member in self._running.items():
             why = None if index < 0 or self._stopping else self._strategy.to_stop(member)
             if why is not None:

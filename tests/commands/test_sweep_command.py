@@ -57,8 +57,8 @@ def made(spikes, tmp_path_factory):
 
 def test_a_sweep_tells_its_members_best_first_and_its_folder(made):
     out, said = made
-    assert "settings: preset lorenz-quick" in said.stderr
-    assert "space: quick, 11 settings drawn" in said.stderr
+    assert "settings: preset recordings" in said.stderr
+    assert "space: recordings, 10 settings drawn" in said.stderr
     assert said.stderr.count("to go") == 3
     lines = said.stdout.splitlines()
     ranks = [line.split()[0] for line in lines if "finished" in line]

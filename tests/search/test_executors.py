@@ -64,7 +64,7 @@ class KillsWorker:
     def __init__(self, member, times=1, min_epochs=20):
         self.member, self.times, self.min_epochs, self.killed = member, times, min_epochs, []
 
-    def __call__(self, epochs):
+    def __call__(self, epochs, max_epochs):
         try:
             pid = json.loads((self.member / "running.json").read_text())["pid"]
         except (OSError, ValueError):
@@ -77,7 +77,7 @@ class KillsWorker:
 
 def test_members_that_train_side_by_side_are_those_that_train_in_turn(whole, tmp_path):
     seen = set()
-    watching = Watching(epochs=lambda epochs: seen.update(epochs))
+    watching = Watching(epochs=lambda epochs, max_epochs: seen.update(epochs))
     done = _sweep(tmp_path / "sweep", executor=Processes(2), watching=watching)
     assert not done.interrupted
     assert seen == set(range(N_MEMBERS))

@@ -26,7 +26,7 @@ PAPER = {
     "area2_bump": ((0.2, 0.6), (4, 100), (0.9, 1), LogUniform(0.5, 1), (1, 5), None),
     "dmfc_rsg": ((0.3, 0.7), (40, 240), (0.9, 1), LogUniform(0.5, 1), (1, 7), (0, 2000)),
 }
-SHORT_RUNS = {"quick": "chaotic-rnn-quick", "nlb-quick": "nlb-quick"}
+OURS = {"quick": "chaotic-rnn-quick", "nlb-quick": "nlb-quick", "recordings": "recordings"}
 
 
 def space(**tables):
@@ -55,8 +55,8 @@ def test_a_shipped_space_is_that_of_the_paper(name):
     assert found.draws == expected
 
 
-@pytest.mark.parametrize(("name", "preset"), SHORT_RUNS.items())
-def test_the_space_of_a_short_run_lies_around_its_preset(name, preset):
+@pytest.mark.parametrize(("name", "preset"), OURS.items())
+def test_a_space_of_our_own_lies_around_its_preset(name, preset):
     its, settings = find_space(name), load_settings(preset)
     for key, draw in its.draws.items():
         section, _, field = key.partition(".")
@@ -64,9 +64,9 @@ def test_the_space_of_a_short_run_lies_around_its_preset(name, preset):
 
 
 def test_the_shipped_spaces_are_these_and_presets_name_them():
-    assert set(space_names()) == {*PAPER, *SHORT_RUNS}
+    assert set(space_names()) == {*PAPER, *OURS}
     assert set(SPACE_OF_PRESET) <= set(preset_names())
-    assert set(SPACE_OF_PRESET.values()) <= {*PAPER, *SHORT_RUNS}
+    assert set(SPACE_OF_PRESET.values()) <= {*PAPER, *OURS}
     assert default_space("mc_rtt") == "maze-rtt"
     assert default_space("lorenz-quick") == "quick"
     assert default_space("lorenz") == "generic"
