@@ -16,7 +16,7 @@ from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.events import Watcher
 from ndt_cli.engine.preflight import check_same_data, check_trainable
 from ndt_cli.engine.run_folder import RunFolder, default_path, hold_run
-from ndt_cli.engine.tensorboard import require_tensorboard
+from ndt_cli.engine.tensorboard import log_results, require_tensorboard
 from ndt_cli.engine.trainer import ignore
 from ndt_cli.errors import DataError, NdtError, RunError, RunWarning, SettingsError, called
 from ndt_cli.search.executors import (
@@ -423,6 +423,9 @@ class _Loop:
         self._results = self._results.with_member(ended)
         self._folder.write_results(self._results)
         self._strategy.tell(ended, self._results)
+        if member.settings.train.tensorboard and ended.scores:
+            run = RunFolder(member.folder)
+            log_results(run, member.settings, ended.scores, (), ended.epochs)
         for logger in self._watching.loggers:
             logger.end(member.index, ended.scores, ended.status)
         self._watching.ended(ended, self._results)

@@ -111,7 +111,7 @@ class RayTasks:
 
     def wait(self, look: StopRequest) -> list[Outcome]:
         import ray
-        from ray.exceptions import RayError
+        from ray.exceptions import RayError, RayTaskError
 
         outcomes = []
         for task in ray.wait(list(self._members), timeout=_SECONDS_BETWEEN_LOOKS)[0]:
@@ -119,7 +119,8 @@ class RayTasks:
             try:
                 outcomes.append(ray.get(task))
             except RayError as error:
-                why = str(error).strip().splitlines()[0]
+                # An exception of the task comes last, after its traceback.
+                why = str(error).strip().splitlines()[-1 if isinstance(error, RayTaskError) else 0]
                 outcomes.append(outcome_so_far(member, "died", why))
         return outcomes
 

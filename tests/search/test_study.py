@@ -272,6 +272,18 @@ def test_the_setting_that_makes_members_good_is_the_most_important(tmp_path):
 # Experiment trackers
 
 
+def test_tensorboard_gets_the_final_scores_of_each_member(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    settings = changed(SETTINGS, "train", tensorboard=True)
+    done = _sweep(tmp_path / "sweep", settings, n_members=1)
+    (member,) = done.results.members
+    events = accumulator.EventAccumulator(str(member.folder / "tensorboard"))
+    events.Reload()
+    (final,) = events.Scalars("final/masked-loss")
+    assert final.value == pytest.approx(done.results.score(member))
+    assert "_hparams_/experiment" in events.summary_metadata
+
+
 class Recorder:
     """Keeps what a tracker would be told."""
 
