@@ -321,7 +321,7 @@ def importance_bars(shares: Mapping[str, float]) -> Figure:
     rows = list(reversed(list(shares.items())))
     names = [heading(key) for key, _ in rows]
     axes.barh(names, [share for _, share in rows], color=MODEL, height=0.6)
-    axes.set_xlabel("importance (PED-ANOVA, shares add up to 1)")
+    axes.set_xlabel("share of the importance")
     axes.tick_params(axis="y", length=0)
     return figure
 

@@ -1,6 +1,7 @@
 """Figures of a sweep show every member, the best one, those that diverged, and what is cut off."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -8,9 +9,11 @@ from builders import tiny_settings
 
 from ndt_cli.report.page import sweep_page
 from ndt_cli.report.sweep_figures import (
+    importance_bars,
     learning_curves,
     limits_of,
     loss_against_measure,
+    parallel_coordinates,
     score_by_setting,
     write_sweep_figures,
 )
@@ -146,6 +149,35 @@ def test_without_a_member_that_has_validated_nothing_is_drawn(tmp_path):
     assert write_sweep_figures(tmp_path / "figures", found, DRAWS) == []
     with pytest.raises(ValueError, match="ranked"):
         score_by_setting(found, DRAWS)
+
+
+def test_a_line_of_each_member_goes_through_its_settings_to_its_score():
+    members = [member(0, 0.40), replace(member(1, 0.42), drawn={"mask.max_span": 5})]
+    (axes,) = parallel_coordinates(results(*members), DRAWS).axes
+    lines = [line for line in axes.get_lines() if len(line.get_xdata()) == len(DRAWS) + 1]
+    worse, best = (line.get_ydata() for line in lines)  # the best is drawn last, on top
+    assert best[-1] == 1
+    assert worse[-1] == 0
+    place = list(DRAWS).index("mask.max_span")
+    assert (best[place], worse[place]) == (0, 1)
+    # A setting that was not drawn leaves a gap.
+    assert [math.isnan(height) for height in worse[:-1]] == [i != place for i in range(len(DRAWS))]
+    assert not any(math.isnan(height) for height in best)
+
+
+def test_a_setting_that_was_not_drawn_has_no_point():
+    members = [member(0, 0.40), replace(member(1, 0.42), drawn={"mask.max_span": 5})]
+    figure = score_by_setting(results(*members), DRAWS)
+    counts = {axes.get_xlabel(): len(set(drawn_points(axes))) for axes in figure.axes[:3]}
+    assert counts == {"train.learning_rate": 1, "model.dropout": 1, "mask.max_span": 2}
+
+
+def test_the_most_important_setting_is_at_the_top():
+    (axes,) = importance_bars({"mask.ratio": 0.7, "train.learning_rate": 0.3}).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "learning rate", "mask ratio"
+    ]  # fmt: skip
+    assert [bar.get_width() for bar in axes.patches] == [0.3, 0.7]
 
 
 def test_the_page_counts_members_of_every_status():
