@@ -32,7 +32,13 @@ from ndt_cli.report.neurons import (
     per_neuron_scores,
     r2_of_neurons,
 )
-from ndt_cli.report.sweep_figures import draw_curves, draw_measures, draw_settings
+from ndt_cli.report.sweep_figures import (
+    draw_curves,
+    draw_importance,
+    draw_measures,
+    draw_parallel,
+    draw_settings,
+)
 from ndt_cli.report.trajectories import draw_trajectories_2d, draw_trajectories_3d
 from ndt_cli.report.trial import (
     draw_heatmaps,
@@ -185,6 +191,8 @@ FIGURES = {
 SWEEP_FIGURES = {
     "settings": SweepFigure("Score by setting", draw_settings),
     "measures": SweepFigure("Loss against R2 or co-bps", draw_measures),
+    "importance": SweepFigure("Importance of each setting", draw_importance),
+    "parallel": SweepFigure("Settings of all members", draw_parallel),
     "curves": SweepFigure("Learning curves of all members", draw_curves),
 }
 

@@ -1,60 +1,27 @@
-"""One yardstick for all members of a sweep.
+"""The scores by which members of a sweep are compared.
 
-While it trains, a member validates under its own mask settings. With a smaller mask ratio, or
-hidden bins that keep their counts, its masked loss is lower without its model being better: such
-losses cannot be compared. So the best checkpoint of each member is measured once more, with the
-bins that the sweep's own settings hide. The other measures hide nothing and stay as they were.
+During training a member validates under its own mask settings. With a smaller mask ratio its
+masked loss is lower without its model being better. So the best checkpoint of each member is
+measured again, with the bins hidden that the settings of the sweep hide.
 """
 
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from ndt_cli.baselines import constant_rates, mean_rate
+from ndt_cli.baselines import HeldoutRegression, Smoother, constant_rates, mean_rate
 from ndt_cli.data.spike_data import FloatArray, Recording, SpikeData
 from ndt_cli.engine.inference import hiding_folds, load_trained
-from ndt_cli.engine.run_folder import BEST
 from ndt_cli.metrics import bits_per_spike, rate_scores
 from ndt_cli.settings.tree import Settings
 
 Scores = dict[str, float]
 
 
-class Measure(NamedTuple):
-    """A measure that members can be ranked by.
-
-    ``label`` names it in tables, ``axis`` in pictures, with its unit.
-    """
-
-    label: str
-    axis: str
-
-
-MEASURES = {
-    "masked-loss": Measure("loss hidden", "loss, hidden bins (nats per entry)"),
-    "unmasked-loss": Measure("loss seen", "loss, nothing hidden (nats per entry)"),
-    "rate-r2": Measure("R2 mean", "R² of the rate"),
-    "co-bps": Measure("co-bps", "co-bps (bits per spike)"),
-}
-
-
-def lower_is_better(choose_by: str) -> bool:
-    """Tell which way a measure of ``train.choose_by`` goes."""
-    return BEST[f"best-{choose_by}"][1]
-
-
 def run_scores(run: Path, data: SpikeData, settings: Settings) -> Scores:
-    """Measure a run's best checkpoint.
+    """Measure the best checkpoint of a run or ensemble on validation trials.
 
-    Parameters
-    ----------
-    run : Path
-        A run folder, or an ensemble.
-    data : SpikeData
-        Validation trials.
-    settings : Settings
-        The same for all that are compared: which bins are hidden, and the device.
+    The settings say which bins are hidden, and are the same for all that are compared.
     """
     trained = load_trained(run, device=settings.train.device)
     folds_BTN = hiding_folds(data, settings)
@@ -62,13 +29,36 @@ def run_scores(run: Path, data: SpikeData, settings: Settings) -> Scores:
 
 
 def mean_rate_scores(recording: Recording) -> Scores:
-    """Measure what every model has to beat: each neuron's mean rate in the training trials."""
+    """Measure what every model must beat: each neuron's mean rate in the training trials."""
     rates_BTN = constant_rates(mean_rate(recording.train), recording.valid)
     return scores_of_rates(recording.valid, rates_BTN, rates_BTN)
 
 
+def smoothing_scores(recording: Recording, settings: Settings) -> Scores:
+    """Measure smoothed spikes, with the kernel chosen on the training trials.
+
+    Held-out neurons are predicted from the smoothed held-in ones.
+
+    Raises
+    ------
+    DataError
+        If the counts of held-out neurons are not known.
+    """
+    train, data = recording.train, recording.valid
+    smoother, folds_BTN = Smoother.fit(train), hiding_folds(data, settings)
+    seen_BTN, hidden_BTN = smoother.rates(data), np.zeros(data.spikes_BTN.shape)
+    for fold in range(int(folds_BTN.max()) + 1):
+        in_fold_BTN = np.broadcast_to(folds_BTN == fold, hidden_BTN.shape)
+        np.copyto(hidden_BTN, smoother.rates_hidden(data, in_fold_BTN), where=in_fold_BTN)
+    if data.n_heldout:
+        predicted_BTN = HeldoutRegression.fit(train, smoother).rates(data)
+        for rates_BTN in (seen_BTN, hidden_BTN):
+            rates_BTN[:, :, data.n_neurons - data.n_heldout :] = predicted_BTN
+    return scores_of_rates(data, seen_BTN, hidden_BTN)
+
+
 def scores_of_rates(data: SpikeData, seen_BTN: FloatArray, hidden_BTN: FloatArray) -> Scores:
-    """Measure rates by all that the data allow; NaN where a rate is not finite.
+    """Measure rates in every way that the trials allow.
 
     Parameters
     ----------

@@ -23,8 +23,8 @@ from ndt_cli.errors import RunError, SettingsError
 from ndt_cli.nlb.submit import submit
 from ndt_cli.nlb.tensors import make_tensors, scored_inputs, write_spike_file
 from ndt_cli.search.folder import SweepFolder
+from ndt_cli.search.loop import sweep
 from ndt_cli.search.space import Space
-from ndt_cli.search.sweep import sweep
 from ndt_cli.settings.tree import DataSettings
 
 SETTINGS = tiny_settings(

@@ -4,16 +4,15 @@ import math
 from datetime import datetime
 
 from ndt_cli import __version__
+from ndt_cli.engine.measures import MEASURES
 from ndt_cli.errors import RunError, called
 from ndt_cli.report.curves import MEASURE_NAMES
 from ndt_cli.report.figures import count
 from ndt_cli.report.page.parts import AsTyped, PageFigure, Row, Step, duration, render
 from ndt_cli.report.registry import SWEEP_FIGURES, draw_sweep
-from ndt_cli.search.draws import Choice, Draw, written
 from ndt_cli.search.folder import SweepFolder
 from ndt_cli.search.results import STATUSES, SweepResults
-from ndt_cli.search.scoring import MEASURES, lower_is_better
-from ndt_cli.search.words import heading, score_text, value_text
+from ndt_cli.search.space import Draw, OneOf, heading, score_text, value_text, written
 
 
 def sweep_html(sweep: SweepFolder, as_typed: AsTyped = str) -> str:
@@ -55,14 +54,14 @@ def _lead(results: SweepResults) -> list[str]:
 def _about(sweep: SweepFolder, results: SweepResults) -> list[Row]:
     words = {status: results.count(status) for status in STATUSES}
     states = ", ".join(f"{n} {status}" for status, n in words.items() if n)
-    better = "lower" if lower_is_better(results.choose_by) else "higher"
+    better = "lower" if MEASURES[results.choose_by].lower_is_better else "higher"
     file = sweep.settings.data.file or f"synthetic dataset {sweep.settings.data.synthetic}"
     return [
         ("data", str(file)),
         ("members", f"{len(results.members)}: {states}"),
         ("ranked by", f"{MEASURE_NAMES[results.choose_by]}; {better} is better"),
         ("space", f"{sweep.space.name}: {count(len(sweep.space.draws), 'setting')}"),
-        ("seed", str(sweep.seed)),
+        ("seed", str(sweep.plan.seed)),
         ("time spent", duration(sum(member.seconds for member in results.members))),
         ("page made", f"{datetime.now():%Y-%m-%d %H:%M} with ndt {__version__}"),
     ]
@@ -71,7 +70,7 @@ def _about(sweep: SweepFolder, results: SweepResults) -> list[Row]:
 def _describe(draw: Draw) -> str:
     ((kind, values),) = written(draw).items()
     texts = [value_text(value) for value in values]
-    if isinstance(draw, Choice):
+    if isinstance(draw, OneOf):
         return f"{kind}: {', '.join(texts)}"
     return f"{kind}: {' to '.join(texts)}"
 
@@ -88,7 +87,7 @@ def _table(results: SweepResults) -> tuple[list[str], list[list[str]]]:
         row = [str(place) if place <= n_ranked else "-", str(member.index)]
         row += [score_text(member.scores.get(name)) for name in measures]
         row += [str(member.epochs), member.status]
-        rows.append(row + [value_text(member.drawn[key]) for key in drawn])
+        rows.append(row + [value_text(member.drawn.get(key)) for key in drawn])
     return columns, rows
 
 
@@ -128,7 +127,7 @@ def _steps(sweep: SweepFolder, results: SweepResults) -> list[Step]:
         Step(
             "Repeat the sweep:",
             f"`sweep(load_settings({base!r}), find_space({space!r}), "
-            f"n_members={sweep.n_members}, seed={sweep.seed}, out={again!r})`",
+            f"n_members={sweep.plan.members}, seed={sweep.plan.seed}, out={again!r})`",
         ),
         Step(
             f"A figure as PNG, SVG or PDF; names: {', '.join(SWEEP_FIGURES)}.",
