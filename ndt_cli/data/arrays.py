@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt_cli.data.checks import MAX_COUNT
 from ndt_cli.data.files import ArrayFile
-from ndt_cli.data.spike_data import FloatArray, IntArray
+from ndt_cli.data.spike_data import MAX_COUNT, FloatArray, IntArray
 from ndt_cli.errors import DataError
 from ndt_cli.memory import check_memory
 from ndt_cli.settings.tree import MAX_BIN_MS, MIN_BIN_MS, DataSettings

@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt_cli.data.arrays import read_counts
-from ndt_cli.data.checks import MAX_COUNT
 from ndt_cli.data.files import ArrayFile
 from ndt_cli.data.layouts import LFADS_COUNT_KEYS, NLB_COUNT_KEYS
 from ndt_cli.data.loading import detect_layout, load_file
-from ndt_cli.data.spike_data import Recording, SpikeData, trial_blocks
+from ndt_cli.data.spike_data import MAX_COUNT, Recording, SpikeData, trial_blocks
 from ndt_cli.errors import DataError
 from ndt_cli.jsonable import jsonable
 from ndt_cli.settings.tree import DataSettings

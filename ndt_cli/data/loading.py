@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt_cli.data.checks import check_recording
 from ndt_cli.data.files import ArrayFile
 from ndt_cli.data.layouts import LFADS_COUNT_KEYS, NLB_COUNT_KEYS, read_lfads, read_nlb, read_own
 from ndt_cli.data.rebin import rebin_recording
-from ndt_cli.data.spike_data import IntArray, Recording, SpikeData
+from ndt_cli.data.spike_data import IntArray, Recording, SpikeData, check_recording
 from ndt_cli.data.synthetic import make_chaotic_rnn, make_lorenz
 from ndt_cli.errors import DataError, SettingsError
 from ndt_cli.settings.tree import DataSettings

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt_cli.data.checks import compact_counts
-from ndt_cli.data.spike_data import FloatArray, IntArray, Recording, SpikeData
+from ndt_cli.data.spike_data import FloatArray, IntArray, Recording, SpikeData, compact_counts
 from ndt_cli.errors import DataError
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ndt_cli.atomic import write_atomic
-from ndt_cli.data.checks import MAX_COUNT
+from ndt_cli.data.spike_data import MAX_COUNT
 from ndt_cli.engine.measures import BEST_CHECKPOINTS, best_checkpoint
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.streams import Streams

@@ -1,4 +1,4 @@
-"""The same bits each time on a GPU, where it is asked for."""
+"""Device, precision and number of threads of a run; deterministic kernels on a GPU."""
 
 import os
 import re
@@ -47,11 +47,6 @@ def deterministic_kernels(wanted: bool, device: torch.device) -> Iterator[None]:
         torch.backends.cudnn.benchmark = benchmark
         if config is None:
             del os.environ[_CUBLAS]
-
-
-# ------------------------------------------------------------------------------------------------
-# Which device, which precision, how many threads.
-# ------------------------------------------------------------------------------------------------
 
 
 _NAME = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")

@@ -1,4 +1,4 @@
-"""Several processes, one a device, as torchrun starts them."""
+"""Several processes that train together, one per device, as torchrun starts them."""
 
 import os
 import sys

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ndt_cli.data.checks import check_recording
-from ndt_cli.data.spike_data import Recording, SpikeData
+from ndt_cli.data.spike_data import Recording, SpikeData, check_recording
 from ndt_cli.engine.device import free_gpu_bytes
 from ndt_cli.engine.measures import MEASURES
 from ndt_cli.engine.run_folder import RunFolder, SplitFacts

@@ -213,7 +213,7 @@ def package_version(name: str) -> str | None:
 # ------------------------------------------------------------------------------------------------
 
 
-# Kept until report and search read the registry of measures themselves.
+# Kept until sweeps read the registry of measures themselves.
 BEST = {name: (measure.key, measure.lower_is_better) for name, measure in BEST_CHECKPOINTS.items()}
 
 LOCK_FILE, HOLDER_FILE = "run.lock", "running.json"

@@ -182,11 +182,6 @@ def submission_key(name: str, bin_ms: int) -> str:
     return name if bin_ms == 5 else f"{name}_{bin_ms}"
 
 
-# ------------------------------------------------------------------------------------------------
-# The groups and arrays of a submission file.
-# ------------------------------------------------------------------------------------------------
-
-
 TRAIN_TRIALS, EVAL_TRIALS = "train trials", "eval trials"
 WINDOW_BINS, FORWARD_BINS = "bins", "forward bins"
 HELDIN, HELDOUT = "held-in neurons", "held-out neurons"
@@ -249,11 +244,6 @@ def nearest_group(name: str) -> SubmissionGroup | None:
     return GROUPS[close] if close else None
 
 
-# ------------------------------------------------------------------------------------------------
-# Settings.
-# ------------------------------------------------------------------------------------------------
-
-
 # The best preset in our measurements (README.md in this folder). The presets named after the
 # datasets are the paper's, for many hours on a GPU.
 DEFAULT_CONFIG = "nlb-quick"
@@ -281,11 +271,6 @@ def dataset_settings(
         if bins > 0 and scale != 1
     ]
     return load_settings(source, [*scaled, "train.choose_by=co-bps", *overrides])
-
-
-# ------------------------------------------------------------------------------------------------
-# Progress of long work, and requests to stop it.
-# ------------------------------------------------------------------------------------------------
 
 
 Progress = Callable[[str, int, int], None]

@@ -127,11 +127,6 @@ def _find(dataset: NlbDataset, public: PublicFile, pattern: str, data_dir: Path)
     return None
 
 
-# ------------------------------------------------------------------------------------------------
-# Downloads.
-# ------------------------------------------------------------------------------------------------
-
-
 _CHUNK_BYTES = 2**16  # an incomplete chunk is lost
 _TIMEOUT_S = (10.0, 60.0)  # to connect; between bytes
 _WAITS_S = (0.0, 1.0, 5.0)

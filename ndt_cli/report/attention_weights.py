@@ -47,11 +47,6 @@ MOST_LAYERS = 6
 MOST_HEADS = 4
 
 
-# ------------------------------------------------------------------------------------------------
-# Weights
-# ------------------------------------------------------------------------------------------------
-
-
 def attention_weights(
     network: NeuralDataTransformer, input_BTN: Tensor, inside_BT: Tensor | None = None
 ) -> list[Tensor]:
@@ -166,11 +161,6 @@ def _averages(
     return AttentionAverage(
         maps_LHTS, lags_K, by_lag_LHK, uniform_K, int((data.lengths_B > 0).sum()), data.bin_ms
     )
-
-
-# ------------------------------------------------------------------------------------------------
-# Figures
-# ------------------------------------------------------------------------------------------------
 
 
 def draw_attention_maps(run: "RunContents") -> CaptionedFigure:

@@ -97,10 +97,6 @@ def group_average(
     return average_TN
 
 
-# ------------------------------------------------------------------------------------------------
-# A few neurons by condition
-# ------------------------------------------------------------------------------------------------
-
 MOST_CONDITIONS = 4
 # Trials per condition in the raster; the averages are over all of them.
 MOST_TRIALS = 12

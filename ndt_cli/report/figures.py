@@ -144,11 +144,6 @@ def add_color_bar(figure: Figure, image: AxesImage, axes: Any, label: str, *, cu
     bar.outline.set_linewidth(0.6)
 
 
-# ------------------------------------------------------------------------------------------------
-# Captions
-# ------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, eq=False)
 class CaptionedFigure:
     """A figure with its text."""
@@ -172,10 +167,6 @@ def count(n: int, noun: str) -> str:
     """Return such text as "1 trial" or "2 trials"."""
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
-
-# ------------------------------------------------------------------------------------------------
-# Files
-# ------------------------------------------------------------------------------------------------
 
 # Dates would make two files of the same figure differ.
 _METADATA: dict[str, dict[str, None]] = {

@@ -123,10 +123,6 @@ def spike_times(counts_T: NDArray[np.integer], bin_time: float) -> list[float]:
     ]
 
 
-# ------------------------------------------------------------------------------------------------
-# Spikes of all neurons, rates of a few
-# ------------------------------------------------------------------------------------------------
-
 # Above the right end of a panel, clear of the data.
 _LEGEND: Any = {
     "loc": "lower right",
@@ -262,11 +258,6 @@ def _draw_ticks(axes: Axes, counts_T: NDArray[np.integer], bin_time: float) -> N
     axes.set_ylim(-0.24 * top, top)
     axes.vlines(spike_times(counts_T, bin_time), -0.2 * top, -0.07 * top, color=MUTED, lw=0.7)
     axes.spines["left"].set_bounds(0, top)
-
-
-# ------------------------------------------------------------------------------------------------
-# Rates of all neurons
-# ------------------------------------------------------------------------------------------------
 
 
 def draw_heatmaps(run: "RunContents", trial: int | None = None) -> CaptionedFigure:
