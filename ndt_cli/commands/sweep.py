@@ -345,7 +345,7 @@ def _watching(
     executor: "Executor", logger: LoggerName | None, sweep_name: str
 ) -> "Iterator[Watching]":
     """Show the progress of a sweep, of one member at a time or of several."""
-    from ndt_cli.commands.sweep_progress import (
+    from ndt_cli.commands.progress import (
         MembersProgress,
         SweepProgress,
         tell_member,

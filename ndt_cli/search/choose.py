@@ -11,8 +11,7 @@ from ndt_cli.engine.inference import hiding_folds, load_trained
 from ndt_cli.engine.measures import MEASURES
 from ndt_cli.errors import RunError, SettingsError, called
 from ndt_cli.search.folder import SweepFolder
-from ndt_cli.search.results import MemberResult
-from ndt_cli.search.scoring import scores_of_rates
+from ndt_cli.search.results import MemberResult, scores_of_rates
 from ndt_cli.settings.tree import Settings
 
 

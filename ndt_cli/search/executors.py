@@ -39,7 +39,7 @@ from ndt_cli.engine.trainer import Stopped, ignore
 from ndt_cli.engine.training import resume, train
 from ndt_cli.errors import NdtError, RunError, RunWarning, SettingsError, TrainingError
 from ndt_cli.model.network import ModelShape
-from ndt_cli.search.scoring import run_scores
+from ndt_cli.search.results import run_scores
 from ndt_cli.settings.tree import Settings
 
 _SECONDS_BETWEEN_LOOKS = 0.2

@@ -32,8 +32,7 @@ from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.errors import RunError, SettingsError, called
 from ndt_cli.jsonable import json_text
 from ndt_cli.search.executors import Member
-from ndt_cli.search.results import MemberResult, SweepResults, scores_from_json
-from ndt_cli.search.scoring import Scores
+from ndt_cli.search.results import MemberResult, Scores, SweepResults, scores_from_json
 from ndt_cli.search.space import Space, Value, read_space
 from ndt_cli.settings.load import (
     ConfigSource,

@@ -31,8 +31,14 @@ from ndt_cli.search.executors import (
 from ndt_cli.search.folder import Pruner, Sampler, SweepFolder, SweepPlan
 from ndt_cli.search.loggers import MemberLogger
 from ndt_cli.search.pbt import MovesWatcher, PopulationStrategy, check_population
-from ndt_cli.search.results import MemberResult, SweepResults
-from ndt_cli.search.scoring import Scores, mean_rate_scores, run_scores, smoothing_scores
+from ndt_cli.search.results import (
+    MemberResult,
+    Scores,
+    SweepResults,
+    mean_rate_scores,
+    run_scores,
+    smoothing_scores,
+)
 from ndt_cli.search.space import Space
 from ndt_cli.search.study import OptunaStrategy, check_draws, rung_epochs
 from ndt_cli.settings.tree import Settings

@@ -30,8 +30,7 @@ from ndt_cli.errors import RunError, SettingsError
 from ndt_cli.jsonable import json_text
 from ndt_cli.search.executors import Member, Outcome, outcome_so_far
 from ndt_cli.search.folder import SweepFolder, SweepPlan
-from ndt_cli.search.results import MemberResult, SweepResults
-from ndt_cli.search.scoring import run_scores
+from ndt_cli.search.results import MemberResult, SweepResults, run_scores
 from ndt_cli.search.space import Draw, Integer, OneOf, Space, Value
 from ndt_cli.settings.tree import Settings
 

@@ -6,9 +6,10 @@ import time
 
 import pytest
 
-from ndt_cli.commands import nlb_progress, nlb_submit
+from ndt_cli.commands import nlb_submit
+from ndt_cli.commands import progress as nlb_progress
 from ndt_cli.commands.console import make_console
-from ndt_cli.commands.nlb_progress import SubmitProgress
+from ndt_cli.commands.progress import SubmitProgress
 from ndt_cli.engine.events import EpochDone, Started
 from ndt_cli.nlb.submit import DatasetResult
 

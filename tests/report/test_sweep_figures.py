@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from builders import tiny_settings
 
-from ndt_cli.report.page import sweep_page
+from ndt_cli.report.page import pages as sweep_page
 from ndt_cli.report.sweep_figures import (
     importance_bars,
     learning_curves,

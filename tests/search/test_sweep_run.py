@@ -18,8 +18,7 @@ from ndt_cli.errors import DataError, RunError, SettingsError
 from ndt_cli.search.executors import InTurn
 from ndt_cli.search.folder import SweepFolder
 from ndt_cli.search.loop import Watching, resume_sweep, sweep
-from ndt_cli.search.results import MemberResult, SweepResults
-from ndt_cli.search.scoring import run_scores, scores_of_rates
+from ndt_cli.search.results import MemberResult, SweepResults, run_scores, scores_of_rates
 from ndt_cli.search.space import Space
 
 SETTINGS = tiny_settings(train={"max_epochs": 3, "learning_rate": 0.01})
