@@ -17,6 +17,7 @@ def ray_environment():
     folder = Path(tempfile.mkdtemp(prefix="ndt-ray-", dir="/tmp"))
     values = {
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",  # on a busy machine its workers would hardly run
         "RAY_TMPDIR": str(folder),
         "OMP_NUM_THREADS": "1",
     }
