@@ -32,7 +32,7 @@ _MODULES = {
     "convert": None,
     "describe_file": "data.describe",
     "evaluate": "evaluation",
-    "find_space": "search.find_space",
+    "find_space": "search.space",
     "fit": "fitting",
     "fit_seeds": "seeds",
     "load_recording": "data.loading",
@@ -45,9 +45,9 @@ _MODULES = {
     "resume": "engine.training",
     "resume_fit": "fitting",
     "resume_seeds": "seeds",
-    "resume_sweep": "search.sweep",
+    "resume_sweep": "search.loop",
     "save_ensemble": "engine.ensembles",
-    "sweep": "search.sweep",
+    "sweep": "search.loop",
     "train": "engine.training",
     "write_rates": "rates_file",
     "write_recording": "data.write",
@@ -81,9 +81,9 @@ if TYPE_CHECKING:
     from ndt_cli.report.page import write_report as write_report
     from ndt_cli.report.registry import plot as plot
     from ndt_cli.search.choose import choose_members as choose_members
-    from ndt_cli.search.find_space import find_space as find_space
-    from ndt_cli.search.sweep import resume_sweep as resume_sweep
-    from ndt_cli.search.sweep import sweep as sweep
+    from ndt_cli.search.loop import resume_sweep as resume_sweep
+    from ndt_cli.search.loop import sweep as sweep
+    from ndt_cli.search.space import find_space as find_space
     from ndt_cli.seeds import fit_seeds as fit_seeds
     from ndt_cli.seeds import resume_seeds as resume_seeds
     from ndt_cli.settings.load import load_settings as load_settings

@@ -41,12 +41,14 @@ COMMANDS = {
     ),
     "evaluate": _Command("ndt_cli.commands.evaluate:evaluate", "Evaluate a run."),
     "compare": _Command("ndt_cli.commands.compare:compare", "Compare runs."),
-    "report": _Command("ndt_cli.commands.report:report", "Write a run's report as a web page."),
-    "plot": _Command("ndt_cli.commands.plot:plot", "Draw one figure of a run or a sweep."),
-    "bench": _Command("ndt_cli.commands.bench:bench", "Compare speed with stock PyTorch layers."),
+    "report": _Command("ndt_cli.commands.report:report", "Write a report of a run as a web page."),
+    "plot": _Command("ndt_cli.commands.report:plot", "Draw one figure of a run or a sweep."),
+    "bench": _Command(
+        "ndt_cli.commands.bench:bench", "Measure the speed of training and inference."
+    ),
     "nlb-data": _Command(
         "ndt_cli.commands.nlb_data:nlb_data",
-        "Fetch or check the public files of the Neural Latents Benchmark.",
+        "Download or check the public files of the Neural Latents Benchmark.",
     ),
     "nlb-submit": _Command(
         "ndt_cli.commands.nlb_submit:nlb_submit",

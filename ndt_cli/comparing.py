@@ -20,7 +20,7 @@ from ndt_cli.data.spike_data import FloatArray, Recording, SpikeData, TrialValue
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.errors import RunError, SettingsError
 from ndt_cli.evaluation import Evaluation, Split, evaluate
-from ndt_cli.metrics.against_spikes import ZERO_RATE
+from ndt_cli.metrics.scores import ZERO_RATE
 from ndt_cli.settings.tree import DataSettings
 from ndt_cli.verdict import COMPARED, MODEL, SMOOTHED, ComparedScore
 

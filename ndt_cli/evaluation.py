@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt_cli.baselines import constant_rates
-from ndt_cli.baselines.reference import SmoothingReference
+from ndt_cli.baselines.smoothing_reference import SmoothingReference
 from ndt_cli.data.loading import load_file, load_recording
 from ndt_cli.data.spike_data import (
     ByTrial,

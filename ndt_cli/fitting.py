@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ndt_cli.baselines.reference import SmoothingReference
+from ndt_cli.baselines.smoothing_reference import SmoothingReference
 from ndt_cli.data.loading import load_recording
 from ndt_cli.data.spike_data import Recording
 from ndt_cli.engine.distributed import Ranks

@@ -1,6 +1,6 @@
-"""Bad inputs as rows of a table: what is typed, what files are there, what must be said.
+"""Bad inputs as rows of a table: the command, the files, what the message must name.
 
-Each row is run in a folder of its own, so that files have short names.
+Each row runs in its own folder, so that files have short names.
 """
 
 import os
@@ -16,12 +16,12 @@ import pytest
 
 from ndt_cli import app
 
-# Beyond what the process has when a row begins. All of them together need far less.
+# On top of what the process has when a row begins. All rows together need far less.
 MEMORY_BYTES = 3 * 2**30
 
 
 def nothing(folder):
-    """There is no file."""
+    """Make no file."""
     del folder
 
 
@@ -32,15 +32,15 @@ class Case:
     Attributes
     ----------
     what : str
-        What is bad about it.
+        The fault.
     args : str or tuple of str
-        What is typed after ``ndt``; a text is split at spaces.
+        Arguments of ``ndt``; a text is split at spaces.
     said : str
-        Regular expression of what the message names: the cause.
+        Regular expression that the message must match: the cause.
     code : int
-        Exit code: 0 where it works, 1 for a file or a run, 2 for use or settings.
+        Exit code: 0 if it works, 1 for a file or a run, 2 for usage or settings.
     make : callable
-        Makes the files, in the folder that it is given.
+        Makes the files in a folder.
     """
 
     what: str
@@ -75,7 +75,7 @@ def check(case, folder, monkeypatch, capsys):
 
 
 def limit_memory():
-    """Let the process take no more than `MEMORY_BYTES` on top; return what undoes it."""
+    """Limit the process to `MEMORY_BYTES` more; return a function that removes the limit."""
     import matplotlib.figure  # noqa: F401
     import torch  # noqa: F401
 
@@ -142,7 +142,7 @@ def nlb(**arrays):
 
 
 def announced(shape, dtype="u1", chunks=None):
-    """Return a writer of a dataset that announces a size and stores nothing."""
+    """Return a writer of a dataset that declares a size and stores nothing."""
 
     def make(file, key):
         small = chunks or tuple(min(n, 64) for n in shape)
@@ -170,7 +170,7 @@ def folder(name):
 
 
 def cut(write, name, share=0.5):
-    """Write a file, then keep only its first part."""
+    """Write a file and truncate it."""
 
     def make(here):
         write(here)
@@ -216,7 +216,7 @@ def links(**targets):
 
 
 def unreadable(write, name):
-    """Write a file that nobody may read."""
+    """Write a file without permission to read it."""
 
     def make(here):
         if os.geteuid() == 0:

@@ -31,8 +31,8 @@ def build_lab(lab):
     from ndt_cli.data.write import write_recording
     from ndt_cli.engine.ensembles import save_ensemble
     from ndt_cli.engine.training import train
-    from ndt_cli.search.find_space import find_space
-    from ndt_cli.search.sweep import sweep
+    from ndt_cli.search.loop import sweep
+    from ndt_cli.search.space import find_space
     from ndt_cli.settings.load import load_settings
 
     made = recording(12, 6, rates=True, n_bins=8)

@@ -48,8 +48,10 @@ def test_a_number_beyond_float_precision_is_kept():
     assert jsonable(np.uint64(2**63 + 1)) == 2**63 + 1
 
 
-def test_text_is_one_line_on_request_and_keeps_its_characters():
-    assert json_text({"unit": "µs", "n": [1, 2]}, indent=None) == '{"unit": "µs", "n": [1, 2]}'
+def test_text_is_ascii_and_one_line_on_request():
+    text = json_text({"unit": "µs", "n": [1, 2]}, indent=None)
+    assert text == '{"unit": "\\u00b5s", "n": [1, 2]}'
+    assert json.loads(text)["unit"] == "µs"
     assert json_text({"n": 1}) == '{\n  "n": 1\n}'
 
 

@@ -6,15 +6,17 @@ Axes in names: B trials, T bins, N neurons.
 """
 
 from ndt_cli.baselines.heldout import HeldoutRegression
-from ndt_cli.baselines.mean import constant_rates, mean_rate, starting_rates
 from ndt_cli.baselines.smoothing import (
     KernelChoice,
     MeanPrior,
     Smoother,
     choose_kernel,
+    constant_rates,
     default_widths_ms,
+    mean_rate,
     smooth,
     smooth_hidden,
+    starting_rates,
 )
 
 __all__ = [

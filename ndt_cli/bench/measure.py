@@ -1,15 +1,19 @@
-"""Time training steps and inference, beside the same model of stock PyTorch layers."""
+"""Time training steps and inference, beside the same model of stock PyTorch layers.
 
+Axes: B trials, T bins, N neurons, D width of the encoder.
+"""
+
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
-from ndt_cli.bench.reference import StockTraining
-from ndt_cli.bench.result import INFERENCE_BATCH_SIZE, BenchResult, Kind, Machine, Times
-from ndt_cli.bench.workload import Workload
+from ndt_cli.bench.workload import INFERENCE_BATCH_SIZE, BenchResult, Kind, Machine, Times, Workload
 from ndt_cli.data.spike_data import SpikeData
 from ndt_cli.engine.backend import choose_backend
 from ndt_cli.engine.device import Compute, choose_compute, cpu_threads
@@ -18,6 +22,11 @@ from ndt_cli.engine.step import StepParts, make_optimizer
 from ndt_cli.engine.streams import Streams
 from ndt_cli.engine.trainer import new_network
 from ndt_cli.engine.trial_set import TrialSet
+from ndt_cli.errors import SettingsError
+from ndt_cli.model.context import Context
+from ndt_cli.model.embedding import encoder_width, sinusoid_TD
+from ndt_cli.model.network import ModelShape
+from ndt_cli.settings.tree import ModelSettings, Settings
 
 Name = TypeVar("Name", bound=str)
 
@@ -31,25 +40,7 @@ _N_ROUNDS, _IN_A_ROW, _UNTIMED = 40, 25, 3
 def run_bench(
     workload: Workload, n_steps: int = 20, watch: Callable[[str], None] = lambda text: None
 ) -> BenchResult:
-    """Measure training steps, inference and (on a GPU) memory of ndt and of the stock model.
-
-    Parameters
-    ----------
-    workload : Workload
-        Settings and size of the trials; ``train.device``, ``train.precision`` and
-        ``train.n_threads`` apply as in a training run.
-    n_steps : int
-        Training steps of each kind.
-    watch : callable, optional
-        Called with a description of what is measured next.
-
-    Raises
-    ------
-    SettingsError
-        When stock layers cannot compute what the settings ask for, or memory is too small.
-    DeviceError
-        When this machine lacks the device or the precision.
-    """
+    """Measure training steps, inference and (on a GPU) memory of ndt and of the stock model."""
     compute = choose_compute(workload.settings.train)
     device = compute.device
     workload.check_memory(device)
@@ -77,17 +68,7 @@ def run_bench(
 
 
 class NdtTraining:
-    """Training of a `NeuralDataTransformer`, step by step, as a run trains it.
-
-    Parameters
-    ----------
-    workload : Workload
-        Settings.
-    data : SpikeData
-        Training trials.
-    compute : Compute
-        Device and precision.
-    """
+    """Training of a `NeuralDataTransformer`, step by step, as a run trains it."""
 
     def __init__(self, workload: Workload, data: SpikeData, compute: Compute) -> None:
         settings = workload.settings
@@ -133,18 +114,8 @@ def time_in_turn(
 ) -> dict[Name, Times]:
     """Time each action ``n_rounds`` times ``in_a_row``, with the device idle before and after.
 
-    Actions alternate, so that other load on the machine affects all of them alike.
-
-    Parameters
-    ----------
-    actions : mapping of callables
-        What to time, by name.
-    device : torch.device
-        Where they compute.
-    n_rounds : int
-        Rounds; in each, every action has its turn.
-    in_a_row, untimed : int
-        Timed repeats of an action in its turn, after some untimed ones that fill the caches.
+    Actions alternate, so that other load on the machine affects all of them alike; ``untimed``
+    repeats fill the caches first.
     """
     seconds: dict[Name, list[float]] = {name: [] for name in actions}
     for _ in range(n_rounds):
@@ -166,24 +137,7 @@ def time_inference(
     device: torch.device,
     n_rounds: int,
 ) -> tuple[dict[Name, Times], dict[Name, Times]]:
-    """Time functions from counts to rates: of one trial, and of `INFERENCE_BATCH_SIZE` at once.
-
-    Parameters
-    ----------
-    infer : mapping of callables
-        From counts to rates, by name.
-    counts_BTN : Tensor
-        Trials in host memory, (B, T, N); repeated when there are fewer than a batch.
-    device : torch.device
-        Where they compute.
-    n_rounds : int
-        Rounds of the large batch; single trials have many more.
-
-    Returns
-    -------
-    one_trial, batch : dict of Times
-        By name.
-    """
+    """Time functions from counts to rates: of one trial, and of `INFERENCE_BATCH_SIZE` at once."""
     one_1TN = counts_BTN[:1]
     batch_BTN = counts_BTN[torch.arange(INFERENCE_BATCH_SIZE) % len(counts_BTN)]
     with torch.inference_mode():
@@ -213,7 +167,7 @@ def _called_with(
     return {name: bound(function) for name, function in functions.items()}
 
 
-Training = TypeVar("Training", NdtTraining, StockTraining)
+Training = TypeVar("Training", NdtTraining, "StockTraining")
 
 
 def _warmed_up(make: Callable[[], Training], device: torch.device) -> tuple[Training, int | None]:
@@ -243,3 +197,134 @@ def _synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+# ------------------------------------------------------------------------------------------------
+# The baseline: the same model of stock PyTorch layers, `torch.nn.TransformerEncoder` and a
+# `DataLoader`, in eager mode and float32. It computes what the settings ask for, dropout included.
+# ------------------------------------------------------------------------------------------------
+
+
+class StockModel(nn.Module):
+    """Stock layers with the sizes, context window and dropout of a `NeuralDataTransformer`."""
+
+    positions: Tensor | None
+
+    def __init__(self, settings: ModelSettings, shape: ModelShape) -> None:
+        super().__init__()
+        if settings.norm != "layer" or settings.loss != "poisson" or settings.readout != "linear":
+            raise SettingsError(
+                "The stock model has LayerNorm, the Poisson loss and a linear readout; found "
+                f'model.norm = "{settings.norm}", model.loss = "{settings.loss}" and '
+                f'model.readout = "{settings.readout}".',
+                "Use `model.norm=layer`, `model.loss=poisson` and `model.readout=linear`.",
+            )
+        self.settings = settings
+        width = encoder_width(settings, shape.n_neurons)
+        self.width = width
+        if settings.embedding == "count-table":
+            self.embed: nn.Module = nn.Embedding(shape.max_count + 4, settings.embedding_size)
+        elif settings.embedding == "linear":
+            self.embed = nn.Linear(shape.n_neurons, width)
+        else:
+            self.embed = nn.Identity()
+        if settings.positions == "learned":
+            self.positions = nn.Parameter(0.1 * torch.randn(shape.n_bins, width))
+        elif settings.positions == "sinusoid":
+            offset = int(settings.position_offset)
+            self.register_buffer("positions", sinusoid_TD(shape.n_bins, width, offset))
+        else:
+            self.positions = None
+        layer = nn.TransformerEncoderLayer(
+            width,
+            settings.n_heads,
+            settings.feedforward_size,
+            settings.dropout,
+            settings.activation,
+            batch_first=True,
+            norm_first=settings.norm_place == "pre",
+        )
+        self.encoder = nn.TransformerEncoder(
+            layer, settings.n_layers, nn.LayerNorm(width), enable_nested_tensor=False
+        )
+        self.drop_embedding = nn.Dropout(settings.dropout_embedding)
+        self.drop_rates = nn.Dropout(settings.dropout_rates)
+        self.readout = nn.Linear(width, shape.n_neurons)
+        allowed_TS = Context.from_settings(settings).allowed_TS(shape.n_bins)
+        blocked_TS = torch.zeros(allowed_TS.shape).masked_fill(~allowed_TS, -math.inf)
+        self.register_buffer("blocked_TS", blocked_TS)
+
+    def forward(self, input_BTN: Tensor) -> Tensor:
+        """Return log-rates (rates without ``model.log_rates``) of counts; both (B, T, N)."""
+        if self.settings.embedding == "count-table":
+            x_BTD = self.embed(input_BTN.long()).flatten(-2)
+        else:
+            x_BTD = self.embed(input_BTN.float())
+        if x_BTD.shape[-1] < self.width:
+            x_BTD = F.pad(x_BTD, (0, self.width - x_BTD.shape[-1]))
+        x_BTD = x_BTD * math.sqrt(self.width)
+        if self.positions is not None:
+            x_BTD = x_BTD + self.positions
+        # Without `is_causal=False` the encoder compares the mask with a causal one: a GPU sync.
+        x_BTD = self.encoder(self.drop_embedding(x_BTD), mask=self.blocked_TS, is_causal=False)
+        output_BTN: Tensor = self.readout(self.drop_rates(x_BTD))
+        return output_BTN if self.settings.log_rates else output_BTN.relu()
+
+    def rates(self, output_BTN: Tensor) -> Tensor:
+        """Turn the output into rates, (B, T, N) in expected spikes per bin."""
+        return output_BTN.exp() if self.settings.log_rates else output_BTN
+
+
+class StockTraining:
+    """Training of a `StockModel`, step by step: shuffled trials, masked Poisson loss, AdamW.
+
+    Whole bins are masked and replaced by zeros, whatever masking the settings ask for.
+    """
+
+    def __init__(self, settings: Settings, data: SpikeData, device: torch.device) -> None:
+        self.settings = settings
+        self.device = device
+        shape = ModelShape(data.n_neurons, data.n_bins, data.max_count)
+        self.model = StockModel(settings.model, shape).to(device).train()
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=settings.train.learning_rate,
+            weight_decay=settings.train.weight_decay,
+        )
+        # Held-out neurons and forward bins are always masked, and always predicted.
+        unseen_TN = torch.zeros(data.n_bins, data.n_neurons, dtype=torch.bool)
+        unseen_TN[:, data.n_neurons - data.n_heldout :] = True
+        unseen_TN[data.n_bins - data.n_forward :] = True
+        self.unseen_TN = unseen_TN.to(device)
+        self.loader = DataLoader(
+            TensorDataset(torch.from_numpy(data.spikes_BTN)),
+            batch_size=settings.train.batch_size,
+            shuffle=True,
+        )
+        self._batches = iter(self.loader)
+
+    def step(self) -> None:
+        """Train on the next batch of shuffled trials."""
+        try:
+            (counts_BTN,) = next(self._batches)
+        except StopIteration:
+            self._batches = iter(self.loader)
+            (counts_BTN,) = next(self._batches)
+        counts_BTN = counts_BTN.to(self.device)
+        hidden_BT = torch.rand(counts_BTN.shape[:2], device=self.device) < self.settings.mask.ratio
+        scored_BTN = hidden_BT[..., None] | self.unseen_TN
+        output_BTN = self.model(counts_BTN.masked_fill(scored_BTN, 0))
+        loss_BTN = F.poisson_nll_loss(
+            output_BTN, counts_BTN, log_input=self.settings.model.log_rates, reduction="none"
+        )
+        # In a small batch, nothing may be masked.
+        loss = (loss_BTN * scored_BTN).sum() / scored_BTN.sum().clamp_min(1)
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.train.clip_norm)
+        self.optimizer.step()
+
+    def infer(self) -> Callable[[Tensor], Tensor]:
+        """Return the function from counts to rates, (B, T, N) in host memory, of these weights."""
+        model = self.model.eval()
+        return lambda counts_BTN: model.rates(model(counts_BTN.to(self.device))).cpu()

@@ -12,7 +12,7 @@ from ndt_cli.commands.flags import JsonOption, SetOption, with_flag
 from ndt_cli.settings.load import find_config, load_settings
 
 if TYPE_CHECKING:
-    from ndt_cli.bench.result import BenchResult, Kind
+    from ndt_cli.bench.workload import BenchResult, Kind
 
 
 def bench(
@@ -119,7 +119,7 @@ def _step_table(result: "BenchResult") -> Table:
 
 
 def _inference_table(result: "BenchResult") -> Table:
-    from ndt_cli.bench.result import INFERENCE_BATCH_SIZE
+    from ndt_cli.bench.workload import INFERENCE_BATCH_SIZE
 
     one_trial = result.one_trial
     table = _table("inference", one_trial)

@@ -1,39 +1,107 @@
 """Print results on standard output, and everything else on standard error.
 
 `say` and `note` print a line; `out` and `log` are the consoles, for tables and progress bars.
+
+Progress and notes never raise, whatever becomes of standard error: a closed pipe or a full disk
+must not end a training. Results that cannot be printed raise `OutputError`, unless a reader such
+as head has closed the pipe.
 """
 
 import os
+import re
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, TextIO
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import IO, Any, cast
 
 from rich.console import Console
+from rich.segment import Segment
 from rich.text import Text
 
 from ndt_cli.commands.wording import as_typed
-from ndt_cli.errors import RunWarning
+from ndt_cli.errors import NdtError, RunWarning
 from ndt_cli.jsonable import json_text
 
+# Control characters: a name in a file may hold some that command the terminal.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
-def _width(stream: TextIO) -> int | None:
-    # Without a terminal Rich wraps at 80 columns, which breaks tables in a log file.
-    if stream.isatty() or "COLUMNS" in os.environ:
-        return None
-    return 120
+
+class OutputError(NdtError):
+    """Results that cannot be printed: standard output is closed, or its disk is full."""
+
+
+class _Stream:
+    """Standard output or error, as it is at the moment of writing; a closed one is None."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def write(self, text: str) -> int:
+        stream = getattr(sys, self._name)
+        if self._name == "stderr":
+            with suppress(OSError, ValueError, AttributeError):
+                stream.write(_encodable(text, stream))
+            return len(text)
+        try:
+            stream.write(_encodable(text, stream))
+            stream.flush()
+        except (OSError, ValueError, AttributeError) as error:
+            reason = getattr(error, "strerror", None) or "it is closed"
+            with suppress(OSError, ValueError, AttributeError):  # Python flushes it again at exit
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            if isinstance(error, BrokenPipeError):  # a reader such as head has seen enough
+                return len(text)
+            raise OutputError(f"cannot print the results on standard output: {reason}") from error
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError, AttributeError):
+            getattr(sys, self._name).flush()
+
+    def isatty(self) -> bool:
+        stream = getattr(sys, self._name)
+        return stream is not None and not stream.closed and stream.isatty()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(getattr(sys, self._name), name)
+
+
+def _encodable(text: str, stream: Any) -> str:
+    """Replace characters that the encoding of a stream does not have."""
+    encoding = stream.encoding or "utf-8"
+    return text.encode(encoding, "replace").decode(encoding)
+
+
+class _PlainConsole(Console):
+    """A console on which text cannot command the terminal."""
+
+    def _render_buffer(self, buffer: Iterable[Segment]) -> str:
+        clean = (
+            part if part.control else part._replace(text=_CONTROL.sub("\ufffd", part.text))
+            for part in buffer
+        )
+        return super()._render_buffer(clean)
 
 
 def make_console(**options: Any) -> Console:
     """Return a console that prints text as it is: no markup, no emoji, no colored numbers."""
-    return Console(emoji=False, markup=False, highlight=False, **options)
+    return _PlainConsole(emoji=False, markup=False, highlight=False, **options)
 
 
-out = make_console(width=_width(sys.stdout))
+def _standard(name: str) -> Console:
+    stream = _Stream(name)
+    # Without a terminal Rich wraps at 80 columns, which breaks tables in a log file.
+    columns = os.environ.get("COLUMNS", "")
+    is_set = columns.isdecimal() and int(columns) > 0
+    width = None if stream.isatty() or is_set else 120
+    return make_console(width=width, file=cast(IO[str], stream))
+
+
+out = _standard("stdout")
 """Results: tables, values, JSON."""
 
-log = make_console(width=_width(sys.stderr), stderr=True)
+log = _standard("stderr")
 """Progress, notes, warnings and errors."""
 
 

@@ -14,7 +14,6 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from ndt_cli.atomic import check_may_write
 from ndt_cli.commands.console import labeled, log, out, print_json
 from ndt_cli.commands.flags import JsonOption
 from ndt_cli.commands.wording import as_typed
@@ -157,7 +156,6 @@ def convert(
     )
     if path.exists() and file.exists() and path.samefile(file):
         raise SettingsError(f"--out {path}: found the recording itself; expected another file")
-    check_may_write(path, overwrite)
     check_target(path, overwrite=overwrite)
     converted = convert_file(file, options)
     write_recording(converted.recording, path, overwrite=overwrite)

@@ -12,7 +12,7 @@ from ndt_cli.commands.flags import JsonOption
 from ndt_cli.errors import SettingsError, typed
 
 if TYPE_CHECKING:
-    from ndt_cli.search.choose import Choice
+    from ndt_cli.search.choose import EnsembleChoice
 
 
 def ensemble(
@@ -73,13 +73,13 @@ def ensemble(
     _print(folder, len(choice.runs), choice, as_json)
 
 
-def _print(folder: Path, n_members: int, choice: "Choice | None", as_json: bool) -> None:
+def _print(folder: Path, n_members: int, choice: "EnsembleChoice | None", as_json: bool) -> None:
     curve = choice.curve if choice else []
     if as_json:
         print_json({"ensemble": str(folder), "n_members": n_members, "validation_curve": curve})
         return
     if choice is not None and curve:
-        from ndt_cli.search.scoring import MEASURES
+        from ndt_cli.engine.measures import MEASURES
 
         label = MEASURES[choice.choose_by].label
         table = Table("best", "member\nadded", f"validation\n{label}", box=None, pad_edge=False)

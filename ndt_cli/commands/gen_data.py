@@ -5,6 +5,7 @@ import inspect
 import re
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import fill
 from typing import Annotated, Any
 
 import typer
@@ -55,7 +56,7 @@ def _add_command(name: str, make: Callable[..., Recording]) -> None:
     command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [out_option, *options, *others]
     )
-    paragraphs = [" ".join(p.split()) for p in summary.replace("``", "").split("\n\n")]
+    paragraphs = [fill(" ".join(p.split()), 78) for p in summary.replace("``", "").split("\n\n")]
     gen_data_app.command(name, help="\n\n".join(paragraphs))(command)
 
 

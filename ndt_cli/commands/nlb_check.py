@@ -14,8 +14,8 @@ from ndt_cli.commands.flags import JsonOption
 from ndt_cli.commands.wording import as_typed
 
 if TYPE_CHECKING:
+    from ndt_cli.nlb.check import Finding
     from ndt_cli.nlb.check_arrays import Shape
-    from ndt_cli.nlb.findings import Finding
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
@@ -41,8 +41,7 @@ def nlb_check(
     order of axes, NaN and negative values, rates in Hz or as logarithms,
     constant rates, the order of trials. Exit code 1 if the file is invalid.
     """
-    from ndt_cli.nlb.check import check_submission, submission_shapes
-    from ndt_cli.nlb.findings import Expected
+    from ndt_cli.nlb.check import Expected, check_submission, submission_shapes
     from ndt_cli.nlb.submission import read_groups
 
     expected = None

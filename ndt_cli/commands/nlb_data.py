@@ -106,8 +106,8 @@ def nlb_data(
 def _write_spikes(
     name: str, bin_ms: int, data_dir: Path, path: Path, overwrite: bool, as_json: bool
 ) -> None:
-    from ndt_cli.commands.nlb_progress import SubmitProgress
-    from ndt_cli.nlb.recordings import write_spike_file
+    from ndt_cli.commands.progress import SubmitProgress
+    from ndt_cli.nlb.tensors import write_spike_file
 
     with SubmitProgress() as progress:
         recording = write_spike_file(

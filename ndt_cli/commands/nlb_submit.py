@@ -94,7 +94,7 @@ def nlb_submit(
     nlb-data DATASET --spikes FILE; sweep --choose-by co-bps --set data.file=FILE;
     nlb-submit DATASET --sweep SWEEP.
     """
-    from ndt_cli.commands.nlb_progress import SubmitProgress
+    from ndt_cli.commands.progress import SubmitProgress
     from ndt_cli.commands.stopping import stop_request
     from ndt_cli.engine.run_folder import default_path
     from ndt_cli.nlb.benchmark_scores import verify_label_file

@@ -1,21 +1,34 @@
-"""What is shown while training: a bar on a terminal, lines in a log file."""
+"""What is shown while training, a sweep or a submission runs: bars on a terminal, lines in a log."""
 
+import math
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from rich.progress import (
     BarColumn,
     Progress,
     ProgressColumn,
+    SpinnerColumn,
     Task,
+    TaskID,
     TextColumn,
+    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.text import Text
 from typing_extensions import Self
 
-from ndt_cli.commands.console import log
+from ndt_cli.commands.console import log, note
 from ndt_cli.commands.wording import as_typed
 from ndt_cli.engine.events import EpochDone, Event, Started, StepDone
+from ndt_cli.engine.measures import MEASURES
+from ndt_cli.search.results import MemberResult, SweepResults
+
+if TYPE_CHECKING:
+    from ndt_cli.search.pbt import Move
+
 
 # Without a terminal, a line now and then, so that a log file stays readable.
 SECONDS_BETWEEN_LINES = 10.0
@@ -66,8 +79,8 @@ class TrainingProgress:
             self._line(event.record)
 
     def _start(self, event: Started) -> None:
-        for note in event.notes:
-            log.print(as_typed(note), highlight=False)
+        for text in event.notes:
+            note(as_typed(text))
         log.print(
             f"{event.n_train_trials} training and {event.n_valid_trials} validation trials, "
             f"{event.n_parameters:,} weights, on {event.compute}, CPU threads: {event.n_threads}",
@@ -123,3 +136,171 @@ def _short_text(record: dict[str, float]) -> str:
 def _text(record: dict[str, float]) -> str:
     parts = [f"{label} {record[key]:.4f}" for key, label in _MEASURES.items() if key in record]
     return "  ".join(parts)
+
+
+# ------------------------------------------------------------------------------------------------
+# What is shown while a sweep runs.
+# ------------------------------------------------------------------------------------------------
+
+
+class SweepProgress:
+    """Shows training in this process, and one line for each member that ends; use as a context."""
+
+    def __init__(self) -> None:
+        self._training = TrainingProgress()
+        self._told_notes = False
+
+    def __enter__(self) -> Self:
+        self._training.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._training.__exit__(*error)
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Started):
+            if self._told_notes:  # all members have the same data
+                event = replace(event, notes=())
+            self._told_notes = True
+        self._training(event)
+
+
+class MembersProgress:
+    """A bar for each member that trains elsewhere, or a line now and then; use as a context."""
+
+    def __init__(self) -> None:
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("epoch {task.completed:.0f}/{task.total:.0f}"),
+            console=log,
+            disable=not log.is_terminal,
+            transient=True,
+        )
+        self._tasks: dict[int, TaskID] = {}
+        self._last_line = 0.0
+
+    def __enter__(self) -> Self:
+        self._bars.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bars.__exit__(None, None, None)
+
+    def __call__(self, epochs: Mapping[int, int], max_epochs: int) -> None:
+        for index in self._tasks.keys() - epochs.keys():
+            self._bars.remove_task(self._tasks.pop(index))
+        for index, epoch in epochs.items():
+            if index not in self._tasks:
+                self._tasks[index] = self._bars.add_task(_name(index), total=max_epochs)
+            self._bars.update(self._tasks[index], completed=epoch)
+        now = time.monotonic()
+        if not log.is_terminal and epochs and now - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            members = ", ".join(f"{_name(index)} {epoch}" for index, epoch in epochs.items())
+            note(f"epochs of {max_epochs}: {members}")
+
+
+def _name(index: int) -> str:
+    return f"member {index}" if index >= 0 else "default run"
+
+
+def tell_member(member: MemberResult, results: SweepResults) -> None:
+    """Print one line on how a member did, and how many are left."""
+    ranked = results.ranked
+    score = results.score(member)
+    parts = [f"{member.epochs} epochs in {member.seconds:.0f} s"]
+    if member.status == "diverged":
+        parts.insert(0, "diverged")
+    elif math.isfinite(score):
+        rank = next(i for i, other in enumerate(ranked, 1) if other.index == member.index)
+        label = MEASURES[results.choose_by].label
+        parts.insert(0, f"{label} {score:.4f}, rank {rank} of {len(ranked)}")
+    if member.status == "stopped":
+        parts.insert(0, "stopped")
+    parts.append(f"{len(results.to_do)} to go")
+    note(f"member {member.index}: {', '.join(parts)}")
+
+
+def tell_moves(epoch: int, moves: "Sequence[Move]") -> None:
+    """Print which members a ranking replaced."""
+    who = ", ".join(f"{move.member} is replaced by a copy of {move.source}" for move in moves)
+    note(f"ranked after {epoch} epochs: {who or 'no member is replaced'}")
+
+
+# ------------------------------------------------------------------------------------------------
+# Progress of a submission: its stages, and training in between.
+# ------------------------------------------------------------------------------------------------
+
+
+class SubmitProgress:
+    """Shows stages and training on standard error, one at a time; use it as a context.
+
+    A stage lasts until the next stage or training begins, and leaves a line with its duration.
+    Two live displays cannot run on one terminal, so training's own is opened when training begins
+    and closed when a stage does.
+    """
+
+    def __init__(self) -> None:
+        self._training: TrainingProgress | None = None
+        self._stage: _Stage | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        self._end(done=kind is None)
+
+    def training(self, event: Event) -> None:
+        """Show an event of training."""
+        if self._training is None:
+            self._end()
+            self._training = TrainingProgress().__enter__()
+        self._training(event)
+
+    def stage(self, what: str, done: int, total: int) -> None:
+        """Show the progress of a stage; a new one ends the one before."""
+        if self._stage is None or self._stage.what != what:
+            self._end()
+            self._stage = _Stage(what)
+        self._stage.show(done, total)
+
+    def _end(self, *, done: bool = True) -> None:
+        if self._training is not None:
+            self._training.__exit__(None, None, None)
+        if self._stage is not None:
+            self._stage.end(done)
+        self._training = self._stage = None
+
+
+class _Stage:
+    """A spinner with the elapsed time; in a log file, a line completed when the stage ends."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self._began = time.monotonic()
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}{task.fields[count]}", markup=False),
+            TimeElapsedColumn(),
+            console=log,
+            disable=not log.is_terminal,
+            transient=True,
+        )
+        self._task: Any = self._bar.add_task(what, total=None, count="")
+        if not log.is_terminal:
+            _print(what, end="")
+        self._bar.start()
+
+    def show(self, done: int, total: int) -> None:
+        self._bar.update(self._task, count=f" {done}/{total}" if 1 < total > done else "")
+
+    def end(self, done: bool) -> None:
+        self._bar.stop()
+        seconds = f"{time.monotonic() - self._began:.1f} s"
+        shown = self.what if log.is_terminal else ""
+        _print(f"{shown}  {seconds}" if done else f"{shown}  stopped after {seconds}")
+
+
+def _print(text: str, end: str = "\n") -> None:
+    log.print(text, end=end, highlight=False, soft_wrap=True)

@@ -1,33 +1,24 @@
-"""``ndt sweep``: a search."""
+"""``ndt sweep``: a search for good settings."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ndt_cli.commands.console import log, run_warnings_shown
+from ndt_cli.commands.console import note, run_warnings_shown
 from ndt_cli.commands.flags import ConfigOption, JsonOption, SetOption, with_flag
-from ndt_cli.commands.stopping import StopFlag, stop_request
-from ndt_cli.commands.sweep_ray import (
-    BackendOption,
-    CpusOption,
-    GpusOption,
-    GraceOption,
-    RayAddressOption,
-    RayFlags,
-    SchedulerOption,
-    SearcherOption,
-    training_on_ray,
-)
+from ndt_cli.commands.stopping import stop_request
 from ndt_cli.commands.sweep_show import show, show_results, spaces
 from ndt_cli.errors import SettingsError, typed
-from ndt_cli.settings.load import find_config, load_settings
+from ndt_cli.settings.load import RECORDING_PRESET, find_config, load_settings
 
 if TYPE_CHECKING:
-    from ndt_cli.search.lineage import Move
-    from ndt_cli.search.space import Space
+    from ndt_cli.search.executors import Executor
+    from ndt_cli.search.loop import Watching
 
 sweep_app = typer.Typer(invoke_without_command=True)
 sweep_app.command("show")(show)
@@ -35,6 +26,44 @@ sweep_app.command("spaces")(spaces)
 
 # As many as the paper drew.
 _N_MEMBERS = 20
+_WHERE = "Where members train"
+_HOW = "How settings are chosen"
+# Options that may be given together with --resume.
+_WITH_RESUME = (
+    "resume", "n_members", "time_budget", "jobs", "backend", "ray_address", "cpus_per_worker",
+    "gpus_per_worker", "logger", "as_json",
+)  # fmt: skip
+# Of these, those that say where members train: they are repeated in the command that resumes.
+_PLACE = ("jobs", "backend", "ray_address", "cpus_per_worker", "gpus_per_worker")
+
+
+class BackendName(str, Enum):
+    """Where members train."""
+
+    local = "local"
+    ray = "ray"
+
+
+class SamplerName(str, Enum):
+    """How settings are chosen."""
+
+    random = "random"
+    tpe = "tpe"
+
+
+class PrunerName(str, Enum):
+    """How members are stopped early."""
+
+    none = "none"
+    halving = "halving"
+    hyperband = "hyperband"
+
+
+class LoggerName(str, Enum):
+    """Experiment trackers."""
+
+    wandb = "wandb"
+    mlflow = "mlflow"
 
 
 @sweep_app.callback()
@@ -51,17 +80,21 @@ def sweep(
         typer.Option(
             "--space",
             metavar="FILE|NAME",
-            help="What is drawn: a TOML file, or a space's name (see: ndt sweep spaces).",
-            show_default="the preset's own",
+            help="What is drawn: a TOML file, or the name of a space (see: ndt sweep spaces).",
+            show_default="that of the preset",
         ),
     ] = None,
-    members: Annotated[
-        int | None,
-        typer.Option("--members", min=1, help="Models to train.", show_default=str(_N_MEMBERS)),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option("--seed", min=0, help="Seed of the draws.", show_default="0")
-    ] = None,
+    n_members: Annotated[
+        int,
+        typer.Option("--members", min=1, help="Settings to draw; a model is trained with each."),
+    ] = _N_MEMBERS,
+    n_seeds: Annotated[
+        int,
+        typer.Option(
+            "--seeds", min=1, help="Models per drawn settings, which are ranked by the mean."
+        ),
+    ] = 1,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the draws.")] = 0,
     choose_by: Annotated[
         str | None,
         typer.Option(
@@ -70,14 +103,55 @@ def sweep(
             show_default="train.choose_by",
         ),
     ] = None,
-    out_folder: Annotated[
+    default_run: Annotated[
+        bool,
+        typer.Option(help="Also train with the default settings, to compare the best with."),
+    ] = True,
+    time_budget: Annotated[
+        float | None,
+        typer.Option(
+            "--time-budget",
+            metavar="MINUTES",
+            help="Save and end after this time; --resume continues.",
+        ),
+    ] = None,
+    out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="New folder.", show_default="runs/sweep-<data>-<time>"),
     ] = None,
     resume: Annotated[
         Path | None,
+        typer.Option("--resume", help="Resume this sweep where it stopped; --members may be more."),
+    ] = None,
+    logger: Annotated[
+        LoggerName | None,
+        typer.Option("--logger", help="Send every member to this experiment tracker."),
+    ] = None,
+    sampler: Annotated[
+        SamplerName,
         typer.Option(
-            "--resume", help="Go on with this sweep where it stopped; --members may be more."
+            "--sampler",
+            help="tpe: after ten random members, choose values by what earlier ones scored.",
+            rich_help_panel=_HOW,
+        ),
+    ] = SamplerName.random,
+    pruner: Annotated[
+        PrunerName,
+        typer.Option(
+            "--pruner",
+            help="Stop members that are worse than others after as many epochs.",
+            rich_help_panel=_HOW,
+        ),
+    ] = PrunerName.none,
+    grace_epochs: Annotated[
+        int | None,
+        typer.Option(
+            "--grace-epochs",
+            min=1,
+            help="Epochs before a member can be stopped; compared again after 3, 9, ... times as "
+            "many.",
+            show_default="max_epochs / 27, or the warm-up",
+            rich_help_panel=_HOW,
         ),
     ] = None,
     pbt_interval: Annotated[
@@ -85,142 +159,208 @@ def sweep(
         typer.Option(
             "--pbt-interval",
             min=1,
-            help="Population-based training, here or on Ray: every so many epochs the worst "
-            "quarter goes on from the best, with settings changed a little. At least 4 members.",
-            show_default="none",
+            help="Population-based training: every N epochs, replace the worst quarter by "
+            "perturbed copies of the best. At least 4 members.",
+            rich_help_panel=_HOW,
         ),
     ] = None,
-    backend: BackendOption = None,
-    ray_address: RayAddressOption = None,
-    cpus_per_worker: CpusOption = None,
-    gpus_per_worker: GpusOption = None,
-    scheduler: SchedulerOption = None,
-    grace_epochs: GraceOption = None,
-    searcher: SearcherOption = None,
+    jobs: Annotated[
+        int,
+        typer.Option(
+            "--jobs",
+            "-j",
+            min=0,
+            help="Members that train at the same time on this machine. 0: one per CPU core or, on "
+            "GPUs, as many as their memory holds.",
+            rich_help_panel=_WHERE,
+        ),
+    ] = 1,
+    backend: Annotated[
+        BackendName,
+        typer.Option(
+            "--backend",
+            help="ray: on a Ray cluster whose machines share the folder of the sweep under the "
+            "same path.",
+            rich_help_panel=_WHERE,
+        ),
+    ] = BackendName.local,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            "--ray-address",
+            metavar="HOST:PORT|auto",
+            help="A running cluster; auto: that of this machine.",
+            show_default="RAY_ADDRESS, otherwise started for the sweep",
+            rich_help_panel=_WHERE,
+        ),
+    ] = None,
+    cpus_per_worker: Annotated[
+        int | None,
+        typer.Option(
+            "--cpus-per-worker",
+            min=1,
+            help="CPUs of a member on Ray, and its threads.",
+            show_default="train.n_threads, or 1",
+            rich_help_panel=_WHERE,
+        ),
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(
+            "--gpus-per-worker",
+            min=0,
+            help="GPUs of a member on Ray; 0.25: four share one.",
+            show_default="1 if there are any",
+            rich_help_panel=_WHERE,
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Search for good settings at random.
+    """Search for good settings.
 
     Trains models with settings drawn from a space, and ranks them by
-    validation. Or by generations, with --pbt-interval; on several machines,
-    with --backend ray.
+    validation.
 
     Each is an ordinary run in SWEEP/members. Then: ndt ensemble SWEEP
     """
+    given = _given(context)
     if context.invoked_subcommand is not None:
-        _check_none_given(context)
-        return
-    if resume is not None:
-        given = (config, overrides, data, space, seed, choose_by, out_folder, pbt_interval)
-        if any(option is not None for option in given):
+        if given:
+            command = context.invoked_subcommand
             raise SettingsError(
-                "--resume goes on in the sweep's own folder with its own settings",
-                "leave out everything but --members and the options of Ray",
+                f"options before `{command}` are those of a search, and it makes none",
+                f"write its own options after it: ndt sweep {command} --help",
             )
-    flags = RayFlags(
-        backend=backend,
-        ray_address=ray_address,
-        cpus_per_worker=cpus_per_worker,
-        gpus_per_worker=gpus_per_worker,
-        scheduler=scheduler,
-        grace_epochs=grace_epochs,
-        searcher=searcher,
-    )
-    interval = pbt_interval if resume is None else _interval_of(resume)
-    if interval is not None and (flags.scheduler == "asha" or flags.searcher == "optuna"):
+        return
+    if resume is not None and given - set(_WITH_RESUME):
         raise SettingsError(
-            "population-based training (--pbt-interval) replaces the worse members and chooses "
-            "their settings itself",
-            "leave out --scheduler asha and --searcher optuna, or --pbt-interval",
+            "--resume continues in the sweep's own folder with its own settings",
+            "leave out everything but --members, --time-budget and where members train",
         )
-    on_ray = flags.options()
+    for name in ("ray_address", "cpus_per_worker", "gpus_per_worker"):
+        if name in given and backend is not BackendName.ray:
+            raise SettingsError(f"`{name}` is for sweeps on Ray", "add --backend ray")
+    if backend is BackendName.ray and "jobs" in given:
+        raise SettingsError("--jobs is for this machine alone", "leave out --jobs, or --backend")
     if resume is None:
-        source = find_config(config)
         changes = with_flag(overrides, "--data", "data.file", data)
         changes = with_flag(changes, "--choose-by", "train.choose_by", choose_by)
+        if config is None and any(change.startswith("data.file=") for change in changes):
+            config = RECORDING_PRESET
+        source = find_config(config)
         settings = load_settings(config, changes)
-        log.print(f"settings: {source.label}", highlight=False, soft_wrap=True)
+        note(f"settings: {source.label}")
 
-    from ndt_cli.search.find_space import default_space, find_space
+    from ndt_cli.engine.run_folder import default_path
     from ndt_cli.search.folder import SweepFolder
-    from ndt_cli.search.pbt import TrainByGenerations, check_generations
-    from ndt_cli.search.sweep import resume_sweep
-    from ndt_cli.search.sweep import sweep as run_sweep
+    from ndt_cli.search.loop import resume_sweep
+    from ndt_cli.search.loop import sweep as run_sweep
+    from ndt_cli.search.space import default_space, find_space
 
     if resume is not None:
-        earlier = SweepFolder.open(resume)
-        settings, found = earlier.settings, earlier.space
+        settings = SweepFolder.open(resume).settings
     else:
-        if interval is not None:
-            check_generations(interval, members or _N_MEMBERS, settings)
         found = find_space(space or default_space(Path(source.name).stem))
-        _tell_space(found)
+        note(f"space: {found.name}, {len(found.draws)} settings drawn")
+        out = out or default_path(f"sweep-{_data_name(settings)}")
+    executor = _executor(jobs, backend, ray_address, cpus_per_worker, gpus_per_worker)
     with ExitStack() as open_:
         open_.enter_context(run_warnings_shown())
         stop = open_.enter_context(stop_request())
-        training = (
-            _training_here(stop)
-            if on_ray is None
-            else training_on_ray(on_ray, settings, found, stop)
-        )
-        how = open_.enter_context(training)
-        if interval is not None:
-            how["trainer"] = TrainByGenerations(interval, how["trainer"], _tell_moves)
+        sweep_name = Path(resume or out or "sweep").absolute().name
+        watching = open_.enter_context(_watching(executor, logger, sweep_name))
+        how: dict[str, Any] = {
+            "time_budget": time_budget,
+            "executor": executor,
+            "watching": watching,
+            "should_stop": stop,
+        }
         if resume is not None:
-            done = resume_sweep(resume, n_members=members, **how)
+            more = n_members if "n_members" in given else None
+            done = resume_sweep(resume, n_members=more, **how)
         else:
             done = run_sweep(
                 settings,
                 found,
-                n_members=members or _N_MEMBERS,
-                seed=seed or 0,
-                out=out_folder,
+                n_members=n_members,
+                seed=seed,
+                n_seeds=n_seeds,
+                sampler=sampler.value,
+                pruner=pruner.value,
+                grace_epochs=grace_epochs,
+                pbt_interval=pbt_interval,
+                default_run=default_run,
+                out=out,
                 **how,
             )
-    path = done.results.path
+    if done.interrupted or done.out_of_time:
+        words = "Stopped and saved" if done.interrupted else "The time is up; all is saved"
+        place = _as_typed(context, given & set(_PLACE))
+        again = f"ndt sweep --resume {typed(done.results.path)}{place}"
+        note(f"{words}. Resume with: {again}")
     if done.interrupted:
-        words = f"Stopped and saved. Go on with: ndt sweep --resume {typed(path)}"
-        log.print(f"{words}{flags.as_words()}", highlight=False, soft_wrap=True)
         raise typer.Exit(130)
     show_results(done.results, as_json)
 
 
-def _check_none_given(context: typer.Context) -> None:
-    sources = (context.get_parameter_source(name) for name in context.params)
-    if any(source is not None and source.name == "COMMANDLINE" for source in sources):
-        command = context.invoked_subcommand
-        raise SettingsError(
-            f"options before `{command}` are those of a search, and it makes none",
-            f"write its own options after it: ndt sweep {command} --help",
-        )
+def _given(context: typer.Context) -> set[str]:
+    """Return the names of the options that stand on the command line."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {n for n, source in sources.items() if source and source.name == "COMMANDLINE"}
 
 
-def _interval_of(sweep: Path) -> int | None:
-    from ndt_cli.search.lineage import Lineage
+def _as_typed(context: typer.Context, names: set[str]) -> str:
+    """Return options as they were given, each after a space."""
+    words = []
+    for name in _PLACE:
+        if name in names:
+            value = context.params[name]
+            words.append(f" --{name.replace('_', '-')} {getattr(value, 'value', value)}")
+    return "".join(words)
 
-    lineage = Lineage.read(sweep)
-    return lineage.interval_epochs if lineage else None
+
+def _data_name(settings: Any) -> str:
+    file = settings.data.file
+    return Path(file).stem if file else str(settings.data.synthetic)
+
+
+def _executor(
+    jobs: int,
+    backend: BackendName,
+    ray_address: str | None,
+    cpus_per_worker: int | None,
+    gpus_per_worker: float | None,
+) -> "Executor":
+    from ndt_cli.search.executors import InTurn, Processes
+
+    if backend is BackendName.local:
+        return InTurn() if jobs == 1 else Processes(jobs)
+    from ndt_cli.search.ray_executor import RayTasks
+
+    return RayTasks(ray_address, cpus_per_worker, gpus_per_worker)
 
 
 @contextmanager
-def _training_here(should_stop: StopFlag) -> Iterator[dict[str, Any]]:
-    """Give what `ndt_cli.search.sweep.sweep` takes to train in this process, and show it."""
-    from ndt_cli.commands.sweep_progress import SweepProgress
-    from ndt_cli.search.in_turn import train_in_turn
+def _watching(
+    executor: "Executor", logger: LoggerName | None, sweep_name: str
+) -> "Iterator[Watching]":
+    """Show the progress of a sweep, of one member at a time or of several."""
+    from ndt_cli.commands.progress import (
+        MembersProgress,
+        SweepProgress,
+        tell_member,
+        tell_moves,
+    )
+    from ndt_cli.search.executors import InTurn
+    from ndt_cli.search.loggers import find_logger
+    from ndt_cli.search.loop import Watching
 
-    with SweepProgress() as progress:
-        yield {
-            "trainer": train_in_turn,
-            "watch": progress,
-            "tell": progress.member_ended,
-            "should_stop": should_stop,
-        }
-
-
-def _tell_space(space: "Space") -> None:
-    log.print(f"space: {space.name}, {len(space.draws)} settings drawn", soft_wrap=True)
-
-
-def _tell_moves(epoch: int, moves: "Sequence[Move]") -> None:
-    who = ", ".join(f"{move.member} goes on from {move.source}" for move in moves)
-    log.print(f"ranked after {epoch} epochs: {who or 'none is replaced'}", highlight=False)
+    loggers = [find_logger(logger.value, sweep_name)] if logger else []
+    common: dict[str, Any] = {"ended": tell_member, "moves": tell_moves, "loggers": loggers}
+    if isinstance(executor, InTurn):
+        with SweepProgress() as training:
+            yield Watching(training=training, **common)
+    else:
+        # Ray prints what it has to say of a dead worker.
+        with redirect_stdout(sys.stderr), MembersProgress() as epochs:
+            yield Watching(epochs=epochs, **common)

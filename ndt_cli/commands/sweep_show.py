@@ -1,4 +1,4 @@
-"""``ndt sweep spaces``: what a search draws from."""
+"""``ndt sweep show`` and ``ndt sweep spaces``: what was found, and what is drawn."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -7,13 +7,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ndt_cli.commands.console import log, out, print_json
+from ndt_cli.commands.console import note, out, print_json, say
 from ndt_cli.commands.flags import JsonOption
 from ndt_cli.errors import typed
-from ndt_cli.search.words import heading, score_text, value_text
+from ndt_cli.search.space import heading, score_text, value_text
 
 if TYPE_CHECKING:
-    from ndt_cli.search.results import MemberResult, SweepResults
+    from ndt_cli.search.results import SweepResults
 
 
 def spaces(
@@ -21,7 +21,7 @@ def spaces(
         str | None,
         typer.Argument(
             metavar="[NAME|FILE]",
-            help="Show this one. A file of your own is checked.",
+            help="Show this one. Your own file is checked.",
             show_default=False,
         ),
     ] = None,
@@ -29,21 +29,23 @@ def spaces(
 ) -> None:
     """List the search spaces, or show one.
 
-    A shown space is a file to change: ndt sweep spaces generic > mine.toml
+    The output for one space is a file that you can edit: ndt sweep spaces generic > mine.toml
     """
-    from rich.table import Table
-
-    from ndt_cli.search.draws import written
-    from ndt_cli.search.find_space import SPACE_OF_PRESET, find_space, space_names, space_text
+    from ndt_cli.search.space import (
+        SPACE_OF_PRESET,
+        find_space,
+        space_names,
+        space_text,
+        written,
+    )
 
     if name is not None:
         found = find_space(name)
         shipped = found.name in space_names() and not Path(name).expanduser().is_file()
         text = space_text(found.name) if shipped else found.to_toml()
         if as_json:
-            print_json(
-                {"name": found.name, "draws": {k: written(d) for k, d in found.draws.items()}}
-            )
+            draws = {key: written(draw) for key, draw in found.draws.items()}
+            print_json({"name": found.name, "draws": draws, "conditions": found.conditions})
         else:
             out.out(text, end="", highlight=False)
         return
@@ -62,26 +64,25 @@ def spaces(
 
 
 # ------------------------------------------------------------------------------------------------
-# The members of a sweep as tables that fit the terminal.
+# The members of a sweep as tables that fit the terminal
 # ------------------------------------------------------------------------------------------------
 
 
 def sweep_tables(results: "SweepResults", console: Console) -> list[Table]:
-    """Return one table, best member first; several where one is wider than the console.
+    """Return one table, best member first; several if one would be wider than the console.
 
-    All of them have the same rows in the same order.
+    All of them have the same rows in the same order. Members that have not begun are left out.
     """
-    from ndt_cli.search.scoring import MEASURES
-
+    shown = [member for member in results.in_order if member.status != "waiting"]
     outcome = {
-        MEASURES[name].label: [score_text(m.scores.get(name)) for m in results.in_order]
+        _label(name): [score_text(member.scores.get(name)) for member in shown]
         for name in _measures(results)
     }
-    outcome["epochs"] = [str(member.epochs) for member in results.in_order]
-    outcome["status"] = [member.status for member in results.in_order]
+    outcome["epochs"] = [str(member.epochs) for member in shown]
+    outcome["status"] = [member.status for member in shown]
     drawn = {
-        heading(key): [value_text(member.drawn[key]) for member in results.in_order]
-        for key in results.members[0].drawn
+        heading(key): [value_text(member.drawn.get(key)) for member in shown]
+        for key in dict.fromkeys(key for member in shown for key in member.drawn)
     }
     if _fits(results, {**outcome, **drawn}, console):
         return [_table(results, {**outcome, **drawn})]
@@ -90,7 +91,13 @@ def sweep_tables(results: "SweepResults", console: Console) -> list[Table]:
         if parts[-1] and not _fits(results, {**parts[-1], title: cells}, console):
             parts.append({})
         parts[-1][title] = cells
-    return [_table(results, part) for part in parts]
+    return [_table(results, part) for part in parts if part]
+
+
+def _label(measure: str) -> str:
+    from ndt_cli.engine.measures import MEASURES
+
+    return MEASURES[measure].label
 
 
 def _fits(results: "SweepResults", columns: dict[str, list[str]], console: Console) -> bool:
@@ -100,8 +107,8 @@ def _fits(results: "SweepResults", columns: dict[str, list[str]], console: Conso
 
 
 def _measures(results: "SweepResults") -> list[str]:
-    """Names of the measures that some member has, the one that ranks first."""
-    from ndt_cli.search.scoring import MEASURES
+    """Return the measures that some member has, the one that ranks first."""
+    from ndt_cli.engine.measures import MEASURES
 
     known = [name for name in MEASURES if any(name in m.scores for m in results.members)]
     return list(dict.fromkeys([results.choose_by, *known]))
@@ -113,7 +120,8 @@ def _table(results: "SweepResults", columns: dict[str, list[str]]) -> Table:
         side: Literal["left", "right"] = "left" if name == "status" else "right"
         table.add_column(name.replace(" ", "\n"), justify=side, no_wrap=True)
     n_ranked = len(results.ranked)
-    for row, member in enumerate(results.in_order):
+    shown = [member for member in results.in_order if member.status != "waiting"]
+    for row, member in enumerate(shown):
         rank = str(row + 1) if row < n_ranked else "-"
         style = "bold" if rank == "1" else "" if row < n_ranked else "dim"
         cells = [values[row] for values in columns.values()]
@@ -121,11 +129,21 @@ def _table(results: "SweepResults", columns: dict[str, list[str]]) -> Table:
     return table
 
 
+def seeds_table(results: "SweepResults") -> Table:
+    """Return one row per drawn settings, best mean over seeds first."""
+    label = _label(results.choose_by)
+    table = Table("rank", "members", f"mean {label}", "sd", box=None, pad_edge=False)
+    for rank, group in enumerate(results.by_settings, start=1):
+        members = ", ".join(str(index) for index in sorted(m.index for m in group.members))
+        table.add_row(str(rank), members, score_text(group.mean), score_text(group.sd))
+    return table
+
+
 def sweep_notes(results: "SweepResults") -> list[str]:
     """Return what a reader of the table needs to know, one line each."""
     n_ranked = len(results.ranked)
     counts = {
-        "stopped before their end": results.count("stopped"),
+        "stopped early": results.count("stopped"),
         "diverged": results.count("diverged"),
         "unfinished": results.count("unfinished"),
         "waiting": results.count("waiting"),
@@ -135,22 +153,41 @@ def sweep_notes(results: "SweepResults") -> list[str]:
     notes = [", ".join(words)]
     if n_ranked:
         notes.append("loss hidden: the same bins are hidden for all, whatever they trained with")
-    notes += [_divergence(m) for m in results.members if m.status == "diverged"]
+    diverged = [member for member in results.members if member.status == "diverged"]
+    notes += [f"member {member.index} diverged: {member.message}" for member in diverged]
     if results.collapsed:
         floor = score_text(results.mean_rate.get(results.choose_by))
         numbers = ", ".join(str(member.index) for member in results.collapsed)
         notes.append(f"collapsed, no better than the mean rate ({floor}): members {numbers}")
     if results.to_do:
-        notes.append(f"where nothing trains it now: ndt sweep --resume {typed(results.path)}")
+        notes.append(f"if it is not running: ndt sweep --resume {typed(results.path)}")
     return notes
 
 
-def _divergence(member: "MemberResult") -> str:
-    return f"member {member.index} diverged: {member.message}"
+def best_lines(results: "SweepResults") -> list[str]:
+    """Return the best settings, their score beside the references, and the command to use them."""
+    best = results.best
+    if best is None:
+        return []
+    groups, label = results.by_settings, _label(results.choose_by)
+    score = f"{label} {score_text(groups[0].mean)}"
+    if results.n_seeds > 1:
+        score += f" (mean of {results.n_seeds} seeds)"
+    beside = [
+        f"{name} {score_text(scores[results.choose_by])}"
+        for name in ("default run", "smoothing", "mean rate")
+        if results.choose_by in (scores := results.references.get(name, {}))
+    ]
+    file = best.folder / "settings.toml"
+    return [
+        f"best settings: {file}",
+        f"  {score}" + (f"; {', '.join(beside)}" if beside else ""),
+        f"  use them: ndt train --config {typed(file)}",
+    ]
 
 
 # ------------------------------------------------------------------------------------------------
-# ``ndt sweep show``, and how a search ends: tables, notes and pictures.
+# ``ndt sweep show``, and how a search ends: tables, notes and figures
 # ------------------------------------------------------------------------------------------------
 
 
@@ -161,9 +198,9 @@ def show(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the members of a sweep, best first, and draw them.
+    """Show the members of a sweep, best first, and draw figures.
 
-    Also while it runs. The pictures are in SWEEP/figures.
+    Also while it runs. The figures are in SWEEP/figures.
     """
     from ndt_cli.search.folder import SweepFolder
 
@@ -180,29 +217,46 @@ def show_results(results: "SweepResults", as_json: bool) -> None:
     """Draw the members of a sweep, and print them best first."""
     from ndt_cli.report.sweep_figures import write_sweep_figures
     from ndt_cli.search.folder import SweepFolder
+    from ndt_cli.search.study import importance
 
     draws = SweepFolder.open(results.path).space.draws
     figures = write_sweep_figures(results.path / "figures", results, draws)
+    shares = importance(results, draws)
     if as_json:
-        print_json({**results.to_json(), "figures": [str(figure) for figure in figures]})
+        best = results.best
+        print_json(
+            {
+                **results.to_json(),
+                "best_settings": best and str(best.folder / "settings.toml"),
+                "importance": shares,
+                "figures": [str(figure) for figure in figures],
+            }
+        )
         return
     for table in sweep_tables(results, out):
         out.print(table)
-    for note in [*sweep_notes(results), *_lineage_notes(results.path)]:
-        log.print(note, style="dim", highlight=False, soft_wrap=True)
+    if results.n_seeds > 1:
+        out.print(seeds_table(results))
+    for line in [*sweep_notes(results), *_lineage_notes(results.path)]:
+        note(line, style="dim")
+    if shares:
+        words = ", ".join(f"{heading(key)} {share:.0%}" for key, share in shares.items())
+        say(f"importance: {words}")
     for figure in figures:
-        out.print(f"picture: {figure}", highlight=False, soft_wrap=True)
-    out.print(f"sweep: {results.path}", highlight=False, soft_wrap=True)
+        say(f"picture: {figure}")
+    for line in best_lines(results):
+        say(line)
+    say(f"sweep: {results.path}")
 
 
 def _lineage_notes(sweep: Path) -> list[str]:
-    from ndt_cli.search.lineage import Lineage
+    from ndt_cli.search.pbt import Lineage
 
     lineage = Lineage.read(sweep)
     if lineage is None:
         return []
     return [
         f"population-based: ranked every {lineage.interval_epochs} epochs, {len(lineage.moves)} "
-        f"times a member went on from another; who, when and with what: {sweep / 'pbt.json'}",
+        f"times a member was replaced by a copy of another; all of them: {sweep / 'pbt.json'}",
         "the settings shown are those that each member ended with",
     ]

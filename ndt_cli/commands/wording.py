@@ -73,7 +73,10 @@ def as_typed(text: str, flags: Mapping[str, str] = _flags) -> str:
 
     def typed_form(found: re.Match[str]) -> str:
         # A key of a file that is named like a parameter: "FILE: `bin_ms`: found".
-        is_key = text[: found.start()].endswith(": ") and text[found.end() :].startswith(":")
+        between_colons = text[: found.start()].endswith(": ") and text[found.end() :].startswith(
+            ":"
+        )
+        is_key = between_colons and found[1].isidentifier()
         return found[0] if is_key else _typed(found[1], flags) or found[0]
 
     return re.sub(r"`([^`\n]+)`", typed_form, text)

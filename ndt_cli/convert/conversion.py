@@ -29,9 +29,16 @@ from ndt_cli.convert.reading import open_file
 from ndt_cli.convert.spikes import read_spike_times
 from ndt_cli.convert.tables import Table, read_conditions
 from ndt_cli.convert.trials import Cut, chosen_rows, cut_recording, draw_valid, valid_rows
-from ndt_cli.data.checks import MAX_COUNT, check_recording, compact_counts
 from ndt_cli.data.rebin import rebin
-from ndt_cli.data.spike_data import FloatArray, IntArray, Recording, SpikeData
+from ndt_cli.data.spike_data import (
+    MAX_COUNT,
+    FloatArray,
+    IntArray,
+    Recording,
+    SpikeData,
+    check_recording,
+    compact_counts,
+)
 from ndt_cli.errors import DataError, SettingsError, called
 
 _MANY_PADDED = 0.3

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from ndt_cli.convert.clock import TicksArray, inside, merge_intervals, ms_to_us
 from ndt_cli.convert.contents import ArrayItem, Contents, guess
 from ndt_cli.convert.job import ConvertJob
-from ndt_cli.data.checks import MAX_COUNT, compact_counts
-from ndt_cli.data.spike_data import IntArray
+from ndt_cli.data.spike_data import MAX_COUNT, IntArray, compact_counts
 from ndt_cli.errors import SettingsError
 
 _LONGEST = 1e12  # bins or ms: longer than any trial, and within 64 bits

@@ -21,8 +21,7 @@ from ndt_cli.convert.clock import (
 from ndt_cli.convert.contents import PLAIN_KINDS, ArrayItem, Contents, ListsItem, guess
 from ndt_cli.convert.job import ConvertJob
 from ndt_cli.convert.tables import Table, match_rows
-from ndt_cli.data.checks import compact_counts
-from ndt_cli.data.spike_data import IntArray
+from ndt_cli.data.spike_data import IntArray, compact_counts
 from ndt_cli.errors import SettingsError
 
 # Where times count from the start of each trial, trials are put on one long clock, a day apart.

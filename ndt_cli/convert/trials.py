@@ -19,8 +19,7 @@ from ndt_cli.convert.options import SplitBy
 from ndt_cli.convert.spikes import SpikeTimes
 from ndt_cli.convert.tables import Conditions, Table, read_conditions
 from ndt_cli.data.chop import chop_windows
-from ndt_cli.data.spike_data import IntArray, SpikeData
-from ndt_cli.data.split import split_trials
+from ndt_cli.data.spike_data import IntArray, SpikeData, split_trials
 from ndt_cli.errors import DataError, SettingsError
 from ndt_cli.memory import check_memory
 

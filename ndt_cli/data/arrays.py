@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt_cli.data.checks import MAX_COUNT
 from ndt_cli.data.files import ArrayFile
-from ndt_cli.data.spike_data import FloatArray, IntArray
+from ndt_cli.data.spike_data import MAX_COUNT, FloatArray, IntArray
 from ndt_cli.errors import DataError
 from ndt_cli.memory import check_memory
 from ndt_cli.settings.tree import MAX_BIN_MS, MIN_BIN_MS, DataSettings
@@ -29,12 +28,6 @@ def read_counts(file: ArrayFile, key: str) -> IntArray:
     """Read spike counts as spikes_BTN, uint8 if the largest is below 256, else uint16.
 
     Whole numbers stored as floats are counts too.
-
-    Raises
-    ------
-    DataError
-        If the array does not have three axes, is empty, does not fit into memory, or an entry is
-        not a whole number from 0 to 65535.
     """
     shape = spike_shape(file, key)
     sizes = f"{shape[0]} trials x {shape[1]} bins x {shape[2]} neurons"

@@ -18,26 +18,7 @@ from ndt_cli.errors import DataError
 
 
 def chop_windows(n_bins: int, window_bins: int, overlap_bins: int) -> tuple[IntArray, IntArray]:
-    """Return the first bin and the length of each window of a stretch.
-
-    Parameters
-    ----------
-    n_bins : int
-        Bins of the stretch.
-    window_bins, overlap_bins : int
-        Bins of a window, and those that it shares with the next one.
-
-    Returns
-    -------
-    starts_B : (windows,) int array
-        First bin of each window.
-    lengths_B : (windows,) int array
-        Bins of each window: ``window_bins``, or fewer for the last one.
-
-    Raises
-    ------
-    DataError
-        If there are no bins, or the overlap is not shorter than the window.
+    """Return the first bin and the length of each window of a stretch; the last may be shorter.
 
     Examples
     --------

@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt_cli.data.arrays import read_counts
-from ndt_cli.data.checks import MAX_COUNT
 from ndt_cli.data.files import ArrayFile
 from ndt_cli.data.layouts import LFADS_COUNT_KEYS, NLB_COUNT_KEYS
 from ndt_cli.data.loading import detect_layout, load_file
-from ndt_cli.data.spike_data import Recording, SpikeData, trial_blocks
+from ndt_cli.data.spike_data import MAX_COUNT, Recording, SpikeData, trial_blocks
 from ndt_cli.errors import DataError
 from ndt_cli.jsonable import jsonable
 from ndt_cli.settings.tree import DataSettings
@@ -45,57 +44,29 @@ class SplitSummary:
 
 @dataclass(frozen=True)
 class FileReport:
-    """Report of `describe_file`; fields are None if a problem hides them.
-
-    Parameters
-    ----------
-    path : str
-        The file.
-    layout : str or None
-        ``"lfads"``, ``"nlb"`` or ``"ndt"``.
-    arrays : tuple of ArrayFacts
-        The arrays as stored.
-    bin_ms, duration_ms : float or None
-        Bin width and length of a full trial, in milliseconds.
-    splits : tuple of SplitSummary
-        Training, then validation trials.
-    neuron_rates_hz : tuple of float or None
-        Lowest, median and highest mean rate of a neuron over the training trials.
-    silent_neurons : tuple of int
-        Neurons without a spike in the training trials.
-    n_conditions : int or None
-        Number of conditions, if known.
-    n_heldout, n_forward : int
-        Held-out neurons and forward bins.
-    has_rates, has_latents, has_behavior : bool
-        True if both splits have true rates, latents or behavior.
-    memory_bytes : int or None
-        Memory of the loaded trials.
-    uses : tuple of str
-        What the file can be used for.
-    problems, warnings, notes : tuple of str
-        What prevents training; what looks unusual; what was assumed.
-    """
+    """Report of `describe_file`; fields are None if a problem hides them."""
 
     path: str
-    layout: str | None = None
+    layout: str | None = None  # "lfads", "nlb" or "ndt"
     arrays: tuple[ArrayFacts, ...] = ()
     bin_ms: float | None = None
-    duration_ms: float | None = None
+    duration_ms: float | None = None  # of a full trial
     splits: tuple[SplitSummary, ...] = ()
+    # Lowest, median and highest mean rate of a neuron, and neurons without a spike, in the training
+    # trials.
     neuron_rates_hz: tuple[float, float, float] | None = None
     silent_neurons: tuple[int, ...] = ()
     n_conditions: int | None = None
     n_heldout: int = 0
     n_forward: int = 0
-    has_rates: bool = False
+    has_rates: bool = False  # in both splits
     has_latents: bool = False
     has_behavior: bool = False
-    memory_bytes: int | None = None
+    memory_bytes: int | None = None  # of the loaded trials
     uses: tuple[str, ...] = ()
-    problems: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()  # prevent training
+    warnings: tuple[str, ...] = ()  # look unusual
+    notes: tuple[str, ...] = ()  # were assumed
 
     @property
     def trainable(self) -> bool:

@@ -210,16 +210,6 @@ class ArrayFile:
 
     Arrays are read on request; their shapes and types come from their headers. Groups and other
     content are listed by name only.
-
-    Parameters
-    ----------
-    path : Path
-        File to open.
-
-    Raises
-    ------
-    DataError
-        If the file does not exist, is damaged, or is neither HDF5 nor .npz.
     """
 
     def __init__(self, path: Path) -> None:
@@ -270,13 +260,7 @@ class ArrayFile:
             raise self._unreadable(key, error) from error
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
-        """Return rows ``start:stop`` of an array; default: all.
-
-        Raises
-        ------
-        DataError
-            If it is missing, damaged, made of Python objects, or does not fit into memory.
-        """
+        """Return rows ``start:stop`` of an array; default: all."""
         shape, rows = self.shape(key), slice(start, stop)
         n_rows = len(range(*rows.indices(shape[0]))) if shape else 1
         array = self._checked(key, n_rows * math.prod(shape[1:]))

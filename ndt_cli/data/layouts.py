@@ -48,8 +48,7 @@ from ndt_cli.data.arrays import (
     stored_bin_ms,
 )
 from ndt_cli.data.files import ArrayFile
-from ndt_cli.data.spike_data import FloatArray, IntArray, Recording, SpikeData
-from ndt_cli.data.split import split_trials
+from ndt_cli.data.spike_data import FloatArray, IntArray, Recording, SpikeData, split_trials
 from ndt_cli.errors import DataError
 from ndt_cli.memory import check_memory
 from ndt_cli.settings.tree import DataSettings

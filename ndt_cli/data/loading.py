@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt_cli.data.checks import check_recording
 from ndt_cli.data.files import ArrayFile
 from ndt_cli.data.layouts import LFADS_COUNT_KEYS, NLB_COUNT_KEYS, read_lfads, read_nlb, read_own
 from ndt_cli.data.rebin import rebin_recording
-from ndt_cli.data.spike_data import IntArray, Recording, SpikeData
+from ndt_cli.data.spike_data import IntArray, Recording, SpikeData, check_recording
 from ndt_cli.data.synthetic import make_chaotic_rnn, make_lorenz
 from ndt_cli.errors import DataError, SettingsError
 from ndt_cli.settings.tree import DataSettings
@@ -64,27 +63,7 @@ def load_recording(settings: DataSettings) -> Recording:
 
 
 def load_file(path: Path, settings: DataSettings) -> Recording:
-    """Load a spike file of any layout.
-
-    Parameters
-    ----------
-    path : Path
-        HDF5 or .npz file, with or without an ending.
-    settings : DataSettings
-        Bin width, conversion factor, split and held-out neurons; ``file`` is ignored.
-
-    Returns
-    -------
-    Recording
-        Training and validation trials, ready to train on.
-
-    Raises
-    ------
-    DataError
-        If the file cannot be read or trained on.
-    SettingsError
-        If the neurons to hold out do not exist.
-    """
+    """Load a spike file of any layout, ready to train on; ``settings.file`` is ignored."""
     with ArrayFile(path) as file:
         recording = _READERS[detect_layout(file)](file, settings)
     recording = rebin_recording(recording, settings.bin_ms)
@@ -119,13 +98,6 @@ def hold_out_neurons(recording: Recording, settings: DataSettings) -> Recording:
     The settings name them, or ask for a fraction: ``round(fraction * neurons)`` are drawn, at
     least one, and not all. They become the last columns; `SpikeData.neuron_ids_N` keeps each
     neuron's position in the file. A note names them.
-
-    Raises
-    ------
-    DataError
-        If the recording already has held-out neurons, or only one neuron.
-    SettingsError
-        If a named neuron does not exist, or no neuron is left as input.
     """
     if not (settings.heldout_neurons or settings.heldout_fraction):
         return recording

@@ -6,33 +6,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt_cli.data.checks import compact_counts
-from ndt_cli.data.spike_data import FloatArray, IntArray, Recording, SpikeData
+from ndt_cli.data.spike_data import FloatArray, IntArray, Recording, SpikeData, compact_counts
 from ndt_cli.errors import DataError
 
 
 def rebin(data: SpikeData, bin_ms: float) -> SpikeData:
-    """Sum neighboring bins into bins of ``bin_ms``.
+    """Sum neighboring bins into bins of ``bin_ms``, a whole multiple of the old width.
 
-    A partial last bin of a trial becomes padding.
-
-    Parameters
-    ----------
-    data : SpikeData
-        Trials in narrower bins.
-    bin_ms : float
-        New bin width in milliseconds, a whole multiple of the old one.
-
-    Returns
-    -------
-    SpikeData
-        The same trials; rates stay in expected spikes per (new) bin.
-
-    Raises
-    ------
-    DataError
-        If the new width is not a whole multiple, a trial is shorter than one new bin, or the
-        forward bins do not begin with a new bin.
+    A partial last bin of a trial becomes padding. Rates are in expected spikes per new bin.
 
     Examples
     --------
@@ -101,13 +82,7 @@ def _wider_starts(start_bins_B: IntArray | None, k: int) -> IntArray | None:
 
 
 def rebin_recording(recording: Recording, bin_ms: float | None) -> Recording:
-    """Rebin both splits and add a note; without a width, return the recording unchanged.
-
-    Raises
-    ------
-    DataError
-        As `rebin` does, with the recording's source in front.
-    """
+    """Rebin both splits and add a note; without a width, return the recording unchanged."""
     before_ms = recording.train.bin_ms
     if bin_ms is None or bin_ms == before_ms:
         return recording

@@ -8,10 +8,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import cycle
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+
+from ndt_cli.errors import DataError
 
 IntArray = NDArray[np.integer]
 FloatArray = NDArray[np.floating]
@@ -271,19 +274,9 @@ def trial_blocks(n_trials: int, n_entries: int) -> list[slice]:
 class ByTrial:
     """Values of trials, (trials, bins, channels), computed when indexed by trials.
 
-    A set of at most `KEPT_BYTES` is computed as a whole on first use, and kept. Of a larger one,
-    the indexed trials are computed each time.
-
-    Parameters
-    ----------
-    shape : (int, int, int)
-        Trials, bins, channels.
-    dtype : dtype
-        Type of the values.
-    make : callable
-        Returns the values of the trials at the given indices, an int array.
-    keep : bool
-        Keep the values of a small set; not useful if each trial is used only once.
+    ``make`` returns the values of the trials at an array of indices. A set of at most `KEPT_BYTES`
+    is computed as a whole on first use and kept, unless ``keep`` is False. Of a larger one, the
+    indexed trials are computed each time.
 
     Examples
     --------
@@ -330,3 +323,111 @@ class ByTrial:
 
 TrialValues: TypeAlias = FloatArray | ByTrial
 """An array (trials, bins, channels), or one whose trials are computed when indexed."""
+
+
+# ------------------------------------------------------------------------------------------------
+# Checks of counts and recordings, wherever they come from.
+# ------------------------------------------------------------------------------------------------
+
+
+MAX_COUNT = int(np.iinfo(np.uint16).max)
+"""Largest spike count of a bin."""
+
+
+def check_recording(recording: Recording) -> None:
+    """Refuse a recording that cannot be trained on: no spikes, or splits that do not match."""
+    train, valid, source = recording.train, recording.valid, recording.source
+    for name, data in (("training", train), ("validation", valid)):
+        if data.n_trials == 0:
+            raise DataError(f"{source}: found no {name} trials; expected at least one")
+    kinds = [(d.n_bins, d.n_neurons, d.bin_ms, d.n_heldout, d.n_forward) for d in (train, valid)]
+    if kinds[0] != kinds[1]:
+        raise DataError(
+            f"{source}: training and validation trials differ in bins, neurons, bin width in ms, "
+            f"held-out neurons or forward bins: found {kinds[0]} and {kinds[1]}; expected the same"
+        )
+    variables = [
+        None if d.behavior_BTV is None else d.behavior_BTV.shape[2] for d in (train, valid)
+    ]
+    if None not in variables and variables[0] != variables[1]:
+        raise DataError(
+            f"{source}: training and validation trials differ in behavior: found {variables[0]} "
+            f"and {variables[1]} variables; expected the same"
+        )
+    if train.max_count == 0:
+        raise DataError(
+            f"{source}: found no spike in {train.n_trials} training trials; expected some",
+            hint="Was the right array saved? See `describe_file(FILE)`.",
+        )
+
+
+def compact_counts(counts: IntArray) -> IntArray:
+    """Return counts as uint8 if all are below 256, else as uint16; refuse larger ones."""
+    largest = int(counts.max(initial=0))
+    if largest > MAX_COUNT:
+        raise DataError(
+            f"found a spike count of {largest} in a bin; expected at most {MAX_COUNT}",
+            hint="Use narrower bins or lower rates.",
+        )
+    return counts.astype(np.uint8 if largest < 256 else np.uint16)
+
+
+# ------------------------------------------------------------------------------------------------
+# A seeded split into training and validation trials, for data without one.
+# ------------------------------------------------------------------------------------------------
+
+
+def split_trials(
+    n_trials: int,
+    *,
+    valid_fraction: float,
+    seed: int,
+    conditions_B: IntArray | None = None,
+    source: str = "the data",
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Draw the validation trials, in proportion within each condition; return both halves' indices.
+
+    The total is ``round(valid_fraction * n_trials)``, at least one trial in each split. Each
+    condition gives its proportional share, rounded down; the trials still missing come from the
+    conditions with the largest remainders, ties in random order. Every condition keeps at least
+    one training trial; if each has only one trial, conditions are ignored.
+
+    Examples
+    --------
+    >>> train, valid = split_trials(10, valid_fraction=0.2, seed=0)
+    >>> len(train), len(valid)
+    (8, 2)
+    """
+    if n_trials < 2:
+        raise DataError(
+            f"{source}: found {n_trials} trial; training needs at least 2, one for validation",
+            hint="Cut the recording into trials: `spikes` is trials x bins x neurons.",
+        )
+    rng = np.random.default_rng(seed)
+    groups = [np.arange(n_trials)]
+    if conditions_B is not None:
+        _, sizes = np.unique(conditions_B, return_counts=True)
+        by_condition = np.split(np.argsort(conditions_B, kind="stable"), np.cumsum(sizes)[:-1])
+        if len(by_condition) < n_trials:
+            groups = by_condition
+    sizes = np.array([len(group) for group in groups])
+    spare = sizes - 1
+    wanted = round(valid_fraction * n_trials)
+    n_valid = min(max(wanted, 1), int(spare.sum()))
+
+    # Integer arithmetic: a share such as 4.8 trials must not depend on float rounding.
+    taken, remainders = np.divmod(n_valid * sizes, n_trials)
+    shuffled = rng.permutation(len(groups))
+    largest_first = shuffled[np.argsort(-remainders[shuffled], kind="stable")]
+    missing = n_valid - int(taken.sum())
+    for group in cycle(largest_first):
+        if missing == 0:
+            break
+        if taken[group] < spare[group]:
+            taken[group] += 1
+            missing -= 1
+
+    is_valid = np.zeros(n_trials, dtype=bool)
+    for group, n_taken in zip(groups, taken, strict=True):
+        is_valid[rng.choice(group, size=n_taken, replace=False)] = True
+    return np.flatnonzero(~is_valid), np.flatnonzero(is_valid)

@@ -9,9 +9,14 @@ from math import ceil
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt_cli.data.checks import MAX_COUNT, compact_counts
-from ndt_cli.data.spike_data import FloatArray, Recording, SpikeData
-from ndt_cli.data.split import split_trials
+from ndt_cli.data.spike_data import (
+    MAX_COUNT,
+    FloatArray,
+    Recording,
+    SpikeData,
+    compact_counts,
+    split_trials,
+)
 from ndt_cli.errors import SettingsError
 from ndt_cli.memory import check_memory
 from ndt_cli.settings.tree import MAX_BIN_MS, MIN_BIN_MS

@@ -1,9 +1,12 @@
-"""Where training stands: what a checkpoint keeps beside tensors."""
+"""Checkpoints: where training stands, the file that holds it, and saving it while a run trains."""
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,40 +17,27 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ndt_cli.atomic import write_atomic
-from ndt_cli.data.checks import MAX_COUNT
+from ndt_cli.data.spike_data import MAX_COUNT
 from ndt_cli.engine.measures import BEST_CHECKPOINTS, best_checkpoint
+from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.streams import Streams
-from ndt_cli.errors import CheckpointError
+from ndt_cli.engine.tensorboard import EventLog
+from ndt_cli.errors import CheckpointError, RunError, RunWarning, called
 from ndt_cli.model.network import LayerMath, ModelShape, NeuralDataTransformer
-from ndt_cli.settings.tree import ModelSettings
+from ndt_cli.settings.tree import ModelSettings, TrainSettings
 
 
 @dataclass
 class Progress:
-    """Position in the training, and the best validation so far.
+    """Position in the training, and the best validation so far."""
 
-    Attributes
-    ----------
-    epoch : int
-        Epoch under way, from 0; equal to the epochs that are complete.
-    step : int
-        Steps taken in it.
-    loss_total, n_scored : float
-        Summed training loss and scored entries of the steps taken in it.
-    seconds : float
-        Time spent training so far, over all resumptions.
-    validated_epoch : int
-        Epochs that were complete at the last validation.
-    best : dict
-        By checkpoint name: the best value so far and the epochs done when it came.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    loss_total: float = 0.0
-    n_scored: float = 0.0
-    seconds: float = 0.0
-    validated_epoch: int = 0
+    epoch: int = 0  # under way, from 0: as many as are complete
+    step: int = 0  # steps taken in it
+    loss_total: float = 0.0  # of the steps taken in it
+    n_scored: float = 0.0  # entries, of the steps taken in it
+    seconds: float = 0.0  # spent training so far, over all resumptions
+    validated_epoch: int = 0  # epochs that were complete at the last validation
+    # By checkpoint name: the best value so far, and the epochs that were complete then.
     best: dict[str, tuple[float, int]] = field(default_factory=dict)
 
     def validated(self, measures: dict[str, float]) -> list[str]:
@@ -97,17 +87,7 @@ _MOST_BINS, _MOST_NEURONS = 2**17, 2**20
 
 @dataclass(frozen=True)
 class Header:
-    """What a checkpoint says of itself.
-
-    Attributes
-    ----------
-    model_settings : ModelSettings
-        The ``[model]`` section that the network was built from.
-    shape : ModelShape
-        Neurons, bins and largest count that it was built for.
-    progress : dict
-        Where training stood: the fields of `Progress` as plain JSON values.
-    """
+    """What a checkpoint says of itself: what its network was built from, and its `Progress`."""
 
     model_settings: ModelSettings
     shape: ModelShape
@@ -125,13 +105,7 @@ class Header:
 
 
 def read_header(path: Path, texts: Mapping[str, str]) -> Header:
-    """Read what `Header.to_text` made, and believe nothing of it.
-
-    Raises
-    ------
-    CheckpointError
-        If it is none, of a newer version, or a value is missing, of another type or absurd.
-    """
+    """Read what `Header.to_text` made, checking every value; raise `CheckpointError`."""
     if texts.get("format") != FORMAT:
         raise CheckpointError(
             f"{path}: a safetensors file, but not an ndt checkpoint",
@@ -157,7 +131,7 @@ def read_header(path: Path, texts: Mapping[str, str]) -> Header:
         reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise CheckpointError(
             f"{path}: its header is damaged ({reason[:300]})",
-            "use another checkpoint of the run: --checkpoint last, or best-masked-loss",
+            "use another checkpoint of the run: `checkpoint='last'`, or best-masked-loss",
         ) from error
     return header
 
@@ -197,28 +171,15 @@ _OPTIMIZER_STATES = ("step", "exp_avg", "exp_avg_sq")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint file holds.
+    """Weights by name, what they belong to, and the states to resume from.
 
-    Attributes
-    ----------
-    model : dict of str to Tensor
-        Weights by name.
-    model_settings : ModelSettings
-        The ``[model]`` section that the network was built from.
-    shape : ModelShape
-        Neurons, bins and largest count that it was built for.
-    progress : dict
-        Where training stood; plain JSON values.
-    optimizer, streams : dict of str to Tensor
-        States to resume from; empty in a best checkpoint.
-    path : Path or None
-        The file that it was read from.
+    A best checkpoint has no states of the optimizer and the random streams.
     """
 
     model: dict[str, Tensor]
     model_settings: ModelSettings
     shape: ModelShape
-    progress: dict[str, Any]
+    progress: dict[str, Any]  # a `Progress` as plain JSON values
     optimizer: dict[str, Tensor] = field(default_factory=dict)
     streams: dict[str, Tensor] = field(default_factory=dict)
     path: Path | None = None
@@ -236,13 +197,7 @@ class Checkpoint:
         return cls(state, model.settings, model.shape, progress, optimizer or {}, streams or {})
 
     def build_model(self, math: LayerMath | None = None) -> NeuralDataTransformer:
-        """Return the network with these weights, on the CPU, its layers computed by ``math``.
-
-        Raises
-        ------
-        CheckpointError
-            If the weights do not fit the network that the header describes.
-        """
+        """Return the network with these weights, on the CPU, its layers computed by ``math``."""
         self._check_weights()
         with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced
             model = NeuralDataTransformer(self.model_settings, self.shape, math)
@@ -250,13 +205,7 @@ class Checkpoint:
         return model
 
     def load_into(self, model: NeuralDataTransformer) -> None:
-        """Set the weights of a network of the same settings and shape.
-
-        Raises
-        ------
-        CheckpointError
-            If they do not fit.
-        """
+        """Set the weights of a network of the same settings and shape."""
         if model.shape != self.shape:
             raise CheckpointError(
                 f"{self.path}: it is for {self.shape}, and the data make {model.shape}",
@@ -284,13 +233,7 @@ class Checkpoint:
                 )
 
     def load_optimizer(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-        """Set the optimizer to the state that `optimizer_tensors` took.
-
-        Raises
-        ------
-        CheckpointError
-            If a state is missing or of another shape.
-        """
+        """Set the optimizer to the state that `optimizer_tensors` took."""
         if not self.optimizer and not self.progress["epoch"] and not self.progress["step"]:
             return  # before the first step there is none
         for name, parameter in model.named_parameters():
@@ -306,14 +249,7 @@ class Checkpoint:
             optimizer.state[parameter] = state
 
     def load_streams(self, streams: Streams, rank: int, world_size: int) -> None:
-        """Set the random streams of a process to where they stood.
-
-        Raises
-        ------
-        CheckpointError
-            If they are not all there, another number of processes saved them, or another kind
-            of device did.
-        """
+        """Set the random streams of a process to where they stood."""
         saved_by = len({name.partition(".")[0] for name in self.streams})
         if saved_by not in (0, world_size):
             raise CheckpointError(
@@ -337,13 +273,7 @@ class Checkpoint:
         )
 
     def save(self, path: Path) -> None:
-        """Write the file in one piece.
-
-        Raises
-        ------
-        OSError
-            If the disk or the folder refuses it; an older file is left as it was.
-        """
+        """Write the file in one piece; after an OSError an older file is left as it was."""
         groups = {"model": self.model, "optimizer": self.optimizer, "stream": self.streams}
         tensors = {
             f"{group}.{name}": tensor.detach().cpu().contiguous()
@@ -357,13 +287,7 @@ class Checkpoint:
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":
-        """Read a checkpoint file.
-
-        Raises
-        ------
-        CheckpointError
-            If the file is missing, truncated, not a checkpoint, or of a newer version.
-        """
+        """Read a checkpoint file."""
         if not path.is_file():
             raise CheckpointError(
                 f"{path}: there is no such checkpoint",
@@ -377,7 +301,7 @@ class Checkpoint:
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
                 f"{path}: not a whole ndt checkpoint ({error})",
-                "use another checkpoint of the run: --checkpoint last, or best-masked-loss",
+                "use another checkpoint of the run: `checkpoint='last'`, or best-masked-loss",
             ) from error
         groups: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "stream": {}}
         checkpoint = cls(
@@ -412,3 +336,132 @@ def optimizer_tensors(
         for name, parameter in model.named_parameters()
         for key, value in optimizer.state.get(parameter, {}).items()
     }
+
+
+# ------------------------------------------------------------------------------------------------
+# Saving a run while it trains, on a disk that may be full for a while.
+# ------------------------------------------------------------------------------------------------
+
+
+History = Sequence[Mapping[str, float]]
+
+
+class Saver:
+    """Writes checkpoints and ``metrics.jsonl``, and keeps what could not be written.
+
+    The last checkpoint is written after the best ones and the log that it counts on, so that
+    what is on disk fits together at whatever moment the process is killed. If ``on_save_error``
+    is "go-on", what cannot be written is kept until the next save, with a warning.
+    """
+
+    def __init__(self, folder: RunFolder, settings: TrainSettings) -> None:
+        self._folder = folder
+        self._settings = settings
+        self._saved_at = time.monotonic()
+        self._waiting: dict[str, Checkpoint] = {}  # best ones; a newer last one replaces the last
+        self._log_is_whole = True
+        self._shows = True
+        self.is_behind = False  # something that should be on disk is not
+
+    def is_due(self) -> bool:
+        """Return whether ``save_interval_minutes`` have passed since the last checkpoint."""
+        minutes = (time.monotonic() - self._saved_at) / 60
+        return minutes >= self._settings.save_interval_minutes
+
+    def record(self, history: History) -> None:
+        """Add the last record of a history to the log."""
+        if not self._log_is_whole:  # the next save writes all of it
+            return
+        self._log_is_whole = False
+        try:
+            self._folder.append_metrics(history[-1])
+            self._log_is_whole = True
+        except OSError as error:
+            self._failed("metrics.jsonl", error)
+
+    def show(self, events: EventLog, history: History) -> None:
+        """Add the last record to the TensorBoard log, until that cannot be written.
+
+        Its writer does not recover, and ``metrics.jsonl`` says the same, so training continues
+        whatever ``on_save_error`` is.
+        """
+        if not self._shows:
+            return
+        try:
+            events.add(history[-1])
+        except OSError as error:
+            self._shows = False
+            warnings.warn(
+                f"{self._folder.tensorboard} cannot be written ({error.strerror or error}): there "
+                "will be no more TensorBoard events until the run is resumed",
+                RunWarning,
+                stacklevel=2,
+            )
+
+    @staticmethod
+    def close(events: EventLog) -> None:
+        """Close the TensorBoard log; what it could not write is in ``metrics.jsonl``."""
+        with suppress(OSError):
+            events.close()
+
+    def save(
+        self, name: str, checkpoint: Checkpoint, history: History, *, must: bool = False
+    ) -> None:
+        """Write a checkpoint, after those that are waiting; ``must`` raises errors in any case."""
+        writing = name
+        if name == "last":
+            self._saved_at = time.monotonic()
+        else:
+            self._waiting[name] = checkpoint
+        try:
+            for writing in list(self._waiting):
+                self._waiting[writing].save(self._folder.checkpoint(writing))
+                del self._waiting[writing]
+            if name == "last":
+                writing = name
+                if not self._log_is_whole:  # a line is missing, or stands there in part
+                    self._folder.write_metrics(history)
+                    self._log_is_whole = True
+                self._folder.sync_metrics()
+                checkpoint.save(self._folder.checkpoint(name))
+                self.is_behind = False
+        except OSError as error:
+            if name in self._waiting:
+                self._waiting[name] = _copied(checkpoint)
+            self._failed(f"checkpoints/{writing}.safetensors", error, must=must)
+
+    def _failed(self, name: str, error: OSError, *, must: bool = False) -> None:
+        what = f"{self._folder.path / name} cannot be written ({error.strerror or error})"
+        if must or self._settings.on_save_error == "stop":
+            raise RunError(
+                f"{what}; the checkpoints that were saved before are whole",
+                f"free some space, then resume: {called('resume', self._folder.path)}",
+            ) from error
+        if not self.is_behind:
+            warnings.warn(
+                f"{what}. The checkpoints that were saved before are whole; training continues and "
+                "tries again at the next save",
+                RunWarning,
+                stacklevel=2,
+            )
+        self.is_behind = True
+
+
+def _copied(checkpoint: Checkpoint) -> Checkpoint:
+    """Copy the weights, which training continues to change."""
+    model = {name: tensor.detach().cpu().clone() for name, tensor in checkpoint.model.items()}
+    return replace(checkpoint, model=model)
+
+
+def take_later_best(folder: RunFolder, progress: Progress) -> None:
+    """Count best checkpoints that were saved after the last one, before a kill.
+
+    Going on gives the same again where computing is exact. Where it is not, as on most GPUs, what
+    replaces them must be better still.
+    """
+    for name in BEST_CHECKPOINTS:
+        path = folder.checkpoint(name)
+        if path.is_file():
+            saved = Progress.from_json(Checkpoint.load(path).progress)
+            if saved.epoch > progress.epoch and name in saved.best:
+                progress.best[name] = saved.best[name]

@@ -3,7 +3,7 @@
 PyTorch's threads share every operation: they wait for one another hundreds of times in a step, and
 either spin meanwhile, which collapses beside a busy neighbor, or sleep, and waking takes longer
 than many an operation. Here each thread takes its trials from counts to gradients, and they wait
-for one another once.
+for one another once. This way to compute has a file of its own, as CUDA graphs have.
 """
 
 import copy
@@ -56,20 +56,29 @@ class ShardedStep(TrainingStep):
 
     def compute(self, batch: TrialSet) -> Sums:
         """Take the step; see `TrainingStep.compute`."""
+        n_shares, n_threads = self._sharing(batch)
+        with torch_threads(n_threads):
+            if n_shares == 1:
+                return super().compute(batch)
+            totals, weight, n_scored = self._backward(batch, n_shares)
+            total = torch.stack(totals).sum()
+            self.update(total * weight)
+            return total, n_scored
+
+    def _sharing(self, batch: TrialSet) -> tuple[int, int]:
+        """Return the number of shares of a batch, and of threads for each."""
         n_threads = torch.get_num_threads()
         n_trials, n_bins, _ = batch.shape
         numbers = n_trials * n_bins * self.network.embedding.width
-        n_shares = max(1, min(n_threads, _MOST_SHARES, n_trials, numbers // _LEAST_NUMBERS))
         if numbers < 2 * _LEAST_NUMBERS:
-            with torch_threads(1):
-                return super().compute(batch)
-        # One long trial cannot be shared out; and which entries are the worst, all tell together.
-        if n_shares == 1 or self.settings.train.topk_fraction < 1:
-            return super().compute(batch)
-        with torch_threads(n_threads // n_shares):
-            return self._compute_shares(batch, n_shares)
+            return 1, 1
+        if self.settings.train.topk_fraction < 1:  # the worst entries are those of all shares
+            return 1, n_threads
+        n_shares = max(1, min(n_threads, _MOST_SHARES, n_trials, numbers // _LEAST_NUMBERS))
+        return n_shares, n_threads // n_shares
 
-    def _compute_shares(self, batch: TrialSet, n_shares: int) -> Sums:
+    def _backward(self, batch: TrialSet, n_shares: int) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Compute the gradients; return each share's loss, their weight and the scored entries."""
         masked = self.masked(batch)
         scored_BTN = masked.scored_BTN.expand(batch.shape)
         n_scored = scored_BTN.count_nonzero().float()
@@ -101,9 +110,7 @@ class ShardedStep(TrainingStep):
         mine, *theirs = (_gradients(network) for network in networks)
         for gradients in theirs:
             torch._foreach_add_(mine, gradients)
-        total = torch.stack(totals).sum()
-        self.update(total * weight)
-        return total, n_scored
+        return totals, weight, n_scored
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:

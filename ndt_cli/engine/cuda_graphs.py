@@ -81,15 +81,7 @@ class CapturedStep(TrainingStep):
 
 
 class CapturedNetwork:
-    """Gives what a network gives without dropout; an `Inference`.
-
-    Parameters
-    ----------
-    network : NeuralDataTransformer
-        Changes of its weights, in place, are seen.
-    capture : callable, optional
-        Default: as CUDA graphs.
-    """
+    """Gives what a network gives without dropout; an `Inference`."""
 
     def __init__(self, network: NeuralDataTransformer, capture: Capture | None = None) -> None:
         self.network = network
@@ -117,21 +109,6 @@ class Captured:
 
     Each kind of call (shapes and dtypes of the arguments: the last batch of an epoch is smaller)
     is captured on its own.
-
-    Parameters
-    ----------
-    what : str
-        Subject of the warning when a capture fails.
-    function : callable
-        Takes tensors, or None, and returns tensors.
-    capture : callable
-        How it is captured.
-    generators : sequence of torch.Generator
-        From which it draws.
-    warm_up : int
-        Calls of a kind before it is captured.
-    most_kinds : int, optional
-        Kinds to capture at most.
     """
 
     def __init__(
@@ -219,13 +196,7 @@ def _refusals(device: torch.device) -> list[str]:
 
 
 class CudaGraphs:
-    """Captures functions as CUDA graphs, of which one runs at a time: they share their memory.
-
-    Parameters
-    ----------
-    device : torch.device
-        The GPU on which the functions compute.
-    """
+    """Captures functions as CUDA graphs, of which one runs at a time: they share their memory."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -237,11 +208,6 @@ class CudaGraphs:
         """Capture a function without running it, and return what replays it.
 
         A replay advances the generators as the function would.
-
-        Raises
-        ------
-        RuntimeError
-            If the function does what a graph cannot hold, such as waiting for the device.
         """
         failed = _refusals(self.device)
         if failed:  # CUDA may not recover from it, so none is tried again

@@ -1,4 +1,4 @@
-"""The same bits each time on a GPU, where it is asked for."""
+"""Device, precision and number of threads of a run; deterministic kernels on a GPU."""
 
 import os
 import re
@@ -30,13 +30,6 @@ def deterministic_kernels(wanted: bool, device: torch.device) -> Iterator[None]:
     On a CPU nothing is changed: training there is exact as it is. What CUDA's matrix products
     need is an environment variable that is read when they are first used, so it must be set
     before anything else multiplies on that GPU in this process.
-
-    Parameters
-    ----------
-    wanted : bool
-        ``train.deterministic``.
-    device : torch.device
-        Where the run computes.
     """
     if not wanted or device.type == "cpu":
         yield
@@ -56,11 +49,6 @@ def deterministic_kernels(wanted: bool, device: torch.device) -> Iterator[None]:
             del os.environ[_CUBLAS]
 
 
-# ------------------------------------------------------------------------------------------------
-# Which device, which precision, how many threads.
-# ------------------------------------------------------------------------------------------------
-
-
 _NAME = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
 
 # More threads than this only wait for each other at the sizes that NDT has.
@@ -69,18 +57,10 @@ MAX_THREADS = 8
 
 @dataclass(frozen=True)
 class Compute:
-    """Where and how a run computes.
+    """Where and how a run computes."""
 
-    Attributes
-    ----------
-    device : torch.device
-        Holds the weights and the data.
-    dtype : torch.dtype
-        Of the matrix products; weights and sums are float32.
-    """
-
-    device: torch.device
-    dtype: torch.dtype
+    device: torch.device  # of the weights and the data
+    dtype: torch.dtype  # of the matrix products; weights and sums are float32
 
     @property
     def name(self) -> str:
@@ -92,13 +72,7 @@ class Compute:
 
 
 def choose_compute(settings: TrainSettings, local_rank: int = 0) -> Compute:
-    """Pick the device and precision that the settings ask for.
-
-    Raises
-    ------
-    DeviceError
-        If the device, or bfloat16 on it, is not there.
-    """
+    """Pick the device and precision that the settings ask for."""
     device = _choose_device(settings.device, local_rank)
     if device.type == "cuda":
         allow_deterministic_products()
@@ -108,7 +82,7 @@ def choose_compute(settings: TrainSettings, local_rank: int = 0) -> Compute:
     if settings.precision == "bfloat16" and device.type == "mps":
         raise DeviceError(
             'train.precision = "bfloat16" is not supported on Apple MPS',
-            'use --set train.precision=float32 (or "auto")',
+            'use `train.precision=float32` (or "auto")',
         )
     return Compute(device, getattr(torch, settings.precision))
 
@@ -127,14 +101,14 @@ def _choose_device(wanted: str, local_rank: int) -> torch.device:
         if not torch.cuda.is_available():
             raise DeviceError(
                 f'train.device = "{wanted}", but PyTorch {torch.__version__} sees no CUDA GPU here',
-                "use --set train.device=auto, or install a CUDA build of PyTorch",
+                "use `train.device=auto`, or install a CUDA build of PyTorch",
             )
         device = torch.device("cuda", local_rank) if wanted == "cuda" else torch.device(wanted)
         return _check_gpu(device, wanted)
     if wanted == "mps" and not torch.backends.mps.is_available():
         raise DeviceError(
             'train.device = "mps", but this machine has no Apple GPU that PyTorch can use',
-            "use --set train.device=auto",
+            "use `train.device=auto`",
         )
     return torch.device(wanted)
 
@@ -164,7 +138,7 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 
 @contextmanager
 def cpu_threads(n_threads: int) -> Iterator[int]:
-    """Compute with this many CPU threads (0: as many as pay), and put the old number back."""
+    """Compute with this many CPU threads (0: as many as help), and restore the number after."""
     # What torch would take: the cores that this process may use, or OMP_NUM_THREADS.
     wanted = n_threads or min(torch.get_num_threads(), MAX_THREADS)
     with torch_threads(wanted):

@@ -1,4 +1,4 @@
-"""Several processes, one a device, as torchrun starts them."""
+"""Several processes that train together, one per device, as torchrun starts them."""
 
 import os
 import sys
@@ -22,29 +22,15 @@ if dist.is_available():
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which of the processes that train together this one is.
-
-    Attributes
-    ----------
-    rank, world_size : int
-        Number of this process, and of all.
-    local_rank : int
-        Number of this process on its machine, which is also the number of its GPU.
-    """
+    """Which of the processes that train together this one is."""
 
     rank: int = 0
     world_size: int = 1
-    local_rank: int = 0
+    local_rank: int = 0  # on its machine, which is also the number of its GPU
 
     @classmethod
     def from_environment(cls) -> "Ranks":
-        """Read what torchrun sets; a single process where it set nothing.
-
-        Raises
-        ------
-        SettingsError
-            If the variables do not fit one another.
-        """
+        """Read what torchrun sets; a single process where it set nothing."""
         world_size = _variable("WORLD_SIZE", "1", least=1)
         if world_size == 1:
             return cls()  # a scheduler, or what is left of it in a shell, may set the others

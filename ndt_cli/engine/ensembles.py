@@ -41,26 +41,12 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Models of the same trials, ready to infer together; a `Model`.
-
-    Attributes
-    ----------
-    run : RunFolder
-        The ensemble's folder.
-    checkpoint : str
-        Which of the members' checkpoints; several names where they differ.
-    settings : Settings
-        Those that its rates are measured with: data, and which bins are hidden.
-    members : tuple of TrainedModel
-        Best first.
-    trained_on : SplitFacts
-        What ``run.json`` says of the training trials: neurons, bins, bin width, held-out part.
-    """
+    """Models of the same trials, ready to infer together; a `Model`."""
 
     run: RunFolder
-    checkpoint: str
-    settings: Settings
-    members: tuple[TrainedModel, ...]
+    checkpoint: str  # of the members; several names if they differ
+    settings: Settings  # for the evaluation: the data, and which bins are hidden
+    members: tuple[TrainedModel, ...]  # best first
     trained_on: SplitFacts
 
     @staticmethod
@@ -105,12 +91,7 @@ class Ensemble:
     def rates_while_hidden(self, data: SpikeData, fold_BTN: NDArray[np.integer]) -> Float32Array:
         """Return the mean of the members' rates, each inferred while its own count is hidden.
 
-        Parameters
-        ----------
-        data : SpikeData
-            Trials.
-        fold_BTN : int array that broadcasts to the counts
-            Number of the pass in which an entry is hidden (`hiding_folds`).
+        ``fold_BTN`` has the pass in which an entry is hidden (`hiding_folds`).
         """
         return self._mean(lambda member: member.rates_while_hidden(data, fold_BTN))
 

@@ -62,20 +62,8 @@ def hiding_folds(
     """Divide the entries of each trial into folds, so that each can be hidden once.
 
     A fold hides about ``mask.ratio`` of the entries, of the kind that ``mask.mode`` hides: whole
-    bins, whole neurons, or single entries.
-
-    Parameters
-    ----------
-    data : SpikeData
-        Trials.
-    settings : Settings
-        How they are hidden, and the seed.
-    trials : int array, optional
-        Positions of the trials; their folds are the same as among all. Default: all trials.
-
-    Returns
-    -------
-    int array that broadcasts to (trials, bins, neurons), values from 0 to the folds less one.
+    bins, whole neurons, or single entries. The folds, numbered from 0, broadcast to the counts.
+    ``trials`` are positions of some trials, whose folds are the same as among all.
 
     Examples
     --------

@@ -13,30 +13,14 @@ from ndt_cli.settings.tree import ChooseBy
 
 @dataclass(frozen=True)
 class Measure:
-    """A validation measure.
-
-    Attributes
-    ----------
-    name : str
-        As the setting ``train.choose_by`` names it.
-    key : str
-        Its key in ``metrics.jsonl``.
-    label : str
-        Heading of its column in a table.
-    axis : str
-        Label of its axis in a figure, with the unit.
-    lower_is_better : bool
-        Direction of improvement.
-    needs : str
-        What the validation trials must have; empty where it is always defined.
-    """
+    """A validation measure."""
 
     name: ChooseBy
-    key: str
-    label: str
-    axis: str
+    key: str  # in ``metrics.jsonl``
+    label: str  # of a column
+    axis: str  # label of an axis, with the unit
     lower_is_better: bool
-    needs: str = ""
+    needs: str = ""  # what the validation trials must have; empty if it is always defined
 
     def is_better(self, value: float, than: float) -> bool:
         """Return whether one value is better than another."""

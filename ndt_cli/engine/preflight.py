@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ndt_cli.data.checks import check_recording
-from ndt_cli.data.spike_data import Recording, SpikeData
+from ndt_cli.data.spike_data import Recording, SpikeData, check_recording
 from ndt_cli.engine.device import free_gpu_bytes
 from ndt_cli.engine.measures import MEASURES
 from ndt_cli.engine.run_folder import RunFolder, SplitFacts
@@ -20,11 +19,7 @@ from ndt_cli.settings.tree import Settings
 def check_trainable(recording: Recording, settings: Settings) -> None:
     """Refuse data that cannot be trained on with these settings.
 
-    Raises
-    ------
-    DataError
-        If they are not sound (`check_recording`), when training counts are unknown, or when
-        the validation trials lack what ``train.choose_by`` measures.
+    Among them are validation trials without what ``train.choose_by`` measures.
     """
     check_recording(recording)
     if not recording.train.hidden_counts_known:
@@ -48,13 +43,7 @@ _FREE = ("max_epochs", "patience_epochs", "save_interval_minutes", "on_save_erro
 
 
 def check_resumable(before: Settings, now: Settings) -> None:
-    """Refuse to resume a run with settings that would make it another run.
-
-    Raises
-    ------
-    SettingsError
-        If more than ``train.max_epochs``, ``train.patience_epochs`` and how it is saved differ.
-    """
+    """Refuse to resume a run with settings that would make it another run."""
     free = {name: getattr(now.train, name) for name in _FREE}
     if before.model_copy(update={"train": before.train.model_copy(update=free)}) != now:
         allowed = ", ".join(f"train.{name}" for name in _FREE)
@@ -65,13 +54,7 @@ def check_resumable(before: Settings, now: Settings) -> None:
 
 
 def check_same_data(folder: RunFolder, recording: Recording) -> None:
-    """Refuse to resume a run on other data.
-
-    Raises
-    ------
-    RunError
-        If a split is not the one that the run was trained on; the message says what differs.
-    """
+    """Refuse to resume a run on other data."""
     facts = folder.facts().data
     for split, before in (("train", facts.train), ("valid", facts.valid)):
         now = SplitFacts.of(getattr(recording, split))
@@ -87,22 +70,13 @@ def check_same_data(folder: RunFolder, recording: Recording) -> None:
 
 @dataclass(frozen=True)
 class MemoryNeeds:
-    """The least memory that training takes, in bytes.
+    """The least memory that training takes, in bytes."""
 
-    Attributes
-    ----------
-    weights : int
-        Weight, gradient and AdamW's two moments, 4 bytes each.
-    batch : int
-        What the forward pass keeps of a batch for the backward pass: of each layer its input
-        (float32) and its hidden units (2 bytes), and the read-out and its gradient.
-    context : int
-        Which bin attends to which, and the scores of one layer.
-    """
-
-    weights: int
+    weights: int  # weight, gradient and AdamW's two moments, 4 bytes each
+    # What the forward pass keeps of a batch: of each layer its input (float32) and its hidden units
+    # (2 bytes), and the read-out and its gradient.
     batch: int
-    context: int
+    context: int  # which bin attends to which, and the scores of one layer
 
     @property
     def total(self) -> int:
@@ -110,7 +84,7 @@ class MemoryNeeds:
 
 
 def memory_needs(settings: Settings, shape: ModelShape, n_trials: int) -> MemoryNeeds:
-    """Return the least memory for a network of this shape and a batch of so many trials."""
+    """Return the least memory for a network of this shape and a batch of this many trials."""
     model = settings.model
     with torch.device("meta"):  # shapes alone
         network = NeuralDataTransformer(model, shape)
@@ -136,22 +110,7 @@ def check_limits(
 ) -> None:
     """Refuse settings that make no sense for these trials, or need more memory than there is.
 
-    Parameters
-    ----------
-    train : SpikeData
-        Training trials.
-    settings : Settings
-        Of the run.
-    device : torch.device
-        Where it trains.
-    n_processes : int
-        Among which a batch is shared.
-
-    Raises
-    ------
-    SettingsError
-        If spans are wider than the trials, the width does not fit the embedding, or the network
-        and a batch do not fit into memory; the hint names the setting that matters most.
+    A batch is shared among ``n_processes``. The hint names the setting that matters most.
     """
     span = settings.mask.max_span
     if span > train.n_bins:

@@ -86,21 +86,7 @@ class _Facts(BaseModel):
 
 
 class SplitFacts(_Facts):
-    """Identity of one split of the data, and of its neurons.
-
-    Attributes
-    ----------
-    fingerprint : str
-        `SpikeData.fingerprint`.
-    neuron_ids_N : list of int
-        Position of each column's neuron in the file; empty if columns are in the order of the file.
-    neuron_names : list of str
-        Names of the neurons in the order of the file; empty if they have none.
-    n_observed_bins : int
-        Bins of all trials, without padding and forward bins; 0 in runs of older versions.
-    spikes_N : list of int
-        Spikes of each neuron in those bins; empty in runs of older versions.
-    """
+    """Identity of one split of the data, and of its neurons."""
 
     n_trials: _Count
     n_bins: _Count
@@ -109,8 +95,10 @@ class SplitFacts(_Facts):
     n_forward: _Count
     bin_ms: float
     fingerprint: str
-    neuron_ids_N: list[_Count] = []
-    neuron_names: list[str] = []
+    neuron_ids_N: list[_Count] = []  # position in the file; empty if columns have its order
+    neuron_names: list[str] = []  # in the order of the file
+    # Bins without padding and forward bins, and each neuron's spikes in them; 0 and empty in runs
+    # of older versions.
     n_observed_bins: _Count = 0
     spikes_N: list[_Count] = []
 
@@ -174,13 +162,7 @@ class RunFacts(_Facts):
 
 
 def check_run_facts(content: dict[str, Any], path: Path) -> RunFacts:
-    """Check the content of a ``run.json``.
-
-    Raises
-    ------
-    RunError
-        If something is missing or of another type; the message names the first such key.
-    """
+    """Check the content of a ``run.json``; the error names the first wrong key."""
     try:
         return RunFacts.model_validate(content)
     except ValidationError as error:
@@ -231,7 +213,7 @@ def package_version(name: str) -> str | None:
 # ------------------------------------------------------------------------------------------------
 
 
-# Kept until report and search read the registry of measures themselves.
+# Kept until sweeps read the registry of measures themselves.
 BEST = {name: (measure.key, measure.lower_is_better) for name, measure in BEST_CHECKPOINTS.items()}
 
 LOCK_FILE, HOLDER_FILE = "run.lock", "running.json"
@@ -240,27 +222,13 @@ _BEFORE_SETTINGS = ("run.json", LOCK_FILE, HOLDER_FILE)
 
 
 class RunFolder:
-    """A run's folder on disk.
-
-    Parameters
-    ----------
-    path : Path
-        The folder. `create` makes a new one; `open` takes one that exists.
-    """
+    """A run's folder on disk: `create` makes a new one, `open` takes one that exists."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def create(self) -> None:
-        """Create the folder.
-
-        Raises
-        ------
-        ExistingFileError
-            If the path is in use.
-        RunError
-            If the folder cannot be created.
-        """
+        """Create the folder."""
         self.check_unused()
         try:
             (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
@@ -271,13 +239,7 @@ class RunFolder:
             ) from error
 
     def check_unused(self) -> None:
-        """Refuse a path that is in use, unless it holds only a start that was cut off.
-
-        Raises
-        ------
-        ExistingFileError
-            If a new run would overwrite, or mix with, existing files.
-        """
+        """Refuse a path that is in use, unless it holds only a start that was cut off."""
         path = self.path
         if not path.exists():
             return
@@ -293,13 +255,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
-        """Open the folder of an earlier run.
-
-        Raises
-        ------
-        RunError
-            If it is not a run folder.
-        """
+        """Open the folder of an earlier run."""
         if not (path / "settings.toml").is_file():
             what = "no settings.toml in it" if path.is_dir() else "there is no such folder"
             if path.is_file():
@@ -314,7 +270,7 @@ class RunFolder:
 
     @property
     def smoothing(self) -> Path:
-        """File of the smoothing that the run is compared with (`ndt_cli.baselines.reference`)."""
+        """File of the smoothing that the run is compared with."""
         return self.path / "smoothing.safetensors"
 
     @property
@@ -339,13 +295,7 @@ class RunFolder:
         write_text_atomic(self.path / name, json_text(content) + "\n", overwrite=True)
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """Read a JSON file of the run.
-
-        Raises
-        ------
-        RunError
-            If it is missing, not JSON, or a ``run.json`` without the facts of a run.
-        """
+        """Read a JSON file of the run."""
         path = self.path / name
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -361,13 +311,7 @@ class RunFolder:
         return content
 
     def facts(self) -> RunFacts:
-        """Read data, device and packages of the run from ``run.json``.
-
-        Raises
-        ------
-        RunError
-            If it is missing, not JSON, or lacks a fact.
-        """
+        """Read data, device and packages of the run from ``run.json``."""
         return check_run_facts(self.read_json("run.json"), self.path / "run.json")
 
     def append_metrics(self, record: Mapping[str, float]) -> None:
@@ -438,13 +382,7 @@ def default_path(name: str, now: datetime | None = None) -> Path:
 
 
 def claim_default_path(name: str) -> Path:
-    """Create the folder of `default_path`, so that no other process can take it.
-
-    Raises
-    ------
-    RunError
-        If it cannot be created.
-    """
+    """Create the folder of `default_path`, so that no other process can take it."""
     while True:
         path = default_path(name)
         try:
@@ -481,20 +419,7 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 def hold_run(path: Path) -> Iterator[None]:
     """Keep every other process from training in a run folder while the block runs.
 
-    Parameters
-    ----------
-    path : Path
-        An existing folder.
-
-    Raises
-    ------
-    RunError
-        If another process holds it (the message names it), or it cannot be written.
-
-    Warns
-    -----
-    RunWarning
-        If the file system has no locks, so that nothing keeps a second process out.
+    If the file system has no locks, a `RunWarning` says that nothing keeps a second process out.
     """
     lock = FileLock(path / LOCK_FILE)
     try:

@@ -46,26 +46,12 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 @dataclass(frozen=True)
 class StepParts:
-    """What a training step works with.
-
-    Attributes
-    ----------
-    model : NeuralDataTransformer or DistributedDataParallel
-        The network, wrapped where several processes train.
-    optimizer : torch.optim.AdamW
-        Over its parameters.
-    settings : Settings
-        Masking, top-k, clipping.
-    streams : Streams
-        Source of the masks and the dropout.
-    ranks : Ranks
-        This process among those that train together.
-    """
+    """What a training step works with."""
 
     model: NeuralDataTransformer | DistributedDataParallel
     optimizer: torch.optim.AdamW
     settings: Settings
-    streams: Streams
+    streams: Streams  # of the masks and the dropout
     ranks: Ranks
 
 
@@ -99,18 +85,9 @@ class TrainingStep:
         self._first_bad = torch.full((), -1, dtype=torch.int64, device=device)
 
     def __call__(self, batch: TrialSet, epoch: int) -> Sums:
-        """Take a step on a batch, the same in every process.
+        """Take a step on a batch, the same in every process, each on its share.
 
-        Parameters
-        ----------
-        batch : TrialSet
-            The whole batch, of which each process takes its share.
-        epoch : int
-            From 0; it decides how likely spans are hidden.
-
-        Returns
-        -------
-        Summed loss and number of scored entries, over all processes, as tensors.
+        Returns summed loss and number of scored entries, over all processes, as tensors.
         """
         self._p_span.fill_(span_probability(self.settings.mask, epoch))
         return self.compute(batch)

@@ -1,7 +1,7 @@
 """Named random streams, all made from one seed.
 
 Each kind of draw has a stream of its own, so that changing one (another mask mode, say) leaves
-the others as they were, validation never moves, and a resumed run goes on exactly.
+the others as they were, validation never moves, and a resumed run continues exactly.
 """
 
 import hashlib

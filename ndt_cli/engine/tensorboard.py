@@ -1,4 +1,4 @@
-"""TensorBoard events of a run, where they are asked for."""
+"""TensorBoard events of a run, if they are asked for."""
 
 import math
 import time
@@ -17,13 +17,7 @@ if TYPE_CHECKING:
 
 
 def require_tensorboard() -> None:
-    """Check that TensorBoard is installed, before anything is written.
-
-    Raises
-    ------
-    MissingExtraError
-        If it is not.
-    """
+    """Check that TensorBoard is installed, before anything is written."""
     if find_spec("tensorboard") is None:
         raise MissingExtraError(
             "train.tensorboard = true needs TensorBoard, which is not installed",
@@ -80,19 +74,7 @@ def log_results(
 ) -> None:
     """Add what a finished run came to: its line on the hyperparameter page, and its pictures.
 
-    Parameters
-    ----------
-    folder : RunFolder
-        The run.
-    settings : Settings
-        Every one is a hyperparameter, by its dotted name.
-    scores : mapping of str to float
-        Final scores by name; they are shown as ``final/name``. Those that are not finite are left
-        out.
-    pictures : sequence of Path
-        PNG files, shown as ``figures/name``.
-    epoch : int
-        Epochs that were trained.
+    Scores that are not finite are left out.
     """
     from matplotlib.image import imread
     from torch.utils.tensorboard import SummaryWriter

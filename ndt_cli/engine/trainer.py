@@ -1,4 +1,4 @@
-"""The training loop, and the state of a run that it changes."""
+"""The training loop, the state of a run that it changes, and validation."""
 
 import math
 import time
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -14,20 +15,32 @@ from torch.nn.parallel import DistributedDataParallel
 from ndt_cli.baselines import starting_rates
 from ndt_cli.data.spike_data import Recording, SpikeData
 from ndt_cli.engine.backend import choose_backend
-from ndt_cli.engine.checkpoint import Checkpoint, Progress, optimizer_tensors
+from ndt_cli.engine.checkpoint import (
+    Checkpoint,
+    Progress,
+    Saver,
+    optimizer_tensors,
+    take_later_best,
+)
 from ndt_cli.engine.device import Compute
 from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.events import EpochDone, Event, Started, StepDone, Watcher
+from ndt_cli.engine.measures import measures_of
+from ndt_cli.engine.passes import mean_over_passes
 from ndt_cli.engine.run_folder import RunFolder
-from ndt_cli.engine.saving import Saver, take_later_best
 from ndt_cli.engine.step import StepParts, make_optimizer, set_learning_rate
-from ndt_cli.engine.streams import Streams, stream_seed
+from ndt_cli.engine.streams import Streams, make_stream, stream_seed
 from ndt_cli.engine.tensorboard import EventLog
 from ndt_cli.engine.trial_set import TrialSet
-from ndt_cli.engine.validation import Validator
 from ndt_cli.errors import TrainingError
+from ndt_cli.metrics import RateScoreSums, SpikeScoreSums
+from ndt_cli.model.losses import masked_sum
+from ndt_cli.model.masking import draw_hidden, hide, span_probability
 from ndt_cli.model.network import LayerMath, ModelShape, NeuralDataTransformer
 from ndt_cli.settings.tree import Settings, TrainSettings
+
+# Trials in a validation batch: bounds memory, and part of what fixes the masks.
+VALIDATION_BATCH_SIZE = 64
 
 Stopped = Literal["finished", "early", "interrupted"]
 """How training ended: all epochs done, early stopping, or asked to stop."""
@@ -59,21 +72,7 @@ class TrainResult:
 
 
 class Trainer:
-    """A training run in memory: weights, optimizer, random streams, progress.
-
-    Parameters
-    ----------
-    settings : Settings
-        Of the run.
-    recording : Recording
-        Checked by `ndt_cli.engine.preflight.check_trainable`.
-    folder : RunFolder
-        An existing folder, held by this process where it is the first one.
-    compute : Compute
-        Device and dtype.
-    ranks : Ranks
-        This process among those that train together.
-    """
+    """A training run in memory: weights, optimizer, random streams, progress."""
 
     def __init__(
         self,
@@ -129,23 +128,8 @@ class Trainer:
     ) -> TrainResult:
         """Train to the end, until asked to stop, or until this many epochs are complete.
 
-        Parameters
-        ----------
-        n_threads : int
-            CPU threads, for the watcher.
-        watch : callable
-            Called with each event (`ndt_cli.engine.events`).
-        should_stop : callable
-            Asked after every step; several processes ask between epochs.
-        until_epoch : int, optional
-            Stop after this many epochs; the schedule still spans ``train.max_epochs``.
-
-        Raises
-        ------
-        TrainingError
-            If loss or gradient is not finite.
-        RunError
-            If a checkpoint that must be written cannot be.
+        The schedule spans ``train.max_epochs`` in any case. Several processes ask ``should_stop``
+        between epochs only.
         """
         settings, progress, device = self.settings.train, self.progress, self.compute.device
         last_epoch = settings.max_epochs
@@ -304,18 +288,97 @@ class Trainer:
             self.saver.save(name, checkpoint, self.history, must=must)
 
 
-def new_network(settings: Settings, train: SpikeData, math: LayerMath) -> NeuralDataTransformer:
-    """Return the network of a new run, on the CPU.
+class Validator:
+    """Measures a model on the validation trials.
+
+    The masks are drawn from the same seed each time, with spans as after the ramp, so that two
+    measurements differ only by the model.
 
     Parameters
     ----------
+    data : SpikeData
+        The validation split.
     settings : Settings
-        Of the run; ``train.seed`` decides the weights.
-    train : SpikeData
-        Training trials: shape, largest count, and the mean rates that the read-out starts at.
-    math : LayerMath
-        How its layers are computed.
+        Masking, and the seed.
+    device : torch.device
+        Where the model is.
     """
+
+    def __init__(self, data: SpikeData, settings: Settings, device: torch.device) -> None:
+        self.data = data
+        self.settings = settings
+        self.device = device
+        self.trials = TrialSet.load(data, device)
+        self.keys = [measure.key for measure in measures_of(data)]
+
+    @torch.no_grad()
+    def __call__(self, model: NeuralDataTransformer) -> dict[str, float]:
+        """Return the value of each measure that is defined on the trials, by its key."""
+        stream = make_stream(self.settings.train.seed, "validation-mask", self.device)
+        mask = self.settings.mask
+        if mask.empty_ratio:  # as scores hide: whole bins
+            mask = mask.model_copy(update={"empty_ratio": 1.0})
+        p_span = span_probability(mask, mask.span_ramp_end_epoch)
+        sums: list[torch.Tensor] = []  # read at the end: the host waits for the device once
+        true_rates_BTN = self.data.rates_BTN
+        rate_scores = RateScoreSums(self.data.n_neurons)
+        heldout_scores = SpikeScoreSums(self.data.n_heldout)
+        diverged = False
+        window = slice(0, self.data.n_bins - self.data.n_forward)
+        heldout = slice(self.data.n_neurons - self.data.n_heldout, None)
+        for i, batch in enumerate(self.trials.batches(VALIDATION_BATCH_SIZE)):
+            hidden = draw_hidden(batch.shape, mask, p_span, stream)
+            masked = hide(
+                batch.counts_BTN,
+                batch.visible_1TN,
+                batch.scorable & (batch.visible_1TN | self.data.hidden_counts_known),
+                hidden,
+                mask,
+                model.shape.max_count,
+                stream,
+            )
+            output = model(masked.input_BTN, batch.inside_BT)
+            loss_BTN = model.loss_BTN(output, batch.counts_BTN)
+            sums.append(torch.stack(masked_sum(loss_BTN, masked.scored_BTN.expand(batch.shape))))
+
+            output = model(torch.where(batch.visible_1TN, batch.counts_BTN, 0), batch.inside_BT)
+            loss_BTN = model.loss_BTN(output, batch.counts_BTN)
+            seen_BTN = (batch.visible_1TN & batch.scorable).expand(batch.shape)
+            sums.append(torch.stack(masked_sum(loss_BTN, seen_BTN)))
+            if not {"valid_co_bps", "valid_rate_r2"} & set(self.keys):
+                continue
+            here = slice(i * VALIDATION_BATCH_SIZE, (i + 1) * VALIDATION_BATCH_SIZE)
+            rates = model.rates(output)
+            if self.settings.inference.passes > 1:
+                rates = mean_over_passes(model, model, batch, self.settings)
+            rates_BTN = rates.cpu().numpy()
+            if not np.isfinite(rates_BTN).all():
+                diverged = True
+                continue
+            if "valid_co_bps" in self.keys:
+                heldout_scores.add(
+                    rates_BTN[:, window, heldout],
+                    self.data.spikes_BTN[here, window, heldout],
+                    self.data.inside_BT[here, window],
+                )
+            if true_rates_BTN is not None:
+                rate_scores.add(rates_BTN, true_rates_BTN[here], self.data.inside_BT[here])
+        totals = torch.stack(sums).cpu().double().view(-1, 2, 2).sum(0)
+        (masked_total, n_masked), (seen_total, n_seen) = totals.tolist()
+        measures = {
+            "valid_masked_loss": masked_total / max(n_masked, 1),
+            "valid_unmasked_loss": seen_total / max(n_seen, 1),
+        }
+        if "valid_rate_r2" in self.keys:
+            measures["valid_rate_r2"] = math.nan if diverged else rate_scores.result().r2_mean
+        if "valid_co_bps" in self.keys:
+            bits = heldout_scores.result().bits_per_spike
+            measures["valid_co_bps"] = math.nan if diverged else bits
+        return measures
+
+
+def new_network(settings: Settings, train: SpikeData, math: LayerMath) -> NeuralDataTransformer:
+    """Return the network of a new run, on the CPU; its read-out starts at the mean rates."""
     shape = ModelShape(train.n_neurons, train.n_bins, train.max_count)
     # Drawn on the CPU from the global generator, so that any device starts from the same weights;
     # the caller's generator is left as it was.

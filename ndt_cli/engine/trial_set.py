@@ -11,21 +11,11 @@ from ndt_cli.data.spike_data import SpikeData
 
 @dataclass(frozen=True)
 class TrialSet:
-    """All trials of a split, on the device that computes.
+    """All trials of a split, on the device that computes."""
 
-    Attributes
-    ----------
-    counts_BTN : Tensor of uint8 or int32
-        Spike counts; uint8 where the counts and a mask token fit.
-    inside_BT : Tensor of bool or None
-        False for padding; None when all trials are as long as the longest.
-    visible_1TN : Tensor of bool
-        False for held-out neurons and forward bins, which the model never sees.
-    """
-
-    counts_BTN: Tensor
-    inside_BT: Tensor | None
-    visible_1TN: Tensor
+    counts_BTN: Tensor  # uint8 if the counts and a mask token fit, else int32
+    inside_BT: Tensor | None  # False for padding; None without padding
+    visible_1TN: Tensor  # False for held-out neurons and forward bins, which the model never sees
 
     @classmethod
     def load(cls, data: SpikeData, device: torch.device) -> "TrialSet":

@@ -5,15 +5,17 @@ Scores against rates and counts are computed from sums over batches of trials (`
 `bits_per_spike` use the same sums. Axes in names: B trials, T bins, N neurons.
 """
 
-from ndt_cli.metrics.against_rates import RateScores, RateScoreSums, rate_scores
-from ndt_cli.metrics.against_spikes import (
+from ndt_cli.metrics.decoding import DecodingScores, decode_behavior
+from ndt_cli.metrics.psth import PSTH_SMOOTHING_MS, PsthScores, psth_scores
+from ndt_cli.metrics.scores import (
+    RateScores,
+    RateScoreSums,
     SpikeScores,
     SpikeScoreSums,
     bits_per_spike,
     poisson_nll,
+    rate_scores,
 )
-from ndt_cli.metrics.decoding import DecodingScores, decode_behavior
-from ndt_cli.metrics.psth import PSTH_SMOOTHING_MS, PsthScores, psth_scores
 
 __all__ = [
     "PSTH_SMOOTHING_MS",

@@ -16,7 +16,7 @@ from typing_extensions import Self
 
 from ndt_cli.data.spike_data import FloatArray, IntArray, SpikeData, TrialValues, trial_blocks
 from ndt_cli.errors import SettingsError
-from ndt_cli.metrics.entries import BoolArray, Float64Array
+from ndt_cli.metrics.scores import BoolArray, Float64Array
 
 DEFAULT_LAGS_MS = (-80.0, -40.0, 0.0, 40.0, 80.0, 120.0, 160.0)
 """Lags that are tried, from rates to behavior; a negative one takes rates after the behavior."""

@@ -10,8 +10,7 @@ import numpy as np
 
 from ndt_cli.baselines.smoothing import smooth
 from ndt_cli.data.spike_data import FloatArray, IntArray, SpikeData, TrialValues, trial_blocks
-from ndt_cli.metrics.against_rates import RateScoreSums
-from ndt_cli.metrics.entries import BoolArray, Float64Array
+from ndt_cli.metrics.scores import BoolArray, Float64Array, RateScoreSums
 
 PSTH_SMOOTHING_MS = 70.0
 """Standard deviation of the kernel that smooths a PSTH, as for mc_maze in the benchmark."""

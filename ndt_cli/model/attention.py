@@ -23,17 +23,7 @@ _MOST_KEPT = 8
 
 
 class ContextAttention(nn.Module):
-    """Multi-head self-attention; bins outside the context window get no weight.
-
-    Parameters
-    ----------
-    width : int
-        D, a multiple of ``n_heads``.
-    n_heads : int
-        H.
-    dropout : float
-        Dropout of the attention weights.
-    """
+    """Multi-head self-attention; bins outside the context window get no weight."""
 
     def __init__(self, width: int, n_heads: int, dropout: float) -> None:
         super().__init__()
@@ -86,28 +76,16 @@ class Window:
     """What all layers and heads share of the context window.
 
     With a window of 13 bins, a trial of 100 in blocks of 20 has a third of the scores.
-
-    Attributes
-    ----------
-    blocks : Blocks
-        How the trial is cut; one block where that costs less.
-    blocked : Tensor
-        0 where attention is allowed, -inf elsewhere; (K, 1, C, W), or (B, K, 1, C, W) where
-        trials differ in length.
     """
 
     blocks: Blocks
+    # 0 where attention is allowed, -inf elsewhere: (K, 1, C, W), or (B, K, 1, C, W) if the trials
+    # differ in length.
     blocked: Tensor
 
 
 class Windows:
-    """The windows of a context, kept: for a single trial, making one costs more than a layer.
-
-    Parameters
-    ----------
-    context : Context
-        The window of each bin.
-    """
+    """The windows of a context, kept: for a single trial, making one costs more than a layer."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -121,18 +99,9 @@ class Windows:
         device: torch.device,
         blocks: Blocks | None = None,
     ) -> Window:
-        """Return what all layers and heads share.
+        """Return what all layers and heads share; no bin attends to padding.
 
-        Parameters
-        ----------
-        n_bins : int
-            T.
-        inside_BT : Tensor of bool or None
-            False for padding, to which no bin attends.
-        dtype, device
-            Of the scores.
-        blocks : Blocks, optional
-            How to cut a trial, if not in the way that costs this context least.
+        ``blocks`` cut a trial in another way than the cheapest one.
         """
         if inside_BT is not None:
             return _padded_window(self.context, inside_BT, dtype, blocks)

@@ -59,21 +59,11 @@ _WHOLE_ON_GPU = 256
 
 @dataclass(frozen=True)
 class Blocks:
-    """How a trial of ``n_bins`` is cut.
-
-    Attributes
-    ----------
-    n_bins : int
-        T.
-    size : int
-        C; the last block may reach past the trial.
-    back, forward : int
-        Bins around a block that its bins may attend to.
-    """
+    """How a trial of ``n_bins`` is cut."""
 
     n_bins: int
-    size: int
-    back: int
+    size: int  # the last block may reach past the trial
+    back: int  # bins around a block that its bins may attend to
     forward: int
 
     @property

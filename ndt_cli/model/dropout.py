@@ -22,11 +22,6 @@ class RandomBits:
     """A stream of random bits on the CPU, with the interface of `torch.Generator` for its state.
 
     SFC64 (Doty-Humphrey) through NumPy: a third of the time of torch's Mersenne twister.
-
-    Parameters
-    ----------
-    seed : int
-        Not negative.
     """
 
     device = torch.device("cpu")
@@ -44,13 +39,7 @@ class RandomBits:
         return torch.from_numpy(state["state"]["state"].view(np.int64).copy())
 
     def set_state(self, state: Tensor) -> None:
-        """Go to a state that `get_state` returned.
-
-        Raises
-        ------
-        ValueError
-            If it is the state of another kind of generator.
-        """
+        """Go to a state that `get_state` returned."""
         if state.shape != (4,) or state.dtype != torch.int64:
             raise ValueError(f"not a state of SFC64: {tuple(state.shape)} {state.dtype}")
         words = state.cpu().numpy().view(np.uint64).copy()
@@ -65,13 +54,6 @@ class RandomBits:
 class Dropout:
     """Inverted dropout: entries are kept with probability 1 - p and scaled by 1 / (1 - p).
 
-    Parameters
-    ----------
-    stream : RandomBits or torch.Generator
-        Source of the draws, on the device of the tensors: bits on a CPU, a generator elsewhere.
-
-    Notes
-    -----
     On a CPU, p is rounded to a multiple of 1/256, between 1/256 and 255/256, and the scale is that
     of the rounded p, so that the expectation holds.
     """
@@ -111,13 +93,6 @@ class SharedDropout:
 
     An entry is dropped or kept as it is when one thread computes them all: whoever comes first to
     a place where dropout acts draws there for all.
-
-    Parameters
-    ----------
-    stream : RandomBits
-        Source of the draws.
-    n_trials : int
-        In the whole batch.
     """
 
     def __init__(self, stream: RandomBits, n_trials: int) -> None:

@@ -21,8 +21,8 @@ POSITION_STD = 0.1
 # Counts that never occurred in training, up to this much above the largest, have a row too.
 SPARE_COUNTS = 3
 
-# Up to so many rows of a table, looking them up is a product with ones and zeros on a GPU; up to
-# so many of those, a gigabyte.
+# On a GPU, rows are looked up by a product with ones and zeros if the table has at most this many
+# rows, and if there are at most this many ones and zeros (a gigabyte).
 _FEW_ROWS, _MOST_ONES = 32, 2**28
 
 

@@ -28,6 +28,7 @@ from ndt_cli.nlb.dependencies import require_nlb_extra
 from ndt_cli.nlb.submission import SubmissionRates
 
 Array = NDArray[Any]
+Float64Array = NDArray[np.float64]
 
 
 def mean_rate_submission(
@@ -38,17 +39,8 @@ def mean_rate_submission(
 ) -> SubmissionRates:
     """Give each neuron its mean rate in the training trials, separately for window and forward.
 
-    A silent neuron gets half a spike, so that a spike in an evaluated trial is unlikely but not
-    impossible.
-
-    Parameters
-    ----------
-    train_heldin_BTN, train_heldout_BTN : (trials, bins, neurons) array
-        Counts of the window.
-    train_forward_BTN : (trials, forward bins, neurons) array
-        Counts of the forward bins, held-out neurons last.
-    n_eval_trials : int
-        Number of evaluated trials.
+    The forward counts hold all neurons, held-out ones last. A silent neuron gets half a spike, so
+    that a spike in an evaluated trial is unlikely but not impossible.
     """
     n_heldin = train_heldin_BTN.shape[2]
     heldin_N, heldout_N = _mean_rates(train_heldin_BTN), _mean_rates(train_heldout_BTN)
@@ -74,14 +66,6 @@ def _mean_rates(counts_BTN: Array) -> Array:
     # nlb_tools stores counts as float16, in which sums saturate at 2048.
     counts_N = counts_BTN.sum(axis=(0, 1), dtype=np.float64)
     return np.asarray(np.maximum(counts_N, 0.5) / n_entries)
-
-
-# ------------------------------------------------------------------------------------------------
-# Spike smoothing.
-# ------------------------------------------------------------------------------------------------
-
-
-Float64Array = NDArray[np.float64]
 
 
 class Smoothing(NamedTuple):
@@ -121,26 +105,8 @@ def smoothing_submission(
 ) -> SubmissionRates:
     """Predict all six arrays from smoothed held-in spikes.
 
-    Parameters
-    ----------
-    train_heldin_BTN, train_heldout_BTN : (trials, bins, neurons) array
-        Counts of the window in the training trials.
-    train_forward_BTN : (trials, forward bins, neurons) array
-        Their counts in the forward bins, held-out neurons last.
-    eval_heldin_BTN : (trials, bins, neurons) array
-        Held-in counts of the trials to predict.
-    bin_ms : float
-        Bin width.
-    smoothing : Smoothing
-        Kernel and penalty, as in `BENCHMARK_SMOOTHING`.
-    progress : callable, optional
-        Called with the number of finished regressions: one per held-out neuron, and one per neuron
-        for the forward bins.
-
-    Raises
-    ------
-    MissingExtraError
-        If scikit-learn is not installed.
+    The forward counts hold all neurons, held-out ones last. ``progress`` counts regressions: one
+    per held-out neuron, and one per neuron for the forward bins.
     """
     require_nlb_extra("sklearn")
     n_heldin, n_heldout = train_heldin_BTN.shape[2], train_heldout_BTN.shape[2]

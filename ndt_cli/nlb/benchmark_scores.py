@@ -1,11 +1,9 @@
 """Scores of a submission and its baselines, computed by the benchmark's own evaluation."""
 
-import hashlib
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,62 +20,28 @@ from ndt_cli.nlb.catalog import (
     no_progress,
     stop_if_asked,
 )
-from ndt_cli.nlb.check import require_scorable
+from ndt_cli.nlb.check import Expected, require_scorable
 from ndt_cli.nlb.dependencies import require_nlb_extra
-from ndt_cli.nlb.findings import Expected
-from ndt_cli.nlb.recordings import scored_inputs, to_recording
+from ndt_cli.nlb.download import check_file
 from ndt_cli.nlb.submission import SubmissionRates
-from ndt_cli.nlb.tensors import Arrays, NlbTensors
+from ndt_cli.nlb.tensors import Arrays, NlbTensors, scored_inputs, to_recording
 
 Targets = Mapping[str, Mapping[str, NDArray[Any]]]
 
-METRICS = ("co-bps", "vel R2", "tp corr", "psth R2", "fp-bps")
-"""All metrics of the benchmark; each dataset has some of them."""
-
-
-@dataclass(frozen=True)
-class SubmissionScores:
-    """Scores by dataset.
-
-    Parameters
-    ----------
-    by_group : dict of str to dict of str to float
-        The dataset's `METRICS`, by group. NaN if a score is not defined, such as the speed
-        correlation of constant rates.
-    original : list of dict
-        As nlb_tools returns them: ``[{"mc_rtt_split": {"co-bps": ...}}]``, the three scaling
-        datasets together.
-    """
-
-    by_group: dict[str, dict[str, float]]
-    original: list[dict[str, dict[str, float]]]
+Scores = dict[str, dict[str, float]]
+"""By group or by estimate, such as ``"mc_maze_20"`` or ``"NDT"``, then by metric."""
 
 
 def score(
     targets: Targets,
     rates: Mapping[str, SubmissionRates | Mapping[str, NDArray[Any]]],
     progress: Progress = no_progress,
-) -> SubmissionScores:
-    """Score rates with ``nlb_tools.evaluation.evaluate``.
+) -> Scores:
+    """Score rates by group with ``nlb_tools.evaluation.evaluate``.
 
-    ``targets`` determine which trials are scored. Decoding behavior is a grid search of ridge
-    regressions: about a minute for mc_rtt.
-
-    Parameters
-    ----------
-    targets : mapping of str to mapping of str to array
-        Target arrays by group, as made by nlb_tools and read by `read_groups`.
-    rates : mapping of str to SubmissionRates, or to arrays by key
-        By group. Groups without targets are left out.
-    progress : callable, optional
-        Called before and after each dataset.
-
-    Raises
-    ------
-    MissingExtraError
-        If nlb_tools or scikit-learn is not installed.
-    DataError
-        If no group has targets, rates do not fit them, or a score cannot be computed.
+    ``targets`` determine which trials are scored; groups without targets are left out. A score
+    that is not defined, such as the speed correlation of constant rates, is NaN. Decoding behavior
+    is a grid search of ridge regressions: about a minute for mc_rtt.
     """
     require_nlb_extra("nlb_tools", "sklearn")
     from nlb_tools.evaluation import evaluate
@@ -88,33 +52,25 @@ def score(
             f"nothing to score: there are rates of {', '.join(rates) or 'no group'} and targets of "
             f"{', '.join(targets) or 'no group'}"
         )
-    by_group: dict[str, dict[str, float]] = {}
-    splits: dict[str, dict[str, float]] = {}
+    by_group: Scores = {}
     for done, name in enumerate(groups):
         given = rates[name]
         arrays = given.arrays() if isinstance(given, SubmissionRates) else dict(given)
-        _check_scorable(name, arrays, targets[name])
+        require_scorable(name, arrays, Expected.of(targets[name]))
+        if name.startswith("dmfc_rsg"):
+            _check_timing_groups(name, targets[name])
         progress(f"scoring {name}", done, len(groups))
         with _quiet():
-            result: list[dict[str, dict[str, float]]] = evaluate(
-                {name: dict(targets[name])}, {name: arrays}
-            )
+            (by_split,) = evaluate({name: dict(targets[name])}, {name: arrays})
+        (scores,) = by_split.values()
         progress(f"scoring {name}", done + 1, len(groups))
-        ((split, scores),) = result[0].items()
-        splits.setdefault(split, {}).update({k: float(v) for k, v in scores.items()})
         # nlb_tools puts the number of trials before scores of the scaling datasets.
         by_group[name] = {k.rpartition("] ")[2]: float(v) for k, v in scores.items()}
-    return SubmissionScores(by_group, [{split: scores} for split, scores in splits.items()])
+    return by_group
 
 
 def verify_label_file(path: Path) -> None:
-    """Check that a file is the benchmark's published file of test labels.
-
-    Raises
-    ------
-    DataError
-        If it is missing, or another file.
-    """
+    """Check that a file is the benchmark's published file of test labels."""
     labels = TEST_LABELS
     expected = f"expected {labels.n_bytes:,} bytes with the sha256 {labels.sha256}"
     if not path.is_file():
@@ -122,32 +78,20 @@ def verify_label_file(path: Path) -> None:
             f"{path}: no such file; {expected}",
             f"Download {labels.path} of the nlb_tools repository: {labels.urls[0]}",
         )
-    n_bytes = path.stat().st_size
     with path.open("rb") as file:
         if file.read(24) == b"version https://git-lfs.":
             raise DataError(
                 f"{path}: holds a Git LFS pointer, not the labels; {expected}",
                 "Run `git lfs pull` in that repository.",
             )
-        if n_bytes != labels.n_bytes:
-            raise DataError(f"{path}: has {n_bytes:,} bytes; {expected}", "Copy it again.")
-        file.seek(0)
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    if digest.hexdigest() != labels.sha256:
+    found = check_file(labels, path)
+    if found.state == "wrong size":
+        raise DataError(f"{path}: has {found.found}; {expected}", "Copy it again.")
+    if found.state == "wrong digest":
         raise DataError(
-            f"{path}: has the sha256 {digest.hexdigest()}; {expected}",
+            f"{path}: has the sha256 {found.found}; {expected}",
             "Copy it again; other labels are not accepted.",
         )
-
-
-def _check_scorable(
-    name: str, arrays: Mapping[str, NDArray[Any]], targets: Mapping[str, NDArray[Any]]
-) -> None:
-    require_scorable(name, arrays, Expected.of(targets))
-    if name.startswith("dmfc_rsg"):
-        _check_timing_groups(name, targets)
 
 
 def _check_timing_groups(name: str, targets: Mapping[str, NDArray[Any]]) -> None:
@@ -176,15 +120,6 @@ def _quiet() -> Iterator[None]:
         logger.disabled = was_disabled
 
 
-# ------------------------------------------------------------------------------------------------
-# A model beside the baselines.
-# ------------------------------------------------------------------------------------------------
-
-
-Scores = dict[str, dict[str, float]]
-"""By estimate, such as ``"NDT"``, then by metric."""
-
-
 def score_with_baselines(
     rates: SubmissionRates,
     tensors: NlbTensors,
@@ -192,24 +127,7 @@ def score_with_baselines(
     progress: Progress = no_progress,
     should_stop: StopRequest = lambda: False,
 ) -> Scores:
-    """Score a model's rates, the benchmark's spike smoothing and the mean rate.
-
-    Parameters
-    ----------
-    rates : SubmissionRates
-        Of the model; returned as ``"NDT"``.
-    tensors : NlbTensors
-        The model's input.
-    target : dict of str to array
-        Targets of the scored trials.
-    progress, should_stop : callable, optional
-        Called for each estimate.
-
-    Raises
-    ------
-    Interrupted
-        If ``should_stop`` asks for it.
-    """
+    """Score a model's rates, the benchmark's spike smoothing and the mean rate."""
     train = to_recording(tensors).train
     window = slice(0, train.n_bins - train.n_forward)
     heldin = slice(0, train.n_neurons - train.n_heldout)
@@ -235,6 +153,6 @@ def score_with_baselines(
         def scoring(what: str, done: int, total: int, estimate: str = estimate) -> None:
             progress(f"scoring {estimate}", done, total)
 
-        found = score({tensors.key: target}, {tensors.key: estimated}, scoring)
-        scores[estimate] = found.by_group[tensors.key]
+        by_group = score({tensors.key: target}, {tensors.key: estimated}, scoring)
+        scores[estimate] = by_group[tensors.key]
     return scores

@@ -43,48 +43,20 @@ class PublicFile:
 
 @dataclass(frozen=True)
 class NlbDataset:
-    """A dataset of the benchmark.
+    """A dataset of the benchmark: its files, window, behavior, metrics and sizes."""
 
-    Attributes
-    ----------
-    name : str
-        Name in nlb_tools and in a submission.
-    dandiset, version : str
-        Number and version in the DANDI archive.
-    subject : str
-        The monkey; its files are in the folder ``sub-<subject>``.
-    train_file, test_file : PublicFile
-        The two NWB files. The train file includes the validation trials.
-    align_field : str
-        Column of the trial table with the time that the window is relative to.
-    window_ms : tuple of int
-        Start and end of the scored window, relative to the align time. In dmfc_rsg, train and
-        validation windows are jittered by up to 300 ms with a fixed seed.
-    lag_ms : int
-        Lag of the behavior behind the spikes.
-    behavior : str
-        Variable decoded from the rates.
-    behavior_series : str or None
-        Time series of the behavior; None if it is in the trial table.
-    metrics : tuple of str
-        Names in nlb_tools' ``evaluate``.
-    n_heldin, n_heldout : int
-        Neurons.
-    n_train, n_val, n_test : int
-        Trials in the public files.
-    """
-
-    name: str
+    name: str  # in nlb_tools and in a submission
     dandiset: str
     version: str
-    subject: str
-    train_file: PublicFile
+    subject: str  # its files are in the folder ``sub-<subject>``
+    train_file: PublicFile  # with the validation trials
     test_file: PublicFile
-    align_field: str
+    align_field: str  # column of the trial table with the time that the window is relative to
+    # In dmfc_rsg, train and validation windows are jittered by up to 300 ms with a fixed seed.
     window_ms: tuple[int, int]
-    lag_ms: int
+    lag_ms: int  # of the behavior behind the spikes
     behavior: Behavior
-    behavior_series: str | None
+    behavior_series: str | None  # None: the behavior is in the trial table
     metrics: tuple[str, ...]
     n_heldin: int
     n_heldout: int
@@ -187,11 +159,6 @@ DATASETS, TEST_LABELS = _read_catalog()
 def find_dataset(name: str) -> NlbDataset:
     """Return the dataset of this name.
 
-    Raises
-    ------
-    SettingsError
-        If there is none; the hint has the nearest name.
-
     Examples
     --------
     >>> dataset = find_dataset("mc_maze_small")
@@ -208,22 +175,11 @@ def find_dataset(name: str) -> NlbDataset:
 
 
 def submission_key(name: str, bin_ms: int) -> str:
-    """Return the dataset's group in a submission: ``mc_maze``, or ``mc_maze_20`` for 20 ms.
-
-    Raises
-    ------
-    SettingsError
-        If the benchmark has no such dataset or bin width.
-    """
+    """Return the dataset's group in a submission: ``mc_maze``, or ``mc_maze_20`` for 20 ms."""
     find_dataset(name)
     if bin_ms not in BINS_MS:
         raise SettingsError(f"The benchmark has bins of 5 and 20 ms, not {bin_ms} (`bin_ms`)")
     return name if bin_ms == 5 else f"{name}_{bin_ms}"
-
-
-# ------------------------------------------------------------------------------------------------
-# The groups and arrays of a submission file.
-# ------------------------------------------------------------------------------------------------
 
 
 TRAIN_TRIALS, EVAL_TRIALS = "train trials", "eval trials"
@@ -288,11 +244,6 @@ def nearest_group(name: str) -> SubmissionGroup | None:
     return GROUPS[close] if close else None
 
 
-# ------------------------------------------------------------------------------------------------
-# Settings.
-# ------------------------------------------------------------------------------------------------
-
-
 # The best preset in our measurements (README.md in this folder). The presets named after the
 # datasets are the paper's, for many hours on a GPU.
 DEFAULT_CONFIG = "nlb-quick"
@@ -305,11 +256,6 @@ def dataset_settings(
 
     A config gives its context window in bins of its ``data.file_bin_ms`` (5 in the presets). For
     another bin width the window is scaled to the same duration; overrides take precedence.
-
-    Raises
-    ------
-    SettingsError
-        If there is no such dataset, or the config is not valid.
     """
     find_dataset(name)
     source = config or DEFAULT_CONFIG
@@ -325,11 +271,6 @@ def dataset_settings(
         if bins > 0 and scale != 1
     ]
     return load_settings(source, [*scaled, "train.choose_by=co-bps", *overrides])
-
-
-# ------------------------------------------------------------------------------------------------
-# Progress of long work, and requests to stop it.
-# ------------------------------------------------------------------------------------------------
 
 
 Progress = Callable[[str, int, int], None]

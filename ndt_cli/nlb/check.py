@@ -4,28 +4,33 @@ The rules for arrays are in `ndt_cli.nlb.check_arrays`.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+from typing_extensions import Self
 
 from ndt_cli.data.files import DAMAGE, Elsewhere, Item, check_announced, own_item
 from ndt_cli.errors import DataError, nearest
 from ndt_cli.nlb.catalog import (
     AXES,
+    EVAL_TRIALS,
     FORWARD_KEYS,
     GROUPS,
     RATE_KEYS,
+    TRAIN_TRIALS,
     SubmissionGroup,
     nearest_group,
 )
 from ndt_cli.nlb.check_arrays import (
     PLAUSIBLE,
     SCORABLE,
+    Array,
     Problem,
     RateArray,
+    Severity,
     Shape,
     group_by_bins,
     order_problem,
@@ -34,7 +39,70 @@ from ndt_cli.nlb.check_arrays import (
     type_problem,
     unit_problems,
 )
-from ndt_cli.nlb.findings import Array, Expected, Finding
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One finding in a submission file.
+
+    An error means that the file cannot be scored, or that its score would be wrong.
+    """
+
+    severity: Severity
+    group: str  # such as ``mc_maze_20``; empty if it concerns the whole file
+    key: str  # arrays of the group, separated by commas; empty if it concerns the whole group
+    message: str
+    hint: str | None = None
+
+    @property
+    def place(self) -> str:
+        """Group and key, as a path in the file."""
+        if self.key == ", ".join(RATE_KEYS):
+            return f"{self.group}, all arrays"
+        return f"{self.group}/{self.key}" if self.key else self.group
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.message}" if self.place else self.message
+
+
+@dataclass(frozen=True, eq=False)
+class Expected:
+    """Known sizes and spike counts of one group.
+
+    ``sizes`` are by axis, as in `ndt_cli.nlb.catalog.AXES`; ``counts`` (trials x bins x neurons) by
+    the key of the rates that predict them, NaN where a count is not scored.
+    """
+
+    sizes: Mapping[str, int]
+    counts: Mapping[str, Array] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, *arrays: Mapping[str, Array]) -> Self:
+        """Collect sizes and counts from input tensors and targets of one group, by nlb_tools' keys.
+
+        Later arrays replace earlier ones of the same key: give targets last.
+        """
+        known: dict[str, Array] = {}
+        for mapping in arrays:
+            known.update(mapping)
+        counts: dict[str, Array] = {}
+        sizes: dict[str, int] = {}
+        for key, axes in AXES.items():
+            name = key.replace("_rates_", "_spikes_")
+            if name not in known:
+                continue
+            array = counts[key] = known[name]
+            if np.ndim(array) != len(axes) or array.dtype.kind not in "buif":
+                raise DataError(
+                    f"targets: `{name}`: found shape {np.shape(array)} of type {array.dtype}; "
+                    f"expected spike counts, {' x '.join(axes)}"
+                )
+            sizes.update(zip(axes, np.shape(array), strict=True))
+        for axis, name in ((TRAIN_TRIALS, "train_behavior"), (EVAL_TRIALS, "eval_behavior")):
+            if name in known and np.ndim(known[name]):
+                sizes.setdefault(axis, len(known[name]))
+        return cls(sizes, counts)
+
 
 _NOTHING = Expected({})
 _SEVERITIES = ("error", "warning", "note")
@@ -42,25 +110,11 @@ _GROUP_NAMES = f"A group is one of {', '.join(GROUPS)}."
 
 
 def check_submission(path: Path, targets: Mapping[str, Expected] | None = None) -> list[Finding]:
-    """Check a submission file.
+    """Check a submission file, one group per dataset and bin width.
 
-    Parameters
-    ----------
-    path : Path
-        HDF5 file with one group per dataset and bin width.
-    targets : mapping of str to Expected, optional
-        Known sizes and spike counts by group. Without them, arrays are compared with each other,
-        with the benchmark's windows and with plausible firing rates.
-
-    Returns
-    -------
-    list of Finding
-        Errors first within each group; empty if there are no findings.
-
-    Raises
-    ------
-    DataError
-        If there is no such file.
+    ``targets`` hold what is known of each group. Without them, arrays are compared with each other,
+    with the benchmark's windows and with plausible firing rates. Findings are sorted by severity
+    within each group.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file")

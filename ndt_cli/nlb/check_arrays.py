@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import h5py
 import numpy as np
@@ -30,8 +30,9 @@ from ndt_cli.nlb.catalog import (
     WINDOW_BINS,
     SubmissionGroup,
 )
-from ndt_cli.nlb.findings import Array, Severity
 
+Array = NDArray[Any]
+Severity = Literal["error", "warning", "note"]
 Shape = tuple[int, ...]
 FloatArray = NDArray[np.float64]
 
@@ -57,11 +58,6 @@ class RateArray:
     rates_BTN: Array
     bin_ms: int | None
     counts_BTN: Array | None = None
-
-
-# ------------------------------------------------------------------------------------------------
-# Type.
-# ------------------------------------------------------------------------------------------------
 
 
 def type_problem(array: Any) -> Problem | None:
@@ -90,11 +86,6 @@ def type_problem(array: Any) -> Problem | None:
         text = f"is {dtype}, which has three digits and nothing below 6e-8"
         return Problem("warning", text, "Store it as float32.")
     return None
-
-
-# ------------------------------------------------------------------------------------------------
-# Shape.
-# ------------------------------------------------------------------------------------------------
 
 
 _HINTS = {

@@ -15,18 +15,7 @@ NLB_TOOLS = "nlb-tools==0.0.4"
 
 
 def require_nlb_extra(*modules: str) -> None:
-    """Check that modules are installed, and that nlb-tools is the supported release.
-
-    Parameters
-    ----------
-    *modules : str
-        Top-level modules, such as ``"nlb_tools"``.
-
-    Raises
-    ------
-    MissingExtraError
-        The hint is one command for pip, or for uv in an environment without pip.
-    """
+    """Check that modules are installed, and that nlb-tools is the supported release."""
     missing = [name for name in modules if find_spec(name) is None]
     if missing:
         raise MissingExtraError(

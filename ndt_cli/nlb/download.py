@@ -70,19 +70,8 @@ def locate(dataset: NlbDataset, data_dir: Path, phase: Phase = "test") -> NwbFil
     """Find the NWB files of a dataset.
 
     First by their public names, in ``<data_dir>/<dandiset>/sub-<subject>/`` or with either folder
-    left out; then as the only ``*train*.nwb`` and ``*test*.nwb`` of such a folder.
-
-    Parameters
-    ----------
-    dataset : NlbDataset
-    data_dir : Path
-    phase : {"val", "test"}
-        The validation phase does not need the test file.
-
-    Raises
-    ------
-    DataError
-        If a file is missing (with what to download) or several files match.
+    left out; then as the only ``*train*.nwb`` and ``*test*.nwb`` of such a folder. The validation
+    phase does not need the test file.
 
     Examples
     --------
@@ -136,11 +125,6 @@ def _find(dataset: NlbDataset, public: PublicFile, pattern: str, data_dir: Path)
         if paths:
             return paths[0]
     return None
-
-
-# ------------------------------------------------------------------------------------------------
-# Downloads.
-# ------------------------------------------------------------------------------------------------
 
 
 _CHUNK_BYTES = 2**16  # an incomplete chunk is lost
@@ -213,28 +197,8 @@ def fetch(file: PublicFile, path: Path, progress: Progress = no_progress) -> boo
     """Fetch a public file unless it exists already.
 
     The download is kept as ``<path>.part`` until size and sha256 are right, and only then renamed.
-    The next call resumes it.
-
-    Parameters
-    ----------
-    file : PublicFile
-    path : Path
-        Final name; its folder is created.
-    progress : callable, optional
-        Called with the number of bytes received.
-
-    Returns
-    -------
-    bool
-        False if the right file existed already.
-
-    Raises
-    ------
-    DataError
-        If another file has this name, no address answers, the connection keeps breaking, or the
-        download is not the public file.
-    MissingExtraError
-        If requests is not installed.
+    The next call resumes it. Returns False if the right file existed already; another file of this
+    name is an error.
 
     Examples
     --------

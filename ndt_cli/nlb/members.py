@@ -20,33 +20,19 @@ from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.training import train
 from ndt_cli.errors import RunError, called
 from ndt_cli.nlb.catalog import Progress, StopRequest, no_progress, stop_if_asked
-from ndt_cli.nlb.recordings import to_recording
 from ndt_cli.nlb.submission import SubmissionRates, split_rates
-from ndt_cli.nlb.tensors import NlbTensors
+from ndt_cli.nlb.tensors import NlbTensors, to_recording
 from ndt_cli.search.choose import choose_members
 from ndt_cli.search.folder import SweepFolder
 from ndt_cli.settings.tree import Settings
 
-# ------------------------------------------------------------------------------------------------
-# Models trained before.
-# ------------------------------------------------------------------------------------------------
-
 
 @dataclass(frozen=True)
 class SweepChoice:
-    """How the members of a sweep were chosen.
+    """How the members of a sweep were chosen, always on validation trials.
 
-    Attributes
-    ----------
-    sweep : Path
-        The sweep's folder.
-    choose_by : str
-        The measure that ranks them, as ``train.choose_by``; always on validation trials.
-    n_members, n_ranked : int
-        Number of chosen and of ranked members.
-    curve : list of float
-        Validation score of the mean rates of the best 1, 2, ... members; empty if the number was
-        given.
+    ``curve`` holds the validation score of the mean rates of the best 1, 2, ... members; it is
+    empty if the number was given.
     """
 
     sweep: Path
@@ -71,29 +57,9 @@ def expand_ensembles(paths: Sequence[Path]) -> list[Path]:
 def best_of_sweep(
     sweep: Path, n_members: int | None, tensors: NlbTensors
 ) -> tuple[list[Path], SweepChoice]:
-    """Choose the best members of a sweep.
+    """Choose the best members of a sweep; return their run folders, best first.
 
-    Parameters
-    ----------
-    sweep : Path
-        The sweep's folder. Its data file may be gone.
-    n_members : int, optional
-        Default: the number whose mean rates score best on the validation trials.
-    tensors : NlbTensors
-        Of the validation phase; the members must be trained on its trials.
-
-    Returns
-    -------
-    list of Path
-        Run folders, best first.
-    SweepChoice
-
-    Raises
-    ------
-    RunError
-        If it is not a sweep, no member is ranked yet, or they were trained on other trials.
-    SettingsError
-        If fewer members are ranked.
+    ``n_members=None`` takes the number whose mean rates score best on the validation trials.
     """
     ranked = [member.folder for member in SweepFolder.open(sweep).results().ranked]
     check_trained_on(ranked, tensors)
@@ -103,13 +69,7 @@ def best_of_sweep(
 
 
 def check_trained_on(runs: Sequence[Path], tensors: NlbTensors) -> None:
-    """Check that runs were trained on the trials of these tensors (validation phase).
-
-    Raises
-    ------
-    RunError
-        If a run is missing or damaged, or its trials, bins, neurons or counts differ.
-    """
+    """Check that runs were trained on the trials of these tensors (validation phase)."""
     recording = to_recording(tensors)
     for run in runs:
         folder = RunFolder.open(run)
@@ -123,11 +83,6 @@ def check_trained_on(runs: Sequence[Path], tensors: NlbTensors) -> None:
             raise RunError(
                 error.message, f"Train it on the file that this writes: {file}"
             ) from error
-
-
-# ------------------------------------------------------------------------------------------------
-# Training.
-# ------------------------------------------------------------------------------------------------
 
 
 def train_members(
@@ -165,26 +120,8 @@ def retrain_members(
 ) -> list[Path]:
     """Train each model again on more trials, for the number of epochs of its best weights.
 
-    Parameters
-    ----------
-    runs : sequence of Path
-        Run folders of the validation phase; settings and seed are theirs.
-    recording : Recording
-        Trials of the test phase; ``valid`` is only monitored.
-    folder : Path
-        Folder of the new runs: ``test-0``, ``test-1``, ...
-    watch, should_stop
-        As in `ndt_cli.engine.training.train`.
-
-    Returns
-    -------
-    list of Path
-        The new run folders; use their last weights.
-
-    Raises
-    ------
-    Interrupted
-        If ``should_stop`` asks for it.
+    The new runs are ``test-0``, ``test-1``, ...; use their last weights. ``recording.valid`` is
+    only monitored.
     """
     retrained = []
     for number, run in enumerate(runs):
@@ -220,24 +157,13 @@ def _train(
 
 
 def chosen_epochs(run: Path) -> int:
-    """Return the number of epochs after which a run had its best weights.
-
-    Raises
-    ------
-    RunError
-        If it was never validated.
-    """
+    """Return the number of epochs after which a run had its best weights."""
     folder = RunFolder.open(run)
     name = f"best-{folder.settings().train.choose_by}"
     epochs = int(Checkpoint.load(folder.checkpoint(name)).progress["epoch"])
     if epochs < 1:
         raise RunError(f"{run}: it has not reached its first validation")
     return epochs
-
-
-# ------------------------------------------------------------------------------------------------
-# Rates.
-# ------------------------------------------------------------------------------------------------
 
 
 def member_rates(
@@ -249,21 +175,7 @@ def member_rates(
     progress: Progress = no_progress,
     should_stop: StopRequest = lambda: False,
 ) -> SubmissionRates:
-    """Infer rates with each run's weights and return their mean over runs.
-
-    Parameters
-    ----------
-    runs : sequence of Path
-        Run folders of the members.
-    checkpoint : str or None
-        Which weights; None: each run's best by ``train.choose_by``.
-    train_trials, eval_trials : SpikeData
-        Trials to infer; counts of held-out neurons and forward bins are not used.
-    device : str
-        As ``train.device``.
-    progress, should_stop : callable, optional
-        Called for each run.
-    """
+    """Infer rates with each run's weights (``checkpoint=None``: its best); return their mean."""
     halves = (train_trials, eval_trials)
     totals = [np.zeros(trials.spikes_BTN.shape) for trials in halves]
     for done, run in enumerate(runs):

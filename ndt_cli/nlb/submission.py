@@ -23,15 +23,7 @@ class SubmissionRates:
     """Rates of one dataset at one bin width.
 
     Expected spike counts per bin, trials x bins x neurons; the fields are the keys of the file.
-
-    Parameters
-    ----------
-    train_rates_heldin, train_rates_heldout : float array
-        Window of the training trials; in the test phase train and val trials together.
-    eval_rates_heldin, eval_rates_heldout : float array
-        Window of the evaluated trials.
-    eval_rates_heldin_forward, eval_rates_heldout_forward : float array
-        The 200 ms after the window of the evaluated trials.
+    In the test phase the training trials are train and validation trials together.
     """
 
     train_rates_heldin: FloatArray
@@ -49,20 +41,10 @@ class SubmissionRates:
 def split_rates(
     train_rates_BTN: FloatArray, eval_rates_BTN: FloatArray, n_heldout: int, n_forward: int
 ) -> SubmissionRates:
-    """Split a model's rates into the six arrays.
+    """Split a model's rates, expected counts per bin, into the six arrays.
 
-    Parameters
-    ----------
-    train_rates_BTN, eval_rates_BTN : (trials, bins, neurons) float array
-        Expected counts per bin; held-out neurons are the last columns, forward bins the last
-        bins. Train rates may have the window only.
-    n_heldout, n_forward : int
-        Number of held-out neurons and forward bins.
-
-    Raises
-    ------
-    ValueError
-        If neurons or bins of the two differ, or a part would be empty.
+    Held-out neurons are the last columns, forward bins the last bins; train rates may have the
+    window only.
     """
     n_window, n_heldin = eval_rates_BTN.shape[1] - n_forward, eval_rates_BTN.shape[2] - n_heldout
     n_train_bins = train_rates_BTN.shape[1]
@@ -88,26 +70,7 @@ def split_rates(
 def write_submission(
     path: Path, rates: Mapping[str, SubmissionRates], overwrite: bool = False
 ) -> None:
-    """Write a submission file.
-
-    Parameters
-    ----------
-    path : Path
-        HDF5 file to write.
-    rates : mapping of str to SubmissionRates
-        By group: ``mc_maze`` for bins of 5 ms, ``mc_maze_20`` for bins of 20 ms. They are stored
-        as float32.
-    overwrite : bool
-        Replace an existing file.
-
-    Raises
-    ------
-    ExistingFileError
-        If the file exists and may not be replaced.
-    DataError
-        If a group could not be scored: an unknown name, arrays that do not fit together, a rate
-        that is negative or not finite.
-    """
+    """Write rates by group (``mc_maze``, ``mc_maze_20``) as float32; check first that they fit."""
     check_may_write(path, overwrite)
     if not rates:
         raise DataError(f"{path}: found no rates to write; expected at least one dataset")
@@ -125,11 +88,6 @@ def write_submission(
 
 def read_submission(path: Path) -> dict[str, SubmissionRates]:
     """Read a submission file that has all six arrays in every group.
-
-    Raises
-    ------
-    DataError
-        If the file cannot be read or an array is missing; see `check_submission` for details.
 
     Examples
     --------
@@ -152,13 +110,7 @@ def read_submission(path: Path) -> dict[str, SubmissionRates]:
 
 
 def read_groups(path: Path) -> dict[str, dict[str, NDArray[Any]]]:
-    """Read the arrays of a submission or target file, by group and key.
-
-    Raises
-    ------
-    DataError
-        If it is not an HDF5 file, cannot be read, or has no groups.
-    """
+    """Read the arrays of a submission or target file, by group and key."""
     try:
         with h5py.File(path, "r") as file:
             groups = {

@@ -26,8 +26,7 @@ from ndt_cli.nlb.catalog import (
     stop_if_asked,
     submission_key,
 )
-from ndt_cli.nlb.check import check_submission
-from ndt_cli.nlb.findings import Expected, Finding
+from ndt_cli.nlb.check import Expected, Finding, check_submission
 from ndt_cli.nlb.members import (
     SweepChoice,
     best_of_sweep,
@@ -38,40 +37,21 @@ from ndt_cli.nlb.members import (
     retrain_members,
     train_members,
 )
-from ndt_cli.nlb.recordings import scored_inputs, to_recording
 from ndt_cli.nlb.submission import SubmissionRates, write_submission
-from ndt_cli.nlb.tensors import Arrays, NlbTensors, make_tensors
+from ndt_cli.nlb.tensors import Arrays, NlbTensors, make_tensors, scored_inputs, to_recording
 from ndt_cli.search.folder import SweepFolder
 
 
 @dataclass(frozen=True, eq=False)
 class DatasetResult:
-    """One dataset of a submission.
+    """One dataset of a submission."""
 
-    Attributes
-    ----------
-    key : str
-        Its group in the file.
-    phase : {"val", "test"}
-    rates : SubmissionRates
-        Mean over the members.
-    runs : list of Path
-        Run folders of the members.
-    epochs : list of int
-        Number of epochs that each member was trained for.
-    scores : dict of str to dict of str to float
-        By estimate (``"NDT"``, ``"spike smoothing"``, ``"mean rate"``), then by metric; empty
-        without labels.
-    choice : SweepChoice or None
-        How the members of a sweep were chosen.
-    """
-
-    key: str
+    key: str  # its group in the file
     phase: Phase
-    rates: SubmissionRates
+    rates: SubmissionRates  # mean over the members
     runs: list[Path]
-    epochs: list[int]
-    scores: Scores
+    epochs: list[int]  # that each member was trained for
+    scores: Scores  # by estimate; empty without labels
     choice: SweepChoice | None = None
 
 
@@ -150,7 +130,7 @@ def submit(
     runs : sequence of Path, optional
         Runs of the validation phase, or ensembles of such, to use instead of training.
     sweep : Path, optional
-        A sweep over the trials of the validation phase (`ndt_cli.nlb.recordings`) whose best
+        A sweep over the trials of the validation phase (`write_spike_file`) whose best
         members are used.
     labels : mapping of str to dict of arrays, optional
         Targets of the test phase by group. Without them that phase is not scored.

@@ -1,6 +1,7 @@
-"""Tensors of a benchmark dataset: model inputs and scoring targets, cached beside the NWB files.
+"""Tensors of a benchmark dataset, cached beside the NWB files, and the trials made of them.
 
-Keys and dtypes are nlb_tools' own (float16 for counts). Counts are trials x bins x neurons.
+Keys and dtypes are nlb_tools' own (float16 for counts). Counts are trials x bins x neurons; in the
+trials, held-out neurons are the last columns and forward bins the last bins.
 """
 
 import hashlib
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 
 import ndt_cli
 from ndt_cli.atomic import write_atomic
-from ndt_cli.data.spike_data import IntArray
+from ndt_cli.data.spike_data import IntArray, Recording, SpikeData
+from ndt_cli.data.write import check_target, write_recording
 from ndt_cli.nlb.catalog import (
     NlbDataset,
     Phase,
@@ -36,34 +38,20 @@ _NEEDED = ("nlb_tools", "pandas", "pynwb", "sklearn")
 class NlbTensors:
     """Tensors of one dataset, bin width and phase.
 
-    Attributes
-    ----------
-    dataset : NlbDataset
-    bin_ms : int
-        Bin width in milliseconds.
-    phase : {"val", "test"}
-        ``"val"``: train on the train split, score the validation split. ``"test"``: train on both,
-        score the test split.
-    train : dict of str to array
-        ``train_spikes_heldin``, ``train_spikes_heldout``, the same with ``_forward``, and
-        ``train_behavior``.
-    eval : dict of str to array
-        ``eval_spikes_heldin`` and, in the validation phase, ``eval_spikes_heldout``.
-    target : dict of str to array, or None
-        Targets for nlb_tools' ``evaluate``, including PSTHs. None in the test phase, whose labels
-        are published in a separate file.
-    train_trial_ids, eval_trial_ids : (trials,) int array
-        Row of each trial in the trial tables of the files, test file first.
-    notes : tuple of str
-        Remarks about the files, one sentence each.
+    Validation phase: train on the train split, score the validation split. Test phase: train on
+    both, score the test split.
     """
 
     dataset: NlbDataset
     bin_ms: int
     phase: Phase
+    # train_spikes_heldin, train_spikes_heldout, the same with _forward, and train_behavior
     train: Arrays
-    eval: Arrays
+    eval: Arrays  # eval_spikes_heldin and, in the validation phase, eval_spikes_heldout
+    # For the evaluation of nlb_tools, with PSTHs; None in the test phase, whose labels are a
+    # separate file.
     target: Arrays | None
+    # Row of each trial in the trial tables of the files, test file first.
     train_trial_ids: IntArray
     eval_trial_ids: IntArray
     notes: tuple[str, ...] = ()
@@ -85,33 +73,8 @@ def make_tensors(
 ) -> NlbTensors:
     """Make the tensors of a dataset with nlb_tools, or read them from the cache.
 
-    Parameters
-    ----------
-    dataset : NlbDataset or str
-    bin_ms : {5, 20}
-        Bin width in milliseconds.
-    phase : {"val", "test"}
-        Which trials are scored. The validation phase reads the train file only.
-    data_dir : Path or str
-        Folder of the NWB files, as `ndt_cli.nlb.download.locate` finds them.
-    cache : bool
-        Read and write the folder ``tensors`` beside the train file. A cached file is valid only
-        for the same NWB files and package versions.
-    progress : callable, optional
-        Called as ``progress(what, done, total)``.
-
-    Returns
-    -------
-    NlbTensors
-
-    Raises
-    ------
-    SettingsError
-        If the benchmark has no such dataset or bin width.
-    DataError
-        If a file is missing, damaged or incomplete.
-    MissingExtraError
-        If nlb_tools or a package it needs is not installed.
+    The cache is the folder ``tensors`` beside the train file; a file in it is valid only for the
+    same NWB files and package versions. The validation phase reads the train file only.
     """
     dataset = find_dataset(dataset) if isinstance(dataset, str) else dataset
     submission_key(dataset.name, bin_ms)
@@ -128,6 +91,107 @@ def make_tensors(
         if cache and not write_cache(cached, made):
             made["notes"] += (f"{cached.parent} cannot be written; the tensors are not cached.",)
     return NlbTensors(dataset, bin_ms, phase, **made)
+
+
+# ------------------------------------------------------------------------------------------------
+# Trials for training.
+# ------------------------------------------------------------------------------------------------
+
+
+def to_recording(tensors: NlbTensors) -> Recording:
+    """Return the trials of a benchmark dataset for training.
+
+    In the test phase ``train`` holds train and validation trials, and ``valid`` the test trials,
+    whose held-out and forward counts are unknown: nothing may be chosen by them.
+    """
+    train = _spike_data(tensors, tensors.train_trial_ids, *_train_parts(tensors))
+    if tensors.phase == "test":
+        valid = scored_inputs(tensors)
+    else:
+        target = tensors.target or {}
+        valid = _spike_data(
+            tensors,
+            tensors.eval_trial_ids,
+            tensors.eval["eval_spikes_heldin"],
+            # Not from the target, which in dmfc_rsg is blank before the interval.
+            tensors.eval["eval_spikes_heldout"],
+            target["eval_spikes_heldin_forward"],
+            target["eval_spikes_heldout_forward"],
+        )
+    source = f"{tensors.key}, {tensors.phase} phase"
+    notes = (*tensors.notes, *_missing_notes(tensors))
+    return Recording(train, valid, source, "nlb", notes)
+
+
+def scored_inputs(tensors: NlbTensors) -> SpikeData:
+    """Return the scored trials with their held-in counts only.
+
+    Counts of held-out neurons and forward bins are zero, and marked as unknown.
+    """
+    heldin_BTN = tensors.eval["eval_spikes_heldin"]
+    n_trials = len(heldin_BTN)
+    shapes = [array.shape[1:] for array in _train_parts(tensors)[1:]]
+    blank = [np.zeros((n_trials, *shape), dtype=np.uint8) for shape in shapes]
+    return _spike_data(tensors, tensors.eval_trial_ids, heldin_BTN, *blank, known=False)
+
+
+def _train_parts(tensors: NlbTensors) -> list[NDArray[Any]]:
+    parts = ("heldin", "heldout", "heldin_forward", "heldout_forward")
+    return [tensors.train[f"train_spikes_{part}"] for part in parts]
+
+
+def _spike_data(
+    tensors: NlbTensors,
+    trial_ids_B: IntArray,
+    heldin_BTN: NDArray[Any],
+    heldout_BTN: NDArray[Any],
+    heldin_forward_BTN: NDArray[Any],
+    heldout_forward_BTN: NDArray[Any],
+    *,
+    known: bool = True,
+) -> SpikeData:
+    window_BTN = np.concatenate([heldin_BTN, heldout_BTN], axis=2)
+    forward_BTN = np.concatenate([heldin_forward_BTN, heldout_forward_BTN], axis=2)
+    counts_BTN = np.nan_to_num(np.concatenate([window_BTN, forward_BTN], axis=1))
+    small = counts_BTN.max(initial=0) <= np.iinfo(np.uint8).max
+    return SpikeData(
+        spikes_BTN=counts_BTN.astype(np.uint8 if small else np.uint16),
+        bin_ms=float(tensors.bin_ms),
+        lengths_B=np.full(len(counts_BTN), counts_BTN.shape[1]),
+        trial_ids_B=np.asarray(trial_ids_B),
+        n_heldout=heldout_BTN.shape[2],
+        n_forward=forward_BTN.shape[1],
+        hidden_counts_known=known,
+    )
+
+
+def _missing_notes(tensors: NlbTensors) -> tuple[str, ...]:
+    n_missing = int(np.isnan(tensors.eval["eval_spikes_heldin"]).any(axis=2).sum())
+    if not n_missing:
+        return ()
+    return (
+        f"{n_missing} bins of the scored trials have no recording; their counts are taken as zero.",
+    )
+
+
+def write_spike_file(
+    name: str,
+    bin_ms: int,
+    data_dir: Path | str,
+    spikes: Path,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Recording:
+    """Write the train and validation trials of a dataset as a spike file.
+
+    The same bytes as the file that `ndt_cli.nlb.submit.submit` writes beside its runs: a model
+    trained on either can be submitted.
+    """
+    check_target(spikes, overwrite=overwrite)
+    recording = to_recording(make_tensors(name, bin_ms, "val", data_dir, progress=progress))
+    write_recording(recording, spikes, overwrite=overwrite)
+    return recording
 
 
 # ------------------------------------------------------------------------------------------------

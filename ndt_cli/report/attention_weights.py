@@ -47,33 +47,14 @@ MOST_LAYERS = 6
 MOST_HEADS = 4
 
 
-# ------------------------------------------------------------------------------------------------
-# Weights
-# ------------------------------------------------------------------------------------------------
-
-
 def attention_weights(
     network: NeuralDataTransformer, input_BTN: Tensor, inside_BT: Tensor | None = None
 ) -> list[Tensor]:
     """Return the attention weights of each layer as the network infers rates.
 
-    The network itself does not keep them: they are recomputed, in float32, from the input of
-    each layer.
-
-    Parameters
-    ----------
-    network : NeuralDataTransformer
-        The network; there is no dropout.
-    input_BTN : Tensor
-        Spike counts.
-    inside_BT : Tensor of bool, optional
-        False for padding, which no bin attends to, and whose own weights are undefined.
-
-    Returns
-    -------
-    list of (B, H, T, S) Tensor
-        Per layer, softmax(q k^T / sqrt(E)) within the context window (Ye & Pandarinath 2021,
-        section 2). The weights of a bin sum to 1 over S.
+    Per layer (B, H, T, S): softmax(q k^T / sqrt(E)) within the context window (Ye & Pandarinath
+    2021, section 2), which sums to 1 over S. The network does not keep them: they are recomputed in
+    float32 from the input of each layer. Weights of padded bins are undefined.
     """
     blocked = ~allowed_pairs(network, input_BTN.shape[1], inside_BT, input_BTN.device)
     weights: list[Tensor] = []
@@ -121,29 +102,12 @@ def allowed_pairs(
 
 @dataclass(frozen=True, eq=False)
 class AttentionAverage:
-    """Mean attention weights over trials.
+    """Mean attention weights over trials."""
 
-    Attributes
-    ----------
-    maps_LHTS : (layers, heads, bins, bins) float array
-        Mean weight that the row's bin gives to the column's, over the trials that have both; NaN
-        if no trial has.
-    lags_K : (lags,) int array
-        Bin attended to minus bin that attends: negative lags are earlier bins.
-    by_lag_LHK : (layers, heads, lags) float array
-        Mean weight at each lag, over trials and over the bins that can see that lag.
-    uniform_K : (lags,) float array
-        The same if every bin attended evenly to all bins that it can see.
-    n_trials : int
-        Number of trials.
-    bin_ms : float
-        Bin width.
-    """
-
-    maps_LHTS: Float64Array
-    lags_K: NDArray[np.int64]
-    by_lag_LHK: Float64Array
-    uniform_K: Float64Array
+    maps_LHTS: Float64Array  # over the trials that have both bins; NaN if no trial has
+    lags_K: NDArray[np.int64]  # bin attended to minus bin that attends: negative is earlier
+    by_lag_LHK: Float64Array  # over trials, and over the bins that can see that lag
+    uniform_K: Float64Array  # the same if every bin attended evenly to all bins that it can see
     n_trials: int
     bin_ms: float
 
@@ -197,11 +161,6 @@ def _averages(
     return AttentionAverage(
         maps_LHTS, lags_K, by_lag_LHK, uniform_K, int((data.lengths_B > 0).sum()), data.bin_ms
     )
-
-
-# ------------------------------------------------------------------------------------------------
-# Figures
-# ------------------------------------------------------------------------------------------------
 
 
 def draw_attention_maps(run: "RunContents") -> CaptionedFigure:

@@ -32,31 +32,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class TrialGroup:
-    """Trials that are averaged together.
-
-    Attributes
-    ----------
-    label : str
-        Such as ``"condition 3"``.
-    trials : (trials,) int array
-        Positions of its trials, at least one.
-    n_bins : int
-        Number of bins that at least half of its trials have.
-    """
+    """Trials that are averaged together."""
 
     label: str
-    trials: NDArray[np.int64]
-    n_bins: int
+    trials: NDArray[np.int64]  # positions, at least one
+    n_bins: int  # that at least half of them have
 
 
 def condition_groups(data: SpikeData, most: int) -> list[TrialGroup]:
-    """Return all conditions, or ``most`` evenly spaced ones; trials without bins are left out.
-
-    Raises
-    ------
-    DataError
-        If the trials have no conditions.
-    """
+    """Return all conditions, or ``most`` evenly spaced ones; trials without bins are left out."""
     if data.conditions_B is None:
         raise DataError(
             "these trials have no conditions to average over",
@@ -113,10 +97,6 @@ def group_average(
     return average_TN
 
 
-# ------------------------------------------------------------------------------------------------
-# A few neurons by condition
-# ------------------------------------------------------------------------------------------------
-
 MOST_CONDITIONS = 4
 # Trials per condition in the raster; the averages are over all of them.
 MOST_TRIALS = 12
@@ -153,22 +133,6 @@ def rates_by_condition(
     spikes, and the model. Thick lines are averages over all trials of a condition; thin lines, for
     the last two sources, are the single trials of the raster. A line ends where fewer than half
     of its trials continue.
-
-    Parameters
-    ----------
-    data : SpikeData
-        Trials with conditions. Up to four conditions and twelve rasters per condition are drawn,
-        evenly spaced.
-    inferred_BTN, smoothed_BTN : (trials, bins, neurons) float array
-        Rates in spikes per bin.
-    neurons : sequence of int, optional
-        Neurons to show, by their place in the file. Default: three that vary with time and
-        condition.
-
-    Raises
-    ------
-    DataError
-        If the trials have no conditions, or a neuron does not exist.
     """
     groups = condition_groups(data, MOST_CONDITIONS)
     if neurons is None:

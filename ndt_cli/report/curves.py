@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from ndt_cli.engine.run_folder import BEST
+from ndt_cli.engine.measures import MEASURES
 from ndt_cli.errors import RunError, called
 from ndt_cli.report.figures import (
     MODEL,
@@ -86,26 +86,11 @@ def training_curves(history: History, choose_by: str = "masked-loss") -> Figure:
 
     The epoch of the best checkpoint is marked. The loss axis leaves out the first epochs' largest
     values.
-
-    Parameters
-    ----------
-    history : sequence of mappings
-        One record per epoch: ``epoch``, ``train_loss``, ``learning_rate``, and in some of them
-        ``valid_masked_loss``, ``valid_unmasked_loss``, ``valid_rate_r2`` and ``valid_co_bps``.
-        Losses in nats per bin, averaged over neurons. Values that are missing or not finite
-        leave a gap.
-    choose_by : str
-        The setting ``train.choose_by``: the measure that chose the best checkpoint.
-
-    Raises
-    ------
-    ValueError
-        If the history is empty.
     """
     if not history:
         raise ValueError("the history is empty: no epoch to draw")
-    measure, lower_is_better = BEST[f"best-{choose_by}"]
-    best = _best(history, measure, lower_is_better)
+    measure = MEASURES[choose_by].key
+    best = _best(history, measure, MEASURES[choose_by].lower_is_better)
     has_r2 = bool(finite_series(history, "valid_rate_r2")[0])
     figure = new_figure("two", 2.8)
     layout: Any = [["loss", "r2"], ["loss", "rate"]] if has_r2 else [["loss", "rate"]]

@@ -144,24 +144,9 @@ def add_color_bar(figure: Figure, image: AxesImage, axes: Any, label: str, *, cu
     bar.outline.set_linewidth(0.6)
 
 
-# ------------------------------------------------------------------------------------------------
-# Captions
-# ------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, eq=False)
 class CaptionedFigure:
-    """A figure with its text.
-
-    Attributes
-    ----------
-    figure : Figure
-        The figure.
-    caption : str
-        What is drawn, from how many trials and bins.
-    alt : str
-        The figure in one sentence, for readers who cannot see it.
-    """
+    """A figure with its text."""
 
     figure: Figure
     caption: str
@@ -183,10 +168,6 @@ def count(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
-# ------------------------------------------------------------------------------------------------
-# Files
-# ------------------------------------------------------------------------------------------------
-
 # Dates would make two files of the same figure differ.
 _METADATA: dict[str, dict[str, None]] = {
     ".png": {},
@@ -200,28 +181,8 @@ FIGURE_SUFFIXES = tuple(_METADATA)
 def save_figure(figure: Figure, path: Path, *, overwrite: bool = False) -> Path:
     """Write a figure in the format that the file's suffix names.
 
-    The same figure gives the same bytes. A missing folder is created.
-
-    Parameters
-    ----------
-    figure : Figure
-        Any of this package's figures.
-    path : Path
-        File to write: ``.png`` (200 dots per inch), ``.svg`` or ``.pdf``.
-    overwrite : bool
-        Replace an existing file.
-
-    Returns
-    -------
-    Path
-        ``path``.
-
-    Raises
-    ------
-    SettingsError
-        If the suffix is another.
-    ExistingFileError
-        If the file exists and may not be replaced.
+    The same figure gives the same bytes: ``.png`` (200 dots per inch), ``.svg`` or ``.pdf``. A
+    missing folder is created.
 
     Examples
     --------

@@ -117,21 +117,6 @@ def per_neuron_scores(
     Left: one point per neuron, and the line of equal scores. Right: the two distributions, with
     their medians. Scores below -1 are drawn at -1; the figure gives their number, and the number
     of neurons without a score.
-
-    Parameters
-    ----------
-    model_N, smoothed_N : (neurons,) float array
-        A score of each neuron; NaN where undefined.
-    score : str
-        Name of the score.
-    highest : float or None
-        The highest possible score, at which the axes end. None: the axes end at the largest
-        score.
-
-    Raises
-    ------
-    ValueError
-        If the arrays differ in length, or no neuron has both scores.
     """
     if model_N.shape != smoothed_N.shape:
         raise ValueError(f"found scores of {len(model_N)} and of {len(smoothed_N)} neurons")

@@ -32,7 +32,13 @@ from ndt_cli.report.neurons import (
     per_neuron_scores,
     r2_of_neurons,
 )
-from ndt_cli.report.sweep_figures import draw_curves, draw_measures, draw_settings
+from ndt_cli.report.sweep_figures import (
+    draw_curves,
+    draw_importance,
+    draw_measures,
+    draw_parallel,
+    draw_settings,
+)
 from ndt_cli.report.trajectories import draw_trajectories_2d, draw_trajectories_3d
 from ndt_cli.report.trial import (
     draw_heatmaps,
@@ -49,26 +55,9 @@ class RunContents:
     """A run or an ensemble of runs that can be drawn; each part is read on first use.
 
     Learning curves need only the folder; the other figures need the weights and the data.
-
-    Parameters
-    ----------
-    path : Path or str
-        The run folder.
-    split : {"train", "valid", "all"}
-        Trials that are scored and drawn.
-    data : Path, optional
-        Where the run's data file is now, if it was moved.
-    checkpoint : str, optional
-        Which weights: see `ndt_cli.engine.inference.load_trained`.
-    device : str
-        As the setting ``train.device``.
-    recording : Recording, optional
-        The run's data, if they are in memory already.
-
-    Raises
-    ------
-    RunError
-        If the folder is not a run.
+    ``split`` has the trials that are scored and drawn, ``data`` is where the data file is now if it
+    was moved, ``recording`` the data if they are in memory already, and ``checkpoint`` the weights,
+    as for `load_trained`.
 
     Examples
     --------
@@ -156,39 +145,17 @@ class RunContents:
 
 
 class RunFigure(NamedTuple):
-    """A figure that any run may have.
-
-    Attributes
-    ----------
-    title : str
-        Its heading.
-    section : str
-        Section of the report page that it belongs to.
-    draw : callable
-        Draws a `RunContents`; raises a `DataError` or `RunError` if the run has no such figure.
-    selects : tuple of str
-        What can be selected: ``trial``, ``neurons``.
-    suits : callable
-        Whether a page should have it, given the data. Otherwise the page leaves it out silently.
-    """
+    """A figure that any run may have."""
 
     title: str
-    section: str
+    section: str  # of the report page
     draw: Callable[..., CaptionedFigure]
-    selects: tuple[str, ...] = ()
-    suits: Callable[[SpikeData], bool] = lambda data: True
+    selects: tuple[str, ...] = ()  # what can be selected: ``trial``, ``neurons``
+    suits: Callable[[SpikeData], bool] = lambda data: True  # otherwise a page leaves it out
 
 
 class SweepFigure(NamedTuple):
-    """A figure that a sweep may have.
-
-    Attributes
-    ----------
-    title : str
-        Its heading.
-    draw : callable
-        Draws a `SweepFolder`; raises a `RunError` if the sweep has no such figure yet.
-    """
+    """A figure that a sweep may have."""
 
     title: str
     draw: Callable[[SweepFolder], CaptionedFigure]
@@ -224,6 +191,8 @@ FIGURES = {
 SWEEP_FIGURES = {
     "settings": SweepFigure("Score by setting", draw_settings),
     "measures": SweepFigure("Loss against R2 or co-bps", draw_measures),
+    "importance": SweepFigure("Importance of each setting", draw_importance),
+    "parallel": SweepFigure("Settings of all members", draw_parallel),
     "curves": SweepFigure("Learning curves of all members", draw_curves),
 }
 
@@ -231,25 +200,10 @@ SWEEP_FIGURES = {
 def draw(
     run: RunContents, name: str, *, trial: int | None = None, neurons: Sequence[int] = ()
 ) -> CaptionedFigure:
-    """Draw one figure of a run.
+    """Draw one figure of a run, a key of `FIGURES`.
 
-    Parameters
-    ----------
-    run : RunContents
-        The run.
-    name : str
-        A key of `FIGURES`.
-    trial : int, optional
-        A trial of the split. Default: a typical one.
-    neurons : sequence of int
-        Neurons by their place in the file. Default: the most modulated ones.
-
-    Raises
-    ------
-    SettingsError
-        If there is no such figure, or nothing of the kind can be selected in it.
-    DataError, RunError
-        If this run has no such figure: no conditions, one neuron, no true rates.
+    ``trial`` (default: a typical one) counts trials of the split; ``neurons`` (default: the most
+    modulated ones) are given by their place in the file.
 
     Examples
     --------
@@ -271,15 +225,7 @@ def draw(
 
 
 def draw_sweep(sweep: SweepFolder, name: str) -> CaptionedFigure:
-    """Draw one figure of a sweep, a key of `SWEEP_FIGURES`.
-
-    Raises
-    ------
-    SettingsError
-        If there is no such figure.
-    RunError
-        If the sweep has no such figure yet.
-    """
+    """Draw one figure of a sweep, a key of `SWEEP_FIGURES`."""
     _check_name(name, SWEEP_FIGURES, "sweep")
     return SWEEP_FIGURES[name].draw(sweep)
 
@@ -353,24 +299,10 @@ def plot(
 def write_run_figures(
     folder: Path, history: Sequence[dict[str, float]], evaluation: Evaluation, choose_by: str
 ) -> list[Path]:
-    """Write the figures that every run gets: training, one typical trial, single neurons.
+    """Write the figures that every run gets, replacing earlier ones.
 
-    Parameters
-    ----------
-    folder : Path
-        Where the figures go; earlier ones are replaced.
-    history : sequence of dict
-        Records of the epochs.
-    evaluation : Evaluation
-        Of the run.
-    choose_by : str
-        The run's setting ``train.choose_by``.
-
-    Returns
-    -------
-    list of Path
-        ``rates.png``, ``heatmaps.png``, ``training.png`` and, if true rates are known and vary,
-        ``neurons.png``.
+    These are ``rates.png``, ``heatmaps.png`` and ``training.png``, and ``neurons.png`` if true
+    rates are known and vary.
     """
     # The rates of all trials may not fit into memory.
     one = evaluation.take(np.array([typical_trial(evaluation)]))

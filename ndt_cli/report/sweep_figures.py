@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
+from ndt_cli.engine.measures import MEASURES
 from ndt_cli.engine.run_folder import BEST, RunFolder
 from ndt_cli.errors import RunError, called
 from ndt_cli.report.curves import MEASURE_NAMES, History, finite_series
@@ -23,10 +24,18 @@ from ndt_cli.report.figures import (
     save_figure,
     styled,
 )
-from ndt_cli.search.draws import Choice, Draw, Integer, LogUniform
 from ndt_cli.search.folder import SweepFolder
 from ndt_cli.search.results import MemberResult, SweepResults
-from ndt_cli.search.scoring import MEASURES, lower_is_better
+from ndt_cli.search.space import (
+    Draw,
+    Integer,
+    LogUniform,
+    OneOf,
+    Value,
+    extremes,
+    heading,
+    value_text,
+)
 
 _COLUMNS = 4
 _COMPARED = ("rate-r2", "co-bps")  # measures that the masked loss is compared with
@@ -35,26 +44,15 @@ _COMPARED = ("rate-r2", "co-bps")  # measures that the masked loss is compared w
 def write_sweep_figures(
     folder: Path, results: SweepResults, draws: Mapping[str, Draw]
 ) -> list[Path]:
-    """Draw the results of a sweep so far.
+    """Draw the results of a sweep so far; earlier files are replaced."""
+    from ndt_cli.search.study import importance
 
-    Parameters
-    ----------
-    folder : Path
-        Where the figures go; earlier ones are replaced.
-    results : SweepResults
-        All members.
-    draws : mapping of str to Draw
-        What each setting is drawn from, for the axes.
-
-    Returns
-    -------
-    list of Path
-        ``curves.png`` once a member has validated; once one is ranked, ``settings.png`` and, if
-        true rates or held-out neurons are known, ``measures.png``.
-    """
     figures = {}
     if results.ranked:
         figures["settings.png"] = score_by_setting(results, draws)
+        figures["parallel.png"] = parallel_coordinates(results, draws)
+        if shares := importance(results, draws):
+            figures["importance.png"] = importance_bars(shares)
         if _has_compared(results):
             figures["measures.png"] = loss_against_measure(results)
     histories = _histories(results)
@@ -103,7 +101,7 @@ class Limits(NamedTuple):
 
 def limits_of(values: Sequence[float], choose_by: str) -> Limits:
     """Return limits from the best value to four times the distance of the median from it."""
-    sign = 1.0 if lower_is_better(choose_by) else -1.0
+    sign = 1.0 if MEASURES[choose_by].lower_is_better else -1.0
     # Distance from the best: members that learned nothing would flatten the others.
     finite = sign * np.array([value for value in values if math.isfinite(value)])
     best, median, worst = np.quantile(finite, [0.0, 0.5, 1.0])
@@ -115,7 +113,7 @@ def limits_of(values: Sequence[float], choose_by: str) -> Limits:
 
 def setting_axis(axes: Axes, key: str, draw: Draw) -> Callable[[MemberResult], float]:
     """Prepare the axis of a setting; return a function for the place of a member on it."""
-    if isinstance(draw, Choice):
+    if isinstance(draw, OneOf):
         names = [str(v).lower() if isinstance(v, bool) else str(v) for v in draw.values]
         axes.set_xticks(range(len(names)), names)
         axes.set_xlim(-0.5, len(draw.values) - 0.5)
@@ -164,11 +162,6 @@ def score_by_setting(results: SweepResults, draws: Mapping[str, Draw]) -> Figure
 
     The best member is marked in every panel. Members that diverged are crosses at the worse edge.
     Scores far worse than the others are drawn at that edge too.
-
-    Raises
-    ------
-    ValueError
-        If no member is ranked.
     """
     ranked = results.ranked
     if not ranked:
@@ -184,10 +177,21 @@ def score_by_setting(results: SweepResults, draws: Mapping[str, Draw]) -> Figure
     for axes, (key, draw) in zip(panels, draws.items(), strict=False):
         place = setting_axis(axes, key, draw)
         axes.set_xlabel(key, fontsize=7, labelpad=2)
-        axes.plot([place(m) for m in ranked], scores, "o", color=MUTED, ms=3, mew=0, clip_on=False)
+        drawn = [(place(m), s) for m, s in zip(ranked, scores, strict=True) if key in m.drawn]
+        axes.plot(
+            [x for x, _ in drawn],
+            [y for _, y in drawn],
+            "o",
+            color=MUTED,
+            ms=3,
+            mew=0,
+            clip_on=False,
+        )
         for member in diverged:
-            axes.plot(place(member), limits.worst, "x", color=SMOOTHED, ms=4, clip_on=False)
-        axes.plot(place(ranked[0]), scores[0], "o", color=MODEL, ms=5, mec="white", mew=0.5)
+            if key in member.drawn:
+                axes.plot(place(member), limits.worst, "x", color=SMOOTHED, ms=4, clip_on=False)
+        if key in ranked[0].drawn:
+            axes.plot(place(ranked[0]), scores[0], "o", color=MODEL, ms=5, mec="white", mew=0.5)
         axes.axhline(floor, color=MUTED, lw=0.6, ls=(0, (1, 2)), zorder=0)
     panels[0].set_ylim(*limits.ends)
     for axes in panels[len(draws) :]:
@@ -221,13 +225,7 @@ def draw_measures(sweep: SweepFolder) -> CaptionedFigure:
 
 @styled
 def loss_against_measure(results: SweepResults) -> Figure:
-    """Draw R2 and co-bps, if known, of the ranked members against their masked loss.
-
-    Raises
-    ------
-    ValueError
-        If neither is known of any member.
-    """
+    """Draw R2 and co-bps, if known, of the ranked members against their masked loss."""
     ranked = results.ranked
     known = [name for name in _COMPARED if any(name in m.scores for m in ranked)]
     if not known:
@@ -253,6 +251,110 @@ def loss_against_measure(results: SweepResults) -> Figure:
 
 
 # ------------------------------------------------------------------------------------------------
+# What made members good
+# ------------------------------------------------------------------------------------------------
+
+
+def draw_importance(sweep: SweepFolder) -> CaptionedFigure:
+    """Draw the importance of each setting."""
+    from ndt_cli.search.study import importance
+
+    results = sweep.results()
+    shares = importance(results, sweep.space.draws)
+    if not shares:
+        raise _nothing_yet(sweep)
+    caption = (
+        f"Share of each setting in what makes members good, from {len(results.ranked)} ranked "
+        "members (PED-ANOVA; settings that depend on others are left out)."
+    )
+    first = heading(next(iter(shares)))
+    alt = f"Importance of each setting; the largest is that of the {first}."
+    return CaptionedFigure(importance_bars(shares), caption, alt)
+
+
+def draw_parallel(sweep: SweepFolder) -> CaptionedFigure:
+    """Draw the settings of all ranked members side by side."""
+    results = sweep.results()
+    if not results.ranked:
+        raise _nothing_yet(sweep)
+    caption = (
+        "Settings of each ranked member as one line, which ends at its validation score; the "
+        "best one is blue, and the darker another, the better."
+    )
+    alt = f"Settings and scores of {len(results.ranked)} members. {_best_text(results)}"
+    return CaptionedFigure(parallel_coordinates(results, sweep.space.draws), caption, alt)
+
+
+@styled
+def importance_bars(shares: Mapping[str, float]) -> Figure:
+    """Draw the importance of each setting (`ndt_cli.search.study.importance`)."""
+    figure = new_figure("one", 0.6 + 0.2 * len(shares))
+    axes = figure.subplots()
+    rows = list(reversed(list(shares.items())))
+    names = [heading(key) for key, _ in rows]
+    axes.barh(names, [share for _, share in rows], color=MODEL, height=0.6)
+    axes.set_xlabel("share of the importance")
+    axes.tick_params(axis="y", length=0)
+    return figure
+
+
+@styled
+def parallel_coordinates(results: SweepResults, draws: Mapping[str, Draw]) -> Figure:
+    """Draw the settings of each ranked member as one line, which ends at its score.
+
+    The best member is blue; the darker another line, the better its rank. A line has a gap where
+    a setting was not drawn.
+
+    Raises
+    ------
+    ValueError
+        If no member is ranked.
+    """
+    ranked = results.ranked
+    if not ranked:
+        raise ValueError("no member is ranked")
+    figure = new_figure("two", 2.8)
+    axes = figure.subplots()
+    scores = [results.score(member) for member in ranked]
+    worst, best = scores[-1], scores[0]
+    places = range(len(draws) + 1)
+    for rank, member in reversed(list(enumerate(ranked))):
+        heights = [_height(member.drawn.get(key), draw) for key, draw in draws.items()]
+        # The best score is at the top, whichever way the measure goes.
+        heights.append((scores[rank] - worst) / (best - worst) if best != worst else 1.0)
+        color, width = (MODEL, 1.6) if rank == 0 else (MUTED, 0.7)
+        alpha = 1.0 if rank == 0 else 1 - 0.85 * rank / len(ranked)
+        axes.plot(places, heights, color=color, lw=width, alpha=alpha, clip_on=False)
+    for place, draw in enumerate(draws.values()):
+        axes.axvline(place, color=MUTED, lw=0.5, zorder=0)
+        ends = extremes(draw)
+        for value in ends if isinstance(draw, OneOf) else (ends[0], ends[-1]):
+            height = _height(value, draw)
+            axes.text(place + 0.06, height, value_text(value), fontsize=6, va="center")
+    axes.axvline(len(draws), color=MUTED, lw=0.5, zorder=0)
+    for score, height in ((best, 1.0), (worst, 0.0)):
+        axes.text(len(draws) + 0.06, height, f"{score:.4f}", fontsize=6, va="center")
+    labels = [heading(key) for key in draws] + [MEASURES[results.choose_by].label]
+    axes.set_xticks(list(places), labels, rotation=35, ha="right")
+    axes.set(xlim=(0, len(draws)), ylim=(0, 1), yticks=[])
+    for side in axes.spines.values():
+        side.set_visible(False)
+    return figure
+
+
+def _height(value: Value | None, draw: Draw) -> float:
+    """Return where a value lies between the ends of its draw, from 0 to 1."""
+    if value is None:
+        return math.nan
+    if isinstance(draw, OneOf):
+        return draw.values.index(value) / max(1, len(draw.values) - 1)
+    number = float(value)
+    if isinstance(draw, LogUniform):
+        return math.log(number / draw.low) / math.log(draw.high / draw.low)
+    return (number - draw.low) / (draw.high - draw.low)
+
+
+# ------------------------------------------------------------------------------------------------
 # Learning curves
 # ------------------------------------------------------------------------------------------------
 
@@ -275,18 +377,7 @@ def draw_curves(sweep: SweepFolder) -> CaptionedFigure:
 def learning_curves(results: SweepResults, histories: Mapping[int, History]) -> Figure:
     """Draw the measure that ranks the members over the epochs, the best member in color.
 
-    Parameters
-    ----------
-    results : SweepResults
-        All members.
-    histories : mapping of int to sequence of mappings
-        Records of each member's ``metrics.jsonl``, by its number. Masked losses in them are
-        under each member's own mask settings.
-
-    Raises
-    ------
-    ValueError
-        If no member has validated.
+    Masked losses in ``histories`` are under each member's own mask settings.
     """
     measure = BEST[f"best-{results.choose_by}"][0]
     curves = {index: finite_series(history, measure) for index, history in histories.items()}

@@ -46,22 +46,12 @@ MOST_SINGLE = 5
 
 @dataclass(frozen=True, eq=False)
 class Components:
-    """Principal components of softly normalized rates.
+    """Principal components of softly normalized rates."""
 
-    Attributes
-    ----------
-    mean_N, scale_N : (neurons,) float array
-        Mean rate, and the factor that rates are divided by, in Hz.
-    axes_PN : (components, neurons) float array
-        Orthonormal directions, by decreasing variance.
-    share_P : (components,) float array
-        Fraction of the variance along each.
-    """
-
-    mean_N: Float64Array
-    scale_N: Float64Array
-    axes_PN: Float64Array
-    share_P: Float64Array
+    mean_N: Float64Array  # Hz
+    scale_N: Float64Array  # that rates are divided by, Hz
+    axes_PN: Float64Array  # orthonormal, by decreasing variance
+    share_P: Float64Array  # of the variance
 
     def project(self, rates_hz_TN: Float64Array) -> Float64Array:
         """Return the states that belong to rates, (bins, components)."""
@@ -74,18 +64,6 @@ def principal_components(rates_hz_TN: Float64Array, n: int) -> Components:
 
     Each neuron's rate is centered and divided by its range plus 5 Hz, so that busy neurons do not
     dominate (soft normalization, Churchland et al. 2012).
-
-    Parameters
-    ----------
-    rates_hz_TN : (bins, neurons) float array
-        Rates in Hz of all trajectories, concatenated.
-    n : int
-        Components to return.
-
-    Raises
-    ------
-    DataError
-        If there are fewer neurons than components, or nothing varies.
     """
     n_neurons = rates_hz_TN.shape[1]
     if n_neurons < n:
@@ -152,18 +130,6 @@ def trajectories_2d(data: SpikeData, inferred_BTN: FloatArray, smoothed_BTN: Flo
 
     The components are those of the model's rates; smoothed spikes and, if known, true rates are
     projected on the same plane. A dot is the first bin, a square the last.
-
-    Parameters
-    ----------
-    data : SpikeData
-        Trials; averaged by condition if they have conditions, single trials otherwise.
-    inferred_BTN, smoothed_BTN : (trials, bins, neurons) float array
-        Rates in spikes per bin.
-
-    Raises
-    ------
-    DataError
-        If there is one neuron only, or the rates do not vary.
     """
     groups = trajectory_groups(data)
     components = _components(data, inferred_BTN, groups, 2)

@@ -123,10 +123,6 @@ def spike_times(counts_T: NDArray[np.integer], bin_time: float) -> list[float]:
     ]
 
 
-# ------------------------------------------------------------------------------------------------
-# Spikes of all neurons, rates of a few
-# ------------------------------------------------------------------------------------------------
-
 # Above the right end of a panel, clear of the data.
 _LEGEND: Any = {
     "loc": "lower right",
@@ -183,22 +179,6 @@ def rates_over_raster(
     """Draw one trial: the counts of all neurons, and below them the rates of a few.
 
     A neuron's spikes are ticks under its rates. Padding is not drawn.
-
-    Parameters
-    ----------
-    data : SpikeData
-        Trials; true rates are drawn if they are known.
-    inferred_BTN, smoothed_BTN : (trials, bins, neurons) float array
-        Rates of the model and of smoothed spikes, in spikes per bin.
-    trial : int
-        Position of the trial.
-    neurons : sequence of int, optional
-        Neurons to show, by their place in the file. Default: those of `choose_neurons`.
-
-    Raises
-    ------
-    DataError
-        If a trial or neuron does not exist, or the trial has no bins.
     """
     n_bins = trial_bins(data, trial)
     if neurons is None:
@@ -278,11 +258,6 @@ def _draw_ticks(axes: Axes, counts_T: NDArray[np.integer], bin_time: float) -> N
     axes.set_ylim(-0.24 * top, top)
     axes.vlines(spike_times(counts_T, bin_time), -0.2 * top, -0.07 * top, color=MUTED, lw=0.7)
     axes.spines["left"].set_bounds(0, top)
-
-
-# ------------------------------------------------------------------------------------------------
-# Rates of all neurons
-# ------------------------------------------------------------------------------------------------
 
 
 def draw_heatmaps(run: "RunContents", trial: int | None = None) -> CaptionedFigure:

@@ -8,30 +8,19 @@ import numpy as np
 from ndt_cli.data.loading import load_recording
 from ndt_cli.data.spike_data import Recording
 from ndt_cli.engine.inference import hiding_folds, load_trained
-from ndt_cli.errors import RunError, SettingsError, typed
+from ndt_cli.engine.measures import MEASURES
+from ndt_cli.errors import RunError, SettingsError, called
 from ndt_cli.search.folder import SweepFolder
-from ndt_cli.search.results import MemberResult
-from ndt_cli.search.scoring import lower_is_better, scores_of_rates
+from ndt_cli.search.results import MemberResult, scores_of_rates
 from ndt_cli.settings.tree import Settings
 
 
 @dataclass(frozen=True)
-class Choice:
-    """Members of a sweep that infer together.
+class EnsembleChoice:
+    """The best ``n_members`` of a sweep's ranked members.
 
-    Attributes
-    ----------
-    ranked : list of Path
-        Run folders of all ranked members, best first.
-    n_members : int
-        How many of them infer together.
-    settings : Settings
-        Those that the sweep's members share.
-    choose_by : str
-        The measure, as ``train.choose_by``.
-    curve : list of float
-        Validation score of the mean rates of the best 1, 2, ... members; empty when the number
-        was given.
+    ``curve`` is the validation score of the mean rates of the best 1, 2, ... members; it is empty
+    if the number was given.
     """
 
     ranked: list[Path]
@@ -48,7 +37,7 @@ class Choice:
 
 def choose_members(
     sweep: Path | str, n_members: int | None = None, *, recording: Recording | None = None
-) -> Choice:
+) -> EnsembleChoice:
     """Choose the best members of a sweep.
 
     Parameters
@@ -56,17 +45,17 @@ def choose_members(
     sweep : Path or str
         A sweep's folder.
     n_members : int, optional
-        How many. Default: members are added in the order of their rank, and the number whose
-        mean rates score best on the validation trials is kept.
+        How many. Default: members are added in order of rank, and the number whose mean
+        rates score best on the validation trials is kept.
     recording : Recording, optional
-        The sweep's data, where they are in memory already.
+        The data of the sweep, if they are in memory already.
 
     Raises
     ------
     RunError
-        When it is no sweep, or none of its members is ranked yet.
+        If it is not a sweep, or none of its members is ranked yet.
     SettingsError
-        When more members are asked for than are ranked.
+        If more members are asked for than are ranked.
 
     Examples
     --------
@@ -84,22 +73,22 @@ def choose_members(
     if not ranked:
         raise RunError(
             f"{sweep}: no member is ranked yet",
-            f"go on with it: ndt sweep --resume {typed(sweep)}",
+            f"Resume it: {called('resume_sweep', sweep)}",
         )
     if n_members is not None and not 1 <= n_members <= len(ranked):
         more = f"; {others} more have diverged or are not trained" if others else ""
         raise SettingsError(
-            f"--members {n_members}: {sweep} has {len(ranked)} ranked members{more}",
-            f"see them with: ndt sweep show {typed(sweep)}",
+            f"`n_members={n_members}`: {sweep} has {len(ranked)} ranked members{more}",
+            f"Ask for at most {len(ranked)}.",
         )
     curve: list[float] = []
     if n_members is None:
         recording = recording or load_recording(folder.settings.data)
         curve = _validation_curve(ranked, folder.settings, recording)
-        best = np.argmin if lower_is_better(results.choose_by) else np.argmax
+        best = np.argmin if MEASURES[results.choose_by].lower_is_better else np.argmax
         n_members = int(best(curve)) + 1
     runs = [member.folder for member in ranked]
-    return Choice(runs, n_members, folder.settings, results.choose_by, curve)
+    return EnsembleChoice(runs, n_members, folder.settings, results.choose_by, curve)
 
 
 def _validation_curve(

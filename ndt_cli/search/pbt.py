@@ -1,211 +1,231 @@
-"""Population-based training: the worst members go on from the best, with settings changed a little.
+"""Population-based training: the worst members are replaced by perturbed copies of the best.
 
-Jaderberg et al. 2017. After every so many epochs members are ranked; each of the worst quarter
-takes over weights, optimizer and history of one of the best quarter (exploit), and its settings,
-each changed or drawn anew (explore).
+Jaderberg et al. 2017. Every ``interval`` epochs members are ranked; each member of the worst
+quarter takes over weights, optimizer and history of one of the best quarter (exploit), and its
+settings, each perturbed or drawn again (explore).
 
 ::
 
-    pbt.json                  every move: after which epoch, who goes on from whom, with what
+    pbt.json                  every copy: after which epoch, which member from which, with what
     members/003/              the member as it is now, an ordinary run folder
     members/003-until-20/     what it was before it was replaced after epoch 20
 """
 
+import json
 import math
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
+from pydantic import TypeAdapter
 
+from ndt_cli.atomic import write_text_atomic
 from ndt_cli.data.spike_data import Recording
 from ndt_cli.engine.checkpoint import Checkpoint
-from ndt_cli.engine.device import cpu_threads
-from ndt_cli.engine.events import Watcher
+from ndt_cli.engine.measures import MEASURES
 from ndt_cli.engine.run_folder import RunFolder
-from ndt_cli.errors import SettingsError
-from ndt_cli.search.draws import Choice, Draw, Integer, Value
-from ndt_cli.search.folder import SweepFolder
-from ndt_cli.search.in_turn import outcome_so_far, train_in_turn
-from ndt_cli.search.lineage import Lineage, Move, MovesWatcher
-from ndt_cli.search.member import Member, MemberTrainer, Outcome, StopRequest
-from ndt_cli.search.scoring import lower_is_better, run_scores
+from ndt_cli.errors import RunError, SettingsError
+from ndt_cli.jsonable import json_text
+from ndt_cli.search.executors import Member, Outcome, outcome_so_far
+from ndt_cli.search.folder import SweepFolder, SweepPlan
+from ndt_cli.search.results import MemberResult, SweepResults, run_scores
+from ndt_cli.search.space import Draw, Integer, OneOf, Space, Value
 from ndt_cli.settings.tree import Settings
 
 # Share of the members that is replaced, and from which is copied.
 _SHARE = 0.25
-# Chance that a setting is drawn anew; otherwise it goes down or up by this factor.
-_ANEW = 0.25
+# Probability that a setting is drawn again; otherwise it is multiplied by one of these factors.
+_AGAIN = 0.25
 _FACTORS = (0.8, 1.25)
 
 
-def check_generations(interval_epochs: int, n_members: int, settings: Settings) -> None:
-    """Refuse a sweep in which no member would ever go on from another.
+@dataclass(frozen=True)
+class Move:
+    """After ``epoch``, ``member`` was replaced by a copy of ``source`` with other settings."""
 
-    Parameters
-    ----------
-    interval_epochs : int
-        Epochs between two rankings.
-    n_members : int
-        Members of the sweep.
-    settings : Settings
-        The sweep's.
+    epoch: int
+    member: int
+    source: int
+    drawn: dict[str, Value]
 
-    Raises
-    ------
-    SettingsError
-        When a quarter of the members is none, the first ranking comes after the last epoch, or
-        members are ranked more often than they validate.
-    """
+
+# Told after each ranking how many epochs were complete, and what was decided.
+MovesWatcher = Callable[[int, Sequence[Move]], None]
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Which member was copied from which, up to the last ranking: ``pbt.json`` of a sweep."""
+
+    interval_epochs: int
+    last_epoch: int = 0
+    moves: tuple[Move, ...] = ()
+
+    @classmethod
+    def read(cls, sweep: Path) -> "Lineage | None":
+        """Read ``pbt.json``; None if the sweep is not population-based."""
+        file = sweep / "pbt.json"
+        if not file.is_file():
+            return None
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            fields = {key: content[key] for key in ("interval_epochs", "last_epoch", "moves")}
+            return TypeAdapter(cls).validate_python(fields)
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+            raise RunError(f"{file}: damaged ({error!r})", "Restore a copy.") from error
+
+    def write(self, sweep: Path) -> None:
+        """Write ``pbt.json``, before any of its moves is made."""
+        write_text_atomic(sweep / "pbt.json", json_text(self) + "\n", overwrite=True)
+
+
+def check_population(plan: SweepPlan, settings: Settings) -> None:
+    """Refuse a sweep in which no member would ever be copied."""
+    interval, train = plan.pbt_interval or 1, settings.train
     fewest = math.ceil(1 / _SHARE)
-    if n_members < fewest:
+    if plan.members < fewest:
         raise SettingsError(
-            f"population-based training of {n_members} members: the worst quarter of them is none",
-            f"give --members {fewest} or more, or leave out --pbt-interval",
+            f"population-based training needs at least {fewest} members, got {plan.members}",
+            f"Use `n_members={fewest}` or more, or leave out `pbt_interval`.",
         )
-    if interval_epochs >= settings.train.max_epochs:
+    if interval >= train.max_epochs:
         raise SettingsError(
-            f"--pbt-interval {interval_epochs}: members train for {settings.train.max_epochs} "
-            "epochs, and would never be ranked before their end",
-            "give a smaller one, or a larger train.max_epochs",
+            f"`pbt_interval={interval}`: members train for {train.max_epochs} epochs and would "
+            "never be ranked",
+            "Use a smaller interval, or a larger train.max_epochs.",
         )
-    if interval_epochs < settings.train.val_interval_epochs:
+    if interval < train.val_interval_epochs:
         raise SettingsError(
-            f"--pbt-interval {interval_epochs}: members validate every "
-            f"{settings.train.val_interval_epochs} epochs, and are ranked by that",
-            "give a larger one, or a smaller train.val_interval_epochs",
+            f"`pbt_interval={interval}`: members are ranked by validation, which they do every "
+            f"{train.val_interval_epochs} epochs",
+            "Use a larger interval, or a smaller train.val_interval_epochs.",
         )
 
 
-class TrainByGenerations:
-    """Population-based training of a sweep's members.
-
-    Parameters
-    ----------
-    interval_epochs : int
-        Epochs between two rankings.
-    trainer : callable
-        What trains members from one ranking to the next: in turn or on Ray.
-    tell : callable, optional
-        Told of each ranking.
-
-    Raises
-    ------
-    SettingsError
-        When the interval is below one epoch.
-    """
+class PopulationStrategy:
+    """A strategy of `loop.Strategy`: trains all members from one ranking to the next."""
 
     def __init__(
         self,
-        interval_epochs: int,
-        trainer: MemberTrainer = train_in_turn,
-        tell: MovesWatcher = lambda epoch, moves: None,
+        folder: SweepFolder,
+        pending: Sequence[int],
+        recording: Recording,
+        tell_moves: MovesWatcher = lambda epoch, moves: None,
     ) -> None:
-        if interval_epochs < 1:
-            raise SettingsError(f"an interval of {interval_epochs} epochs; at least 1 is needed")
-        self.interval_epochs = interval_epochs
-        self.trainer = trainer
-        self.tell = tell
+        self._folder, self._recording, self._tell_moves = folder, recording, tell_moves
+        self._pending = set(pending)
+        assert folder.plan.pbt_interval is not None
+        self._lineage = Lineage.read(folder.path) or Lineage(folder.plan.pbt_interval)
+        self._running: set[int] = set()
+        self._waiting: list[Member] = []
+        self._until: int | None = None
+        if pending:
+            self._lineage.write(folder.path)
+            self._make_moves(self._lineage.last_epoch)
+            self._next_generation()
 
-    def __call__(
-        self,
-        members: Sequence[Member],
-        recording: Recording,
-        watch: Watcher,
-        should_stop: StopRequest,
-    ) -> Iterator[Outcome]:
-        """Train all members to the end; see `ndt_cli.search.member.MemberTrainer`."""
-        if not members:
-            return
-        folder = SweepFolder.open(members[0].folder.parents[1])
-        lineage = Lineage.read(folder.path)
-        if lineage is None:
-            lineage = Lineage(self.interval_epochs)
-            lineage.write(folder.path)
-        elif lineage.interval_epochs != self.interval_epochs:
-            raise SettingsError(
-                f"{folder.path} ranks its members every {lineage.interval_epochs} epochs, not "
-                f"every {self.interval_epochs}",
-                "leave out --pbt-interval to go on",
+    def ask(self) -> Member | None:
+        if not self._waiting and not self._running and self._until is not None:
+            moves = _moves(self._folder, self._until, self._recording)
+            self._lineage = replace(
+                self._lineage, last_epoch=self._until, moves=(*self._lineage.moves, *moves)
             )
-        max_epochs = folder.settings.train.max_epochs
-        for epoch in range(self.interval_epochs, max_epochs, self.interval_epochs):
-            if epoch > lineage.last_epoch:
-                if not self._train(folder.members(), epoch, recording, watch, should_stop):
-                    return
-                moves = _moves(folder, epoch, recording)
-                lineage = lineage.after(epoch, moves)
-                lineage.write(folder.path)
-                self.tell(epoch, moves)
-            for move in lineage.moves:
-                if move.epoch == epoch:
-                    _make(folder, move)
-        still = {member.index for member in members}
-        last = [member for member in folder.members() if member.index in still]
-        yield from self.trainer(last, recording, watch, should_stop)
+            self._lineage.write(self._folder.path)
+            self._tell_moves(self._until, moves)
+            self._make_moves(self._until)
+            self._next_generation()
+        if not self._waiting:
+            return None
+        member = self._waiting.pop(0)
+        self._running.add(member.index)
+        return member
 
-    def _train(
-        self,
-        members: Sequence[Member],
-        epoch: int,
-        recording: Recording,
-        watch: Watcher,
-        should_stop: StopRequest,
-    ) -> bool:
-        """Train each member to an epoch; return False when asked to stop before."""
-        behind = [
-            replace(member, until_epoch=epoch)
-            for member in members
-            if outcome_so_far(member, "interrupted", "").epochs < epoch
-        ]
-        for member in behind:
-            member.drop_false_start()
-        n_ended = sum(1 for _ in self.trainer(behind, recording, watch, should_stop))
-        return n_ended == len(behind) and not should_stop()
+    def retry(self, member: Member) -> None:
+        self._running.discard(member.index)
+        self._waiting.insert(0, member)
+
+    def tell_end(self, member: Member, outcome: Outcome) -> bool:
+        self._running.discard(member.index)
+        return member.until_epoch is None
+
+    def tell(self, member: MemberResult, results: SweepResults) -> None:
+        pass
+
+    def to_stop(self, member: Member) -> str | None:
+        return None
+
+    def _next_generation(self) -> None:
+        """Prepare training to the next ranking, or to the end."""
+        interval, max_epochs = self._lineage.interval_epochs, self._folder.settings.train.max_epochs
+        until = self._lineage.last_epoch + interval
+        self._until = until if until < max_epochs else None
+        for member in self._folder.members():
+            done = outcome_so_far(member, "interrupted").epochs
+            if self._until is None:
+                if member.index in self._pending:
+                    self._waiting.append(member)
+            elif done < self._until:
+                self._waiting.append(replace(member, until_epoch=self._until))
+
+    def _make_moves(self, epoch: int) -> None:
+        for move in self._lineage.moves:
+            if move.epoch == epoch:
+                _make(self._folder, move)
 
 
 def _moves(folder: SweepFolder, epoch: int, recording: Recording) -> list[Move]:
-    """Rank the members and choose who goes on from whom, with what."""
+    """Rank the members and choose which is replaced by which, with what settings."""
     choose_by = folder.settings.train.choose_by
-    sign = 1 if lower_is_better(choose_by) else -1
+    sign = 1 if MEASURES[choose_by].lower_is_better else -1
     scores = []
-    with cpu_threads(folder.settings.train.n_threads):
-        for member in folder.members():
-            if RunFolder(member.folder).checkpoint(f"best-{choose_by}").is_file():
-                found = run_scores(member.folder, recording.valid, folder.settings)[choose_by]
-                scores.append(sign * found if np.isfinite(found) else np.inf)
-            else:
-                scores.append(np.inf)
+    for member in folder.members():
+        score = np.nan
+        if RunFolder(member.folder).checkpoint(f"best-{choose_by}").is_file():
+            score = sign * run_scores(member.folder, recording.valid, folder.settings)[choose_by]
+        scores.append(score if np.isfinite(score) else np.inf)
     order = np.argsort(scores, kind="stable").tolist()
     n_moves = int(_SHARE * len(order))
-    rng = np.random.default_rng([folder.seed, epoch])
+    rng = np.random.default_rng([folder.plan.seed, epoch])
     moves = []
     for member in order[len(order) - n_moves :]:
         source = int(rng.choice(order[:n_moves]))
         if np.isfinite(scores[source]):
             drawn = explore(folder.drawn(source), folder.space.draws, rng)
-            moves.append(Move(epoch, member, source, drawn))
+            moves.append(Move(epoch, member, source, _consistent(drawn, folder.space, rng)))
     return moves
 
 
-def explore(
-    drawn: dict[str, Value], draws: dict[str, Draw], rng: np.random.Generator
+def _consistent(
+    drawn: Mapping[str, Value], space: Space, rng: np.random.Generator
 ) -> dict[str, Value]:
-    """Change each setting a little, or draw it anew; it stays in its range."""
+    """Drop and draw the settings that depend on a choice that has changed."""
+    values: dict[str, Value] = {}
+    for key, draw in space.draws.items():
+        if space.applies(key, values):
+            values[key] = drawn[key] if key in drawn else draw.draw(rng)
+    return values
+
+
+def explore(
+    drawn: Mapping[str, Value], draws: Mapping[str, Draw], rng: np.random.Generator
+) -> dict[str, Value]:
+    """Perturb each setting, or draw it again; it stays in its range."""
     return {
         key: draws[key].draw(rng)
-        if rng.random() < _ANEW
+        if rng.random() < _AGAIN
         else _nearby(value, draws[key], _FACTORS[int(rng.integers(2))])
         for key, value in drawn.items()
     }
 
 
 def _nearby(value: Value, draw: Draw, factor: float) -> Value:
-    if isinstance(draw, Choice):
+    if isinstance(draw, OneOf):
         return value
     moved = float(value) * factor
     if isinstance(draw, Integer):
-        # At least by one: a small number would be rounded back to itself.
+        # By at least 1: a small number would be rounded back to itself.
         step = 1 if factor > 1 else -1
         whole = round(moved) if round(moved) != value else int(value) + step
         return min(max(whole, draw.low), draw.high)
@@ -213,26 +233,25 @@ def _nearby(value: Value, draw: Draw, factor: float) -> Value:
 
 
 def _make(folder: SweepFolder, move: Move) -> None:
-    """Let a member go on from another; made or half made before, it is finished.
+    """Replace a member by a copy of another; a move that was cut off is completed.
 
-    The new folder is whole before the old one is set aside, and the old one is kept.
+    The new folder is complete before the old one is set aside, and the old one is kept.
     """
-    now = folder.path / "members" / f"{move.member:03d}"
+    now = folder.member_folder(move.member)
     before = now.with_name(f"{now.name}-until-{move.epoch}")
     if before.exists() and now.exists():
         return
-    source = folder.path / "members" / f"{move.source:03d}"
     coming = now.with_name(f"{now.name}-coming")
-    # What a kill left of it may be a part.
-    shutil.rmtree(coming, ignore_errors=True)
+    shutil.rmtree(coming, ignore_errors=True)  # a kill may have left a part of it
     shutil.copytree(
-        source, coming, ignore=shutil.ignore_patterns("figures", "tensorboard", "*.lock")
+        folder.member_folder(move.source),
+        coming,
+        ignore=shutil.ignore_patterns("figures", "tensorboard", "*.lock"),
     )
-    member = folder.choose(move.member, move.drawn)
-    run = RunFolder(coming)
+    member, run = folder.member(move.member, move.drawn), RunFolder(coming)
     run.write_settings(member.settings)
     last = Checkpoint.load(run.checkpoint("last"))
-    # A best one stays as its source saved it: it is inferred with the context it was trained with.
+    # The best one stays as its source saved it: it infers with the context it was trained with.
     replace(last, model_settings=member.settings.model).save(run.checkpoint("last"))
     if not before.exists():
         now.rename(before)

@@ -1,18 +1,139 @@
-"""A search space: which settings are drawn, each from what."""
+"""Search spaces: which settings are drawn, from which range, and the spaces that are shipped.
+
+A space is a TOML file with the sections of a settings file and one draw for each setting::
+
+    [train]
+    learning_rate = { log-uniform = [1e-5, 5e-3] }
+    schedule = { choice = ["constant", "cosine"] }
+    warmup_epochs = { integer = [1, 20], when = { "train.schedule" = ["cosine"] } }
+"""
 
 import json
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.random import Generator
 from pydantic import ValidationError
 
-from ndt_cli.errors import SettingsError, nearest
-from ndt_cli.search.draws import EXAMPLES, KINDS, Draw, Value, extremes, read_draw, written
+from ndt_cli.errors import SettingsError, called, nearest
 from ndt_cli.settings.explain import describe_problem, field_table, unknown_key
+from ndt_cli.settings.load import ConfigSource, parse_config, read_toml_text
 from ndt_cli.settings.tree import Settings
 
-_HINT = "Spaces to start from: ndt sweep spaces. All settings: ndt presets --fields"
+Value = int | float | str | bool
+_VALUES = (int, float, str, bool)
+
+_HINT = f"Spaces to start from: {called('find_space')}. All settings: {called('settings_help')}"
+
+
+# ------------------------------------------------------------------------------------------------
+# Draws: the ways of choosing the value of one setting. Both ends are included.
+# ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """A number between two ends, all equally likely."""
+
+    low: float
+    high: float
+
+    def draw(self, rng: Generator) -> float:
+        return float(rng.uniform(self.low, self.high))
+
+
+@dataclass(frozen=True)
+class LogUniform:
+    """A positive number between two ends, all orders of magnitude equally likely."""
+
+    low: float
+    high: float
+
+    def draw(self, rng: Generator) -> float:
+        drawn = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
+        return min(max(drawn, self.low), self.high)  # exp(log(x)) may miss x by a last digit
+
+
+@dataclass(frozen=True)
+class Integer:
+    """A whole number between two ends."""
+
+    low: int
+    high: int
+
+    def draw(self, rng: Generator) -> int:
+        return int(rng.integers(self.low, self.high, endpoint=True))
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """One of a list of values."""
+
+    values: tuple[Value, ...]
+
+    def draw(self, rng: Generator) -> Value:
+        return self.values[int(rng.integers(len(self.values)))]
+
+
+Draw = Uniform | LogUniform | Integer | OneOf
+_KINDS: dict[str, type[Draw]] = {
+    "uniform": Uniform,
+    "log-uniform": LogUniform,
+    "integer": Integer,
+    "choice": OneOf,
+}
+_EXAMPLES = (
+    "{ uniform = [0.0, 0.3] }, { log-uniform = [1e-5, 5e-3] }, { integer = [1, 7] } or "
+    '{ choice = ["pre", "post"] }'
+)
+
+
+def written(draw: Draw) -> dict[str, list[Value]]:
+    """Return a draw as its table in a TOML file."""
+    kind = next(name for name, cls in _KINDS.items() if type(draw) is cls)
+    return {kind: list(extremes(draw))}
+
+
+def extremes(draw: Draw) -> tuple[Value, ...]:
+    """Return the two ends of a draw, or all of its values."""
+    return draw.values if isinstance(draw, OneOf) else (draw.low, draw.high)
+
+
+def _read_draw(kind: str, given: Any) -> Draw:
+    """Return the draw of ``{ kind = given }``; a ValueError completes "<setting>: ..."."""
+    if kind == "choice":
+        if not isinstance(given, list) or not given or any(type(v) not in _VALUES for v in given):
+            raise ValueError(f"choice takes a list of values, no lists in it; found {given}")
+        return OneOf(tuple(given))
+    # bool is an int to Python, but not a number here.
+    numbers = (int,) if kind == "integer" else (int, float)
+    if (
+        not isinstance(given, list)
+        or len(given) != 2
+        or not all(type(end) in numbers and math.isfinite(end) for end in given)
+    ):
+        what = "two whole numbers" if kind == "integer" else "two numbers"
+        raise ValueError(f"{kind} takes {what}, the lowest and the highest; found {given}")
+    low, high = given
+    if low >= high:
+        raise ValueError(f"{kind} needs its lower end first, below the upper one; found {given}")
+    if kind == "integer":
+        return Integer(low, high)
+    if kind == "log-uniform":
+        if low <= 0:
+            raise ValueError(f"log-uniform needs numbers above zero; found {given}")
+        return LogUniform(float(low), float(high))
+    return Uniform(float(low), float(high))
+
+
+# ------------------------------------------------------------------------------------------------
+# Spaces
+# ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -22,23 +143,21 @@ class Space:
     Parameters
     ----------
     name : str
-        A shipped space's name, or a file.
+        Name of a shipped space, or a file.
     draws : dict of str to Draw
-        ``"train.learning_rate"`` and the like, in the order in which they are drawn.
+        Such as ``"train.learning_rate"``, in the order in which they are drawn.
+    conditions : dict of str to dict
+        Settings that are drawn only when settings drawn before them have one of these values:
+        ``{"train.warmup_epochs": {"train.schedule": ("cosine",)}}``.
     """
 
     name: str
     draws: dict[str, Draw]
+    conditions: dict[str, dict[str, tuple[Value, ...]]] = field(default_factory=dict)
 
     @classmethod
     def from_tables(cls, name: str, tables: dict[str, Any]) -> "Space":
-        """Make a space of a parsed TOML file: sections as in a config, a draw for each value.
-
-        Raises
-        ------
-        SettingsError
-            When a key is no setting, or a draw is none or leaves the setting's range: all of
-            them, one a line.
+        """Make a space from a parsed TOML file; all problems are in one SettingsError.
 
         Examples
         --------
@@ -46,41 +165,55 @@ class Space:
         >>> 0.1 <= space.draw(seed=0, member=0)["mask.ratio"] <= 0.4
         True
         """
-        draws: dict[str, Draw] = {}
-        problems = []
+        space, problems = cls(name, {}), []
         for section, keys in tables.items():
             if not isinstance(keys, dict):
                 problems.append(f"{section} ({name}): expected sections such as [train]")
                 continue
             for key, given in keys.items():
                 try:
-                    draws[f"{section}.{key}"] = _checked(f"{section}.{key}", given, name)
+                    space._add(f"{section}.{key}", given)
                 except ValueError as error:
                     problems.append(str(error))
-        if not draws and not problems:
+        if not space.draws and not problems:
             problems.append(f"{name}: no setting is searched in it")
         if problems:
             raise SettingsError("\n".join(problems), _HINT)
-        return cls(name, draws)
+        return space
+
+    def applies(self, key: str, drawn: Mapping[str, Value]) -> bool:
+        """Tell whether a setting is drawn, given what was drawn before it."""
+        conditions = self.conditions.get(key, {})
+        return all(other in drawn and drawn[other] in ok for other, ok in conditions.items())
 
     def draw(self, seed: int, member: int) -> dict[str, Value]:
         """Draw the values of a member, by dotted name.
 
-        Each member has a generator of its own, made of the sweep's seed and its number: how many
-        others there are changes nothing.
+        Each member has its own generator, made from the seed of the sweep and its number, so its
+        values do not depend on how many members there are.
         """
         rng = np.random.default_rng([seed, member])
-        return {key: draw.draw(rng) for key, draw in self.draws.items()}
+        drawn: dict[str, Value] = {}
+        for key, draw in self.draws.items():
+            value = draw.draw(rng)  # also where it is dropped: the next setting's does not move
+            if self.applies(key, drawn):
+                drawn[key] = value
+        return drawn
 
-    def settings_with(self, base: Settings, drawn: dict[str, Value], member: int) -> Settings:
-        """Return the settings of a member for which these values were drawn.
+    def values_in(self, settings: Settings) -> dict[str, Value]:
+        """Return the values that settings have for what this space draws."""
+        values: dict[str, Value] = {}
+        for key in self.draws:
+            section, name = key.split(".")
+            if self.applies(key, values):
+                values[key] = getattr(getattr(settings, section), name)
+        return values
 
-        Its ``train.seed`` is that of the base plus its number, unless the space draws it.
+    def settings_with(self, base: Settings, drawn: Mapping[str, Value], member: int) -> Settings:
+        """Return the settings of a member: those of ``base`` with the drawn values.
 
-        Raises
-        ------
-        SettingsError
-            When the settings refuse what was drawn.
+        ``train.seed`` is that of the base plus the number of the member, unless it is drawn. A
+        SettingsError says which values are not possible together.
         """
         values = base.model_dump()
         values["train"]["seed"] = base.train.seed + member
@@ -90,61 +223,78 @@ class Space:
         try:
             return Settings.model_validate(values, strict=True)
         except ValidationError as error:
-            origins = {field.key: "settings" for field in field_table()}
+            origins = {row.key: "settings" for row in field_table()}
             origins |= dict.fromkeys(drawn, f"drawn from space {self.name}")
             problems = [describe_problem(item, origins) for item in error.errors()]
             raise SettingsError(
                 f"member {member}: " + "\n".join(problems),
-                "change the settings (--set), or search narrower: ndt sweep spaces NAME > "
-                "mine.toml, then --space mine.toml",
+                "Change the settings, or search a narrower `space` of your own; one to start "
+                f"from: {called('find_space', self.name)}",
             ) from error
 
     def to_toml(self) -> str:
-        """Return the space as TOML that `from_tables` reads back to the same draws."""
+        """Return the space as TOML text."""
         sections: dict[str, list[str]] = {}
         for key, draw in self.draws.items():
             section, name = key.split(".")
             ((kind, values),) = written(draw).items()
             # JSON writes numbers, true, false and text as TOML does.
-            line = f"{name} = {{ {kind} = {json.dumps(values)} }}"
-            sections.setdefault(section, []).append(line)
+            table = f"{kind} = {json.dumps(values)}"
+            if key in self.conditions:
+                rows = self.conditions[key].items()
+                inside = ", ".join(f'"{other}" = {json.dumps(list(ok))}' for other, ok in rows)
+                table += f", when = {{ {inside} }}"
+            sections.setdefault(section, []).append(f"{name} = {{ {table} }}")
         return "\n".join(
             "\n".join([f"[{section}]", *lines, ""]) for section, lines in sections.items()
         )
 
+    def _add(self, key: str, given: Any) -> None:
+        """Add the draw of a setting; a ValueError is the whole message."""
+        where = f"{key} ({self.name})"
+        if key not in {row.key for row in field_table()}:
+            raise ValueError(unknown_key(key, self.name))
+        if key.startswith("data."):
+            raise ValueError(f"{where}: all members of a sweep share the same data")
+        given = dict(given) if isinstance(given, dict) else {}
+        when = given.pop("when", {})
+        if len(given) != 1:
+            raise ValueError(f"{where}: expected a draw, such as {_EXAMPLES}")
+        ((kind, content),) = given.items()
+        if kind not in _KINDS:
+            close = nearest(kind, _KINDS)
+            known = f"did you mean {close}?" if close else f"expected {', '.join(_KINDS)}"
+            raise ValueError(f"{where}: {kind} is not a kind of draw; {known}")
+        try:
+            draw = _read_draw(kind, content)
+            conditions = self._conditions(when)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+        for value in extremes(draw):
+            problem = _refusal(key, value, self.name)
+            if problem:
+                raise ValueError(problem)
+        self.draws[key] = draw
+        if conditions:
+            self.conditions[key] = conditions
 
-def _checked(key: str, given: Any, origin: str) -> Draw:
-    """Return the draw of a setting.
-
-    Raises
-    ------
-    ValueError
-        With the whole sentence.
-    """
-    if key not in {field.key for field in field_table()}:
-        raise ValueError(unknown_key(key, origin))
-    if key.startswith("data."):
-        raise ValueError(f"{key} ({origin}): all members of a sweep share the same data")
-    if not isinstance(given, dict) or len(given) != 1:
-        raise ValueError(f"{key} ({origin}): expected a draw, such as {EXAMPLES}; found {given}")
-    ((kind, content),) = given.items()
-    if kind not in KINDS:
-        close = nearest(kind, KINDS)
-        known = f"did you mean {close}?" if close else f"there are {', '.join(KINDS)}"
-        raise ValueError(f"{key} ({origin}): {kind} is no kind of draw; {known}")
-    try:
-        draw = read_draw(kind, content)
-    except ValueError as error:
-        raise ValueError(f"{key} ({origin}): {error}") from error
-    for value in extremes(draw):
-        problem = _refusal(key, value, origin)
-        if problem:
-            raise ValueError(problem)
-    return draw
+    def _conditions(self, when: Any) -> dict[str, tuple[Value, ...]]:
+        if not isinstance(when, dict):
+            raise ValueError('when takes a table, such as { "train.schedule" = ["cosine"] }')
+        conditions = {}
+        for other, ok in when.items():
+            draw = self.draws.get(other)
+            if not isinstance(draw, OneOf):
+                raise ValueError(f"when names {other}; expected a choice that is drawn before it")
+            values = tuple(ok) if isinstance(ok, list) else (ok,)
+            if not values or any(value not in draw.values for value in values):
+                raise ValueError(f"when {other} is {ok}; expected one of {list(draw.values)}")
+            conditions[other] = values
+        return conditions
 
 
 def _refusal(key: str, value: Value, origin: str) -> str | None:
-    """Say why a setting cannot have this value, whatever the others are."""
+    """Say why a setting cannot have this value, whatever the other settings are."""
     section, name = key.split(".")
     try:
         Settings.model_validate({section: {name: value}}, strict=True)
@@ -154,3 +304,117 @@ def _refusal(key: str, value: Value, origin: str) -> str | None:
             if item["loc"] == (section, name):
                 return describe_problem(item, {key: origin})
     return None
+
+
+# ------------------------------------------------------------------------------------------------
+# Shipped spaces, and a user's own files
+# ------------------------------------------------------------------------------------------------
+
+_DEFAULT_SPACE = "generic"
+
+# The presets of the Neural Latents Benchmark have their own spaces (Ye & Pandarinath 2021); the
+# ablations are of mc_maze, and short runs search near the best settings found for them.
+SPACE_OF_PRESET = {
+    "chaotic-rnn-quick": "quick",
+    "lorenz-quick": "quick",
+    "nlb-quick": "nlb-quick",
+    "mc_maze": "maze-rtt",
+    "mc_maze_large": "maze-rtt",
+    "mc_maze_medium": "maze-rtt",
+    "mc_maze_small": "maze-rtt",
+    "mc_rtt": "maze-rtt",
+    "ablation-low-dropout": "maze-rtt",
+    "ablation-mask-token": "maze-rtt",
+    "ablation-no-span": "maze-rtt",
+    "ablation-postnorm": "maze-rtt",
+    "ablation-rates": "maze-rtt",
+    "recordings": "recordings",
+    "area2_bump": "area2_bump",
+    "dmfc_rsg": "dmfc_rsg",
+}
+
+
+def space_names() -> list[str]:
+    """Return the names of the shipped spaces, the default first."""
+    names = [
+        entry.name.removesuffix(".toml")
+        for entry in files("ndt_cli.search").joinpath("spaces").iterdir()
+        if entry.name.endswith(".toml")
+    ]
+    return sorted(names, key=lambda name: (name != _DEFAULT_SPACE, name))
+
+
+def space_text(name: str) -> str:
+    """Return the TOML text of a shipped space; the comment in its first line describes it."""
+    path = files("ndt_cli.search").joinpath("spaces", f"{name}.toml")
+    return path.read_text(encoding="utf-8")
+
+
+def default_space(preset: str) -> str:
+    """Return the shipped space for a preset, a benchmark dataset, or a settings file's stem."""
+    return SPACE_OF_PRESET.get(preset, _DEFAULT_SPACE)
+
+
+def find_space(space: str | Path) -> Space:
+    """Return a space: from the file if it exists, otherwise the shipped one of that name.
+
+    Raises
+    ------
+    SettingsError
+        If there is neither, or the file is not a space.
+
+    Examples
+    --------
+    >>> space = find_space("generic")
+    >>> space.draws["train.learning_rate"]
+    LogUniform(low=1e-05, high=0.005)
+    >>> list(space.draw(seed=0, member=3))[:2]
+    ['model.dropout', 'model.dropout_embedding']
+    """
+    path = Path(space).expanduser()
+    name = str(space)
+    if path.is_file():
+        return read_space(path, name)
+    stem = name.removesuffix(".toml")
+    if stem in space_names():
+        source = ConfigSource(stem, "file", space_text(stem), None)
+        return Space.from_tables(stem, parse_config(source))
+    close = nearest(path.stem, space_names())
+    suggestion = f"; did you mean the space {close}?" if close else ""
+    raise SettingsError(
+        f"there is no file {name}, and no space of that name{suggestion}",
+        f"List the spaces: {called('find_space')}",
+    )
+
+
+def read_space(path: Path, name: str) -> Space:
+    """Read the file of a space; ``name`` is what messages call it."""
+    hint = f"Expected a TOML file or the name of a space ({called('find_space')})."
+    text = read_toml_text(path, "a space", hint)
+    return Space.from_tables(name, parse_config(ConfigSource(name, "file", text, path)))
+
+
+# ------------------------------------------------------------------------------------------------
+# Settings, values and scores as text, for tables and pages
+# ------------------------------------------------------------------------------------------------
+
+
+def heading(key: str) -> str:
+    """Return the heading of a drawn setting, such as ``learning rate``."""
+    section, _, name = key.partition(".")
+    # "ratio" alone would not say of what.
+    return name.replace("_", " ") if "_" in name else f"{section} {name}"
+
+
+def value_text(value: Value | None) -> str:
+    """Return a drawn value with three significant digits; a dash if it was not drawn."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def score_text(score: float | None) -> str:
+    """Return a score with four decimals; a dash if there is none."""
+    return "-" if score is None or not math.isfinite(score) else f"{score:.4f}"

@@ -10,8 +10,7 @@ from builders import assert_generators_untouched, same_tensors, snapshot, spike_
 from ndt_cli import app
 from ndt_cli.bench import measure
 from ndt_cli.bench.measure import NdtTraining, run_bench, time_in_turn
-from ndt_cli.bench.result import Times
-from ndt_cli.bench.workload import Workload, workload_of
+from ndt_cli.bench.workload import Times, Workload, workload_of
 from ndt_cli.data.spike_data import Recording
 from ndt_cli.data.write import write_recording
 from ndt_cli.engine.device import Compute

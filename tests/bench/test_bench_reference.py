@@ -11,8 +11,7 @@ from builders import (
     tiny_settings,
 )
 
-from ndt_cli.bench.measure import NdtTraining
-from ndt_cli.bench.reference import StockModel, StockTraining
+from ndt_cli.bench.measure import NdtTraining, StockModel, StockTraining
 from ndt_cli.bench.workload import Workload
 from ndt_cli.engine.device import Compute
 from ndt_cli.errors import SettingsError

@@ -127,7 +127,7 @@ CASES = [
     ),
     Case(
         "a warm-up beyond the end",
-        f"{TRAIN} --set train.schedule=cosine --set train.warmup_epochs=5",
+        f"{TRAIN} --config lorenz-quick --set train.schedule=cosine --set train.warmup_epochs=5",
         r"warmup_epochs \(5\) must be below max_epochs \(2\)",
         2,
     ),
@@ -161,15 +161,22 @@ CASES = [
     ),
     Case("nothing to judge by", f"{TRAIN} --set train.choose_by=co-bps", "co-bps.*held-out", 1),
     Case("two spike files", f"{TRAIN} --set data.file=b.h5", "--data and --set data.file", 2),
-    Case("no spikes", "train --out new --set data.synthetic=none", "Give a file: --data", 1),
+    Case(
+        "no spikes",
+        "train --out new --set data.synthetic=none",
+        "Give a file: --set data.file=FILE",
+        1,
+    ),
     Case("a folder of spikes", f"train --data run --out new {SETS}", "run: found a folder", 1),
     Case("a run that is there", f"train --data spikes.h5 --out run {SETS}", "--resume run", 1),
-    Case("a file as run", f"train --data spikes.h5 --out spikes.h5/a {SETS}", "cannot be made", 1),
+    Case(
+        "a file as run", f"train --data spikes.h5 --out spikes.h5/a {SETS}", "cannot be created", 1
+    ),
     Case("another run's settings", "train --resume run --config lorenz", "Leave out --config", 2),
     Case(
         "another network",
         "train --resume run --set model.n_layers=3",
-        "takes --set for these only.*new run",
+        "can change these settings only.*new run",
         2,
     ),
     Case(
@@ -273,7 +280,7 @@ CASES = [
     Case("3 of 2", "ensemble sweep --members 3 --out new", "2 ranked members", 2),
     Case("the same twice", "ensemble run run --out new", "each of them once", 2),
     Case("of an ensemble", "ensemble ensemble --out new", "the runs that it was made of", 1),
-    Case("a file as folder", "ensemble run --out spikes.h5", "nothing is overwritten", 1),
+    Case("a file as folder", "ensemble run --out spikes.h5", "spikes.h5 already exists", 1),
     # bench
     Case("10^9 neurons", f"{BENCH} --neurons {BILLION}", "1000000000 neurons.*GB.*--neurons", 2),
     Case("10^9 bins", f"{BENCH} --bins {BILLION}", "1000000000 bins.*GB.*free", 2),
@@ -285,12 +292,12 @@ CASES = [
     # nlb-data, nlb-submit, nlb-check
     Case("a set nearly right", "nlb-data mc_mazes", "Did you mean mc_maze", 2),
     Case("bins of 7 ms", "nlb-data mc_maze --spikes a.h5 --bin-ms 7", "5 and 20 ms, not 7", 2),
-    Case("bins of nothing", "nlb-data --bin-ms 20", "add --spikes", 2),
-    Case("spikes of two sets", "nlb-data mc_maze mc_rtt --spikes a.h5", "give one dataset", 2),
+    Case("bins of nothing", "nlb-data --bin-ms 20", "Add --spikes", 2),
+    Case("spikes of two sets", "nlb-data mc_maze mc_rtt --spikes a.h5", "Give one dataset", 2),
     Case("a file of files", "nlb-data mc_maze_small --data-dir spikes.h5", "spikes.h5", 1),
     Case("a set nearly right", "nlb-submit mc_mazes --out new", "Did you mean mc_maze", 2),
-    Case("labels of no test", "nlb-submit mc_rtt --labels a.h5", "add --phase test", 2),
-    Case("own settings", "nlb-submit mc_rtt --run run --config lorenz", "leave out --config", 2),
+    Case("labels of no test", "nlb-submit mc_rtt --labels a.h5", "Add --phase test", 2),
+    Case("own settings", "nlb-submit mc_rtt --run run --config lorenz", "Leave out --config", 2),
     Case("no files", "nlb-submit mc_maze_small --out new", "ndt nlb-data mc_maze_small", 1),
     Case("no file", "nlb-check nowhere.h5", r"nowhere\.h5: no such file", 1),
     Case("no targets", "nlb-check spikes.h5 --targets nowhere.h5", r"nowhere\.h5: no such", 1),

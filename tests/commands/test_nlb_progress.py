@@ -6,9 +6,10 @@ import time
 
 import pytest
 
-from ndt_cli.commands import nlb_progress, nlb_submit
+from ndt_cli.commands import nlb_submit
+from ndt_cli.commands import progress as nlb_progress
 from ndt_cli.commands.console import make_console
-from ndt_cli.commands.nlb_progress import SubmitProgress
+from ndt_cli.commands.progress import SubmitProgress
 from ndt_cli.engine.events import EpochDone, Started
 from ndt_cli.nlb.submit import DatasetResult
 
@@ -125,7 +126,7 @@ def test_stages_and_training_are_never_shown_at_once(shown, terminal, monkeypatc
 # ------------------------------------------------------------------ the table
 def shown_table(scores, monkeypatch):
     stream = io.StringIO()
-    monkeypatch.setattr(nlb_submit, "out", make_console(file=stream, width=80))
+    monkeypatch.setattr(nlb_submit, "stdout", make_console(file=stream, width=80))
     nlb_submit._show(DatasetResult("dmfc_rsg_20", "val", None, ["a"], [7], scores))
     return stream.getvalue()
 

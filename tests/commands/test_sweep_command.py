@@ -18,9 +18,9 @@ from ndt_cli.app import app
 from ndt_cli.commands.console import make_console
 from ndt_cli.commands.sweep_show import sweep_tables
 from ndt_cli.data.write import write_recording
-from ndt_cli.search.find_space import space_names
 from ndt_cli.search.folder import SweepFolder
-from ndt_cli.search.lineage import Lineage
+from ndt_cli.search.pbt import Lineage
+from ndt_cli.search.space import space_names
 
 SMALL = (
     "model.n_layers=1", "model.feedforward_size=8", "train.max_epochs=2",
@@ -57,8 +57,8 @@ def made(spikes, tmp_path_factory):
 
 def test_a_sweep_tells_its_members_best_first_and_its_folder(made):
     out, said = made
-    assert "settings: preset lorenz-quick" in said.stderr
-    assert "space: quick, 11 settings drawn" in said.stderr
+    assert "settings: preset recordings" in said.stderr
+    assert "space: recordings, 10 settings drawn" in said.stderr
     assert said.stderr.count("to go") == 3
     lines = said.stdout.splitlines()
     ranks = [line.split()[0] for line in lines if "finished" in line]
@@ -106,7 +106,7 @@ def test_brackets_in_a_path_are_no_markup(spikes, tmp_path):
 
 def test_a_first_ctrl_c_saves_and_says_how_to_go_on(spikes, tmp_path):
     out = tmp_path / "my sweep"
-    options = ("--members", "2", "--out", str(out))
+    options = ("--members", "2", "--jobs", "2", "--out", str(out))
     process = subprocess.Popen(
         [
             sys.executable,
@@ -126,10 +126,10 @@ def test_a_first_ctrl_c_saves_and_says_how_to_go_on(spikes, tmp_path):
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
-    assert f"ndt sweep --resume '{out}'" in said
+    assert f"ndt sweep --resume '{out}' --jobs 2" in said
     shown = ndt("sweep", "show", out)
     assert "unfinished" in shown.stdout
-    assert "1 unfinished, 1 waiting" in shown.stderr
+    assert "unfinished" in shown.stderr
     assert f"ndt sweep --resume '{out}'" in shown.stderr.replace("\n", "")
 
 
@@ -148,11 +148,21 @@ def test_a_first_ctrl_c_saves_and_says_how_to_go_on(spikes, tmp_path):
         (["--json", "spaces"], "options before `spaces` are those of a search"),
         (["--members", "2", "show", "x"], "ndt sweep show --help"),
         (["--set", "train.device=cuda:99"], 'train.device = "cuda:99"'),
-        (["--members", "3", "--pbt-interval", "5"], "give --members 4 or more"),
+        (["--ray-address", "auto"], "--ray-address is for sweeps on Ray"),
+        (["--backend", "ray", "--jobs", "2"], "--jobs is for this machine alone"),
+        (["--backend", "slurm"], "is not one of"),
+        (["--sampler", "grid"], "is not one of"),
+        (["--grace-epochs", "3"], "--grace-epochs needs a --pruner"),
+        (["--pbt-interval", "5", "--sampler", "tpe"], "Leave out --sampler"),
+        (["--pruner", "halving", "--seeds", "2"], "--seeds 2 averages members"),
+        (["--pruner", "halving", "--grace-epochs", "50"], "Use a smaller --grace-epochs"),
+        (["--time-budget", "0"], "--time-budget 0"),
+        (["--resume", "x", "--sampler", "tpe"], "leave out everything but --members"),
+        (["--members", "3", "--pbt-interval", "5"], "Use --members 4 or more"),
         (["--pbt-interval", "50"], "members train for 50 epochs"),
         (
             ["--pbt-interval", "1", "--set", "train.val_interval_epochs=2"],
-            "validate every 2 epochs",
+            "every 2 epochs",
         ),
     ],
 )
@@ -176,6 +186,45 @@ def test_where_tensorboard_is_missing_nothing_is_written(spikes, tmp_path, monke
     assert not (tmp_path / "sweep").exists()
 
 
+def test_the_end_names_the_best_settings_and_how_to_use_them(made):
+    out, said = made
+    text = said.stdout.replace("\n", "")
+    best = json.loads(ndt("sweep", "show", out, "--json").stdout)
+    file = best["best_settings"]
+    assert file == str(out / best["members"][0]["folder"] / "settings.toml")
+    assert f"best settings: {file}" in text
+    assert f"ndt train --config {file}" in text
+    for name in ("default run", "smoothing", "mean rate"):
+        score = best["references"][name]["rate-r2"]
+        assert f"{name} {score:.4f}" in text
+
+
+@pytest.mark.parametrize(
+    ("package", "args"),
+    [("ray", ("--backend", "ray")), ("wandb", ("--logger", "wandb"))],
+)
+def test_where_a_package_is_missing_one_line_says_what_to_install(
+    package, args, spikes, tmp_path, monkeypatch
+):
+    module = {"ray": "ray_executor", "wandb": "loggers"}[package]
+    monkeypatch.setattr(f"ndt_cli.search.{module}.find_spec", lambda name: None)
+    result = ndt("sweep", "--data", spikes, "--out", tmp_path / "x", *args, *settings())
+    assert result.exit_code == 1
+    assert f'pip install "ndt-cli[{package}]"' in result.stderr.splitlines()[-1]
+    assert not (tmp_path / "x").exists()
+
+
+def test_members_side_by_side_are_told_one_by_one_and_ranked_by_seeds(spikes, tmp_path):
+    out = tmp_path / "sweep"
+    made = ndt(
+        "sweep", "--data", spikes, "--out", out, "--members", 2, "--seeds", 2, "--jobs", 2,
+        "--no-default-run", *settings(),
+    )  # fmt: skip
+    assert made.exit_code == 0, made.output
+    assert made.stderr.count("to go") == 4
+    assert "(mean of 2 seeds)" in made.stdout
+
+
 def test_generations_tell_who_goes_on_from_whom_and_show_says_where_it_is_kept(spikes, tmp_path):
     out = tmp_path / "sweep"
     made = ndt(
@@ -183,9 +232,12 @@ def test_generations_tell_who_goes_on_from_whom_and_show_says_where_it_is_kept(s
     )
     assert made.exit_code == 0, made.output
     (move,) = Lineage.read(out).moves
-    assert f"ranked after 1 epochs: {move.member} goes on from {move.source}" in made.stderr
+    assert (
+        f"ranked after 1 epochs: {move.member} is replaced by a copy of {move.source}"
+        in made.stderr
+    )
     shown = ndt("sweep", "show", out).stderr.replace("\n", "")
-    assert "ranked every 1 epochs, 1 times a member went on from another" in shown
+    assert "ranked every 1 epochs, 1 times a member was replaced by a copy" in shown
     assert str(out / "pbt.json") in shown
 
 

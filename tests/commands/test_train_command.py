@@ -52,7 +52,7 @@ def test_training_prints_the_scores_and_the_run_folder(spikes, tmp_path):
     assert result.exit_code == 0
     for words in ("NDT", "smoothed spikes", "mean rate", "true rates", "median", str(out)):
         assert words in result.stdout
-    assert "settings: preset recordings (for a file of spikes" in result.stderr
+    assert "settings: preset recordings (the default for a spike file" in result.stderr
 
 
 def test_pictures_come_with_the_run(run):
@@ -75,7 +75,7 @@ def test_a_run_is_never_overwritten(run, spikes):
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     result = ndt("train", "--data", spikes, "--out", run, *settings())
     assert result.exit_code == 1
-    assert "already there" in result.stderr
+    assert "already exists" in result.stderr
     assert f"--resume {run}" in result.stderr.replace("\n", "")
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 

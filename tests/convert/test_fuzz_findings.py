@@ -13,10 +13,9 @@ import pytest
 from ndt_cli.convert import ConvertOptions, convert, list_contents
 from ndt_cli.data.files import Elsewhere, check_announced, own_item
 from ndt_cli.data.loading import load_file
-from ndt_cli.data.split import split_trials
+from ndt_cli.data.spike_data import split_trials
 from ndt_cli.errors import DataError
-from ndt_cli.nlb.check import check_group, check_submission, submission_shapes
-from ndt_cli.nlb.findings import Expected
+from ndt_cli.nlb.check import Expected, check_group, check_submission, submission_shapes
 from ndt_cli.nlb.submission import read_groups
 from ndt_cli.search.results import MemberResult
 from ndt_cli.settings.tree import DataSettings

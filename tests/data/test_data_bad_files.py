@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 
 from ndt_cli.data import arrays
-from ndt_cli.data.checks import check_recording, compact_counts
 from ndt_cli.data.loading import load_file, load_recording
-from ndt_cli.data.spike_data import Recording, SpikeData
+from ndt_cli.data.spike_data import Recording, SpikeData, check_recording, compact_counts
 from ndt_cli.errors import DataError
 from ndt_cli.settings.tree import DataSettings
 

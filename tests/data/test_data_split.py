@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ndt_cli.data.split import split_trials
+from ndt_cli.data.spike_data import split_trials
 from ndt_cli.errors import DataError
 
 

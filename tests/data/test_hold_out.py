@@ -127,7 +127,7 @@ def test_other_held_out_neurons_than_the_runs_are_refused(spikes, tmp_path):
 
 
 def test_splits_must_hold_the_same_behavior(spikes, tmp_path):
-    from ndt_cli.data.checks import check_recording
+    from ndt_cli.data.spike_data import check_recording
 
     def with_behavior(data, n_variables):
         shape = (*data.spikes_BTN.shape[:2], n_variables)

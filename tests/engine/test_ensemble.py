@@ -15,9 +15,9 @@ from ndt_cli.errors import CheckpointError, DataError, ExistingFileError, RunErr
 from ndt_cli.evaluation import evaluate
 from ndt_cli.search.choose import choose_members
 from ndt_cli.search.folder import SweepFolder
-from ndt_cli.search.scoring import run_scores
+from ndt_cli.search.loop import sweep
+from ndt_cli.search.results import run_scores
 from ndt_cli.search.space import Space
-from ndt_cli.search.sweep import sweep
 
 SETTINGS = tiny_settings(train={"learning_rate": 0.02, "max_epochs": 4})
 

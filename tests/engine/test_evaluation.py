@@ -11,7 +11,7 @@ import pytest
 from builders import changed, recording, spike_data, tiny_settings, vars_of, with_spikes
 
 from ndt_cli.baselines import Smoother
-from ndt_cli.baselines.reference import SmoothingReference
+from ndt_cli.baselines.smoothing_reference import SmoothingReference
 from ndt_cli.data.spike_data import Recording, SpikeData, all_trials
 from ndt_cli.data.write import write_recording
 from ndt_cli.engine.ensembles import save_ensemble

@@ -18,8 +18,8 @@ from ndt_cli.data.spike_data import Recording
 from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.events import EpochDone, StepDone
 from ndt_cli.engine.run_folder import RunFolder
+from ndt_cli.engine.trainer import Validator
 from ndt_cli.engine.training import resume, train
-from ndt_cli.engine.validation import Validator
 from ndt_cli.errors import CheckpointError, MissingExtraError, RunError, SettingsError
 
 # Everything that draws: dropout, spans, tokens and random counts; three steps an epoch.

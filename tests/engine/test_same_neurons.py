@@ -97,7 +97,7 @@ def test_neurons_that_were_moved_are_written_with_their_names(tmp_path):
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (np.array(["a", "b", "a"]), "found 2 different ones; expected 3"),
+        (np.array(["a", "b", "a"]), "found 2 different names; expected 3"),
         (np.array(["a", "b"]), "3 names|expected 3"),
         (np.array([1.5, 2.0, 3.0]), "names"),
     ],

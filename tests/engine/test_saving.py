@@ -13,10 +13,9 @@ from typer.testing import CliRunner
 
 from ndt_cli.app import app
 from ndt_cli.data.write import write_recording
-from ndt_cli.engine.checkpoint import Checkpoint, Progress
+from ndt_cli.engine.checkpoint import Checkpoint, Progress, Saver
 from ndt_cli.engine.events import EpochDone
 from ndt_cli.engine.run_folder import RunFolder
-from ndt_cli.engine.saving import Saver
 from ndt_cli.engine.training import resume, train
 from ndt_cli.errors import RunError, RunWarning, called
 

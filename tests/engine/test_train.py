@@ -17,15 +17,14 @@ from builders import (
     tiny_settings,
 )
 
-from ndt_cli.baselines.mean import starting_rates
+from ndt_cli.baselines.smoothing import starting_rates
 from ndt_cli.data.spike_data import Recording
 from ndt_cli.data.synthetic import make_lorenz
 from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.events import EpochDone, Started, StepDone
 from ndt_cli.engine.run_folder import RunFolder
-from ndt_cli.engine.trainer import learning_rate
+from ndt_cli.engine.trainer import Validator, learning_rate
 from ndt_cli.engine.training import resume, train
-from ndt_cli.engine.validation import Validator
 from ndt_cli.errors import DataError, ExistingFileError, MissingExtraError
 from ndt_cli.model.cpu.kernels import CpuMath
 

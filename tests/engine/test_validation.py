@@ -17,7 +17,7 @@ from builders import (
 
 from ndt_cli.data.spike_data import SpikeData
 from ndt_cli.engine.measures import measures_of
-from ndt_cli.engine.validation import BATCH_SIZE, Validator
+from ndt_cli.engine.trainer import VALIDATION_BATCH_SIZE, Validator
 from ndt_cli.errors import NdtError
 from ndt_cli.metrics import bits_per_spike, rate_scores
 
@@ -93,7 +93,7 @@ def test_dropout_is_off():
 
 
 def test_the_whole_set_is_measured_whatever_the_number_of_batches():
-    n_trials = 2 * BATCH_SIZE + 3
+    n_trials = 2 * VALIDATION_BATCH_SIZE + 3
     data = spike_data(n_trials, lengths_B=np.r_[np.full(n_trials - 2, 6), 4, 1])
     network = _network(data)
     counts = torch.from_numpy(data.spikes_BTN)
@@ -167,7 +167,7 @@ def test_spans_are_drawn_as_after_the_ramp_from_the_first_validation_on():
 
 
 def test_r2_is_that_of_the_rates_with_nothing_hidden():
-    n_trials = BATCH_SIZE + 5
+    n_trials = VALIDATION_BATCH_SIZE + 5
     truth = np.random.default_rng(0).gamma(2.0, 0.5, (n_trials, 6, 3))
     data = spike_data(n_trials, rates_BTN=truth, lengths_B=np.r_[np.full(n_trials - 1, 6), 2])
     network = _network(data)
@@ -179,7 +179,7 @@ def test_r2_is_that_of_the_rates_with_nothing_hidden():
 
 
 def test_co_bps_is_that_of_held_out_neurons_in_the_window_with_nothing_hidden():
-    n_trials = BATCH_SIZE + 5
+    n_trials = VALIDATION_BATCH_SIZE + 5
     data = spike_data(n_trials, 10, 6, lengths_B=np.r_[np.full(n_trials - 1, 10), 4], **BLIND)
     network = _network(data)
     visible = torch.from_numpy(~_blind_TN(data))

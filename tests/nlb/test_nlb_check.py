@@ -8,8 +8,7 @@ from nlb_arrays import GROUP, N_EVAL, N_TRAIN, make_example
 from ndt_cli import app
 from ndt_cli.errors import DataError
 from ndt_cli.nlb.catalog import RATE_KEYS, nearest_group
-from ndt_cli.nlb.check import check_group, check_submission
-from ndt_cli.nlb.findings import Expected
+from ndt_cli.nlb.check import Expected, check_group, check_submission
 
 SWAP = (0, 2, 1)
 EVERY_KEY = ", ".join(RATE_KEYS)

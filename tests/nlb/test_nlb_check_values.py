@@ -4,8 +4,7 @@ from nlb_arrays import GROUP, N_EVAL, as_dmfc, make_example
 
 from ndt_cli.nlb.baselines import mean_rate_submission
 from ndt_cli.nlb.catalog import RATE_KEYS
-from ndt_cli.nlb.check import check_group
-from ndt_cli.nlb.findings import Expected
+from ndt_cli.nlb.check import Expected, check_group
 
 EVERY_KEY = ", ".join(RATE_KEYS)
 

@@ -20,12 +20,11 @@ from ndt_cli.engine.inference import load_trained
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.training import train
 from ndt_cli.errors import RunError, SettingsError
-from ndt_cli.nlb.recordings import scored_inputs, write_spike_file
 from ndt_cli.nlb.submit import submit
-from ndt_cli.nlb.tensors import make_tensors
+from ndt_cli.nlb.tensors import make_tensors, scored_inputs, write_spike_file
 from ndt_cli.search.folder import SweepFolder
+from ndt_cli.search.loop import sweep
 from ndt_cli.search.space import Space
-from ndt_cli.search.sweep import sweep
 from ndt_cli.settings.tree import DataSettings
 
 SETTINGS = tiny_settings(

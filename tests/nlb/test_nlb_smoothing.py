@@ -16,8 +16,7 @@ from ndt_cli.nlb.baselines import (
     smoothing_submission,
 )
 from ndt_cli.nlb.catalog import DATASETS
-from ndt_cli.nlb.check import check_group
-from ndt_cli.nlb.findings import Expected
+from ndt_cli.nlb.check import Expected, check_group
 
 needs_sklearn = pytest.mark.skipif(
     find_spec("sklearn") is None, reason='needs scikit-learn: pip install "ndt-cli[nlb]"'

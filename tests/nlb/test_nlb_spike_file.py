@@ -15,8 +15,7 @@ from ndt_cli.app import app
 from ndt_cli.data.loading import load_file
 from ndt_cli.errors import DataError, NdtError, SettingsError
 from ndt_cli.nlb.members import train_members
-from ndt_cli.nlb.recordings import to_recording, write_spike_file
-from ndt_cli.nlb.tensors import make_tensors
+from ndt_cli.nlb.tensors import make_tensors, to_recording, write_spike_file
 from ndt_cli.settings.tree import DataSettings
 
 SETTINGS = tiny_settings(train={"max_epochs": 1, "choose_by": "co-bps"})

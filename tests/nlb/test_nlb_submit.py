@@ -18,10 +18,9 @@ from ndt_cli.engine.inference import load_trained
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.errors import DataError, ExistingFileError, SettingsError
 from ndt_cli.nlb.catalog import DEFAULT_CONFIG, Interrupted, dataset_settings
-from ndt_cli.nlb.recordings import scored_inputs, to_recording
 from ndt_cli.nlb.submission import read_submission
 from ndt_cli.nlb.submit import submit
-from ndt_cli.nlb.tensors import make_tensors
+from ndt_cli.nlb.tensors import make_tensors, scored_inputs, to_recording
 from ndt_cli.settings.load import load_settings
 
 FAST = (

@@ -15,8 +15,7 @@ from ndt_cli.nlb import nlb_tools as cutting
 from ndt_cli.nlb import nlb_tools as tools
 from ndt_cli.nlb import tensors
 from ndt_cli.nlb import tensors as tensor_cache
-from ndt_cli.nlb.recordings import scored_inputs, to_recording
-from ndt_cli.nlb.tensors import make_tensors
+from ndt_cli.nlb.tensors import make_tensors, scored_inputs, to_recording
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,8 @@ from ndt_cli.app import app
 from ndt_cli.data.write import write_recording
 from ndt_cli.engine.training import train
 from ndt_cli.report.registry import FIGURES, SWEEP_FIGURES
-from ndt_cli.search.draws import LogUniform
-from ndt_cli.search.space import Space
-from ndt_cli.search.sweep import sweep as run_sweep
+from ndt_cli.search.loop import sweep as run_sweep
+from ndt_cli.search.space import LogUniform, Space
 
 
 def ndt(*args):

@@ -21,8 +21,8 @@ from ndt_cli.evaluation import evaluate
 from ndt_cli.fitting import fit
 from ndt_cli.report.figures import new_figure
 from ndt_cli.report.page import write_report
+from ndt_cli.report.page.pages import run_html, training_rows
 from ndt_cli.report.page.parts import changed_settings, data_uri, render
-from ndt_cli.report.page.run_page import run_html, training_rows
 from ndt_cli.report.registry import RunContents
 from ndt_cli.report.trial import spread_trials
 from ndt_cli.score_text import final_scores

@@ -1,30 +1,31 @@
 """Figures of a sweep show every member, the best one, those that diverged, and what is cut off."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
-from typing import get_args
 
 import pytest
 from builders import tiny_settings
 
-from ndt_cli.report.page import sweep_page
+from ndt_cli.report.page import pages as sweep_page
 from ndt_cli.report.sweep_figures import (
+    importance_bars,
     learning_curves,
     limits_of,
     loss_against_measure,
+    parallel_coordinates,
     score_by_setting,
     write_sweep_figures,
 )
-from ndt_cli.search.draws import Choice, Integer, LogUniform, Uniform
-from ndt_cli.search.member import Status
-from ndt_cli.search.results import MemberResult, SweepResults
+from ndt_cli.search.results import STATUSES, MemberResult, SweepResults
+from ndt_cli.search.space import Integer, LogUniform, OneOf, Uniform
 
 DRAWS = {
     "train.learning_rate": LogUniform(1e-5, 1e-2),
     "model.dropout": Uniform(0.0, 0.3),
     "mask.max_span": Integer(1, 5),
-    "model.norm_place": Choice(("pre", "post")),
-    "model.tfixup_init": Choice((True, False)),
+    "model.norm_place": OneOf(("pre", "post")),
+    "model.tfixup_init": OneOf((True, False)),
 }
 
 
@@ -43,7 +44,7 @@ def member(index, loss=math.nan, status="finished", r2=None):
 
 
 def results(*members, choose_by="masked-loss"):
-    return SweepResults(None, choose_by, members, {"masked-loss": 0.46})
+    return SweepResults(None, choose_by, members, {"mean rate": {"masked-loss": 0.46}})
 
 
 def drawn_points(axes, marker="o"):
@@ -150,14 +151,42 @@ def test_without_a_member_that_has_validated_nothing_is_drawn(tmp_path):
         score_by_setting(found, DRAWS)
 
 
+def test_a_line_of_each_member_goes_through_its_settings_to_its_score():
+    members = [member(0, 0.40), replace(member(1, 0.42), drawn={"mask.max_span": 5})]
+    (axes,) = parallel_coordinates(results(*members), DRAWS).axes
+    lines = [line for line in axes.get_lines() if len(line.get_xdata()) == len(DRAWS) + 1]
+    worse, best = (line.get_ydata() for line in lines)  # the best is drawn last, on top
+    assert best[-1] == 1
+    assert worse[-1] == 0
+    place = list(DRAWS).index("mask.max_span")
+    assert (best[place], worse[place]) == (0, 1)
+    # A setting that was not drawn leaves a gap.
+    assert [math.isnan(height) for height in worse[:-1]] == [i != place for i in range(len(DRAWS))]
+    assert not any(math.isnan(height) for height in best)
+
+
+def test_a_setting_that_was_not_drawn_has_no_point():
+    members = [member(0, 0.40), replace(member(1, 0.42), drawn={"mask.max_span": 5})]
+    figure = score_by_setting(results(*members), DRAWS)
+    counts = {axes.get_xlabel(): len(set(drawn_points(axes))) for axes in figure.axes[:3]}
+    assert counts == {"train.learning_rate": 1, "model.dropout": 1, "mask.max_span": 2}
+
+
+def test_the_most_important_setting_is_at_the_top():
+    (axes,) = importance_bars({"mask.ratio": 0.7, "train.learning_rate": 0.3}).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "learning rate", "mask ratio"
+    ]  # fmt: skip
+    assert [bar.get_width() for bar in axes.patches] == [0.3, 0.7]
+
+
 def test_the_page_counts_members_of_every_status():
-    # Where a sweep goes on, an interrupted member is an unfinished one.
-    ended = {status for part in get_args(Status) for status in (get_args(part) or (part,))}
-    statuses = sorted(ended - {"interrupted"} | {"unfinished", "waiting"})
-    members = [member(i, status=status) for i, status in enumerate(statuses)]
+    members = [member(i, status=status) for i, status in enumerate(STATUSES)]
     sweep = SimpleNamespace(
-        settings=tiny_settings(), space=SimpleNamespace(name="mine", draws=DRAWS), seed=0
+        settings=tiny_settings(),
+        space=SimpleNamespace(name="mine", draws=DRAWS),
+        plan=SimpleNamespace(seed=0),
     )
     about = dict(sweep_page._about(sweep, results(*members)))
-    assert about["members"].startswith(f"{len(statuses)}: ")
-    assert all(f"1 {status}" in about["members"] for status in statuses)
+    assert about["members"].startswith(f"{len(STATUSES)}: ")
+    assert all(f"1 {status}" in about["members"] for status in STATUSES)

@@ -11,14 +11,12 @@ from builders import recording, same_tensors, tiny_settings
 from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.events import StepDone
 from ndt_cli.engine.run_folder import RunFolder
-from ndt_cli.errors import RunError, SettingsError
+from ndt_cli.errors import RunError
 from ndt_cli.search import pbt
-from ndt_cli.search.draws import Choice, Integer, LogUniform, Uniform
 from ndt_cli.search.folder import SweepFolder
-from ndt_cli.search.lineage import Lineage
-from ndt_cli.search.pbt import TrainByGenerations, explore
-from ndt_cli.search.space import Space
-from ndt_cli.search.sweep import resume_sweep, sweep
+from ndt_cli.search.loop import Watching, resume_sweep, sweep
+from ndt_cli.search.pbt import Lineage, explore
+from ndt_cli.search.space import Integer, LogUniform, OneOf, Space, Uniform
 
 SETTINGS = tiny_settings(train={"max_epochs": 5})
 SPACE = Space.from_tables(
@@ -32,7 +30,6 @@ SPACE = Space.from_tables(
 
 
 def _sweep(out, **options):
-    trainer = options.pop("trainer", TrainByGenerations(2))
     return sweep(
         SETTINGS,
         SPACE,
@@ -40,7 +37,7 @@ def _sweep(out, **options):
         seed=3,
         out=out,
         recording=recording(),
-        trainer=trainer,
+        pbt_interval=2,
         **options,
     )
 
@@ -91,12 +88,14 @@ def test_a_replaced_member_has_the_history_of_its_source_and_its_own_settings(wh
 
 def test_each_ranking_is_told_once_with_its_moves(tmp_path):
     told = []
-    trainer = TrainByGenerations(2, tell=lambda epoch, moves: told.append((epoch, *moves)))
-    _sweep(tmp_path / "sweep", trainer=trainer)
+    watching = Watching(moves=lambda epoch, moves: told.append((epoch, *moves)))
+    _sweep(tmp_path / "sweep", watching=watching)
     lineage = Lineage.read(tmp_path / "sweep")
     assert told == [(move.epoch, move) for move in lineage.moves]
     # A sweep that has ended is not ranked again.
-    assert not resume_sweep(tmp_path / "sweep", recording=recording(), trainer=trainer).interrupted
+    assert not resume_sweep(
+        tmp_path / "sweep", recording=recording(), watching=watching
+    ).interrupted
     assert len(told) == 2
 
 
@@ -118,9 +117,11 @@ def test_stopped_anywhere_it_goes_on_to_the_same_end(whole, tmp_path, after):
             taken.append(event)
 
     out = tmp_path / "halves"
-    stopped = _sweep(out, watch=watch, should_stop=lambda: len(taken) >= after)
+    stopped = _sweep(
+        out, watching=Watching(training=watch), should_stop=lambda: len(taken) >= after
+    )
     assert stopped.interrupted
-    done = resume_sweep(out, recording=recording(), trainer=TrainByGenerations(2))
+    done = resume_sweep(out, recording=recording())
     assert not done.interrupted
     _assert_same(out, whole)
 
@@ -151,7 +152,7 @@ def test_killed_in_the_middle_of_a_move_it_goes_on_to_the_same_end(
         patch.setattr(Path, "rename", rename)
         with pytest.raises(Killed):
             _sweep(out)
-    resume_sweep(out, recording=recording(), trainer=TrainByGenerations(2))
+    resume_sweep(out, recording=recording())
     _assert_same(out, whole)
 
 
@@ -160,7 +161,7 @@ def test_exploring_stays_in_range_and_changes_whole_numbers_too():
         "a": Uniform(0.0, 1.0),
         "b": LogUniform(1e-4, 1e-2),
         "c": Integer(1, 7),
-        "d": Choice(("x", "y")),
+        "d": OneOf(("x", "y")),
     }
     rng = np.random.default_rng(0)
     drawn = {"a": 0.9, "b": 1.1e-4, "c": 2, "d": "x"}
@@ -195,15 +196,3 @@ def test_a_lineage_comes_back_as_it_was(whole):
     lineage = Lineage.read(whole)
     assert lineage.moves
     assert all(type(move.member) is int for move in lineage.moves)
-
-
-def test_no_interval_is_refused():
-    with pytest.raises(SettingsError, match="at least 1"):
-        TrainByGenerations(0)
-
-
-def test_the_interval_cannot_change_on_the_way(tmp_path):
-    out = tmp_path / "sweep"
-    assert _sweep(out, should_stop=lambda: True).interrupted
-    with pytest.raises(SettingsError, match="every 2 epochs, not every 3"):
-        resume_sweep(out, recording=recording(), trainer=TrainByGenerations(3))

@@ -7,9 +7,16 @@ import pytest
 from builders import tiny_settings
 
 from ndt_cli.errors import SettingsError
-from ndt_cli.search.draws import Integer, LogUniform, Uniform
-from ndt_cli.search.find_space import SPACE_OF_PRESET, default_space, find_space, space_names
-from ndt_cli.search.space import Space
+from ndt_cli.search.space import (
+    SPACE_OF_PRESET,
+    Integer,
+    LogUniform,
+    Space,
+    Uniform,
+    default_space,
+    find_space,
+    space_names,
+)
 from ndt_cli.settings.load import load_settings, preset_names
 
 # Three dropouts, context, random ratio, token ratio, widest span; warm-up where it is searched.
@@ -19,7 +26,7 @@ PAPER = {
     "area2_bump": ((0.2, 0.6), (4, 100), (0.9, 1), LogUniform(0.5, 1), (1, 5), None),
     "dmfc_rsg": ((0.3, 0.7), (40, 240), (0.9, 1), LogUniform(0.5, 1), (1, 7), (0, 2000)),
 }
-SHORT_RUNS = {"quick": "chaotic-rnn-quick", "nlb-quick": "nlb-quick"}
+OURS = {"quick": "chaotic-rnn-quick", "nlb-quick": "nlb-quick", "recordings": "recordings"}
 
 
 def space(**tables):
@@ -48,8 +55,8 @@ def test_a_shipped_space_is_that_of_the_paper(name):
     assert found.draws == expected
 
 
-@pytest.mark.parametrize(("name", "preset"), SHORT_RUNS.items())
-def test_the_space_of_a_short_run_lies_around_its_preset(name, preset):
+@pytest.mark.parametrize(("name", "preset"), OURS.items())
+def test_a_space_of_our_own_lies_around_its_preset(name, preset):
     its, settings = find_space(name), load_settings(preset)
     for key, draw in its.draws.items():
         section, _, field = key.partition(".")
@@ -57,9 +64,9 @@ def test_the_space_of_a_short_run_lies_around_its_preset(name, preset):
 
 
 def test_the_shipped_spaces_are_these_and_presets_name_them():
-    assert set(space_names()) == {*PAPER, *SHORT_RUNS}
+    assert set(space_names()) == {*PAPER, *OURS}
     assert set(SPACE_OF_PRESET) <= set(preset_names())
-    assert set(SPACE_OF_PRESET.values()) <= {*PAPER, *SHORT_RUNS}
+    assert set(SPACE_OF_PRESET.values()) <= {*PAPER, *OURS}
     assert default_space("mc_rtt") == "maze-rtt"
     assert default_space("lorenz-quick") == "quick"
     assert default_space("lorenz") == "generic"
@@ -168,7 +175,7 @@ def test_what_is_wrong_in_a_space_is_named(tables, said):
     with pytest.raises(SettingsError, match=said) as caught:
         space(**tables)
     assert "mine" in caught.value.message
-    assert "ndt sweep spaces" in caught.value.hint
+    assert "find_space()" in caught.value.hint
 
 
 def test_all_mistakes_of_a_space_are_named_at_once():

@@ -15,12 +15,11 @@ from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.step import TrainingStep
 from ndt_cli.engine.training import train
 from ndt_cli.errors import DataError, RunError, SettingsError
+from ndt_cli.search.executors import InTurn
 from ndt_cli.search.folder import SweepFolder
-from ndt_cli.search.in_turn import train_in_turn
-from ndt_cli.search.results import MemberResult, SweepResults
-from ndt_cli.search.scoring import run_scores, scores_of_rates
+from ndt_cli.search.loop import Watching, resume_sweep, sweep
+from ndt_cli.search.results import MemberResult, SweepResults, run_scores, scores_of_rates
 from ndt_cli.search.space import Space
-from ndt_cli.search.sweep import resume_sweep, sweep
 
 SETTINGS = tiny_settings(train={"max_epochs": 3, "learning_rate": 0.01})
 SPACE = Space.from_tables(
@@ -70,7 +69,7 @@ def _stop_after(n_steps):
         if isinstance(event, StepDone):
             taken.append(event)
 
-    return {"watch": watch, "should_stop": lambda: len(taken) >= n_steps}
+    return {"watching": Watching(training=watch), "should_stop": lambda: len(taken) >= n_steps}
 
 
 # What a sweep leaves
@@ -189,13 +188,21 @@ def test_a_killed_sweep_goes_on_to_the_whole_sweep(tmp_path, whole, epoch):
 
     out = tmp_path / "sweep"
     with pytest.raises(KeyboardInterrupt):
-        sweep(SETTINGS, SPACE, n_members=3, seed=5, out=out, recording=_data(), watch=kill)
+        sweep(
+            SETTINGS,
+            SPACE,
+            n_members=3,
+            seed=5,
+            out=out,
+            recording=_data(),
+            watching=Watching(training=kill),
+        )
     results = SweepFolder.open(out).results()
     expected = ["finished", "unfinished" if epoch else "waiting", "waiting"]
     assert [member.status for member in results.members] == expected
 
     trained = []
-    resume_sweep(out, recording=_data(), watch=trained.append)
+    resume_sweep(out, recording=_data(), watching=Watching(training=trained.append))
     n_steps = sum(isinstance(event, StepDone) for event in trained)
     assert n_steps == 2 * N_STEPS - 3 * epoch
     assert_same_sweep(out, whole)
@@ -204,18 +211,18 @@ def test_a_killed_sweep_goes_on_to_the_whole_sweep(tmp_path, whole, epoch):
 def test_a_sweep_killed_before_it_wrote_a_member_s_result_trains_nothing_twice(tmp_path, whole):
     out = tmp_path / "sweep"
 
-    def killed_after_one(members, data, watch, should_stop):
-        for outcome in train_in_turn(members[:1], data, watch, should_stop):
+    class KilledAfterOne(InTurn):
+        def wait(self, look):
+            super().wait(look)
             raise KeyboardInterrupt
-            yield outcome
 
     with pytest.raises(KeyboardInterrupt):
         sweep(
             SETTINGS, SPACE, n_members=3, seed=5, out=out, recording=_data(),
-            trainer=killed_after_one,
+            executor=KilledAfterOne(),
         )  # fmt: skip
     trained = []
-    resume_sweep(out, recording=_data(), watch=trained.append)
+    resume_sweep(out, recording=_data(), watching=Watching(training=trained.append))
     assert sum(isinstance(event, StepDone) for event in trained) == 2 * N_STEPS
     assert_same_sweep(out, whole)
 
@@ -223,7 +230,7 @@ def test_a_sweep_killed_before_it_wrote_a_member_s_result_trains_nothing_twice(t
 def test_a_sweep_that_has_ended_trains_nothing_more(whole):
     trained = []
     before = _rows(whole)
-    done = resume_sweep(whole, recording=_data(), watch=trained.append)
+    done = resume_sweep(whole, recording=_data(), watching=Watching(training=trained.append))
     assert trained == []
     assert not done.interrupted
     assert _rows(whole) == before
@@ -234,17 +241,17 @@ def test_a_sweep_that_has_ended_trains_nothing_more(whole):
 
 def _diverging_member(monkeypatch, index, n_epochs):
     """Make one member's loss infinite after so many epochs."""
-    begin, finite, bad = TrainingStep.begin, TrainingStep.loss_sum, {}
+    take, finite, bad = TrainingStep.__call__, TrainingStep.loss_sum, {}
 
-    def begin_epoch(step, epoch):
+    def take_step(step, batch, epoch):
         bad[step] = step.settings.train.seed == index and epoch == n_epochs
-        begin(step, epoch)
+        return take(step, batch, epoch)
 
     def loss_sum(step, batch):
         total, n_scored = finite(step, batch)
         return (total * math.inf if bad[step] else total), n_scored
 
-    monkeypatch.setattr(TrainingStep, "begin", begin_epoch)
+    monkeypatch.setattr(TrainingStep, "__call__", take_step)
     monkeypatch.setattr(TrainingStep, "loss_sum", loss_sum)
 
 
@@ -264,7 +271,10 @@ def test_a_member_that_diverges_is_said_to_and_the_sweep_goes_on(tmp_path, monke
     assert row["message"] == lost.message
     # And it stays so.
     trained = []
-    assert resume_sweep(out, recording=_data(), watch=trained.append).results == results
+    assert (
+        resume_sweep(out, recording=_data(), watching=Watching(training=trained.append)).results
+        == results
+    )
     assert trained == []
 
 
@@ -283,7 +293,7 @@ def test_members_that_are_no_better_than_the_mean_rate_have_collapsed(tmp_path):
         return MemberResult(index, tmp_path, {}, "finished", {"masked-loss": loss})
 
     members = (member(0, 0.5), member(1, 0.4), member(2, 0.45))
-    results = SweepResults(tmp_path, "masked-loss", members, {"masked-loss": 0.45})
+    results = SweepResults(tmp_path, "masked-loss", members, {"mean rate": {"masked-loss": 0.45}})
     assert [m.index for m in results.collapsed] == [2, 0]
 
 
@@ -301,9 +311,9 @@ def test_a_draw_that_some_member_cannot_train_with_is_refused_before_any_trains(
 
 def test_a_sweep_is_never_overwritten(whole):
     before = _rows(whole)
-    with pytest.raises(RunError, match="already there") as caught:
+    with pytest.raises(RunError, match="already exists") as caught:
         sweep(SETTINGS, SPACE, n_members=1, out=whole, recording=_data())
-    assert f"--resume {whole}" in caught.value.hint
+    assert f"resume_sweep('{whole}')" in caught.value.hint
     assert _rows(whole) == before
 
 

@@ -1,4 +1,4 @@
-"""How many of torch's CPU threads share an operation."""
+"""The processor: its name, its bfloat16 instructions, and the number of torch's threads."""
 
 import platform
 import re
@@ -12,18 +12,13 @@ import torch
 
 @contextmanager
 def torch_threads(n_threads: int) -> Iterator[None]:
-    """Let so many threads share each operation of this thread, and put the old number back."""
+    """Let this many threads share each operation of this thread; restore the number after."""
     before = torch.get_num_threads()
     torch.set_num_threads(n_threads)
     try:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-# ------------------------------------------------------------------------------------------------
-# The CPU: its name, and what it multiplies fast.
-# ------------------------------------------------------------------------------------------------
 
 
 @cache

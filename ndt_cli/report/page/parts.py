@@ -24,30 +24,16 @@ _MOST_SVG_BYTES = 150_000
 
 @dataclass(frozen=True)
 class PageFigure:
-    """A figure on a page, or the reason why there is none.
-
-    Attributes
-    ----------
-    name : str
-        Its name, unique on the page.
-    title, caption, alt : str
-        Its text.
-    source : str
-        A data URI; empty if there is no such figure, and the caption gives the reason.
-    width, height : int
-        Size in pixels of a page.
-    percent : int
-        Share of the page's width.
-    """
+    """A figure on a page, or the reason why there is none."""
 
     name: str
     title: str
     caption: str
     alt: str = ""
-    source: str = ""
-    width: int = 0
+    source: str = ""  # a data URI; empty if there is no such figure, and the caption says why
+    width: int = 0  # pixels of the page
     height: int = 0
-    percent: int = 100
+    percent: int = 100  # of the page's width
 
     @classmethod
     def of(cls, name: str, title: str, drawn: CaptionedFigure) -> "PageFigure":
@@ -132,17 +118,7 @@ def duration(seconds: float) -> str:
 
 
 def render(template: str, settings: Settings, values: dict[str, Any]) -> str:
-    """Fill a template of this folder; every value is escaped, a missing one is an error.
-
-    Parameters
-    ----------
-    template : str
-        File name.
-    settings : Settings
-        Shown on every page.
-    values : dict
-        The other values of the template.
-    """
+    """Fill a template of this folder; every value is escaped, a missing one is an error."""
     environment = Environment(
         loader=PackageLoader("ndt_cli.report", "page"),
         autoescape=True,
