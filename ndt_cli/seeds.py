@@ -150,7 +150,7 @@ def fit_seeds(
     Examples
     --------
     >>> from ndt_cli import fit_seeds, load_settings
-    >>> settings = load_settings("lorenz-quick", ["data.file=spikes.npz", "train.max_epochs=2"])
+    >>> settings = load_settings("lorenz-quick", ["data.file=spikes.npz", "train.max_epochs=3"])
     >>> found = fit_seeds(settings, 2, out="runs/seeds")
     >>> [run.name for run in found.runs], found.scores[0].label, len(found.scores[0].values)
     (['seed-0', 'seed-1'], 'hidden bins', 2)
@@ -205,7 +205,7 @@ def resume_seeds(
     Examples
     --------
     >>> from ndt_cli import fit_seeds, load_settings, resume_seeds
-    >>> settings = load_settings("lorenz-quick", ["data.file=spikes.npz", "train.max_epochs=2"])
+    >>> settings = load_settings("lorenz-quick", ["data.file=spikes.npz", "train.max_epochs=3"])
     >>> fit_seeds(settings, 2, out="runs/seeds", should_stop=lambda: True).finished
     False
     >>> resume_seeds("runs/seeds").finished

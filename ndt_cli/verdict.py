@@ -283,9 +283,13 @@ def still_improving(training: TrainingFacts) -> str | None:
     last_epoch, last = curve[-1]
     if any(not measure.is_better(last, value) for _, value in curve[:-1]):
         return None
-    earlier = [value for epoch, value in curve if epoch <= (1 - _LATE) * last_epoch]
-    gain = abs(curve[0][1] - last)
-    if earlier and abs(earlier[-1] - last) <= _LATE_GAIN * gain:
+    start = curve[0][1]
+    if measure.key == "valid_masked_loss":
+        # Most is gained before the first validation; the training loss of hidden bins shows it.
+        start = max([start, *(loss for _, loss in _curve(training.history, "train_loss")[:1])])
+    gain = abs(start - last)
+    before = float(np.interp((1 - _LATE) * last_epoch, *np.transpose(curve)))
+    if len(curve) > 1 and abs(before - last) <= _LATE_GAIN * gain:
         return None
     return f"validation was still improving in the last epoch ({last_epoch:.0f}): train longer"
 

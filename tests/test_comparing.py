@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from ndt_cli.app import app
 from ndt_cli.comparing import compare_runs
-from ndt_cli.data.spike_data import Recording
+from ndt_cli.data.loading import load_recording
 from ndt_cli.data.write import write_recording
+from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.training import train
 from ndt_cli.errors import RunError, SettingsError
 from ndt_cli.evaluation import evaluate
@@ -99,15 +100,12 @@ def test_runs_of_other_trials_are_not_compared(files):
 
 
 def test_scores_without_an_interval_say_so(files):
-    recorded = recording(12, 6, n_bins=8, n_neurons=4, n_heldout=1)
-    labeled = Recording(
-        *(
-            dataclasses.replace(data, conditions_B=np.arange(data.n_trials) % 2)
-            for data in (recorded.train, recorded.valid)
-        ),
-        "tiny",
-        "synthetic",
+    recorded = load_recording(RunFolder(files / "a").settings().data)
+    labeled_train, labeled_valid = (
+        dataclasses.replace(data, conditions_B=np.arange(data.n_trials) % 2)
+        for data in (recorded.train, recorded.valid)
     )
+    labeled = dataclasses.replace(recorded, train=labeled_train, valid=labeled_valid)
     found = compare_runs([files / "a"], recording=labeled, n_resamples=5)
     psth = found.runs[0].scores["PSTH"]
     assert np.isfinite(psth.value)

@@ -127,6 +127,12 @@ def test_a_run_whose_best_epoch_is_the_last_trained_too_short_a_time():
     assert "train longer" in still_improving(facts(history=history(steep, steep)))
     flat = 1.0 - 0.5 * (1 - np.exp(-np.arange(20)))  # still falling, by almost nothing
     assert still_improving(facts(history=history(flat, flat))) is None
+    # Validations are rare: between two of them the loss is taken to fall evenly.
+    rare = [
+        {"epoch": e, "train_loss": 0.44, "valid_masked_loss": v}
+        for e, v in ((10, 0.3953), (20, 0.3909), (21, 0.3908))
+    ]
+    assert still_improving(facts(history=rare)) is None
     risen = [*steep, 0.6]
     assert still_improving(facts(history=history(risen, risen))) is None
 
