@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ndt_cli.data.loading import load_recording
-from ndt_cli.data.spike_data import Recording
+from ndt_cli.data.spike_data import Recording, SpikeData
 from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.device import Compute, choose_compute, cpu_threads, deterministic_kernels
 from ndt_cli.engine.distributed import Ranks, process_group
@@ -186,6 +186,12 @@ def resume(
         return trainer.run(n_threads, watch or ignore, should_stop, until_epoch)
 
 
+def for_trials(settings: Settings, train: SpikeData) -> Settings:
+    """Return the settings with what they leave to the size of the training data."""
+    n_bins = int(train.lengths_B.sum())
+    return settings.for_size(train.n_trials, n_bins, int(train.spikes_BTN.sum()))
+
+
 @contextmanager
 def new_run(
     settings: Settings, out: Path | str | None, recording: Recording | None
@@ -197,7 +203,7 @@ def new_run(
     if settings.train.tensorboard:
         require_tensorboard()
     recording = recording or load_recording(settings.data)
-    settings = settings.in_epochs(recording.train.n_trials)
+    settings = for_trials(settings, recording.train)
     ranks = Ranks.from_environment()
     compute = choose_compute(settings.train, ranks.local_rank)
     stem = Path(recording.source).stem

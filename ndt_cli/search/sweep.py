@@ -13,6 +13,7 @@ from ndt_cli.engine.preflight import check_same_data, check_trainable
 from ndt_cli.engine.run_folder import RunFolder, default_path, hold_run
 from ndt_cli.engine.tensorboard import require_tensorboard
 from ndt_cli.engine.trainer import ignore
+from ndt_cli.engine.training import for_trials
 from ndt_cli.errors import SettingsError
 from ndt_cli.search.folder import SweepFolder
 from ndt_cli.search.in_turn import train_in_turn
@@ -107,7 +108,7 @@ def sweep(
     if settings.train.tensorboard:
         require_tensorboard()
     recording = recording or load_recording(settings.data)
-    settings = settings.in_epochs(recording.train.n_trials)
+    settings = for_trials(settings, recording.train)
     name = f"sweep-{Path(recording.source).stem}"
     path = Path(out) if out is not None else default_path(name)
     folder = SweepFolder(path, settings, space, n_members, seed)

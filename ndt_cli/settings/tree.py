@@ -148,6 +148,11 @@ class ModelSettings(_Section):
     dropout_rates: float = Field(0.2, ge=0, lt=1)
     """Dropout of the encoder's output before the read-out."""
 
+    dropout_spikes: int | None = Field(None, ge=1, le=_MANY)
+    """The dropouts above hold for up to this many training spikes. With more they shrink in
+    proportion, to three tenths at least: data that are not overfitted need none. Default: they
+    hold whatever the data."""
+
     readout: Literal["linear", "mlp"] = "linear"
     """linear, or two layers with 16 hidden units between."""
 
@@ -264,9 +269,10 @@ class TrainSettings(_Section):
     max_epochs: int = Field(1000, ge=1, le=_MANY)
     """Passes over the training trials (NDT1 calls one an "update")."""
 
-    max_steps: int | None = Field(None, ge=1, le=_MANY)
-    """The same in optimizer steps (batches), so that the length does not depend on the number of
-    trials; where both are given the shorter one counts. So for the three others in steps."""
+    max_steps: Annotated[int, Field(ge=1, le=_MANY)] | Literal["auto"] | None = None
+    """The same in optimizer steps (batches); where both are given the shorter one counts, as for
+    the other lengths in steps. auto: by the training data, a step for 30 bins or for 50 spikes,
+    whichever makes fewer, and from 500 to 2500."""
 
     batch_size: int = Field(64, ge=1, le=_MANY)
     """Trials in a step, over all devices together; a last, smaller batch is kept."""
@@ -363,10 +369,13 @@ class Settings(_Section):
     inference: InferenceSettings = InferenceSettings()
     train: TrainSettings = TrainSettings()
 
-    def in_epochs(self, n_trials: int) -> "Settings":
-        """Return the settings with lengths in epochs alone, for this many training trials.
+    def for_size(self, n_trials: int, n_bins: int, n_spikes: int) -> "Settings":
+        """Return the settings for training data of this size: lengths in epochs, dropout given.
 
-        Of a length given both in epochs and in steps, the shorter one is taken.
+        Parameters
+        ----------
+        n_trials, n_bins, n_spikes : int
+            Of the training trials, bins and spikes of all of them together.
         """
         steps_per_epoch = -(-n_trials // self.train.batch_size)
         train = self.train.model_dump()
@@ -374,7 +383,19 @@ class Settings(_Section):
             steps = train.pop(f"{name}_steps")
             if steps is None:
                 continue
+            if steps == "auto":
+                steps = min(2500, max(500, min(n_bins // 30, n_spikes // 50)))
             epochs = round(steps / steps_per_epoch)
             epochs = min(epochs, train["max_epochs"] // 10) if name == "warmup" else max(epochs, 1)
             train[f"{name}_epochs"] = min(epochs, train[f"{name}_epochs"])
-        return self.model_copy(update={"train": TrainSettings.model_validate(train)})
+        model = self.model.model_dump()
+        full = model.pop("dropout_spikes")
+        if full is not None and n_spikes > full:
+            for name in ("dropout", "dropout_embedding", "dropout_rates"):
+                model[name] *= max(0.3, full / n_spikes)
+        return self.model_copy(
+            update={
+                "train": TrainSettings.model_validate(train),
+                "model": ModelSettings.model_validate(model),
+            }
+        )
