@@ -235,9 +235,7 @@ def test_the_preset_for_recordings_trains_on_unusual_shapes(tmp_path, kind):
 
 def test_a_width_that_the_embedding_cannot_take_is_refused(tmp_path):
     settings = tiny_settings(model={"width": 16, "embedding_size": 8})
-    with pytest.raises(
-        SettingsError, match=r"makes 24 numbers of 3 neurons, and model\.width is 16"
-    ):
+    with pytest.raises(SettingsError, match=r"24 numbers of 3 neurons, and model\.width is 16"):
         train(settings, out=tmp_path / "run", recording=recording())
     assert not (tmp_path / "run").exists()
     train(changed(settings, "model", embedding="linear"), out=tmp_path, recording=recording())
