@@ -271,8 +271,8 @@ class TrainSettings(_Section):
 
     max_steps: Annotated[int, Field(ge=1, le=_MANY)] | Literal["auto"] | None = None
     """The same in optimizer steps (batches); where both are given the shorter one counts, as for
-    the other lengths in steps. auto: by the training data, a step for 30 bins or for 50 spikes,
-    whichever makes fewer, and from 500 to 2500."""
+    the other lengths in steps. auto: a step for 30 bins of the training trials, from 500 to
+    2500."""
 
     batch_size: int = Field(64, ge=1, le=_MANY)
     """Trials in a step, over all devices together; a last, smaller batch is kept."""
@@ -384,7 +384,7 @@ class Settings(_Section):
             if steps is None:
                 continue
             if steps == "auto":
-                steps = min(2500, max(500, min(n_bins // 30, n_spikes // 50)))
+                steps = min(2500, max(500, n_bins // 30))
             epochs = round(steps / steps_per_epoch)
             epochs = min(epochs, train["max_epochs"] // 10) if name == "warmup" else max(epochs, 1)
             train[f"{name}_epochs"] = min(epochs, train[f"{name}_epochs"])

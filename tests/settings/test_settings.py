@@ -292,9 +292,9 @@ def test_settings_that_contradict_each_other_are_refused(wrong, right, said):
     load_settings("lorenz", right)
 
 
-def _lengths(n_trials, n_bins=0, n_spikes=0, **train):
+def _lengths(n_trials, n_bins=0, **train):
     train = TrainSettings(batch_size=10, schedule="cosine", **train)
-    found = Settings(train=train).for_size(n_trials, n_bins, n_spikes).train
+    found = Settings(train=train).for_size(n_trials, n_bins, 0).train
     assert (found.max_steps, found.warmup_steps, found.patience_steps) == (None, None, None)
     return found.max_epochs, found.warmup_epochs, found.val_interval_epochs, found.patience_epochs
 
@@ -310,14 +310,11 @@ def test_lengths_in_steps_become_epochs_of_the_data():
 
 
 def test_the_length_of_training_follows_the_size_of_the_data():
-    def n_epochs(n_bins, n_spikes):
+    def n_epochs(n_bins):
         steps = {"max_steps": "auto", "max_epochs": 10**6}
-        return _lengths(10, n_bins, n_spikes, **steps)[0]  # a step an epoch
+        return _lengths(10, n_bins, **steps)[0]  # a step an epoch
 
-    assert n_epochs(1_000, 500) == 500
-    assert n_epochs(60_000, 10**7) == 2000
-    assert n_epochs(10**6, 70_000) == 1400
-    assert n_epochs(10**6, 10**7) == 2500
+    assert [n_epochs(n_bins) for n_bins in (1_000, 60_000, 10**6)] == [500, 2000, 2500]
 
 
 def test_dropout_shrinks_with_the_number_of_spikes_where_that_is_asked():
