@@ -1,4 +1,4 @@
-"""What is shown while training, a sweep or a submission runs: bars on a terminal, lines in a log."""
+"""Progress of training, sweeps and submissions: bars on a terminal, lines in a log."""
 
 import math
 import time

@@ -85,7 +85,7 @@ def train(
     if settings.train.tensorboard:
         require_tensorboard()
     recording = recording or load_recording(settings.data)
-    settings = settings.in_epochs(recording.train.n_trials)
+    settings = for_trials(settings, recording.train)
     ranks = Ranks.from_environment()
     compute = choose_compute(settings.train, ranks.local_rank)
     check_trainable(recording, settings)
@@ -234,6 +234,12 @@ def _compute_as_started(
             stacklevel=3,
         )
     return compute, n_threads
+
+
+def for_trials(settings: Settings, train: SpikeData) -> Settings:
+    """Return the settings with what they leave to the size of the training data."""
+    n_bins = int(train.lengths_B.sum())
+    return settings.for_size(train.n_trials, n_bins, int(train.spikes_BTN.sum()))
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from ndt_cli.engine.preflight import check_same_data, check_trainable
 from ndt_cli.engine.run_folder import RunFolder, default_path, hold_run
 from ndt_cli.engine.tensorboard import log_results, require_tensorboard
 from ndt_cli.engine.trainer import ignore
+from ndt_cli.engine.training import for_trials
 from ndt_cli.errors import DataError, NdtError, RunError, RunWarning, SettingsError, called
 from ndt_cli.search.executors import (
     Executor,
@@ -206,7 +207,7 @@ def sweep(
     if settings.train.tensorboard:
         require_tensorboard()
     recording = recording or load_recording(settings.data)
-    settings = settings.in_epochs(recording.train.n_trials)
+    settings = for_trials(settings, recording.train)
     if plan.pbt_interval is not None:
         check_population(plan, settings)
     name = f"sweep-{Path(recording.source).stem}"

@@ -146,6 +146,10 @@ class ModelSettings(_Section):
     dropout_rates: float = Field(0.2, ge=0, lt=1)
     """Dropout of the encoder's output, before the readout."""
 
+    dropout_spikes: int | None = Field(None, ge=1, le=_MANY)
+    """With more training spikes than this, the dropouts above are reduced in proportion, to 0.3 of
+    their value at least: large data are not overfitted. Default: not reduced."""
+
     readout: Literal["linear", "mlp"] = "linear"
     """linear: one layer; mlp: two layers with 16 hidden units between them."""
 
@@ -267,9 +271,10 @@ class TrainSettings(_Section):
     max_epochs: int = Field(1000, ge=1, le=_MANY)
     """Number of passes over the training trials (NDT1 calls one an "update")."""
 
-    max_steps: int | None = Field(None, ge=1, le=_MANY)
-    """Limit of the training in optimizer steps (batches), so that its length does not depend on the
-    number of trials. If epochs and steps are both given, the shorter counts; likewise below."""
+    max_steps: Annotated[int, Field(ge=1, le=_MANY)] | Literal["auto"] | None = None
+    """Limit of the training in optimizer steps (batches). If epochs and steps are both given, the
+    shorter counts; likewise below. auto: one step per 30 bins of the training trials, at least 500
+    and at most 2500."""
 
     batch_size: int = Field(64, ge=1, le=_MANY)
     """Trials per step, over all devices together; a smaller last batch is kept."""
@@ -361,10 +366,13 @@ class Settings(_Section):
     inference: InferenceSettings = InferenceSettings()
     train: TrainSettings = TrainSettings()
 
-    def in_epochs(self, n_trials: int) -> "Settings":
-        """Return the settings with lengths in epochs alone, for this many training trials.
+    def for_size(self, n_trials: int, n_bins: int, n_spikes: int) -> "Settings":
+        """Return the settings for training data of this size: lengths in epochs, dropout given.
 
-        Of a length given both in epochs and in steps, the shorter one is taken.
+        Parameters
+        ----------
+        n_trials, n_bins, n_spikes : int
+            Of the training trials, bins and spikes of all of them together.
         """
         steps_per_epoch = -(-n_trials // self.train.batch_size)
         train = self.train.model_dump()
@@ -372,7 +380,19 @@ class Settings(_Section):
             steps = train.pop(f"{name}_steps")
             if steps is None:
                 continue
+            if steps == "auto":
+                steps = min(2500, max(500, n_bins // 30))
             epochs = round(steps / steps_per_epoch)
             epochs = min(epochs, train["max_epochs"] // 10) if name == "warmup" else max(epochs, 1)
             train[f"{name}_epochs"] = min(epochs, train[f"{name}_epochs"])
-        return self.model_copy(update={"train": TrainSettings.model_validate(train)})
+        model = self.model.model_dump()
+        full = model.pop("dropout_spikes")
+        if full is not None and n_spikes > full:
+            for name in ("dropout", "dropout_embedding", "dropout_rates"):
+                model[name] *= max(0.3, full / n_spikes)
+        return self.model_copy(
+            update={
+                "train": TrainSettings.model_validate(train),
+                "model": ModelSettings.model_validate(model),
+            }
+        )

@@ -25,8 +25,9 @@ from ndt_cli.engine.events import EpochDone, Started, StepDone
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.trainer import Validator, learning_rate
 from ndt_cli.engine.training import resume, train
-from ndt_cli.errors import DataError, ExistingFileError, MissingExtraError
+from ndt_cli.errors import DataError, ExistingFileError, MissingExtraError, SettingsError
 from ndt_cli.model.cpu.kernels import CpuMath
+from ndt_cli.settings.load import load_settings
 
 CPU = torch.device("cpu")
 BEST_LOSSES = ["best-masked-loss", "best-unmasked-loss"]
@@ -212,6 +213,33 @@ def test_unusual_shapes_train(tmp_path, kind):
     result = train(tiny_settings(), out=tmp_path, recording=data)
     assert ("best-co-bps" in result.best) is (kind == "nlb")
     assert all(math.isfinite(record["valid_masked_loss"]) for record in result.history)
+
+
+@pytest.mark.parametrize("kind", ["one neuron", "one trial", "one bin", "padded", "many neurons"])
+def test_the_preset_for_recordings_trains_on_unusual_shapes(tmp_path, kind):
+    data = {
+        "one neuron": lambda: recording(n_neurons=1),
+        "one trial": lambda: recording(1, 1),
+        "one bin": lambda: recording(n_bins=1),
+        "padded": lambda: _recording_of(
+            spike_data(5, lengths_B=[6, 5, 3, 1, 0]), spike_data(3, lengths_B=[2, 6, 6])
+        ),
+        "many neurons": lambda: recording(n_neurons=300),
+    }[kind]()
+    settings = load_settings("recordings", ["train.max_steps=3", "train.device=cpu"])
+    result = train(settings, out=tmp_path, recording=data)
+    assert len(result.history) == 3  # a step an epoch
+    assert math.isfinite(result.history[-1]["valid_masked_loss"])
+    kept = RunFolder.open(tmp_path).settings()
+    assert (kept.train.max_epochs, kept.train.max_steps) == (3, None)  # as it was trained
+
+
+def test_a_width_that_the_embedding_cannot_take_is_refused(tmp_path):
+    settings = tiny_settings(model={"width": 16, "embedding_size": 8})
+    with pytest.raises(SettingsError, match=r"24 numbers of 3 neurons, and model\.width is 16"):
+        train(settings, out=tmp_path / "run", recording=recording())
+    assert not (tmp_path / "run").exists()
+    train(changed(settings, "model", embedding="linear"), out=tmp_path, recording=recording())
 
 
 def test_counts_that_training_never_saw_are_validated(tmp_path):

@@ -1,5 +1,7 @@
 """Validation: fixed masks, in batches, on what the model may be judged by."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from builders import (
     assert_generators_untouched,
     build_network,
     changed,
+    recording,
     same_tensors,
     snapshot,
     spike_data,
@@ -248,3 +251,29 @@ def test_random_counts_fit_where_validation_counts_are_small_and_training_counts
     settings = tiny_settings(mask={"ratio": 1.0, "token_ratio": 0.0, "random_ratio": 1.0})
     shown = _inputs(spike_data(100), settings, max_count).float()
     assert shown.mean().item() == pytest.approx(max_count / 2, rel=0.1)
+
+
+def test_with_empty_bins_in_training_the_masked_loss_is_of_whole_bins_hidden():
+    data = spike_data(20)
+    network = _network(data)
+    losses = [
+        _validate(data, tiny_settings(mask=mask), network)["valid_masked_loss"]
+        for mask in (
+            {"token_ratio": 0.5, "empty_ratio": 0.5},
+            {"token_ratio": 0.1, "random_ratio": 0.0, "empty_ratio": 1.0},
+            {"token_ratio": 1.0},
+        )
+    ]
+    assert losses[0] == losses[1] == losses[2]
+
+
+def test_co_smoothing_and_r2_are_of_the_rates_that_inference_averages():
+    data = dataclasses.replace(recording(1, 30, rates=True, n_bins=10).valid, n_heldout=1)
+    network = _network(data)
+    plain, averaged = (
+        _validate(data, tiny_settings(inference={"passes": passes}), network) for passes in (1, 4)
+    )
+    for measure in ("valid_rate_r2", "valid_co_bps"):
+        assert plain[measure] != averaged[measure]
+    for measure in ("valid_masked_loss", "valid_unmasked_loss"):
+        assert plain[measure] == averaged[measure]

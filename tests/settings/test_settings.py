@@ -10,7 +10,7 @@ from ndt_cli.settings.load import (
     load_settings,
     read_preset,
 )
-from ndt_cli.settings.tree import Settings, TrainSettings
+from ndt_cli.settings.tree import ModelSettings, Settings, TrainSettings
 
 
 def write(folder: Path, text: str, name: str = "lab.toml") -> Path:
@@ -310,9 +310,9 @@ def test_settings_that_contradict_each_other_are_refused(wrong, right, said):
     load_settings("lorenz", right)
 
 
-def _lengths(n_trials, **train):
+def _lengths(n_trials, n_bins=0, **train):
     train = TrainSettings(batch_size=10, schedule="cosine", **train)
-    found = Settings(train=train).in_epochs(n_trials).train
+    found = Settings(train=train).for_size(n_trials, n_bins, 0).train
     assert (found.max_steps, found.warmup_steps, found.patience_steps) == (None, None, None)
     return found.max_epochs, found.warmup_epochs, found.val_interval_epochs, found.patience_epochs
 
@@ -325,6 +325,27 @@ def test_lengths_in_steps_become_epochs_of_the_data():
     assert _lengths(10**4, max_epochs=1000, **steps, **epochs) == (1, 0, 1, 1)
     # The shorter of the two counts, and a warm-up never fills a short training.
     assert _lengths(40, max_epochs=5, **steps, **epochs) == (5, 0, 2, 10)
+
+
+def test_the_length_of_training_follows_the_size_of_the_data():
+    def n_epochs(n_bins):
+        steps = {"max_steps": "auto", "max_epochs": 10**6}
+        return _lengths(10, n_bins, **steps)[0]  # a step an epoch
+
+    assert [n_epochs(n_bins) for n_bins in (1_000, 60_000, 10**6)] == [500, 2000, 2500]
+
+
+def test_dropout_shrinks_with_the_number_of_spikes_where_that_is_asked():
+    def dropouts(n_spikes, **model):
+        settings = Settings(model=ModelSettings(dropout=0.2, dropout_rates=0.1, **model))
+        found = settings.for_size(10, 10, n_spikes).model
+        assert found.dropout_spikes is None
+        return found.dropout, found.dropout_rates
+
+    assert dropouts(10**7) == (0.2, 0.1)
+    assert dropouts(1000, dropout_spikes=1000) == (0.2, 0.1)
+    assert dropouts(2000, dropout_spikes=1000) == pytest.approx((0.1, 0.05))
+    assert dropouts(10**7, dropout_spikes=1000) == pytest.approx((0.06, 0.03))
 
 
 def test_lengths_in_epochs_stay():
