@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ndt_cli.data.loading import load_recording
-from ndt_cli.data.spike_data import Recording
+from ndt_cli.data.spike_data import Recording, SpikeData
 from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.device import Compute, choose_compute, cpu_threads, deterministic_kernels
 from ndt_cli.engine.distributed import Ranks, process_group
