@@ -24,6 +24,7 @@ from ndt_cli import (
 )
 from ndt_cli.engine.inference import hiding_folds
 from ndt_cli.metrics import bits_per_spike, rate_scores
+from ndt_cli.search.loop import Watching
 from ndt_cli.search.space import Space
 
 # The settings that are drawn for each member. Search those that depend on the size of your data:
@@ -82,13 +83,14 @@ def main(folder: str = "sweep-example", *changes: str) -> None:
         Space.from_tables("mine", SPACE),
         n_members=N_MEMBERS,
         out=out / "sweep",
-        tell=tell,
+        watching=Watching(ended=tell),
+        default_run=False,
         should_stop=lambda: len(ended) >= N_MEMBERS // 2,
     )
 
     # 2. The other half. Each member has its own seed, so the interruption changes no result.
     print("stopped; resuming")
-    results = resume_sweep(out / "sweep", tell=tell).results
+    results = resume_sweep(out / "sweep", watching=Watching(ended=tell)).results
     for member in results.ranked:
         drawn = ", ".join(f"{name.split('.')[1]} {v:.3g}" for name, v in member.drawn.items())
         print(f"{results.score(member):.4f}  member {member.index}: {drawn}")

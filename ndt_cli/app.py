@@ -34,7 +34,7 @@ COMMANDS = {
         "ndt_cli.commands.presets:presets", "List the presets, show one, or explain every setting."
     ),
     "train": _Command("ndt_cli.commands.train:train", "Train a model."),
-    "sweep": _Command("ndt_cli.commands.sweep:sweep_app", "Search for good settings at random."),
+    "sweep": _Command("ndt_cli.commands.sweep:sweep_app", "Search for good settings."),
     "ensemble": _Command(
         "ndt_cli.commands.ensemble:ensemble",
         "Make an ensemble: the mean of several models' rates.",

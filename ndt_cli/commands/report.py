@@ -75,7 +75,7 @@ def plot(
         typer.Argument(
             help="Of a run: training, rates, heatmaps, conditions, neurons-r2, neurons-bits, "
             "neurons-heldout, trajectories-2d, trajectories-3d, attention-maps, attention-lags. "
-            "Of a sweep: settings, measures, curves.",
+            "Of a sweep: settings, measures, importance, parallel, curves.",
             show_default=False,
         ),
     ],

@@ -29,7 +29,9 @@ def spaces(
 ) -> None:
     """List the search spaces, or show one.
 
-    The output for one space is a file that you can edit: ndt sweep spaces generic > mine.toml
+    The output for one space is a file that you can edit:
+
+    ndt sweep spaces generic > mine.toml
     """
     from ndt_cli.search.space import (
         SPACE_OF_PRESET,

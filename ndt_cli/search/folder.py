@@ -147,8 +147,14 @@ class SweepFolder:
         content = parse_config(ConfigSource(str(file), "file", text, file))
         try:
             plan, name = SweepPlan.model_validate(content), str(content["space"])
-        except (KeyError, ValidationError) as error:
-            raise RunError(f"{file}: not the plan of a sweep ({error})", _DAMAGED) from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            problem = f"{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}"
+            raise RunError(f"{file}: not the plan of a sweep ({problem})", _DAMAGED) from error
+        except KeyError as error:
+            raise RunError(
+                f"{file}: not the plan of a sweep ({error} is missing)", _DAMAGED
+            ) from error
         for needed in ("base.toml", "space.toml"):
             if not (path / needed).is_file():
                 raise RunError(f"{path / needed}: no such file", _DAMAGED)

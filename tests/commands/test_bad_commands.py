@@ -17,7 +17,8 @@ SWEEP = f"sweep --out new --members 2 --set data.file=spikes.h5 {SETS}"
 BENCH = "bench --device cpu --threads 1 --steps 1"
 ALL = (
     "gen-data lorenz", "gen-data chaotic-rnn", "convert", "check-data", "presets", "train",
-    "evaluate", "report", "plot", "sweep", "sweep show", "sweep spaces", "ensemble", "bench",
+    "evaluate", "report", "plot", "compare", "sweep", "sweep show", "sweep spaces", "ensemble",
+    "bench",
     "nlb-data", "nlb-submit", "nlb-check",
 )  # fmt: skip
 
@@ -256,22 +257,23 @@ CASES = [
     ),
     Case("the split of a sweep", "report sweep --split valid", "--split.*is a sweep", 2),
     Case("a figure that is not", "plot run rate --out a.png", "did you mean rates", 2),
-    Case("a sweep's figure", "plot sweep rates --out a.png", "settings, measures, curves", 2),
+    Case("a sweep's figure", "plot sweep rates --out a.png", "settings, measures, importance", 2),
     Case("a figure's suffix", "plot run rates --out a.jpg", r"a\.jpg.*\.png, \.svg, \.pdf", 2),
     Case("a figure over spikes", "plot run rates --out spikes.h5 --overwrite", r"\.h5.*\.png", 2),
     Case("a figure in a file", "plot run rates --out spikes.h5/a.png", "not a folder", 1),
     Case("trial 99 of 6", "plot run rates --out a.png --trial 99", "trials.*from 0 to 5", 1),
     Case("neurons of no rates", "plot run training --out a.png --neuron 1", "--neuron does not", 2),
-    # sweep, ensemble
+    # sweep, ensemble, compare
+    Case("no run to compare", "compare nowhere", "nowhere is not a run folder", 1),
     Case("no members", "sweep --members 0", "--members", 2),
-    Case("10^9 members", f"{SWEEP} --members {BILLION}", "1000000000 members.*1 to 10000", 2),
+    Case("10^9 members", f"{SWEEP} --members {BILLION}", "--members 1000000000.*10000", 2),
     Case("a measure", f"{SWEEP} --choose-by rate_r2", "did you mean rate-r2", 2),
     Case("a space nearly right", f"{SWEEP} --space generc", "did you mean the space generic", 2),
     Case("a folder as space", f"{SWEEP} --space run", "run.*ndt sweep spaces", 2),
     Case("a cluster's flag", f"{SWEEP} --scheduler asha", "add --backend ray", 2),
-    Case("a backend", f"{SWEEP} --backend slurm", "--backend slurm.*local or ray", 2),
+    Case("a backend", f"{SWEEP} --backend slurm", "slurm.*local.*ray", 2),
     Case("a new seed", "sweep --resume sweep --seed 1", "leave out everything but --members", 2),
-    Case("fewer members", "sweep --resume sweep --members 1", "none is dropped", 2),
+    Case("fewer members", "sweep --resume sweep --members 1", "ask for more", 2),
     Case("two formats", "sweep show sweep --csv --json", "not both", 2),
     Case("a run as sweep", "sweep show run", "run is not a sweep", 1),
     Case("no space", "sweep spaces generc", "did you mean the space generic", 2),

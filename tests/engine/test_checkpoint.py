@@ -155,7 +155,7 @@ def test_a_truncated_checkpoint_is_refused(tmp_path):
     whole = path.read_bytes()
     for n_bytes in (0, 1, 8, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:n_bytes])
-        assert "--checkpoint" in _assert_refused(path).hint
+        assert "`checkpoint=" in _assert_refused(path).hint
 
 
 class _Bomb:

@@ -69,7 +69,7 @@ def _epochs(disk, first, last=10**9):
 def test_a_disk_that_is_full_for_a_while_costs_nothing(tmp_path, whole, disk, code):
     disk.code = code
     watch = _epochs(disk, 2, 3)  # the save of epoch 2 fails, that of epoch 4 does not
-    with pytest.warns(RunWarning, match="goes on") as caught:
+    with pytest.warns(RunWarning, match="continues") as caught:
         train(SHORT, out=tmp_path, recording=data(), watch=watch)
     (said,) = (str(w.message) for w in caught)  # once, not at each attempt
     assert str(tmp_path / "checkpoints") in said

@@ -187,7 +187,7 @@ def test_a_sweep_has_figures_of_its_own(sweep, tmp_path):
     assert "train.learning_rate" in file.read_text(encoding="utf-8")
     wrong = ndt("plot", sweep, "rates", "--out", tmp_path / "b.svg")
     assert wrong.exit_code == 2
-    assert "Figures of a sweep: settings, measures, curves" in wrong.stderr
+    assert "Figures of a sweep: settings, measures, importance, parallel, curves" in wrong.stderr
     chosen = ndt("plot", sweep, "curves", "--out", tmp_path / "c.svg", "--split", "train")
     assert chosen.exit_code == 2
     assert "--split" in chosen.stderr
