@@ -270,7 +270,7 @@ CASES = [
     Case("a measure", f"{SWEEP} --choose-by rate_r2", "did you mean rate-r2", 2),
     Case("a space nearly right", f"{SWEEP} --space generc", "did you mean the space generic", 2),
     Case("a folder as space", f"{SWEEP} --space run", "run.*ndt sweep spaces", 2),
-    Case("a cluster's flag", f"{SWEEP} --scheduler asha", "add --backend ray", 2),
+    Case("a cluster's flag", f"{SWEEP} --cpus-per-worker 2", "add --backend ray", 2),
     Case("a backend", f"{SWEEP} --backend slurm", "slurm.*local.*ray", 2),
     Case("a new seed", "sweep --resume sweep --seed 1", "leave out everything but --members", 2),
     Case("fewer members", "sweep --resume sweep --members 1", "ask for more", 2),
