@@ -1,8 +1,9 @@
 """What a file of any format holds, under one set of names.
 
 A name is the path inside the file: ``spike_times``, ``units/quality``, ``session/trials/go``.
-MATLAB's dots (``session.trials.go``) are read as slashes. In messages, names in the file are in
-quotes, and the options that chose them in backticks.
+MATLAB's dots (``session.trials.go``) are read as slashes, and ``NAME:1`` is column 1 (from 0) of an
+array with two axes. In messages, names in the file are in quotes, and the options that chose them
+in backticks.
 """
 
 from collections import Counter
@@ -58,6 +59,14 @@ class SeriesItem:
 Item = ArrayItem | ListsItem | SeriesItem
 
 
+def array_item(shape: tuple[int, ...], dtype: str, read: Callable[[], NDArray[Any]]) -> ArrayItem:
+    """Return an array; a column (n, 1) or a row (1, n) becomes a vector."""
+    if len(shape) != 2 or 1 not in shape:
+        return ArrayItem(shape, dtype, read)
+    vector = tuple(n for n in shape if n != 1) or (1,)
+    return ArrayItem(vector, dtype, lambda: read().reshape(vector))
+
+
 @dataclass
 class Contents:
     """An open file, to be closed, or used in a ``with``.
@@ -93,9 +102,17 @@ class Contents:
         return sorted({n.rpartition("/")[0] for n in self.items if "/" in n})
 
     def resolve(self, name: str) -> str | None:
-        """Return the name as the file spells it, or None."""
+        """Return the name as the file spells it, or None; a ``NAME:1`` becomes an item."""
         for spelling in (name, name.strip("/"), name.replace(".", "/").strip("/")):
             if spelling in self.items:
+                return spelling
+            whole, _, number = spelling.rpartition(":")
+            item = self.items.get(whole)
+            if not isinstance(item, ArrayItem) or len(item.shape) != 2 or not number.isdecimal():
+                continue
+            column = int(number)
+            if column < item.shape[1]:
+                self.items[spelling] = _column_of(item, column)
                 return spelling
         return None
 
@@ -182,6 +199,10 @@ class Contents:
         return f"{self.called_list} shows the first values of each column."
 
 
+def _column_of(item: ArrayItem, column: int) -> ArrayItem:
+    return ArrayItem(item.shape[:1], item.dtype, lambda: item.read()[:, column])
+
+
 def listed(names: Iterable[str]) -> str:
     """Return names in the file as a message shows them."""
     names = list(names)
@@ -204,7 +225,7 @@ _NAMES = {
     "spike_times": ("units/spike_times", "spike_times", "spiketimes", "spike_time", "spikes"),
     "spike_units": (
         "spike_units", "spike_unit", "spike_clusters", "unit", "units", "neuron", "neurons",
-        "cluster", "cluster_id", "unit_id", "neuron_id",
+        "cluster", "clusters", "cluster_id", "unit_id", "neuron_id",
     ),
     "counts": ("spikes", "counts", "spike_counts", "binned_spikes"),
     "trials": ("intervals/trials", "trials"),
@@ -225,6 +246,21 @@ def guess(contents: Contents, what: str, known: Iterable[str] | None = None) -> 
     Case and underscores do not matter: ``spikeTimes`` is ``spike_times``.
     """
     return _first_like(_NAMES[what], contents.items if known is None else known)
+
+
+def guess_beside(contents: Contents, what: str, name: str) -> str | None:
+    """Return the usual name of an array of the shape of ``name``, in its group or at the top."""
+    shape = contents.items[name].shape
+    for group in dict.fromkeys((name.rpartition("/")[0], "")):
+        known = {
+            n.rpartition("/")[2]: n
+            for n in contents.children(group)
+            if n != name and contents.items[n].shape == shape
+        }
+        found = guess(contents, what, known)
+        if found is not None:
+            return known[found]
+    return None
 
 
 def guess_spikes(contents: Contents) -> tuple[str | None, str | None]:

@@ -127,6 +127,8 @@ def read_axes(
         values = values.astype(np.float32)
     axes = axes or _DEFAULT_AXES.get(values.ndim, "")
     words = axes.replace(" ", "").split(",")
+    if values.ndim == 1 and set(words) == {"bins", "neurons"}:
+        words = ["bins"]  # a column or row, read as a vector
     if len(set(words)) != values.ndim or not {"bins"} <= set(words) <= set(_ORDER):
         raise SettingsError(
             f"`axes={axes!r}`: found {values.ndim} axes of {name!r}, {values.shape}; expected a "

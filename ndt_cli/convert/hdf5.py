@@ -9,7 +9,14 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt_cli.convert.contents import ArrayItem, Contents, Item, ListsItem, SeriesItem
+from ndt_cli.convert.contents import (
+    ArrayItem,
+    Contents,
+    Item,
+    ListsItem,
+    SeriesItem,
+    array_item,
+)
 from ndt_cli.data.files import DAMAGE, Elsewhere, check_announced, own_item
 from ndt_cli.errors import DataError
 
@@ -92,7 +99,7 @@ def _dataset_items(path: Path, name: str, dataset: h5py.Dataset) -> dict[str, It
         return {}
     if dtype.names:
         return {
-            f"{name}/{column}": ArrayItem(
+            f"{name}/{column}": array_item(
                 (*dataset.shape, *dtype[column].shape),
                 str(dtype[column].base),
                 partial(_read_column, path, dataset, column),
@@ -109,7 +116,7 @@ def _dataset_items(path: Path, name: str, dataset: h5py.Dataset) -> dict[str, It
 
         return {name: ListsItem(dataset.shape, "lists of numbers", read_lists)}
     shown = "text" if is_text else str(dtype)
-    return {name: ArrayItem(dataset.shape, shown, partial(read_dataset, path, dataset))}
+    return {name: array_item(dataset.shape, shown, partial(read_dataset, path, dataset))}
 
 
 def _read_column(path: Path, dataset: h5py.Dataset, column: str) -> NDArray[Any]:

@@ -58,7 +58,8 @@ class ConvertOptions(BaseModel):
     group, rows padded with NaN)."""
 
     spike_units: Name | None = None
-    """Unit of each spike, where all units share one array."""
+    """Unit of each spike, where all units share one array; the word none if there is one unit.
+    NAME:1 is column 1, from 0, of an array with two axes."""
 
     spike_trials: Name | None = None
     """Trial of each spike; its time then counts from the start of its own trial."""

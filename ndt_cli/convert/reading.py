@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt_cli.convert.contents import ArrayItem, Contents
+from ndt_cli.convert.contents import ArrayItem, Contents, array_item
 from ndt_cli.convert.hdf5 import as_nwb, hdf5_contents, is_nwb, open_h5
 from ndt_cli.convert.matlab import is_mat73, open_mat5, open_mat73
 from ndt_cli.data.files import ArrayFile
@@ -122,7 +122,7 @@ def _open_npz(path: Path) -> Contents:
     for key in file.keys:
         shape, dtype = file.shape(key), file.dtype(key)
         for name in dtype.names or ():  # of an array of rows
-            contents.items[f"{key}/{name}"] = ArrayItem(
+            contents.items[f"{key}/{name}"] = array_item(
                 (*shape, *dtype[name].shape),
                 str(dtype[name].base),
                 partial(_read_field, file, key, name),
@@ -130,7 +130,7 @@ def _open_npz(path: Path) -> Contents:
         if not dtype.names:
             kind = "Python objects, not read" if dtype.hasobject else str(dtype)
             kind = "text" if dtype.kind in "SU" else kind
-            contents.items[key] = ArrayItem(shape, kind, partial(file.read, key))
+            contents.items[key] = array_item(shape, kind, partial(file.read, key))
     return contents
 
 

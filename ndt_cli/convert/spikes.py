@@ -18,7 +18,14 @@ from ndt_cli.convert.clock import (
     merge_intervals,
     ms_to_us,
 )
-from ndt_cli.convert.contents import PLAIN_KINDS, ArrayItem, Contents, ListsItem, guess
+from ndt_cli.convert.contents import (
+    PLAIN_KINDS,
+    ArrayItem,
+    Contents,
+    ListsItem,
+    guess,
+    guess_beside,
+)
 from ndt_cli.convert.job import ConvertJob
 from ndt_cli.convert.tables import Table, match_rows
 from ndt_cli.data.checks import compact_counts
@@ -27,6 +34,9 @@ from ndt_cli.errors import SettingsError
 
 # Where times count from the start of each trial, trials are put on one long clock, a day apart.
 _DAY_US = 24 * 3600 * 10**6
+
+# A matrix with more rows than this and fewer columns has a row per spike, not per unit.
+_FEWEST_COLUMNS = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,11 +180,11 @@ def read_spike_times(job: ConvertJob, name: str) -> tuple[SpikeTimes, Table | No
         values = contents.numbers(name, "spike_times")
         job.taken["spike times"] = name
         trial_of, table = _trial_of_each(job, name, values)
-        unit_of, labels = _unit_of_each(job, len(values))
+        unit_of, labels = _unit_of_each(job, contents.resolve(name) or name, len(values))
     elif isinstance(item, ArrayItem) and len(item.shape) == 1 and found is not None:
         values = contents.numbers(found, "spike_times")
         job.taken["spike times"] = found
-        unit_of, labels = _unit_of_each(job, len(values))
+        unit_of, labels = _unit_of_each(job, found, len(values))
     else:
         lists, labels, observed = _lists_of_units(job, name)
         values = np.concatenate([np.reshape(v, -1) for v in lists]) if lists else np.zeros(0)
@@ -216,8 +226,7 @@ def _lists_of_units(
             shape = f"{values.ndim} axes, {values.shape}"
             raise contents.wrong("spike_times", found, shape, "one or two")
         job.taken["spike times"] = found
-        job.notes.append(f"Each of the {len(values)} rows of {found!r} was taken as a unit.")
-        return list(values), np.arange(len(values)), None
+        return _rows_of_units(job, found, values), np.arange(len(values)), None
     group = contents.resolve_table(name) or ""
     members = contents.children(group) if group else []
     items = [contents.items[m] for m in members]
@@ -226,6 +235,25 @@ def _lists_of_units(
     job.taken["spike times"] = f"{group}/, {len(members)} arrays"
     lists = [contents.numbers(m, "spike_times") for m in members]
     return lists, np.array([m.rpartition("/")[2] for m in members]), None
+
+
+def _rows_of_units(job: ConvertJob, name: str, values: NDArray[Any]) -> list[NDArray[Any]]:
+    """Return each row of a matrix without its padding: NaN, or 0 after the last spike."""
+    n_units, n_columns = values.shape
+    if n_columns < _FEWEST_COLUMNS < n_units:
+        raise job.contents.wrong(
+            "spike_times",
+            name,
+            f"{n_units} rows of {n_columns}",
+            "a row of times per unit",
+            f"Is it a table with a row per spike? Name its columns, from 0: "
+            f"`spike_times='{name}:1'` and `spike_units='{name}:0'`.",
+        )
+    job.notes.append(f"Each of the {n_units} rows of {name!r} was taken as a unit.")
+    rows = [row[: np.flatnonzero(row).max(initial=-1) + 1] for row in values]
+    n_zero = values.size - sum(len(row) for row in rows)
+    job.drop("spikes", n_zero, values.size, "are 0 after the last spike of their row (padding)")
+    return rows
 
 
 def _lists_of_trials(
@@ -253,14 +281,20 @@ def _lists_of_trials(
     return np.concatenate(ordered), unit_of, trial_of, np.arange(n_units), table
 
 
-def _unit_of_each(job: ConvertJob, n_spikes: int) -> tuple[NDArray[np.integer], NDArray[Any]]:
+def _unit_of_each(
+    job: ConvertJob, times: str, n_spikes: int
+) -> tuple[NDArray[np.integer], NDArray[Any]]:
     """Read the unit of each spike; return its place among the units, and their names."""
-    contents = job.contents
-    name = job.options.spike_units or guess(contents, "spike_units")
+    contents, name = job.contents, job.options.spike_units
+    if name == "none":
+        return np.zeros(n_spikes, dtype=np.int64), np.arange(1)
+    name = name or guess_beside(contents, "spike_units", times) or guess(contents, "spike_units")
     if name is None:
         raise SettingsError(
-            f"{contents.path}: found spike times without units; expected the unit of each spike",
-            hint="Name the array: `spike_units=NAME`.",
+            f"{contents.path}: found {n_spikes} spike times without units; expected the unit of "
+            "each spike",
+            hint="Name the array, `spike_units=NAME`; or `spike_units='none'` if all are of one "
+            "unit.",
         )
     units = contents.array(name, "spike_units")
     job.taken["unit of each spike"] = contents.resolve(name) or name

@@ -148,7 +148,7 @@ class Table:
             return self.added[name]
         front = f"{self.name}/" if self.name else ""
         for full in (name, f"{front}{name}", f"{front}{name}".replace(".", "/")):
-            if self._is_column(full):
+            if self._is_column(self.contents.resolve(full) or full):
                 return self.contents.array(full, option)
         where = f"{self.contents.path}" + (f", {self.name}" if self.name else "")
         row = "unit" if self.option == "units" else "trial"
