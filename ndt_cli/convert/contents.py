@@ -39,12 +39,14 @@ class ArrayItem:
 class ListsItem:
     """Arrays of unequal length: cells, or a ragged column.
 
-    ``shape`` is that of the collection; ``read`` loads its arrays in C order.
+    ``shape`` is that of the collection; ``read`` loads its arrays in C order. Matrices have two
+    axes each, such as the counts of one trial.
     """
 
     shape: tuple[int, ...]
     dtype: str
     read: Callable[[], list[NDArray[Any]]]
+    are_matrices: bool = False
 
 
 @dataclass(frozen=True)
@@ -270,7 +272,7 @@ def guess_spikes(contents: Contents) -> tuple[str | None, str | None]:
         found = _first_like((name,), items)
         item = None if found is None else items[found]
         n_axes = (1,) if name == "spikes" else (1, 2)  # a matrix called spikes holds counts
-        if isinstance(item, ListsItem) or (
+        if (isinstance(item, ListsItem) and not item.are_matrices) or (
             isinstance(item, ArrayItem) and len(item.shape) in n_axes
         ):
             return found, None
@@ -280,6 +282,10 @@ def guess_spikes(contents: Contents) -> tuple[str | None, str | None]:
             found = _first_like((name,), items)
             if found is not None and items[found].shape == items[units].shape:
                 return found, None
+    matrices = [n for n, item in items.items() if isinstance(item, ListsItem) and item.are_matrices]
+    matrices = [n for n in matrices if n.lower().endswith(("spikes", "counts"))]
+    if len(matrices) == 1:
+        return None, matrices[0]
     counts = guess(contents, "counts")
     item = None if counts is None else items[counts]
     return None, counts if isinstance(item, ArrayItem) and len(item.shape) in (2, 3) else None

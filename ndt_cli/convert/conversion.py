@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 
 from ndt_cli.convert.behavior import read_behavior, variable_names
 from ndt_cli.convert.clock import in_bins, ms_to_us
-from ndt_cli.convert.contents import Contents, Listing, guess_spikes, listed, make_listing
+from ndt_cli.convert.contents import (
+    Contents,
+    Listing,
+    ListsItem,
+    guess_spikes,
+    listed,
+    make_listing,
+)
 from ndt_cli.convert.counts import (
     as_counts,
     chosen_bin_us,
@@ -20,6 +27,7 @@ from ndt_cli.convert.counts import (
     own_lengths,
     read_axes,
     read_lengths,
+    read_matrices,
     source_bin_us,
     unit_names,
 )
@@ -216,8 +224,11 @@ def _cut(job: ConvertJob) -> Cut:
     if times_name is None and counts_name is None:
         times_name, counts_name = guess_spikes(contents)
     if counts_name is not None:
-        found, _ = contents.find(counts_name, "counts")
-        values = read_axes(contents, found, options.axes)
+        found, item = contents.find(counts_name, "counts")
+        if isinstance(item, ListsItem):
+            values = read_matrices(contents, found, options.axes)
+        else:
+            values = read_axes(contents, found, options.axes)
         job.taken["counts"] = found
         if values.ndim == 3:
             return _cut_counted_trials(job, found, values)
@@ -328,9 +339,9 @@ def _cut_counted_trials(job: ConvertJob, name: str, values_BTN: NDArray[Any]) ->
             "recording, bins x neurons"
         )
     n_trials, _, n_neurons = values_BTN.shape
-    source_us = source_bin_us(job)
+    source_us = source_bin_us(job, name)
     bin_us = chosen_bin_us(job, source_us)
-    table = job.trials_beside(n_trials, "counts")
+    table = job.trials_beside(n_trials, "counts", name)
     kept_B = chosen_rows(job, table)
     lengths_B = own_lengths(values_BTN)
     stated_B = read_lengths(job, n_trials, source_us)
@@ -401,16 +412,27 @@ def _shifted(
     return shifted_BTK
 
 
+def _padded(values_BTV: FloatArray, n_bins: int) -> FloatArray:
+    """Return behavior with NaN up to this many bins, where its longest trial has fewer."""
+    missing = max(n_bins - values_BTV.shape[1], 0)
+    return np.pad(values_BTV, ((0, 0), (0, missing), (0, 0)), constant_values=np.nan)
+
+
 def _behavior(job: ConvertJob, shape: tuple[int, ...]) -> tuple[FloatArray | None, tuple[str, ...]]:
     """Read behavior in the bins of the counts, with a name for each variable."""
     contents = job.contents
     parts: list[FloatArray] = []
     names: list[str] = []
     for name in job.options.behavior:
-        axes = job.options.axes or "trials,bins,neurons"
-        if len(contents.find(name, "behavior")[1].shape) == 2:  # a single variable
-            axes = ",".join(word for word in axes.split(",") if word.strip() != "neurons")
-        part_BTV = read_axes(contents, name, axes, "behavior").astype(np.float64)
+        _, item = contents.find(name, "behavior")
+        if isinstance(item, ListsItem):
+            part_BTV = read_matrices(contents, name, job.options.axes, "behavior")
+            part_BTV = _padded(part_BTV.astype(np.float64), shape[1])
+        else:
+            axes = job.options.axes or "trials,bins,neurons"
+            if len(item.shape) == 2:  # a single variable
+                axes = ",".join(word for word in axes.split(",") if word.strip() != "neurons")
+            part_BTV = read_axes(contents, name, axes, "behavior").astype(np.float64)
         if part_BTV.ndim != 3 or part_BTV.shape[:2] != shape:
             expected = f"{shape[0]} trials x {shape[1]} bins x variables, as the counts"
             raise contents.wrong("behavior", name, f"shape {part_BTV.shape}", expected)

@@ -111,10 +111,15 @@ def _cell_items(name: str, cells: Cells) -> dict[str, Item]:
 
         return {name: ArrayItem(shape, dtype, read_numbers)}
 
+    are_matrices = any(len(v.shape) == 2 and min(v.shape) > 1 for v in arrays)
+
     def read_lists() -> list[NDArray[Any]]:
+        if are_matrices:  # one bin or one neuron is a matrix too
+            return [v.read() for v in arrays]
         return [v.read().reshape(_squeezed(v.shape)) for v in arrays]
 
-    return {name: ListsItem(shape, f"lists of {dtype}", read_lists)}
+    kind = f"{'matrices' if are_matrices else 'lists'} of {dtype}"
+    return {name: ListsItem(shape, kind, read_lists, are_matrices)}
 
 
 def _text(shape: tuple[int, ...], words: list[str]) -> ArrayItem:

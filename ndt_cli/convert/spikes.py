@@ -174,6 +174,9 @@ def read_spike_times(job: ConvertJob, name: str) -> tuple[SpikeTimes, Table | No
     observed: tuple[TicksArray, ...] | None = None
     trial_of: NDArray[np.integer] | None = None
     table: Table | None = None
+    if found is not None and isinstance(item, ListsItem) and item.are_matrices:
+        hint = f"Counts, one matrix per trial, are chosen with `counts={found!r}`."
+        raise contents.wrong("spike_times", found, "matrices", "lists of times", hint)
     if found is not None and isinstance(item, ListsItem) and len(item.shape) == 2:
         values, unit_of, trial_of, labels, table = _lists_of_trials(job, found, item)
     elif job.options.spike_trials is not None:

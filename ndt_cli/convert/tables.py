@@ -121,6 +121,8 @@ class Table:
         Columns that are not in the file.
     zero_us_R : (rows,) int array, optional
         Time that times in each row count from, where it is not the recording's own zero.
+    shape : tuple of int, optional
+        Of the columns, where they are fields of an n x k array of structs.
     """
 
     contents: Contents
@@ -130,6 +132,7 @@ class Table:
     clock: Clock
     added: dict[str, NDArray[Any]] = field(default_factory=dict)
     zero_us_R: TicksArray | None = None
+    shape: tuple[int, ...] | None = None
 
     @property
     def columns(self) -> list[str]:
@@ -140,7 +143,7 @@ class Table:
 
     def _is_column(self, full_name: str) -> bool:
         item = self.contents.items.get(full_name)
-        return isinstance(item, ArrayItem) and item.shape == (self.n_rows,)
+        return isinstance(item, ArrayItem) and item.shape == (self.shape or (self.n_rows,))
 
     def column(self, name: str, option: str) -> NDArray[Any]:
         """Read a column, which has one value per row."""
@@ -149,7 +152,7 @@ class Table:
         front = f"{self.name}/" if self.name else ""
         for full in (name, f"{front}{name}", f"{front}{name}".replace(".", "/")):
             if self._is_column(self.contents.resolve(full) or full):
-                return self.contents.array(full, option)
+                return self.contents.array(full, option).reshape(-1)
         where = f"{self.contents.path}" + (f", {self.name}" if self.name else "")
         row = "unit" if self.option == "units" else "trial"
         raise SettingsError(
