@@ -28,11 +28,15 @@ PLAIN_KINDS = "buifSU"
 
 @dataclass(frozen=True)
 class ArrayItem:
-    """An array of numbers or text; ``read`` loads it."""
+    """An array of numbers or text; ``read`` loads it.
+
+    ``refused`` is what is found instead, and the next step, where it is listed but cannot be read.
+    """
 
     shape: tuple[int, ...]
     dtype: str
     read: Callable[[], NDArray[Any]]
+    refused: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -155,7 +159,15 @@ class Contents:
         found = self.resolve(name)
         if found is None:
             raise self.unknown(option, name, self.items)
+        self.check_readable(found, option)
         return found, self.items[found]
+
+    def check_readable(self, name: str, option: str | None) -> None:
+        """Refuse an item that is listed but cannot be read; a name that is not there passes."""
+        item = self.items.get(name)
+        if isinstance(item, ArrayItem) and item.refused is not None:
+            found, hint = item.refused
+            raise self.wrong(option, name, found, "numbers or text", hint)
 
     def array(self, name: str, option: str | None) -> NDArray[Any]:
         """Read an array of numbers or text."""
@@ -367,7 +379,7 @@ def _first_values(item: Item) -> str:
     """Return the first distinct values of a vector or a number as text."""
     if not isinstance(item, ArrayItem) or len(item.shape) > 1:
         return ""
-    if int(np.prod(item.shape)) > _READ_ENTRIES:
+    if int(np.prod(item.shape)) > _READ_ENTRIES or item.refused is not None:
         return ""
     try:
         flat = np.atleast_1d(item.read())

@@ -16,6 +16,7 @@ from ndt_cli.convert.contents import (
     Contents,
     Listing,
     ListsItem,
+    guess,
     guess_spikes,
     listed,
     make_listing,
@@ -264,6 +265,10 @@ def _no_spikes(contents: Contents) -> DataError:
             f"{contents.path}: found training and validation trials already; expected a recording",
             hint=f"Such a file is read as it is: {called('describe_file', contents.path)}",
         )
+    for what in ("spike_times", "counts"):
+        name = guess(contents, what)
+        if name is not None:
+            contents.check_readable(name, what)
     return DataError(
         f"{contents.path}: found no spikes under a usual name; there are {listed(contents.items)}",
         hint="Name them: `spike_times=NAME` (and `spike_units=NAME`), or `counts=NAME`. "

@@ -87,6 +87,7 @@ class ConvertJob:
             contents = contents.on_close.enter_context(open_file(path))
             found = ""
         if found is None:
+            contents.check_readable(name, option)
             raise contents.unknown(option, name, contents.groups)
         n_rows = contents.n_rows(found)
         if n_rows == 0:

@@ -153,6 +153,8 @@ class Table:
         for full in (name, f"{front}{name}", f"{front}{name}".replace(".", "/")):
             if self._is_column(self.contents.resolve(full) or full):
                 return self.contents.array(full, option).reshape(-1)
+        for full in (f"{front}{name}", name):
+            self.contents.check_readable(full, option)
         where = f"{self.contents.path}" + (f", {self.name}" if self.name else "")
         row = "unit" if self.option == "units" else "trial"
         raise SettingsError(

@@ -100,6 +100,44 @@ class Elsewhere:
         return "Copy the array into this file: only the given file is read."
 
 
+@dataclass(frozen=True)
+class MatlabObject:
+    """An object of MATLAB: an HDF5 dataset of numbers that point into the file, not its values."""
+
+    class_name: str
+
+    @property
+    def found(self) -> str:
+        """What was found, for a message."""
+        return f"a MATLAB {self.class_name}, which is stored in a way that only MATLAB reads"
+
+    @property
+    def hint(self) -> str:
+        """The next step."""
+        return {
+            "string": "In MATLAB, save it as cells of text: cellstr(X).",
+            "categorical": "In MATLAB, save it as cells of text: cellstr(X).",
+            "table": "In MATLAB, save it as a struct: table2struct(X, 'ToScalar', true), with its "
+            "text columns as cellstr(X.NAME).",
+            "datetime": "In MATLAB, save it as numbers: posixtime(X).",
+            "duration": "In MATLAB, save it as numbers: seconds(X).",
+        }.get(self.class_name, "In MATLAB, save what it holds as numbers, text, cells or a struct.")
+
+
+def matlab_class(item: h5py.Group | h5py.Dataset) -> str:
+    """Return the class that MATLAB noted at an HDF5 item; empty if MATLAB did not write it."""
+    name = item.attrs.get("MATLAB_class", b"")
+    return name.decode(errors="replace") if isinstance(name, bytes) else str(name)
+
+
+def matlab_object(item: h5py.Group | h5py.Dataset) -> MatlabObject | None:
+    """Return what stands for an HDF5 item that is an object of MATLAB, or a function."""
+    name = matlab_class(item)
+    if "MATLAB_object_decode" in item.attrs:
+        return MatlabObject(name or "object")
+    return MatlabObject("function handle") if name == "function_handle" else None
+
+
 Item: TypeAlias = h5py.Group | h5py.Dataset | h5py.Datatype | Elsewhere | None
 
 
@@ -227,7 +265,8 @@ class ArrayFile:
         self.groups: tuple[str, ...] = ()
         self._file: h5py.File | zipfile.ZipFile | None = None
         # By key; a text is the reason why an array cannot be read.
-        self._arrays: dict[str, _Stored | Elsewhere | str] = {}
+        self._arrays: dict[str, _Stored | Elsewhere | MatlabObject | str] = {}
+        self._turned: set[str] = set()  # written by MATLAB, which HDF5 shows with axes reversed
         _check_exists(path)
         try:
             if h5py.is_hdf5(path):
@@ -260,7 +299,8 @@ class ArrayFile:
         return key in self.keys
 
     def shape(self, key: str) -> tuple[int, ...]:
-        return tuple(self._array(key).shape)
+        shape = tuple(self._array(key).shape)
+        return shape[::-1] if key in self._turned else shape
 
     def dtype(self, key: str) -> np.dtype[Any]:
         array = self._array(key)
@@ -283,6 +323,8 @@ class ArrayFile:
         try:
             if isinstance(array, _NpyMember):
                 return array.read()[rows] if shape else array.read()
+            if key in self._turned:
+                return np.asarray(array[..., rows].T)
             return np.asarray(array[rows] if shape else array[()])
         except DAMAGE as error:
             raise self._unreadable(key, error) from error
@@ -296,7 +338,9 @@ class ArrayFile:
                 yield from array.blocks(n_rows)
             else:
                 for start in range(0, shape[0], n_rows):
-                    yield np.asarray(array[start : start + n_rows])
+                    rows = slice(start, start + n_rows)
+                    turned = key in self._turned
+                    yield np.asarray(array[..., rows].T if turned else array[rows])
         except DAMAGE as error:
             raise self._unreadable(key, error) from error
 
@@ -331,6 +375,10 @@ class ArrayFile:
             except DAMAGE:
                 item = None
             is_array = isinstance(item, h5py.Dataset) and item.shape is not None
+            if isinstance(item, h5py.Dataset) and item.shape is not None:
+                item = matlab_object(item) or item
+                if isinstance(item, h5py.Dataset) and len(item.shape) > 1 and matlab_class(item):
+                    self._turned.add(key)
             if is_array or isinstance(item, Elsewhere):
                 self._arrays[key] = item
             else:
@@ -354,7 +402,7 @@ class ArrayFile:
         array = self._arrays[key]
         if isinstance(array, str):
             raise self._unreadable(key, array)
-        if isinstance(array, Elsewhere):
+        if isinstance(array, Elsewhere | MatlabObject):
             raise self.wrong(key, array.found, "the array itself", array.hint)
         return array
 

@@ -4,11 +4,16 @@ import h5py
 import numpy as np
 import pytest
 import scipy.io
+import scipy.sparse
 from convert_files import mat_number, references
 
-from ndt_cli.convert import ConvertOptions, convert
+from ndt_cli.convert import ConvertOptions, convert, list_contents
+from ndt_cli.data.describe import describe_file
+from ndt_cli.data.files import ArrayFile
+from ndt_cli.data.loading import load_file
 from ndt_cli.data.spike_data import all_trials
 from ndt_cli.errors import DataError, SettingsError
+from ndt_cli.settings.load import load_settings
 
 START = 1.0 + 2.5 * np.arange(12)
 TRIALS = {"start_time": START, "stop_time": START + 1.6, "target": np.arange(12) % 4}
@@ -179,3 +184,84 @@ def test_counts_per_trial_are_not_taken_as_spike_times(tmp_path):
     with pytest.raises(DataError, match="found matrices; expected lists of times") as error:
         converted(tmp_path / "a.mat", spike_times="spikes", chop_ms=1000, **OPTIONS)
     assert "`counts='spikes'`" in error.value.hint
+
+
+# MATLAB: axes, objects, sparse arrays ------------------------------------------------------------
+
+
+def test_a_matlab_file_of_counts_has_its_own_axes_wherever_it_is_read(tmp_path):
+    counts = np.random.default_rng(2).poisson(0.5, (9, 30, 4))
+    path = tmp_path / "a.mat"
+    with h5py.File(path, "w") as file:
+        mat_number(file, counts, "spikes")
+        mat_number(file, [[20.0]], "bin_ms")
+        mat_number(file, np.arange(9)[:, None], "conditions")
+    settings = load_settings().data
+    read = all_trials(load_file(path, settings))
+    for data in (read, converted(path)):
+        np.testing.assert_array_equal(data.spikes_BTN, counts)
+    assert read.conditions_B.tolist() == list(range(9))
+    assert describe_file(path, settings).splits[0].n_neurons == 4
+    with ArrayFile(path) as file:
+        np.testing.assert_array_equal(file.read("spikes", 2, 5), counts[2:5])
+
+
+def mat_object(group, name, class_name):
+    """What a string, table or datetime looks like: six numbers that point into the file."""
+    group[name] = np.array([[3707764736], [2], [1], [1], [1], [1]], np.uint32)
+    group[name].attrs["MATLAB_class"] = np.bytes_(class_name)
+    group[name].attrs["MATLAB_object_decode"] = np.int32(3)
+
+
+def test_an_object_of_matlab_is_named_and_never_read_as_numbers(tmp_path):
+    path = tmp_path / "a.mat"
+    times_s = recording()
+    with h5py.File(path, "w") as file:
+        refs = file.create_group("#refs#")
+        file["spike_times"] = references([mat_number(refs, t[:, None]) for t in times_s])
+        file["spike_times"].attrs["MATLAB_class"] = np.bytes_("cell")
+        trials = file.create_group("session")
+        trials.attrs["MATLAB_class"] = np.bytes_("struct")
+        for name, column in TRIALS.items():
+            mat_number(trials, column[:, None], name)
+        mat_object(trials, "outcome", "categorical")
+        mat_object(file, "trials", "table")
+        mat_object(file, "conditions", "string")
+    kinds = {entry.name: entry.kind for entry in list_contents(path).entries}
+    assert kinds["trials"] == "MATLAB table, not read"
+    assert kinds["session/outcome"] == "MATLAB categorical, not read"
+    for options, name in (
+        ({"trials": "trials"}, "table"),
+        ({"trials": "session", "condition": ("outcome",)}, "categorical"),
+        ({"trials": "session", "where": ("outcome == R",)}, "categorical"),
+    ):
+        with pytest.raises(DataError, match=f"a MATLAB {name}") as error:
+            converted(path, **OPTIONS, **options)
+        assert "In MATLAB, save it as" in error.value.hint
+    data = converted(path, trials="session", condition=("target",), **OPTIONS)
+    np.testing.assert_array_equal(data.spikes_BTN, expected_counts(times_s))
+    with ArrayFile(path) as file, pytest.raises(DataError, match="a MATLAB string"):
+        file.read("conditions")
+
+
+def test_cells_of_several_kinds_are_named(tmp_path):
+    cells = in_cells([np.array([[0.1]]), np.array([[0.2], [0.3]]), "no unit"], (3, 1))
+    scipy.io.savemat(tmp_path / "a.mat", {"spike_times": cells, **TRIALS})
+    with pytest.raises(DataError, match="found cells of numbers, but text in cell 3"):
+        converted(tmp_path / "a.mat", **OPTIONS)
+
+
+def test_a_sparse_array_of_both_matlab_formats_is_read(tmp_path):
+    counts = np.random.default_rng(3).poisson(0.1, (600, 4)).astype(float)
+    sparse = scipy.sparse.csc_array(counts)
+    scipy.io.savemat(tmp_path / "old.mat", {"spikes": sparse, "bin_ms": 10.0})
+    with h5py.File(tmp_path / "new.mat", "w") as file:
+        group = file.create_group("spikes")
+        group.attrs["MATLAB_class"] = np.bytes_("double")
+        group.attrs["MATLAB_sparse"] = np.uint64(600)
+        group["data"], group["ir"], group["jc"] = sparse.data, sparse.indices, sparse.indptr
+        mat_number(file, [[10.0]], "bin_ms")
+    for name in ("old.mat", "new.mat"):
+        data = converted(tmp_path / name, chop_ms=500.0)
+        order = np.argsort(data.start_bins_B)
+        np.testing.assert_array_equal(data.spikes_BTN[order].reshape(600, 4), counts)
