@@ -32,6 +32,7 @@ from ndt_cli.data.spike_data import (
     trial_blocks,
 )
 from ndt_cli.engine.inference import Float32Array, Model, hiding_folds, load_trained
+from ndt_cli.engine.preflight import check_same_data
 from ndt_cli.engine.trained_model import unlike_neurons
 from ndt_cli.errors import RunError, SettingsError
 from ndt_cli.jsonable import jsonable
@@ -235,6 +236,7 @@ def evaluate(
     trained = load_trained(run, checkpoint, device)
     own = recording or load_recording(trained.settings.data)
     if data is None:
+        check_same_data(trained.run, own)  # its training trials may be among these, else
         evaluated, split = own, split or "valid"
     else:
         data_settings = trained.run.settings(overrides).data

@@ -64,6 +64,9 @@ class ConvertOptions(BaseModel):
     spike_trials: Name | None = None
     """Trial of each spike; its time then counts from the start of its own trial."""
 
+    sort_spikes: bool = False
+    """Sort spike times that step back. Default: refuse them, since the clock may have restarted."""
+
     counts: Name | None = None
     """Spike counts in bins: trials x bins x neurons, or bins x neurons."""
 

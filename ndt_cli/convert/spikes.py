@@ -35,6 +35,11 @@ from ndt_cli.errors import SettingsError
 # Where times count from the start of each trial, trials are put on one long clock, a day apart.
 _DAY_US = 24 * 3600 * 10**6
 
+# Times that step back further than this, in few of the steps, are of a clock that restarts.
+_FAR_BACK_US, _FEW_STEPS = 100_000, 0.2
+# Of so many values, all whole seconds, or most of them twice, are no spike times.
+_MANY, _MOST_SAME, _FEW_SAME = 100, 0.5, 0.01
+
 # A matrix with more rows than this and fewer columns has a row per spike, not per unit.
 _FEWEST_COLUMNS = 5
 
@@ -199,7 +204,8 @@ def read_spike_times(job: ConvertJob, name: str) -> tuple[SpikeTimes, Table | No
         zero_us = _DAY_US * np.arange(table.n_rows)
         times_us = times_us + zero_us[trial_of[kept]]
         table = replace(table, zero_us_R=zero_us)
-    return SpikeTimes(_by_unit(times_us, unit_of[kept], len(labels)), labels, observed), table
+    spikes = SpikeTimes(_by_unit(times_us, unit_of[kept], len(labels)), labels, observed)
+    return _ascending(job, name, spikes), table
 
 
 def _lists_of_units(
@@ -368,6 +374,16 @@ def _finite_times(
         raise job.contents.wrong("spike_times", name, found, "times")
     clock, kept = job.options.clock, np.isfinite(values)
     job.drop("spikes", int((~kept).sum()), len(kept), "have no time (NaN)")
+    if clock.unit == "s" and len(values) >= _MANY and (values[kept] % 1 == 0).all():
+        raise job.contents.wrong(
+            "spike_times",
+            name,
+            f"whole numbers, up to {np.max(values[kept], initial=0):g}",
+            "times in seconds",
+            "Are they in samples? `time_unit='samples'`, `sample_rate_hz=30000`, and "
+            "`trials_time_unit='s'` for trials in seconds. In ms: `time_unit='ms'`. Counts, or a "
+            "raster of 0 and 1: `counts=NAME`.",
+        )
     if values.dtype == np.float32 and kept.any():
         step_us = float(np.spacing(np.abs(values[kept]).max())) * clock.us_per_unit
         if step_us > 1:
@@ -381,7 +397,53 @@ def _finite_times(
 def _by_unit(
     times_us: TicksArray, unit_of: NDArray[np.integer], n_units: int
 ) -> tuple[TicksArray, ...]:
-    """Return the times of each unit, ascending."""
-    order = np.lexsort((times_us, unit_of))
+    """Return the times of each unit, in the order of the file."""
+    if (unit_of[1:] < unit_of[:-1]).any():
+        times_us = times_us[np.argsort(unit_of, kind="stable")]
     stops = np.cumsum(np.bincount(unit_of, minlength=n_units))
-    return tuple(np.split(times_us[order], stops[:-1])) if n_units else ()
+    return tuple(np.split(times_us, stops[:-1])) if n_units else ()
+
+
+def _ascending(job: ConvertJob, name: str, spikes: SpikeTimes) -> SpikeTimes:
+    """Return spikes with the times of each unit ascending, and refuse what cannot be spike times.
+
+    Times that step back now and then are those of a clock that restarts, or of trials that each
+    begin at 0: sorted, they would pile up on one another.
+    """
+    contents, n_sorted, n_twice = job.contents, 0, 0
+    sorted_us = []
+    for label, times_us in zip(spikes.unit_ids.tolist(), spikes.times_us, strict=True):
+        steps_us = np.diff(times_us)
+        back = np.flatnonzero(steps_us < 0)
+        if len(back):
+            at, far = back[np.argmin(steps_us[back])], steps_us.min() < -_FAR_BACK_US
+            if far and len(back) < _FEW_STEPS * len(times_us) and not job.options.sort_spikes:
+                before_s, after_s = times_us[at : at + 2] / 1e6
+                raise contents.wrong(
+                    "spike_times",
+                    name,
+                    f"times of unit {label!r} that step back {len(back)} times, the furthest from "
+                    f"{before_s:g} to {after_s:g} s",
+                    "ascending times on one clock",
+                    "If they count from the start of each trial, give the trial of each spike: "
+                    "`spike_trials=NAME`. If they are only out of order: `sort_spikes=True`.",
+                )
+            n_sorted += 1
+            times_us = np.sort(times_us)
+            steps_us = np.diff(times_us)
+        n_same = int((steps_us == 0).sum())
+        if n_same > _MOST_SAME * len(times_us) and len(times_us) >= _MANY:
+            raise contents.wrong(
+                "spike_times",
+                name,
+                f"{n_same} of {len(times_us)} times of unit {label!r} twice",
+                "a time per spike",
+                "Counts in bins, such as a raster of 0 and 1, are chosen with `counts=NAME`.",
+            )
+        n_twice += n_same
+        sorted_us.append(times_us)
+    if n_sorted:
+        job.notes.append(f"Spike times of {n_sorted} units were out of order, and were sorted.")
+    if n_twice > _FEW_SAME * spikes.n_spikes:
+        job.notes.append(f"{n_twice} of {spikes.n_spikes} spikes have the time of another spike.")
+    return replace(spikes, times_us=tuple(sorted_us))

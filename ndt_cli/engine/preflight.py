@@ -65,7 +65,7 @@ def check_resumable(before: Settings, now: Settings) -> None:
 
 
 def check_same_data(folder: RunFolder, recording: Recording) -> None:
-    """Refuse to resume a run on other data.
+    """Refuse to resume or evaluate a run on other data.
 
     Raises
     ------
@@ -81,7 +81,8 @@ def check_same_data(folder: RunFolder, recording: Recording) -> None:
             raise RunError(
                 f"{recording.source}: its {split} trials are not those that {folder.path} was "
                 f"trained on: {'other counts' if key == 'fingerprint' else what}",
-                "Put the old file back, or start a new run.",
+                "Put the old file back, or start a new run. To evaluate the run on other trials, "
+                "give the file: `data=FILE`.",
             )
 
 

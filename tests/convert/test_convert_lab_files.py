@@ -265,3 +265,78 @@ def test_a_sparse_array_of_both_matlab_formats_is_read(tmp_path):
         data = converted(tmp_path / name, chop_ms=500.0)
         order = np.argsort(data.start_bins_B)
         np.testing.assert_array_equal(data.spikes_BTN[order].reshape(600, 4), counts)
+
+
+# Clocks ------------------------------------------------------------------------------------------
+
+
+def write_flat(path, times, units, **trials):
+    np.savez(path, spike_times=times, spike_units=units, **(TRIALS | trials))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("spikes_per_s", "options", "found"),
+    [
+        (30_000, {}, "whole numbers, up to .*expected times in seconds"),
+        (1.0, {"time_unit": "ms", "trials_time_unit": "s"}, "trials are where there is no spike"),
+        (1.0, {"time_unit": "ms", "bin_ms": 0.2}, "spikes per second and unit"),
+        (1000 + 1e-9, {}, "spikes are outside of all of them"),
+        (1e-3, {}, "trials are where there is no spike"),
+    ],
+)
+def test_spikes_and_trials_in_different_units_are_refused(tmp_path, spikes_per_s, options, found):
+    times, units = pooled(recording())
+    times = times * spikes_per_s
+    if spikes_per_s == 30_000:
+        times = np.rint(times).astype(np.uint64)
+    path = write_flat(tmp_path / "a.npz", times, units)
+    with pytest.raises(DataError, match=found) as error:
+        converted(path, **(OPTIONS | options))
+    assert "`time_unit" in error.value.hint
+
+
+def test_a_raster_of_zeros_and_ones_is_no_list_of_times(tmp_path):
+    raster = (np.random.default_rng(0).random((4, 3000)) < 0.1).astype(np.uint8)
+    np.savez(tmp_path / "a.npz", spike_times=raster, **TRIALS)
+    with pytest.raises(DataError, match="expected times in seconds"):
+        converted(tmp_path / "a.npz", **OPTIONS)
+    with pytest.raises(DataError, match="twice; expected a time per spike"):
+        converted(tmp_path / "a.npz", time_unit="ms", trials_time_unit="s", **OPTIONS)
+
+
+def test_a_clock_that_restarts_is_refused_and_sorted_only_when_asked(tmp_path):
+    times_s = recording()
+    times_s[1] = np.concatenate([times_s[1], times_s[2]])
+    times, units = np.concatenate(times_s), np.repeat(np.arange(4), [len(t) for t in times_s])
+    path = write_flat(tmp_path / "a.npz", times, units)
+    with pytest.raises(DataError, match="times of unit 1 that step back 1 times") as error:
+        converted(path, **OPTIONS)
+    assert "`spike_trials=NAME`" in error.value.hint
+    result = convert(path, ConvertOptions(sort_spikes=True, **OPTIONS))
+    assert any("1 units were out of order, and were sorted" in n for n in result.report.notes)
+    np.testing.assert_array_equal(all_trials(result.recording).spikes_BTN, expected_counts(times_s))
+
+
+def test_spikes_in_no_order_at_all_are_sorted_with_a_note(tmp_path):
+    times_s = recording()
+    times, units = pooled(times_s)
+    order = np.random.default_rng(0).permutation(len(times))
+    path = write_flat(tmp_path / "a.npz", times[order], units[order])
+    result = convert(path, ConvertOptions(**OPTIONS))
+    assert any("out of order, and were sorted" in note for note in result.report.notes)
+    np.testing.assert_array_equal(all_trials(result.recording).spikes_BTN, expected_counts(times_s))
+
+
+def test_trials_that_all_begin_at_zero_are_refused_and_a_repeated_one_left_out(tmp_path):
+    times, units = pooled(recording())
+    path = write_flat(
+        tmp_path / "a.npz", times, units, start_time=np.zeros(12), stop_time=np.full(12, 1.6)
+    )
+    with pytest.raises(DataError, match="12 trials in 1 different windows"):
+        converted(path, **OPTIONS)
+    start = np.where(np.arange(12) == 5, START[4], START)
+    path = write_flat(tmp_path / "b.npz", times, units, start_time=start, stop_time=start + 1.6)
+    result = convert(path, ConvertOptions(**OPTIONS))
+    assert all_trials(result.recording).trial_ids_B.tolist() != list(range(12))
+    assert [d.n for d in result.report.dropped if "window of another" in d.why] == [1]

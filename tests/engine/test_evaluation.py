@@ -66,6 +66,13 @@ def test_an_argument_that_is_not_usable_is_refused_before_anything_is_read(argum
         evaluate("no-such-run", **arguments)
 
 
+def test_a_rebuilt_training_file_is_refused_as_the_own_data_of_a_run(run, spikes):
+    moved = Recording(spikes.valid, spikes.train, "rebuilt", "synthetic")
+    for rebuilt in (moved, replace(spikes, valid=spikes.train)):
+        with pytest.raises(RunError, match="trials are not those that .* was trained on"):
+            evaluate(run, recording=rebuilt)
+
+
 def test_without_true_rates_there_is_no_r2(run, spikes):
     blind = Recording(
         dataclasses.replace(spikes.train, rates_BTN=None),
