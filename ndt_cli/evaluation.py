@@ -235,8 +235,9 @@ def evaluate(
     _check_arguments(split, data, overrides, lags_ms)
     trained = load_trained(run, checkpoint, device)
     own = recording or load_recording(trained.settings.data)
+    if data is None and recording is None:  # the file may have changed: trials trained on are valid
+        check_same_data(trained.run, own)
     if data is None:
-        check_same_data(trained.run, own)  # its training trials may be among these, else
         evaluated, split = own, split or "valid"
     else:
         data_settings = trained.run.settings(overrides).data

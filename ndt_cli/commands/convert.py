@@ -94,7 +94,10 @@ def _with_options(command: Callable[..., None]) -> Callable[..., None]:
 @_with_options
 def convert(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Recording: .npz, .mat, HDF5, NWB or .csv.")
+        Path,
+        typer.Argument(
+            metavar="FILE", help="Recording: .npz, .mat, HDF5, NWB, .csv, or a phy folder."
+        ),
     ],
     path: Annotated[
         Path | None, typer.Option("--out", "-o", help="File to write, .h5 or .npz.")

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
+from ndt_cli.convert.clock import Clock
 from ndt_cli.errors import DataError, SettingsError, called, nearest
 
 _N_NAMES = 12
@@ -81,14 +82,17 @@ class Contents:
     ----------
     path : Path
     layout : str
-        ``"npz"``, ``"HDF5"``, ``"NWB"``, ``"MATLAB"`` or ``"CSV"``.
+        ``"npz"``, ``"HDF5"``, ``"NWB"``, ``"MATLAB"``, ``"CSV"`` or ``"phy"``.
     items : dict of str to Item
         By name, in the file's order.
+    spike_clock : Clock or None
+        Of the spike times, where the format says so.
     """
 
     path: Path
     layout: str
     items: dict[str, Item] = field(default_factory=dict)
+    spike_clock: Clock | None = None
     on_close: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> Self:

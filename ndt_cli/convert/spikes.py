@@ -365,6 +365,21 @@ def _constant_columns(
     return columns
 
 
+def _spike_clock(job: ConvertJob) -> Clock:
+    """Return the clock of the spike times: that of the format, else the chosen one."""
+    clock, rate_hz = job.contents.spike_clock, job.options.sample_rate_hz
+    if clock is None:
+        return job.options.clock
+    if rate_hz is None and clock.sample_rate_hz is None:
+        raise SettingsError(
+            f"{job.contents.path}: found no sampling rate, no params.py with 'sample_rate'",
+            "Give it: `sample_rate_hz=30000`.",
+        )
+    clock = replace(clock, sample_rate_hz=rate_hz or clock.sample_rate_hz)
+    job.taken["sampling rate"] = f"{clock.sample_rate_hz:g} Hz"
+    return clock
+
+
 def _finite_times(
     job: ConvertJob, name: str, values: NDArray[Any]
 ) -> tuple[TicksArray, NDArray[np.bool_]]:
@@ -372,7 +387,7 @@ def _finite_times(
     if values.dtype.kind not in "uif":
         found = f"values of type {values.dtype}"
         raise job.contents.wrong("spike_times", name, found, "times")
-    clock, kept = job.options.clock, np.isfinite(values)
+    clock, kept = _spike_clock(job), np.isfinite(values)
     job.drop("spikes", int((~kept).sum()), len(kept), "have no time (NaN)")
     if clock.unit == "s" and len(values) >= _MANY and (values[kept] % 1 == 0).all():
         raise job.contents.wrong(

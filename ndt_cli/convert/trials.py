@@ -202,8 +202,8 @@ def _check_repeats(
     if len(rows) > 1 and len(firsts) < _FEWEST_DIFFERENT * len(rows):
         raise DataError(
             f"{job.contents.path}: found {len(rows)} trials in {len(firsts)} different windows, "
-            f"such as {windows_us[0, 0] / 1e6:g} to {windows_us[0, 1] / 1e6:g} s; expected times on the "
-            "clock of the recording",
+            f"such as {windows_us[0, 0] / 1e6:g} to {windows_us[0, 1] / 1e6:g} s; expected times "
+            "on the clock of the recording",
             "If they count from the start of each trial, so must the spikes: give the trial of "
             "each one, `spike_trials=NAME`.",
         )

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from ndt_cli.errors import DataError, nearest
+from ndt_cli.errors import DataError, called, nearest
 from ndt_cli.memory import check_memory, in_gb
 
 # What h5py, numpy and zipfile raise for damaged content; numpy parses a header as Python text.
@@ -448,11 +448,13 @@ class ArrayFile:
             ),
             b"MATLAB 5.0": (
                 "a MATLAB file before version 7.3; expected HDF5 or .npz",
-                "Convert it: `convert(FILE)`.",
+                f"Convert it: {called('list_contents', self.path)} shows what is in it, and how.",
             ),
             b"": (
                 "neither HDF5 nor .npz content",
-                "Save `spikes` (trials x bins x neurons) and `bin_ms` with numpy.savez.",
+                f"Convert it: {called('list_contents', self.path)} shows what is in it, and how."
+                if self.path.suffix.lower() in (".csv", ".tsv", ".txt", ".mat")
+                else "Save `spikes` (trials x bins x neurons) and `bin_ms` with numpy.savez.",
             ),
         }
         found, hint = next(kinds[start] for start in kinds if head.startswith(start))

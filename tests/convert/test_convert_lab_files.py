@@ -1,5 +1,7 @@
 """Odd files of real laboratories: the counts must be right, or the error must lead on."""
 
+import pickle
+
 import h5py
 import numpy as np
 import pytest
@@ -340,3 +342,66 @@ def test_trials_that_all_begin_at_zero_are_refused_and_a_repeated_one_left_out(t
     result = convert(path, ConvertOptions(**OPTIONS))
     assert all_trials(result.recording).trial_ids_B.tolist() != list(range(12))
     assert [d.n for d in result.report.dropped if "window of another" in d.why] == [1]
+
+
+# Folders of Kilosort and phy ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def phy(tmp_path):
+    """A folder of four clusters, two of them labeled by hand, and a table of trials beside it."""
+    folder = tmp_path / "phy"
+    folder.mkdir()
+    times, units = pooled(recording())
+    np.save(folder / "spike_times.npy", np.rint(times * 30_000).astype(np.uint64)[:, None])
+    np.save(folder / "spike_clusters.npy", np.array([3, 5, 8, 11], np.int32)[units][:, None])
+    (folder / "params.py").write_text(
+        "dat_path = 'x.bin'\nsample_rate = 30000.\nraise SystemExit\n"
+    )
+    (folder / "cluster_group.tsv").write_text("cluster_id\tgroup\n5\tgood\n8\tnoise\n")
+    (folder / "cluster_KSLabel.tsv").write_text(
+        "cluster_id\tKSLabel\n" + "".join(f"{k}\tgood\n" for k in (3, 5, 8, 11))
+    )
+    (folder / "cluster_purity.tsv").write_text("cluster_id\tpurity\n")
+    lines = [f"{start},{start + 1.6}" for start in START]
+    (tmp_path / "trials.csv").write_text("\n".join(["start_time,stop_time", *lines]))
+    return folder
+
+
+def test_a_phy_folder_is_read_in_its_samples_with_its_labels(phy):
+    options = {"trials": str(phy.parent / "trials.csv"), **OPTIONS}
+    expected = expected_counts(recording())
+    result = convert(phy, ConvertOptions(**options))
+    np.testing.assert_array_equal(all_trials(result.recording).spikes_BTN, expected)
+    assert result.report.neurons == ("3", "5", "8", "11")
+    assert result.report.taken["sampling rate"] == "30000 Hz"
+    good = convert(phy, ConvertOptions(units_where=("group == good",), **options))
+    assert good.report.neurons == ("5",)
+    np.testing.assert_array_equal(all_trials(good.recording).spikes_BTN, expected[..., 1:2])
+    kept = convert(phy, ConvertOptions(units_where=("KSLabel == good",), **options))
+    assert kept.report.n_neurons == 4
+
+
+def test_a_phy_folder_without_a_sampling_rate_needs_one(phy):
+    (phy / "params.py").unlink()
+    options = {"trials": str(phy.parent / "trials.csv"), **OPTIONS}
+    with pytest.raises(SettingsError, match="found no sampling rate"):
+        converted(phy, **options)
+    data = converted(phy, sample_rate_hz=30_000.0, **options)
+    np.testing.assert_array_equal(data.spikes_BTN, expected_counts(recording()))
+
+
+def test_what_is_not_read_leads_on(tmp_path):
+    np.save(tmp_path / "a.npy", np.arange(3))
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"spike_times": [1.0]}))
+    (tmp_path / "a.zarr").mkdir()
+    (tmp_path / "folder").mkdir()
+    for name, found, hint in (
+        ("a.npy", "without a name", "numpy.savez"),
+        ("a.pkl", "a pickle of Python, which could run code", "numpy.savez"),
+        ("a.zarr", "a Zarr store", "HDF5 or NWB"),
+        ("folder", "a folder without spike_times.npy", "one file in it"),
+    ):
+        with pytest.raises(DataError, match=found) as error:
+            list_contents(tmp_path / name)
+        assert hint in error.value.hint
