@@ -124,7 +124,9 @@ class Contents:
             if column < item.shape[1]:
                 self.items[spelling] = _column_of(item, column)
                 return spelling
-        return None
+        series = [n for n, item in self.items.items() if isinstance(item, SeriesItem)]
+        short = [n for n in series if n.rpartition("/")[2] == name]
+        return short[0] if len(short) == 1 else None
 
     def children(self, table: str) -> list[str]:
         """Names right below a group, or at the top for an empty name."""
@@ -243,7 +245,7 @@ _NAMES = {
     "spike_times": ("units/spike_times", "spike_times", "spiketimes", "spike_time", "spikes"),
     "spike_units": (
         "spike_units", "spike_unit", "spike_clusters", "unit", "units", "neuron", "neurons",
-        "cluster", "clusters", "cluster_id", "unit_id", "neuron_id",
+        "cluster", "clusters", "cluster_id", "unit_id", "neuron_id", "index",
     ),
     "counts": ("spikes", "counts", "spike_counts", "binned_spikes"),
     "trials": ("intervals/trials", "trials"),
@@ -358,12 +360,18 @@ class Listing:
     tables : dict of str to int
         Groups of columns of equal length, with the number of their rows: choices for the options
         ``trials`` and ``units``.
+    spikes : tuple of str or None
+        What would be taken as spikes: ``"spike_times"`` or ``"counts"``, and its name.
+    trials : str or None
+        Table that would be taken as that of trials.
     """
 
     source: str
     format: str
     entries: tuple[Entry, ...]
     tables: dict[str, int]
+    spikes: tuple[str, str] | None = None
+    trials: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -376,7 +384,16 @@ def make_listing(contents: Contents) -> Listing:
         Entry(name, item.shape, item.dtype, _first_values(item))
         for name, item in contents.items.items()
     )
-    return Listing(str(contents.path), contents.layout, entries, contents.tables())
+    times, counts = guess_spikes(contents)
+    named = ("spike_times", times) if times else ("counts", counts)
+    return Listing(
+        str(contents.path),
+        contents.layout,
+        entries,
+        contents.tables(),
+        (named[0], named[1]) if named[1] else None,
+        guess(contents, "trials", contents.groups),
+    )
 
 
 def _first_values(item: Item) -> str:

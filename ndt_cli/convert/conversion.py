@@ -36,7 +36,7 @@ from ndt_cli.convert.job import ConvertJob, Dropped
 from ndt_cli.convert.options import ConvertOptions
 from ndt_cli.convert.reading import open_file
 from ndt_cli.convert.spikes import read_spike_times
-from ndt_cli.convert.tables import Table, read_conditions
+from ndt_cli.convert.tables import Table, plain_label, read_conditions
 from ndt_cli.convert.trials import Cut, chosen_rows, cut_recording, draw_valid, valid_rows
 from ndt_cli.data.checks import MAX_COUNT, check_recording, compact_counts
 from ndt_cli.data.rebin import rebin
@@ -170,7 +170,7 @@ def convert(file: Path | str, options: ConvertOptions | None = None) -> Converte
         job.notes.append("Spikes where windows overlap are counted in each of them.")
     data = replace(
         cut.data,
-        neuron_names=tuple(str(name) for name in cut.unit_ids.tolist()),
+        neuron_names=tuple(plain_label(name) for name in cut.unit_ids.tolist()),
         conditions_B=None if cut.conditions is None else cut.conditions.numbers_B,
     )
     is_valid_B = cut.is_valid_B

@@ -123,6 +123,9 @@ class ConvertOptions(BaseModel):
     units_where: tuple[Rule, ...] = ()
     """Keep units that meet this condition: "quality == good". If repeated, all must hold."""
 
+    ignore_intervals: bool = False
+    """Take every unit as observed all the time: ignore obs_intervals and invalid_times (NWB)."""
+
     min_rate_hz: float = Field(0.0, ge=0)
     """Drop units with a mean rate in the trials below this, Hz."""
 

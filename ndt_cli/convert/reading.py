@@ -18,6 +18,7 @@ from ndt_cli.convert.matlab import is_mat73, open_mat5, open_mat73
 from ndt_cli.data.files import DAMAGE, ArrayFile
 from ndt_cli.errors import DataError
 
+_DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d*(?:[eE][+-]?\d+)?\s*")
 _TEXT_ENDINGS = (".csv", ".tsv", ".txt")
 
 
@@ -156,7 +157,7 @@ def _open_csv(path: Path) -> Contents:
             f"{path}: found bytes that are not UTF-8 text ({error.reason}); expected a text table",
             hint="Save it as CSV UTF-8.",
         ) from error
-    lines = text.splitlines()
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
     head = lines[0] if lines else ""
     delimiter = max(",;\t", key=head.count)
     try:
@@ -174,7 +175,7 @@ def _open_csv(path: Path) -> Contents:
     _check_rows(path, names, rows)
     contents = Contents(path, "CSV")
     for name, cells in zip(names, zip(*rows[1:], strict=True), strict=True):
-        values = _column(cells)
+        values = _column(cells, decimal_comma=delimiter != ",")
         kind = "text" if values.dtype.kind == "U" else str(values.dtype)
         contents.items[name] = ArrayItem(values.shape, kind, partial(np.asarray, values))
     return contents
@@ -199,8 +200,12 @@ def _check_rows(path: Path, names: list[str], rows: list[list[str]]) -> None:
             )
 
 
-def _column(cells: tuple[str, ...]) -> NDArray[Any]:
-    """Return a column as numbers if it can be, else as text."""
+def _column(cells: tuple[str, ...], decimal_comma: bool) -> NDArray[Any]:
+    """Return a column as numbers if it can be, else as text; a decimal comma if told."""
+    if decimal_comma and all(
+        _DECIMAL_COMMA.fullmatch(cell) or _is_number(cell or "0") for cell in cells
+    ):
+        cells = tuple(cell.replace(",", ".") for cell in cells)
     try:
         return np.array([cell if cell.strip() else "nan" for cell in cells], dtype=np.float64)
     except ValueError:

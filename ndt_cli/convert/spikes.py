@@ -40,6 +40,9 @@ _FAR_BACK_US, _FEW_STEPS = 100_000, 0.2
 # Of so many values, all whole seconds, or most of them twice, are no spike times.
 _MANY, _MOST_SAME, _FEW_SAME = 100, 0.5, 0.01
 
+# Observed without an end; and gaps that are of rounding, or of a sample, and not of recording.
+_ALWAYS_US, _HAIRLINE_US = 2**57, 1000
+
 # A matrix with more rows than this and fewer columns has a row per spike, not per unit.
 _FEWEST_COLUMNS = 5
 
@@ -182,7 +185,12 @@ def read_spike_times(job: ConvertJob, name: str) -> tuple[SpikeTimes, Table | No
     if found is not None and isinstance(item, ListsItem) and item.are_matrices:
         hint = f"Counts, one matrix per trial, are chosen with `counts={found!r}`."
         raise contents.wrong("spike_times", found, "matrices", "lists of times", hint)
-    if found is not None and isinstance(item, ListsItem) and len(item.shape) == 2:
+    words = (job.options.axes or "").replace(" ", "").split(",")
+    if isinstance(item, ListsItem) and len(item.shape) == 2 and "channels" in words:
+        if sorted(words) != ["channels", "neurons"]:
+            raise SettingsError(f"`axes={job.options.axes!r}`: expected channels,neurons")
+        values, unit_of, labels = _lists_of_channels(job, found or name, item, words)
+    elif found is not None and isinstance(item, ListsItem) and len(item.shape) == 2:
         values, unit_of, trial_of, labels, table = _lists_of_trials(job, found, item)
     elif job.options.spike_trials is not None:
         values = contents.numbers(name, "spike_times")
@@ -225,9 +233,10 @@ def _lists_of_units(
             else np.arange(int(np.prod(item.shape)))
         )
         intervals, observed = contents.items.get(f"{group}/obs_intervals"), None
-        if isinstance(intervals, ListsItem) and intervals.shape == item.shape:  # of NWB
-            to_us = job.options.clock.to_us
-            observed = tuple(to_us(part).reshape(-1, 2) for part in intervals.read())
+        is_known = isinstance(intervals, ListsItem) and intervals.shape == item.shape  # of NWB
+        if is_known and not job.options.ignore_intervals:
+            assert isinstance(intervals, ListsItem)
+            observed = _observed(job, intervals.read(), labels)
         return item.read(), labels, observed
     if isinstance(item, ArrayItem) and found is not None:
         values = contents.numbers(found, "spike_times")
@@ -244,6 +253,43 @@ def _lists_of_units(
     job.taken["spike times"] = f"{group}/, {len(members)} arrays"
     lists = [contents.numbers(m, "spike_times") for m in members]
     return lists, np.array([m.rpartition("/")[2] for m in members]), None
+
+
+def _observed(
+    job: ConvertJob, intervals: list[NDArray[Any]], labels: NDArray[Any]
+) -> tuple[TicksArray, ...]:
+    """Return when each unit was observed, (intervals, 2) of each, in microseconds.
+
+    Infinity means to the end. Gaps below a millisecond are closed. A unit without intervals, or
+    with NaN, was observed for an unknown time, which is taken as all of it.
+    """
+    observed, unknown, gaps_us = [], [], np.zeros(0)
+    ends = (-_ALWAYS_US, _ALWAYS_US)
+    for label, part in zip(labels.tolist(), intervals, strict=True):
+        times = np.asarray(part, dtype=np.float64).reshape(-1, 2)
+        if len(times) == 0 or np.isnan(times).any():
+            unknown.append(str(label))
+            observed.append(np.array([ends]))
+            continue
+        finite = np.isfinite(times)
+        times_us = job.options.clock.to_us(np.where(finite, times, 0))
+        times_us = np.where(finite, times_us, np.where(times > 0, ends[1], ends[0]))
+        merged = merge_intervals(times_us)
+        gaps = merged[1:, 0] - merged[:-1, 1]
+        gaps_us = np.concatenate([gaps_us, gaps[gaps < _HAIRLINE_US]])
+        merged[:-1, 1] += np.where(gaps < _HAIRLINE_US, gaps, 0)
+        observed.append(merge_intervals(merged))
+    if unknown:
+        job.notes.append(
+            f"Taken as observed all the time, for their obs_intervals are empty or NaN: units "
+            f"{', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}."
+        )
+    if len(gaps_us):
+        job.notes.append(
+            f"{len(gaps_us)} gaps between obs_intervals of up to {gaps_us.max() / 1000:g} ms were "
+            "closed."
+        )
+    return tuple(observed)
 
 
 def _rows_of_units(job: ConvertJob, name: str, values: NDArray[Any]) -> list[NDArray[Any]]:
@@ -265,6 +311,21 @@ def _rows_of_units(job: ConvertJob, name: str, values: NDArray[Any]) -> list[NDA
     return rows
 
 
+def _lists_of_channels(
+    job: ConvertJob, name: str, item: ListsItem, words: list[str]
+) -> tuple[NDArray[Any], NDArray[np.integer], NDArray[Any]]:
+    """Read one list per channel and unit; units without spikes are left out."""
+    lists = [np.reshape(part, -1) for part in item.read()]
+    job.taken["spike times"] = f"{name}, {item.shape[0]} {words[0]} x {item.shape[1]} {words[1]}"
+    places = [np.unravel_index(i, item.shape) for i in range(len(lists))]
+    channel = words.index("channels")
+    labels = np.array([f"channel {p[channel]} unit {p[1 - channel]}" for p in places])
+    held = [i for i, part in enumerate(lists) if len(part)]
+    job.drop("units", len(lists) - len(held), len(lists), "have no spike")
+    values = np.concatenate([lists[i] for i in held]) if held else np.zeros(0)
+    return values, np.repeat(np.arange(len(held)), [len(lists[i]) for i in held]), labels[held]
+
+
 def _lists_of_trials(
     job: ConvertJob, name: str, item: ListsItem
 ) -> tuple[NDArray[Any], NDArray[np.integer], NDArray[np.integer], NDArray[Any], Table]:
@@ -281,6 +342,16 @@ def _lists_of_trials(
     grid = np.arange(len(lists)).reshape(item.shape)
     grid_BN = grid if axes[0] == "trials" else grid.T
     n_trials, n_units = grid_BN.shape
+    known = job.find_trials() if job.options.axes is None else None
+    if known is not None and known.n_rows not in (1, n_trials):
+        raise job.contents.wrong(
+            "spike_times",
+            name,
+            f"{n_trials} x {n_units} lists, and {known.n_rows} trials",
+            "a row of lists per trial",
+            "Of channels and their units: `axes='channels,neurons'`. Of units and trials: "
+            "`axes='neurons,trials'`.",
+        )
     job.taken["spike times"] = f"{name}, {n_trials} trials x {n_units} units"
     ordered = [np.reshape(lists[i], -1) for i in grid_BN.reshape(-1)]
     sizes = [len(times) for times in ordered]
@@ -311,6 +382,9 @@ def _unit_of_each(
         expected = f"{n_spikes} values, one per spike"
         raise contents.wrong("spike_units", name, f"shape {units.shape}", expected)
     unit_ids, unit_of = np.unique(units, return_inverse=True)
+    if n_spikes >= _MANY and len(unit_ids) > n_spikes / 2:
+        found = f"{len(unit_ids)} units for {n_spikes} spikes"
+        raise contents.wrong("spike_units", name, found, "fewer units than spikes could fill")
     return unit_of, unit_ids
 
 

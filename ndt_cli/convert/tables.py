@@ -190,12 +190,12 @@ def match_rows(
     Rows are matched by the first of the columns that holds all of the labels, else in order,
     which is noted.
     """
-    wanted = [_plain(v) for v in labels.tolist()]
+    wanted = [plain_label(v) for v in labels.tolist()]
     partial: tuple[str, list[str]] | None = None
     for name in id_columns:
         if name not in table.columns:
             continue
-        ids = [_plain(v) for v in table.column(name, table.option).tolist()]
+        ids = [plain_label(v) for v in table.column(name, table.option).tolist()]
         rows = {label: row for row, label in enumerate(ids)}
         missing = [label for label in wanted if label not in rows]
         if len(rows) < len(ids):
@@ -223,7 +223,8 @@ def match_rows(
     return np.arange(len(labels))
 
 
-def _plain(label: Any) -> str:
+def plain_label(label: Any) -> str:
+    """Return the name of a unit or trial; a whole number has no decimals, whatever its type."""
     return f"{label:.15g}" if isinstance(label, float) else str(label)
 
 

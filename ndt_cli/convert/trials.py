@@ -11,7 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt_cli.convert.behavior import Behavior, check_known
-from ndt_cli.convert.clock import TicksArray, clipped, contained, in_bins, ms_to_us
+from ndt_cli.convert.clock import (
+    TicksArray,
+    clipped,
+    common_intervals,
+    contained,
+    in_bins,
+    merge_intervals,
+    ms_to_us,
+)
 from ndt_cli.convert.contents import guess, listed
 from ndt_cli.convert.counts import ContinuousCounts
 from ndt_cli.convert.job import ConvertJob
@@ -40,6 +48,8 @@ _LONGER, _MOST_FAR = 50, 0.95
 
 # Of trials in fewer different windows, the times are not those of the recording.
 _FEWEST_DIFFERENT = 0.5
+
+_ALWAYS_US = 2**57
 
 _MAX_BLOCKS = 5
 
@@ -161,8 +171,16 @@ def _plan_trials(job: ConvertJob, spikes: Spikes, table: Table, bin_us: int) -> 
     observed_us = spikes.observed_by_all_us
     if observed_us is not None:
         observed_R = contained(starts_us_R, stops_us_R, observed_us)
-        why = "lie, in part, where not all units were recorded"
+        why = "lie, in part, where not all units were recorded" + _rarest(
+            job, spikes, kept_R, starts_us_R, stops_us_R
+        )
         job.keep("trials", observed_R, kept_R, why)
+    invalid_us = _invalid_us(job)
+    meets_R = [
+        ((start < invalid_us[:, 1]) & (stop > invalid_us[:, 0])).any()
+        for start, stop in zip(starts_us_R, stops_us_R, strict=True)
+    ]
+    job.keep("trials", ~np.array(meets_R, dtype=bool), kept_R, "lie, in part, in 'invalid_times'")
     _check_repeats(job, table, starts_us_R, stops_us_R, kept_R)
     rows = np.flatnonzero(kept_R)
     if len(rows) == 0:
@@ -186,6 +204,40 @@ def _plan_trials(job: ConvertJob, spikes: Spikes, table: Table, bin_us: int) -> 
         read_conditions(table, job.options.condition, rows),
         None if is_valid_R is None else is_valid_R[rows],
     )
+
+
+def _rarest(
+    job: ConvertJob,
+    spikes: Spikes,
+    kept_R: NDArray[np.bool_],
+    starts_us_R: TicksArray,
+    stops_us_R: TicksArray,
+) -> str:
+    """Return the unit that was recorded in the fewest trials, for a message."""
+    if not isinstance(spikes, SpikeTimes) or spikes.observed_us is None:
+        return ""
+    starts_us, stops_us = starts_us_R[kept_R], stops_us_R[kept_R]
+    n_held = [
+        int(contained(starts_us, stops_us, merge_intervals(o)).sum()) for o in spikes.observed_us
+    ]
+    fewest = int(np.argmin(n_held)) if n_held else 0
+    if not n_held or n_held[fewest] == len(starts_us):
+        return ""
+    return (
+        f" ('obs_intervals': unit {spikes.unit_ids[fewest]} in {n_held[fewest]} of them; "
+        "`ignore_intervals=True` keeps all)"
+    )
+
+
+def _invalid_us(job: ConvertJob) -> TicksArray:
+    """Return the intervals that an NWB file marks as invalid, (intervals, 2)."""
+    names = [f"intervals/invalid_times/{part}_time" for part in ("start", "stop")]
+    if job.options.ignore_intervals or not all(name in job.contents.items for name in names):
+        return np.zeros((0, 2), dtype=np.int64)
+    times = np.stack([job.contents.numbers(name, None) for name in names], axis=1)
+    times = times[~np.isnan(times).any(axis=1)]
+    limit_s = 1e9
+    return job.options.clock.to_us(np.clip(times, -limit_s, limit_s))
 
 
 def _check_repeats(
@@ -387,7 +439,12 @@ def _stretches(
     job: ConvertJob, spikes: Spikes, table: Table | None, bin_us: int
 ) -> tuple[TicksArray, IntArray]:
     """Return the stretches to chop, disjoint and in order, and the row of the table of each."""
-    observed_us = spikes.observed_by_all_us
+    observed_us, invalid_us = spikes.observed_by_all_us, merge_intervals(_invalid_us(job))
+    if len(invalid_us):
+        edges_us = np.array([-_ALWAYS_US, *invalid_us.reshape(-1), _ALWAYS_US])
+        valid_us = edges_us.reshape(-1, 2)
+        sets = [valid_us] if observed_us is None else [valid_us, observed_us]
+        observed_us = common_intervals(sets)
     if table is None:
         start_us, stop_us = spikes.span_us
         if observed_us is None:  # then the bins of the first and the last spike count whole

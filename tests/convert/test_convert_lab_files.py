@@ -1,15 +1,16 @@
 """Odd files of real laboratories: the counts must be right, or the error must lead on."""
 
 import pickle
+import re
 
 import h5py
 import numpy as np
 import pytest
 import scipy.io
 import scipy.sparse
-from convert_files import mat_number, references
+from convert_files import mat_number, references, session, write_nwb
 
-from ndt_cli.convert import ConvertOptions, convert, list_contents
+from ndt_cli.convert import ConvertOptions, bin_spikes, convert, list_contents
 from ndt_cli.data.describe import describe_file
 from ndt_cli.data.files import ArrayFile
 from ndt_cli.data.loading import load_file
@@ -405,3 +406,134 @@ def test_what_is_not_read_leads_on(tmp_path):
         with pytest.raises(DataError, match=found) as error:
             list_contents(tmp_path / name)
         assert hint in error.value.hint
+
+
+# NWB: when units were observed, and what is invalid ----------------------------------------------
+
+
+def nwb(path, intervals, invalid=None):
+    """Add obs_intervals of each unit, and invalid times, to the file of a small session."""
+    write_nwb(path, session())
+    with h5py.File(path, "a") as file:
+        file["units/obs_intervals"] = np.concatenate([np.reshape(i, (-1, 2)) for i in intervals])
+        file["units/obs_intervals_index"] = np.cumsum([len(i) for i in intervals])
+        if invalid is not None:
+            for part, values in zip(
+                ("start_time", "stop_time"), np.transpose(invalid), strict=True
+            ):
+                file[f"intervals/invalid_times/{part}"] = values
+    return path
+
+
+ALL_DAY = [[0.0, 100.0]]
+
+
+@pytest.mark.parametrize(
+    ("odd", "note"),
+    [
+        ([[0.0, np.inf]], None),
+        ([[0.0, np.nan]], "observed all the time, .* units 205"),
+        ([], "observed all the time, .* units 205"),
+        ([[0.0, 20.0], [15.0, 100.0]], None),
+        ([[k, k + 0.9999] for k in range(100)], "gaps between obs_intervals of up to 0.1 ms"),
+    ],
+)
+def test_open_empty_and_hairline_obs_intervals_keep_all_trials(tmp_path, odd, note):
+    path = nwb(tmp_path / "a.nwb", [ALL_DAY, odd, ALL_DAY])
+    result = convert(path, ConvertOptions(bin_ms=50))
+    whole = all_trials(result.recording)
+    made = session()
+    spikes_BTN, _ = bin_spikes(made.times_s, made.start, made.stop, 50)
+    np.testing.assert_array_equal(whole.spikes_BTN, spikes_BTN)
+    notes = " ".join(result.report.notes)
+    assert (re.search(note, notes) is not None) if note else ("obs_intervals" not in notes)
+
+
+def test_a_unit_that_was_not_recorded_in_some_trials_is_named(tmp_path):
+    path = nwb(tmp_path / "a.nwb", [ALL_DAY, [[0.0, 15.0]], ALL_DAY])
+    (dropped,) = [
+        d for d in convert(path, ConvertOptions(bin_ms=50)).report.dropped if d.what == "trials"
+    ]
+    assert dropped.n == 5
+    assert "'obs_intervals': unit 205 in 3 of them; `ignore_intervals=True`" in dropped.why
+    assert converted(path, bin_ms=50, ignore_intervals=True).n_trials == 8
+
+
+def test_trials_in_invalid_times_are_left_out(tmp_path):
+    path = nwb(tmp_path / "a.nwb", [ALL_DAY] * 3, invalid=[[12.5, 14.1], [23.0, np.inf]])
+    result = convert(path, ConvertOptions(bin_ms=50))
+    assert all_trials(result.recording).trial_ids_B.tolist() == [0, 3, 4, 5, 6]
+    assert [(d.n, d.why) for d in result.report.dropped if d.what == "trials"] == [
+        (3, "lie, in part, in 'invalid_times'")
+    ]
+    assert converted(path, bin_ms=50, ignore_intervals=True).n_trials == 8
+    chopped = converted(path, bin_ms=50, chop_ms=500, trials="none")
+    starts_s = chopped.start_bins_B * 0.05
+    assert not ((starts_s < 14.1) & (starts_s + chopped.lengths_B * 0.05 > 12.5 + 1e-9)).any()
+    assert (starts_s < 23).all()
+
+
+# Other ordinary layouts --------------------------------------------------------------------------
+
+
+def test_cells_of_channels_and_units_are_read_on_the_clock_of_the_recording(tmp_path):
+    times_s = recording()
+    cells = np.empty((3, 2), dtype=object)
+    cells[:] = [[times_s[0], times_s[1]], [times_s[2], np.zeros(0)], [times_s[3], np.zeros(0)]]
+    scipy.io.savemat(tmp_path / "a.mat", {"spike_times": cells, "trials": TRIALS})
+    with pytest.raises(DataError, match="3 x 2 lists, and 12 trials") as error:
+        converted(tmp_path / "a.mat", **OPTIONS)
+    assert "`axes='channels,neurons'`" in error.value.hint
+    data = converted(tmp_path / "a.mat", axes="channels,neurons", **OPTIONS)
+    np.testing.assert_array_equal(data.spikes_BTN, expected_counts(times_s))
+    assert data.neuron_names[:3] == ("channel 0 unit 0", "channel 0 unit 1", "channel 1 unit 0")
+
+
+def test_a_table_with_decimal_commas_and_comments_is_read(tmp_path):
+    times_s = recording()
+    rows = [f"{u};{t:.3f}".replace(".", ",") for t, u in zip(*pooled(times_s), strict=True)]
+    (tmp_path / "a.csv").write_text("\n".join(["# rig 2", "unit;time", *rows]))
+    trials = [f"{start:g};{start + 1.6:g}".replace(".", ",") for start in START]
+    (tmp_path / "b.csv").write_text("\n".join(["start_time;stop_time", *trials, "# end"]))
+    result = convert(tmp_path / "a.csv", ConvertOptions(trials=str(tmp_path / "b.csv"), **OPTIONS))
+    np.testing.assert_array_equal(all_trials(result.recording).spikes_BTN, expected_counts(times_s))
+    assert result.report.neurons == ("0", "1", "2", "3")
+
+
+def test_a_listing_says_what_would_be_taken(tmp_path):
+    times, units = pooled(recording())
+    np.savez(tmp_path / "a.npz", spike_times=times, spike_units=units)
+    assert list_contents(tmp_path / "a.npz").spikes == ("spike_times", "spike_times")
+    write_nwb(tmp_path / "a.nwb", session())
+    listing = list_contents(tmp_path / "a.nwb")
+    assert (listing.spikes, listing.trials) == (
+        ("spike_times", "units/spike_times"),
+        "intervals/trials",
+    )
+
+
+def test_a_group_of_pynapple_is_read_as_it_is_saved(tmp_path):
+    times_s = recording()
+    times, units = pooled(times_s)
+    np.savez(
+        tmp_path / "a.npz", t=times, index=units.astype(float), start=[0.0], end=[40.0],
+        keys=np.arange(4), rate=np.ones(4), type=np.array(["TsGroup"]),
+    )  # fmt: skip
+    lines = [f"{start},{start + 1.6}" for start in START]
+    (tmp_path / "b.csv").write_text("\n".join(["start_time,stop_time", *lines]))
+    data = converted(tmp_path / "a.npz", trials=str(tmp_path / "b.csv"), **OPTIONS)
+    np.testing.assert_array_equal(data.spikes_BTN, expected_counts(times_s))
+    assert data.neuron_names == ("0", "1", "2", "3")
+
+
+def test_a_number_of_each_spike_is_not_its_unit(tmp_path):
+    times, _ = pooled(recording())
+    np.savez(tmp_path / "a.npz", t=times, index=np.arange(len(times)), **TRIALS)
+    with pytest.raises(DataError, match="expected fewer units than spikes could fill"):
+        converted(tmp_path / "a.npz", **OPTIONS)
+
+
+def test_a_time_series_of_nwb_goes_by_its_short_name(tmp_path):
+    write_nwb(tmp_path / "a.nwb", session())
+    data = converted(tmp_path / "a.nwb", bin_ms=50, behavior=("hand",))
+    assert data.behavior_names == ("hand 0", "hand 1")
