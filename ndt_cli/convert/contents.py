@@ -254,6 +254,7 @@ _NAMES = {
         "stop_time", "stop", "end", "trial_stop", "trial_end", "end_time", "stop_s", "stop_ms",
     ),
     "units": ("units",),
+    "times": ("time", "times", "time_s", "time_ms", "t"),
     "lengths": ("lengths",),
     "length_ms": ("length_ms",),
 }  # fmt: skip

@@ -17,7 +17,7 @@ from ndt_cli.convert.contents import (
     SeriesItem,
     array_item,
 )
-from ndt_cli.data.files import DAMAGE, Elsewhere, check_announced, own_item
+from ndt_cli.data.files import DAMAGE, Elsewhere, check_announced, damaged, own_item
 from ndt_cli.errors import DataError
 
 # A group may hold links to itself: two of them make a million paths of this depth.
@@ -34,10 +34,7 @@ def open_h5(path: Path) -> h5py.File:
     try:
         return h5py.File(path, "r")
     except DAMAGE as error:
-        raise DataError(
-            f"{path}: the file is damaged or incomplete ({error})",
-            hint="Copy or write the file again.",
-        ) from error
+        raise damaged(path, str(error)) from error
 
 
 def hdf5_contents(path: Path, file: h5py.File) -> Contents:

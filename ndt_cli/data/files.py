@@ -83,6 +83,18 @@ def check_announced(path: Path, dataset: h5py.Dataset, n_entries: int | None = N
     check_memory(n_read * dataset.dtype.itemsize, what)
 
 
+def damaged(path: Path, why: str) -> DataError:
+    """Return the error for a file that a library cannot open, by what it says."""
+    if "unable to lock file" in why:
+        return DataError(
+            f"{path}: another program has the file open to write to it ({why})",
+            hint="Close it there, or read a copy.",
+        )
+    return DataError(
+        f"{path}: the file is damaged or incomplete ({why})", hint="Copy or write the file again."
+    )
+
+
 @dataclass(frozen=True)
 class Elsewhere:
     """An HDF5 link or array whose values are in another file, which is not opened."""
@@ -425,10 +437,7 @@ class ArrayFile:
     def _damaged(self, why: str) -> DataError:
         if len(why) > _MAX_REASON:
             why = why[:_MAX_REASON] + "..."
-        return DataError(
-            f"{self.path}: the file is damaged or incomplete ({why})",
-            hint="Copy or write the file again.",
-        )
+        return damaged(self.path, why)
 
     def _unknown_content(self) -> DataError:
         with self.path.open("rb") as file:

@@ -2,6 +2,8 @@
 
 import pickle
 import re
+import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -537,3 +539,33 @@ def test_a_time_series_of_nwb_goes_by_its_short_name(tmp_path):
     write_nwb(tmp_path / "a.nwb", session())
     data = converted(tmp_path / "a.nwb", bin_ms=50, behavior=("hand",))
     assert data.behavior_names == ("hand 0", "hand 1")
+
+
+def test_behavior_is_read_from_another_file_in_its_own_unit(tmp_path):
+    times, units = pooled(recording())
+    path = write_flat(tmp_path / "a.npz", times, units)
+    ms = np.arange(0, 40_000, 10)
+    lines = [f"{t},{t / 1000},{-t / 1000},free" for t in ms]
+    (tmp_path / "hand.csv").write_text("\n".join(["time,x,y,phase", *lines]))
+    hand = str(tmp_path / "hand.csv")
+    data = converted(path, behavior=(hand,), behavior_time_unit="ms", **OPTIONS)
+    assert data.behavior_names == ("x", "y")
+    # Two samples, 10 ms apart, in each bin of 20 ms.
+    centers_s = START[:, None] + 0.02 * np.arange(80) + 0.005
+    np.testing.assert_allclose(data.behavior_BTV[..., 0], centers_s, atol=1e-9)
+    with pytest.raises(DataError, match="found no sample in any trial"):
+        converted(path, behavior=(hand,), time_unit="s", behavior_time_unit="us", **OPTIONS)
+
+
+def test_a_file_that_another_program_writes_to_is_not_called_damaged(tmp_path):
+    path = tmp_path / "a.h5"
+    script = "import h5py, sys; f = h5py.File(sys.argv[1], 'w'); print('open', flush=True); input()"
+    writer = subprocess.Popen(
+        [sys.executable, "-c", script, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert writer.stdout.readline() == b"open\n"
+        with pytest.raises(DataError, match="another program has the file open"):
+            list_contents(path)
+    finally:
+        writer.communicate(b"\n")
