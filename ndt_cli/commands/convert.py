@@ -188,7 +188,7 @@ def _next_command(listing: Listing) -> str:
         words.append(f"--spike-times {typed(what[1])} --bin-ms 20")
     if trials:
         words.append(f"--trials {typed(trials)}")
-    elif what is None or what[0] == "spike_times":
+    elif trials is None and (what is None or what[0] == "spike_times"):
         words.append("--trials NAME")
     return " ".join(words)
 

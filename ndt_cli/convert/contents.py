@@ -364,7 +364,7 @@ class Listing:
     spikes : tuple of str or None
         What would be taken as spikes: ``"spike_times"`` or ``"counts"``, and its name.
     trials : str or None
-        Table that would be taken as that of trials.
+        Table that would be taken as that of trials; empty for columns at the top of the file.
     """
 
     source: str
@@ -393,7 +393,7 @@ def make_listing(contents: Contents) -> Listing:
         entries,
         contents.tables(),
         (named[0], named[1]) if named[1] else None,
-        guess(contents, "trials", contents.groups),
+        guess(contents, "trials", contents.groups) or ("" if guess(contents, "start") else None),
     )
 
 
