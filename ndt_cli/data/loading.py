@@ -112,7 +112,7 @@ def detect_layout(file: ArrayFile) -> str:
     is_recording = any("time" in key.lower() for key in (*file.keys, *file.groups))
     if is_recording or {"units", "acquisition", "intervals"} & set(file.groups):
         raise DataError(
-            f"{file.path}: found {file.names}, a recording; expected trials of spike counts",
+            f"{file.path}: found {file.names}, a recording; expected `spikes`, counts in trials",
             f"Convert it: {called('list_contents', file.path)} shows what is in it, and how.",
         )
     close = ((key, get_close_matches(key, counts, n=1, cutoff=0.75)) for key in file.keys)
