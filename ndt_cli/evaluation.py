@@ -32,6 +32,7 @@ from ndt_cli.data.spike_data import (
     trial_blocks,
 )
 from ndt_cli.engine.inference import Float32Array, Model, hiding_folds, load_trained
+from ndt_cli.engine.preflight import check_same_data
 from ndt_cli.engine.trained_model import unlike_neurons
 from ndt_cli.errors import RunError, SettingsError
 from ndt_cli.jsonable import jsonable
@@ -252,6 +253,8 @@ def evaluate(
     own = recording
     if own is None and (data is None or smoothing is None):
         own = load_recording(trained.settings.data)
+        if data is None:  # the file may have changed: trials trained on would pass for valid ones
+            check_same_data(trained.run, own)
     if smoothing is None:
         assert own is not None
         smoothing = SmoothingReference.fit(own.train)

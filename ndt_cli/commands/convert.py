@@ -93,7 +93,10 @@ def _with_options(command: Callable[..., None]) -> Callable[..., None]:
 @_with_options
 def convert(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Recording: .npz, .mat, HDF5, NWB or .csv.")
+        Path,
+        typer.Argument(
+            metavar="FILE", help="Recording: .npz, .mat, HDF5, NWB, .csv, or a phy folder."
+        ),
     ],
     path: Annotated[
         Path | None, typer.Option("--out", "-o", help="File to write, .h5 or .npz.")
@@ -142,6 +145,9 @@ def convert(
             print_json(listing.to_json())
         else:
             _print_listing(listing)
+            log.print(
+                f"Next:  {_next_command(listing)}", highlight=False, soft_wrap=True, style="dim"
+            )
         return
     if path is None:
         raise SettingsError(
@@ -166,6 +172,23 @@ def convert(
         return
     _print_report(path, report)
     log.print(f"Next:  ndt check-data {typed(path)}", highlight=False, soft_wrap=True, style="dim")
+
+
+def _next_command(listing: Listing) -> str:
+    """Return the command that would convert what was listed, with a word for what is not known."""
+    what, trials = listing.spikes, listing.trials
+    words = ["ndt convert", typed(Path(listing.source)), "--out trials.h5"]
+    if what is None:
+        words.append("--spike-times NAME --spike-units NAME --bin-ms 20")
+    elif what[0] == "counts":
+        words.append(f"--counts {typed(what[1])}")
+    else:
+        words.append(f"--spike-times {typed(what[1])} --bin-ms 20")
+    if trials:
+        words.append(f"--trials {typed(trials)}")
+    elif trials is None and (what is None or what[0] == "spike_times"):
+        words.append("--trials NAME")
+    return " ".join(words)
 
 
 def _print_listing(listing: Listing) -> None:
@@ -205,7 +228,7 @@ def _print_report(path: Path, report: dict[str, Any]) -> None:
     for what, name in report["taken"].items():
         out.print(labeled("Used", "dim", f"{what}: {name}"), soft_wrap=True)
     for drop in report["dropped"]:
-        what = f"{drop['n']} of {drop['n_all']} {drop['what']} {drop['why']}."
+        what = f"{drop['n']} of {drop['n_all']} {drop['what']} {as_typed(drop['why'])}."
         out.print(labeled("Left out", "yellow", what), soft_wrap=True)
     for note in report["notes"]:
         out.print(labeled("Note", "dim", note), soft_wrap=True)

@@ -3,16 +3,18 @@
 Axes in names: B trials, T bins, V behavioral variables, S samples.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ndt_cli.convert.clock import Clock, TicksArray
-from ndt_cli.convert.contents import SeriesItem
+from ndt_cli.convert.contents import ArrayItem, SeriesItem, guess, listed
 from ndt_cli.convert.job import ConvertJob
+from ndt_cli.convert.reading import open_file
 from ndt_cli.data.spike_data import FloatArray, IntArray
 from ndt_cli.errors import DataError, SettingsError
 
@@ -125,6 +127,9 @@ def read_behavior(job: ConvertJob, bins_us_T: TicksArray | None = None) -> list[
     contents, options = job.contents, job.options
     parts = []
     for name in options.behavior:
+        if contents.resolve(name) is None and Path(name).is_file():
+            parts.append(_read_file(job, Path(name)))
+            continue
         found, item = contents.find(name, "behavior")
         clock = Clock()
         if isinstance(item, SeriesItem):
@@ -133,7 +138,7 @@ def read_behavior(job: ConvertJob, bins_us_T: TicksArray | None = None) -> list[
             values = contents.numbers(found, "behavior")
             if options.behavior_times is not None:
                 times = contents.numbers(options.behavior_times, "behavior_times")
-                clock = options.clock
+                clock = options.behavior_clock
             elif bins_us_T is not None and values.shape[:1] == bins_us_T.shape:
                 times, clock = bins_us_T, Clock("us")
             else:
@@ -155,9 +160,45 @@ def read_behavior(job: ConvertJob, bins_us_T: TicksArray | None = None) -> list[
                 f"of type {times.dtype}",
                 "numbers, samples x variables, with a time for each sample",
             )
-        known = np.isfinite(times)
-        job.drop("samples", int((~known).sum()), len(known), f"of {found} have no time")
-        parts.append(sampled(clock.to_us(times[known]), values[known], found))
+        parts.append(_known(job, clock, times, values, found))
     if parts:
         job.taken["behavior"] = ", ".join(options.behavior)
     return parts
+
+
+def _known(
+    job: ConvertJob, clock: Clock, times: NDArray[Any], values: NDArray[Any], name: str
+) -> Behavior:
+    """Return the samples that have a time."""
+    known = np.isfinite(times)
+    job.drop("samples", int((~known).sum()), len(known), f"of {name} have no time")
+    return sampled(clock.to_us(times[known]), values[known], name)
+
+
+def _read_file(job: ConvertJob, path: Path) -> Behavior:
+    """Read a table of another file: a column of times, and a variable in each column of numbers."""
+    option = job.options.behavior_times
+    with open_file(path) as contents:
+        times_name = option or guess(contents, "times")
+        if times_name is None:
+            raise contents.wrong(
+                "behavior",
+                str(path),
+                listed(contents.items),
+                "a column time, with that of samples",
+                "Name it: `behavior_times=COLUMN`.",
+            )
+        times = contents.numbers(times_name, "behavior_times")
+        columns = {
+            name: contents.numbers(name, "behavior")
+            for name, item in list(contents.items.items())
+            if name != contents.resolve(times_name)
+            and isinstance(item, ArrayItem)
+            and item.shape == times.shape
+            and item.dtype != "text"
+        }
+        if not columns:
+            raise contents.wrong("behavior", str(path), "no other column of numbers", "some")
+    clock, values = job.options.behavior_clock, np.stack(list(columns.values()), axis=1)
+    read = _known(job, clock, times, values, path.stem)
+    return replace(read, names=tuple(columns))

@@ -1,8 +1,9 @@
 """What a file of any format holds, under one set of names.
 
 A name is the path inside the file: ``spike_times``, ``units/quality``, ``session/trials/go``.
-MATLAB's dots (``session.trials.go``) are read as slashes. In messages, names in the file are in
-quotes, and the options that chose them in backticks.
+MATLAB's dots (``session.trials.go``) are read as slashes, and ``NAME:1`` is column 1 (from 0) of an
+array with two axes. In messages, names in the file are in quotes, and the options that chose them
+in backticks.
 """
 
 from collections import Counter
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
+from ndt_cli.convert.clock import Clock
 from ndt_cli.errors import DataError, SettingsError, called, nearest
 
 _N_NAMES = 12
@@ -27,23 +29,29 @@ PLAIN_KINDS = "buifSU"
 
 @dataclass(frozen=True)
 class ArrayItem:
-    """An array of numbers or text; ``read`` loads it."""
+    """An array of numbers or text; ``read`` loads it.
+
+    ``refused`` is what is found instead, and the next step, where it is listed but cannot be read.
+    """
 
     shape: tuple[int, ...]
     dtype: str
     read: Callable[[], NDArray[Any]]
+    refused: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
 class ListsItem:
     """Arrays of unequal length: cells, or a ragged column.
 
-    ``shape`` is that of the collection; ``read`` loads its arrays in C order.
+    ``shape`` is that of the collection; ``read`` loads its arrays in C order. Matrices have two
+    axes each, such as the counts of one trial.
     """
 
     shape: tuple[int, ...]
     dtype: str
     read: Callable[[], list[NDArray[Any]]]
+    are_matrices: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,14 @@ class SeriesItem:
 Item = ArrayItem | ListsItem | SeriesItem
 
 
+def array_item(shape: tuple[int, ...], dtype: str, read: Callable[[], NDArray[Any]]) -> ArrayItem:
+    """Return an array; a column (n, 1) or a row (1, n) becomes a vector."""
+    if len(shape) != 2 or 1 not in shape:
+        return ArrayItem(shape, dtype, read)
+    vector = tuple(n for n in shape if n != 1) or (1,)
+    return ArrayItem(vector, dtype, lambda: read().reshape(vector))
+
+
 @dataclass
 class Contents:
     """An open file, to be closed, or used in a ``with``.
@@ -66,14 +82,17 @@ class Contents:
     ----------
     path : Path
     layout : str
-        ``"npz"``, ``"HDF5"``, ``"NWB"``, ``"MATLAB"`` or ``"CSV"``.
+        ``"npz"``, ``"HDF5"``, ``"NWB"``, ``"MATLAB"``, ``"CSV"`` or ``"phy"``.
     items : dict of str to Item
         By name, in the file's order.
+    spike_clock : Clock or None
+        Of the spike times, where the format says so.
     """
 
     path: Path
     layout: str
     items: dict[str, Item] = field(default_factory=dict)
+    spike_clock: Clock | None = None
     on_close: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> Self:
@@ -93,11 +112,21 @@ class Contents:
         return sorted({n.rpartition("/")[0] for n in self.items if "/" in n})
 
     def resolve(self, name: str) -> str | None:
-        """Return the name as the file spells it, or None."""
+        """Return the name as the file spells it, or None; a ``NAME:1`` becomes an item."""
         for spelling in (name, name.strip("/"), name.replace(".", "/").strip("/")):
             if spelling in self.items:
                 return spelling
-        return None
+            whole, _, number = spelling.rpartition(":")
+            item = self.items.get(whole)
+            if not isinstance(item, ArrayItem) or len(item.shape) != 2 or not number.isdecimal():
+                continue
+            column = int(number)
+            if column < item.shape[1]:
+                self.items[spelling] = _column_of(item, column)
+                return spelling
+        series = [n for n, item in self.items.items() if isinstance(item, SeriesItem)]
+        short = [n for n in series if n.rpartition("/")[2] == name]
+        return short[0] if len(short) == 1 else None
 
     def children(self, table: str) -> list[str]:
         """Names right below a group, or at the top for an empty name."""
@@ -136,7 +165,15 @@ class Contents:
         found = self.resolve(name)
         if found is None:
             raise self.unknown(option, name, self.items)
+        self.check_readable(found, option)
         return found, self.items[found]
+
+    def check_readable(self, name: str, option: str | None) -> None:
+        """Refuse an item that is listed but cannot be read; a name that is not there passes."""
+        item = self.items.get(name)
+        if isinstance(item, ArrayItem) and item.refused is not None:
+            found, hint = item.refused
+            raise self.wrong(option, name, found, "numbers or text", hint)
 
     def array(self, name: str, option: str | None) -> NDArray[Any]:
         """Read an array of numbers or text."""
@@ -182,6 +219,10 @@ class Contents:
         return f"{self.called_list} shows the first values of each column."
 
 
+def _column_of(item: ArrayItem, column: int) -> ArrayItem:
+    return ArrayItem(item.shape[:1], item.dtype, lambda: item.read()[:, column])
+
+
 def listed(names: Iterable[str]) -> str:
     """Return names in the file as a message shows them."""
     names = list(names)
@@ -204,7 +245,7 @@ _NAMES = {
     "spike_times": ("units/spike_times", "spike_times", "spiketimes", "spike_time", "spikes"),
     "spike_units": (
         "spike_units", "spike_unit", "spike_clusters", "unit", "units", "neuron", "neurons",
-        "cluster", "cluster_id", "unit_id", "neuron_id",
+        "cluster", "clusters", "cluster_id", "unit_id", "neuron_id", "index",
     ),
     "counts": ("spikes", "counts", "spike_counts", "binned_spikes"),
     "trials": ("intervals/trials", "trials"),
@@ -213,6 +254,7 @@ _NAMES = {
         "stop_time", "stop", "end", "trial_stop", "trial_end", "end_time", "stop_s", "stop_ms",
     ),
     "units": ("units",),
+    "times": ("time", "times", "time_s", "time_ms", "t"),
     "lengths": ("lengths",),
     "length_ms": ("length_ms",),
 }  # fmt: skip
@@ -227,6 +269,21 @@ def guess(contents: Contents, what: str, known: Iterable[str] | None = None) -> 
     return _first_like(_NAMES[what], contents.items if known is None else known)
 
 
+def guess_beside(contents: Contents, what: str, name: str) -> str | None:
+    """Return the usual name of an array of the shape of ``name``, in its group or at the top."""
+    shape = contents.items[name].shape
+    for group in dict.fromkeys((name.rpartition("/")[0], "")):
+        known = {
+            n.rpartition("/")[2]: n
+            for n in contents.children(group)
+            if n != name and contents.items[n].shape == shape
+        }
+        found = guess(contents, what, known)
+        if found is not None:
+            return known[found]
+    return None
+
+
 def guess_spikes(contents: Contents) -> tuple[str | None, str | None]:
     """Return the names of what looks like spike times, or else of what looks like counts."""
     items = contents.items
@@ -234,7 +291,7 @@ def guess_spikes(contents: Contents) -> tuple[str | None, str | None]:
         found = _first_like((name,), items)
         item = None if found is None else items[found]
         n_axes = (1,) if name == "spikes" else (1, 2)  # a matrix called spikes holds counts
-        if isinstance(item, ListsItem) or (
+        if (isinstance(item, ListsItem) and not item.are_matrices) or (
             isinstance(item, ArrayItem) and len(item.shape) in n_axes
         ):
             return found, None
@@ -244,6 +301,10 @@ def guess_spikes(contents: Contents) -> tuple[str | None, str | None]:
             found = _first_like((name,), items)
             if found is not None and items[found].shape == items[units].shape:
                 return found, None
+    matrices = [n for n, item in items.items() if isinstance(item, ListsItem) and item.are_matrices]
+    matrices = [n for n in matrices if n.lower().endswith(("spikes", "counts"))]
+    if len(matrices) == 1:
+        return None, matrices[0]
     counts = guess(contents, "counts")
     item = None if counts is None else items[counts]
     return None, counts if isinstance(item, ArrayItem) and len(item.shape) in (2, 3) else None
@@ -300,12 +361,18 @@ class Listing:
     tables : dict of str to int
         Groups of columns of equal length, with the number of their rows: choices for the options
         ``trials`` and ``units``.
+    spikes : tuple of str or None
+        What would be taken as spikes: ``"spike_times"`` or ``"counts"``, and its name.
+    trials : str or None
+        Table that would be taken as that of trials; empty for columns at the top of the file.
     """
 
     source: str
     format: str
     entries: tuple[Entry, ...]
     tables: dict[str, int]
+    spikes: tuple[str, str] | None = None
+    trials: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -318,14 +385,23 @@ def make_listing(contents: Contents) -> Listing:
         Entry(name, item.shape, item.dtype, _first_values(item))
         for name, item in contents.items.items()
     )
-    return Listing(str(contents.path), contents.layout, entries, contents.tables())
+    times, counts = guess_spikes(contents)
+    named = ("spike_times", times) if times else ("counts", counts)
+    return Listing(
+        str(contents.path),
+        contents.layout,
+        entries,
+        contents.tables(),
+        (named[0], named[1]) if named[1] else None,
+        guess(contents, "trials", contents.groups) or ("" if guess(contents, "start") else None),
+    )
 
 
 def _first_values(item: Item) -> str:
     """Return the first distinct values of a vector or a number as text."""
     if not isinstance(item, ArrayItem) or len(item.shape) > 1:
         return ""
-    if int(np.prod(item.shape)) > _READ_ENTRIES:
+    if int(np.prod(item.shape)) > _READ_ENTRIES or item.refused is not None:
         return ""
     try:
         flat = np.atleast_1d(item.read())

@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 
 from ndt_cli.convert.behavior import read_behavior, variable_names
 from ndt_cli.convert.clock import in_bins, ms_to_us
-from ndt_cli.convert.contents import Contents, Listing, guess_spikes, listed, make_listing
+from ndt_cli.convert.contents import (
+    Contents,
+    Listing,
+    ListsItem,
+    guess,
+    guess_spikes,
+    listed,
+    make_listing,
+)
 from ndt_cli.convert.counts import (
     as_counts,
     chosen_bin_us,
@@ -20,6 +28,7 @@ from ndt_cli.convert.counts import (
     own_lengths,
     read_axes,
     read_lengths,
+    read_matrices,
     source_bin_us,
     unit_names,
 )
@@ -27,7 +36,7 @@ from ndt_cli.convert.job import ConvertJob, Dropped
 from ndt_cli.convert.options import ConvertOptions
 from ndt_cli.convert.reading import open_file
 from ndt_cli.convert.spikes import read_spike_times
-from ndt_cli.convert.tables import Table, read_conditions
+from ndt_cli.convert.tables import Table, plain_label, read_conditions
 from ndt_cli.convert.trials import Cut, chosen_rows, cut_recording, draw_valid, valid_rows
 from ndt_cli.data.rebin import rebin
 from ndt_cli.data.spike_data import (
@@ -168,7 +177,7 @@ def convert(file: Path | str, options: ConvertOptions | None = None) -> Converte
         job.notes.append("Spikes where windows overlap are counted in each of them.")
     data = replace(
         cut.data,
-        neuron_names=tuple(str(name) for name in cut.unit_ids.tolist()),
+        neuron_names=tuple(plain_label(name) for name in cut.unit_ids.tolist()),
         conditions_B=None if cut.conditions is None else cut.conditions.numbers_B,
     )
     is_valid_B = cut.is_valid_B
@@ -223,8 +232,11 @@ def _cut(job: ConvertJob) -> Cut:
     if times_name is None and counts_name is None:
         times_name, counts_name = guess_spikes(contents)
     if counts_name is not None:
-        found, _ = contents.find(counts_name, "counts")
-        values = read_axes(contents, found, options.axes)
+        found, item = contents.find(counts_name, "counts")
+        if isinstance(item, ListsItem):
+            values = read_matrices(contents, found, options.axes)
+        else:
+            values = read_axes(contents, found, options.axes)
         job.taken["counts"] = found
         if values.ndim == 3:
             return _cut_counted_trials(job, found, values)
@@ -260,6 +272,10 @@ def _no_spikes(contents: Contents) -> DataError:
             f"{contents.path}: found training and validation trials already; expected a recording",
             hint=f"Such a file is read as it is: {called('describe_file', contents.path)}",
         )
+    for what in ("spike_times", "counts"):
+        name = guess(contents, what)
+        if name is not None:
+            contents.check_readable(name, what)
     return DataError(
         f"{contents.path}: found no spikes under a usual name; there are {listed(contents.items)}",
         hint="Name them: `spike_times=NAME` (and `spike_units=NAME`), or `counts=NAME`. "
@@ -335,9 +351,9 @@ def _cut_counted_trials(job: ConvertJob, name: str, values_BTN: NDArray[Any]) ->
             "recording, bins x neurons"
         )
     n_trials, _, n_neurons = values_BTN.shape
-    source_us = source_bin_us(job)
+    source_us = source_bin_us(job, name)
     bin_us = chosen_bin_us(job, source_us)
-    table = job.trials_beside(n_trials, "counts")
+    table = job.trials_beside(n_trials, "counts", name)
     kept_B = chosen_rows(job, table)
     lengths_B = own_lengths(values_BTN)
     stated_B = read_lengths(job, n_trials, source_us)
@@ -408,16 +424,27 @@ def _shifted(
     return shifted_BTK
 
 
+def _padded(values_BTV: FloatArray, n_bins: int) -> FloatArray:
+    """Return behavior with NaN up to this many bins, where its longest trial has fewer."""
+    missing = max(n_bins - values_BTV.shape[1], 0)
+    return np.pad(values_BTV, ((0, 0), (0, missing), (0, 0)), constant_values=np.nan)
+
+
 def _behavior(job: ConvertJob, shape: tuple[int, ...]) -> tuple[FloatArray | None, tuple[str, ...]]:
     """Read behavior in the bins of the counts, with a name for each variable."""
     contents = job.contents
     parts: list[FloatArray] = []
     names: list[str] = []
     for name in job.options.behavior:
-        axes = job.options.axes or "trials,bins,neurons"
-        if len(contents.find(name, "behavior")[1].shape) == 2:  # a single variable
-            axes = ",".join(word for word in axes.split(",") if word.strip() != "neurons")
-        part_BTV = read_axes(contents, name, axes, "behavior").astype(np.float64)
+        _, item = contents.find(name, "behavior")
+        if isinstance(item, ListsItem):
+            part_BTV = read_matrices(contents, name, job.options.axes, "behavior")
+            part_BTV = _padded(part_BTV.astype(np.float64), shape[1])
+        else:
+            axes = job.options.axes or "trials,bins,neurons"
+            if len(item.shape) == 2:  # a single variable
+                axes = ",".join(word for word in axes.split(",") if word.strip() != "neurons")
+            part_BTV = read_axes(contents, name, axes, "behavior").astype(np.float64)
         if part_BTV.ndim != 3 or part_BTV.shape[:2] != shape:
             expected = f"{shape[0]} trials x {shape[1]} bins x variables, as the counts"
             raise contents.wrong("behavior", name, f"shape {part_BTV.shape}", expected)

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt_cli.convert.clock import TicksArray, inside, merge_intervals, ms_to_us
-from ndt_cli.convert.contents import ArrayItem, Contents, guess
+from ndt_cli.convert.contents import ArrayItem, Contents, ListsItem, guess
 from ndt_cli.convert.job import ConvertJob
 from ndt_cli.data.spike_data import MAX_COUNT, IntArray, compact_counts
 from ndt_cli.errors import SettingsError
+from ndt_cli.memory import check_memory
 
 _LONGEST = 1e12  # bins or ms: longer than any trial, and within 64 bits
 _ORDER = ("trials", "bins", "neurons")
@@ -101,7 +102,7 @@ class ContinuousCounts:
 
 def continuous_counts(job: ConvertJob, name: str, values_TN: NDArray[Any]) -> ContinuousCounts:
     """Return counts without trials, on the clock of the recording."""
-    source_us, start_us = source_bin_us(job), 0
+    source_us, start_us = source_bin_us(job, name), 0
     times_name = job.options.counts_times
     if times_name is not None:
         times = job.contents.numbers(times_name, "counts_times")
@@ -126,6 +127,8 @@ def read_axes(
         values = values.astype(np.float32)
     axes = axes or _DEFAULT_AXES.get(values.ndim, "")
     words = axes.replace(" ", "").split(",")
+    if values.ndim == 1 and set(words) == {"bins", "neurons"}:
+        words = ["bins"]  # a column or row, read as a vector
     if len(set(words)) != values.ndim or not {"bins"} <= set(words) <= set(_ORDER):
         raise SettingsError(
             f"`axes={axes!r}`: found {values.ndim} axes of {name!r}, {values.shape}; expected a "
@@ -135,6 +138,54 @@ def read_axes(
         )
     ordered = np.transpose(values, [words.index(word) for word in _ORDER if word in words])
     return ordered if "neurons" in words else ordered[..., None]
+
+
+def read_matrices(
+    contents: Contents, name: str, axes: str | None, option: str = "counts"
+) -> NDArray[Any]:
+    """Read one matrix per trial, (trials, bins, channels); NaN pads shorter trials.
+
+    Matrices are bins x neurons or neurons x bins: the number of neurons is the same in all.
+    """
+    found, item = contents.find(name, option)
+    assert isinstance(item, ListsItem)
+    parts = [np.atleast_2d(part) for part in item.read()]
+    shapes = {part.shape for part in parts if part.size}
+    kinds = {part.dtype.kind for part in parts}
+    if not shapes or not kinds <= set("buif") or any(len(shape) != 2 for shape in shapes):
+        shown = ", ".join(map(str, sorted(shapes)[:4])) or "empty matrices"
+        raise contents.wrong(option, found, shown, "a matrix of numbers per trial")
+    same = [axis for axis in (0, 1) if len({shape[axis] for shape in shapes}) == 1]
+    words = [word for word in (axes or "").replace(" ", "").split(",") if word and word != "trials"]
+    if sorted(words) == ["bins", "neurons"]:
+        neurons = words.index("neurons")
+    elif words or len(same) != 1:
+        shown = " or ".join(f"{rows} x {columns}" for rows, columns in sorted(shapes)[:2])
+        raise SettingsError(
+            f"{contents.path}: `{option}={found!r}`: found matrices of {shown}; which axis is "
+            "neurons does not show",
+            hint="Give the order of the axes: `axes='bins,neurons'` or `axes='neurons,bins'`.",
+        )
+    else:
+        (neurons,) = same
+    if neurons not in same:
+        n_found = [sorted(shape[neurons] for shape in shapes)[i] for i in (0, -1)]
+        expected = "the same number in each trial"
+        raise contents.wrong(
+            "axes", axes or "", f"{n_found[0]} to {n_found[1]} neurons in {found!r}", expected
+        )
+    n_channels = next(iter(shapes))[neurons]
+    n_bins = max(shape[1 - neurons] for shape in shapes)
+    check_memory(
+        4 * len(parts) * n_bins * n_channels,
+        f"{contents.path}: {found!r}, {len(parts)} trials of up to {n_bins} bins x {n_channels},",
+    )
+    values_BTK = np.full((len(parts), n_bins, n_channels), np.nan, dtype=np.float32)
+    for own_TK, part in zip(values_BTK, parts, strict=True):
+        if part.size:
+            part_TK = part if neurons == 1 else part.T
+            own_TK[: len(part_TK)] = part_TK
+    return values_BTK
 
 
 def own_lengths(values_BTN: NDArray[Any]) -> IntArray:
@@ -163,15 +214,30 @@ def as_counts(contents: Contents, name: str, values: NDArray[Any]) -> IntArray:
     return values.astype(np.uint16)
 
 
-def source_bin_us(job: ConvertJob) -> int:
-    """Return the bin width of the counts: the chosen one, or that in the file."""
+def source_bin_us(job: ConvertJob, name: str) -> int:
+    """Return the bin width of the counts of this name: the chosen one, or that in the file.
+
+    A ``bin_ms``, ``dt`` or ``bin_size`` (in seconds, if it is below one) may be one number, or a
+    column of equal numbers beside the counts.
+    """
     contents = job.contents
     if job.options.counts_bin_ms is not None:
         return ms_to_us(job.options.counts_bin_ms, "counts_bin_ms")
-    for name, ms_per_unit in (("bin_ms", 1.0), ("dt", 1000.0)):
-        item = contents.items.get(name)
-        if isinstance(item, ArrayItem) and int(np.prod(item.shape)) == 1:
-            width_ms = float(contents.numbers(name, None).reshape(())) * ms_per_unit
+    group = name.rpartition("/")[0]
+    fronts = [f"{group}/", ""] if group else [""]
+    for width_name, ms_per_unit in (("bin_ms", 1.0), ("dt", 1000.0), ("bin_size", 1000.0)):
+        known = [f"{front}{width_name}" for front in fronts]
+        for name in [n for n in known if isinstance(contents.items.get(n), ArrayItem)]:
+            widths = contents.array(name, None)
+            if (
+                widths.size == 0
+                or widths.dtype.kind not in "uif"
+                or (widths != widths.flat[0]).any()
+            ):
+                continue
+            width_ms = float(widths.flat[0]) * ms_per_unit
+            if width_name == "bin_size" and width_ms >= 1000:
+                width_ms /= 1000  # in milliseconds
             width_us = ms_to_us(round(width_ms, 9), "counts_bin_ms")
             if width_us < 1:
                 raise contents.wrong(None, name, f"{width_ms:g} ms", "a width above 0")

@@ -9,8 +9,15 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt_cli.convert.contents import ArrayItem, Contents, Item, ListsItem, SeriesItem
-from ndt_cli.data.files import DAMAGE, Elsewhere, check_announced, own_item
+from ndt_cli.convert.contents import (
+    ArrayItem,
+    Contents,
+    Item,
+    ListsItem,
+    SeriesItem,
+    array_item,
+)
+from ndt_cli.data.files import DAMAGE, Elsewhere, check_announced, damaged, own_item
 from ndt_cli.errors import DataError
 
 # A group may hold links to itself: two of them make a million paths of this depth.
@@ -27,10 +34,7 @@ def open_h5(path: Path) -> h5py.File:
     try:
         return h5py.File(path, "r")
     except DAMAGE as error:
-        raise DataError(
-            f"{path}: the file is damaged or incomplete ({error})",
-            hint="Copy or write the file again.",
-        ) from error
+        raise damaged(path, str(error)) from error
 
 
 def hdf5_contents(path: Path, file: h5py.File) -> Contents:
@@ -92,7 +96,7 @@ def _dataset_items(path: Path, name: str, dataset: h5py.Dataset) -> dict[str, It
         return {}
     if dtype.names:
         return {
-            f"{name}/{column}": ArrayItem(
+            f"{name}/{column}": array_item(
                 (*dataset.shape, *dtype[column].shape),
                 str(dtype[column].base),
                 partial(_read_column, path, dataset, column),
@@ -109,7 +113,7 @@ def _dataset_items(path: Path, name: str, dataset: h5py.Dataset) -> dict[str, It
 
         return {name: ListsItem(dataset.shape, "lists of numbers", read_lists)}
     shown = "text" if is_text else str(dtype)
-    return {name: ArrayItem(dataset.shape, shown, partial(read_dataset, path, dataset))}
+    return {name: array_item(dataset.shape, shown, partial(read_dataset, path, dataset))}
 
 
 def _read_column(path: Path, dataset: h5py.Dataset, column: str) -> NDArray[Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt_cli.convert.contents import ArrayItem, Contents, guess
+from ndt_cli.convert.contents import ArrayItem, Contents, ListsItem, guess
 from ndt_cli.convert.options import ConvertOptions
 from ndt_cli.convert.reading import open_file
 from ndt_cli.convert.tables import Table, match_rows
@@ -87,6 +87,7 @@ class ConvertJob:
             contents = contents.on_close.enter_context(open_file(path))
             found = ""
         if found is None:
+            contents.check_readable(name, option)
             raise contents.unknown(option, name, contents.groups)
         n_rows = contents.n_rows(found)
         if n_rows == 0:
@@ -98,11 +99,19 @@ class ConvertJob:
         """Return the table of all arrays at the top of the file that have this many rows."""
         return Table(self.contents, "", n_rows, option, self.options.trials_clock, **more)
 
-    def trials_beside(self, n_trials: int, what: str) -> Table:
-        """Return the chosen table of trials, one row for each of ``what``, else the columns."""
+    def trials_beside(self, n_trials: int, what: str, beside: str = "") -> Table:
+        """Return the chosen table of trials, one row for each of ``what``, else the columns.
+
+        They are those at the top of the file, or of the array of structs that ``beside`` is from.
+        """
         name = self.options.trials
         if name in (None, "none"):
-            return self.columns_of(n_trials)
+            group, item = beside.rpartition("/")[0], self.contents.items.get(beside)
+            shape = item.shape if isinstance(item, ListsItem) else (n_trials,)
+            if shape[0] not in self.contents.column_lengths(group):
+                group = ""
+            clock = self.options.trials_clock
+            return Table(self.contents, group, n_trials, "trials", clock, shape=shape)
         table = self.find_table(str(name), "trials")
         if table.n_rows != n_trials:
             found, expected = f"{table.n_rows} rows", f"{n_trials}, one per trial of {what}"

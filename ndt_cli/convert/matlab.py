@@ -2,11 +2,12 @@
 
 A struct becomes a group, an array of structs a table, a cell array lists or text. Vectors lose
 their second axis, which only MATLAB needs. Nothing in a file is executed: function handles and
-objects are skipped.
+objects are listed by name, and refused where they are asked for.
 """
 
 import math
 import struct
+import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,11 +17,19 @@ from typing import Any, TypeAlias, Union
 import h5py
 import numpy as np
 import scipy.io
+import scipy.sparse
 from numpy.typing import NDArray
 
 from ndt_cli.convert.contents import ArrayItem, Contents, Item, ListsItem
 from ndt_cli.convert.hdf5 import read_dataset
-from ndt_cli.data.files import DAMAGE, Elsewhere, own_item
+from ndt_cli.data.files import (
+    DAMAGE,
+    Elsewhere,
+    MatlabObject,
+    matlab_class,
+    matlab_object,
+    own_item,
+)
 from ndt_cli.errors import DataError
 from ndt_cli.memory import check_memory
 
@@ -49,13 +58,37 @@ class Cells:
     values: "list[Value]"
 
 
-Value = Union[Stored, str, Cells, "dict[str, Value]"]
+@dataclass(frozen=True)
+class Unread:
+    """What is named in a list of the file, and refused where it is asked for."""
+
+    kind: str
+    found: str
+    hint: str
+
+    @property
+    def item(self) -> ArrayItem:
+        """The item that is listed."""
+        return ArrayItem((), f"{self.kind}, not read", lambda: np.zeros(0), (self.found, self.hint))
 
 
-def _cells(shape: tuple[int, ...], values: "list[Value | None]") -> Cells | None:
-    """Return a cell array, None if a function or object is in it."""
-    known = [value for value in values if value is not None]
-    return Cells(shape, known) if len(known) == len(values) else None
+Value = Union[Stored, str, Cells, Unread, "dict[str, Value]"]
+
+
+def _unread(what: MatlabObject) -> Unread:
+    return Unread(f"MATLAB {what.class_name}", what.found, what.hint)
+
+
+def _several_kinds(values: list[Value]) -> Unread:
+    """Return what stands for cells that are no list, table or text together."""
+    words = {Stored: "numbers", str: "text", Cells: "cells", dict: "structs", Unread: "objects"}
+    kinds = [value.kind if isinstance(value, Unread) else words[type(value)] for value in values]
+    most = max(sorted(set(kinds)), key=kinds.count)
+    other = next((i for i, kind in enumerate(kinds) if kind != most), 0)
+    found = f"cells of {most}, but {kinds[other]} in cell {other + 1}"
+    found = found if len(set(kinds)) > 1 else f"cells of {most}"
+    hint = next((v.hint for v in values if isinstance(v, Unread)), "Save cells of one kind.")
+    return Unread(found, found, hint)
 
 
 def _items(name: str, value: Value) -> dict[str, Item]:
@@ -67,6 +100,8 @@ def _items(name: str, value: Value) -> dict[str, Item]:
         return items
     if isinstance(value, Cells):
         return _cell_items(name, value)
+    if isinstance(value, Unread):
+        return {name: value.item}
     if isinstance(value, str):
         return {name: _text((), [value])}
     shape = _squeezed(value.shape)
@@ -85,6 +120,9 @@ def _cell_items(name: str, cells: Cells) -> dict[str, Item]:
     shape, values = _squeezed(cells.shape), cells.values
     structs = [v for v in values if isinstance(v, dict)]
     words = [v for v in values if isinstance(v, str)]
+    if words:  # an empty array stands for missing text
+        values = ["" if isinstance(v, Stored) and not math.prod(v.shape) else v for v in values]
+        words = [v for v in values if isinstance(v, str)]
     inner = [v for v in values if isinstance(v, Cells)]
     arrays = [v for v in values if isinstance(v, Stored)]
     if not values:
@@ -102,7 +140,7 @@ def _cell_items(name: str, cells: Cells) -> dict[str, Item]:
         flat = [part for v in inner for part in v.values]
         return _cell_items(name, Cells((*shape, *_squeezed(inner[0].shape)), flat))
     if len(arrays) < len(values):
-        return {}  # cells of several kinds
+        return {name: _several_kinds(values).item}
     dtype = arrays[0].dtype
     if all(v.shape == (1, 1) for v in arrays):
 
@@ -111,10 +149,15 @@ def _cell_items(name: str, cells: Cells) -> dict[str, Item]:
 
         return {name: ArrayItem(shape, dtype, read_numbers)}
 
+    are_matrices = any(len(v.shape) == 2 and min(v.shape) > 1 for v in arrays)
+
     def read_lists() -> list[NDArray[Any]]:
+        if are_matrices:  # one bin or one neuron is a matrix too
+            return [v.read() for v in arrays]
         return [v.read().reshape(_squeezed(v.shape)) for v in arrays]
 
-    return {name: ListsItem(shape, f"lists of {dtype}", read_lists)}
+    kind = f"{'matrices' if are_matrices else 'lists'} of {dtype}"
+    return {name: ListsItem(shape, kind, read_lists, are_matrices)}
 
 
 def _text(shape: tuple[int, ...], words: list[str]) -> ArrayItem:
@@ -255,41 +298,64 @@ def open_mat5(path: Path) -> Contents:
     n_entries = sum(math.prod(shape) for _, shape, _ in sizes)
     check_memory(n_entries, f"{path}: its {len(sizes)} variables")  # at least a byte each
     try:
-        variables = scipy.io.loadmat(path, struct_as_record=True, squeeze_me=False)
+        with warnings.catch_warnings():
+            # Of objects that all seem to have the name None, see `_opaque_part`.
+            warnings.simplefilter("ignore", scipy.io.matlab.MatReadWarning)
+            variables = scipy.io.loadmat(path, struct_as_record=True, squeeze_me=False)
     except Exception as error:  # scipy raises many kinds over damaged content
         raise _no_mat(path, error) from error
     contents = Contents(path, "MATLAB")
     for name, raw in variables.items():
-        value = None if name.startswith("__") else _value(raw, f"{path}: {name!r}")
-        if value is not None:
-            contents.items.update(_items(name, value))
+        if name.startswith("__"):
+            continue
+        value = _value(raw, f"{path}: {name!r}")
+        if isinstance(raw, scipy.io.matlab.MatlabOpaque):  # whose name scipy does not read
+            name = _opaque_part(raw, "s0") or name
+        contents.items.update(_items(name, value))
     return contents
 
 
-def _value(raw: Any, where: str) -> Value | None:
-    """Return the content of a variable, None for functions and objects."""
-    if type(raw) is not np.ndarray:  # MatlabFunction and MatlabOpaque are subclasses
-        return _sparse(raw, where)
+def _value(raw: Any, where: str) -> Value:
+    """Return the content of a variable."""
+    if type(raw) is not np.ndarray:  # functions and objects are subclasses
+        if hasattr(raw, "toarray"):
+            return _sparse(raw, where)
+        return _unread(MatlabObject(_class_name(raw)))
     if raw.dtype.names:
         rows = [_struct(row, raw.dtype.names, where) for row in raw.reshape(-1)]
         return rows[0] if len(rows) == 1 else Cells(raw.shape, list(rows))
     if raw.dtype.kind == "O":
-        return _cells(raw.shape, [_value(part, where) for part in raw.reshape(-1)])
+        return Cells(raw.shape, [_value(part, where) for part in raw.reshape(-1)])
     if raw.dtype.kind == "U":
         words = [str(word).rstrip() for word in raw.reshape(-1)]
         return words[0] if len(words) == 1 else Cells(raw.shape, list(words))
     return Stored(raw.shape, str(raw.dtype), lambda: raw)
 
 
+def _class_name(raw: Any) -> str:
+    """Return the class of a function or object, as far as scipy tells."""
+    if isinstance(raw, scipy.io.matlab.MatlabFunction):
+        return "function handle"
+    if isinstance(raw, scipy.io.matlab.MatlabObject):
+        return str(raw.classname)
+    return _opaque_part(raw, "s2") or "object"
+
+
+def _opaque_part(raw: Any, part: str) -> str:
+    """Return the name (s0) or class (s2) of an object as scipy shows it."""
+    try:
+        text = raw.reshape(-1)[0][part]
+    except (AttributeError, IndexError, KeyError, ValueError):
+        return ""
+    return text.decode(errors="replace") if isinstance(text, bytes) else str(text)
+
+
 def _struct(row: Any, names: tuple[str, ...], where: str) -> dict[str, Value]:
-    values = {name: _value(row[name], where) for name in names}
-    return {name: value for name, value in values.items() if value is not None}
+    return {name: _value(row[name], where) for name in names}
 
 
-def _sparse(raw: Any, where: str) -> Value | None:
-    """Return a sparse array, None for functions and objects."""
-    if not hasattr(raw, "toarray"):
-        return None
+def _sparse(raw: Any, where: str) -> Stored:
+    """Return a sparse array."""
 
     def read() -> NDArray[Any]:
         n_bytes = math.prod(raw.shape) * raw.dtype.itemsize
@@ -343,9 +409,7 @@ def open_mat73(path: Path, file: h5py.File) -> Contents:
     try:
         for name in file:
             if not name.startswith("#"):  # #refs# and #subsystem# are what cells refer to
-                value = reader.value(own_item(file, name))
-                if value is not None:
-                    contents.items.update(_items(name, value))
+                contents.items.update(_items(name, reader.value(own_item(file, name))))
     except DAMAGE as error:
         contents.on_close.close()
         raise _no_mat(path, error) from error
@@ -360,19 +424,24 @@ class _Reader:
     max_values: int
     n_values: int = 0
 
-    def value(self, item: Any, depth: int = 0) -> Value | None:
-        """Return the content of an HDF5 item, None for functions and objects."""
+    def value(self, item: Any, depth: int = 0) -> Value:
+        """Return the content of an HDF5 item."""
         self.n_values += 1
         if self.n_values > self.max_values or depth > _MAX_DEPTH:
             found = f"{_MAX_DEPTH} levels" if depth > _MAX_DEPTH else f"{self.max_values} values"
             raise ValueError(f"more than {found}; do its cells refer to one another?")
         if isinstance(item, Elsewhere):
             raise ValueError(f"found {item.found}")
+        if isinstance(item, h5py.Group | h5py.Dataset):
+            unread = matlab_object(item)
+            if unread is not None:
+                return _unread(unread)
         if isinstance(item, h5py.Group):
-            return self._struct(item, depth)
+            is_sparse = "MATLAB_sparse" in item.attrs
+            return self._sparse(item) if is_sparse else self._struct(item, depth)
         if not isinstance(item, h5py.Dataset) or item.shape is None:
-            return None
-        kind = _class(item)
+            return _unread(MatlabObject("object"))
+        kind = matlab_class(item)
         if item.attrs.get("MATLAB_empty", 0):
             return _empty(kind, item)
         if h5py.check_ref_dtype(item.dtype) is not None:
@@ -381,17 +450,32 @@ class _Reader:
             rows = [_word(row) for row in read_dataset(self.path, item).T]
             return rows[0] if len(rows) == 1 else Cells((len(rows), 1), list(rows))
         if item.dtype.kind not in "buif":
-            return None
+            return _unread(MatlabObject(kind or f"array of {item.dtype}"))
 
         def read() -> NDArray[Any]:
             return read_dataset(self.path, item).T
 
         return Stored(item.shape[::-1], str(item.dtype), read)
 
-    def _cells(self, item: h5py.Dataset, depth: int) -> Cells | None:
+    def _sparse(self, group: h5py.Group) -> Stored:
+        """Return a sparse array: its values, their rows, and where each column begins."""
+        columns = own_item(group, "jc")
+        if not isinstance(columns, h5py.Dataset):
+            raise ValueError("a sparse array without its columns")
+        parts = [own_item(group, name) for name in ("data", "ir")]  # not there if all are zero
+        held = [read_dataset(self.path, part) for part in parts if isinstance(part, h5py.Dataset)]
+        begins = read_dataset(self.path, columns)
+        shape = (int(group.attrs["MATLAB_sparse"]), max(len(begins) - 1, 0))
+        values, rows = held if len(held) == 2 else (np.zeros(0), np.zeros(0, dtype=np.int64))
+        matrix = scipy.sparse.csc_array(
+            (values, rows.astype(np.int64), begins.astype(np.int64)), shape=shape
+        )
+        return _sparse(matrix, f"{self.path}: {group.name!r}")
+
+    def _cells(self, item: h5py.Dataset, depth: int) -> Cells:
         references = read_dataset(self.path, item).T
         parts = (item.file[reference] for reference in references.reshape(-1))
-        return _cells(references.shape, [self.value(part, depth + 1) for part in parts])
+        return Cells(references.shape, [self.value(part, depth + 1) for part in parts])
 
     def _struct(self, group: h5py.Group, depth: int) -> Value:
         fields = {name: self.value(own_item(group, name), depth + 1) for name in group}
@@ -399,7 +483,7 @@ class _Reader:
         shapes = {
             name: value.shape
             for name, value in fields.items()
-            if isinstance(value, Cells) and not _class(group[name])
+            if isinstance(value, Cells) and not matlab_class(group[name])
         }
         if shapes and len(shapes) == len(fields) and len(set(shapes.values())) == 1:
             shape = next(iter(shapes.values()))
@@ -409,7 +493,7 @@ class _Reader:
                 for i in range(int(np.prod(shape)))
             ]
             return Cells(shape, rows)
-        return {name: value for name, value in fields.items() if value is not None}
+        return fields
 
 
 def _empty(kind: str, item: h5py.Dataset) -> Value:
@@ -423,11 +507,6 @@ def _empty(kind: str, item: h5py.Dataset) -> Value:
         raise ValueError(f"an empty array of size {shape}")
     empty = np.zeros(shape)
     return Cells(shape, []) if kind == "cell" else Stored(shape, "float64", lambda: empty)
-
-
-def _class(item: Any) -> str:
-    name = item.attrs.get("MATLAB_class", b"")
-    return name.decode(errors="replace") if isinstance(name, bytes) else str(name)
 
 
 def _word(codes: NDArray[Any]) -> str:

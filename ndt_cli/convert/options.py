@@ -58,10 +58,14 @@ class ConvertOptions(BaseModel):
     group, rows padded with NaN)."""
 
     spike_units: Name | None = None
-    """Unit of each spike, where all units share one array."""
+    """Unit of each spike, where all units share one array; the word none if there is one unit.
+    NAME:1 is column 1, from 0, of an array with two axes."""
 
     spike_trials: Name | None = None
     """Trial of each spike; its time then counts from the start of its own trial."""
+
+    sort_spikes: bool = False
+    """Sort spike times that step back. Default: refuse them, since the clock may have restarted."""
 
     counts: Name | None = None
     """Spike counts in bins: trials x bins x neurons, or bins x neurons."""
@@ -119,14 +123,21 @@ class ConvertOptions(BaseModel):
     units_where: tuple[Rule, ...] = ()
     """Keep units that meet this condition: "quality == good". If repeated, all must hold."""
 
+    ignore_intervals: bool = False
+    """Take every unit as observed all the time: ignore obs_intervals and invalid_times (NWB)."""
+
     min_rate_hz: float = Field(0.0, ge=0)
     """Drop units with a mean rate in the trials below this, Hz."""
 
-    behavior: tuple[Name, ...] = ()
-    """Time series of behavior, averaged in each bin. May be repeated."""
+    behavior: tuple[TableName, ...] = ()
+    """Time series of behavior, averaged in each bin, or a table in another file, with a column
+    time. May be repeated."""
 
     behavior_times: Name | None = None
     """Sample times of the behavior. Default: its own, in NWB."""
+
+    behavior_time_unit: TimeUnit | None = None
+    """Unit of the sample times of the behavior. Default: `time_unit`."""
 
     chop_ms: float | None = Field(None, gt=0)
     """Chop the recording, or long trials, into windows of this length, ms."""
@@ -179,8 +190,9 @@ class ConvertOptions(BaseModel):
                 raise SettingsError(
                     f"`{one}` and `{other}` were both given; expected one: {expected}"
                 )
-        if "samples" in (self.time_unit, self.trials_time_unit) and self.sample_rate_hz is None:
-            name = "time_unit" if self.time_unit == "samples" else "trials_time_unit"
+        units = ("time_unit", "trials_time_unit", "behavior_time_unit")
+        name = next((n for n in units if getattr(self, n) == "samples"), None)
+        if name is not None and self.sample_rate_hz is None:
             raise SettingsError(
                 f"`{name}='samples'`: found no sampling rate", "Give it: `sample_rate_hz=30000`."
             )
@@ -213,6 +225,11 @@ class ConvertOptions(BaseModel):
     def clock(self) -> Clock:
         """Clock of the file's times."""
         return Clock(self.time_unit, self.sample_rate_hz)
+
+    @property
+    def behavior_clock(self) -> Clock:
+        """Clock of the sample times of the behavior."""
+        return Clock(self.behavior_time_unit or self.time_unit, self.sample_rate_hz)
 
     @property
     def trials_clock(self) -> Clock:

@@ -1,6 +1,7 @@
 """Open a recording of any format; its content tells which. Here: CSV and .npz themselves."""
 
 import csv
+import re
 import zipfile
 from functools import partial
 from pathlib import Path
@@ -10,17 +11,21 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt_cli.convert.contents import ArrayItem, Contents
+from ndt_cli.convert.clock import Clock
+from ndt_cli.convert.contents import ArrayItem, Contents, Item, array_item
 from ndt_cli.convert.hdf5 import as_nwb, hdf5_contents, is_nwb, open_h5
 from ndt_cli.convert.matlab import is_mat73, open_mat5, open_mat73
-from ndt_cli.data.files import ArrayFile
+from ndt_cli.data.files import DAMAGE, ArrayFile
 from ndt_cli.errors import DataError
 
+_DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d*(?:[eE][+-]?\d+)?\s*")
 _TEXT_ENDINGS = (".csv", ".tsv", ".txt")
 
 
 def open_file(path: Path) -> Contents:
-    """Open a .npz, MATLAB, HDF5, NWB or CSV file; raise DataError if it is none or damaged."""
+    """Open a .npz, MATLAB, HDF5, NWB or CSV file, or a folder of phy; raise DataError if none."""
+    if path.is_dir():
+        return _open_phy(path)
     if not path.is_file():
         return _open_npz(path)  # which says what is there instead
     if h5py.is_hdf5(path):
@@ -41,10 +46,106 @@ def open_file(path: Path) -> Contents:
     # What is empty, cut short or a Git LFS pointer is best explained there.
     if zipfile.is_zipfile(path) or not head or head.startswith((b"PK", b"version https:")):
         return _open_npz(path)
-    raise DataError(
+    raise _unknown(path, head)
+
+
+def _unknown(path: Path, head: bytes) -> DataError:
+    """Return the error for a file that is read in another way, or not at all."""
+    if head.startswith(np.lib.format.MAGIC_PREFIX):
+        return DataError(
+            f"{path}: found one array without a name (.npy); expected arrays with names",
+            "Save it with its units and trials: numpy.savez(FILE, spike_times=..., "
+            "spike_units=..., start_time=..., stop_time=...). Of Kilosort or phy, give the folder.",
+        )
+    if path.suffix.lower() in (".pkl", ".pickle", ".joblib") or head[:1] == b"\x80":
+        return DataError(
+            f"{path}: found a pickle of Python, which could run code when it is read",
+            "Load it in Python, and save its arrays with numpy.savez(FILE, spike_times=..., "
+            "spike_units=..., start_time=..., stop_time=...).",
+        )
+    return DataError(
         f"{path}: found neither .npz, MATLAB, HDF5, NWB nor CSV content",
         hint="A text table must end in .csv, .tsv or .txt; save anything else with numpy.savez.",
     )
+
+
+# ------------------------------------------------------------------------------------------------
+# A folder of Kilosort or phy: spike_times.npy in samples, spike_clusters.npy, cluster_*.tsv, and
+# params.py with the sampling rate, which is read as text.
+# ------------------------------------------------------------------------------------------------
+
+_SAMPLE_RATE = re.compile(r"^\s*sample_rate\s*=\s*([0-9.eE+]+)", re.MULTILINE)
+
+
+def _open_phy(folder: Path) -> Contents:
+    """List the spikes of a folder and, as ``units``, one row per cluster of all its tables."""
+    if not (folder / "spike_times.npy").is_file():
+        marks = (".zgroup", ".zattrs", "zarr.json")
+        is_zarr = folder.suffix == ".zarr" or any((folder / name).exists() for name in marks)
+        raise DataError(
+            f"{folder}: found a {'Zarr store' if is_zarr else 'folder without spike_times.npy'}; "
+            "expected a file, or a folder of Kilosort or phy",
+            "Export it to HDF5 or NWB, in one file." if is_zarr else "Give one file in it.",
+        )
+    contents = Contents(folder, "phy")
+    names = ("spike_times", "spike_clusters", "spike_templates")
+    for path in [p for name in names if (p := folder / f"{name}.npy").is_file()]:
+        values = _npy(path)
+        read = partial(np.array, values)
+        contents.items[path.stem] = array_item(values.shape, str(values.dtype), read)
+    if "spike_clusters" not in contents.items and "spike_templates" in contents.items:
+        contents.items["spike_clusters"] = contents.items.pop("spike_templates")
+    params = folder / "params.py"
+    found = _SAMPLE_RATE.search(params.read_text(errors="replace")) if params.is_file() else None
+    rate_hz = float(found[1]) if found and _is_number(found[1]) else None
+    contents.spike_clock = Clock("samples", rate_hz)
+    clusters = contents.items.get("spike_clusters")
+    if isinstance(clusters, ArrayItem):
+        contents.items.update(_phy_units(folder, np.unique(clusters.read())))
+    return contents
+
+
+def _npy(path: Path) -> NDArray[Any]:
+    try:
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    except DAMAGE as error:
+        raise DataError(
+            f"{path}: the file is damaged or incomplete ({error})", "Copy the folder again."
+        ) from error
+
+
+def _phy_units(folder: Path, ids: NDArray[Any]) -> dict[str, Item]:
+    """Return the columns of all tables of clusters; NaN or empty text for one without a row."""
+    columns: dict[str, NDArray[Any]] = {"cluster_id": ids}
+    # cluster_info.tsv, which repeats the others, may be older than they are.
+    tables = sorted(folder.glob("cluster_*.tsv"), key=lambda path: path.stem == "cluster_info")
+    for path in tables:
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
+        if not text.partition("\n")[2].strip():
+            continue  # names of columns, and no cluster yet
+        table = _open_csv(path)
+        key = next((name for name in ("cluster_id", "id") if name in table.items), None)
+        if key is None:
+            raise DataError(f"{path}: found no column 'cluster_id'; expected one")
+        row_of = {number: row for row, number in enumerate(table.numbers(key, None).tolist())}
+        rows = np.array([row_of.get(number, -1) for number in ids.tolist()])
+        for name in table.items:
+            if name == key or name in columns:
+                continue
+            values = table.array(name, None)
+            known = values[rows]
+            if (rows < 0).any():
+                known = known.astype(np.float64) if known.dtype.kind != "U" else known
+                known[rows < 0] = "" if known.dtype.kind == "U" else np.nan
+            columns[name] = known
+    return {
+        f"units/{name}": ArrayItem(
+            values.shape,
+            "text" if values.dtype.kind == "U" else str(values.dtype),
+            partial(np.asarray, values),
+        )
+        for name, values in columns.items()
+    }
 
 
 def _open_csv(path: Path) -> Contents:
@@ -56,7 +157,7 @@ def _open_csv(path: Path) -> Contents:
             f"{path}: found bytes that are not UTF-8 text ({error.reason}); expected a text table",
             hint="Save it as CSV UTF-8.",
         ) from error
-    lines = text.splitlines()
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
     head = lines[0] if lines else ""
     delimiter = max(",;\t", key=head.count)
     try:
@@ -74,7 +175,7 @@ def _open_csv(path: Path) -> Contents:
     _check_rows(path, names, rows)
     contents = Contents(path, "CSV")
     for name, cells in zip(names, zip(*rows[1:], strict=True), strict=True):
-        values = _column(cells)
+        values = _column(cells, decimal_comma=delimiter != ",")
         kind = "text" if values.dtype.kind == "U" else str(values.dtype)
         contents.items[name] = ArrayItem(values.shape, kind, partial(np.asarray, values))
     return contents
@@ -99,8 +200,12 @@ def _check_rows(path: Path, names: list[str], rows: list[list[str]]) -> None:
             )
 
 
-def _column(cells: tuple[str, ...]) -> NDArray[Any]:
-    """Return a column as numbers if it can be, else as text."""
+def _column(cells: tuple[str, ...], decimal_comma: bool) -> NDArray[Any]:
+    """Return a column as numbers if it can be, else as text; a decimal comma if told."""
+    if decimal_comma and all(
+        _DECIMAL_COMMA.fullmatch(cell) or _is_number(cell or "0") for cell in cells
+    ):
+        cells = tuple(cell.replace(",", ".") for cell in cells)
     try:
         return np.array([cell if cell.strip() else "nan" for cell in cells], dtype=np.float64)
     except ValueError:
@@ -122,7 +227,7 @@ def _open_npz(path: Path) -> Contents:
     for key in file.keys:
         shape, dtype = file.shape(key), file.dtype(key)
         for name in dtype.names or ():  # of an array of rows
-            contents.items[f"{key}/{name}"] = ArrayItem(
+            contents.items[f"{key}/{name}"] = array_item(
                 (*shape, *dtype[name].shape),
                 str(dtype[name].base),
                 partial(_read_field, file, key, name),
@@ -130,7 +235,7 @@ def _open_npz(path: Path) -> Contents:
         if not dtype.names:
             kind = "Python objects, not read" if dtype.hasobject else str(dtype)
             kind = "text" if dtype.kind in "SU" else kind
-            contents.items[key] = ArrayItem(shape, kind, partial(file.read, key))
+            contents.items[key] = array_item(shape, kind, partial(file.read, key))
     return contents
 
 

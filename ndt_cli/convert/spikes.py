@@ -18,7 +18,14 @@ from ndt_cli.convert.clock import (
     merge_intervals,
     ms_to_us,
 )
-from ndt_cli.convert.contents import PLAIN_KINDS, ArrayItem, Contents, ListsItem, guess
+from ndt_cli.convert.contents import (
+    PLAIN_KINDS,
+    ArrayItem,
+    Contents,
+    ListsItem,
+    guess,
+    guess_beside,
+)
 from ndt_cli.convert.job import ConvertJob
 from ndt_cli.convert.tables import Table, match_rows
 from ndt_cli.data.spike_data import IntArray, compact_counts
@@ -26,6 +33,17 @@ from ndt_cli.errors import SettingsError
 
 # Where times count from the start of each trial, trials are put on one long clock, a day apart.
 _DAY_US = 24 * 3600 * 10**6
+
+# Times that step back further than this, in few of the steps, are of a clock that restarts.
+_FAR_BACK_US, _FEW_STEPS = 100_000, 0.2
+# Of so many values, all whole seconds, or most of them twice, are no spike times.
+_MANY, _MOST_SAME, _FEW_SAME = 100, 0.5, 0.01
+
+# Observed without an end; and gaps that are of rounding, or of a sample, and not of recording.
+_ALWAYS_US, _HAIRLINE_US = 2**57, 1000
+
+# A matrix with more rows than this and fewer columns has a row per spike, not per unit.
+_FEWEST_COLUMNS = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,17 +181,25 @@ def read_spike_times(job: ConvertJob, name: str) -> tuple[SpikeTimes, Table | No
     observed: tuple[TicksArray, ...] | None = None
     trial_of: NDArray[np.integer] | None = None
     table: Table | None = None
-    if found is not None and isinstance(item, ListsItem) and len(item.shape) == 2:
+    if found is not None and isinstance(item, ListsItem) and item.are_matrices:
+        hint = f"Counts, one matrix per trial, are chosen with `counts={found!r}`."
+        raise contents.wrong("spike_times", found, "matrices", "lists of times", hint)
+    words = (job.options.axes or "").replace(" ", "").split(",")
+    if isinstance(item, ListsItem) and len(item.shape) == 2 and "channels" in words:
+        if sorted(words) != ["channels", "neurons"]:
+            raise SettingsError(f"`axes={job.options.axes!r}`: expected channels,neurons")
+        values, unit_of, labels = _lists_of_channels(job, found or name, item, words)
+    elif found is not None and isinstance(item, ListsItem) and len(item.shape) == 2:
         values, unit_of, trial_of, labels, table = _lists_of_trials(job, found, item)
     elif job.options.spike_trials is not None:
         values = contents.numbers(name, "spike_times")
         job.taken["spike times"] = name
         trial_of, table = _trial_of_each(job, name, values)
-        unit_of, labels = _unit_of_each(job, len(values))
+        unit_of, labels = _unit_of_each(job, contents.resolve(name) or name, len(values))
     elif isinstance(item, ArrayItem) and len(item.shape) == 1 and found is not None:
         values = contents.numbers(found, "spike_times")
         job.taken["spike times"] = found
-        unit_of, labels = _unit_of_each(job, len(values))
+        unit_of, labels = _unit_of_each(job, found, len(values))
     else:
         lists, labels, observed = _lists_of_units(job, name)
         values = np.concatenate([np.reshape(v, -1) for v in lists]) if lists else np.zeros(0)
@@ -185,7 +211,8 @@ def read_spike_times(job: ConvertJob, name: str) -> tuple[SpikeTimes, Table | No
         zero_us = _DAY_US * np.arange(table.n_rows)
         times_us = times_us + zero_us[trial_of[kept]]
         table = replace(table, zero_us_R=zero_us)
-    return SpikeTimes(_by_unit(times_us, unit_of[kept], len(labels)), labels, observed), table
+    spikes = SpikeTimes(_by_unit(times_us, unit_of[kept], len(labels)), labels, observed)
+    return _ascending(job, name, spikes), table
 
 
 def _lists_of_units(
@@ -205,9 +232,10 @@ def _lists_of_units(
             else np.arange(int(np.prod(item.shape)))
         )
         intervals, observed = contents.items.get(f"{group}/obs_intervals"), None
-        if isinstance(intervals, ListsItem) and intervals.shape == item.shape:  # of NWB
-            to_us = job.options.clock.to_us
-            observed = tuple(to_us(part).reshape(-1, 2) for part in intervals.read())
+        is_known = isinstance(intervals, ListsItem) and intervals.shape == item.shape  # of NWB
+        if is_known and not job.options.ignore_intervals:
+            assert isinstance(intervals, ListsItem)
+            observed = _observed(job, intervals.read(), labels)
         return item.read(), labels, observed
     if isinstance(item, ArrayItem) and found is not None:
         values = contents.numbers(found, "spike_times")
@@ -215,8 +243,7 @@ def _lists_of_units(
             shape = f"{values.ndim} axes, {values.shape}"
             raise contents.wrong("spike_times", found, shape, "one or two")
         job.taken["spike times"] = found
-        job.notes.append(f"Each of the {len(values)} rows of {found!r} was taken as a unit.")
-        return list(values), np.arange(len(values)), None
+        return _rows_of_units(job, found, values), np.arange(len(values)), None
     group = contents.resolve_table(name) or ""
     members = contents.children(group) if group else []
     items = [contents.items[m] for m in members]
@@ -225,6 +252,77 @@ def _lists_of_units(
     job.taken["spike times"] = f"{group}/, {len(members)} arrays"
     lists = [contents.numbers(m, "spike_times") for m in members]
     return lists, np.array([m.rpartition("/")[2] for m in members]), None
+
+
+def _observed(
+    job: ConvertJob, intervals: list[NDArray[Any]], labels: NDArray[Any]
+) -> tuple[TicksArray, ...]:
+    """Return when each unit was observed, (intervals, 2) of each, in microseconds.
+
+    Infinity means to the end. Gaps below a millisecond are closed. A unit without intervals, or
+    with NaN, was observed for an unknown time, which is taken as all of it.
+    """
+    observed, unknown, gaps_us = [], [], np.zeros(0)
+    ends = (-_ALWAYS_US, _ALWAYS_US)
+    for label, part in zip(labels.tolist(), intervals, strict=True):
+        times = np.asarray(part, dtype=np.float64).reshape(-1, 2)
+        if len(times) == 0 or np.isnan(times).any():
+            unknown.append(str(label))
+            observed.append(np.array([ends]))
+            continue
+        finite = np.isfinite(times)
+        times_us = job.options.clock.to_us(np.where(finite, times, 0))
+        times_us = np.where(finite, times_us, np.where(times > 0, ends[1], ends[0]))
+        merged = merge_intervals(times_us)
+        gaps = merged[1:, 0] - merged[:-1, 1]
+        gaps_us = np.concatenate([gaps_us, gaps[gaps < _HAIRLINE_US]])
+        merged[:-1, 1] += np.where(gaps < _HAIRLINE_US, gaps, 0)
+        observed.append(merge_intervals(merged))
+    if unknown:
+        job.notes.append(
+            f"Taken as observed all the time, for their obs_intervals are empty or NaN: units "
+            f"{', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}."
+        )
+    if len(gaps_us):
+        job.notes.append(
+            f"{len(gaps_us)} gaps between obs_intervals of up to {gaps_us.max() / 1000:g} ms were "
+            "closed."
+        )
+    return tuple(observed)
+
+
+def _rows_of_units(job: ConvertJob, name: str, values: NDArray[Any]) -> list[NDArray[Any]]:
+    """Return each row of a matrix without its padding: NaN, or 0 after the last spike."""
+    n_units, n_columns = values.shape
+    if n_columns < _FEWEST_COLUMNS < n_units:
+        raise job.contents.wrong(
+            "spike_times",
+            name,
+            f"{n_units} rows of {n_columns}",
+            "a row of times per unit",
+            f"Is it a table with a row per spike? Name its columns, from 0: "
+            f"`spike_times='{name}:1'` and `spike_units='{name}:0'`.",
+        )
+    job.notes.append(f"Each of the {n_units} rows of {name!r} was taken as a unit.")
+    rows = [row[: np.flatnonzero(row).max(initial=-1) + 1] for row in values]
+    n_zero = values.size - sum(len(row) for row in rows)
+    job.drop("spikes", n_zero, values.size, "are 0 after the last spike of their row (padding)")
+    return rows
+
+
+def _lists_of_channels(
+    job: ConvertJob, name: str, item: ListsItem, words: list[str]
+) -> tuple[NDArray[Any], NDArray[np.integer], NDArray[Any]]:
+    """Read one list per channel and unit; units without spikes are left out."""
+    lists = [np.reshape(part, -1) for part in item.read()]
+    job.taken["spike times"] = f"{name}, {item.shape[0]} {words[0]} x {item.shape[1]} {words[1]}"
+    places = [np.unravel_index(i, item.shape) for i in range(len(lists))]
+    channel = words.index("channels")
+    labels = np.array([f"channel {p[channel]} unit {p[1 - channel]}" for p in places])
+    held = [i for i, part in enumerate(lists) if len(part)]
+    job.drop("units", len(lists) - len(held), len(lists), "have no spike")
+    values = np.concatenate([lists[i] for i in held]) if held else np.zeros(0)
+    return values, np.repeat(np.arange(len(held)), [len(lists[i]) for i in held]), labels[held]
 
 
 def _lists_of_trials(
@@ -243,6 +341,16 @@ def _lists_of_trials(
     grid = np.arange(len(lists)).reshape(item.shape)
     grid_BN = grid if axes[0] == "trials" else grid.T
     n_trials, n_units = grid_BN.shape
+    known = job.find_trials() if job.options.axes is None else None
+    if known is not None and known.n_rows not in (1, n_trials):
+        raise job.contents.wrong(
+            "spike_times",
+            name,
+            f"{n_trials} x {n_units} lists, and {known.n_rows} trials",
+            "a row of lists per trial",
+            "Of channels and their units: `axes='channels,neurons'`. Of units and trials: "
+            "`axes='neurons,trials'`.",
+        )
     job.taken["spike times"] = f"{name}, {n_trials} trials x {n_units} units"
     ordered = [np.reshape(lists[i], -1) for i in grid_BN.reshape(-1)]
     sizes = [len(times) for times in ordered]
@@ -252,14 +360,20 @@ def _lists_of_trials(
     return np.concatenate(ordered), unit_of, trial_of, np.arange(n_units), table
 
 
-def _unit_of_each(job: ConvertJob, n_spikes: int) -> tuple[NDArray[np.integer], NDArray[Any]]:
+def _unit_of_each(
+    job: ConvertJob, times: str, n_spikes: int
+) -> tuple[NDArray[np.integer], NDArray[Any]]:
     """Read the unit of each spike; return its place among the units, and their names."""
-    contents = job.contents
-    name = job.options.spike_units or guess(contents, "spike_units")
+    contents, name = job.contents, job.options.spike_units
+    if name == "none":
+        return np.zeros(n_spikes, dtype=np.int64), np.arange(1)
+    name = name or guess_beside(contents, "spike_units", times) or guess(contents, "spike_units")
     if name is None:
         raise SettingsError(
-            f"{contents.path}: found spike times without units; expected the unit of each spike",
-            hint="Name the array: `spike_units=NAME`.",
+            f"{contents.path}: found {n_spikes} spike times without units; expected the unit of "
+            "each spike",
+            hint="Name the array, `spike_units=NAME`; or `spike_units='none'` if all are of one "
+            "unit.",
         )
     units = contents.array(name, "spike_units")
     job.taken["unit of each spike"] = contents.resolve(name) or name
@@ -267,6 +381,9 @@ def _unit_of_each(job: ConvertJob, n_spikes: int) -> tuple[NDArray[np.integer], 
         expected = f"{n_spikes} values, one per spike"
         raise contents.wrong("spike_units", name, f"shape {units.shape}", expected)
     unit_ids, unit_of = np.unique(units, return_inverse=True)
+    if n_spikes >= _MANY and len(unit_ids) > n_spikes / 2:
+        found = f"{len(unit_ids)} units for {n_spikes} spikes"
+        raise contents.wrong("spike_units", name, found, "fewer units than spikes could fill")
     return unit_of, unit_ids
 
 
@@ -321,6 +438,21 @@ def _constant_columns(
     return columns
 
 
+def _spike_clock(job: ConvertJob) -> Clock:
+    """Return the clock of the spike times: that of the format, else the chosen one."""
+    clock, rate_hz = job.contents.spike_clock, job.options.sample_rate_hz
+    if clock is None:
+        return job.options.clock
+    if rate_hz is None and clock.sample_rate_hz is None:
+        raise SettingsError(
+            f"{job.contents.path}: found no sampling rate, no params.py with 'sample_rate'",
+            "Give it: `sample_rate_hz=30000`.",
+        )
+    clock = replace(clock, sample_rate_hz=rate_hz or clock.sample_rate_hz)
+    job.taken["sampling rate"] = f"{clock.sample_rate_hz:g} Hz"
+    return clock
+
+
 def _finite_times(
     job: ConvertJob, name: str, values: NDArray[Any]
 ) -> tuple[TicksArray, NDArray[np.bool_]]:
@@ -328,8 +460,18 @@ def _finite_times(
     if values.dtype.kind not in "uif":
         found = f"values of type {values.dtype}"
         raise job.contents.wrong("spike_times", name, found, "times")
-    clock, kept = job.options.clock, np.isfinite(values)
+    clock, kept = _spike_clock(job), np.isfinite(values)
     job.drop("spikes", int((~kept).sum()), len(kept), "have no time (NaN)")
+    if clock.unit == "s" and len(values) >= _MANY and (values[kept] % 1 == 0).all():
+        raise job.contents.wrong(
+            "spike_times",
+            name,
+            f"whole numbers, up to {np.max(values[kept], initial=0):g}",
+            "times in seconds",
+            "Are they in samples? `time_unit='samples'`, `sample_rate_hz=30000`, and "
+            "`trials_time_unit='s'` for trials in seconds. In ms: `time_unit='ms'`. Counts, or a "
+            "raster of 0 and 1: `counts=NAME`.",
+        )
     if values.dtype == np.float32 and kept.any():
         step_us = float(np.spacing(np.abs(values[kept]).max())) * clock.us_per_unit
         if step_us > 1:
@@ -343,7 +485,53 @@ def _finite_times(
 def _by_unit(
     times_us: TicksArray, unit_of: NDArray[np.integer], n_units: int
 ) -> tuple[TicksArray, ...]:
-    """Return the times of each unit, ascending."""
-    order = np.lexsort((times_us, unit_of))
+    """Return the times of each unit, in the order of the file."""
+    if (unit_of[1:] < unit_of[:-1]).any():
+        times_us = times_us[np.argsort(unit_of, kind="stable")]
     stops = np.cumsum(np.bincount(unit_of, minlength=n_units))
-    return tuple(np.split(times_us[order], stops[:-1])) if n_units else ()
+    return tuple(np.split(times_us, stops[:-1])) if n_units else ()
+
+
+def _ascending(job: ConvertJob, name: str, spikes: SpikeTimes) -> SpikeTimes:
+    """Return spikes with the times of each unit ascending, and refuse what cannot be spike times.
+
+    Times that step back now and then are those of a clock that restarts, or of trials that each
+    begin at 0: sorted, they would pile up on one another.
+    """
+    contents, n_sorted, n_twice = job.contents, 0, 0
+    sorted_us = []
+    for label, times_us in zip(spikes.unit_ids.tolist(), spikes.times_us, strict=True):
+        steps_us = np.diff(times_us)
+        back = np.flatnonzero(steps_us < 0)
+        if len(back):
+            at, far = back[np.argmin(steps_us[back])], steps_us.min() < -_FAR_BACK_US
+            if far and len(back) < _FEW_STEPS * len(times_us) and not job.options.sort_spikes:
+                before_s, after_s = times_us[at : at + 2] / 1e6
+                raise contents.wrong(
+                    "spike_times",
+                    name,
+                    f"times of unit {label!r} that step back {len(back)} times, the furthest from "
+                    f"{before_s:g} to {after_s:g} s",
+                    "ascending times on one clock",
+                    "If they count from the start of each trial, give the trial of each spike: "
+                    "`spike_trials=NAME`. If they are only out of order: `sort_spikes=True`.",
+                )
+            n_sorted += 1
+            times_us = np.sort(times_us)
+            steps_us = np.diff(times_us)
+        n_same = int((steps_us == 0).sum())
+        if n_same > _MOST_SAME * len(times_us) and len(times_us) >= _MANY:
+            raise contents.wrong(
+                "spike_times",
+                name,
+                f"{n_same} of {len(times_us)} times of unit {label!r} twice",
+                "a time per spike",
+                "Counts in bins, such as a raster of 0 and 1, are chosen with `counts=NAME`.",
+            )
+        n_twice += n_same
+        sorted_us.append(times_us)
+    if n_sorted:
+        job.notes.append(f"Spike times of {n_sorted} units were out of order, and were sorted.")
+    if n_twice > _FEW_SAME * spikes.n_spikes:
+        job.notes.append(f"{n_twice} of {spikes.n_spikes} spikes have the time of another spike.")
+    return replace(spikes, times_us=tuple(sorted_us))

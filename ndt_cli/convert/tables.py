@@ -121,6 +121,8 @@ class Table:
         Columns that are not in the file.
     zero_us_R : (rows,) int array, optional
         Time that times in each row count from, where it is not the recording's own zero.
+    shape : tuple of int, optional
+        Of the columns, where they are fields of an n x k array of structs.
     """
 
     contents: Contents
@@ -130,6 +132,7 @@ class Table:
     clock: Clock
     added: dict[str, NDArray[Any]] = field(default_factory=dict)
     zero_us_R: TicksArray | None = None
+    shape: tuple[int, ...] | None = None
 
     @property
     def columns(self) -> list[str]:
@@ -140,7 +143,7 @@ class Table:
 
     def _is_column(self, full_name: str) -> bool:
         item = self.contents.items.get(full_name)
-        return isinstance(item, ArrayItem) and item.shape == (self.n_rows,)
+        return isinstance(item, ArrayItem) and item.shape == (self.shape or (self.n_rows,))
 
     def column(self, name: str, option: str) -> NDArray[Any]:
         """Read a column, which has one value per row."""
@@ -148,8 +151,10 @@ class Table:
             return self.added[name]
         front = f"{self.name}/" if self.name else ""
         for full in (name, f"{front}{name}", f"{front}{name}".replace(".", "/")):
-            if self._is_column(full):
-                return self.contents.array(full, option)
+            if self._is_column(self.contents.resolve(full) or full):
+                return self.contents.array(full, option).reshape(-1)
+        for full in (f"{front}{name}", name):
+            self.contents.check_readable(full, option)
         where = f"{self.contents.path}" + (f", {self.name}" if self.name else "")
         row = "unit" if self.option == "units" else "trial"
         raise SettingsError(
@@ -185,12 +190,12 @@ def match_rows(
     Rows are matched by the first of the columns that holds all of the labels, else in order,
     which is noted.
     """
-    wanted = [_plain(v) for v in labels.tolist()]
+    wanted = [plain_label(v) for v in labels.tolist()]
     partial: tuple[str, list[str]] | None = None
     for name in id_columns:
         if name not in table.columns:
             continue
-        ids = [_plain(v) for v in table.column(name, table.option).tolist()]
+        ids = [plain_label(v) for v in table.column(name, table.option).tolist()]
         rows = {label: row for row, label in enumerate(ids)}
         missing = [label for label in wanted if label not in rows]
         if len(rows) < len(ids):
@@ -218,7 +223,8 @@ def match_rows(
     return np.arange(len(labels))
 
 
-def _plain(label: Any) -> str:
+def plain_label(label: Any) -> str:
+    """Return the name of a unit or trial; a whole number has no decimals, whatever its type."""
     return f"{label:.15g}" if isinstance(label, float) else str(label)
 
 

@@ -11,7 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt_cli.convert.behavior import Behavior, check_known
-from ndt_cli.convert.clock import TicksArray, clipped, contained, in_bins, ms_to_us
+from ndt_cli.convert.clock import (
+    TicksArray,
+    clipped,
+    common_intervals,
+    contained,
+    in_bins,
+    merge_intervals,
+    ms_to_us,
+)
 from ndt_cli.convert.contents import guess, listed
 from ndt_cli.convert.counts import ContinuousCounts
 from ndt_cli.convert.job import ConvertJob
@@ -30,6 +38,17 @@ _COUNT_BYTES, _EDGE_BYTES = 4, 16
 
 # A lower rate in so large an array is a wrong unit of time, or one damaged time.
 _LOWEST_RATE_HZ, _MANY_ENTRIES = 0.001, 10_000_000
+
+# No neuron, nor several on one electrode, fires faster on average.
+_HIGHEST_RATE_HZ, _MANY_SPIKES = 1000.0, 100
+
+# Spikes of a span so many times that of the trials, and most of them outside, are in another unit.
+_LONGER, _MOST_FAR = 50, 0.95
+
+# Of trials in fewer different windows, the times are not those of the recording.
+_FEWEST_DIFFERENT = 0.5
+
+_ALWAYS_US = 2**57
 
 _MAX_BLOCKS = 5
 
@@ -151,13 +170,23 @@ def _plan_trials(job: ConvertJob, spikes: Spikes, table: Table, bin_us: int) -> 
     observed_us = spikes.observed_by_all_us
     if observed_us is not None:
         observed_R = contained(starts_us_R, stops_us_R, observed_us)
-        why = "lie, in part, where not all units were recorded"
+        why = "lie, in part, where not all units were recorded" + _rarest(
+            job, spikes, kept_R, starts_us_R, stops_us_R
+        )
         job.keep("trials", observed_R, kept_R, why)
+    invalid_us = _invalid_us(job)
+    meets_R = [
+        ((start < invalid_us[:, 1]) & (stop > invalid_us[:, 0])).any()
+        for start, stop in zip(starts_us_R, stops_us_R, strict=True)
+    ]
+    job.keep("trials", ~np.array(meets_R, dtype=bool), kept_R, "lie, in part, in 'invalid_times'")
+    _check_repeats(job, table, starts_us_R, stops_us_R, kept_R)
     rows = np.flatnonzero(kept_R)
     if len(rows) == 0:
         raise job.nothing_left("trial")
     rows = rows[np.argsort(starts_us_R[rows], kind="stable")]
     starts_us_B, n_bins_B = starts_us_R[rows], n_bins_R[rows]
+    _check_clocks(job, spikes, starts_us_B, stops_us_R[rows])
     latest_us_B = np.maximum.accumulate(stops_us_R[rows])
     n_overlap = int((starts_us_B[1:] < latest_us_B[:-1]).sum())
     if n_overlap:
@@ -173,6 +202,99 @@ def _plan_trials(job: ConvertJob, spikes: Spikes, table: Table, bin_us: int) -> 
         rows,
         read_conditions(table, job.options.condition, rows),
         None if is_valid_R is None else is_valid_R[rows],
+    )
+
+
+def _rarest(
+    job: ConvertJob,
+    spikes: Spikes,
+    kept_R: NDArray[np.bool_],
+    starts_us_R: TicksArray,
+    stops_us_R: TicksArray,
+) -> str:
+    """Return the unit that was recorded in the fewest trials, for a message."""
+    if not isinstance(spikes, SpikeTimes) or spikes.observed_us is None:
+        return ""
+    starts_us, stops_us = starts_us_R[kept_R], stops_us_R[kept_R]
+    n_held = [
+        int(contained(starts_us, stops_us, merge_intervals(o)).sum()) for o in spikes.observed_us
+    ]
+    fewest = int(np.argmin(n_held)) if n_held else 0
+    if not n_held or n_held[fewest] == len(starts_us):
+        return ""
+    return (
+        f" ('obs_intervals': unit {spikes.unit_ids[fewest]} in {n_held[fewest]} of them; "
+        "`ignore_intervals=True` keeps all)"
+    )
+
+
+def _invalid_us(job: ConvertJob) -> TicksArray:
+    """Return the intervals that an NWB file marks as invalid, (intervals, 2)."""
+    names = [f"intervals/invalid_times/{part}_time" for part in ("start", "stop")]
+    if job.options.ignore_intervals or not all(name in job.contents.items for name in names):
+        return np.zeros((0, 2), dtype=np.int64)
+    times = np.stack([job.contents.numbers(name, None) for name in names], axis=1)
+    times = times[~np.isnan(times).any(axis=1)]
+    limit_s = 1e9
+    return job.options.clock.to_us(np.clip(times, -limit_s, limit_s))
+
+
+def _check_repeats(
+    job: ConvertJob,
+    table: Table,
+    starts_us_R: TicksArray,
+    stops_us_R: TicksArray,
+    kept_R: NDArray[np.bool_],
+) -> None:
+    """Leave out trials with the very window of another: they would train and validate."""
+    rows = np.flatnonzero(kept_R)
+    windows_us = np.stack([starts_us_R[rows], stops_us_R[rows]], axis=1)
+    _, firsts = np.unique(windows_us, axis=0, return_index=True)
+    if len(rows) > 1 and len(firsts) < _FEWEST_DIFFERENT * len(rows):
+        raise DataError(
+            f"{job.contents.path}: found {len(rows)} trials in {len(firsts)} different windows, "
+            f"such as {windows_us[0, 0] / 1e6:g} to {windows_us[0, 1] / 1e6:g} s; expected times "
+            "on the clock of the recording",
+            "If they count from the start of each trial, so must the spikes: give the trial of "
+            "each one, `spike_trials=NAME`.",
+        )
+    is_first_R = np.zeros(table.n_rows, dtype=bool)
+    is_first_R[rows[firsts]] = True
+    job.keep("trials", is_first_R, kept_R, "have the window of another trial")
+
+
+def _check_clocks(
+    job: ConvertJob, spikes: Spikes, starts_us_B: TicksArray, stops_us_B: TicksArray
+) -> None:
+    """Refuse spikes and trials that are on different clocks, or rates that no neuron has."""
+    first_us, last_us = spikes.span_us
+    if spikes.n_spikes < _MANY_SPIKES or not isinstance(spikes, SpikeTimes):
+        return
+    begin_us, end_us = int(starts_us_B.min()), int(stops_us_B.max())
+    n_outside = int(((stops_us_B <= first_us) | (starts_us_B >= last_us)).sum())
+    rate_hz = spikes.n_spikes / spikes.n_units / max((last_us - first_us) / 1e6, 1e-6)
+    hull_us = np.array([begin_us]), np.array([end_us])
+    n_far = spikes.n_spikes - spikes.n_inside(*hull_us)
+    is_far = last_us - first_us > _LONGER * (end_us - begin_us)
+    spans = (
+        f"spikes from {first_us / 1e6:g} to {last_us / 1e6:g} s and trials from {begin_us / 1e6:g} "
+        f"to {end_us / 1e6:g} s"
+    )
+    if n_outside > len(starts_us_B) / 2:
+        found = f"{spans}: {n_outside} of {len(starts_us_B)} trials are where there is no spike"
+    elif is_far and n_far > _MOST_FAR * spikes.n_spikes:
+        found = f"{spans}: {n_far} of {spikes.n_spikes} spikes are outside of all of them"
+    elif rate_hz > _HIGHEST_RATE_HZ:
+        found = f"{spikes.n_spikes} spikes of {spikes.n_units} units from {first_us / 1e6:g} to "
+        found += f"{last_us / 1e6:g} s: {rate_hz:.3g} spikes per second and unit"
+    else:
+        if n_outside:
+            job.notes.append(f"{n_outside} trials are before the first spike or after the last.")
+        return
+    raise DataError(
+        f"{job.contents.path}: found {found}; expected both on one clock",
+        "Are the times in another unit? See `time_unit`, `sample_rate_hz` and `trials_time_unit`. "
+        + job.contents.look,
     )
 
 
@@ -292,6 +414,7 @@ def _plan_chopped(job: ConvertJob, spikes: Spikes, table: Table | None, bin_us: 
             source=str(job.contents.path),
         )
 
+    _check_clocks(job, spikes, *stretches_us.T)
     n_bins = int((stretches_us[:, 1] - stretches_us[:, 0]).sum()) // bin_us
     _check_size(job, spikes, n_bins, bin_us)
     pieces = plan_pieces(stretches_us, bin_us, window_bins, overlap_bins, draw)
@@ -315,7 +438,12 @@ def _stretches(
     job: ConvertJob, spikes: Spikes, table: Table | None, bin_us: int
 ) -> tuple[TicksArray, IntArray]:
     """Return the stretches to chop, disjoint and in order, and the row of the table of each."""
-    observed_us = spikes.observed_by_all_us
+    observed_us, invalid_us = spikes.observed_by_all_us, merge_intervals(_invalid_us(job))
+    if len(invalid_us):
+        edges_us = np.array([-_ALWAYS_US, *invalid_us.reshape(-1), _ALWAYS_US])
+        valid_us = edges_us.reshape(-1, 2)
+        sets = [valid_us] if observed_us is None else [valid_us, observed_us]
+        observed_us = common_intervals(sets)
     if table is None:
         start_us, stop_us = spikes.span_us
         if observed_us is None:  # then the bins of the first and the last spike count whole

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from ndt_cli.errors import DataError, nearest
+from ndt_cli.errors import DataError, called, nearest
 from ndt_cli.memory import check_memory, in_gb
 
 # What h5py, numpy and zipfile raise for damaged content; numpy parses a header as Python text.
@@ -83,6 +83,18 @@ def check_announced(path: Path, dataset: h5py.Dataset, n_entries: int | None = N
     check_memory(n_read * dataset.dtype.itemsize, what)
 
 
+def damaged(path: Path, why: str) -> DataError:
+    """Return the error for a file that a library cannot open, by what it says."""
+    if "unable to lock file" in why:
+        return DataError(
+            f"{path}: another program has the file open to write to it ({why})",
+            hint="Close it there, or read a copy.",
+        )
+    return DataError(
+        f"{path}: the file is damaged or incomplete ({why})", hint="Copy or write the file again."
+    )
+
+
 @dataclass(frozen=True)
 class Elsewhere:
     """An HDF5 link or array whose values are in another file, which is not opened."""
@@ -98,6 +110,44 @@ class Elsewhere:
     def hint(self) -> str:
         """The next step."""
         return "Copy the array into this file: only the given file is read."
+
+
+@dataclass(frozen=True)
+class MatlabObject:
+    """An object of MATLAB: an HDF5 dataset of numbers that point into the file, not its values."""
+
+    class_name: str
+
+    @property
+    def found(self) -> str:
+        """What was found, for a message."""
+        return f"a MATLAB {self.class_name}, which is stored in a way that only MATLAB reads"
+
+    @property
+    def hint(self) -> str:
+        """The next step."""
+        return {
+            "string": "In MATLAB, save it as cells of text: cellstr(X).",
+            "categorical": "In MATLAB, save it as cells of text: cellstr(X).",
+            "table": "In MATLAB, save it as a struct: table2struct(X, 'ToScalar', true), with its "
+            "text columns as cellstr(X.NAME).",
+            "datetime": "In MATLAB, save it as numbers: posixtime(X).",
+            "duration": "In MATLAB, save it as numbers: seconds(X).",
+        }.get(self.class_name, "In MATLAB, save what it holds as numbers, text, cells or a struct.")
+
+
+def matlab_class(item: h5py.Group | h5py.Dataset) -> str:
+    """Return the class that MATLAB noted at an HDF5 item; empty if MATLAB did not write it."""
+    name = item.attrs.get("MATLAB_class", b"")
+    return name.decode(errors="replace") if isinstance(name, bytes) else str(name)
+
+
+def matlab_object(item: h5py.Group | h5py.Dataset) -> MatlabObject | None:
+    """Return what stands for an HDF5 item that is an object of MATLAB, or a function."""
+    name = matlab_class(item)
+    if "MATLAB_object_decode" in item.attrs:
+        return MatlabObject(name or "object")
+    return MatlabObject("function handle") if name == "function_handle" else None
 
 
 Item: TypeAlias = h5py.Group | h5py.Dataset | h5py.Datatype | Elsewhere | None
@@ -217,7 +267,8 @@ class ArrayFile:
         self.groups: tuple[str, ...] = ()
         self._file: h5py.File | zipfile.ZipFile | None = None
         # By key; a text is the reason why an array cannot be read.
-        self._arrays: dict[str, _Stored | Elsewhere | str] = {}
+        self._arrays: dict[str, _Stored | Elsewhere | MatlabObject | str] = {}
+        self._turned: set[str] = set()  # written by MATLAB, which HDF5 shows with axes reversed
         _check_exists(path)
         try:
             if h5py.is_hdf5(path):
@@ -250,7 +301,8 @@ class ArrayFile:
         return key in self.keys
 
     def shape(self, key: str) -> tuple[int, ...]:
-        return tuple(self._array(key).shape)
+        shape = tuple(self._array(key).shape)
+        return shape[::-1] if key in self._turned else shape
 
     def dtype(self, key: str) -> np.dtype[Any]:
         array = self._array(key)
@@ -267,6 +319,8 @@ class ArrayFile:
         try:
             if isinstance(array, _NpyMember):
                 return array.read()[rows] if shape else array.read()
+            if key in self._turned:
+                return np.asarray(array[..., rows].T)
             return np.asarray(array[rows] if shape else array[()])
         except DAMAGE as error:
             raise self._unreadable(key, error) from error
@@ -280,7 +334,9 @@ class ArrayFile:
                 yield from array.blocks(n_rows)
             else:
                 for start in range(0, shape[0], n_rows):
-                    yield np.asarray(array[start : start + n_rows])
+                    rows = slice(start, start + n_rows)
+                    turned = key in self._turned
+                    yield np.asarray(array[..., rows].T if turned else array[rows])
         except DAMAGE as error:
             raise self._unreadable(key, error) from error
 
@@ -315,6 +371,10 @@ class ArrayFile:
             except DAMAGE:
                 item = None
             is_array = isinstance(item, h5py.Dataset) and item.shape is not None
+            if isinstance(item, h5py.Dataset) and item.shape is not None:
+                item = matlab_object(item) or item
+                if isinstance(item, h5py.Dataset) and len(item.shape) > 1 and matlab_class(item):
+                    self._turned.add(key)
             if is_array or isinstance(item, Elsewhere):
                 self._arrays[key] = item
             else:
@@ -338,7 +398,7 @@ class ArrayFile:
         array = self._arrays[key]
         if isinstance(array, str):
             raise self._unreadable(key, array)
-        if isinstance(array, Elsewhere):
+        if isinstance(array, Elsewhere | MatlabObject):
             raise self.wrong(key, array.found, "the array itself", array.hint)
         return array
 
@@ -361,10 +421,7 @@ class ArrayFile:
     def _damaged(self, why: str) -> DataError:
         if len(why) > _MAX_REASON:
             why = why[:_MAX_REASON] + "..."
-        return DataError(
-            f"{self.path}: the file is damaged or incomplete ({why})",
-            hint="Copy or write the file again.",
-        )
+        return damaged(self.path, why)
 
     def _unknown_content(self) -> DataError:
         with self.path.open("rb") as file:
@@ -384,11 +441,13 @@ class ArrayFile:
             ),
             b"MATLAB 5.0": (
                 "a MATLAB file before version 7.3; expected HDF5 or .npz",
-                "Convert it: `convert(FILE)`.",
+                f"Convert it: {called('list_contents', self.path)} shows what is in it, and how.",
             ),
             b"": (
                 "neither HDF5 nor .npz content",
-                "Save `spikes` (trials x bins x neurons) and `bin_ms` with numpy.savez.",
+                f"Convert it: {called('list_contents', self.path)} shows what is in it, and how."
+                if self.path.suffix.lower() in (".csv", ".tsv", ".txt", ".mat")
+                else "Save `spikes` (trials x bins x neurons) and `bin_ms` with numpy.savez.",
             ),
         }
         found, hint = next(kinds[start] for start in kinds if head.startswith(start))

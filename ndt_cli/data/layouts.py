@@ -58,6 +58,7 @@ T = TypeVar("T")
 # LFADS -------------------------------------------------------------------------------------------
 
 LFADS_COUNT_KEYS = ("train_data", "valid_data")
+LFADS_TORCH_KEYS = ("train_recon_data", "valid_recon_data", "train_encod_data", "valid_encod_data")
 _HALVES = ("train", "valid")
 
 
@@ -70,12 +71,19 @@ def read_lfads(file: ArrayFile, settings: DataSettings) -> Recording:
     ``condition_labels_train`` and ``condition_labels_valid``, ``train_lowd`` and ``valid_lowd``
     (latents). Other keys are ignored. Without ``dt``, the bin width is that of the settings, or
     follows from the scale of the rates.
+
+    Files of lfads-torch have ``train_encod_data`` and ``valid_encod_data`` (held-in neurons in the
+    window) within ``train_recon_data`` and ``valid_recon_data``: of these, further neurons are
+    held out, and further bins are forward bins. ``train_behavior`` and ``valid_behavior`` are read.
     """
-    for key in LFADS_COUNT_KEYS:
+    is_torch = any(key in file for key in LFADS_TORCH_KEYS)
+    keys = LFADS_TORCH_KEYS[:2] if is_torch else LFADS_COUNT_KEYS
+    for key in LFADS_TORCH_KEYS if is_torch else keys:
         if key not in file:
-            raise file.missing(key, known_keys=LFADS_COUNT_KEYS)
-    check_same_window(file, *LFADS_COUNT_KEYS)
-    counts = [read_counts(file, key) for key in LFADS_COUNT_KEYS]
+            raise file.missing(key, known_keys=LFADS_TORCH_KEYS if is_torch else keys)
+    check_same_window(file, *keys)
+    counts = [read_counts(file, key) for key in keys]
+    n_heldout, n_forward = _hidden_parts(file, counts) if is_torch else (0, 0)
     bin_ms, notes = stored_bin_ms(file, "dt", settings, ms_per_unit=1000)
 
     rates, rate_notes = _read_truth(file, counts)
@@ -97,6 +105,11 @@ def read_lfads(file: ArrayFile, settings: DataSettings) -> Recording:
     latents, latent_notes = _read_latents(file, counts)
     condition_keys = ("condition_labels_train", "condition_labels_valid")
     conditions = [read_labels(file, *pair) for pair in _pairs(file, *condition_keys, sizes)]
+    behavior = [
+        _read_behavior(file, half, c.shape[:2], n_forward)
+        for half, c in zip(_HALVES, counts, strict=True)
+    ]
+    notes += [note for _, behavior_notes in behavior for note in behavior_notes]
     train, valid = (
         SpikeData(
             spikes_BTN=spikes_BTN,
@@ -105,11 +118,26 @@ def read_lfads(file: ArrayFile, settings: DataSettings) -> Recording:
             rates_BTN=rates[i] if rates else None,
             conditions_B=conditions[i] if conditions else None,
             latents_BTK=latents[i] if latents else None,
+            behavior_BTV=behavior[i][0],
             trial_ids_B=ids[i] if ids else None,
+            n_heldout=n_heldout,
+            n_forward=n_forward,
         )
         for i, spikes_BTN in enumerate(counts)
     )
     return Recording(train, valid, str(file.path), "lfads", (*notes, *id_notes, *latent_notes))
+
+
+def _hidden_parts(file: ArrayFile, counts: list[IntArray]) -> tuple[int, int]:
+    """Return the held-out neurons and forward bins of lfads-torch: what only its recon data has."""
+    for key, recon_BTN in zip(LFADS_TORCH_KEYS[2:], counts, strict=True):
+        encod_BTN = read_counts(file, key)
+        _, n_bins, n_neurons = encod_BTN.shape
+        if not np.array_equal(encod_BTN, recon_BTN[:, :n_bins, :n_neurons]):
+            expected = f"the first bins and neurons of `{key.replace('encod', 'recon')}`"
+            raise file.wrong(key, f"other counts, {encod_BTN.shape}", expected)
+    check_same_window(file, *LFADS_TORCH_KEYS[2:])
+    return recon_BTN.shape[2] - n_neurons, recon_BTN.shape[1] - n_bins
 
 
 def _pooled_mean(arrays: list[IntArray] | list[FloatArray]) -> float:
@@ -210,9 +238,7 @@ def read_nlb(file: ArrayFile, settings: DataSettings) -> Recording:
     splits = []
     for half, parts in (("train", train_parts), ("eval", eval_parts)):
         spikes_BTN = _assemble(parts)
-        behavior_BTV, behavior_notes = _read_nlb_behavior(
-            file, half, spikes_BTN.shape[:2], n_forward
-        )
+        behavior_BTV, behavior_notes = _read_behavior(file, half, spikes_BTN.shape[:2], n_forward)
         notes += behavior_notes
         splits.append(
             SpikeData(
@@ -264,7 +290,7 @@ def _assemble(parts: dict[str, IntArray]) -> IntArray:
     return np.concatenate(stretches, axis=1)
 
 
-def _read_nlb_behavior(
+def _read_behavior(
     file: ArrayFile, half: str, shape: tuple[int, ...], n_forward: int
 ) -> tuple[FloatArray | None, list[str]]:
     """Return the behavior of the window, with NaN in the forward bins."""
@@ -272,6 +298,9 @@ def _read_nlb_behavior(
     if key not in file:
         return None, []
     n_trials, n_bins = shape
+    shape = file.shape(key)
+    if shape[1:2] == (n_bins,):
+        n_forward = 0  # known in the forward bins too
     try:
         window_BTV = read_series(file, key, n_trials, n_bins - n_forward)
     except DataError as error:

@@ -10,11 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt_cli.data.files import ArrayFile
-from ndt_cli.data.layouts import LFADS_COUNT_KEYS, NLB_COUNT_KEYS, read_lfads, read_nlb, read_own
+from ndt_cli.data.layouts import (
+    LFADS_COUNT_KEYS,
+    LFADS_TORCH_KEYS,
+    NLB_COUNT_KEYS,
+    read_lfads,
+    read_nlb,
+    read_own,
+)
 from ndt_cli.data.rebin import rebin_recording
 from ndt_cli.data.spike_data import IntArray, Recording, SpikeData, check_recording
 from ndt_cli.data.synthetic import make_chaotic_rnn, make_lorenz
-from ndt_cli.errors import DataError, SettingsError
+from ndt_cli.errors import DataError, SettingsError, called
 from ndt_cli.settings.tree import DataSettings
 
 _MAX_LISTED = 12  # neurons in a note
@@ -62,9 +69,9 @@ def load_recording(settings: DataSettings) -> Recording:
     return hold_out_neurons(rebin_recording(made, settings.bin_ms), settings)
 
 
-def load_file(path: Path, settings: DataSettings) -> Recording:
+def load_file(path: Path | str, settings: DataSettings) -> Recording:
     """Load a spike file of any layout, ready to train on; ``settings.file`` is ignored."""
-    with ArrayFile(path) as file:
+    with ArrayFile(Path(path)) as file:
         recording = _READERS[detect_layout(file)](file, settings)
     recording = rebin_recording(recording, settings.bin_ms)
     check_recording(recording)
@@ -75,12 +82,18 @@ def detect_layout(file: ArrayFile) -> str:
     """Return ``"lfads"``, ``"nlb"`` or ``"ndt"``, by the keys of the file."""
     if any(_NLB_KEY.fullmatch(key) for key in file.keys):
         return "nlb"
-    if any(key in file for key in LFADS_COUNT_KEYS):
+    if any(key in file for key in (*LFADS_COUNT_KEYS, *LFADS_TORCH_KEYS)):
         return "lfads"
     if "spikes" in file:
         return "ndt"
     counts = ("spikes", *LFADS_COUNT_KEYS, *NLB_COUNT_KEYS)
-    # Only near misses: `spike_times` is not a misspelled `spikes`.
+    # Spike times, trials or time series: a recording, not counts in trials.
+    is_recording = any("time" in key.lower() for key in (*file.keys, *file.groups))
+    if is_recording or {"units", "acquisition", "intervals"} & set(file.groups):
+        raise DataError(
+            f"{file.path}: found {file.names}, a recording; expected `spikes`, counts in trials",
+            f"Convert it: {called('list_contents', file.path)} shows what is in it, and how.",
+        )
     close = ((key, get_close_matches(key, counts, n=1, cutoff=0.75)) for key in file.keys)
     like = next(
         (f"`{key}` looks like `{known[0]}`: rename it." for key, known in close if known), ""

@@ -54,7 +54,7 @@ def check_resumable(before: Settings, now: Settings) -> None:
 
 
 def check_same_data(folder: RunFolder, recording: Recording) -> None:
-    """Refuse to resume a run on other data."""
+    """Refuse to resume or evaluate a run on other data."""
     facts = folder.facts().data
     for split, before in (("train", facts.train), ("valid", facts.valid)):
         now = SplitFacts.of(getattr(recording, split))
@@ -64,7 +64,8 @@ def check_same_data(folder: RunFolder, recording: Recording) -> None:
             raise RunError(
                 f"{recording.source}: its {split} trials are not those that {folder.path} was "
                 f"trained on: {'other counts' if key == 'fingerprint' else what}",
-                "Put the old file back, or start a new run.",
+                "Put the old file back, or start a new run. To evaluate the run on other trials, "
+                "give the file: `data=FILE`.",
             )
 
 

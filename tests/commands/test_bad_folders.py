@@ -135,9 +135,7 @@ CASES = [
         text("sweep/sweep.toml", 'members = 2\nseed = -1\nspace = "quick"'),
     ),
     Case("no settings", "sweep show sweep", "base.toml: no such file", 1, gone("sweep/base.toml")),
-    Case(
-        "no space", "sweep --resume sweep", "space.toml: no such", 1, gone("sweep/space.toml")
-    ),
+    Case("no space", "sweep --resume sweep", "space.toml: no such", 1, gone("sweep/space.toml")),
     Case(
         "results, cut", "sweep show sweep", "ndt sweep --resume", 1, cut_short("sweep/results.json")
     ),

@@ -72,7 +72,7 @@ def test_a_wrong_name_has_the_nearest(tmp_path):
         ({"condition": ("sides",)}, "`condition=", "side"),
         ({"units_where": ("qality == good",)}, "`units_where=", "quality"),
         ({"trials": "intervals/trial"}, "`trials=", "intervals/trials"),
-        ({"behavior": ("hand",)}, "`behavior=", "processing/behavior/hand"),
+        ({"behavior": ("hnad",)}, "`behavior=", "processing/behavior/hand"),
     ):
         with pytest.raises(SettingsError, match=option) as caught:
             convert(path, ConvertOptions(bin_ms=20, **options))

@@ -183,7 +183,7 @@ def test_a_missing_file_and_a_folder(tmp_path):
     [
         (("spike",), "`spike` looks like `spikes`"),
         (("trian_data",), "`trian_data` looks like `train_data`"),
-        (("spike_times", "trials"), "trials x bins x neurons"),
+        (("spike_times", "trials"), "Convert it: "),
     ],
 )
 def test_a_file_of_no_layout(tmp_path, keys, hint):

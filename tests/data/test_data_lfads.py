@@ -132,3 +132,42 @@ def test_rates_of_one_split_alone_are_not_used(save):
     recording = load_file(save(train_truth=RATES[:40]), DEFAULTS)
     assert recording.train.rates_BTN is None
     assert "`train_truth` is not used" in recording.notes[0]
+
+
+def write_torch(path, **changes):
+    """Write a file of lfads-torch: 6 held-in of 8 neurons, 20 of 25 bins."""
+    rng = np.random.default_rng(5)
+    arrays = {}
+    for half, n_trials in (("train", 10), ("valid", 4)):
+        recon = rng.poisson(0.5, (n_trials, 25, 8)).astype(float)
+        arrays |= {f"{half}_recon_data": recon, f"{half}_encod_data": recon[:, :20, :6]}
+        arrays[f"{half}_behavior"] = rng.normal(size=(n_trials, 25, 2))
+    with h5py.File(path, "w") as file:
+        for key, values in (arrays | changes).items():
+            file[key] = values
+    return arrays
+
+
+def test_a_file_of_lfads_torch_keeps_its_heldout_neurons_and_forward_bins(tmp_path):
+    arrays = write_torch(tmp_path / "a.h5")
+    settings = DataSettings(file_bin_ms=5)
+    recording = load_file(str(tmp_path / "a.h5"), settings)
+    for half, data in (("train", recording.train), ("valid", recording.valid)):
+        np.testing.assert_array_equal(data.spikes_BTN, arrays[f"{half}_recon_data"])
+        np.testing.assert_array_equal(data.behavior_BTV, arrays[f"{half}_behavior"])
+        assert (data.n_heldout, data.n_forward, data.bin_ms) == (2, 5, 5.0)
+    write_torch(tmp_path / "b.h5", train_encod_data=arrays["train_encod_data"][::-1])
+    with pytest.raises(DataError, match="the first bins and neurons of `train_recon_data`"):
+        load_file(tmp_path / "b.h5", settings)
+
+
+def test_a_recording_is_sent_to_the_converter(tmp_path):
+    np.savez(tmp_path / "a.npz", spike_times=np.arange(5.0), spike_units=np.arange(5))
+    np.savez(tmp_path / "b.npz", spiketimes=np.arange(5.0))
+    with h5py.File(tmp_path / "c.nwb", "w") as file:
+        file["units/spike_times"] = np.arange(5.0)
+    (tmp_path / "d.csv").write_text("unit,time\n0,0.5\n")
+    for name in ("a.npz", "b.npz", "c.nwb", "d.csv"):
+        with pytest.raises(DataError) as error:
+            load_file(tmp_path / name, DEFAULTS)
+        assert "Convert it: `list_contents(" in error.value.hint

@@ -71,6 +71,17 @@ def test_an_argument_that_is_not_usable_is_refused_before_anything_is_read(argum
         evaluate("no-such-run", **arguments)
 
 
+def test_a_run_is_not_evaluated_on_the_rebuilt_file_that_it_was_trained_on(spikes, tmp_path):
+    file = tmp_path / "spikes.npz"
+    write_recording(spikes, file)
+    run = train(changed(tiny_settings(), "data", file=file), out=tmp_path / "run").run
+    assert evaluate(run).split == "valid"
+    write_recording(Recording(spikes.valid, spikes.train, "", "ndt"), file, overwrite=True)
+    with pytest.raises(RunError, match="trials are not those that"):
+        evaluate(run)
+    assert evaluate(run, data=file).split == "all"
+
+
 def test_without_true_rates_there_is_no_r2(run, spikes):
     blind = Recording(
         dataclasses.replace(spikes.train, rates_BTN=None),

@@ -1,0 +1,571 @@
+"""Odd files of real laboratories: the counts must be right, or the error must lead on."""
+
+import pickle
+import re
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+import scipy.io
+import scipy.sparse
+from convert_files import mat_number, references, session, write_nwb
+
+from ndt_cli.convert import ConvertOptions, bin_spikes, convert, list_contents
+from ndt_cli.data.describe import describe_file
+from ndt_cli.data.files import ArrayFile
+from ndt_cli.data.loading import load_file
+from ndt_cli.data.spike_data import all_trials
+from ndt_cli.errors import DataError, SettingsError
+from ndt_cli.settings.load import load_settings
+
+START = 1.0 + 2.5 * np.arange(12)
+TRIALS = {"start_time": START, "stop_time": START + 1.6, "target": np.arange(12) % 4}
+OPTIONS = {"bin_ms": 20.0}
+
+
+def recording(n_units=4, seconds=35.0, rate_hz=8.0):
+    """Spike times of each unit in seconds, whole milliseconds, ascending."""
+    rng = np.random.default_rng(0)
+    n_spikes = rng.poisson(rate_hz * seconds, n_units)
+    return [np.sort(rng.integers(0, int(seconds * 1000), n) / 1000) for n in n_spikes]
+
+
+def pooled(times_s):
+    """All spikes in order of time, and the unit of each."""
+    times, units = (
+        np.concatenate(times_s),
+        np.repeat(np.arange(len(times_s)), list(map(len, times_s))),
+    )
+    order = np.argsort(times, kind="stable")
+    return times[order], units[order]
+
+
+def expected_counts(times_s, n_bins=80, bin_ms=20):
+    """Counts by whole milliseconds, trials x bins x units."""
+    counts = np.zeros((len(START), n_bins, len(times_s)), int)
+    for unit, times in enumerate(times_s):
+        for trial, start in enumerate(START):
+            ms = np.rint(times * 1000).astype(int) - round(start * 1000)
+            inside = ms[(ms >= 0) & (ms < n_bins * bin_ms)]
+            counts[trial, :, unit] = np.bincount(inside // bin_ms, minlength=n_bins)
+    return counts
+
+
+def converted(path, **options):
+    return all_trials(convert(path, ConvertOptions(**options)).recording)
+
+
+# Columns, rows and tables ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(-1,), (-1, 1), (1, -1)])
+@pytest.mark.parametrize("ending", ["npz", "h5"])
+def test_a_column_or_row_of_spike_times_is_read_with_the_unit_of_each(tmp_path, shape, ending):
+    times_s = recording()
+    times, units = pooled(times_s)
+    arrays = {"spike_times": times.reshape(shape), "spike_clusters": units.reshape(shape)}
+    arrays |= {name: column.reshape(shape) for name, column in TRIALS.items()}
+    path = tmp_path / f"a.{ending}"
+    if ending == "npz":
+        np.savez(path, **arrays)
+    else:
+        with h5py.File(path, "w") as file:
+            for name, array in arrays.items():
+                file[name] = array
+    np.testing.assert_array_equal(converted(path, **OPTIONS).spikes_BTN, expected_counts(times_s))
+
+
+def test_a_table_with_a_row_per_spike_is_read_by_its_columns(tmp_path):
+    times_s = recording()
+    times, units = pooled(times_s)
+    np.savez(tmp_path / "a.npz", cluster_class=np.stack([units, times], axis=1), **TRIALS)
+    with pytest.raises(DataError, match="rows of 2; expected a row of times per unit") as error:
+        converted(tmp_path / "a.npz", spike_times="cluster_class", **OPTIONS)
+    assert "`spike_times='cluster_class:1'`" in error.value.hint
+    columns = {"spike_times": "cluster_class:1", "spike_units": "cluster_class:0"}
+    data = converted(tmp_path / "a.npz", **columns, **OPTIONS)
+    np.testing.assert_array_equal(data.spikes_BTN, expected_counts(times_s))
+
+
+def test_rows_padded_with_zeros_have_no_spikes_there(tmp_path):
+    times_s = recording()
+    rows = np.zeros((4, max(map(len, times_s))))
+    for row, times in zip(rows, times_s, strict=True):
+        row[: len(times)] = times
+    np.savez(tmp_path / "a.npz", spike_times=rows, start_time=START - 1, stop_time=START)
+    data = converted(tmp_path / "a.npz", **OPTIONS)
+    n_first = [int((times < 1).sum()) for times in times_s]
+    assert data.spikes_BTN[0].sum(axis=0).tolist() == n_first
+
+
+def test_spike_times_of_one_unit_need_no_units(tmp_path):
+    (times,) = recording(n_units=1)
+    np.savez(tmp_path / "a.npz", spike_times=times, **TRIALS)
+    with pytest.raises(SettingsError, match="spike times without units"):
+        converted(tmp_path / "a.npz", **OPTIONS)
+    data = converted(tmp_path / "a.npz", spike_units="none", **OPTIONS)
+    np.testing.assert_array_equal(data.spikes_BTN, expected_counts([times]))
+
+
+# One matrix of counts per trial ------------------------------------------------------------------
+
+
+def matrices(lengths=(30, 45, 40, 38, 52, 41, 33, 47), n_neurons=5):
+    rng = np.random.default_rng(1)
+    return [rng.poisson(0.4, (n, n_neurons)).astype(float) for n in lengths]
+
+
+def in_cells(parts, shape):
+    cells = np.empty(len(parts), dtype=object)
+    cells[:] = parts
+    return cells.reshape(shape)
+
+
+def check_trials(data, parts):
+    assert data.lengths_B.tolist() == [len(part) for part in parts]
+    for own_TN, length, part in zip(data.spikes_BTN, data.lengths_B, parts, strict=True):
+        np.testing.assert_array_equal(own_TN[:length], part)
+        assert own_TN[length:].sum() == 0
+
+
+def write_cells73(path, parts):
+    with h5py.File(path, "w") as file:
+        refs = file.create_group("#refs#")
+        file["spikes"] = references([mat_number(refs, part) for part in parts])
+        file["spikes"].attrs["MATLAB_class"] = np.bytes_("cell")
+        mat_number(file, [[10.0]], "bin_ms")
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("version", ["5", "7.3"])
+def test_a_cell_of_counts_per_trial_is_read_whichever_axis_is_neurons(tmp_path, version, turned):
+    parts, path = matrices(), tmp_path / "a.mat"
+    stored = [part.T if turned else part for part in parts]
+    if version == "5":
+        scipy.io.savemat(path, {"spikes": in_cells(stored, (-1, 1)), "bin_ms": 10.0})
+    else:
+        write_cells73(path, stored)
+    check_trials(converted(path), parts)
+    assert convert(path).report.taken["counts"] == "spikes"
+
+
+@pytest.mark.parametrize("shape", [(1, 8), (8, 1), (4, 2)])
+def test_an_array_of_structs_of_counts_per_trial_is_read_with_its_columns(tmp_path, shape):
+    parts = matrices()
+    fields = [("target", "O"), ("result", "O"), ("bin_size", "O"), ("M1_spikes", "O"), ("pos", "O")]
+    trials = np.zeros(8, dtype=fields)
+    for i, part in enumerate(parts):
+        pos = np.stack([np.arange(len(part)), np.full(len(part), i)], axis=1).astype(float)
+        trials[i] = (i % 2, "RF"[i == 3], 0.01, part, pos)
+    scipy.io.savemat(tmp_path / "a.mat", {"trial_data": trials.reshape(shape)})
+    data = converted(tmp_path / "a.mat", condition=("target",), behavior=("trial_data/pos",))
+    check_trials(data, parts)
+    assert data.bin_ms == 10
+    assert data.conditions_B.tolist() == [i % 2 for i in range(8)]
+    np.testing.assert_array_equal(data.behavior_BTV[2, :40, 0], np.arange(40))
+    assert np.isnan(data.behavior_BTV[2, 40:]).all()
+    kept = converted(tmp_path / "a.mat", where=("result == R",), bin_ms=20)
+    assert kept.trial_ids_B.tolist() == [0, 1, 2, 4, 5, 6, 7]
+    np.testing.assert_array_equal(kept.spikes_BTN[0, :15], parts[0].reshape(15, 2, 5).sum(axis=1))
+
+
+def test_counts_per_trial_of_one_length_need_the_order_of_their_axes(tmp_path):
+    parts = matrices(lengths=(30,) * 6)
+    path = tmp_path / "a.mat"
+    scipy.io.savemat(path, {"spikes": in_cells(parts, (-1, 1)), "bin_ms": 10.0})
+    with pytest.raises(SettingsError, match="which axis is neurons") as error:
+        converted(path)
+    assert "`axes='bins,neurons'`" in error.value.hint
+    check_trials(converted(path, axes="bins,neurons"), parts)
+    scipy.io.savemat(path, {"spikes": in_cells(matrices(), (-1, 1)), "bin_ms": 10.0})
+    with pytest.raises(DataError, match="30 to 52 neurons"):
+        converted(path, axes="neurons,bins")
+
+
+def test_counts_per_trial_are_not_taken_as_spike_times(tmp_path):
+    scipy.io.savemat(tmp_path / "a.mat", {"spikes": in_cells(matrices(), (-1, 1)), "bin_ms": 10.0})
+    with pytest.raises(DataError, match="found matrices; expected lists of times") as error:
+        converted(tmp_path / "a.mat", spike_times="spikes", chop_ms=1000, **OPTIONS)
+    assert "`counts='spikes'`" in error.value.hint
+
+
+# MATLAB: axes, objects, sparse arrays ------------------------------------------------------------
+
+
+def test_a_matlab_file_of_counts_has_its_own_axes_wherever_it_is_read(tmp_path):
+    counts = np.random.default_rng(2).poisson(0.5, (9, 30, 4))
+    path = tmp_path / "a.mat"
+    with h5py.File(path, "w") as file:
+        mat_number(file, counts, "spikes")
+        mat_number(file, [[20.0]], "bin_ms")
+        mat_number(file, np.arange(9)[:, None], "conditions")
+    settings = load_settings().data
+    read = all_trials(load_file(path, settings))
+    for data in (read, converted(path)):
+        np.testing.assert_array_equal(data.spikes_BTN, counts)
+    assert read.conditions_B.tolist() == list(range(9))
+    assert describe_file(path, settings).splits[0].n_neurons == 4
+    with ArrayFile(path) as file:
+        np.testing.assert_array_equal(file.read("spikes", 2, 5), counts[2:5])
+
+
+def mat_object(group, name, class_name):
+    """What a string, table or datetime looks like: six numbers that point into the file."""
+    group[name] = np.array([[3707764736], [2], [1], [1], [1], [1]], np.uint32)
+    group[name].attrs["MATLAB_class"] = np.bytes_(class_name)
+    group[name].attrs["MATLAB_object_decode"] = np.int32(3)
+
+
+def test_an_object_of_matlab_is_named_and_never_read_as_numbers(tmp_path):
+    path = tmp_path / "a.mat"
+    times_s = recording()
+    with h5py.File(path, "w") as file:
+        refs = file.create_group("#refs#")
+        file["spike_times"] = references([mat_number(refs, t[:, None]) for t in times_s])
+        file["spike_times"].attrs["MATLAB_class"] = np.bytes_("cell")
+        trials = file.create_group("session")
+        trials.attrs["MATLAB_class"] = np.bytes_("struct")
+        for name, column in TRIALS.items():
+            mat_number(trials, column[:, None], name)
+        mat_object(trials, "outcome", "categorical")
+        mat_object(file, "trials", "table")
+        mat_object(file, "conditions", "string")
+    kinds = {entry.name: entry.kind for entry in list_contents(path).entries}
+    assert kinds["trials"] == "MATLAB table, not read"
+    assert kinds["session/outcome"] == "MATLAB categorical, not read"
+    for options, name in (
+        ({"trials": "trials"}, "table"),
+        ({"trials": "session", "condition": ("outcome",)}, "categorical"),
+        ({"trials": "session", "where": ("outcome == R",)}, "categorical"),
+    ):
+        with pytest.raises(DataError, match=f"a MATLAB {name}") as error:
+            converted(path, **OPTIONS, **options)
+        assert "In MATLAB, save it as" in error.value.hint
+    data = converted(path, trials="session", condition=("target",), **OPTIONS)
+    np.testing.assert_array_equal(data.spikes_BTN, expected_counts(times_s))
+    with ArrayFile(path) as file, pytest.raises(DataError, match="a MATLAB string"):
+        file.read("conditions")
+
+
+def test_cells_of_several_kinds_are_named(tmp_path):
+    cells = in_cells([np.array([[0.1]]), np.array([[0.2], [0.3]]), "no unit"], (3, 1))
+    scipy.io.savemat(tmp_path / "a.mat", {"spike_times": cells, **TRIALS})
+    with pytest.raises(DataError, match="found cells of numbers, but text in cell 3"):
+        converted(tmp_path / "a.mat", **OPTIONS)
+
+
+def test_a_sparse_array_of_both_matlab_formats_is_read(tmp_path):
+    counts = np.random.default_rng(3).poisson(0.1, (600, 4)).astype(float)
+    sparse = scipy.sparse.csc_array(counts)
+    scipy.io.savemat(tmp_path / "old.mat", {"spikes": sparse, "bin_ms": 10.0})
+    with h5py.File(tmp_path / "new.mat", "w") as file:
+        group = file.create_group("spikes")
+        group.attrs["MATLAB_class"] = np.bytes_("double")
+        group.attrs["MATLAB_sparse"] = np.uint64(600)
+        group["data"], group["ir"], group["jc"] = sparse.data, sparse.indices, sparse.indptr
+        mat_number(file, [[10.0]], "bin_ms")
+    for name in ("old.mat", "new.mat"):
+        data = converted(tmp_path / name, chop_ms=500.0)
+        order = np.argsort(data.start_bins_B)
+        np.testing.assert_array_equal(data.spikes_BTN[order].reshape(600, 4), counts)
+
+
+# Clocks ------------------------------------------------------------------------------------------
+
+
+def write_flat(path, times, units, **trials):
+    np.savez(path, spike_times=times, spike_units=units, **(TRIALS | trials))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("spikes_per_s", "options", "found"),
+    [
+        (30_000, {}, "whole numbers, up to .*expected times in seconds"),
+        (1.0, {"time_unit": "ms", "trials_time_unit": "s"}, "trials are where there is no spike"),
+        (1.0, {"time_unit": "ms", "bin_ms": 0.2}, "spikes per second and unit"),
+        (1000 + 1e-9, {}, "spikes are outside of all of them"),
+        (1e-3, {}, "trials are where there is no spike"),
+    ],
+)
+def test_spikes_and_trials_in_different_units_are_refused(tmp_path, spikes_per_s, options, found):
+    times, units = pooled(recording())
+    times = times * spikes_per_s
+    if spikes_per_s == 30_000:
+        times = np.rint(times).astype(np.uint64)
+    path = write_flat(tmp_path / "a.npz", times, units)
+    with pytest.raises(DataError, match=found) as error:
+        converted(path, **(OPTIONS | options))
+    assert "`time_unit" in error.value.hint
+
+
+def test_a_raster_of_zeros_and_ones_is_no_list_of_times(tmp_path):
+    raster = (np.random.default_rng(0).random((4, 3000)) < 0.1).astype(np.uint8)
+    np.savez(tmp_path / "a.npz", spike_times=raster, **TRIALS)
+    with pytest.raises(DataError, match="expected times in seconds"):
+        converted(tmp_path / "a.npz", **OPTIONS)
+    with pytest.raises(DataError, match="twice; expected a time per spike"):
+        converted(tmp_path / "a.npz", time_unit="ms", trials_time_unit="s", **OPTIONS)
+
+
+def test_a_clock_that_restarts_is_refused_and_sorted_only_when_asked(tmp_path):
+    times_s = recording()
+    times_s[1] = np.concatenate([times_s[1], times_s[2]])
+    times, units = np.concatenate(times_s), np.repeat(np.arange(4), [len(t) for t in times_s])
+    path = write_flat(tmp_path / "a.npz", times, units)
+    with pytest.raises(DataError, match="times of unit 1 that step back 1 times") as error:
+        converted(path, **OPTIONS)
+    assert "`spike_trials=NAME`" in error.value.hint
+    result = convert(path, ConvertOptions(sort_spikes=True, **OPTIONS))
+    assert any("1 units were out of order, and were sorted" in n for n in result.report.notes)
+    np.testing.assert_array_equal(all_trials(result.recording).spikes_BTN, expected_counts(times_s))
+
+
+def test_spikes_in_no_order_at_all_are_sorted_with_a_note(tmp_path):
+    times_s = recording()
+    times, units = pooled(times_s)
+    order = np.random.default_rng(0).permutation(len(times))
+    path = write_flat(tmp_path / "a.npz", times[order], units[order])
+    result = convert(path, ConvertOptions(**OPTIONS))
+    assert any("out of order, and were sorted" in note for note in result.report.notes)
+    np.testing.assert_array_equal(all_trials(result.recording).spikes_BTN, expected_counts(times_s))
+
+
+def test_trials_that_all_begin_at_zero_are_refused_and_a_repeated_one_left_out(tmp_path):
+    times, units = pooled(recording())
+    path = write_flat(
+        tmp_path / "a.npz", times, units, start_time=np.zeros(12), stop_time=np.full(12, 1.6)
+    )
+    with pytest.raises(DataError, match="12 trials in 1 different windows"):
+        converted(path, **OPTIONS)
+    start = np.where(np.arange(12) == 5, START[4], START)
+    path = write_flat(tmp_path / "b.npz", times, units, start_time=start, stop_time=start + 1.6)
+    result = convert(path, ConvertOptions(**OPTIONS))
+    assert all_trials(result.recording).trial_ids_B.tolist() != list(range(12))
+    assert [d.n for d in result.report.dropped if "window of another" in d.why] == [1]
+
+
+# Folders of Kilosort and phy ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def phy(tmp_path):
+    """A folder of four clusters, two of them labeled by hand, and a table of trials beside it."""
+    folder = tmp_path / "phy"
+    folder.mkdir()
+    times, units = pooled(recording())
+    np.save(folder / "spike_times.npy", np.rint(times * 30_000).astype(np.uint64)[:, None])
+    np.save(folder / "spike_clusters.npy", np.array([3, 5, 8, 11], np.int32)[units][:, None])
+    (folder / "params.py").write_text(
+        "dat_path = 'x.bin'\nsample_rate = 30000.\nraise SystemExit\n"
+    )
+    (folder / "cluster_group.tsv").write_text("cluster_id\tgroup\n5\tgood\n8\tnoise\n")
+    (folder / "cluster_KSLabel.tsv").write_text(
+        "cluster_id\tKSLabel\n" + "".join(f"{k}\tgood\n" for k in (3, 5, 8, 11))
+    )
+    (folder / "cluster_purity.tsv").write_text("cluster_id\tpurity\n")
+    lines = [f"{start},{start + 1.6}" for start in START]
+    (tmp_path / "trials.csv").write_text("\n".join(["start_time,stop_time", *lines]))
+    return folder
+
+
+def test_a_phy_folder_is_read_in_its_samples_with_its_labels(phy):
+    options = {"trials": str(phy.parent / "trials.csv"), **OPTIONS}
+    expected = expected_counts(recording())
+    result = convert(phy, ConvertOptions(**options))
+    np.testing.assert_array_equal(all_trials(result.recording).spikes_BTN, expected)
+    assert result.report.neurons == ("3", "5", "8", "11")
+    assert result.report.taken["sampling rate"] == "30000 Hz"
+    good = convert(phy, ConvertOptions(units_where=("group == good",), **options))
+    assert good.report.neurons == ("5",)
+    np.testing.assert_array_equal(all_trials(good.recording).spikes_BTN, expected[..., 1:2])
+    kept = convert(phy, ConvertOptions(units_where=("KSLabel == good",), **options))
+    assert kept.report.n_neurons == 4
+
+
+def test_a_phy_folder_without_a_sampling_rate_needs_one(phy):
+    (phy / "params.py").unlink()
+    options = {"trials": str(phy.parent / "trials.csv"), **OPTIONS}
+    with pytest.raises(SettingsError, match="found no sampling rate"):
+        converted(phy, **options)
+    data = converted(phy, sample_rate_hz=30_000.0, **options)
+    np.testing.assert_array_equal(data.spikes_BTN, expected_counts(recording()))
+
+
+def test_what_is_not_read_leads_on(tmp_path):
+    np.save(tmp_path / "a.npy", np.arange(3))
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"spike_times": [1.0]}))
+    (tmp_path / "a.zarr").mkdir()
+    (tmp_path / "folder").mkdir()
+    for name, found, hint in (
+        ("a.npy", "without a name", "numpy.savez"),
+        ("a.pkl", "a pickle of Python, which could run code", "numpy.savez"),
+        ("a.zarr", "a Zarr store", "HDF5 or NWB"),
+        ("folder", "a folder without spike_times.npy", "one file in it"),
+    ):
+        with pytest.raises(DataError, match=found) as error:
+            list_contents(tmp_path / name)
+        assert hint in error.value.hint
+
+
+# NWB: when units were observed, and what is invalid ----------------------------------------------
+
+
+def nwb(path, intervals, invalid=None):
+    """Add obs_intervals of each unit, and invalid times, to the file of a small session."""
+    write_nwb(path, session())
+    with h5py.File(path, "a") as file:
+        file["units/obs_intervals"] = np.concatenate([np.reshape(i, (-1, 2)) for i in intervals])
+        file["units/obs_intervals_index"] = np.cumsum([len(i) for i in intervals])
+        if invalid is not None:
+            for part, values in zip(
+                ("start_time", "stop_time"), np.transpose(invalid), strict=True
+            ):
+                file[f"intervals/invalid_times/{part}"] = values
+    return path
+
+
+ALL_DAY = [[0.0, 100.0]]
+
+
+@pytest.mark.parametrize(
+    ("odd", "note"),
+    [
+        ([[0.0, np.inf]], None),
+        ([[0.0, np.nan]], "observed all the time, .* units 205"),
+        ([], "observed all the time, .* units 205"),
+        ([[0.0, 20.0], [15.0, 100.0]], None),
+        ([[k, k + 0.9999] for k in range(100)], "gaps between obs_intervals of up to 0.1 ms"),
+    ],
+)
+def test_open_empty_and_hairline_obs_intervals_keep_all_trials(tmp_path, odd, note):
+    path = nwb(tmp_path / "a.nwb", [ALL_DAY, odd, ALL_DAY])
+    result = convert(path, ConvertOptions(bin_ms=50))
+    whole = all_trials(result.recording)
+    made = session()
+    spikes_BTN, _ = bin_spikes(made.times_s, made.start, made.stop, 50)
+    np.testing.assert_array_equal(whole.spikes_BTN, spikes_BTN)
+    notes = " ".join(result.report.notes)
+    assert (re.search(note, notes) is not None) if note else ("obs_intervals" not in notes)
+
+
+def test_a_unit_that_was_not_recorded_in_some_trials_is_named(tmp_path):
+    path = nwb(tmp_path / "a.nwb", [ALL_DAY, [[0.0, 15.0]], ALL_DAY])
+    (dropped,) = [
+        d for d in convert(path, ConvertOptions(bin_ms=50)).report.dropped if d.what == "trials"
+    ]
+    assert dropped.n == 5
+    assert "'obs_intervals': unit 205 in 3 of them; `ignore_intervals=True`" in dropped.why
+    assert converted(path, bin_ms=50, ignore_intervals=True).n_trials == 8
+
+
+def test_trials_in_invalid_times_are_left_out(tmp_path):
+    path = nwb(tmp_path / "a.nwb", [ALL_DAY] * 3, invalid=[[12.5, 14.1], [23.0, np.inf]])
+    result = convert(path, ConvertOptions(bin_ms=50))
+    assert all_trials(result.recording).trial_ids_B.tolist() == [0, 3, 4, 5, 6]
+    assert [(d.n, d.why) for d in result.report.dropped if d.what == "trials"] == [
+        (3, "lie, in part, in 'invalid_times'")
+    ]
+    assert converted(path, bin_ms=50, ignore_intervals=True).n_trials == 8
+    chopped = converted(path, bin_ms=50, chop_ms=500, trials="none")
+    starts_s = chopped.start_bins_B * 0.05
+    assert not ((starts_s < 14.1) & (starts_s + chopped.lengths_B * 0.05 > 12.5 + 1e-9)).any()
+    assert (starts_s < 23).all()
+
+
+# Other ordinary layouts --------------------------------------------------------------------------
+
+
+def test_cells_of_channels_and_units_are_read_on_the_clock_of_the_recording(tmp_path):
+    times_s = recording()
+    cells = np.empty((3, 2), dtype=object)
+    cells[:] = [[times_s[0], times_s[1]], [times_s[2], np.zeros(0)], [times_s[3], np.zeros(0)]]
+    scipy.io.savemat(tmp_path / "a.mat", {"spike_times": cells, "trials": TRIALS})
+    with pytest.raises(DataError, match="3 x 2 lists, and 12 trials") as error:
+        converted(tmp_path / "a.mat", **OPTIONS)
+    assert "`axes='channels,neurons'`" in error.value.hint
+    data = converted(tmp_path / "a.mat", axes="channels,neurons", **OPTIONS)
+    np.testing.assert_array_equal(data.spikes_BTN, expected_counts(times_s))
+    assert data.neuron_names[:3] == ("channel 0 unit 0", "channel 0 unit 1", "channel 1 unit 0")
+
+
+def test_a_table_with_decimal_commas_and_comments_is_read(tmp_path):
+    times_s = recording()
+    rows = [f"{u};{t:.3f}".replace(".", ",") for t, u in zip(*pooled(times_s), strict=True)]
+    (tmp_path / "a.csv").write_text("\n".join(["# rig 2", "unit;time", *rows]))
+    trials = [f"{start:g};{start + 1.6:g}".replace(".", ",") for start in START]
+    (tmp_path / "b.csv").write_text("\n".join(["start_time;stop_time", *trials, "# end"]))
+    result = convert(tmp_path / "a.csv", ConvertOptions(trials=str(tmp_path / "b.csv"), **OPTIONS))
+    np.testing.assert_array_equal(all_trials(result.recording).spikes_BTN, expected_counts(times_s))
+    assert result.report.neurons == ("0", "1", "2", "3")
+
+
+def test_a_listing_says_what_would_be_taken(tmp_path):
+    times, units = pooled(recording())
+    np.savez(tmp_path / "a.npz", spike_times=times, spike_units=units)
+    assert list_contents(tmp_path / "a.npz").spikes == ("spike_times", "spike_times")
+    write_nwb(tmp_path / "a.nwb", session())
+    listing = list_contents(tmp_path / "a.nwb")
+    assert (listing.spikes, listing.trials) == (
+        ("spike_times", "units/spike_times"),
+        "intervals/trials",
+    )
+
+
+def test_a_group_of_pynapple_is_read_as_it_is_saved(tmp_path):
+    times_s = recording()
+    times, units = pooled(times_s)
+    np.savez(
+        tmp_path / "a.npz", t=times, index=units.astype(float), start=[0.0], end=[40.0],
+        keys=np.arange(4), rate=np.ones(4), type=np.array(["TsGroup"]),
+    )  # fmt: skip
+    lines = [f"{start},{start + 1.6}" for start in START]
+    (tmp_path / "b.csv").write_text("\n".join(["start_time,stop_time", *lines]))
+    data = converted(tmp_path / "a.npz", trials=str(tmp_path / "b.csv"), **OPTIONS)
+    np.testing.assert_array_equal(data.spikes_BTN, expected_counts(times_s))
+    assert data.neuron_names == ("0", "1", "2", "3")
+
+
+def test_a_number_of_each_spike_is_not_its_unit(tmp_path):
+    times, _ = pooled(recording())
+    np.savez(tmp_path / "a.npz", t=times, index=np.arange(len(times)), **TRIALS)
+    with pytest.raises(DataError, match="expected fewer units than spikes could fill"):
+        converted(tmp_path / "a.npz", **OPTIONS)
+
+
+def test_a_time_series_of_nwb_goes_by_its_short_name(tmp_path):
+    write_nwb(tmp_path / "a.nwb", session())
+    data = converted(tmp_path / "a.nwb", bin_ms=50, behavior=("hand",))
+    assert data.behavior_names == ("hand 0", "hand 1")
+
+
+def test_behavior_is_read_from_another_file_in_its_own_unit(tmp_path):
+    times, units = pooled(recording())
+    path = write_flat(tmp_path / "a.npz", times, units)
+    ms = np.arange(0, 40_000, 10)
+    lines = [f"{t},{t / 1000},{-t / 1000},free" for t in ms]
+    (tmp_path / "hand.csv").write_text("\n".join(["time,x,y,phase", *lines]))
+    hand = str(tmp_path / "hand.csv")
+    data = converted(path, behavior=(hand,), behavior_time_unit="ms", **OPTIONS)
+    assert data.behavior_names == ("x", "y")
+    # Two samples, 10 ms apart, in each bin of 20 ms.
+    centers_s = START[:, None] + 0.02 * np.arange(80) + 0.005
+    np.testing.assert_allclose(data.behavior_BTV[..., 0], centers_s, atol=1e-9)
+    with pytest.raises(DataError, match="found no sample in any trial"):
+        converted(path, behavior=(hand,), time_unit="s", behavior_time_unit="us", **OPTIONS)
+
+
+def test_a_file_that_another_program_writes_to_is_not_called_damaged(tmp_path):
+    path = tmp_path / "a.h5"
+    script = "import h5py, sys; f = h5py.File(sys.argv[1], 'w'); print('open', flush=True); input()"
+    writer = subprocess.Popen(
+        [sys.executable, "-c", script, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert writer.stdout.readline() == b"open\n"
+        with pytest.raises(DataError, match="another program has the file open"):
+            list_contents(path)
+    finally:
+        writer.communicate(b"\n")
