@@ -16,6 +16,7 @@ from ndt_cli.data.spike_data import MAX_COUNT, IntArray, compact_counts
 from ndt_cli.errors import SettingsError
 from ndt_cli.memory import check_memory
 
+_SHORTEST_MS = 0.1  # a width below it is likely in seconds
 _LONGEST = 1e12  # bins or ms: longer than any trial, and within 64 bits
 _ORDER = ("trials", "bins", "neurons")
 _DEFAULT_AXES = {3: ",".join(_ORDER), 2: "bins,neurons", 1: "bins"}
@@ -228,12 +229,8 @@ def source_bin_us(job: ConvertJob, name: str) -> int:
     for width_name, ms_per_unit in (("bin_ms", 1.0), ("dt", 1000.0), ("bin_size", 1000.0)):
         known = [f"{front}{width_name}" for front in fronts]
         for name in [n for n in known if isinstance(contents.items.get(n), ArrayItem)]:
-            widths = contents.array(name, None)
-            if (
-                widths.size == 0
-                or widths.dtype.kind not in "uif"
-                or (widths != widths.flat[0]).any()
-            ):
+            widths = contents.numbers(name, None)
+            if widths.size == 0 or (widths != widths.flat[0]).any():
                 continue
             width_ms = float(widths.flat[0]) * ms_per_unit
             if width_name == "bin_size" and width_ms >= 1000:
@@ -241,6 +238,10 @@ def source_bin_us(job: ConvertJob, name: str) -> int:
             width_us = ms_to_us(round(width_ms, 9), "counts_bin_ms")
             if width_us < 1:
                 raise contents.wrong(None, name, f"{width_ms:g} ms", "a width above 0")
+            if width_ms < _SHORTEST_MS:
+                hint = f"Is it in seconds? `counts_bin_ms={1000 * width_ms:g}`."
+                expected = f"{_SHORTEST_MS:g} ms or more"
+                raise contents.wrong(None, name, f"{width_ms:g} ms", expected, hint)
             job.taken["bin width of the counts"] = f"{name}, {width_ms:g} ms"
             return width_us
     raise SettingsError(

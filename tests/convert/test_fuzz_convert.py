@@ -91,7 +91,7 @@ def test_a_million_cells_that_are_not_there_are_refused(tmp_path):
         list_contents(path)
 
 
-def test_cells_with_a_function_among_them_are_skipped(tmp_path, monkeypatch):
+def test_cells_with_a_function_among_them_are_listed_and_not_read(tmp_path, monkeypatch):
     cells = np.empty((1, 3), dtype=object)
     cells[0] = ["left", scipy.io.matlab.MatlabFunction(np.zeros(1)), "right"]
     path = tmp_path / "a.mat"
@@ -99,7 +99,9 @@ def test_cells_with_a_function_among_them_are_skipped(tmp_path, monkeypatch):
     # scipy writes no functions, so this stands for a file that holds one.
     stored = {"cells": cells, "x": np.arange(3.0)[None]}
     monkeypatch.setattr(scipy.io, "loadmat", lambda path, **how: stored)
-    assert [entry.name for entry in list_contents(path).entries] == ["x"]
+    kinds = {entry.name: entry.kind for entry in list_contents(path).entries}
+    assert kinds["x"] == "float64"
+    assert kinds["cells"].endswith("MATLAB function handle in cell 2, not read")
 
 
 def test_a_sparse_array_of_nothing_takes_no_memory(tmp_path):
