@@ -1,6 +1,6 @@
 """NDT: single-trial firing rates from spike counts, by masked modeling.
 
-The package is used from the command line (``ndt --help``) and from Python::
+The package is used from the command line (``ndt``) and from Python::
 
     from ndt_cli import fit, load_settings
 

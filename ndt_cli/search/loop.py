@@ -89,6 +89,11 @@ class Watching:
         Told of each ranking of population-based training.
     loggers : sequence of MemberLogger
         Get the settings, epochs and scores of each member.
+
+    Examples
+    --------
+    >>> ended = []
+    >>> watching = Watching(ended=lambda member, results: ended.append(member.index))
     """
 
     training: Watcher = ignore

@@ -134,7 +134,7 @@ CASES = [
     ),
     Case(
         "more weights than memory",
-        f"{TRAIN} --set model.n_layers=64 --set model.feedforward_size=16384 "
+        f"{TRAIN} --config lorenz-quick --set model.n_layers=64 --set model.feedforward_size=16384 "
         "--set model.embedding_size=64",
         "needs at least .* GB of memory.*smaller model",
         2,

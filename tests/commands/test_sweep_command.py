@@ -58,7 +58,7 @@ def made(spikes, tmp_path_factory):
 def test_a_sweep_tells_its_members_best_first_and_its_folder(made):
     out, said = made
     assert "settings: preset recordings" in said.stderr
-    assert "space: recordings, 10 settings drawn" in said.stderr
+    assert "space: recordings, 9 settings drawn" in said.stderr
     assert said.stderr.count("to go") == 3
     lines = said.stdout.splitlines()
     ranks = [line.split()[0] for line in lines if "finished" in line]
@@ -89,11 +89,11 @@ def test_the_tables_fit_the_terminal_and_drop_nothing(made, width):
         console.print(table)
     text = console.file.getvalue()
     assert "…" not in text
-    for word in ("learning", "weight", "embedding", "forward", "finished"):
+    for word in ("learning", "neuron", "embedding", "forward", "finished"):
         assert word in text
     headings = [str(column.header).split("\n")[0] for column in tables[-1].columns]
     assert headings[:2] == ["rank", "member"]
-    assert len(tables) == {80: 3, 120: 2, 200: 1}[width]
+    assert len(tables) == {80: 2, 120: 1, 200: 1}[width]
 
 
 def test_brackets_in_a_path_are_no_markup(spikes, tmp_path):
