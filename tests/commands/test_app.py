@@ -231,3 +231,10 @@ def test_openmp_threads_sleep_unless_the_user_wants_otherwise(ndt, monkeypatch, 
         monkeypatch.setenv("OMP_WAIT_POLICY", before)
     ndt("--version")
     assert os.environ["OMP_WAIT_POLICY"] == after
+
+
+def test_the_checkpoints_to_choose_from_are_those_of_the_measures():
+    from ndt_cli.commands.evaluate import CheckpointChoice
+    from ndt_cli.engine.measures import CHECKPOINTS
+
+    assert [choice.value for choice in CheckpointChoice] == list(CHECKPOINTS)

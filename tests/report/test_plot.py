@@ -141,7 +141,7 @@ class _Ids(HTMLParser):
 
 
 def test_the_page_of_a_run_goes_into_its_folder_once(run, monkeypatch):
-    monkeypatch.setattr("ndt_cli.report.page.parts.data_uri", lambda figure: "data:,")
+    monkeypatch.setattr("ndt_cli.report.page.pages.data_uri", lambda figure: "data:,")
     first = ndt("report", run)
     assert first.exit_code == 0, first.output
     assert first.stdout == f"page: {run / 'report.html'}\n"

@@ -21,8 +21,7 @@ from ndt_cli.evaluation import evaluate
 from ndt_cli.fitting import fit
 from ndt_cli.report.figures import new_figure
 from ndt_cli.report.page import write_report
-from ndt_cli.report.page.pages import run_html, training_rows
-from ndt_cli.report.page.parts import changed_settings, data_uri, render
+from ndt_cli.report.page.pages import changed_settings, data_uri, render, run_html, training_rows
 from ndt_cli.report.registry import RunContents
 from ndt_cli.report.trial import spread_trials
 from ndt_cli.score_text import final_scores
@@ -110,7 +109,7 @@ def text(run, spikes):
 @pytest.fixture
 def unpainted(monkeypatch):
     """Leave the pictures out of pages, where a test is about their words."""
-    monkeypatch.setattr("ndt_cli.report.page.parts.data_uri", lambda figure: "data:,")
+    monkeypatch.setattr("ndt_cli.report.page.pages.data_uri", lambda figure: "data:,")
 
 
 @pytest.fixture(scope="module")
