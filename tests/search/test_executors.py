@@ -37,6 +37,8 @@ SETTINGS = tiny_settings(
 )
 N_MEMBERS = 3
 
+pytestmark = pytest.mark.slow  # each starts processes that load PyTorch, and kills some
+
 
 def _data():
     return recording(rates=True)
