@@ -40,6 +40,12 @@ N_MEMBERS = 3
 pytestmark = pytest.mark.slow  # each starts processes that load PyTorch, and kills some
 
 
+@pytest.fixture(autouse=True)
+def _watched_closely(monkeypatch):
+    """Look at the members often: on a quiet machine one may end between two looks."""
+    monkeypatch.setattr("ndt_cli.search.loop._SECONDS_BETWEEN_READS", 0.05)
+
+
 def _data():
     return recording(rates=True)
 
