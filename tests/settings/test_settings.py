@@ -340,7 +340,7 @@ def test_the_length_of_training_follows_the_size_of_the_data():
     assert n_steps(10, 50) == 500  # however few the bins are
     assert n_steps(1000, 40) == 1000  # one per 40 bins
     assert n_steps(10_000, 40) == 2000  # many trials
-    assert n_steps(1000, 400) == 1200  # long trials: a step takes longer
+    assert n_steps(1000, 400) == 1000  # long trials: a step takes longer
     assert n_steps(1000, 10_000) == 500
 
 
