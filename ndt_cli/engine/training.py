@@ -165,6 +165,11 @@ def resume(
             f"{folder.path} is an ensemble, which cannot be trained",
             "Resume one of the runs that it was made of.",
         )
+    if "imported" in folder.read_json("run.json"):
+        raise RunError(
+            f"{folder.path} was imported, and has no state to resume from",
+            "Train a new run that starts from its weights.",
+        )
     settings = folder.settings(overrides)
     check_resumable(folder.settings(), settings)
     if settings.train.tensorboard:

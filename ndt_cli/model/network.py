@@ -113,7 +113,7 @@ class NeuralDataTransformer(nn.Module):
         width = encoder_width(settings, shape.n_neurons)
         self.embedding = Embedding(settings, shape.n_neurons, shape.n_bins, shape.max_count)
         self.layers = nn.ModuleList(EncoderLayer(settings, width) for _ in range(settings.n_layers))
-        self.norm = make_norm(settings, width)
+        self.norm = nn.LayerNorm(width) if settings.norm == "layer" else ScaleNorm(width)
         self.readout = Readout(settings, width, shape)
         if settings.tfixup_init:
             self._tfixup()
@@ -198,8 +198,8 @@ class EncoderLayer(nn.Module):
         self.pre_norm = settings.norm_place == "pre"
         self.p = settings.dropout
         self.attention = ContextAttention(width, settings.n_heads, settings.dropout)
-        self.norm_attention = make_norm(settings, width)
-        self.norm_feedforward = make_norm(settings, width)
+        self.norm_attention = nn.LayerNorm(width)
+        self.norm_feedforward = nn.LayerNorm(width)
         self.expand = nn.Linear(width, settings.feedforward_size)
         self.contract = nn.Linear(settings.feedforward_size, width)
         self.activation = settings.activation
@@ -260,11 +260,6 @@ class Readout(nn.Module):
             self.last.bias.copy_(scores_NC.flatten())
         else:
             self.last.bias.copy_(rates_N if self.rectify else rates_N.log())
-
-
-def make_norm(settings: ModelSettings, width: int) -> nn.Module:
-    """Return the norm that the settings name."""
-    return nn.LayerNorm(width) if settings.norm == "layer" else ScaleNorm(width)
 
 
 class ScaleNorm(nn.Module):

@@ -94,7 +94,7 @@ def load_settings(config: str | Path | None = None, overrides: Sequence[str] = (
     Traceback (most recent call last):
     ndt_cli.errors.SettingsError: train.max_epoch ...
     """
-    return _resolve(find_config(config), overrides)
+    return resolve_config(find_config(config), overrides)
 
 
 def settings_to_toml(settings: Settings) -> str:
@@ -102,7 +102,8 @@ def settings_to_toml(settings: Settings) -> str:
     return tomli_w.dumps(plain_values(settings))
 
 
-def _resolve(source: ConfigSource, overrides: Sequence[str]) -> Settings:
+def resolve_config(source: ConfigSource, overrides: Sequence[str] = ()) -> Settings:
+    """Return the settings of a config with the overrides; see `load_settings`."""
     values = parse_config(source)
     folder = source.path.parent if source.path is not None else Path()
     origins = dict.fromkeys(values, source.label)
@@ -181,7 +182,7 @@ def read_preset(name: str) -> PresetInfo:
     """Return a shipped preset; `SettingsError` if no preset has that name."""
     source = _preset_source(name)
     title = source.text.partition("\n")[0].removeprefix("#").strip()
-    return PresetInfo(source.name, title, _resolve(source, ()))
+    return PresetInfo(source.name, title, resolve_config(source))
 
 
 def find_config(config: str | Path | None = None) -> ConfigSource:

@@ -116,7 +116,8 @@ class ModelSettings(_Section):
     """Nonlinearity of the feed-forward block."""
 
     norm: Literal["layer", "scale"] = "layer"
-    """layer: LayerNorm; scale: ScaleNorm (g * x / ||x||, with one learned g)."""
+    """Norm of the encoder's output. layer: LayerNorm; scale: ScaleNorm (g * x / ||x||, with one
+    learned g). Within the layers it is always LayerNorm, as in NDT1."""
 
     norm_place: Literal["pre", "post"] = "post"
     """Normalize before (pre) or after (post) the attention and feed-forward blocks."""
