@@ -21,6 +21,7 @@ from ndt_cli.engine.device import cpu_threads
 from ndt_cli.engine.trained_model import TrainedModel
 from ndt_cli.engine.trial_set import TrialSet
 from ndt_cli.model.attention import ContextAttention
+from ndt_cli.model.context import Blocks
 from ndt_cli.model.network import EncoderLayer, NeuralDataTransformer
 from ndt_cli.report.conditions import evenly_spaced
 from ndt_cli.report.figures import (
@@ -79,6 +80,8 @@ def _weights(attention: ContextAttention, x_BTD: Tensor, blocked: Tensor) -> Ten
         part.unflatten(-1, (attention.n_heads, -1)).transpose(1, 2) for part in (q_BTD, k_BTD)
     )
     scores_BHTS = q_BHTE @ k_BHSE.transpose(-1, -2) / math.sqrt(q_BHTE.shape[-1])
+    if attention.relative is not None:
+        scores_BHTS = scores_BHTS + attention.relative(Blocks.whole(x_BTD.shape[1]))
     weights_BHTS: Tensor = scores_BHTS.masked_fill(blocked, -math.inf).softmax(dim=-1)
     return weights_BHTS
 
