@@ -101,8 +101,10 @@ class ModelSettings(_Section):
     """Width of the encoder. auto, as in NDT1: one number per neuron (count-table: embedding_size
     per neuron), at least 16. A linear embedding allows any width; the others need at least auto."""
 
-    positions: Literal["learned", "sinusoid", "none"] = "learned"
-    """Position embedding of a bin in its trial."""
+    positions: Literal["learned", "sinusoid", "relative", "none"] = "learned"
+    """Position of a bin. learned, sinusoid: in its trial, added to the embedded counts; relative:
+    to the bins that it attends to, as a learned bias of attention per layer, head and offset.
+    Trials longer than those trained on need relative positions, or none."""
 
     position_offset: bool = True
     """Number positions from 1 instead of 0 in the sinusoid embedding."""
