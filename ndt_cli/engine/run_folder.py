@@ -44,7 +44,7 @@ from ndt_cli.data.spike_data import Recording, SpikeData
 from ndt_cli.engine.measures import BEST_CHECKPOINTS, CHECKPOINTS
 from ndt_cli.errors import ExistingFileError, RunError, RunWarning, called
 from ndt_cli.jsonable import json_text
-from ndt_cli.settings.load import load_settings, settings_to_toml
+from ndt_cli.settings.load import Overrides, load_settings, settings_to_toml
 from ndt_cli.settings.tree import Settings
 
 if TYPE_CHECKING:
@@ -282,7 +282,7 @@ class RunFolder:
         """Path of a checkpoint: a name of `CHECKPOINTS`."""
         return self.path / "checkpoints" / f"{name}.safetensors"
 
-    def settings(self, overrides: Sequence[str] = ()) -> Settings:
+    def settings(self, overrides: Overrides = ()) -> Settings:
         """Read the settings of the run, with some of them overridden."""
         return load_settings(self.path / "settings.toml", overrides)
 
