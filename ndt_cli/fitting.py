@@ -87,7 +87,7 @@ def fit(
     """
     recording = recording or load_recording(settings.data)
     result = train(settings, out=out, recording=recording, watch=watch, should_stop=should_stop)
-    return _finish(result, recording, draw)
+    return _finish(result, recording, draw=draw)
 
 
 def resume_fit(
@@ -97,6 +97,7 @@ def resume_fit(
     recording: Recording | None = None,
     watch: Watcher | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    accept_changes: bool = False,
 ) -> Fit:
     """Resume a run from its last checkpoint, then evaluate and draw.
 
@@ -109,6 +110,8 @@ def resume_fit(
         `ndt_cli.engine.training.resume` for those that may change.
     recording, watch, should_stop
         As for `fit`.
+    accept_changes : bool
+        See `ndt_cli.engine.training.resume`.
 
     Returns
     -------
@@ -129,19 +132,26 @@ def resume_fit(
     """
     recording = recording or load_recording(RunFolder.open(Path(run)).settings().data)
     result = resume(
-        run, overrides=overrides, recording=recording, watch=watch, should_stop=should_stop
+        run,
+        overrides=overrides,
+        recording=recording,
+        watch=watch,
+        should_stop=should_stop,
+        accept_changes=accept_changes,
     )
-    return _finish(result, recording)
+    return _finish(result, recording, accept_changes=accept_changes)
 
 
-def _finish(result: TrainResult, recording: Recording, draw: bool = True) -> Fit:
+def _finish(
+    result: TrainResult, recording: Recording, *, draw: bool = True, accept_changes: bool = False
+) -> Fit:
     # Of several processes only the first evaluates and writes.
     if result.stopped == "interrupted" or not Ranks.from_environment().is_first:
         return Fit(result, None, [])
     folder = RunFolder.open(result.run)
     if not folder.smoothing.is_file():
         SmoothingReference.fit(recording.train).save(folder.smoothing)
-    evaluation = evaluate(result.run, recording=recording)
+    evaluation = evaluate(result.run, recording=recording, accept_changes=accept_changes)
     summary = {
         "stopped": result.stopped,
         "epochs": len(result.history),

@@ -22,6 +22,7 @@ import json
 import math
 import os
 import platform
+import secrets
 import socket
 import sys
 import warnings
@@ -77,7 +78,10 @@ def _read_line(line: str) -> dict[str, float] | None:
 _Count = Annotated[int, Field(ge=0)]
 
 # The fingerprint comes last: a difference that can be read is named before it.
-_IDENTITY = ("bin_ms", "n_neurons", "n_heldout", "n_forward", "n_bins", "n_trials", "fingerprint")
+_IDENTITY = (
+    *("bin_ms", "n_neurons", "n_heldout", "n_forward", "n_bins", "n_trials"),
+    *("fingerprint", "rates_fingerprint"),
+)
 
 
 class _Facts(BaseModel):
@@ -95,6 +99,7 @@ class SplitFacts(_Facts):
     n_forward: _Count
     bin_ms: float
     fingerprint: str
+    rates_fingerprint: str | None = None  # of the true rates; None in runs of older versions
     neuron_ids_N: list[_Count] = []  # position in the file; empty if columns have its order
     neuron_names: list[str] = []  # in the order of the file
     # Bins without padding and forward bins, and each neuron's spikes in them; 0 and empty in runs
@@ -124,6 +129,7 @@ class SplitFacts(_Facts):
             n_forward=data.n_forward,
             bin_ms=float(data.bin_ms),
             fingerprint=data.fingerprint,
+            rates_fingerprint=data.rates_fingerprint,
             neuron_ids_N=[] if data.neuron_ids_N is None else data.neuron_ids_N.tolist(),
             neuron_names=list(data.neuron_names),
             n_observed_bins=n_observed_bins,
@@ -132,8 +138,11 @@ class SplitFacts(_Facts):
 
     def difference(self, other: "SplitFacts") -> str | None:
         """Return the name of the first fact in which other trials differ; None for the same."""
-        differs = (key for key in _IDENTITY if getattr(self, key) != getattr(other, key))
-        return next(differs, None)
+        for key in _IDENTITY:
+            mine, its = getattr(self, key), getattr(other, key)
+            if None not in (mine, its) and mine != its:
+                return key
+        return None
 
 
 def observed_spikes(data: SpikeData) -> tuple[int, NDArray[np.int64]]:
@@ -155,6 +164,8 @@ class RunFacts(_Facts):
     """The part of ``run.json`` that the program uses."""
 
     data: DataFacts
+    id: str = ""  # empty in runs of older versions, as below
+    cpu_capability: str = ""
     device: str = Field(pattern=r"^(cpu|mps|cuda)(:\d+)?$")
     precision: str = Field(pattern=r"^(float32|bfloat16)$")
     n_threads: int = Field(ge=1, le=1024)
@@ -181,6 +192,7 @@ _OF_NEURONS = {"neuron_ids_N", "neuron_names", "spikes_N"}  # stored once, with 
 def describe_run(recording: Recording, compute: "Compute", n_threads: int) -> dict[str, Any]:
     """Return the content of ``run.json``."""
     return {
+        "id": secrets.token_hex(8),
         "ndt": __version__,
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": sys.argv,
@@ -190,6 +202,7 @@ def describe_run(recording: Recording, compute: "Compute", n_threads: int) -> di
         "device": str(compute.device),
         "precision": str(compute.dtype).removeprefix("torch."),
         "n_threads": n_threads,
+        "cpu_capability": compute.cpu_capability,
         "data": {
             "source": recording.source,
             "layout": recording.layout,
@@ -422,8 +435,16 @@ def hold_run(path: Path) -> Iterator[None]:
     If the file system has no locks, a `RunWarning` says that nothing keeps a second process out.
     """
     lock = FileLock(path / LOCK_FILE)
+    was_removed = (path / HOLDER_FILE).exists() and not (path / LOCK_FILE).exists()
     try:
         _acquire(lock, path)
+        if was_removed and _may_be_running(path):
+            lock.release()
+            (path / LOCK_FILE).unlink(missing_ok=True)  # as it was
+            raise RunError(
+                f"{path}: {LOCK_FILE} was removed, and {_holder(path)} may still be training here",
+                f"If it is not, remove {path / HOLDER_FILE}.",
+            )
         holder = {
             "pid": os.getpid(),
             "host": socket.gethostname(),
@@ -460,6 +481,20 @@ def _acquire(lock: FileLock, path: Path) -> None:
             RunWarning,
             stacklevel=3,
         )
+
+
+def _may_be_running(path: Path) -> bool:
+    """Return whether the process that `HOLDER_FILE` names cannot be known to have ended."""
+    try:
+        holder = json.loads((path / HOLDER_FILE).read_text(encoding="utf-8"))
+        if os.name == "nt" or holder["host"] != socket.gethostname():
+            return True
+        os.kill(int(holder["pid"]), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, ValueError, TypeError, KeyError, OverflowError):
+        return True
+    return True
 
 
 def _holder(path: Path) -> str:

@@ -121,6 +121,7 @@ def resume(
     watch: Watcher | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     until_epoch: int | None = None,
+    accept_changes: bool = False,
 ) -> TrainResult:
     """Resume a run from its last checkpoint, exactly as if it had never stopped.
 
@@ -133,14 +134,17 @@ def resume(
         saved; with any other change it would be another run.
     recording, watch, should_stop, until_epoch
         As in `train`.
+    accept_changes : bool
+        Warn, instead of refusing, if the settings, data, log or checkpoints of the run were
+        changed since it was saved.
 
     Raises
     ------
     SettingsError
         If another setting is overridden, or the run has trained for more epochs than requested.
     RunError
-        If it is not a run folder, another process trains in it, or the data are not those that the
-        run was trained on.
+        If it is not a run folder, another process trains in it, or its settings, data, log or
+        checkpoints are not those that it was saved with.
     DeviceError
         If this machine does not have the kind of device that the run was trained on.
     CheckpointError
@@ -149,7 +153,8 @@ def resume(
     Warns
     -----
     RunWarning
-        If it cannot be resumed bit for bit: fewer threads, or another version of torch.
+        If it cannot be resumed bit for bit: fewer threads, another version of torch, or other
+        vector instructions of the processor.
 
     Examples
     --------
@@ -176,7 +181,7 @@ def resume(
     if settings.train.tensorboard:
         require_tensorboard()
     recording = recording or load_recording(settings.data)
-    check_same_data(folder, recording)
+    check_same_data(folder, recording, accept_changes=accept_changes)
     check_trainable(recording, settings)
     ranks = Ranks.from_environment()
     compute, n_threads = _compute_as_started(
@@ -194,7 +199,8 @@ def resume(
         trainer = Trainer(settings, recording, folder, compute, ranks)
         # Killed before its first checkpoint, a run starts over, which gives the same run.
         if not folder.is_untrained():
-            trainer.restore(Checkpoint.load(folder.checkpoint("last")))
+            last = Checkpoint.load(folder.checkpoint("last"))
+            trainer.restore(last, accept_changes=accept_changes)
         done = trainer.progress.epoch
         if done > settings.train.max_epochs:
             raise SettingsError(
@@ -232,6 +238,8 @@ def _compute_as_started(
     before, now = facts.packages.get("torch"), package_version("torch")
     if before not in (None, now):
         unlike.append(f"torch {before} (installed now: {now})")
+    if facts.cpu_capability not in ("", compute.cpu_capability):
+        unlike.append(f"{facts.cpu_capability} instructions (now: {compute.cpu_capability})")
     if unlike:
         warnings.warn(
             f"{run} started with {' and with '.join(unlike)}: from here on its numbers differ by "

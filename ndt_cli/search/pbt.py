@@ -23,7 +23,7 @@ from pydantic import TypeAdapter
 
 from ndt_cli.atomic import write_text_atomic
 from ndt_cli.data.spike_data import Recording
-from ndt_cli.engine.checkpoint import Checkpoint
+from ndt_cli.engine.checkpoint import Checkpoint, Origin
 from ndt_cli.engine.measures import MEASURES
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.errors import RunError, SettingsError
@@ -250,9 +250,13 @@ def _make(folder: SweepFolder, move: Move) -> None:
     )
     member, run = folder.member(move.member, move.drawn), RunFolder(coming)
     run.write_settings(member.settings)
-    last = Checkpoint.load(run.checkpoint("last"))
-    # The best one stays as its source saved it: it infers with the context it was trained with.
-    replace(last, model_settings=member.settings.model).save(run.checkpoint("last"))
+    origin = Origin.of(run, member.settings)
+    for path in sorted((coming / "checkpoints").glob("*.safetensors")):
+        checkpoint = replace(Checkpoint.load(path), origin=origin)
+        # The best ones infer with the context that they were trained with.
+        if path.stem == "last":
+            checkpoint = replace(checkpoint, model_settings=member.settings.model)
+        checkpoint.save(path)
     if not before.exists():
         now.rename(before)
     coming.rename(now)
