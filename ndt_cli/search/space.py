@@ -26,114 +26,79 @@ from ndt_cli.settings.load import ConfigSource, parse_config, read_toml_text
 from ndt_cli.settings.tree import Settings
 
 Value = int | float | str | bool
-_VALUES = (int, float, str, bool)
 
 _HINT = f"Spaces to start from: {called('find_space')}. All settings: {called('settings_help')}"
 
 
-# ------------------------------------------------------------------------------------------------
-# Draws: the ways of choosing the value of one setting. Both ends are included.
-# ------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
-class Uniform:
-    """A number between two ends, all equally likely."""
+class Draw:
+    """How the value of one setting is drawn.
 
-    low: float
-    high: float
+    Parameters
+    ----------
+    kind : {"uniform", "log-uniform", "integer", "choice"}
+        A number, all equally likely; a positive number, all orders of magnitude equally likely; a
+        whole number; or one of a list.
+    values : tuple of value
+        The lowest and the highest, both included; or all values to choose from.
+    """
 
-    def draw(self, rng: Generator) -> float:
-        return float(rng.uniform(self.low, self.high))
+    kind: str
+    values: tuple[Any, ...]
 
-
-@dataclass(frozen=True)
-class LogUniform:
-    """A positive number between two ends, all orders of magnitude equally likely."""
-
-    low: float
-    high: float
-
-    def draw(self, rng: Generator) -> float:
-        drawn = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
-        return min(max(drawn, self.low), self.high)  # exp(log(x)) may miss x by a last digit
-
-
-@dataclass(frozen=True)
-class Integer:
-    """A whole number between two ends."""
-
-    low: int
-    high: int
-
-    def draw(self, rng: Generator) -> int:
-        return int(rng.integers(self.low, self.high, endpoint=True))
-
-
-@dataclass(frozen=True)
-class OneOf:
-    """One of a list of values."""
-
-    values: tuple[Value, ...]
+    @classmethod
+    def read(cls, given: Any) -> "Draw":
+        """Return the draw of ``{ kind = given }``; a ValueError completes "<setting>: ..."."""
+        if not isinstance(given, dict) or len(given) != 1:
+            raise ValueError(f"expected a draw, such as {_EXAMPLES}")
+        ((kind, values),) = given.items()
+        if kind not in _KINDS:
+            close = nearest(kind, _KINDS)
+            known = f"did you mean {close}?" if close else f"expected {', '.join(_KINDS)}"
+            raise ValueError(f"{kind} is not a kind of draw; {known}")
+        what, types = _KINDS[kind]
+        # bool is an int to Python, but not a number here.
+        if not isinstance(values, list) or any(type(value) not in types for value in values):
+            raise ValueError(f"{kind} takes {what}; found {values}")
+        if kind == "choice":
+            if not values:
+                raise ValueError(f"{kind} takes {what}; found {values}")
+            return cls(kind, tuple(values))
+        if len(values) != 2 or not all(math.isfinite(end) for end in values):
+            raise ValueError(f"{kind} takes {what}; found {values}")
+        if values[0] >= values[1]:
+            raise ValueError(
+                f"{kind} needs its lower end first, below the upper one; found {values}"
+            )
+        if kind == "log-uniform" and values[0] <= 0:
+            raise ValueError(f"log-uniform needs numbers above zero; found {values}")
+        return cls(kind, tuple(values if kind == "integer" else map(float, values)))
 
     def draw(self, rng: Generator) -> Value:
-        return self.values[int(rng.integers(len(self.values)))]
+        """Draw a value."""
+        low, high = self.values[0], self.values[-1]
+        if self.kind == "uniform":
+            return float(rng.uniform(low, high))
+        if self.kind == "log-uniform":
+            drawn = math.exp(rng.uniform(math.log(low), math.log(high)))
+            return float(min(max(drawn, low), high))  # exp(log(x)) may miss x by a last digit
+        if self.kind == "integer":
+            return int(rng.integers(low, high, endpoint=True))
+        value: Value = self.values[int(rng.integers(len(self.values)))]
+        return value
 
 
-Draw = Uniform | LogUniform | Integer | OneOf
-_KINDS: dict[str, type[Draw]] = {
-    "uniform": Uniform,
-    "log-uniform": LogUniform,
-    "integer": Integer,
-    "choice": OneOf,
+_NUMBERS = "numbers, the lowest and the highest"
+_KINDS: dict[str, tuple[str, tuple[type, ...]]] = {
+    "uniform": (f"two {_NUMBERS}", (int, float)),
+    "log-uniform": (f"two {_NUMBERS}", (int, float)),
+    "integer": (f"two whole {_NUMBERS}", (int,)),
+    "choice": ("a list of values, no lists in it", (int, float, str, bool)),
 }
 _EXAMPLES = (
     "{ uniform = [0.0, 0.3] }, { log-uniform = [1e-5, 5e-3] }, { integer = [1, 7] } or "
     '{ choice = ["pre", "post"] }'
 )
-
-
-def written(draw: Draw) -> dict[str, list[Value]]:
-    """Return a draw as its table in a TOML file."""
-    kind = next(name for name, cls in _KINDS.items() if type(draw) is cls)
-    return {kind: list(extremes(draw))}
-
-
-def extremes(draw: Draw) -> tuple[Value, ...]:
-    """Return the two ends of a draw, or all of its values."""
-    return draw.values if isinstance(draw, OneOf) else (draw.low, draw.high)
-
-
-def _read_draw(kind: str, given: Any) -> Draw:
-    """Return the draw of ``{ kind = given }``; a ValueError completes "<setting>: ..."."""
-    if kind == "choice":
-        if not isinstance(given, list) or not given or any(type(v) not in _VALUES for v in given):
-            raise ValueError(f"choice takes a list of values, no lists in it; found {given}")
-        return OneOf(tuple(given))
-    # bool is an int to Python, but not a number here.
-    numbers = (int,) if kind == "integer" else (int, float)
-    if (
-        not isinstance(given, list)
-        or len(given) != 2
-        or not all(type(end) in numbers and math.isfinite(end) for end in given)
-    ):
-        what = "two whole numbers" if kind == "integer" else "two numbers"
-        raise ValueError(f"{kind} takes {what}, the lowest and the highest; found {given}")
-    low, high = given
-    if low >= high:
-        raise ValueError(f"{kind} needs its lower end first, below the upper one; found {given}")
-    if kind == "integer":
-        return Integer(low, high)
-    if kind == "log-uniform":
-        if low <= 0:
-            raise ValueError(f"log-uniform needs numbers above zero; found {given}")
-        return LogUniform(float(low), float(high))
-    return Uniform(float(low), float(high))
-
-
-# ------------------------------------------------------------------------------------------------
-# Spaces
-# ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -237,9 +202,8 @@ class Space:
         sections: dict[str, list[str]] = {}
         for key, draw in self.draws.items():
             section, name = key.split(".")
-            ((kind, values),) = written(draw).items()
             # JSON writes numbers, true, false and text as TOML does.
-            table = f"{kind} = {json.dumps(values)}"
+            table = f"{draw.kind} = {json.dumps(draw.values)}"
             if key in self.conditions:
                 rows = self.conditions[key].items()
                 inside = ", ".join(f'"{other}" = {json.dumps(list(ok))}' for other, ok in rows)
@@ -256,21 +220,15 @@ class Space:
             raise ValueError(unknown_key(key, self.name))
         if key.startswith("data."):
             raise ValueError(f"{where}: all members of a sweep share the same data")
-        given = dict(given) if isinstance(given, dict) else {}
-        when = given.pop("when", {})
-        if len(given) != 1:
-            raise ValueError(f"{where}: expected a draw, such as {_EXAMPLES}")
-        ((kind, content),) = given.items()
-        if kind not in _KINDS:
-            close = nearest(kind, _KINDS)
-            known = f"did you mean {close}?" if close else f"expected {', '.join(_KINDS)}"
-            raise ValueError(f"{where}: {kind} is not a kind of draw; {known}")
+        when = {}
+        if isinstance(given, dict) and "when" in given:
+            given = dict(given)
+            when = given.pop("when")
         try:
-            draw = _read_draw(kind, content)
-            conditions = self._conditions(when)
+            draw, conditions = Draw.read(given), self._conditions(when)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
-        for value in extremes(draw):
+        for value in draw.values:
             problem = _refusal(key, value, self.name)
             if problem:
                 raise ValueError(problem)
@@ -284,7 +242,7 @@ class Space:
         conditions = {}
         for other, ok in when.items():
             draw = self.draws.get(other)
-            if not isinstance(draw, OneOf):
+            if draw is None or draw.kind != "choice":
                 raise ValueError(f"when names {other}; expected a choice that is drawn before it")
             values = tuple(ok) if isinstance(ok, list) else (ok,)
             if not values or any(value not in draw.values for value in values):
@@ -314,23 +272,17 @@ _DEFAULT_SPACE = "generic"
 
 # The presets of the Neural Latents Benchmark have their own spaces (Ye & Pandarinath 2021); the
 # ablations are of mc_maze, and short runs search near the best settings found for them.
-SPACE_OF_PRESET = {
-    "chaotic-rnn-quick": "quick",
-    "lorenz-quick": "quick",
+_PRESETS_OF_SPACE = {
+    "quick": "chaotic-rnn-quick lorenz-quick",
     "nlb-quick": "nlb-quick",
-    "mc_maze": "maze-rtt",
-    "mc_maze_large": "maze-rtt",
-    "mc_maze_medium": "maze-rtt",
-    "mc_maze_small": "maze-rtt",
-    "mc_rtt": "maze-rtt",
-    "ablation-low-dropout": "maze-rtt",
-    "ablation-mask-token": "maze-rtt",
-    "ablation-no-span": "maze-rtt",
-    "ablation-postnorm": "maze-rtt",
-    "ablation-rates": "maze-rtt",
+    "maze-rtt": "mc_maze mc_maze_large mc_maze_medium mc_maze_small mc_rtt ablation-low-dropout "
+    "ablation-mask-token ablation-no-span ablation-postnorm ablation-rates",
     "recordings": "recordings",
     "area2_bump": "area2_bump",
     "dmfc_rsg": "dmfc_rsg",
+}
+SPACE_OF_PRESET = {
+    preset: space for space, presets in _PRESETS_OF_SPACE.items() for preset in presets.split()
 }
 
 
@@ -367,7 +319,7 @@ def find_space(space: str | Path) -> Space:
     --------
     >>> space = find_space("generic")
     >>> space.draws["train.learning_rate"]
-    LogUniform(low=1e-05, high=0.005)
+    Draw(kind='log-uniform', values=(1e-05, 0.005))
     >>> list(space.draw(seed=0, member=3))[:2]
     ['model.dropout', 'model.dropout_embedding']
     """
