@@ -61,40 +61,24 @@ _DEFAULT_RUN = -1
 
 
 class SweepPlan(BaseModel):
-    """What a sweep does.
-
-    Parameters
-    ----------
-    members : int
-        Settings to draw.
-    seed : int
-        Seed of the draws.
-    seeds : int
-        Members trained with each of the drawn settings, which differ in ``train.seed``.
-    sampler : {"random", "tpe"}
-        ``"tpe"``: after ten random draws, settings are chosen by what earlier ones scored (Bergstra
-        et al. 2011).
-    pruner : {"none", "halving", "hyperband"}
-        Stop members that are worse than others after as many epochs: asynchronous successive
-        halving (Li et al. 2020), or Hyperband (Li et al. 2018).
-    grace_epochs : int, optional
-        Epochs before a member can be stopped.
-    pbt_interval : int, optional
-        Population-based training: epochs between two rankings.
-    default_run : bool
-        Also train with the shared settings alone.
-    """
+    """What a sweep does."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
-    members: int = Field(ge=1, le=MOST_MEMBERS)
-    seed: int = Field(ge=0)
+    members: int = Field(ge=1, le=MOST_MEMBERS)  # settings to draw
+    seed: int = Field(ge=0)  # of the draws
+    # Members trained with each of the drawn settings, which differ in `train.seed`.
     seeds: int = Field(default=1, ge=1)
+    # "tpe": after ten random draws, settings are chosen by what earlier ones scored (Bergstra et
+    # al. 2011).
     sampler: Sampler = "random"
+    # Stop members that are worse than others after as many epochs: asynchronous successive halving
+    # (Li et al. 2020), or Hyperband (Li et al. 2018).
     pruner: Pruner = "none"
-    grace_epochs: int | None = Field(default=None, ge=1)
+    grace_epochs: int | None = Field(default=None, ge=1)  # before a member can be stopped
+    # Epochs between two rankings of population-based training (Jaderberg et al. 2017).
     pbt_interval: int | None = Field(default=None, ge=1)
-    default_run: bool = False
+    default_run: bool = False  # also train with the shared settings alone
 
     @classmethod
     def of(cls, **values: Any) -> "SweepPlan":

@@ -34,11 +34,6 @@ from ndt_cli.settings.tree import Settings
 _MAX_DEATHS = 3
 _SECONDS_BETWEEN_READS = 1.0
 
-# Told of each member that has ended, and of all results so far.
-MemberWatcher = Callable[[MemberResult, SweepResults], None]
-# Told now and then how many epochs each running member has completed, by its number, of how many.
-EpochWatcher = Callable[[Mapping[int, int], int], None]
-
 
 class Strategy(Protocol):
     """Decides what trains next, and with what settings."""
@@ -57,48 +52,30 @@ class Strategy(Protocol):
 class Watching:
     """What follows a sweep; all of it may be left out.
 
-    Parameters
-    ----------
-    training : callable
-        Told of the training in this process (`ndt_cli.engine.events`).
-    ended : callable
-        Told of each member that has ended.
-    epochs : callable
-        Told about once a second how far the running members are.
-    moves : callable
-        Told of each ranking of population-based training.
-    loggers : sequence of MemberLogger
-        Get the settings, epochs and scores of each member.
-
     Examples
     --------
     >>> ended = []
     >>> watching = Watching(ended=lambda member, results: ended.append(member.index))
     """
 
+    # Told of the training in this process (`ndt_cli.engine.events`).
     training: Watcher = ignore
-    ended: MemberWatcher = lambda member, results: None
-    epochs: EpochWatcher = lambda epochs, max_epochs: None
+    # Told of each member that has ended, and of all results so far.
+    ended: Callable[[MemberResult, SweepResults], None] = lambda member, results: None
+    # Told about once a second how many epochs each running member has completed, of how many.
+    epochs: Callable[[Mapping[int, int], int], None] = lambda epochs, max_epochs: None
+    # Told of each ranking of population-based training.
     moves: MovesWatcher = lambda epoch, moves: None
+    # Get the settings, epochs and scores of each member.
     loggers: Sequence[MemberLogger] = ()
 
 
 @dataclass(frozen=True)
 class SweepRun:
-    """What `sweep` returns.
-
-    Attributes
-    ----------
-    results : SweepResults
-        Every member, ranked.
-    interrupted : bool
-        True if it was asked to stop before the last member had ended.
-    out_of_time : bool
-        True if the time budget ended it.
-    """
+    """What `sweep` returns: the members, ranked, and whether it was stopped before the last."""
 
     results: SweepResults
-    interrupted: bool
+    interrupted: bool  # it was asked to stop
     out_of_time: bool = False
 
 

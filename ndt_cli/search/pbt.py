@@ -83,7 +83,7 @@ class Lineage:
 def check_population(plan: SweepPlan, settings: Settings) -> None:
     """Refuse a sweep in which no member would ever be copied."""
     interval, train = plan.pbt_interval or 1, settings.train
-    fewest = math.ceil(1 / _SHARE)
+    fewest, called = math.ceil(1 / _SHARE), f"`pbt_interval={interval}`"
     if plan.members < fewest:
         raise SettingsError(
             f"population-based training needs at least {fewest} members, got {plan.members}",
@@ -91,14 +91,12 @@ def check_population(plan: SweepPlan, settings: Settings) -> None:
         )
     if interval >= train.max_epochs:
         raise SettingsError(
-            f"`pbt_interval={interval}`: members train for {train.max_epochs} epochs and would "
-            "never be ranked",
+            f"{called}: members train for {train.max_epochs} epochs and would never be ranked",
             "Use a smaller interval, or a larger train.max_epochs.",
         )
     if interval < train.val_interval_epochs:
         raise SettingsError(
-            f"`pbt_interval={interval}`: members are ranked by validation, which they do every "
-            f"{train.val_interval_epochs} epochs",
+            f"{called}: members are ranked by validation, every {train.val_interval_epochs} epochs",
             "Use a larger interval, or a smaller train.val_interval_epochs.",
         )
 

@@ -29,15 +29,6 @@ _SECONDS_TO_ANSWER = 5.0
 _SECONDS_BETWEEN_LOOKS = 0.3
 
 
-def require_ray() -> None:
-    """Raise a MissingExtraError if Ray is not installed."""
-    if find_spec("ray") is None:
-        raise MissingExtraError(
-            "A sweep on Ray needs the package ray, which is not installed.",
-            'Install it with: pip install "ndt-cli[ray]"',
-        )
-
-
 class RayTasks:
     """Trains members on a Ray cluster.
 
@@ -60,7 +51,11 @@ class RayTasks:
         cpus_per_worker: int | None = None,
         gpus_per_worker: float | None = None,
     ) -> None:
-        require_ray()
+        if find_spec("ray") is None:
+            raise MissingExtraError(
+                "A sweep on Ray needs the package ray, which is not installed.",
+                'Install it with: pip install "ndt-cli[ray]"',
+            )
         if (gpus_per_worker or 0) > 1 and gpus_per_worker != int(gpus_per_worker or 0):
             raise SettingsError(
                 f"`gpus_per_worker={gpus_per_worker}`: above 1 it is a whole number"
@@ -72,7 +67,14 @@ class RayTasks:
     @property
     def n_slots(self) -> int:
         """Members that fit on the machines that the cluster has now."""
-        return sum(_fitting(machine, self.cpus, self.gpus) for machine in _machines())
+        n = 0
+        for machine in _machines():
+            fitting, gpus = int(machine.get("CPU", 0) // self.cpus), machine.get("GPU", 0)
+            if self.gpus:  # shares of different GPUs do not add up
+                share = int(1 / self.gpus) * int(gpus) if self.gpus < 1 else int(gpus // self.gpus)
+                fitting = min(fitting, share)
+            n += fitting
+        return n
 
     @property
     def n_machines(self) -> int:
@@ -148,7 +150,17 @@ def _start(address: str | None) -> None:
             "Run it on a machine of the cluster, with `ray_address=auto`.",
         )
     if address not in ("auto", "local"):
-        _check_listens(address)
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdigit():
+            raise SettingsError(
+                f"`ray_address={address}`: expected HOST:PORT or auto",
+                "Ray prints the address of a cluster when it starts one; its port is 6379 by "
+                "default.",
+            )
+        try:  # Ray itself tries for minutes, and then ends the program
+            socket.create_connection((host, int(port)), timeout=_SECONDS_TO_ANSWER).close()
+        except OSError as error:
+            raise _unreachable(address, error.strerror or str(error)) from error
     own: dict[str, Any] = {}
     environment = {"RAY_USAGE_STATS_ENABLED": "0"}
     if address == "local":
@@ -181,20 +193,6 @@ def _start(address: str | None) -> None:
         ) from error
 
 
-def _check_listens(address: str) -> None:
-    """Try the address first: Ray itself tries for minutes, and then ends the program."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        raise SettingsError(
-            f"`ray_address={address}`: expected HOST:PORT or auto",
-            "Ray prints the address of a cluster when it starts one; its port is 6379 by default.",
-        )
-    try:
-        socket.create_connection((host, int(port)), timeout=_SECONDS_TO_ANSWER).close()
-    except OSError as error:
-        raise _unreachable(address, error.strerror or str(error)) from error
-
-
 def _unreachable(address: str, why: str, also: str = "") -> RunError:
     return RunError(
         f"Ray at {address} cannot be reached: {why}",
@@ -208,14 +206,6 @@ def _machines() -> list[Mapping[str, float]]:
 
     nodes: Any = ray.nodes()
     return [node["Resources"] for node in nodes if node["Alive"]]
-
-
-def _fitting(machine: Mapping[str, float], cpus: int, gpus: float) -> int:
-    """Return how many members fit on a machine; shares of different GPUs do not add up."""
-    n = int(machine.get("CPU", 0) // cpus)
-    if gpus >= 1:
-        return min(n, int(machine.get("GPU", 0) // gpus))
-    return min(n, int(machine.get("GPU", 0)) * int(1 / gpus)) if gpus else n
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from ndt_cli.metrics import bits_per_spike, rate_scores
 from ndt_cli.search.space import Value
 from ndt_cli.settings.tree import Settings
 
+# By names of `train.choose_by`; scores that are not finite are left out.
 Scores = dict[str, FiniteFloat]
 
 # "stopped": worse than other members after as many epochs; "early": no improvement for
@@ -114,40 +115,17 @@ def scores_of_rates(data: SpikeData, seen_BTN: FloatArray, hidden_BTN: FloatArra
 
 @dataclass(frozen=True)
 class MemberResult:
-    """What is known of a member.
+    """What is known of a member."""
 
-    Parameters
-    ----------
-    index : int
-        Its number, from 0.
-    folder : Path
-        Its run folder.
-    drawn : dict of str to value
-        What was drawn for it, by dotted name.
-    status : str
-        One of `STATUSES`.
-    scores : dict of str to float
-        Of its best checkpoint on the validation trials, by names of ``train.choose_by``; those
-        that are not finite are left out.
-    best_epoch : int or None
-        Epoch of that checkpoint.
-    epochs : int
-        Complete epochs.
-    seconds : float
-        Training time, over all resumptions.
-    message : str
-        Why it diverged or was stopped.
-    """
-
-    index: int
+    index: int  # from 0; below 0: the default run
     folder: Path
-    drawn: dict[str, Value]
+    drawn: dict[str, Value]  # by dotted name
     status: Status
-    scores: Scores = field(default_factory=dict)
-    best_epoch: int | None = None
-    epochs: int = 0
-    seconds: FiniteFloat = 0.0
-    message: str = ""
+    scores: Scores = field(default_factory=dict)  # of its best checkpoint, on validation trials
+    best_epoch: int | None = None  # of that checkpoint
+    epochs: int = 0  # complete ones
+    seconds: FiniteFloat = 0.0  # of training, over all resumptions
+    message: str = ""  # why it diverged or was stopped
 
     @property
     def has_ended(self) -> bool:
@@ -172,28 +150,15 @@ class SettingsResult:
 
 @dataclass(frozen=True)
 class SweepResults:
-    """All members of a sweep.
-
-    Parameters
-    ----------
-    path : Path
-        Folder of the sweep.
-    choose_by : str
-        The measure that ranks, as ``train.choose_by``.
-    members : tuple of MemberResult
-        By number.
-    references : dict of str to dict of str to float
-        Scores on the same trials of each neuron's ``"mean rate"``, of ``"smoothing"`` and of the
-        ``"default run"``, which has the settings of the sweep without any draw.
-    n_seeds : int
-        Consecutive members that differ in the seed alone.
-    """
+    """All members of a sweep, by number, and what they are compared with."""
 
     path: Path
-    choose_by: str
+    choose_by: str  # the measure that ranks, as `train.choose_by`
     members: tuple[MemberResult, ...]
+    # Scores of the "mean rate" of each neuron, of "smoothing" and of the "default run", which has
+    # the settings of the sweep without any draw.
     references: dict[str, Scores]
-    n_seeds: int = 1
+    n_seeds: int = 1  # consecutive members that differ in the seed alone
 
     @property
     def ranked(self) -> list[MemberResult]:
@@ -201,27 +166,20 @@ class SweepResults:
 
         This includes those stopped early: what they reached is a model like any other.
         """
-        scored = [
-            member
-            for member in self.members
-            if member.has_ended
-            and member.status != "diverged"
-            and math.isfinite(self.score(member))
-        ]
-        return sorted(scored, key=lambda member: (self._sign * self.score(member), member.index))
+        ended = [m for m in self.members if m.has_ended and m.status != "diverged"]
+        scored = [m for m in ended if math.isfinite(self.score(m))]
+        return sorted(scored, key=lambda m: (self._sign * self.score(m), m.index))
 
     @property
     def by_settings(self) -> list[SettingsResult]:
         """Groups of members with the same settings whose seeds are all ranked, best first."""
-        groups: dict[int, list[MemberResult]] = {}
-        for member in self.ranked:
-            groups.setdefault(member.index // self.n_seeds, []).append(member)
-        found = []
-        for members in groups.values():
+        ranked, found = self.ranked, []
+        for draw in range(len(self.members) // self.n_seeds):
+            members = tuple(m for m in ranked if m.index // self.n_seeds == draw)
             if len(members) == self.n_seeds:
                 scores = np.array([self.score(member) for member in members])
                 sd = float(scores.std(ddof=1)) if len(members) > 1 else 0.0
-                found.append(SettingsResult(tuple(members), float(scores.mean()), sd))
+                found.append(SettingsResult(members, float(scores.mean()), sd))
         return sorted(found, key=lambda group: (self._sign * group.mean, group.members[0].index))
 
     @property

@@ -8,7 +8,6 @@ A space is a TOML file with the sections of a settings file and one draw for eac
     warmup_epochs = { integer = [1, 20], when = { "train.schedule" = ["cosine"] } }
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tomli_w
 from numpy.random import Generator
 from pydantic import ValidationError
 
@@ -34,13 +34,8 @@ _HINT = f"Spaces to start from: {called('find_space')}. All settings: {called('s
 class Draw:
     """How the value of one setting is drawn.
 
-    Parameters
-    ----------
-    kind : {"uniform", "log-uniform", "integer", "choice"}
-        A number, all equally likely; a positive number, all orders of magnitude equally likely; a
-        whole number; or one of a list.
-    values : tuple of value
-        The lowest and the highest, both included; or all values to choose from.
+    A "uniform" number; a "log-uniform" one, all orders of magnitude equally likely; a whole number
+    ("integer"), each from the lowest to the highest value, both included; or a "choice" of values.
     """
 
     kind: str
@@ -58,18 +53,13 @@ class Draw:
             raise ValueError(f"{kind} is not a kind of draw; {known}")
         what, types = _KINDS[kind]
         # bool is an int to Python, but not a number here.
-        if not isinstance(values, list) or any(type(value) not in types for value in values):
-            raise ValueError(f"{kind} takes {what}; found {values}")
-        if kind == "choice":
-            if not values:
-                raise ValueError(f"{kind} takes {what}; found {values}")
+        fits = isinstance(values, list) and all(type(value) in types for value in values)
+        if kind == "choice" and fits and values:
             return cls(kind, tuple(values))
-        if len(values) != 2 or not all(math.isfinite(end) for end in values):
+        if kind == "choice" or not fits or len(values) != 2 or not all(map(math.isfinite, values)):
             raise ValueError(f"{kind} takes {what}; found {values}")
         if values[0] >= values[1]:
-            raise ValueError(
-                f"{kind} needs its lower end first, below the upper one; found {values}"
-            )
+            raise ValueError(f"{kind} needs its lower end first, below the other; found {values}")
         if kind == "log-uniform" and values[0] <= 0:
             raise ValueError(f"log-uniform needs numbers above zero; found {values}")
         return cls(kind, tuple(values if kind == "integer" else map(float, values)))
@@ -103,21 +93,12 @@ _EXAMPLES = (
 
 @dataclass(frozen=True)
 class Space:
-    """Settings to draw, by dotted name.
+    """Settings to draw, by dotted name, in the order in which they are drawn."""
 
-    Parameters
-    ----------
-    name : str
-        Name of a shipped space, or a file.
-    draws : dict of str to Draw
-        Such as ``"train.learning_rate"``, in the order in which they are drawn.
-    conditions : dict of str to dict
-        Settings that are drawn only when settings drawn before them have one of these values:
-        ``{"train.warmup_epochs": {"train.schedule": ("cosine",)}}``.
-    """
-
-    name: str
+    name: str  # of a shipped space, or a file
     draws: dict[str, Draw]
+    # Settings that are drawn only when settings drawn before them have one of these values:
+    # {"train.warmup_epochs": {"train.schedule": ("cosine",)}}
     conditions: dict[str, dict[str, tuple[Value, ...]]] = field(default_factory=dict)
 
     @classmethod
@@ -199,19 +180,14 @@ class Space:
 
     def to_toml(self) -> str:
         """Return the space as TOML text."""
-        sections: dict[str, list[str]] = {}
+        tables: dict[str, dict[str, Any]] = {}
         for key, draw in self.draws.items():
             section, name = key.split(".")
-            # JSON writes numbers, true, false and text as TOML does.
-            table = f"{draw.kind} = {json.dumps(draw.values)}"
+            table: dict[str, Any] = {draw.kind: draw.values}
             if key in self.conditions:
-                rows = self.conditions[key].items()
-                inside = ", ".join(f'"{other}" = {json.dumps(list(ok))}' for other, ok in rows)
-                table += f", when = {{ {inside} }}"
-            sections.setdefault(section, []).append(f"{name} = {{ {table} }}")
-        return "\n".join(
-            "\n".join([f"[{section}]", *lines, ""]) for section, lines in sections.items()
-        )
+                table["when"] = self.conditions[key]
+            tables.setdefault(section, {})[name] = table
+        return tomli_w.dumps(tables)
 
     def _add(self, key: str, given: Any) -> None:
         """Add the draw of a setting; a ValueError is the whole message."""
@@ -286,20 +262,18 @@ SPACE_OF_PRESET = {
 }
 
 
+_FILES = files("ndt_cli.search").joinpath("spaces")
+
+
 def space_names() -> list[str]:
     """Return the names of the shipped spaces, the default first."""
-    names = [
-        entry.name.removesuffix(".toml")
-        for entry in files("ndt_cli.search").joinpath("spaces").iterdir()
-        if entry.name.endswith(".toml")
-    ]
+    names = [entry.name.removesuffix(".toml") for entry in _FILES.iterdir()]
     return sorted(names, key=lambda name: (name != _DEFAULT_SPACE, name))
 
 
 def space_text(name: str) -> str:
     """Return the TOML text of a shipped space; the comment in its first line describes it."""
-    path = files("ndt_cli.search").joinpath("spaces", f"{name}.toml")
-    return path.read_text(encoding="utf-8")
+    return _FILES.joinpath(f"{name}.toml").read_text(encoding="utf-8")
 
 
 def default_space(preset: str) -> str:
@@ -310,10 +284,7 @@ def default_space(preset: str) -> str:
 def find_space(space: str | Path) -> Space:
     """Return a space: from the file if it exists, otherwise the shipped one of that name.
 
-    Raises
-    ------
-    SettingsError
-        If there is neither, or the file is not a space.
+    A SettingsError says that there is neither, or what is wrong in the file.
 
     Examples
     --------
@@ -323,14 +294,12 @@ def find_space(space: str | Path) -> Space:
     >>> list(space.draw(seed=0, member=3))[:2]
     ['model.dropout', 'model.dropout_embedding']
     """
-    path = Path(space).expanduser()
-    name = str(space)
+    path, name = Path(space).expanduser(), str(space)
     if path.is_file():
         return read_space(path, name)
     stem = name.removesuffix(".toml")
     if stem in space_names():
-        source = ConfigSource(stem, "file", space_text(stem), None)
-        return Space.from_tables(stem, parse_config(source))
+        return _parsed(stem, space_text(stem), None)
     close = nearest(path.stem, space_names())
     suggestion = f"; did you mean the space {close}?" if close else ""
     raise SettingsError(
@@ -343,6 +312,10 @@ def read_space(path: Path, name: str) -> Space:
     """Read the file of a space; ``name`` is what messages call it."""
     hint = f"Expected a TOML file or the name of a space ({called('find_space')})."
     text = read_toml_text(path, "a space", hint)
+    return _parsed(name, text, path)
+
+
+def _parsed(name: str, text: str, path: Path | None) -> Space:
     return Space.from_tables(name, parse_config(ConfigSource(name, "file", text, path)))
 
 

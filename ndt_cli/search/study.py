@@ -114,13 +114,12 @@ class OptunaStrategy:
         if self._folder.plan.pruner == "none":
             return None
         lagging = self._report(member.index, member.folder)
+        if lagging is None:
+            return None
+        epoch, score = lagging
         return (
-            None
-            if lagging is None
-            else (
-                f"{self._folder.settings.train.choose_by} {lagging[1]:.4f} after {lagging[0]} epochs, "
-                f"not among the best 1 in {_REDUCTION} of those that reached it"
-            )
+            f"{self._folder.settings.train.choose_by} {score:.4f} after {epoch} epochs, not among "
+            f"the best 1 in {_REDUCTION} of those that reached it"
         )
 
     def _report(self, index: int, run: Path) -> tuple[int, float] | None:
@@ -145,15 +144,11 @@ class OptunaStrategy:
         rungs = rung_epochs(self._folder)
         if not rungs:
             return optuna.pruners.NopPruner()
-        if self._folder.plan.pruner == "hyperband":
-            return optuna.pruners.HyperbandPruner(
-                min_resource=rungs[0],
-                max_resource=self._folder.settings.train.max_epochs,
-                reduction_factor=_REDUCTION,
-            )
-        return optuna.pruners.SuccessiveHalvingPruner(
-            min_resource=rungs[0], reduction_factor=_REDUCTION
-        )
+        how = {"min_resource": rungs[0], "reduction_factor": _REDUCTION}
+        if self._folder.plan.pruner == "halving":
+            return optuna.pruners.SuccessiveHalvingPruner(**how)
+        most = self._folder.settings.train.max_epochs
+        return optuna.pruners.HyperbandPruner(max_resource=most, **how)
 
     def _values(self, index: int) -> dict[str, Value]:
         """Return the values of a member, chosen now unless they were before."""
@@ -222,14 +217,8 @@ def importance(results: SweepResults, draws: Mapping[str, Draw]) -> dict[str, fl
     """Return the share of each setting in what makes members good, largest first.
 
     PED-ANOVA (Watanabe et al. 2023): how much the better half of the members differs from all of
-    them in the distribution of each setting. Shares add up to 1.
-
-    Parameters
-    ----------
-    results : SweepResults
-        At least 4 ranked members; otherwise nothing is returned.
-    draws : dict of str to Draw
-        The draws of the space. Those that depend on others are left out.
+    them in the distribution of each setting. Shares add up to 1; those of settings that depend on
+    others are left out. Below 4 ranked members nothing is returned.
     """
     ranked = results.ranked
     if len(ranked) < 4:
