@@ -273,7 +273,7 @@ class Processes:
             "forkserver" if sys.platform == "linux" else "spawn"
         )
         if sys.platform == "linux":
-            self._context.set_forkserver_preload([__name__])
+            self._context.set_forkserver_preload([__name__, "torch._dynamo"])
 
     def submit(self, member: Member) -> None:
         ours, theirs = self._context.Pipe()

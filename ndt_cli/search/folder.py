@@ -57,7 +57,6 @@ _PLAN = "sweep.toml"
 _DAMAGED = "Restore a copy, or start a new sweep."
 # Written before the plan, which makes the folder a sweep.
 _BEFORE_PLAN = ("base.toml", "space.toml", "members", "figures")
-_DEFAULT_RUN = -1
 
 
 class SweepPlan(BaseModel):
@@ -105,6 +104,10 @@ class SweepPlan(BaseModel):
         if plan.grace_epochs is not None and plan.pruner == "none":
             raise SettingsError("`grace_epochs` needs a `pruner`", "Use `pruner=halving`.")
         return plan
+
+
+class _PlanFile(SweepPlan):
+    space: str
 
 
 @dataclass(frozen=True)
@@ -165,19 +168,15 @@ class SweepFolder:
         text = read_toml_text(file, "the plan of a sweep", _DAMAGED)
         content = parse_config(ConfigSource(str(file), "file", text, file))
         try:
-            plan, name = SweepPlan.model_validate(content), str(content["space"])
+            plan = _PlanFile.model_validate(content)
         except ValidationError as error:
             first = error.errors()[0]
             problem = f"{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}"
             raise RunError(f"{file}: not the plan of a sweep ({problem})", _DAMAGED) from error
-        except KeyError as error:
-            raise RunError(
-                f"{file}: not the plan of a sweep ({error} is missing)", _DAMAGED
-            ) from error
         for needed in ("base.toml", "space.toml"):
             if not (path / needed).is_file():
                 raise RunError(f"{path / needed}: no such file", _DAMAGED)
-        space = replace(read_space(path / "space.toml", name), name=name)
+        space = replace(read_space(path / "space.toml", plan.space), name=plan.space)
         return cls(path, load_settings(path / "base.toml"), space, plan)
 
     def create(self) -> None:
