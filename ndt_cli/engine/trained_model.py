@@ -140,7 +140,8 @@ class TrainedModel:
         Raises
         ------
         DataError
-            If neurons, bin width or held-out neurons differ, or trials are longer.
+            If neurons, bin width or held-out neurons differ, or trials are longer and the model
+            knows bins by their position in the trial.
         """
         found = {"n_neurons": data.n_neurons, "n_heldout": data.n_heldout, "bin_ms": data.bin_ms}
         names = {
@@ -157,11 +158,13 @@ class TrainedModel:
                     "Evaluate a file of the same neurons in the same bins; `data.bin_ms` sums "
                     "narrower bins.",
                 )
-        if data.n_bins > self.network.shape.n_bins:
+        in_trial = self.settings.model.positions in ("learned", "sinusoid")
+        if in_trial and data.n_bins > self.network.shape.n_bins:
             raise DataError(
                 f"{source} has trials of {data.n_bins} bins, but {self.run.path} was trained with "
                 f"{self.network.shape.n_bins}",
-                "cut the trials into pieces of at most that length",
+                "Cut the trials into pieces of at most that length, or train with "
+                "`model.positions=relative`.",
             )
 
         if not other_neurons:

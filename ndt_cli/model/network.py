@@ -10,7 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ndt_cli.model.attention import ContextAttention, Window, Windows, linear
+from ndt_cli.model.attention import (
+    ContextAttention,
+    RelativePositions,
+    Window,
+    Windows,
+    linear,
+)
 from ndt_cli.model.context import Context
 from ndt_cli.model.dropout import Dropout
 from ndt_cli.model.embedding import Embedding, encoder_width
@@ -112,7 +118,10 @@ class NeuralDataTransformer(nn.Module):
         self.windows = Windows(self.context)
         width = encoder_width(settings, shape.n_neurons)
         self.embedding = Embedding(settings, shape.n_neurons, shape.n_bins, shape.max_count)
-        self.layers = nn.ModuleList(EncoderLayer(settings, width) for _ in range(settings.n_layers))
+        reach = self.context.reach(shape.n_bins)
+        self.layers = nn.ModuleList(
+            EncoderLayer(settings, width, reach) for _ in range(settings.n_layers)
+        )
         self.norm = make_norm(settings, width)
         self.readout = Readout(settings, width, shape)
         if settings.tfixup_init:
@@ -193,11 +202,14 @@ class NeuralDataTransformer(nn.Module):
 class EncoderLayer(nn.Module):
     """Attention and a feed-forward part, each with dropout, a residual and a norm."""
 
-    def __init__(self, settings: ModelSettings, width: int) -> None:
+    def __init__(self, settings: ModelSettings, width: int, reach: tuple[int, int]) -> None:
         super().__init__()
         self.pre_norm = settings.norm_place == "pre"
         self.p = settings.dropout
-        self.attention = ContextAttention(width, settings.n_heads, settings.dropout)
+        relative = None
+        if settings.positions == "relative":
+            relative = RelativePositions(settings.n_heads, *reach)
+        self.attention = ContextAttention(width, settings.n_heads, settings.dropout, relative)
         self.norm_attention = make_norm(settings, width)
         self.norm_feedforward = make_norm(settings, width)
         self.expand = nn.Linear(width, settings.feedforward_size)
