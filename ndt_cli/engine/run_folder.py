@@ -42,7 +42,7 @@ from typing_extensions import Self
 from ndt_cli import __version__
 from ndt_cli.atomic import leftovers, write_text_atomic
 from ndt_cli.data.spike_data import Recording, SpikeData
-from ndt_cli.engine.measures import BEST_CHECKPOINTS, CHECKPOINTS
+from ndt_cli.engine.measures import CHECKPOINTS
 from ndt_cli.errors import ExistingFileError, RunError, RunWarning, called
 from ndt_cli.jsonable import json_text
 from ndt_cli.settings.load import Overrides, load_settings, settings_to_toml
@@ -57,7 +57,7 @@ def _to_line(record: Mapping[str, float]) -> str:
     return json_text(record, indent=None) + "\n"
 
 
-def _read_line(line: str) -> dict[str, float] | None:
+def read_metrics_line(line: str) -> dict[str, float] | None:
     """Return the record of an epoch that a line holds, or None where it holds none."""
     try:
         record = json.loads(line)
@@ -226,9 +226,6 @@ def package_version(name: str) -> str | None:
 # ------------------------------------------------------------------------------------------------
 
 
-# Kept until sweeps read the registry of measures themselves.
-BEST = {name: (measure.key, measure.lower_is_better) for name, measure in BEST_CHECKPOINTS.items()}
-
 LOCK_FILE, HOLDER_FILE = "run.lock", "running.json"
 # Files that a start writes before settings.toml, which makes the folder a run.
 _BEFORE_SETTINGS = ("run.json", LOCK_FILE, HOLDER_FILE)
@@ -351,7 +348,7 @@ class RunFolder:
             lines = self._metrics.read_text(encoding="utf-8", errors="replace").splitlines()
         except FileNotFoundError:
             return []
-        return [record for record in map(_read_line, lines) if record is not None]
+        return [record for record in map(read_metrics_line, lines) if record is not None]
 
     def keep_metrics(self, last_epoch: int) -> list[dict[str, float]]:
         """Drop records after an epoch, which a resumed run will write again; return the rest."""
