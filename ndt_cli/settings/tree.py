@@ -98,8 +98,8 @@ class ModelSettings(_Section):
     per neuron), at least 16. A linear embedding allows any width; the others need at least auto."""
 
     positions: Literal["learned", "sinusoid", "relative", "none"] = "learned"
-    """Position of a bin. learned, sinusoid: in its trial, added to the embedded counts; relative: to
-    the bins that it attends to, as a learned bias of attention per layer, head and offset. Trials
+    """Position of a bin. learned, sinusoid: in its trial, added to the embedded counts; relative:
+    to those that it attends to, as a learned bias of attention per layer, head and offset. Trials
     longer than those trained on need relative positions, or none."""
 
     position_offset: bool = True
