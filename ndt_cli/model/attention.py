@@ -23,12 +23,22 @@ _MOST_KEPT = 8
 
 
 class ContextAttention(nn.Module):
-    """Multi-head self-attention; bins outside the context window get no weight."""
+    """Multi-head self-attention; bins outside the context window get no weight.
 
-    def __init__(self, width: int, n_heads: int, dropout: float) -> None:
+    ``relative`` is the bias of the scores by relative position, where there is one.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        n_heads: int,
+        dropout: float,
+        relative: RelativePositions | None = None,
+    ) -> None:
         super().__init__()
         self.n_heads = n_heads
         self.dropout = dropout
+        self.relative = relative
         # Queries, keys and values in one product; each third is initialized on its own.
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
@@ -57,13 +67,52 @@ class ContextAttention(nn.Module):
 
         q_BKHCE = heads(q_BTD, blocks.row_KC, blocks.size) * (width // self.n_heads) ** -0.5
         scores_BKHCW = q_BKHCE @ heads(k_BTD, blocks.column_KW, blocks.around).transpose(-1, -2)
-        weights_BKHCW = (scores_BKHCW + window.blocked).softmax(dim=-1)
+        weights_BKHCW = (scores_BKHCW + self.added(window)).softmax(dim=-1)
         if dropout is not None:
             weights_BKHCW = dropout(weights_BKHCW, self.dropout)
         attended_BKHCE = weights_BKHCW @ heads(v_BTD, blocks.column_KW, blocks.around)
         n_rows = blocks.n_blocks * blocks.size
         attended_BTD = attended_BKHCE.transpose(2, 3).reshape(n_trials, n_rows, width)
         return linear(attended_BTD[:, :n_bins], self.out)
+
+    def added(self, window: Window) -> Tensor:
+        """Return what is added to the scores: -inf where attention is not allowed, and the bias."""
+        if self.relative is None:
+            return window.blocked
+        return window.blocked + self.relative(window.blocks).to(window.blocked.dtype)
+
+
+class RelativePositions(nn.Module):
+    """A bias of the attention scores, learned for each head and each offset, zero at the start.
+
+    The offset is the bin attended to minus the bin that attends (Shaw et al. 2018; as a bias of the
+    scores, Raffel et al. 2020). Unlike positions in a trial, it exists in trials of any length.
+
+    Parameters
+    ----------
+    n_heads : int
+    back, forward : int
+        Farthest offsets that occur in training. Those beyond share the bias of the farthest.
+    """
+
+    def __init__(self, n_heads: int, back: int, forward: int) -> None:
+        super().__init__()
+        self.back, self.ahead = back, forward
+        self.bias_HO = nn.Parameter(torch.zeros(n_heads, back + 1 + forward))
+
+    def forward(self, blocks: Blocks) -> Tensor:
+        """Return the bias of each score of a block, (H, C, W) float32: all blocks have the same."""
+        first, last = -blocks.back - blocks.size + 1, blocks.size - 1 + blocks.forward
+        offsets_HO = self.bias_HO[:, max(0, first + self.back) :]
+        offsets_HO = offsets_HO[:, : last - max(first, -self.back) + 1]
+        before, after = max(0, -self.back - first), max(0, last - self.ahead)
+        farthest_back, farthest_forward = self.bias_HO[:, :1], self.bias_HO[:, -1:]
+        offsets_HO = torch.cat(
+            [farthest_back.expand(-1, before), offsets_HO, farthest_forward.expand(-1, after)],
+            dim=1,
+        )
+        # Row c starts at the offset of its first column: the last row at the farthest one.
+        return offsets_HO.unfold(1, blocks.around, 1).flip(1)
 
 
 def linear(x: Tensor, layer: nn.Linear) -> Tensor:

@@ -37,6 +37,13 @@ class Context:
         wrap_initial = settings.context_wrap_initial and back is not None
         return cls(back, forward, wrap_initial, settings.head_spans)
 
+    def reach(self, n_bins: int) -> tuple[int, int]:
+        """Return how far a bin sees back and forward in a trial of ``n_bins``."""
+        most = n_bins - 1
+        back = most if self.back is None else min(self.back, most)
+        forward = most if self.forward is None else min(self.forward, most)
+        return back, max(forward, back - 1) if self.wrap_initial else forward
+
     def allowed_TS(self, n_bins: int, device: torch.device | str = "cpu") -> Tensor:
         """Return a bool matrix, True where row bin may attend to column bin."""
         bins = torch.arange(n_bins, device=device)

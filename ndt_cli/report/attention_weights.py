@@ -86,6 +86,8 @@ def _weights(
     )
     scores_BHTS = q_BHTE @ k_BHSE.transpose(-1, -2) / math.sqrt(q_BHTE.shape[-1])
     scores_BHTS = scores_BHTS + lowered
+    if attention.relative is not None:
+        scores_BHTS = scores_BHTS + attention.relative(Blocks.whole(x_BTD.shape[1]))
     weights_BHTS: Tensor = scores_BHTS.masked_fill(blocked, -math.inf).softmax(dim=-1)
     return weights_BHTS
 

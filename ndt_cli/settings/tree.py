@@ -101,8 +101,10 @@ class ModelSettings(_Section):
     """Width of the encoder. auto, as in NDT1: one number per neuron (count-table: embedding_size
     per neuron), at least 16. A linear embedding allows any width; the others need at least auto."""
 
-    positions: Literal["learned", "sinusoid", "none"] = "learned"
-    """Position embedding of a bin in its trial."""
+    positions: Literal["learned", "sinusoid", "relative", "none"] = "learned"
+    """Position of a bin. learned, sinusoid: in its trial, added to the embedded counts; relative:
+    to the bins that it attends to, as a learned bias of attention per layer, head and offset.
+    Trials longer than those trained on need relative positions, or none."""
 
     position_offset: bool = True
     """Number positions from 1 instead of 0 in the sinusoid embedding."""
@@ -120,7 +122,8 @@ class ModelSettings(_Section):
     """Nonlinearity of the feed-forward block."""
 
     norm: Literal["layer", "scale"] = "layer"
-    """layer: LayerNorm; scale: ScaleNorm (g * x / ||x||, with one learned g)."""
+    """Norm of the encoder's output. layer: LayerNorm; scale: ScaleNorm (g * x / ||x||, with one
+    learned g). Within the layers it is always LayerNorm, as in NDT1."""
 
     norm_place: Literal["pre", "post"] = "post"
     """Normalize before (pre) or after (post) the attention and feed-forward blocks."""

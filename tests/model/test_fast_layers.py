@@ -19,6 +19,7 @@ def _results(network, counts, inside_BT, seed, plain, dtype=torch.float32):
     """Output and gradients of a network's fast layers, or of its plain ones."""
     inside_BT1 = torch.ones(1, 1, 1) if inside_BT is None else inside_BT[..., None]
     network.math = (PlainMath if plain else CpuMath)(dtype)
+    _spread_positions(network)
     network.zero_grad()
     output = network(counts, inside_BT, Dropout(RandomBits(seed))) * inside_BT1
     output.sin().sum().backward()
@@ -29,6 +30,14 @@ def _results(network, counts, inside_BT, seed, plain, dtype=torch.float32):
 def _settings(model):
     """Give each head its span, where spans are drawn."""
     return model_settings(**(model | {"n_heads": len(model["head_spans"]) or model["n_heads"]}))
+
+
+def _spread_positions(network):
+    """Give relative positions, which start at zero, values that tell them apart."""
+    for layer in network.layers:
+        if layer.attention.relative is not None:
+            bias_HO = layer.attention.relative.bias_HO.data
+            bias_HO.copy_(torch.linspace(-1, 2, bias_HO.numel()).sin().view(bias_HO.shape))
 
 
 def _both(*given, dtype=torch.float32):
@@ -71,6 +80,7 @@ _ps = st.sampled_from([0.0, 0.1, 0.5, 0.9])
             "activation": st.sampled_from(["relu", "gelu"]),
             "context_back": _windows,
             "context_forward": _windows,
+            "positions": st.sampled_from(["learned", "relative"]),
             "n_heads": st.integers(1, 4),
             "head_spans": _spans,
             "n_layers": st.integers(1, 3),
@@ -90,6 +100,7 @@ def test_outputs_and_gradients_are_those_of_the_plain_layers(
     model, n_trials, n_bins, n_neurons, padded, seed
 ):
     network = build_network(_settings(model), n_neurons, n_bins)
+    _spread_positions(network)
     counts = counts_BTN(n_trials, n_bins, n_neurons)
     lengths = torch.arange(n_bins, n_bins - n_trials, -1).clamp_min(1)
     inside_BT = torch.arange(n_bins) < lengths[:, None] if padded else None
@@ -100,9 +111,11 @@ def test_outputs_and_gradients_are_those_of_the_plain_layers(
 
 @pytest.mark.parametrize("n_bins", [7, 60])
 @pytest.mark.parametrize("norm_place", ["pre", "post"])
-def test_in_bfloat16_they_agree_to_its_rounding(norm_place, n_bins):
+@pytest.mark.parametrize("positions", ["learned", "relative"])
+def test_in_bfloat16_they_agree_to_its_rounding(norm_place, positions, n_bins):
+    window = {"context_back": 6, "context_forward": 2}
     model = model_settings(
-        norm_place=norm_place, n_layers=2, dropout=0.2, context_back=6, context_forward=2
+        norm_place=norm_place, positions=positions, n_layers=2, dropout=0.2, **window
     )
     network = build_network(model, 12, n_bins)
     fast, plain = _both(network, counts_BTN(5, n_bins, 12), None, 0, dtype=torch.bfloat16)
@@ -122,6 +135,7 @@ def test_in_bfloat16_they_agree_to_its_rounding(norm_place, n_bins):
             "embedding": st.sampled_from(["count-table", "linear", "identity"]),
             "context_back": _windows,
             "context_forward": _windows,
+            "positions": st.sampled_from(["learned", "relative"]),
             "n_heads": st.integers(1, 4),
             "head_spans": _spans,
         }
@@ -132,6 +146,7 @@ def test_in_bfloat16_they_agree_to_its_rounding(norm_place, n_bins):
 )
 def test_a_prepared_network_infers_what_the_network_does(model, n_trials, n_bins, padded):
     network = build_network(_settings(model), 5, n_bins)
+    _spread_positions(network)
     counts = counts_BTN(n_trials, n_bins, 5)
     lengths = torch.arange(n_bins, n_bins - n_trials, -1).clamp_min(1)
     inside_BT = torch.arange(n_bins) < lengths[:, None] if padded else None
