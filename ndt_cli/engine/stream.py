@@ -461,6 +461,7 @@ class _NetworkStream:
 class _Window:
     back: int
     forward: int
+    head_spans: tuple[float, ...]
 
     @property
     def n_bins(self) -> int:
@@ -485,7 +486,7 @@ def _window(network: NeuralDataTransformer, name: str) -> _Window:
     in_trial = network.settings.positions in ("learned", "sinusoid")
     most = network.shape.n_bins - 1
     back = most if context.back is None else context.back
-    return _Window(min(back, most) if in_trial else back, context.forward)
+    return _Window(min(back, most) if in_trial else back, context.forward, context.head_spans)
 
 
 class _Embed:
@@ -646,14 +647,17 @@ class _LayerStream:
 
     def _bias(self, layer: EncoderLayer) -> list[Float32Array] | None:
         """Return the bias of each place in the ring, for each place of the newest bin."""
-        relative = layer.attention.relative
-        if relative is None:
+        relative, spans = layer.attention.relative, self.window.head_spans
+        if relative is None and not spans:
             return None
         n_bins, forward = self.window.n_bins, self.window.forward
-        ages = -np.arange(2 * n_bins) % n_bins
-        bias_HO = _array(relative.bias_HO)
-        place = np.clip(forward - ages + relative.back, 0, bias_HO.shape[1] - 1)
-        twice_HU = bias_HO[:, place]
+        offsets_U = forward - (-np.arange(2 * n_bins) % n_bins)
+        twice_HU = np.zeros((self.n_heads, len(offsets_U)), dtype=np.float32)
+        if relative is not None:
+            bias_HO = _array(relative.bias_HO)
+            twice_HU += bias_HO[:, np.clip(offsets_U + relative.back, 0, bias_HO.shape[1] - 1)]
+        if spans:
+            twice_HU -= np.abs(offsets_U) / np.array(spans, dtype=np.float32)[:, None]
         return [twice_HU[:, n_bins - slot : 2 * n_bins - slot] for slot in range(n_bins)]
 
     @property
