@@ -329,6 +329,7 @@ SPACE_OF_PRESET = {
     "ablation-postnorm": "maze-rtt",
     "ablation-rates": "maze-rtt",
     "recordings": "recordings",
+    "recordings-causal": "recordings-causal",
     "area2_bump": "area2_bump",
     "dmfc_rsg": "dmfc_rsg",
 }
