@@ -57,9 +57,7 @@ def bench(
     ] = 20,
     stream: Annotated[
         bool,
-        typer.Option(
-            "--stream", help="Measure rates bin by bin instead, as by ndt stream."
-        ),
+        typer.Option("--stream", help="Measure rates bin by bin instead, as by ndt stream."),
     ] = False,
     n_stream_bins: Annotated[
         int, typer.Option("--stream-bins", min=1, help="Bins to measure with --stream.")
