@@ -31,6 +31,7 @@ from ndt_cli.data.spike_data import (
     all_trials,
     trial_blocks,
 )
+from ndt_cli.engine.checkpoint import check_log
 from ndt_cli.engine.inference import Float32Array, Model, hiding_folds, load_trained
 from ndt_cli.engine.preflight import check_same_data
 from ndt_cli.engine.trained_model import unlike_neurons
@@ -191,6 +192,7 @@ def evaluate(
     recording: Recording | None = None,
     lags_ms: Sequence[float] | None = None,
     other_neurons: bool = False,
+    accept_changes: bool = False,
 ) -> Evaluation:
     """Score the rates that a run infers, next to mean rate, smoothing and the true rates.
 
@@ -224,6 +226,9 @@ def evaluate(
         Lags from rates to behavior to decode with, in ms; see `ndt_cli.metrics.decode_behavior`.
     other_neurons : bool
         Evaluate even if the file's neurons are known to differ from the run's.
+    accept_changes : bool
+        Warn, instead of refusing, if the settings, data, log or checkpoints of the run were
+        changed since it was saved.
 
     Returns
     -------
@@ -248,13 +253,16 @@ def evaluate(
     'all'
     """
     _check_arguments(split, data, overrides, lags_ms)
-    trained = load_trained(run, checkpoint, device)
+    trained = load_trained(run, checkpoint, device, accept_changes=accept_changes)
+    n_logged = max((int(r["epoch"]) for r in trained.run.read_metrics()), default=0)
+    check_log(trained.run, n_logged, accept_changes=accept_changes)
     smoothing = _stored_smoothing(trained)
     own = recording
     if own is None and (data is None or smoothing is None):
         own = load_recording(trained.settings.data)
-        if data is None:  # the file may have changed: trials trained on would pass for valid ones
-            check_same_data(trained.run, own)
+    if data is None:  # the file may have changed: trials trained on would pass for valid ones
+        assert own is not None
+        check_same_data(trained.run, own, accept_changes=accept_changes)
     if smoothing is None:
         assert own is not None
         smoothing = SmoothingReference.fit(own.train)

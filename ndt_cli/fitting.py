@@ -1,6 +1,6 @@
 """Train, evaluate the best checkpoint and draw, in one call: what ``ndt train`` does."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from ndt_cli.engine.training import resume, train
 from ndt_cli.evaluation import Evaluation, evaluate
 from ndt_cli.report.registry import write_run_figures
 from ndt_cli.score_text import final_scores
+from ndt_cli.settings.load import Overrides
 from ndt_cli.settings.tree import Settings
 
 
@@ -46,6 +47,7 @@ def fit(
     recording: Recording | None = None,
     watch: Watcher | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    draw: bool = True,
 ) -> Fit:
     """Train, then evaluate on the validation trials and draw.
 
@@ -61,6 +63,8 @@ def fit(
         Called with each event of the training; see `ndt_cli.engine.events`.
     should_stop : callable
         Asked after each step; training saves and stops when it returns True.
+    draw : bool
+        Draw the figures of the run.
 
     Returns
     -------
@@ -83,16 +87,17 @@ def fit(
     """
     recording = recording or load_recording(settings.data)
     result = train(settings, out=out, recording=recording, watch=watch, should_stop=should_stop)
-    return _finish(result, recording)
+    return _finish(result, recording, draw=draw)
 
 
 def resume_fit(
     run: Path | str,
     *,
-    overrides: Sequence[str] = (),
+    overrides: Overrides = (),
     recording: Recording | None = None,
     watch: Watcher | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    accept_changes: bool = False,
 ) -> Fit:
     """Resume a run from its last checkpoint, then evaluate and draw.
 
@@ -100,11 +105,13 @@ def resume_fit(
     ----------
     run : Path or str
         The run folder.
-    overrides : sequence of str
+    overrides : sequence of str, or mapping
         Changes to its settings, such as ``"train.max_epochs=200"``; see
         `ndt_cli.engine.training.resume` for those that may change.
     recording, watch, should_stop
         As for `fit`.
+    accept_changes : bool
+        See `ndt_cli.engine.training.resume`.
 
     Returns
     -------
@@ -125,19 +132,26 @@ def resume_fit(
     """
     recording = recording or load_recording(RunFolder.open(Path(run)).settings().data)
     result = resume(
-        run, overrides=overrides, recording=recording, watch=watch, should_stop=should_stop
+        run,
+        overrides=overrides,
+        recording=recording,
+        watch=watch,
+        should_stop=should_stop,
+        accept_changes=accept_changes,
     )
-    return _finish(result, recording)
+    return _finish(result, recording, accept_changes=accept_changes)
 
 
-def _finish(result: TrainResult, recording: Recording) -> Fit:
+def _finish(
+    result: TrainResult, recording: Recording, *, draw: bool = True, accept_changes: bool = False
+) -> Fit:
     # Of several processes only the first evaluates and writes.
     if result.stopped == "interrupted" or not Ranks.from_environment().is_first:
         return Fit(result, None, [])
     folder = RunFolder.open(result.run)
     if not folder.smoothing.is_file():
         SmoothingReference.fit(recording.train).save(folder.smoothing)
-    evaluation = evaluate(result.run, recording=recording)
+    evaluation = evaluate(result.run, recording=recording, accept_changes=accept_changes)
     summary = {
         "stopped": result.stopped,
         "epochs": len(result.history),
@@ -148,7 +162,9 @@ def _finish(result: TrainResult, recording: Recording) -> Fit:
     folder.write_json("summary.json", summary)
     settings = folder.settings()
     choose_by = settings.train.choose_by
-    figures = write_run_figures(folder.figures, result.history, evaluation, choose_by)
+    figures = (
+        write_run_figures(folder.figures, result.history, evaluation, choose_by) if draw else []
+    )
     if settings.train.tensorboard:
         log_results(folder, settings, final_scores(evaluation), figures, len(result.history))
     return Fit(result, evaluation, figures)

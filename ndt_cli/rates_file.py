@@ -3,13 +3,13 @@
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt_cli.atomic import check_may_write, check_suffix, write_atomic
+from ndt_cli.atomic import check_may_write, check_suffix, write_stream_atomic
 from ndt_cli.data.chop import merge_blocks, merged_bins
 from ndt_cli.data.spike_data import (
     ByTrial,
@@ -95,17 +95,19 @@ def write_rates(
     rates_BTN = _in_file_order(path, data, rates_BTN)
     activations_BTD = _without_padding(data, activations_BTD)
 
-    def write(temporary: Path) -> None:
+    def write(temporary: BinaryIO) -> None:
         if path.suffix.lower() == ".npz":
             _write_npz(temporary, data, rates_BTN, activations_BTD)
         else:
             _write_hdf5(temporary, data, rates_BTN, activations_BTD)
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, write, overwrite=overwrite)
+    write_stream_atomic(path, write, overwrite=overwrite)
 
 
-def _write_hdf5(path: Path, data: SpikeData, rates_BTN: ByTrial, activations_BTD: ByTrial) -> None:
+def _write_hdf5(
+    path: BinaryIO, data: SpikeData, rates_BTN: ByTrial, activations_BTD: ByTrial
+) -> None:
     with h5py.File(path, "w") as file:
 
         def add(key: str, stream: _Stream) -> None:
@@ -124,7 +126,9 @@ def _write_hdf5(path: Path, data: SpikeData, rates_BTN: ByTrial, activations_BTD
             file[key].attrs["unit"] = _UNITS[key]
 
 
-def _write_npz(path: Path, data: SpikeData, rates_BTN: ByTrial, activations_BTD: ByTrial) -> None:
+def _write_npz(
+    path: BinaryIO, data: SpikeData, rates_BTN: ByTrial, activations_BTD: ByTrial
+) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
 
         def add(key: str, stream: _Stream) -> None:

@@ -9,8 +9,16 @@ from rich.table import Table
 from rich.text import Text
 
 from ndt_cli.atomic import check_may_write, check_suffix
-from ndt_cli.commands.console import labeled, log, note, out, print_json, say
-from ndt_cli.commands.flags import JsonOption, SetOption
+from ndt_cli.commands.console import (
+    labeled,
+    log,
+    note,
+    out,
+    print_json,
+    run_warnings_shown,
+    say,
+)
+from ndt_cli.commands.flags import AcceptChangesOption, JsonOption, SetOption
 from ndt_cli.commands.wording import as_typed
 from ndt_cli.errors import SettingsError
 
@@ -100,6 +108,7 @@ def evaluate(
             help="Evaluate even if the file's neurons are known to differ from the run's.",
         ),
     ] = False,
+    accept_changes: AcceptChangesOption = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace existing files of --rates and --figure.")
     ] = False,
@@ -127,16 +136,18 @@ def evaluate(
         if file is not None:
             check_suffix(file, suffixes)
             check_may_write(file, overwrite)
-    evaluation = evaluate_run(
-        run,
-        split=split.value if split else None,
-        data=data,
-        checkpoint=checkpoint.value if checkpoint else None,
-        overrides=overrides or (),
-        device=device,
-        lags_ms=lags_ms,
-        other_neurons=other_neurons,
-    )
+    with run_warnings_shown():
+        evaluation = evaluate_run(
+            run,
+            split=split.value if split else None,
+            data=data,
+            checkpoint=checkpoint.value if checkpoint else None,
+            overrides=overrides or (),
+            device=device,
+            lags_ms=lags_ms,
+            other_neurons=other_neurons,
+            accept_changes=accept_changes,
+        )
     if rates_file is not None:
         inferred, activations = evaluation.inferred, evaluation.activations
         write_rates(rates_file, evaluation.data, inferred, activations, overwrite=overwrite)

@@ -57,12 +57,19 @@ class Ensemble:
         return (path / FILE).is_file()
 
     @classmethod
-    def load(cls, path: Path, checkpoint: str | None = None, device: str = "auto") -> "Ensemble":
+    def load(
+        cls,
+        path: Path,
+        checkpoint: str | None = None,
+        device: str = "auto",
+        *,
+        accept_changes: bool = False,
+    ) -> "Ensemble":
         """Load an ensemble; see `ndt_cli.engine.inference.load_trained`."""
         folder = RunFolder.open(path)
         about = folder.read_json(FILE)
         members = tuple(
-            TrainedModel.load(path / member, None, device)
+            TrainedModel.load(path / member, None, device, accept_changes=accept_changes)
             for member in _member_folders(path, about)
         )
         held = ", ".join(dict.fromkeys(member.checkpoint for member in members))

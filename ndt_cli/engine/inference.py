@@ -18,7 +18,13 @@ from ndt_cli.settings.tree import Settings
 __all__ = ["Ensemble", "Float32Array", "Model", "TrainedModel", "hiding_folds", "load_trained"]
 
 
-def load_trained(run: Path | str, checkpoint: str | None = None, device: str = "auto") -> Model:
+def load_trained(
+    run: Path | str,
+    checkpoint: str | None = None,
+    device: str = "auto",
+    *,
+    accept_changes: bool = False,
+) -> Model:
     """Load the model of a run folder, or the models of an ensemble's folder.
 
     Both are a `Model`: they infer by the same methods.
@@ -33,11 +39,14 @@ def load_trained(run: Path | str, checkpoint: str | None = None, device: str = "
         of.
     device : str
         As the setting ``train.device``.
+    accept_changes : bool
+        Warn, instead of refusing, if the checkpoint was saved by another run, or the run's settings
+        were changed since.
 
     Raises
     ------
     RunError, CheckpointError
-        If there is no such run or checkpoint, or it is damaged.
+        If there is no such run or checkpoint, it is damaged, or it is not of this run.
     DeviceError
         If this machine does not have the device.
 
@@ -52,8 +61,8 @@ def load_trained(run: Path | str, checkpoint: str | None = None, device: str = "
     """
     path = Path(run)
     if Ensemble.is_at(path):
-        return Ensemble.load(path, checkpoint, device)
-    return TrainedModel.load(path, checkpoint, device)
+        return Ensemble.load(path, checkpoint, device, accept_changes=accept_changes)
+    return TrainedModel.load(path, checkpoint, device, accept_changes=accept_changes)
 
 
 def hiding_folds(

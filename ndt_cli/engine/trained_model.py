@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ndt_cli.data.spike_data import SpikeData, trial_blocks
 from ndt_cli.engine.backend import Inference, choose_backend
-from ndt_cli.engine.checkpoint import Checkpoint
+from ndt_cli.engine.checkpoint import Checkpoint, Origin
 from ndt_cli.engine.device import Compute, choose_compute, cpu_threads
 from ndt_cli.engine.measures import CHECKPOINTS, best_checkpoint
 from ndt_cli.engine.passes import mean_over_passes, pass_inputs
@@ -115,7 +115,14 @@ class TrainedModel:
     trained_on: SplitFacts
 
     @classmethod
-    def load(cls, run: Path, checkpoint: str | None = None, device: str = "auto") -> "TrainedModel":
+    def load(
+        cls,
+        run: Path,
+        checkpoint: str | None = None,
+        device: str = "auto",
+        *,
+        accept_changes: bool = False,
+    ) -> "TrainedModel":
         """Load the weights of a run; see `ndt_cli.engine.inference.load_trained`."""
         folder = RunFolder.open(run)
         settings = folder.settings()
@@ -126,7 +133,9 @@ class TrainedModel:
             )
         compute = choose_compute(settings.train.model_copy(update={"device": device}))
         math = choose_backend(settings.train, compute).math
-        network = Checkpoint.load(folder.checkpoint(checkpoint)).build_model(math)
+        saved = Checkpoint.load(folder.checkpoint(checkpoint))
+        saved.check_origin(Origin.of(folder, settings), accept_changes=accept_changes)
+        network = saved.build_model(math)
         trained_on = folder.facts().data.train
         return cls(folder, checkpoint, settings, network.to(compute.device), compute, trained_on)
 

@@ -129,8 +129,9 @@ class Window:
     """
 
     blocks: Blocks
-    # 0 where attention is allowed, -inf elsewhere: (K, 1, C, W), or (B, K, 1, C, W) if the trials
-    # differ in length.
+    # What is added to the scores: -inf where attention is not allowed; elsewhere 0, or less where
+    # it falls with distance. (K, H, C, W), or (B, K, H, C, W) if the trials differ in length; H is
+    # 1 if all heads have the same.
     blocked: Tensor
 
 
@@ -172,7 +173,7 @@ def _padded_window(
     # A padded bin still sees itself: a row without a single allowed bin would be NaN.
     itself_TS = torch.eye(n_bins, dtype=torch.bool, device=device)
     allowed_BTS = (context.allowed_TS(n_bins, device) & inside_BT[:, None, :]) | itself_TS
-    return Window(blocks, _blocked(blocks.cut_out(allowed_BTS).unsqueeze(2), dtype))
+    return Window(blocks, _blocked(context, blocks, blocks.cut_out(allowed_BTS), dtype))
 
 
 def _window(
@@ -182,9 +183,9 @@ def _window(
     with torch.inference_mode(False):
         blocks = blocks or Blocks.for_context(context, n_bins, device)
         allowed_KCW = blocks.cut_out(context.allowed_TS(n_bins, device))
-        return Window(blocks, _blocked(allowed_KCW.unsqueeze(1), dtype))
+        return Window(blocks, _blocked(context, blocks, allowed_KCW, dtype))
 
 
-def _blocked(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    zeros = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
-    return zeros.masked_fill_(~allowed, -math.inf)
+def _blocked(context: Context, blocks: Blocks, allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    lowered_KHCW = context.lowered(blocks.distance_KCW(allowed.device)).to(dtype)
+    return lowered_KHCW.masked_fill(~allowed.unsqueeze(-3), -math.inf)

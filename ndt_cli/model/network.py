@@ -122,7 +122,7 @@ class NeuralDataTransformer(nn.Module):
         self.layers = nn.ModuleList(
             EncoderLayer(settings, width, reach) for _ in range(settings.n_layers)
         )
-        self.norm = make_norm(settings, width)
+        self.norm = nn.LayerNorm(width) if settings.norm == "layer" else ScaleNorm(width)
         self.readout = Readout(settings, width, shape)
         if settings.tfixup_init:
             self._tfixup()
@@ -210,8 +210,8 @@ class EncoderLayer(nn.Module):
         if settings.positions == "relative":
             relative = RelativePositions(settings.n_heads, *reach)
         self.attention = ContextAttention(width, settings.n_heads, settings.dropout, relative)
-        self.norm_attention = make_norm(settings, width)
-        self.norm_feedforward = make_norm(settings, width)
+        self.norm_attention = nn.LayerNorm(width)
+        self.norm_feedforward = nn.LayerNorm(width)
         self.expand = nn.Linear(width, settings.feedforward_size)
         self.contract = nn.Linear(settings.feedforward_size, width)
         self.activation = settings.activation
@@ -272,11 +272,6 @@ class Readout(nn.Module):
             self.last.bias.copy_(scores_NC.flatten())
         else:
             self.last.bias.copy_(rates_N if self.rectify else rates_N.log())
-
-
-def make_norm(settings: ModelSettings, width: int) -> nn.Module:
-    """Return the norm that the settings name."""
-    return nn.LayerNorm(width) if settings.norm == "layer" else ScaleNorm(width)
 
 
 class ScaleNorm(nn.Module):

@@ -27,6 +27,11 @@ def _results(network, counts, inside_BT, seed, plain, dtype=torch.float32):
     return {"output": output.detach(), **gradient}
 
 
+def _settings(model):
+    """Give each head its span, where spans are drawn."""
+    return model_settings(**(model | {"n_heads": len(model["head_spans"]) or model["n_heads"]}))
+
+
 def _spread_positions(network):
     """Give relative positions, which start at zero, values that tell them apart."""
     for layer in network.layers:
@@ -62,6 +67,7 @@ def _assert_as_exact(fast, plain, exact):
 
 
 _windows = st.integers(-1, 40)
+_spans = st.lists(st.sampled_from([0.5, 1.0, 3.0, 30.0]), max_size=4).map(tuple)
 _ps = st.sampled_from([0.0, 0.1, 0.5, 0.9])
 
 
@@ -76,6 +82,7 @@ _ps = st.sampled_from([0.0, 0.1, 0.5, 0.9])
             "context_forward": _windows,
             "positions": st.sampled_from(["learned", "relative"]),
             "n_heads": st.integers(1, 4),
+            "head_spans": _spans,
             "n_layers": st.integers(1, 3),
             "feedforward_size": st.integers(1, 40),
             "dropout": _ps,
@@ -92,7 +99,8 @@ _ps = st.sampled_from([0.0, 0.1, 0.5, 0.9])
 def test_outputs_and_gradients_are_those_of_the_plain_layers(
     model, n_trials, n_bins, n_neurons, padded, seed
 ):
-    network = build_network(model_settings(**model), n_neurons, n_bins)
+    network = build_network(_settings(model), n_neurons, n_bins)
+    _spread_positions(network)
     counts = counts_BTN(n_trials, n_bins, n_neurons)
     lengths = torch.arange(n_bins, n_bins - n_trials, -1).clamp_min(1)
     inside_BT = torch.arange(n_bins) < lengths[:, None] if padded else None
@@ -129,6 +137,7 @@ def test_in_bfloat16_they_agree_to_its_rounding(norm_place, positions, n_bins):
             "context_forward": _windows,
             "positions": st.sampled_from(["learned", "relative"]),
             "n_heads": st.integers(1, 4),
+            "head_spans": _spans,
         }
     ),
     n_trials=st.integers(1, 4),
@@ -136,7 +145,7 @@ def test_in_bfloat16_they_agree_to_its_rounding(norm_place, positions, n_bins):
     padded=st.booleans(),
 )
 def test_a_prepared_network_infers_what_the_network_does(model, n_trials, n_bins, padded):
-    network = build_network(model_settings(**model), 5, n_bins)
+    network = build_network(_settings(model), 5, n_bins)
     _spread_positions(network)
     counts = counts_BTN(n_trials, n_bins, 5)
     lengths = torch.arange(n_bins, n_bins - n_trials, -1).clamp_min(1)

@@ -38,7 +38,12 @@ def encoder_with(network, input_BTN, weights):
 
 @pytest.mark.parametrize("norm_place", ["pre", "post"])
 @pytest.mark.parametrize(
-    "window", [{"context_back": 2, "context_forward": 1}, {"full_context": True}]
+    "window",
+    [
+        {"context_back": 2, "context_forward": 1},
+        {"full_context": True},
+        {"full_context": True, "head_spans": (0.5, 4.0)},
+    ],
 )
 @pytest.mark.parametrize("positions", ["learned", "relative"])
 @pytest.mark.parametrize("padded", [False, True])
