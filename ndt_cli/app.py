@@ -47,6 +47,7 @@ COMMANDS = {
     "compare": _Command("ndt_cli.commands.compare:compare", "Compare runs."),
     "report": _Command("ndt_cli.commands.report:report", "Write a report of a run as a web page."),
     "plot": _Command("ndt_cli.commands.report:plot", "Draw one figure of a run or a sweep."),
+    "stream": _Command("ndt_cli.commands.stream:stream", "Infer rates bin by bin, in real time."),
     "bench": _Command(
         "ndt_cli.commands.bench:bench", "Measure the speed of training and inference."
     ),

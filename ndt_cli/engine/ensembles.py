@@ -30,7 +30,7 @@ from ndt_cli.data.spike_data import SpikeData
 from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.measures import best_checkpoint
 from ndt_cli.engine.run_folder import RunFolder, SplitFacts
-from ndt_cli.engine.stream import RateStream
+from ndt_cli.engine.streaming import RateStream
 from ndt_cli.engine.trained_model import Float32Array, TrainedModel
 from ndt_cli.errors import CheckpointError, ExistingFileError, RunError, SettingsError
 from ndt_cli.metrics.decoding import Decoder

@@ -22,7 +22,7 @@ from ndt_cli.engine.device import Compute, choose_compute, cpu_threads
 from ndt_cli.engine.measures import CHECKPOINTS, best_checkpoint
 from ndt_cli.engine.passes import mean_over_passes, pass_inputs
 from ndt_cli.engine.run_folder import RunFolder, SplitFacts, observed_spikes
-from ndt_cli.engine.stream import RateStream
+from ndt_cli.engine.streaming import RateStream
 from ndt_cli.engine.streams import stream_seed
 from ndt_cli.engine.trial_set import TrialSet
 from ndt_cli.errors import CheckpointError, DataError
@@ -84,7 +84,7 @@ class Model(Protocol):
         """Return the encoder's activations, (B, T, D), nothing hidden."""
 
     def stream(self, *, provisional: bool = False, decoder: Decoder | None = None) -> RateStream:
-        """Infer rates bin by bin; see `ndt_cli.engine.stream.RateStream`."""
+        """Infer rates bin by bin; see `ndt_cli.engine.streaming.RateStream`."""
 
 
 @dataclass(frozen=True)
@@ -254,7 +254,7 @@ class TrainedModel:
         provisional : bool
             Where the model looks ahead: give rates at once, as if nothing followed.
         decoder : Decoder, optional
-            Of behavior, from `ndt_cli.engine.stream.fit_decoder`.
+            Of behavior, from `ndt_cli.engine.streaming.fit_decoder`.
 
         Raises
         ------
