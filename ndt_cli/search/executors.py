@@ -36,7 +36,7 @@ from ndt_cli.engine.trainer import Stopped, ignore
 from ndt_cli.engine.training import resume, train
 from ndt_cli.errors import NdtError, RunError, RunWarning, SettingsError, TrainingError
 from ndt_cli.model.network import ModelShape
-from ndt_cli.search.folder import Member, write_member
+from ndt_cli.search.folder import Member, read_rungs, write_member
 from ndt_cli.search.results import Ended, Scores, run_scores
 from ndt_cli.settings.tree import Settings
 
@@ -149,19 +149,6 @@ def work(member: Member, job: Job, n_threads: int) -> Report:
             refusal = error
     notes = tuple(str(w.message) for w in caught if issubclass(w.category, RunWarning))
     return Report(member, notes, refusal)
-
-
-def read_rungs(run: Path) -> dict[int, float]:
-    """Return the scores of a member by epoch, NaN where it had none yet."""
-    if not (run / "rungs.json").is_file():
-        return {}
-    content = RunFolder(run).read_json("rungs.json")
-    try:
-        return {int(e): math.nan if s is None else float(s) for e, s in content.items()}
-    except (TypeError, ValueError) as error:
-        raise RunError(
-            f"{run / 'rungs.json'}: damaged ({error})", "Remove it, or restore a copy."
-        ) from error
 
 
 def _scores(member: Member, job: Job) -> Scores:
