@@ -17,7 +17,15 @@ from ndt_cli.convert.contents import (
     SeriesItem,
     array_item,
 )
-from ndt_cli.data.files import DAMAGE, Elsewhere, check_announced, damaged, own_item
+from ndt_cli.data.files import (
+    DAMAGE,
+    Elsewhere,
+    check_announced,
+    damaged,
+    own_item,
+    read_objects,
+    text_array,
+)
 from ndt_cli.errors import DataError
 
 # A group may hold links to itself: two of them make a million paths of this depth.
@@ -124,9 +132,12 @@ def read_dataset(path: Path, dataset: h5py.Dataset) -> NDArray[Any]:
     """Read a whole dataset, text as str, unless it is damaged or far larger than the file."""
     check_announced(path, dataset)
     try:
-        if h5py.check_string_dtype(dataset.dtype) is not None:
-            return np.asarray(dataset.asstr()[()]).astype(str)
-        return np.asarray(dataset[()])
+        text = h5py.check_string_dtype(dataset.dtype)
+        values = read_objects(dataset) if dataset.dtype.hasobject else dataset[()]
+        if text is None:
+            return np.asarray(values)
+        words = [word.decode(text.encoding) for word in np.atleast_1d(values).reshape(-1).tolist()]
+        return text_array(f"{path}: {dataset.name!r}", words).reshape(dataset.shape)
     except DAMAGE as error:
         raise DataError(
             f"{path}: {dataset.name!r} cannot be read ({error})",

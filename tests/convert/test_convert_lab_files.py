@@ -569,3 +569,19 @@ def test_a_file_that_another_program_writes_to_is_not_called_damaged(tmp_path):
             list_contents(path)
     finally:
         writer.communicate(b"\n")
+
+
+@pytest.mark.parametrize("missing", [np.nan, np.inf, ""])
+def test_a_spike_without_a_unit_makes_no_neuron(tmp_path, missing):
+    times_s = recording()
+    times, units = pooled(times_s)
+    labels = units.astype(str) if missing == "" else units.astype(float)
+    lost = np.arange(len(times)) % 10 == 3
+    labels[lost] = missing
+    np.savez(tmp_path / "a.npz", spike_times=times, spike_units=labels, **TRIALS)
+    done = convert(tmp_path / "a.npz", ConvertOptions(**OPTIONS))
+    kept = [times[(units == unit) & ~lost] for unit in range(len(times_s))]
+    data = all_trials(done.recording)
+    np.testing.assert_array_equal(data.spikes_BTN, expected_counts(kept))
+    assert data.neuron_names == ("0", "1", "2", "3")
+    assert any(d.why == "have no unit" and d.n == lost.sum() for d in done.report.dropped)
