@@ -1,6 +1,6 @@
 """Train, evaluate the best checkpoint and draw, in one call: what ``ndt train`` does."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from ndt_cli.engine.training import resume, train
 from ndt_cli.evaluation import Evaluation, evaluate
 from ndt_cli.report.registry import write_run_figures
 from ndt_cli.score_text import final_scores
+from ndt_cli.settings.load import Overrides
 from ndt_cli.settings.tree import Settings
 
 
@@ -46,6 +47,7 @@ def fit(
     recording: Recording | None = None,
     watch: Watcher | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    draw: bool = True,
 ) -> Fit:
     """Train, then evaluate on the validation trials and draw.
 
@@ -61,6 +63,8 @@ def fit(
         Called with each event of the training; see `ndt_cli.engine.events`.
     should_stop : callable
         Asked after each step; training saves and stops when it returns True.
+    draw : bool
+        Draw the figures of the run.
 
     Returns
     -------
@@ -83,13 +87,13 @@ def fit(
     """
     recording = recording or load_recording(settings.data)
     result = train(settings, out=out, recording=recording, watch=watch, should_stop=should_stop)
-    return _finish(result, recording)
+    return _finish(result, recording, draw=draw)
 
 
 def resume_fit(
     run: Path | str,
     *,
-    overrides: Sequence[str] = (),
+    overrides: Overrides = (),
     recording: Recording | None = None,
     watch: Watcher | None = None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -101,7 +105,7 @@ def resume_fit(
     ----------
     run : Path or str
         The run folder.
-    overrides : sequence of str
+    overrides : sequence of str, or mapping
         Changes to its settings, such as ``"train.max_epochs=200"``; see
         `ndt_cli.engine.training.resume` for those that may change.
     recording, watch, should_stop
@@ -138,7 +142,9 @@ def resume_fit(
     return _finish(result, recording, accept_changes=accept_changes)
 
 
-def _finish(result: TrainResult, recording: Recording, *, accept_changes: bool = False) -> Fit:
+def _finish(
+    result: TrainResult, recording: Recording, *, draw: bool = True, accept_changes: bool = False
+) -> Fit:
     # Of several processes only the first evaluates and writes.
     if result.stopped == "interrupted" or not Ranks.from_environment().is_first:
         return Fit(result, None, [])
@@ -156,7 +162,9 @@ def _finish(result: TrainResult, recording: Recording, *, accept_changes: bool =
     folder.write_json("summary.json", summary)
     settings = folder.settings()
     choose_by = settings.train.choose_by
-    figures = write_run_figures(folder.figures, result.history, evaluation, choose_by)
+    figures = (
+        write_run_figures(folder.figures, result.history, evaluation, choose_by) if draw else []
+    )
     if settings.train.tensorboard:
         log_results(folder, settings, final_scores(evaluation), figures, len(result.history))
     return Fit(result, evaluation, figures)

@@ -278,6 +278,12 @@ class Checkpoint:
 
     def _check_weights(self) -> None:
         """Refuse weights that do not fit the header, before any memory is taken for them."""
+        if "layers.0.norm_attention.gain" in self.model:
+            raise CheckpointError(
+                f'{self.path}: it was trained when model.norm = "scale" put ScaleNorm into every '
+                "layer; now it is the norm of the encoder's output alone, as in NDT1",
+                "train it again; the version of ndt that trained it still evaluates it",
+            )
         try:
             with torch.device("meta"):
                 expected = NeuralDataTransformer(self.model_settings, self.shape).state_dict()

@@ -30,8 +30,10 @@ from ndt_cli.data.spike_data import SpikeData
 from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.measures import best_checkpoint
 from ndt_cli.engine.run_folder import RunFolder, SplitFacts
+from ndt_cli.engine.stream import RateStream
 from ndt_cli.engine.trained_model import Float32Array, TrainedModel
 from ndt_cli.errors import CheckpointError, ExistingFileError, RunError, SettingsError
+from ndt_cli.metrics.decoding import Decoder
 from ndt_cli.settings.tree import Settings
 
 FILE = "ensemble.json"
@@ -105,6 +107,12 @@ class Ensemble:
     def activations(self, data: SpikeData) -> Float32Array:
         """Return the activations of all encoders side by side, (B, T, D), from all counts."""
         return np.concatenate([member.activations(data) for member in self.members], axis=2)
+
+    def stream(self, *, provisional: bool = False, decoder: Decoder | None = None) -> RateStream:
+        """Infer the mean of the members' rates bin by bin; see `TrainedModel.stream`."""
+        networks = [(member.network, member.settings.mask) for member in self.members]
+        name = str(self.run.path)
+        return RateStream(networks, self.trained_on, name, provisional=provisional, decoder=decoder)
 
     def _mean(self, rates_of: Callable[[TrainedModel], Float32Array]) -> Float32Array:
         total_BTN = rates_of(self.members[0]).astype(np.float64)

@@ -42,10 +42,10 @@ from typing_extensions import Self
 from ndt_cli import __version__
 from ndt_cli.atomic import check_name, leftovers, write_text_atomic
 from ndt_cli.data.spike_data import Recording, SpikeData
-from ndt_cli.engine.measures import BEST_CHECKPOINTS, CHECKPOINTS
+from ndt_cli.engine.measures import CHECKPOINTS
 from ndt_cli.errors import ExistingFileError, RunError, RunWarning, called
 from ndt_cli.jsonable import json_text
-from ndt_cli.settings.load import load_settings, settings_to_toml
+from ndt_cli.settings.load import Overrides, load_settings, settings_to_toml
 from ndt_cli.settings.tree import Settings
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def _to_line(record: Mapping[str, float]) -> str:
     return json_text(record, indent=None) + "\n"
 
 
-def _read_line(line: str) -> dict[str, float] | None:
+def read_metrics_line(line: str) -> dict[str, float] | None:
     """Return the record of an epoch that a line holds, or None where it holds none."""
     try:
         record = json.loads(line)
@@ -247,9 +247,6 @@ def package_version(name: str) -> str | None:
 # ------------------------------------------------------------------------------------------------
 
 
-# Kept until sweeps read the registry of measures themselves.
-BEST = {name: (measure.key, measure.lower_is_better) for name, measure in BEST_CHECKPOINTS.items()}
-
 LOCK_FILE, HOLDER_FILE = "run.lock", "running.json"
 # Files that a start writes before settings.toml, which makes the folder a run.
 _BEFORE_SETTINGS = ("run.json", LOCK_FILE, HOLDER_FILE)
@@ -317,7 +314,7 @@ class RunFolder:
         """Path of a checkpoint: a name of `CHECKPOINTS`."""
         return self.path / "checkpoints" / f"{name}.safetensors"
 
-    def settings(self, overrides: Sequence[str] = ()) -> Settings:
+    def settings(self, overrides: Overrides = ()) -> Settings:
         """Read the settings of the run, with some of them overridden."""
         return load_settings(self.path / "settings.toml", overrides)
 
@@ -373,7 +370,7 @@ class RunFolder:
         if not self._metrics.is_file():  # nor a pipe, which would wait
             return []
         lines = self._metrics.read_text(encoding="utf-8", errors="replace").splitlines()
-        return [record for record in map(_read_line, lines) if record is not None]
+        return [record for record in map(read_metrics_line, lines) if record is not None]
 
     def keep_metrics(self, last_epoch: int) -> list[dict[str, float]]:
         """Drop records after an epoch, which a resumed run will write again; return the rest."""

@@ -22,9 +22,11 @@ from ndt_cli.engine.device import Compute, choose_compute, cpu_threads
 from ndt_cli.engine.measures import CHECKPOINTS, best_checkpoint
 from ndt_cli.engine.passes import mean_over_passes, pass_inputs
 from ndt_cli.engine.run_folder import RunFolder, SplitFacts, observed_spikes
+from ndt_cli.engine.stream import RateStream
 from ndt_cli.engine.streams import stream_seed
 from ndt_cli.engine.trial_set import TrialSet
 from ndt_cli.errors import CheckpointError, DataError
+from ndt_cli.metrics.decoding import Decoder
 from ndt_cli.model.masking import hide, scoring_mask
 from ndt_cli.model.network import NeuralDataTransformer
 from ndt_cli.settings.tree import Settings
@@ -80,6 +82,9 @@ class Model(Protocol):
 
     def activations(self, data: SpikeData) -> Float32Array:
         """Return the encoder's activations, (B, T, D), nothing hidden."""
+
+    def stream(self, *, provisional: bool = False, decoder: Decoder | None = None) -> RateStream:
+        """Infer rates bin by bin; see `ndt_cli.engine.stream.RateStream`."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +154,8 @@ class TrainedModel:
         Raises
         ------
         DataError
-            If neurons, bin width or held-out neurons differ, or trials are longer.
+            If neurons, bin width or held-out neurons differ, or trials are longer and the model
+            knows bins by their position in the trial.
         """
         found = {"n_neurons": data.n_neurons, "n_heldout": data.n_heldout, "bin_ms": data.bin_ms}
         names = {
@@ -166,11 +172,13 @@ class TrainedModel:
                     "Evaluate a file of the same neurons in the same bins; `data.bin_ms` sums "
                     "narrower bins.",
                 )
-        if data.n_bins > self.network.shape.n_bins:
+        in_trial = self.settings.model.positions in ("learned", "sinusoid")
+        if in_trial and data.n_bins > self.network.shape.n_bins:
             raise DataError(
                 f"{source} has trials of {data.n_bins} bins, but {self.run.path} was trained with "
                 f"{self.network.shape.n_bins}",
-                "cut the trials into pieces of at most that length",
+                "Cut the trials into pieces of at most that length, or train with "
+                "`model.positions=relative`.",
             )
 
         if not other_neurons:
@@ -235,6 +243,27 @@ class TrainedModel:
                 assert isinstance(encoded_BTD, Tensor)
                 found_BTD[rows] = (encoded_BTD / self.settings.inference.passes).cpu().numpy()
         return found_BTD
+
+    def stream(self, *, provisional: bool = False, decoder: Decoder | None = None) -> RateStream:
+        """Infer rates bin by bin, as a recording goes on.
+
+        One pass with nothing hidden, whatever ``inference.passes``.
+
+        Parameters
+        ----------
+        provisional : bool
+            Where the model looks ahead: give rates at once, as if nothing followed.
+        decoder : Decoder, optional
+            Of behavior, from `ndt_cli.engine.stream.fit_decoder`.
+
+        Raises
+        ------
+        RunError
+            For a model whose rates are never final while a recording goes on.
+        """
+        networks = [(self.network, self.settings.mask)]
+        name = str(self.run.path)
+        return RateStream(networks, self.trained_on, name, provisional=provisional, decoder=decoder)
 
     def _rates_hidden(self, batch: TrialSet, hidden: Tensor) -> Float32Array:
         device = self.compute.device

@@ -1,7 +1,7 @@
 """Train a run, and resume one: from settings to a run folder."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from ndt_cli.engine.run_folder import (
 from ndt_cli.engine.tensorboard import require_tensorboard
 from ndt_cli.engine.trainer import Trainer, TrainResult, ignore
 from ndt_cli.errors import DeviceError, NdtError, RunError, RunWarning, SettingsError
+from ndt_cli.settings.load import Overrides
 from ndt_cli.settings.tree import Settings, TrainSettings
 
 
@@ -115,7 +116,7 @@ def train(
 def resume(
     run: Path | str,
     *,
-    overrides: Sequence[str] = (),
+    overrides: Overrides = (),
     recording: Recording | None = None,
     watch: Watcher | None = None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -128,7 +129,7 @@ def resume(
     ----------
     run : Path or str
         A run folder.
-    overrides : sequence of str
+    overrides : sequence of str, or mapping
         ``"train.max_epochs=500"`` may change, as may ``train.patience_epochs`` and how the run is
         saved; with any other change it would be another run.
     recording, watch, should_stop, until_epoch
@@ -169,6 +170,11 @@ def resume(
         raise RunError(
             f"{folder.path} is an ensemble, which cannot be trained",
             "Resume one of the runs that it was made of.",
+        )
+    if "imported" in folder.read_json("run.json"):
+        raise RunError(
+            f"{folder.path} was imported, and has no state to resume from",
+            "Train a new run that starts from its weights.",
         )
     settings = folder.settings(overrides)
     check_resumable(folder.settings(), settings)
