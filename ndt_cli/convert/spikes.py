@@ -5,6 +5,7 @@ Axes in names: B trials, T bins, N neurons.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -250,10 +251,14 @@ def _lists_of_units(
         return _rows_of_units(job, found, values), np.arange(len(values)), None
     group = contents.resolve_table(name) or ""
     members = contents.children(group) if group else []
+    if not group and "*" in name:  # columns of a text table, one per unit
+        members = [n for n in contents.items if fnmatchcase(n, name)]
+        group = name if members else ""
     items = [contents.items[m] for m in members]
     if not group or not all(isinstance(i, ArrayItem) and len(i.shape) == 1 for i in items):
         raise contents.unknown("spike_times", name, contents.items)
-    job.taken["spike times"] = f"{group}/, {len(members)} arrays"
+    shown = group if "*" in group else f"{group}/"
+    job.taken["spike times"] = f"{shown}, {len(members)} arrays"
     lists = [contents.numbers(m, "spike_times") for m in members]
     return lists, np.array([m.rpartition("/")[2] for m in members]), None
 

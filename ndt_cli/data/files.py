@@ -515,7 +515,8 @@ class ArrayFile:
             check_announced(self.path, array, n_entries)
             return array
         if dtype.hasobject:
-            raise self.wrong(key, "Python objects, which could run code", "numbers or text")
+            hint = "Save all times in one array and the unit of each in another, or MATLAB cells."
+            raise self.wrong(key, "Python objects, which could run code", "numbers or text", hint)
         if not array.by_rows:
             n_entries = math.prod(array.shape)
         check_memory(n_entries * dtype.itemsize, f"{self.path}: `{key}`, {array.shape},")
