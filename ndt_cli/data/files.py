@@ -566,7 +566,8 @@ def _check_exists(path: Path) -> None:
         return
     if path.exists():
         what = "a folder" if path.is_dir() else "a device or pipe"
-        raise DataError(f"{path}: found {what}; expected a spike file")
+        hint = f"Of Kilosort or phy: {called('list_contents', path)}" if path.is_dir() else None
+        raise DataError(f"{path}: found {what}; expected a spike file", hint)
     folder = path.parent
     names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
     like = nearest(path.name, names)
