@@ -196,4 +196,13 @@ def main(args: Sequence[str] | None = None) -> None:
     # OpenMP threads spin while they wait: if another process takes a core, they starve the thread
     # that works, and training slows down tenfold. Read once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    app(None if args is None else list(args), prog_name="ndt")
+    given = sys.argv[1:] if args is None else args
+    app([_at_home(word) for word in given], prog_name="ndt")
+
+
+def _at_home(word: str) -> str:
+    """Expand a ``~`` that the shell left, as in ``--out=~/x`` and between quotes."""
+    flag, sign, value = word.partition("=")
+    if flag.startswith("--") and sign and value.startswith("~"):
+        return f"{flag}={os.path.expanduser(value)}"  # noqa: PTH111
+    return os.path.expanduser(word) if word.startswith("~") else word  # noqa: PTH111

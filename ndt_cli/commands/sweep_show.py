@@ -11,6 +11,7 @@ from ndt_cli.commands.console import note, out, print_json, say
 from ndt_cli.commands.flags import JsonOption
 from ndt_cli.errors import typed
 from ndt_cli.search.space import heading, score_text, value_text
+from ndt_cli.settings.load import at_home
 
 if TYPE_CHECKING:
     from ndt_cli.search.results import SweepResults
@@ -37,7 +38,7 @@ def spaces(
 
     if name is not None:
         found = find_space(name)
-        shipped = found.name in space_names() and not Path(name).expanduser().is_file()
+        shipped = found.name in space_names() and not at_home(name).is_file()
         text = space_text(found.name) if shipped else found.to_toml()
         if as_json:
             draws = {key: {draw.kind: draw.values} for key, draw in found.draws.items()}

@@ -1,6 +1,7 @@
 """Load settings: a TOML file or a shipped preset, with overrides, checked together."""
 
 import codecs
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 import tomli_w
 from pydantic import ValidationError
 
+from ndt_cli.atomic import check_name
 from ndt_cli.errors import SettingsError, nearest
 from ndt_cli.settings.explain import (
     describe_problem,
@@ -211,7 +213,13 @@ def _parse_value(text: str, *, wants_text: bool) -> Any:
 def _make_path(data: dict[str, Any], folder: Path) -> None:
     # Strict validation takes a Path, not text, and refuses anything else.
     if isinstance(data.get("file"), (str, Path)) and data["file"]:
-        data["file"] = (folder / Path(data["file"]).expanduser()).absolute()
+        data["file"] = (folder / at_home(data["file"])).absolute()
+        check_name(data["file"])
+
+
+def at_home(path: str | Path) -> Path:
+    """Return a path with a ``~`` at its beginning as a folder; one of an unknown user stays."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  (which raises for an unknown user)
 
 
 # Configs and presets -----------------------------------------------------------------------------
@@ -244,7 +252,7 @@ def find_config(config: str | Path | None = None) -> ConfigSource:
     """
     if config is None:
         return _preset_source(DEFAULT_PRESET)
-    path, name = Path(config).expanduser(), str(config)
+    path, name = at_home(config), str(config)
     if path.is_file():
         hint = (
             "`config` takes a TOML file or a preset's name; for a spike file, set `data.file=PATH`"
@@ -307,15 +315,17 @@ def parse_config(source: ConfigSource) -> dict[str, Any]:
     try:
         return tomllib.loads(source.text)
     except tomllib.TOMLDecodeError as error:
-        message = str(error)
+        message, hint = str(error), _TOML_HINT
         place = _PLACE.search(message)
         if place and place[1]:
             line, column = int(place[1]), int(place[2])
         else:
             lines = source.text.split("\n")
             line, column = len(lines), len(lines[-1]) + 1
+        if "\\" in source.text.split("\n")[line - 1]:
+            hint = "Put a path of Windows in single quotes: file = 'C:\\data\\spikes.npz'"
         raise SettingsError(
-            f"{source.label}, line {line}, column {column}: {_PLACE.sub('', message)}", _TOML_HINT
+            f"{source.label}, line {line}, column {column}: {_PLACE.sub('', message)}", hint
         ) from error
     except RecursionError as error:
         raise SettingsError(
