@@ -110,8 +110,7 @@ def resolve_config(source: ConfigSource, overrides: Sequence[str] = ()) -> Setti
     for section, fields in values.items():
         if isinstance(fields, dict):
             origins |= {f"{section}.{name}": source.label for name in fields}
-    if isinstance(values.get("data"), dict):
-        _make_path(values["data"], folder)
+    _make_paths(values, folder)
     problems = [_apply(override, values, origins) for override in overrides]
     try:
         # Strict: neither true nor "1e-3" is a number.
@@ -138,8 +137,8 @@ def _apply(override: str, values: dict[str, Any], origins: dict[str, str]) -> st
     if isinstance(fields, dict):  # otherwise the config is wrong, which the validation reports
         fields[name] = _parse_value(text, wants_text=field.type in ("choice", "path", "text"))
         origins[key] = _OVERRIDES
-        if key == "data.file":
-            _make_path(fields, Path())
+        if key in _PATHS:
+            _make_paths({section: fields}, Path())
     return None
 
 
@@ -159,10 +158,15 @@ def _parse_value(text: str, *, wants_text: bool) -> Any:
     return text if wants_text and not isinstance(value, str) else value
 
 
-def _make_path(data: dict[str, Any], folder: Path) -> None:
+_PATHS = ("data.file", "train.start_from")
+
+
+def _make_paths(values: dict[str, Any], folder: Path) -> None:
     # Strict validation takes a Path, not text, and refuses anything else.
-    if isinstance(data.get("file"), str) and data["file"]:
-        data["file"] = (folder / Path(data["file"]).expanduser()).absolute()
+    for section, _, name in (key.partition(".") for key in _PATHS):
+        fields = values.get(section)
+        if isinstance(fields, dict) and isinstance(fields.get(name), str) and fields[name]:
+            fields[name] = (folder / Path(fields[name]).expanduser()).absolute()
 
 
 # Configs and presets -----------------------------------------------------------------------------
