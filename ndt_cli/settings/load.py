@@ -123,8 +123,7 @@ def resolve_config(source: ConfigSource, overrides: Overrides = ()) -> Settings:
     for section, fields in values.items():
         if isinstance(fields, dict):
             origins |= {f"{section}.{name}": source.label for name in fields}
-    if isinstance(values.get("data"), dict):
-        _make_path(values["data"], folder)
+    _make_paths(values, folder)
     return _checked(values, origins, [(overrides, _OVERRIDES)])
 
 
@@ -173,8 +172,8 @@ def _put(
     if isinstance(fields, dict):  # otherwise the config is wrong, which the validation reports
         fields[name] = value
         origins[key] = origin
-        if key == "data.file":
-            _make_path(fields, Path())
+        if key in _PATHS:
+            _make_paths({section: fields}, Path())
     return None
 
 
@@ -210,11 +209,16 @@ def _parse_value(text: str, *, wants_text: bool) -> Any:
     return text if wants_text and not isinstance(value, str) else value
 
 
-def _make_path(data: dict[str, Any], folder: Path) -> None:
+_PATHS = ("data.file", "train.start_from")
+
+
+def _make_paths(values: dict[str, Any], folder: Path) -> None:
     # Strict validation takes a Path, not text, and refuses anything else.
-    if isinstance(data.get("file"), (str, Path)) and data["file"]:
-        data["file"] = (folder / at_home(data["file"])).absolute()
-        check_name(data["file"])
+    for section, _, name in (key.partition(".") for key in _PATHS):
+        fields = values.get(section)
+        if isinstance(fields, dict) and isinstance(fields.get(name), (str, Path)) and fields[name]:
+            fields[name] = (folder / at_home(fields[name])).absolute()
+            check_name(fields[name])
 
 
 def at_home(path: str | Path) -> Path:
