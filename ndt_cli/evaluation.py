@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ndt_cli.baselines import constant_rates
 from ndt_cli.baselines.smoothing_reference import SmoothingReference
+from ndt_cli.data.loading import load_recording
 from ndt_cli.data.spike_data import (
     ByTrial,
     FloatArray,
@@ -273,7 +274,7 @@ def evaluate(
     if evaluated is None or data is not None:
         evaluated, is_own = recording_of(trained, data, overrides)
     if smoothing is None:
-        own = evaluated if is_own else recording or recording_of(trained)[0]
+        own = evaluated if is_own else recording or load_recording(trained.settings.data)
         smoothing = SmoothingReference.fit(own.train)
     split = split or ("valid" if is_own else "all")
     trials = evaluated.trials(split)

@@ -484,9 +484,12 @@ def _add_module(pynwb: Any, file: Any, made: _Made) -> None:
     if made.n_components:
         values_XK = rates.on_clock(rates.components(made.n_components)[0])[1]
         add("components", values_XK, "a.u.", "principal components of the activations")
-    neurons = pynwb.core.DynamicTable(name="neurons", description="columns of the rates")
-    neurons.add_column("neuron_name", "name in the recording", data=list(rates.neuron_names))
-    module.add(neurons)
+    names = pynwb.core.VectorData(
+        name="neuron_name", description="name in the recording", data=list(rates.neuron_names)
+    )
+    module.add(
+        pynwb.core.DynamicTable(name="neurons", description="columns of the rates", columns=[names])
+    )
     if data.start_times_s_B is None:
         return
     trials = pynwb.epoch.TimeIntervals(name="trials", description="bins of the rates, by trial")

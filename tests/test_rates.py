@@ -125,8 +125,8 @@ def test_matlab_files_above_two_gigabytes_are_of_version_7_3(rates, tmp_path, mo
     assert path.read_bytes()[124:128] == b"\x00\x02IM"
     entries = {entry.name: entry for entry in list_contents(path).entries}
     assert entries["rates_hz"].shape == (4, 6, 3)  # as MATLAB shows it
-    assert "left, right" in entries["condition_labels"].sample
-    assert "a, b" in entries["trial_table/block"].sample
+    assert "left, right" in entries["condition_labels"].values
+    assert "a, b" in entries["trial_table/block"].values
     with h5py.File(path) as file:
         np.testing.assert_allclose(file["rates_hz"][()].T, expected_hz(rates), rtol=1e-6)
 
@@ -267,7 +267,7 @@ def test_a_package_that_is_missing_is_named(rates, tmp_path, monkeypatch):
     assert "ndt-cli[rates]" in caught.value.hint
 
 
-# A run and its data --------------------------------------------------------------------------------
+# A run and its data ------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

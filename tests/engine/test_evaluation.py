@@ -136,9 +136,10 @@ def test_every_entry_is_hidden_once_and_then_cannot_be_seen(spikes, tmp_path, mo
 
 def test_a_file_of_the_same_neurons_can_be_evaluated(run, spikes, tmp_path):
     path = tmp_path / "other.h5"
-    write_recording(spikes, path)
+    other = replace(spikes, train=spikes.valid, valid=spikes.train)
+    write_recording(other, path)
     assert evaluate(run, data=path, recording=spikes).data.n_trials == 18
-    assert evaluate(run, data=path, split="valid", recording=spikes).data.n_trials == 6
+    assert evaluate(run, data=path, split="valid", recording=spikes).data.n_trials == 12
 
 
 @pytest.mark.parametrize(
@@ -236,9 +237,9 @@ def test_rates_replace_an_existing_file_only_when_asked_to(spikes, tmp_path):
 def test_rates_have_a_suffix_that_names_their_format_in_either_case(spikes, tmp_path):
     data = spikes.valid
     with pytest.raises(
-        SettingsError, match=r"rates\.csv: found the suffix .csv; expected .h5, .npz"
+        SettingsError, match=r"rates\.txt: found the suffix .txt; expected .h5, .npz"
     ):
-        write_rates(tmp_path / "rates.csv", Rates(data, data.rates_BTN, data.rates_BTN))
+        write_rates(tmp_path / "rates.txt", Rates(data, data.rates_BTN, data.rates_BTN))
     write_rates(tmp_path / "new" / "folder" / "A.NPZ", Rates(data, data.rates_BTN, data.rates_BTN))
     with np.load(tmp_path / "new" / "folder" / "A.NPZ", allow_pickle=False) as file:
         assert file["rates"].shape == data.rates_BTN.shape
