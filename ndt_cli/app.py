@@ -35,6 +35,10 @@ COMMANDS = {
     ),
     "train": _Command("ndt_cli.commands.train:train", "Train a model."),
     "sweep": _Command("ndt_cli.commands.sweep:sweep_app", "Search for good settings."),
+    "import-ndt1": _Command(
+        "ndt_cli.commands.import_ndt1:import_ndt1",
+        "Import a model or a config of NDT1, the research code.",
+    ),
     "ensemble": _Command(
         "ndt_cli.commands.ensemble:ensemble",
         "Make an ensemble: the mean of several models' rates.",

@@ -1,12 +1,14 @@
 """Write files in one piece, and replace an existing one only when asked to."""
 
 import errno
+import io
 import os
 import re
 import secrets
 from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 from ndt_cli.errors import ExistingFileError, NdtError, SettingsError
 
@@ -46,12 +48,86 @@ def write_atomic(path: Path, write: Callable[[Path], object], *, overwrite: bool
             temporary.replace(path)
         else:
             _move_to_free_name(temporary, path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            error.filename = str(path)  # for the message
         # Report why the writing failed, not that its temporary file cannot be removed.
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+class _SteadyFile(io.RawIOBase):
+    """A file that keeps its first error for later, and takes whatever is written after it.
+
+    HDF5 crashes, and zipfile hides the reason, when a write fails, as on a full disk.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("x+b", buffering=0)
+        self.error: OSError | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def readinto(self, buffer: Any) -> int:
+        n_read = self._file.readinto(buffer) or 0
+        if self.error is not None:  # what could not be written
+            memoryview(buffer)[n_read:] = bytes(len(buffer) - n_read)
+            return len(buffer)
+        return n_read
+
+    def write(self, content: Any) -> int:
+        left = memoryview(content).cast("B")
+        n_bytes = len(left)
+        try:
+            while left and self.error is None:
+                left = left[self._file.write(left) or 0 :]
+        except OSError as error:
+            self.error = error
+        self._file.seek(len(left), os.SEEK_CUR)
+        return n_bytes
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            if self.error is None:
+                return self._file.truncate(size)
+        except OSError as error:
+            self.error = error
+        return self.tell() if size is None else size
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def write_stream_atomic(
+    path: Path, write: Callable[[BinaryIO], object], *, overwrite: bool
+) -> None:
+    """Let ``write`` fill an open file, for libraries that do not survive a full disk.
+
+    As `write_atomic`, but the first error in writing is raised after ``write`` has returned.
+    """
+
+    def fill(temporary: Path) -> None:
+        with _SteadyFile(temporary) as file:
+            try:
+                write(cast(BinaryIO, file))
+            finally:
+                if file.error is not None:
+                    raise file.error
+
+    write_atomic(path, fill, overwrite=overwrite)
 
 
 def write_text_atomic(path: Path, text: str, *, overwrite: bool) -> None:

@@ -31,6 +31,7 @@ from ndt_cli.data.spike_data import (
     TrialValues,
     trial_blocks,
 )
+from ndt_cli.engine.checkpoint import check_log
 from ndt_cli.engine.inference import (
     Float32Array,
     Model,
@@ -38,6 +39,7 @@ from ndt_cli.engine.inference import (
     load_trained,
     recording_of,
 )
+from ndt_cli.engine.preflight import check_same_data
 from ndt_cli.engine.trained_model import unlike_neurons
 from ndt_cli.errors import RunError, SettingsError
 from ndt_cli.jsonable import jsonable
@@ -205,6 +207,7 @@ def evaluate(
     lags_ms: Sequence[float] | None = None,
     other_neurons: bool = False,
     other_window: bool = False,
+    accept_changes: bool = False,
 ) -> Evaluation:
     """Score the rates that a run infers, next to mean rate, smoothing and the true rates.
 
@@ -244,6 +247,9 @@ def evaluate(
         Evaluate even if the file's neurons are known to differ from the run's.
     other_window : bool
         Evaluate even if the file's trials are known to be aligned otherwise than the run's.
+    accept_changes : bool
+        Warn, instead of refusing, if the settings, data, log or checkpoints of the run were
+        changed since it was saved.
 
     Returns
     -------
@@ -268,11 +274,15 @@ def evaluate(
     'valid'
     """
     _check_arguments(split, data, overrides, lags_ms)
-    trained = load_trained(run, checkpoint, device)
+    trained = load_trained(run, checkpoint, device, accept_changes=accept_changes)
+    n_logged = max((int(r["epoch"]) for r in trained.run.read_metrics()), default=0)
+    check_log(trained.run, n_logged, accept_changes=accept_changes)
     smoothing = _stored_smoothing(trained)
     evaluated, is_own = recording, True
     if evaluated is None or data is not None:
-        evaluated, is_own = recording_of(trained, data, overrides)
+        evaluated, is_own = recording_of(trained, data, overrides, accept_changes=accept_changes)
+    else:  # the file may have changed: trials trained on would pass for valid ones
+        check_same_data(trained.run, evaluated, accept_changes=accept_changes)
     if smoothing is None:
         own = evaluated if is_own else recording or load_recording(trained.settings.data)
         smoothing = SmoothingReference.fit(own.train)

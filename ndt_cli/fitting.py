@@ -1,6 +1,6 @@
 """Train, evaluate the best checkpoint and draw, in one call: what ``ndt train`` does."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from ndt_cli.metrics.decoding import save_decoders, variable_names
 from ndt_cli.rates_file import write_rates
 from ndt_cli.report.registry import write_run_figures
 from ndt_cli.score_text import final_scores
+from ndt_cli.settings.load import Overrides
 from ndt_cli.settings.tree import Settings
 
 
@@ -49,6 +50,7 @@ def fit(
     recording: Recording | None = None,
     watch: Watcher | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    draw: bool = True,
 ) -> Fit:
     """Train, then evaluate on the validation trials, draw, and write the rates of all trials.
 
@@ -64,6 +66,8 @@ def fit(
         Called with each event of the training; see `ndt_cli.engine.events`.
     should_stop : callable
         Asked after each step; training saves and stops when it returns True.
+    draw : bool
+        Draw the figures of the run.
 
     Returns
     -------
@@ -86,16 +90,17 @@ def fit(
     """
     recording = recording or load_recording(settings.data)
     result = train(settings, out=out, recording=recording, watch=watch, should_stop=should_stop)
-    return _finish(result, recording)
+    return _finish(result, recording, draw=draw)
 
 
 def resume_fit(
     run: Path | str,
     *,
-    overrides: Sequence[str] = (),
+    overrides: Overrides = (),
     recording: Recording | None = None,
     watch: Watcher | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    accept_changes: bool = False,
 ) -> Fit:
     """Resume a run from its last checkpoint, then evaluate and draw.
 
@@ -103,11 +108,13 @@ def resume_fit(
     ----------
     run : Path or str
         The run folder.
-    overrides : sequence of str
+    overrides : sequence of str, or mapping
         Changes to its settings, such as ``"train.max_epochs=200"``; see
         `ndt_cli.engine.training.resume` for those that may change.
     recording, watch, should_stop
         As for `fit`.
+    accept_changes : bool
+        See `ndt_cli.engine.training.resume`.
 
     Returns
     -------
@@ -128,23 +135,30 @@ def resume_fit(
     """
     recording = recording or load_recording(RunFolder.open(Path(run)).settings().data)
     result = resume(
-        run, overrides=overrides, recording=recording, watch=watch, should_stop=should_stop
+        run,
+        overrides=overrides,
+        recording=recording,
+        watch=watch,
+        should_stop=should_stop,
+        accept_changes=accept_changes,
     )
-    return _finish(result, recording)
+    return _finish(result, recording, accept_changes=accept_changes)
 
 
-def _finish(result: TrainResult, recording: Recording) -> Fit:
+def _finish(
+    result: TrainResult, recording: Recording, *, draw: bool = True, accept_changes: bool = False
+) -> Fit:
     # Of several processes only the first evaluates and writes.
     if result.stopped == "interrupted" or not Ranks.from_environment().is_first:
         return Fit(result, None, [])
     folder = RunFolder.open(result.run)
     if not folder.smoothing.is_file():
         SmoothingReference.fit(recording.train).save(folder.smoothing)
-    evaluation = evaluate(result.run, recording=recording)
+    evaluation = evaluate(result.run, recording=recording, accept_changes=accept_changes)
     if evaluation.decoders:
         names = variable_names(evaluation.data)
         save_decoders(folder.decoders, evaluation.decoders, evaluation.checkpoint, names)
-    rates = infer_rates(result.run, recording=recording)
+    rates = infer_rates(result.run, recording=recording, accept_changes=accept_changes)
     # Larger ones take their time and place only when asked for.
     if 2 * 4 * rates.data.spikes_BTN.size <= KEPT_BYTES:
         write_rates(folder.rates, replace(rates, activations=None), overwrite=True)
@@ -158,7 +172,9 @@ def _finish(result: TrainResult, recording: Recording) -> Fit:
     folder.write_json("summary.json", summary)
     settings = folder.settings()
     choose_by = settings.train.choose_by
-    figures = write_run_figures(folder.figures, result.history, evaluation, choose_by)
+    figures = (
+        write_run_figures(folder.figures, result.history, evaluation, choose_by) if draw else []
+    )
     if settings.train.tensorboard:
         log_results(folder, settings, final_scores(evaluation), figures, len(result.history))
     return Fit(result, evaluation, figures)

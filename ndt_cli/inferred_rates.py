@@ -311,6 +311,7 @@ def infer_rates(
     recording: Recording | None = None,
     other_neurons: bool = False,
     other_window: bool = False,
+    accept_changes: bool = False,
 ) -> Rates:
     """Infer the rates of the trials of a file, or of those that a run was trained on.
 
@@ -334,6 +335,9 @@ def infer_rates(
     other_neurons, other_window : bool
         Infer even if the file's neurons, or what its trials are aligned to, are known to differ
         from the run's.
+    accept_changes : bool
+        Warn, instead of refusing, if the settings, data or checkpoints of the run were changed
+        since it was saved.
 
     Returns
     -------
@@ -355,9 +359,9 @@ def infer_rates(
     """
     if split not in get_args(Split):
         raise SettingsError(f"`split={split!r}`: expected one of {', '.join(get_args(Split))}")
-    trained = load_trained(run, checkpoint, device)
+    trained = load_trained(run, checkpoint, device, accept_changes=accept_changes)
     if recording is None or data is not None:
-        recording, _ = recording_of(trained, data, overrides)
+        recording, _ = recording_of(trained, data, overrides, accept_changes=accept_changes)
     trials = recording.trials(split)
     trained.check_fits(
         trials, recording.source, other_neurons=other_neurons, other_window=other_window

@@ -4,13 +4,14 @@ Axes in names: B trials, T bins, N neurons, K any channel, X entries of trials a
 """
 
 import csv
+import io
 import shutil
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import h5py
 import numpy as np
@@ -18,7 +19,12 @@ from numpy.typing import NDArray
 from scipy.io import savemat
 
 from ndt_cli import __version__
-from ndt_cli.atomic import check_may_write, check_suffix, write_atomic
+from ndt_cli.atomic import (
+    check_may_write,
+    check_suffix,
+    write_atomic,
+    write_stream_atomic,
+)
 from ndt_cli.data.chop import merge_blocks, merged_bins
 from ndt_cli.data.files import TRIAL_TABLE
 from ndt_cli.data.spike_data import (
@@ -131,17 +137,19 @@ def write_rates(
     """
     path = Path(path)
     suffix = check_rates_path(path, n_components, nwb_source, overwrite)
+    made = _Made(path, rates, n_components, None if nwb_source is None else Path(nwb_source))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if suffix == ".nwb":
+        write_atomic(path, lambda temporary: _write_nwb(temporary, made), overwrite=overwrite)
+        return
     write = {
         ".h5": _write_hdf5,
         ".npz": _write_npz,
         ".mat": _write_mat,
         ".csv": _write_csv,
         ".parquet": _write_parquet,
-        ".nwb": _write_nwb,
     }[suffix]
-    made = _Made(path, rates, n_components, None if nwb_source is None else Path(nwb_source))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, lambda temporary: write(temporary, made), overwrite=overwrite)
+    write_stream_atomic(path, lambda stream: write(stream, made), overwrite=overwrite)
 
 
 def check_rates_path(
@@ -233,19 +241,19 @@ class _Made(NamedTuple):
 # Arrays: HDF5 and .npz ----------------------------------------------------------------------------
 
 
-def _write_hdf5(path: Path, made: _Made) -> None:
-    with h5py.File(path, "w") as file:
+def _write_hdf5(stream: BinaryIO, made: _Made) -> None:
+    with h5py.File(stream, "w") as file:
 
-        def add(key: str, stream: _Stream) -> None:
-            dataset, start = file.create_dataset(key, stream.shape, stream.dtype), 0
-            for part in stream.parts:
+        def add(key: str, values: _Stream) -> None:
+            dataset, start = file.create_dataset(key, values.shape, values.dtype), 0
+            for part in values.parts:
                 dataset[start : start + len(part)] = part
                 start += len(part)
 
         add("rates", _trial_by_trial(made.in_file_order))
         # Reading rates back is faster than inferring them again.
-        for key, stream in made.derived(_read_back(file["rates"])):
-            add(key, stream)
+        for key, values in made.derived(_read_back(file["rates"])):
+            add(key, values)
         for key, label in made.labels().items():
             if label.dtype.kind != "U":
                 file[key] = label
@@ -259,24 +267,24 @@ def _write_hdf5(path: Path, made: _Made) -> None:
                     file[key].attrs[name] = facts[key]
 
 
-def _write_npz(path: Path, made: _Made) -> None:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+def _write_npz(stream: BinaryIO, made: _Made) -> None:
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
 
-        def add(key: str, stream: _Stream) -> None:
+        def add(key: str, values: _Stream) -> None:
             header = {
-                "descr": np.lib.format.dtype_to_descr(stream.dtype),
+                "descr": np.lib.format.dtype_to_descr(values.dtype),
                 "fortran_order": False,
-                "shape": stream.shape,
+                "shape": values.shape,
             }
             with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array_header_1_0(member, header)
-                for part in stream.parts:
+                for part in values.parts:
                     member.write(part.tobytes())
 
         rates_BTN = made.in_file_order
         add("rates", _trial_by_trial(rates_BTN))
-        for key, stream in made.derived(rates_BTN):
-            add(key, stream)
+        for key, values in made.derived(rates_BTN):
+            add(key, values)
         for key, label in made.labels().items():
             add(key, _whole(label))
 
@@ -324,17 +332,17 @@ def _whole(values: NDArray[Any]) -> _Stream:
 # which is HDF5 with the axes reversed and a class noted at each item.
 
 
-def _write_mat(path: Path, made: _Made) -> None:
+def _write_mat(stream: BinaryIO, made: _Made) -> None:
     large = [made.rates.inferred, made.rates.activations, made.rates.data.behavior_BTV]
     n_entries = [v.shape[0] * v.shape[1] * v.shape[2] for v in large if v is not None]
     if 8 * max(n_entries) > _MAT5_BYTES:
-        _write_mat73(path, made)
+        _write_mat73(stream, made)
         return
     rates_BTN = made.in_file_order[:]
     kept = ByTrial(rates_BTN.shape, rates_BTN.dtype, lambda trials: rates_BTN[trials], keep=False)
     variables: dict[str, Any] = {"rates": rates_BTN}
-    for key, stream in made.derived(kept):
-        variables[key] = np.concatenate(list(stream.parts))
+    for key, values in made.derived(kept):
+        variables[key] = np.concatenate(list(values.parts))
     table: dict[str, Any] = {}
     for key, label in made.labels().items():
         value: Any = label.astype(object) if label.dtype.kind == "U" and label.ndim else label
@@ -346,7 +354,7 @@ def _write_mat(path: Path, made: _Made) -> None:
             variables[key] = value
     if table:
         variables["trial_table"] = table
-    savemat(path, variables, long_field_names=True, do_compression=True, oned_as="column")
+    savemat(stream, variables, long_field_names=True, do_compression=True, oned_as="column")
 
 
 def _matlab_name(name: str, taken: dict[str, Any]) -> str:
@@ -361,21 +369,21 @@ def _matlab_name(name: str, taken: dict[str, Any]) -> str:
     return found
 
 
-def _write_mat73(path: Path, made: _Made) -> None:
-    with h5py.File(path, "w", userblock_size=512) as file:
+def _write_mat73(stream: BinaryIO, made: _Made) -> None:
+    with h5py.File(stream, "w", userblock_size=512) as file:
         texts = file.create_group("#refs#")
 
         def classed(item: Any, name: str) -> Any:
             item.attrs["MATLAB_class"] = np.bytes_(name)
             return item
 
-        def add(key: str, stream: _Stream) -> None:
-            dataset = file.create_dataset(key, stream.shape[::-1], stream.dtype)
+        def add(key: str, values: _Stream) -> None:
+            dataset = file.create_dataset(key, values.shape[::-1], values.dtype)
             start = 0
-            for part in stream.parts:
+            for part in values.parts:
                 dataset[..., start : start + len(part)] = part.T
                 start += len(part)
-            classed(dataset, {"float32": "single", "float64": "double"}[str(stream.dtype)])
+            classed(dataset, {"float32": "single", "float64": "double"}[str(values.dtype)])
 
         def add_text(group: Any, key: str, text: str) -> Any:
             codes = np.frombuffer(text.encode("utf-16-le"), np.uint16)
@@ -397,8 +405,8 @@ def _write_mat73(path: Path, made: _Made) -> None:
 
         rates_BTN = made.in_file_order
         add("rates", _trial_by_trial(rates_BTN))
-        for key, stream in made.derived(rates_BTN):
-            add(key, stream)
+        for key, values in made.derived(rates_BTN):
+            add(key, values)
         names: dict[str, Any] = {}
         for key, label in made.labels().items():
             if not key.startswith(TRIAL_TABLE):
@@ -408,32 +416,33 @@ def _write_mat73(path: Path, made: _Made) -> None:
             name = _matlab_name(key.removeprefix(TRIAL_TABLE), names)
             names[name] = label
             add_label(table, name, label)
-    with path.open("r+b") as opened:
-        header = f"MATLAB 7.3 MAT-file, written by ndt {__version__}".encode()
-        opened.write(header.ljust(116) + bytes(8) + b"\x00\x02IM")
+    header = f"MATLAB 7.3 MAT-file, written by ndt {__version__}".encode()
+    stream.seek(0)
+    stream.write(header.ljust(116) + bytes(8) + b"\x00\x02IM")
 
 
 # Long tables --------------------------------------------------------------------------------------
 
 
-def _write_csv(path: Path, made: _Made) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        for number, columns in enumerate(made.checked().table()):
-            if number == 0:
-                writer.writerow(columns)
-            values = [f"{v:.6g}" for v in columns["rate_hz"].tolist()]
-            others = [c.tolist() for name, c in columns.items() if name != "rate_hz"]
-            writer.writerows(zip(*others, values, strict=True))
+def _write_csv(stream: BinaryIO, made: _Made) -> None:
+    text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
+    writer = csv.writer(text)
+    for number, columns in enumerate(made.checked().table()):
+        if number == 0:
+            writer.writerow(columns)
+        rates_hz = [f"{rate:.6g}" for rate in columns["rate_hz"].tolist()]
+        others = [c.tolist() for name, c in columns.items() if name != "rate_hz"]
+        writer.writerows(zip(*others, rates_hz, strict=True))
+    text.detach()  # flushed, and not closed
 
 
-def _write_parquet(path: Path, made: _Made) -> None:
+def _write_parquet(stream: BinaryIO, made: _Made) -> None:
     pyarrow, parquet = needed("pyarrow"), needed("pyarrow.parquet")
     about = {key: str(label) for key, label in made.labels().items() if label.ndim == 0}
     writer = None
     for columns in made.checked().table():
         table = pyarrow.table(columns).replace_schema_metadata({**about, "rate_hz": "spikes/s"})
-        writer = writer or parquet.ParquetWriter(path, table.schema)
+        writer = writer or parquet.ParquetWriter(stream, table.schema)
         writer.write_table(table)
     if writer is not None:
         writer.close()

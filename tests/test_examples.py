@@ -110,6 +110,20 @@ def test_the_benchmark_from_files_to_scores(run, tmp_path, capsys):
     assert (tmp_path / "new" / "submission.h5").is_file()
 
 
+def test_the_cells_of_a_notebook_run(capsys):
+    cells = (EXAMPLES / "notebook.py").read_text(encoding="utf-8")
+    small = '"train.max_steps": 4, "train.n_threads": 1, "train.device": "cpu", "model.n_layers": 1'
+    for whole, reduced in (('"train.max_steps": 400', small), ("n_repeats=20", "n_repeats=2")):
+        assert cells.count(whole) == 1
+        cells = cells.replace(whole, reduced)
+    names = {}
+    exec(cells, names)
+    assert names["rates_hz"].shape == names["new_spikes"].shape
+    assert [len(trial) for trial in names["short"]] == [50, 20]
+    assert "bits/spike" in capsys.readouterr().out
+    names["plt"].close(names["figure"])
+
+
 def test_every_script_is_run_here():
     run_here = set(re.findall(r'"(\w+)\.py"', Path(__file__).read_text(encoding="utf-8")))
     beside = {"made_up_session"}  # the data of two of them

@@ -9,8 +9,16 @@ from rich.table import Table
 from rich.text import Text
 
 from ndt_cli.atomic import check_may_write, check_suffix
-from ndt_cli.commands.console import labeled, log, note, out, print_json, say
-from ndt_cli.commands.flags import JsonOption, SetOption
+from ndt_cli.commands.console import (
+    labeled,
+    log,
+    note,
+    out,
+    print_json,
+    run_warnings_shown,
+    say,
+)
+from ndt_cli.commands.flags import AcceptChangesOption, JsonOption, SetOption
 from ndt_cli.commands.wording import as_typed
 from ndt_cli.errors import SettingsError, typed
 
@@ -106,6 +114,7 @@ def evaluate(
             help="Evaluate even if the file's trials are aligned otherwise than the run's.",
         ),
     ] = False,
+    accept_changes: AcceptChangesOption = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing file of --figure.")
     ] = False,
@@ -135,17 +144,19 @@ def evaluate(
     if figure is not None:  # before minutes of computing, not after
         check_suffix(figure, _FIGURE_SUFFIXES)
         check_may_write(figure, overwrite)
-    evaluation = evaluate_run(
-        run,
-        split=split.value if split else None,
-        data=data,
-        checkpoint=checkpoint.value if checkpoint else None,
-        overrides=overrides or (),
-        device=device,
-        lags_ms=lags_ms,
-        other_neurons=other_neurons,
-        other_window=other_window,
-    )
+    with run_warnings_shown():
+        evaluation = evaluate_run(
+            run,
+            split=split.value if split else None,
+            data=data,
+            checkpoint=checkpoint.value if checkpoint else None,
+            overrides=overrides or (),
+            device=device,
+            lags_ms=lags_ms,
+            other_neurons=other_neurons,
+            other_window=other_window,
+            accept_changes=accept_changes,
+        )
     if figure is not None:
         from ndt_cli.report.figures import save_figure
         from ndt_cli.report.trial import draw_trial

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from ndt_cli.commands.console import print_json, say
+from ndt_cli.commands.console import print_json, run_warnings_shown, say
 from ndt_cli.commands.evaluate import CheckpointChoice, SplitChoice
-from ndt_cli.commands.flags import JsonOption, OverwriteOption, SetOption
+from ndt_cli.commands.flags import AcceptChangesOption, JsonOption, OverwriteOption, SetOption
 
 
 def rates(
@@ -67,6 +67,7 @@ def rates(
             help="Infer even if the file's trials are aligned otherwise than the run's.",
         ),
     ] = False,
+    accept_changes: AcceptChangesOption = False,
     overwrite: OverwriteOption = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
     as_json: JsonOption = False,
@@ -85,17 +86,21 @@ def rates(
     from ndt_cli.rates_file import check_rates_path, write_rates
 
     check_rates_path(out, n_components, nwb_source, overwrite)  # before minutes of computing
-    found = infer_rates(
-        run,
-        split=split.value,
-        data=data,
-        checkpoint=checkpoint.value if checkpoint else None,
-        overrides=overrides or (),
-        device=device,
-        other_neurons=other_neurons,
-        other_window=other_window,
-    )
-    write_rates(out, found, n_components=n_components, nwb_source=nwb_source, overwrite=overwrite)
+    with run_warnings_shown():
+        found = infer_rates(
+            run,
+            split=split.value,
+            data=data,
+            checkpoint=checkpoint.value if checkpoint else None,
+            overrides=overrides or (),
+            device=device,
+            other_neurons=other_neurons,
+            other_window=other_window,
+            accept_changes=accept_changes,
+        )
+        write_rates(
+            out, found, n_components=n_components, nwb_source=nwb_source, overwrite=overwrite
+        )
     n_trials, n_bins, n_neurons = found.data.spikes_BTN.shape
     if as_json:
         print_json(

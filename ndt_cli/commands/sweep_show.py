@@ -33,20 +33,14 @@ def spaces(
 
     ndt sweep spaces generic > mine.toml
     """
-    from ndt_cli.search.space import (
-        SPACE_OF_PRESET,
-        find_space,
-        space_names,
-        space_text,
-        written,
-    )
+    from ndt_cli.search.space import SPACE_OF_PRESET, find_space, space_names, space_text
 
     if name is not None:
         found = find_space(name)
         shipped = found.name in space_names() and not Path(name).expanduser().is_file()
         text = space_text(found.name) if shipped else found.to_toml()
         if as_json:
-            draws = {key: written(draw) for key, draw in found.draws.items()}
+            draws = {key: {draw.kind: draw.values} for key, draw in found.draws.items()}
             print_json({"name": found.name, "draws": draws, "conditions": found.conditions})
         else:
             out.out(text, end="", highlight=False)

@@ -9,7 +9,13 @@ from rich.table import Table
 from ndt_cli.commands.console import note, print_json, run_warnings_shown, say
 from ndt_cli.commands.console import out as stdout
 from ndt_cli.commands.evaluate import print_scores, print_verdict
-from ndt_cli.commands.flags import ConfigOption, JsonOption, SetOption, with_flag
+from ndt_cli.commands.flags import (
+    AcceptChangesOption,
+    ConfigOption,
+    JsonOption,
+    SetOption,
+    with_flag,
+)
 from ndt_cli.commands.stopping import stop_request
 from ndt_cli.errors import SettingsError, typed
 from ndt_cli.settings.load import RECORDING_PRESET, find_config, load_settings
@@ -38,6 +44,7 @@ def train(
         Path | None,
         typer.Option("--resume", help="Resume this run from its last checkpoint."),
     ] = None,
+    accept_changes: AcceptChangesOption = False,
     n_seeds: Annotated[
         int | None,
         typer.Option(
@@ -62,6 +69,8 @@ def train(
             "--resume continues in the run's own folder with its own settings",
             "Leave out --config, --out and --seeds.",
         )
+    if accept_changes and resume is None:
+        raise SettingsError("--accept-changes is about a run to --resume, and none is given")
     if resume is None:
         chosen = ""
         if config is None and any(change.startswith("data.file=") for change in changes):
@@ -87,7 +96,13 @@ def train(
         elif n_seeds is not None:
             of_seeds = fit_seeds(settings, n_seeds, out=out, watch=progress, should_stop=stop)
         elif resume is not None:
-            result = resume_fit(resume, overrides=changes, watch=progress, should_stop=stop)
+            result = resume_fit(
+                resume,
+                overrides=changes,
+                watch=progress,
+                should_stop=stop,
+                accept_changes=accept_changes,
+            )
         else:
             result = fit(settings, out=out, watch=progress, should_stop=stop)
     if of_seeds is not None:

@@ -19,6 +19,7 @@ COMMAND_OF = {
     "fetch_dataset": "ndt nlb-data",
     "fit_seeds": "ndt train",
     "find_space": "ndt sweep spaces",
+    "import_ndt1": "ndt import-ndt1",
     "list_contents": "ndt convert --list",
     "infer_rates": "ndt rates",
     "load_settings": "ndt presets",

@@ -30,7 +30,13 @@ __all__ = [
 ]
 
 
-def load_trained(run: Path | str, checkpoint: str | None = None, device: str = "auto") -> Model:
+def load_trained(
+    run: Path | str,
+    checkpoint: str | None = None,
+    device: str = "auto",
+    *,
+    accept_changes: bool = False,
+) -> Model:
     """Load the model of a run folder, or the models of an ensemble's folder.
 
     Both are a `Model`: they infer by the same methods.
@@ -45,11 +51,14 @@ def load_trained(run: Path | str, checkpoint: str | None = None, device: str = "
         of.
     device : str
         As the setting ``train.device``.
+    accept_changes : bool
+        Warn, instead of refusing, if the checkpoint was saved by another run, or the run's settings
+        were changed since.
 
     Raises
     ------
     RunError, CheckpointError
-        If there is no such run or checkpoint, or it is damaged.
+        If there is no such run or checkpoint, it is damaged, or it is not of this run.
     DeviceError
         If this machine does not have the device.
 
@@ -64,12 +73,16 @@ def load_trained(run: Path | str, checkpoint: str | None = None, device: str = "
     """
     path = Path(run)
     if Ensemble.is_at(path):
-        return Ensemble.load(path, checkpoint, device)
-    return TrainedModel.load(path, checkpoint, device)
+        return Ensemble.load(path, checkpoint, device, accept_changes=accept_changes)
+    return TrainedModel.load(path, checkpoint, device, accept_changes=accept_changes)
 
 
 def recording_of(
-    trained: Model, data: Path | str | None = None, overrides: Sequence[str] = ()
+    trained: Model,
+    data: Path | str | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    accept_changes: bool = False,
 ) -> tuple[Recording, bool]:
     """Load the trials that a model was trained on, or those of another file.
 
@@ -81,6 +94,8 @@ def recording_of(
         A spike file, read with the run's ``[data]`` settings. Default: the run's own.
     overrides : sequence of str
         Changes to those settings.
+    accept_changes : bool
+        Warn, instead of refusing, if the run's own file holds other trials now.
 
     Returns
     -------
@@ -105,7 +120,8 @@ def recording_of(
             "Give its new place, or another file of the same neurons: `data='FILE'`.",
         )
     recording = load_recording(trained.settings.data)
-    check_same_data(trained.run, recording)  # other trials would pass for those of the training
+    # Other trials would pass for those of the training.
+    check_same_data(trained.run, recording, accept_changes=accept_changes)
     return recording, True
 
 

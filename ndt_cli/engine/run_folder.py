@@ -24,6 +24,7 @@ import json
 import math
 import os
 import platform
+import secrets
 import socket
 import sys
 import warnings
@@ -43,10 +44,10 @@ from typing_extensions import Self
 from ndt_cli import __version__
 from ndt_cli.atomic import leftovers, write_text_atomic
 from ndt_cli.data.spike_data import Recording, SpikeData
-from ndt_cli.engine.measures import BEST_CHECKPOINTS, CHECKPOINTS
+from ndt_cli.engine.measures import CHECKPOINTS
 from ndt_cli.errors import ExistingFileError, RunError, RunWarning, called
 from ndt_cli.jsonable import json_text
-from ndt_cli.settings.load import load_settings, settings_to_toml
+from ndt_cli.settings.load import Overrides, load_settings, settings_to_toml
 from ndt_cli.settings.tree import Settings
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def _to_line(record: Mapping[str, float]) -> str:
     return json_text(record, indent=None) + "\n"
 
 
-def _read_line(line: str) -> dict[str, float] | None:
+def read_metrics_line(line: str) -> dict[str, float] | None:
     """Return the record of an epoch that a line holds, or None where it holds none."""
     try:
         record = json.loads(line)
@@ -79,7 +80,10 @@ def _read_line(line: str) -> dict[str, float] | None:
 _Count = Annotated[int, Field(ge=0)]
 
 # The fingerprint comes last: a difference that can be read is named before it.
-_IDENTITY = ("bin_ms", "n_neurons", "n_heldout", "n_forward", "n_bins", "n_trials", "fingerprint")
+_IDENTITY = (
+    *("bin_ms", "n_neurons", "n_heldout", "n_forward", "n_bins", "n_trials"),
+    *("fingerprint", "rates_fingerprint"),
+)
 
 
 class _Facts(BaseModel):
@@ -97,6 +101,7 @@ class SplitFacts(_Facts):
     n_forward: _Count
     bin_ms: float
     fingerprint: str
+    rates_fingerprint: str | None = None  # of the true rates; None in runs of older versions
     neuron_ids_N: list[_Count] = []  # position in the file; empty if columns have its order
     neuron_names: list[str] = []  # in the order of the file
     event: str = ""  # that the trials are aligned to; empty if unknown
@@ -128,6 +133,7 @@ class SplitFacts(_Facts):
             n_forward=data.n_forward,
             bin_ms=float(data.bin_ms),
             fingerprint=data.fingerprint,
+            rates_fingerprint=data.rates_fingerprint,
             neuron_ids_N=[] if data.neuron_ids_N is None else data.neuron_ids_N.tolist(),
             neuron_names=list(data.neuron_names),
             event=data.event,
@@ -138,8 +144,11 @@ class SplitFacts(_Facts):
 
     def difference(self, other: "SplitFacts") -> str | None:
         """Return the name of the first fact in which other trials differ; None for the same."""
-        differs = (key for key in _IDENTITY if getattr(self, key) != getattr(other, key))
-        return next(differs, None)
+        for key in _IDENTITY:
+            mine, its = getattr(self, key), getattr(other, key)
+            if None not in (mine, its) and mine != its:
+                return key
+        return None
 
 
 def observed_spikes(data: SpikeData) -> tuple[int, NDArray[np.int64]]:
@@ -161,6 +170,8 @@ class RunFacts(_Facts):
     """The part of ``run.json`` that the program uses."""
 
     data: DataFacts
+    id: str = ""  # empty in runs of older versions, as below
+    cpu_capability: str = ""
     device: str = Field(pattern=r"^(cpu|mps|cuda)(:\d+)?$")
     precision: str = Field(pattern=r"^(float32|bfloat16)$")
     n_threads: int = Field(ge=1, le=1024)
@@ -188,6 +199,7 @@ _OF_BOTH = {"neuron_ids_N", "neuron_names", "spikes_N", "event", "start_ms"}
 def describe_run(recording: Recording, compute: "Compute", n_threads: int) -> dict[str, Any]:
     """Return the content of ``run.json``."""
     return {
+        "id": secrets.token_hex(8),
         "ndt": __version__,
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": sys.argv,
@@ -197,6 +209,7 @@ def describe_run(recording: Recording, compute: "Compute", n_threads: int) -> di
         "device": str(compute.device),
         "precision": str(compute.dtype).removeprefix("torch."),
         "n_threads": n_threads,
+        "cpu_capability": compute.cpu_capability,
         "data": {
             "source": recording.source,
             "layout": recording.layout,
@@ -219,9 +232,6 @@ def package_version(name: str) -> str | None:
 # The folder
 # ------------------------------------------------------------------------------------------------
 
-
-# Kept until sweeps read the registry of measures themselves.
-BEST = {name: (measure.key, measure.lower_is_better) for name, measure in BEST_CHECKPOINTS.items()}
 
 LOCK_FILE, HOLDER_FILE = "run.lock", "running.json"
 # Files that a start writes before settings.toml, which makes the folder a run.
@@ -299,7 +309,7 @@ class RunFolder:
         """Path of a checkpoint: a name of `CHECKPOINTS`."""
         return self.path / "checkpoints" / f"{name}.safetensors"
 
-    def settings(self, overrides: Sequence[str] = ()) -> Settings:
+    def settings(self, overrides: Overrides = ()) -> Settings:
         """Read the settings of the run, with some of them overridden."""
         return load_settings(self.path / "settings.toml", overrides)
 
@@ -355,7 +365,7 @@ class RunFolder:
             lines = self._metrics.read_text(encoding="utf-8", errors="replace").splitlines()
         except FileNotFoundError:
             return []
-        return [record for record in map(_read_line, lines) if record is not None]
+        return [record for record in map(read_metrics_line, lines) if record is not None]
 
     def keep_metrics(self, last_epoch: int) -> list[dict[str, float]]:
         """Drop records after an epoch, which a resumed run will write again; return the rest."""
@@ -440,8 +450,16 @@ def hold_run(path: Path) -> Iterator[None]:
     If the file system has no locks, a `RunWarning` says that nothing keeps a second process out.
     """
     lock = FileLock(path / LOCK_FILE)
+    was_removed = (path / HOLDER_FILE).exists() and not (path / LOCK_FILE).exists()
     try:
         _acquire(lock, path)
+        if was_removed and _may_be_running(path):
+            lock.release()
+            (path / LOCK_FILE).unlink(missing_ok=True)  # as it was
+            raise RunError(
+                f"{path}: {LOCK_FILE} was removed, and {_holder(path)} may still be training here",
+                f"If it is not, remove {path / HOLDER_FILE}.",
+            )
         holder = {
             "pid": os.getpid(),
             "host": socket.gethostname(),
@@ -478,6 +496,20 @@ def _acquire(lock: FileLock, path: Path) -> None:
             RunWarning,
             stacklevel=3,
         )
+
+
+def _may_be_running(path: Path) -> bool:
+    """Return whether the process that `HOLDER_FILE` names cannot be known to have ended."""
+    try:
+        holder = json.loads((path / HOLDER_FILE).read_text(encoding="utf-8"))
+        if os.name == "nt" or holder["host"] != socket.gethostname():
+            return True
+        os.kill(int(holder["pid"]), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, ValueError, TypeError, KeyError, OverflowError):
+        return True
+    return True
 
 
 def _holder(path: Path) -> str:

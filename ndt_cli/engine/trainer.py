@@ -3,7 +3,8 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -17,8 +18,10 @@ from ndt_cli.data.spike_data import Recording, SpikeData
 from ndt_cli.engine.backend import choose_backend
 from ndt_cli.engine.checkpoint import (
     Checkpoint,
+    Origin,
     Progress,
     Saver,
+    check_log,
     optimizer_tensors,
     take_later_best,
 )
@@ -107,16 +110,23 @@ class Trainer:
         self._is_new = True
         self._clock = time.perf_counter()
 
-    def restore(self, checkpoint: Checkpoint) -> None:
+    @cached_property
+    def origin(self) -> Origin:
+        """What the checkpoints say of the run; only the first process may have its folder."""
+        return Origin.of(self.folder, self.settings)
+
+    def restore(self, checkpoint: Checkpoint, *, accept_changes: bool = False) -> None:
         """Continue from a checkpoint."""
+        checkpoint.check_origin(self.origin, accept_changes=accept_changes)
         checkpoint.load_into(self.network)
         checkpoint.load_optimizer(self.optimizer, self.network)
         checkpoint.load_streams(self.streams, self.ranks.rank, self.ranks.world_size)
         self.order_state = self.streams.order.get_state()
         self.progress = Progress.from_json(checkpoint.progress)
-        take_later_best(self.folder, self.progress)
+        take_later_best(self.folder, self.progress, self.origin, accept_changes=accept_changes)
         self._is_new = False
         if self.ranks.is_first:
+            check_log(self.folder, self.progress.epoch, accept_changes=accept_changes)
             self.history = self.folder.keep_metrics(self.progress.epoch)
 
     def run(
@@ -285,6 +295,7 @@ class Trainer:
                 streams,
             )
         if self.ranks.is_first:
+            checkpoint = replace(checkpoint, origin=self.origin)
             self.saver.save(name, checkpoint, self.history, must=must)
 
 

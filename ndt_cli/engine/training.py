@@ -1,7 +1,7 @@
 """Train a run, and resume one: from settings to a run folder."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from ndt_cli.engine.run_folder import (
 from ndt_cli.engine.tensorboard import require_tensorboard
 from ndt_cli.engine.trainer import Trainer, TrainResult, ignore
 from ndt_cli.errors import DeviceError, NdtError, RunError, RunWarning, SettingsError
+from ndt_cli.settings.load import Overrides
 from ndt_cli.settings.tree import Settings, TrainSettings
 
 
@@ -115,11 +116,12 @@ def train(
 def resume(
     run: Path | str,
     *,
-    overrides: Sequence[str] = (),
+    overrides: Overrides = (),
     recording: Recording | None = None,
     watch: Watcher | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     until_epoch: int | None = None,
+    accept_changes: bool = False,
 ) -> TrainResult:
     """Resume a run from its last checkpoint, exactly as if it had never stopped.
 
@@ -127,19 +129,22 @@ def resume(
     ----------
     run : Path or str
         A run folder.
-    overrides : sequence of str
+    overrides : sequence of str, or mapping
         ``"train.max_epochs=500"`` may change, as may ``train.patience_epochs`` and how the run is
         saved; with any other change it would be another run.
     recording, watch, should_stop, until_epoch
         As in `train`.
+    accept_changes : bool
+        Warn, instead of refusing, if the settings, data, log or checkpoints of the run were
+        changed since it was saved.
 
     Raises
     ------
     SettingsError
         If another setting is overridden, or the run has trained for more epochs than requested.
     RunError
-        If it is not a run folder, another process trains in it, or the data are not those that the
-        run was trained on.
+        If it is not a run folder, another process trains in it, or its settings, data, log or
+        checkpoints are not those that it was saved with.
     DeviceError
         If this machine does not have the kind of device that the run was trained on.
     CheckpointError
@@ -148,7 +153,8 @@ def resume(
     Warns
     -----
     RunWarning
-        If it cannot be resumed bit for bit: fewer threads, or another version of torch.
+        If it cannot be resumed bit for bit: fewer threads, another version of torch, or other
+        vector instructions of the processor.
 
     Examples
     --------
@@ -165,12 +171,17 @@ def resume(
             f"{folder.path} is an ensemble, which cannot be trained",
             "Resume one of the runs that it was made of.",
         )
+    if "imported" in folder.read_json("run.json"):
+        raise RunError(
+            f"{folder.path} was imported, and has no state to resume from",
+            "Train a new run that starts from its weights.",
+        )
     settings = folder.settings(overrides)
     check_resumable(folder.settings(), settings)
     if settings.train.tensorboard:
         require_tensorboard()
     recording = recording or load_recording(settings.data)
-    check_same_data(folder, recording)
+    check_same_data(folder, recording, accept_changes=accept_changes)
     check_trainable(recording, settings)
     ranks = Ranks.from_environment()
     compute, n_threads = _compute_as_started(
@@ -188,7 +199,8 @@ def resume(
         trainer = Trainer(settings, recording, folder, compute, ranks)
         # Killed before its first checkpoint, a run starts over, which gives the same run.
         if not folder.is_untrained():
-            trainer.restore(Checkpoint.load(folder.checkpoint("last")))
+            last = Checkpoint.load(folder.checkpoint("last"))
+            trainer.restore(last, accept_changes=accept_changes)
         done = trainer.progress.epoch
         if done > settings.train.max_epochs:
             raise SettingsError(
@@ -226,6 +238,8 @@ def _compute_as_started(
     before, now = facts.packages.get("torch"), package_version("torch")
     if before not in (None, now):
         unlike.append(f"torch {before} (installed now: {now})")
+    if facts.cpu_capability not in ("", compute.cpu_capability):
+        unlike.append(f"{facts.cpu_capability} instructions (now: {compute.cpu_capability})")
     if unlike:
         warnings.warn(
             f"{run} started with {' and with '.join(unlike)}: from here on its numbers differ by "

@@ -8,14 +8,14 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 import ndt_cli
-from ndt_cli.atomic import write_atomic
+from ndt_cli.atomic import write_stream_atomic
 from ndt_cli.data.spike_data import IntArray, Recording, SpikeData
 from ndt_cli.data.write import check_target, write_recording
 from ndt_cli.nlb.catalog import (
@@ -225,7 +225,7 @@ def cache_path(dataset: NlbDataset, bin_ms: int, phase: Phase, sources: Sequence
 def write_cache(path: Path, made: dict[str, Any]) -> bool:
     """Cache tensors; return False if they cannot be written (no permission, full disk)."""
 
-    def write(temporary: Path) -> None:
+    def write(temporary: BinaryIO) -> None:
         with h5py.File(temporary, "w") as file:
             for part in _PARTS:
                 if made[part] is not None:
@@ -238,7 +238,7 @@ def write_cache(path: Path, made: dict[str, Any]) -> bool:
 
     try:
         path.parent.mkdir(exist_ok=True)
-        write_atomic(path, write, overwrite=True)
+        write_stream_atomic(path, write, overwrite=True)
     except OSError:
         return False
     return True

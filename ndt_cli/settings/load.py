@@ -3,11 +3,11 @@
 import codecs
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import tomli_w
 from pydantic import ValidationError
@@ -35,7 +35,11 @@ RECORDING_PRESET = "recordings"
 _MAX_BYTES = 1_000_000  # of a config
 _PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 _TOML_HINT = 'A setting is written as  name = value  below its [section]; text needs "quotes".'
-_OVERRIDES = "`overrides`"  # what an error names as the origin of a value
+# What an error names as the origin of a value.
+_CONFIG, _OVERRIDES = "`config`", "`overrides`"
+
+Overrides: TypeAlias = Sequence[str] | Mapping[str, Any]
+"""Changes to settings: ``["train.max_epochs=20"]``, or a mapping, nested or with dotted keys."""
 
 
 @dataclass(frozen=True)
@@ -62,17 +66,20 @@ class PresetInfo:
     settings: Settings
 
 
-def load_settings(config: str | Path | None = None, overrides: Sequence[str] = ()) -> Settings:
+def load_settings(
+    config: str | Path | Mapping[str, Any] | None = None, overrides: Overrides = ()
+) -> Settings:
     """Read a config or preset, apply the overrides, and check everything together.
 
     Parameters
     ----------
-    config : str or Path, optional
-        A TOML file, or a preset's name. Default: the preset ``lorenz-quick``. A relative
-        ``data.file`` in a file counts from that file's folder.
-    overrides : sequence of str
-        ``"section.name=value"``, applied in order; a later one wins. A relative
-        ``data.file`` here counts from the working directory.
+    config : str, Path or mapping, optional
+        A TOML file, a preset's name, or the settings themselves, nested as in a file
+        (``{"train": {"max_epochs": 20}}``) or with dotted keys. Default: the preset
+        ``lorenz-quick``. A relative ``data.file`` in a file counts from that file's folder.
+    overrides : sequence of str, or mapping
+        ``"section.name=value"``, applied in order; a later one wins. Or a mapping, as for
+        ``config``. A relative ``data.file`` here counts from the working directory.
 
     Returns
     -------
@@ -90,11 +97,15 @@ def load_settings(config: str | Path | None = None, overrides: Sequence[str] = (
     >>> settings = load_settings("lorenz-quick", ["train.max_epochs=20", "model.n_layers=4"])
     >>> settings.train.max_epochs, settings.model.n_layers
     (20, 4)
+    >>> load_settings("recordings", {"model": {"width": 32}, "mask.ratio": 0.2}).model.width
+    32
     >>> load_settings(overrides=["train.max_epoch=20"])
     Traceback (most recent call last):
     ndt_cli.errors.SettingsError: train.max_epoch ...
     """
-    return _resolve(find_config(config), overrides)
+    if isinstance(config, Mapping):
+        return _checked({}, {}, [(config, _CONFIG), (overrides, _OVERRIDES)])
+    return resolve_config(find_config(config), overrides)
 
 
 def settings_to_toml(settings: Settings) -> str:
@@ -102,7 +113,8 @@ def settings_to_toml(settings: Settings) -> str:
     return tomli_w.dumps(plain_values(settings))
 
 
-def _resolve(source: ConfigSource, overrides: Sequence[str]) -> Settings:
+def resolve_config(source: ConfigSource, overrides: Overrides = ()) -> Settings:
+    """Return the settings of a config with the overrides; see `load_settings`."""
     values = parse_config(source)
     folder = source.path.parent if source.path is not None else Path()
     origins = dict.fromkeys(values, source.label)
@@ -111,7 +123,21 @@ def _resolve(source: ConfigSource, overrides: Sequence[str]) -> Settings:
             origins |= {f"{section}.{name}": source.label for name in fields}
     if isinstance(values.get("data"), dict):
         _make_path(values["data"], folder)
-    problems = [_apply(override, values, origins) for override in overrides]
+    return _checked(values, origins, [(overrides, _OVERRIDES)])
+
+
+def _checked(
+    values: dict[str, Any], origins: dict[str, str], changes: Sequence[tuple[Overrides, str]]
+) -> Settings:
+    """Apply changes, each with what an error calls it, and check everything together."""
+    problems: list[str | None] = []
+    for overrides, origin in changes:
+        if isinstance(overrides, Mapping):
+            pairs = _flat(overrides)
+            problems += [_put(key, _plain(value), values, origins, origin) for key, value in pairs]
+        else:
+            texts = [overrides] if isinstance(overrides, str) else overrides
+            problems += [_apply(text, values, origins) for text in texts]
     try:
         # Strict: neither true nor "1e-3" is a number.
         settings = Settings.model_validate(values, strict=True)
@@ -130,16 +156,40 @@ def _apply(override: str, values: dict[str, Any], origins: dict[str, str]) -> st
         missing = "value" if key else "name"
         return f"{_OVERRIDES} {shortened(override)} has no {missing}; expected section.name=value"
     field = next((field for field in field_table() if field.key == key), None)
-    if field is None:
-        return unknown_key(key, _OVERRIDES)
+    wants_text = field is not None and field.type in ("choice", "path", "text")
+    return _put(key, _parse_value(text, wants_text=wants_text), values, origins, _OVERRIDES)
+
+
+def _put(
+    key: str, value: Any, values: dict[str, Any], origins: dict[str, str], origin: str
+) -> str | None:
+    """Put one setting into the values; return what is wrong with its name, or None."""
+    if all(field.key != key for field in field_table()):
+        return unknown_key(key, origin)
     section, name = key.split(".")
     fields = values.setdefault(section, {})
     if isinstance(fields, dict):  # otherwise the config is wrong, which the validation reports
-        fields[name] = _parse_value(text, wants_text=field.type in ("choice", "path", "text"))
-        origins[key] = _OVERRIDES
+        fields[name] = value
+        origins[key] = origin
         if key == "data.file":
             _make_path(fields, Path())
     return None
+
+
+def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield dotted keys and values of a mapping that is nested, has dotted keys, or both."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{key}.{name}", inner) for name, inner in value.items())
+        else:
+            yield str(key), value
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as a TOML file would give it: NumPy's numbers and arrays as Python's."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    return list(value) if isinstance(value, (tuple, range)) else value
 
 
 def _parse_value(text: str, *, wants_text: bool) -> Any:
@@ -160,7 +210,7 @@ def _parse_value(text: str, *, wants_text: bool) -> Any:
 
 def _make_path(data: dict[str, Any], folder: Path) -> None:
     # Strict validation takes a Path, not text, and refuses anything else.
-    if isinstance(data.get("file"), str) and data["file"]:
+    if isinstance(data.get("file"), (str, Path)) and data["file"]:
         data["file"] = (folder / Path(data["file"]).expanduser()).absolute()
 
 
@@ -181,7 +231,7 @@ def read_preset(name: str) -> PresetInfo:
     """Return a shipped preset; `SettingsError` if no preset has that name."""
     source = _preset_source(name)
     title = source.text.partition("\n")[0].removeprefix("#").strip()
-    return PresetInfo(source.name, title, _resolve(source, ()))
+    return PresetInfo(source.name, title, resolve_config(source))
 
 
 def find_config(config: str | Path | None = None) -> ConfigSource:

@@ -83,6 +83,7 @@ def test_a_run_is_not_evaluated_on_the_rebuilt_file_that_it_was_trained_on(spike
     assert evaluate(run, data=file).split == "all"
 
 
+@pytest.mark.filterwarnings("ignore::ndt_cli.errors.RunWarning")
 def test_without_true_rates_there_is_no_r2(run, spikes):
     blind = Recording(
         dataclasses.replace(spikes.train, rates_BTN=None),
@@ -90,7 +91,7 @@ def test_without_true_rates_there_is_no_r2(run, spikes):
         "tiny",
         "synthetic",
     )
-    scores = evaluate(run, recording=blind).scores
+    scores = evaluate(run, recording=blind, accept_changes=True).scores
     assert "true rates" not in scores
     assert scores["NDT"].rates is None
 
@@ -192,11 +193,14 @@ def test_padding_is_never_scored(tmp_path):
     assert not evaluation.rates_BTN[~spikes.valid.inside_BT].any()
 
 
+@pytest.mark.filterwarnings("ignore::ndt_cli.errors.RunWarning")
 def test_the_json_has_no_number_that_is_not_finite(run, spikes):
     silent = spikes.valid.spikes_BTN.copy()
     silent[:, :, 0] = 0
     data = SpikeData(**{**vars_of(spikes.valid), "spikes_BTN": silent})
-    evaluation = evaluate(run, recording=dataclasses.replace(spikes, valid=data))
+    evaluation = evaluate(
+        run, recording=dataclasses.replace(spikes, valid=data), accept_changes=True
+    )
     text = json.dumps(evaluation.to_json(), allow_nan=False)
     bits_N = json.loads(text)["scores"]["NDT"]["hidden"]["bits_per_spike_N"]
     assert bits_N[0] is None
@@ -313,6 +317,7 @@ def test_other_splits_are_decoded_in_folds(behaving, split):
     assert all(estimate.psth.split_half for estimate in scores.values())
 
 
+@pytest.mark.filterwarnings("ignore::ndt_cli.errors.RunWarning")
 def test_smoothing_predicts_held_out_neurons_from_the_others(behaving):
     run, spikes = behaving
     evaluation = evaluate(run, recording=spikes)
@@ -321,7 +326,7 @@ def test_smoothing_predicts_held_out_neurons_from_the_others(behaving):
     flipped[:, :, -1] += 2
     other = dataclasses.replace(spikes, valid=with_spikes(spikes.valid, flipped))
     np.testing.assert_array_equal(
-        evaluate(run, recording=other).smoothed_BTN, evaluation.smoothed_BTN
+        evaluate(run, recording=other, accept_changes=True).smoothed_BTN, evaluation.smoothed_BTN
     )
 
 
@@ -336,10 +341,11 @@ def test_the_json_holds_behavior_and_psth(behaving):
     assert content["heldout_neurons"] == [3]
 
 
+@pytest.mark.filterwarnings("ignore::ndt_cli.errors.RunWarning")
 def test_true_rates_of_one_split_alone_are_no_obstacle(behaving):
     run, spikes = behaving
     blind = dataclasses.replace(spikes, train=dataclasses.replace(spikes.train, rates_BTN=None))
-    scores = evaluate(run, recording=blind).scores
+    scores = evaluate(run, recording=blind, accept_changes=True).scores
     assert scores["true rates"].behavior.n_folds == 5
     assert scores["NDT"].behavior.n_folds == 0
 

@@ -303,6 +303,11 @@ def test_every_problem_is_reported_at_once_with_its_origin(tmp_path):
             ["model.context_wrap_initial=true", "model.context_back=1"],
             "[model] context_wrap_initial needs a context_back",
         ),
+        (
+            ["model.head_spans=[1, 10, 30]", "model.n_heads=2"],
+            ["model.head_spans=[1, 10]", "model.n_heads=2"],
+            "[model] head_spans has 3 values for 2 heads",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(wrong, right, said):
