@@ -44,6 +44,9 @@ COMMANDS = {
         "Make an ensemble: the mean of several models' rates.",
     ),
     "evaluate": _Command("ndt_cli.commands.evaluate:evaluate", "Evaluate a run."),
+    "rates": _Command(
+        "ndt_cli.commands.rates:rates", "Write the rates of a run's neurons to a file."
+    ),
     "compare": _Command("ndt_cli.commands.compare:compare", "Compare runs."),
     "report": _Command("ndt_cli.commands.report:report", "Write a report of a run as a web page."),
     "plot": _Command("ndt_cli.commands.report:plot", "Draw one figure of a run or a sweep."),

@@ -80,13 +80,20 @@ class Ensemble:
             )
         return cls(folder, held, folder.settings(), members, members[0].trained_on)
 
-    def check_fits(self, data: SpikeData, source: str, *, other_neurons: bool = False) -> None:
+    def check_fits(
+        self,
+        data: SpikeData,
+        source: str,
+        *,
+        other_neurons: bool = False,
+        other_window: bool = False,
+    ) -> None:
         """Check that the trials are of the kind that the members were trained on.
 
         Parameters and errors as in `TrainedModel.check_fits`.
         """
         first = replace(self.members[0], run=self.run)
-        first.check_fits(data, source, other_neurons=other_neurons)
+        first.check_fits(data, source, other_neurons=other_neurons, other_window=other_window)
 
     @property
     def width(self) -> int:

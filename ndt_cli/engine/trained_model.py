@@ -71,7 +71,14 @@ class Model(Protocol):
     def width(self) -> int:
         """Channels of the activations."""
 
-    def check_fits(self, data: SpikeData, source: str, *, other_neurons: bool = False) -> None:
+    def check_fits(
+        self,
+        data: SpikeData,
+        source: str,
+        *,
+        other_neurons: bool = False,
+        other_window: bool = False,
+    ) -> None:
         """Refuse trials of another kind than it was trained on; see `TrainedModel.check_fits`."""
 
     def rates(self, data: SpikeData) -> Float32Array:
@@ -139,7 +146,14 @@ class TrainedModel:
         trained_on = folder.facts().data.train
         return cls(folder, checkpoint, settings, network.to(compute.device), compute, trained_on)
 
-    def check_fits(self, data: SpikeData, source: str, *, other_neurons: bool = False) -> None:
+    def check_fits(
+        self,
+        data: SpikeData,
+        source: str,
+        *,
+        other_neurons: bool = False,
+        other_window: bool = False,
+    ) -> None:
         """Check that the trials are of the kind that the model was trained on.
 
         Parameters
@@ -150,12 +164,14 @@ class TrainedModel:
             Where they are from, for the message.
         other_neurons : bool
             Take neurons of other names, or in another order, as those of the model.
+        other_window : bool
+            Take trials that are aligned to another event, or begin at another time from it.
 
         Raises
         ------
         DataError
-            If neurons, bin width or held-out neurons differ, or trials are longer and the model
-            knows bins by their position in the trial.
+            If neurons, bin width, held-out neurons, event or window differ, or trials are longer
+            and the model knows bins by their position in the trial.
         """
         found = {"n_neurons": data.n_neurons, "n_heldout": data.n_heldout, "bin_ms": data.bin_ms}
         names = {
@@ -164,11 +180,11 @@ class TrainedModel:
             "bin_ms": "ms as bin width",
         }
         for key, value in found.items():
-            before = getattr(self.trained_on, key)
-            if value != before:
+            expected = getattr(self.trained_on, key)
+            if value != expected:
                 raise DataError(
                     f"{source} has {value:g} {names[key]}, but {self.run.path} was trained with "
-                    f"{before:g}",
+                    f"{expected:g}",
                     "Evaluate a file of the same neurons in the same bins; `data.bin_ms` sums "
                     "narrower bins.",
                 )
@@ -181,6 +197,16 @@ class TrainedModel:
                 "`model.positions=relative`.",
             )
 
+        before, now = self.trained_on, (data.event, float(data.start_ms))
+        known = before.event and data.event
+        if known and not other_window and now != (before.event, before.start_ms):
+            raise DataError(
+                f"{source} has trials from {now[1]:g} ms on around {now[0]!r}, but "
+                f"{self.run.path} was trained on trials from {before.start_ms:g} ms on around "
+                f"{before.event!r}",
+                "Convert the recording with the event and the window of the training. "
+                "`other_window=True` takes them as they are.",
+            )
         if not other_neurons:
             check_same_neurons(self.trained_on, data, source, str(self.run.path))
 
