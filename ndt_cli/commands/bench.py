@@ -64,7 +64,7 @@ def bench(
     changes = with_flag(overrides, "--device", "train.device", device)
     changes = with_flag(changes, "--threads", "train.n_threads", n_threads)
     changes = with_flag(changes, "--trials", "train.batch_size", n_trials)
-    settings = load_settings(config, changes)
+    settings = load_settings(source, changes)
     log.print(f"settings: {source.label}", highlight=False, soft_wrap=True)
 
     from ndt_cli.bench.measure import run_bench
@@ -75,7 +75,7 @@ def bench(
         workload, n_steps, lambda text: log.print(f"measuring {text}", highlight=False)
     )
     if as_json:
-        print_json(result.to_json())
+        print_json("bench/1", result.to_json())
         return
     for line in _title(result):
         out.print(line, highlight=False, soft_wrap=True)

@@ -9,10 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ndt_cli.atomic import check_may_write, check_suffix
-from ndt_cli.commands.console import labeled, log, note, out, print_json, say
+from ndt_cli.commands.console import log, next_step, note, out, print_json, say, warn
 from ndt_cli.commands.flags import JsonOption, SetOption
 from ndt_cli.commands.wording import as_typed
-from ndt_cli.errors import SettingsError
+from ndt_cli.errors import SettingsError, typed
 
 if TYPE_CHECKING:
     from ndt_cli.evaluation import Evaluation
@@ -149,9 +149,10 @@ def evaluate(
         save_figure(drawn, figure, overwrite=overwrite)
         note(f"picture: {figure}")
     if as_json:
-        print_json(evaluation.to_json())
+        print_json("evaluate/1", evaluation.to_json())
     else:
         print_scores(evaluation)
+    next_step(f"ndt report {typed(run)}")
 
 
 def print_scores(evaluation: "Evaluation") -> None:
@@ -171,7 +172,7 @@ def print_scores(evaluation: "Evaluation") -> None:
 def print_verdict(verdict: "Verdict") -> None:
     """Print whether NDT is better than smoothing, and what to try if it is not."""
     for warning in verdict.warnings:
-        note(labeled("Warning", "bold yellow", warning))
+        warn(warning)
     say(verdict.sentence, style="bold")
     if verdict.advice:
         say("What to try, in this order:")
