@@ -34,9 +34,12 @@ def check_data(
 
     The own layout is an .npz or .h5 file with spikes (trials x bins x neurons)
     and bin_ms. Optional keys: lengths (in bins) or length_ms, split (train or
-    valid), conditions, trial_ids, rates (true rates, in spikes per bin),
-    latents, behavior (trials x bins x variables), behavior_names, neuron_names,
-    start_bins (of windows of one recording), n_heldout and n_forward.
+    valid), conditions (numbers or text), condition_names, trial_ids,
+    trial_table/NAME (further columns), event and start_ms (what the trials are
+    aligned to, and when the first bin begins), start_times_s, rates (true
+    rates, in spikes per bin), latents, behavior (trials x bins x variables),
+    behavior_names, neuron_names, start_bins (of windows of one recording),
+    n_heldout and n_forward.
     """
     from ndt_cli.data.describe import describe_file
     from ndt_cli.settings.load import load_settings

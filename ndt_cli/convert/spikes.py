@@ -27,7 +27,7 @@ from ndt_cli.convert.contents import (
     guess_beside,
 )
 from ndt_cli.convert.job import ConvertJob
-from ndt_cli.convert.tables import Table, match_rows
+from ndt_cli.convert.tables import TRIAL_IDS, Table, match_rows
 from ndt_cli.data.spike_data import IntArray, compact_counts
 from ndt_cli.errors import SettingsError
 
@@ -409,10 +409,11 @@ def _trial_of_each(
             "table of trials to include it: `trials=NAME`."
         )
         added = _constant_columns(contents, len(values), first_of, trial_of)
+        added.setdefault(TRIAL_IDS[0], trial_ids)
         return trial_of, job.columns_of(len(trial_ids), "spike_trials", added=added)
     table = job.find_table(trials, "trials")
     job.taken["trials"] = trials
-    id_columns = (chosen.rpartition("/")[2], "trial", "trial_id", "id")
+    id_columns = (chosen.rpartition("/")[2], *TRIAL_IDS)
     return match_rows(table, trial_ids, id_columns, job.notes)[trial_of], table
 
 

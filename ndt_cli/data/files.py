@@ -51,6 +51,10 @@ _MAX_REASON = 300  # characters of a library's error message
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
+TRIAL_TABLE = "trial_table/"
+"""Keys that begin so are columns of the table of trials; in HDF5, they lie in that group."""
+
+
 # HDF5: declared sizes, links and arrays that lie in other files -----------------------------------
 
 
@@ -365,7 +369,14 @@ class ArrayFile:
 
     def _list_hdf5(self, file: h5py.File) -> None:
         groups = []
-        for key in file:
+        names = list(file)
+        table = TRIAL_TABLE.rstrip("/")
+        if table in names:
+            item = own_item(file, table)
+            if isinstance(item, h5py.Group):
+                names.remove(table)
+                names += [TRIAL_TABLE + name for name in item]
+        for key in names:
             try:
                 item = own_item(file, key)
             except DAMAGE:
