@@ -1,5 +1,6 @@
 """Train, evaluate the best checkpoint and draw, in one call: what ``ndt train`` does."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from ndt_cli.report.registry import write_run_figures
 from ndt_cli.score_text import final_scores
 from ndt_cli.settings.load import Overrides
 from ndt_cli.settings.tree import Settings
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +157,7 @@ def _finish(
     folder = RunFolder.open(result.run)
     if not folder.smoothing.is_file():
         SmoothingReference.fit(recording.train).save(folder.smoothing)
+    _log.info("scoring %d validation trials", recording.valid.n_trials)
     evaluation = evaluate(result.run, recording=recording, accept_changes=accept_changes)
     if evaluation.decoders:
         names = variable_names(evaluation.data)

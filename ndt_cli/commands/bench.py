@@ -78,7 +78,7 @@ def bench(
     changes = with_flag(overrides, "--device", "train.device", device)
     changes = with_flag(changes, "--threads", "train.n_threads", n_threads)
     changes = with_flag(changes, "--trials", "train.batch_size", n_trials)
-    settings = load_settings(config, changes)
+    settings = load_settings(source, changes)
     log.print(f"settings: {source.label}", highlight=False, soft_wrap=True)
 
     if stream:
@@ -93,7 +93,7 @@ def bench(
         workload, n_steps, lambda text: log.print(f"measuring {text}", highlight=False)
     )
     if as_json:
-        print_json(result.to_json())
+        print_json("bench/1", result.to_json())
         return
     for line in _title(result):
         out.print(line, highlight=False, soft_wrap=True)
@@ -116,7 +116,7 @@ def _bench_stream(
         workload, n_bins, lambda text: log.print(f"measuring {text}", highlight=False)
     )
     if as_json:
-        print_json(result.to_json())
+        print_json("bench-stream/1", result.to_json())
         return
     model, machine = settings.model, result.machine
     say(

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from ndt_cli.commands.console import log, print_json, run_warnings_shown
+from ndt_cli.commands.console import log, next_step, print_json, run_warnings_shown
 from ndt_cli.commands.console import out as stdout
 from ndt_cli.commands.flags import JsonOption, SetOption
 from ndt_cli.commands.wording import as_typed
-from ndt_cli.errors import SettingsError
+from ndt_cli.errors import SettingsError, typed
 
 if TYPE_CHECKING:
     from ndt_cli.nlb.submit import DatasetResult
@@ -139,7 +139,7 @@ def nlb_submit(
         raise typer.Exit(130) from None
     errors = [finding for finding in result.findings if finding.severity == "error"]
     if as_json:
-        print_json(summary(result))
+        print_json("nlb-submit/1", summary(result))
     else:
         for made in result.datasets:
             _show(made)
@@ -149,6 +149,7 @@ def nlb_submit(
         stdout.print(f"submission: {result.file}", highlight=False, soft_wrap=True)
     if errors:
         raise typer.Exit(1)
+    next_step(f"ndt nlb-check {typed(result.file)}")
 
 
 def _show(made: "DatasetResult") -> None:

@@ -104,6 +104,7 @@ def rates(
     n_trials, n_bins, n_neurons = found.data.spikes_BTN.shape
     if as_json:
         print_json(
+            "rates/1",
             {
                 "file": str(out),
                 "run": found.run,
@@ -116,7 +117,7 @@ def rates(
                 "bin_ms": found.data.bin_ms,
                 "event": found.data.event or None,
                 "start_ms": found.data.start_ms,
-            }
+            },
         )
         return
     say(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from ndt_cli.commands.console import note, print_json, run_warnings_shown, say
+from ndt_cli.commands.console import next_step, note, print_json, run_warnings_shown, say
 from ndt_cli.commands.console import out as stdout
 from ndt_cli.commands.evaluate import print_scores, print_verdict
 from ndt_cli.commands.flags import (
@@ -90,7 +90,7 @@ def train(
             config = RECORDING_PRESET
             chosen = " (the default for a spike file; --config chooses another)"
         source = find_config(config)
-        settings = load_settings(config, changes)
+        settings = load_settings(source, changes)
         note(f"settings: {source.label}{chosen}")
 
     from ndt_cli.commands.progress import TrainingProgress
@@ -127,8 +127,10 @@ def train(
         raise typer.Exit(130)
     if result.evaluation is None:  # another process of a distributed run reports
         return
+    steps = (f"ndt report {typed(run)}", f"ndt evaluate {typed(run)} --rates rates.h5")
     if as_json:
         print_json(
+            "train/1",
             {
                 "run": str(run),
                 "stopped": result.training.stopped,
@@ -136,8 +138,9 @@ def train(
                 "seconds": result.training.seconds,
                 "figures": result.figures,
                 "evaluation": result.evaluation.to_json(),
-            }
+            },
         )
+        next_step(*steps)
         return
     reasons = {"early": "no improvement within train.patience_epochs"}
     why = reasons.get(result.training.stopped, result.training.stopped)
@@ -146,6 +149,7 @@ def train(
     for figure in result.figures:
         say(f"picture: {figure}")
     say(f"run: {run}")
+    next_step(*steps)
 
 
 def _settings_from(start: Path, config: str | None, changes: list[str]) -> "Settings":
@@ -168,7 +172,7 @@ def _print_seeds(found: "SeedsFit", as_json: bool) -> None:
         note(f"Stopped and saved. Resume with: ndt train --resume {typed(found.path)}")
         raise typer.Exit(130)
     if as_json:
-        print_json(found.to_json())
+        print_json("train-seeds/1", found.to_json())
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("")
@@ -185,3 +189,4 @@ def _print_seeds(found: "SeedsFit", as_json: bool) -> None:
     for run in found.runs:
         say(f"run: {run}")
     say(f"ensemble: {found.path / 'ensemble'}")
+    next_step(f"ndt report {typed(found.path / 'ensemble')}")

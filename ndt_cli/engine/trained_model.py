@@ -3,6 +3,7 @@
 Axes: B trials, T bins, N neurons, D width of the encoder.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ from ndt_cli.model.network import NeuralDataTransformer
 from ndt_cli.settings.tree import Settings
 
 Float32Array = NDArray[np.float32]
+
+_log = logging.getLogger(__name__)
 
 # Fewer neurons than these tell nothing by their rates.
 _FEWEST = 8
@@ -144,6 +147,7 @@ class TrainedModel:
         saved.check_origin(Origin.of(folder, settings), accept_changes=accept_changes)
         network = saved.build_model(math)
         trained_on = folder.facts().data.train
+        _log.info("loaded %s of %s on %s", checkpoint, folder.path, compute.device)
         return cls(folder, checkpoint, settings, network.to(compute.device), compute, trained_on)
 
     def check_fits(

@@ -1,5 +1,6 @@
 """The training loop, the state of a run that it changes, and validation."""
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -42,6 +43,8 @@ from ndt_cli.model.losses import masked_sum
 from ndt_cli.model.masking import draw_hidden, hide, span_probability
 from ndt_cli.model.network import LayerMath, ModelShape, NeuralDataTransformer
 from ndt_cli.settings.tree import Settings, TrainSettings
+
+_log = logging.getLogger(__name__)
 
 # Trials in a validation batch: bounds memory, and part of what fixes the masks.
 VALIDATION_BATCH_SIZE = 64
@@ -269,6 +272,7 @@ class Trainer:
             to_save = ["last"]
         self._count_time()
         record["seconds"] = round(progress.seconds, 3)
+        _log.debug("epoch %d: %s", progress.epoch, record)
         self.history.append(record)
         if self.ranks.is_first:
             self.saver.record(self.history)
@@ -305,6 +309,7 @@ class Trainer:
         if self.ranks.is_first:
             checkpoint = replace(checkpoint, origin=self.origin)
             self.saver.save(name, checkpoint, self.history, must=must)
+            _log.debug("saved the checkpoint %s after epoch %d", name, self.progress.epoch)
 
 
 class Validator:

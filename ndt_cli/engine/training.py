@@ -1,5 +1,6 @@
 """Train a run, and resume one: from settings to a run folder."""
 
+import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -35,6 +36,8 @@ from ndt_cli.engine.trainer import Trainer, TrainResult, ignore
 from ndt_cli.errors import DeviceError, NdtError, RunError, RunWarning, SettingsError
 from ndt_cli.settings.load import Overrides
 from ndt_cli.settings.tree import Settings, TrainSettings
+
+_log = logging.getLogger(__name__)
 
 
 def train(
@@ -113,6 +116,13 @@ def train(
             folder.write_settings(settings)  # last: it makes the folder a run
 
         _in_first_process(start, ranks, compute)
+        _log.info(
+            "training in %s on %s in %s, CPU threads: %d",
+            folder.path,
+            compute.device,
+            compute.dtype,
+            n_threads,
+        )
         trainer = Trainer(settings, recording, folder, compute, ranks, start_weights)
         return trainer.run(n_threads, watch or ignore, should_stop, until_epoch)
 

@@ -69,16 +69,17 @@ class PresetInfo:
 
 
 def load_settings(
-    config: str | Path | Mapping[str, Any] | None = None, overrides: Overrides = ()
+    config: str | Path | Mapping[str, Any] | ConfigSource | None = None, overrides: Overrides = ()
 ) -> Settings:
     """Read a config or preset, apply the overrides, and check everything together.
 
     Parameters
     ----------
-    config : str, Path or mapping, optional
-        A TOML file, a preset's name, or the settings themselves, nested as in a file
-        (``{"train": {"max_epochs": 20}}``) or with dotted keys. Default: the preset
-        ``lorenz-quick``. A relative ``data.file`` in a file counts from that file's folder.
+    config : str, Path, mapping or ConfigSource, optional
+        A TOML file (``-`` for standard input), a preset's name, or the settings themselves,
+        nested as in a file (``{"train": {"max_epochs": 20}}``) or with dotted keys. Default: the
+        preset ``lorenz-quick``. A relative ``data.file`` in a file counts from that file's
+        folder.
     overrides : sequence of str, or mapping
         ``"section.name=value"``, applied in order; a later one wins. Or a mapping, as for
         ``config``. A relative ``data.file`` here counts from the working directory.
@@ -246,8 +247,10 @@ def read_preset(name: str) -> PresetInfo:
     return PresetInfo(source.name, title, resolve_config(source))
 
 
-def find_config(config: str | Path | None = None) -> ConfigSource:
-    """Find a config: the file of this name if there is one, else the preset.
+def find_config(config: str | Path | ConfigSource | None = None) -> ConfigSource:
+    """Find a config: the file of this name if there is one, else the preset; ``-`` is read.
+
+    ``-`` stands for standard input; a source that was found before is returned as it is.
 
     Raises
     ------
@@ -256,6 +259,11 @@ def find_config(config: str | Path | None = None) -> ConfigSource:
     """
     if config is None:
         return _preset_source(DEFAULT_PRESET)
+    if isinstance(config, ConfigSource):
+        return config
+    if str(config) == "-":
+        # Relative paths count from the working directory, as in the overrides.
+        return ConfigSource("standard input", "file", sys.stdin.read(_MAX_BYTES), Path("-"))
     path, name = at_home(config), str(config)
     if path.is_file():
         hint = (
