@@ -344,6 +344,21 @@ class TrainSettings(_Section):
     """On a CUDA GPU, capture a training step as one CUDA graph and replay it, if a single process
     trains; the same for inference. If false, kernels are launched one by one; equal results."""
 
+    start_from: Path | None = None
+    """Run folder whose best weights training starts from: the encoder whole, read-in and read-out
+    of the neurons that are known to be the same. If unset, weights are drawn at random."""
+
+    start_neurons: Literal["auto", "same", "other"] = "auto"
+    """Which neurons are those of the run started from. auto: those of the same name, or all if the
+    trials are the same; same: all, in the same order; other: none."""
+
+    frozen_share: float = Field(0.3, ge=0, le=1)
+    """After a start from a run, the share of the epochs in which only the read-in and the read-out
+    learn; the encoder and its positions stay as they were."""
+
+    thawed_rate: float = Field(0.3, gt=0, le=1)
+    """Factor of the learning rate of everything after those epochs."""
+
     tensorboard: bool = False
     """Write TensorBoard events to the run folder (needs the extra "tensorboard")."""
 
