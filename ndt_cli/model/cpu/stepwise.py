@@ -75,7 +75,12 @@ class StepwiseNetwork:
 
         self._embed = _Embed(network, columns_N, n_heldout, token)
         layers = [layer for layer in network.layers if isinstance(layer, EncoderLayer)]
-        self._layers = [_LayerStream(layer, window, i == 0) for i, layer in enumerate(layers)]
+        # A ScaleNorm at the end reads the mean of the stream, too.
+        centers = isinstance(network.norm, nn.LayerNorm)
+        self._layers = [
+            _LayerStream(layer, window, is_first=i == 0, centers=centers)
+            for i, layer in enumerate(layers)
+        ]
         self.memory: Float32Array = np.zeros(
             sum(layer.n_remembered for layer in self._layers), dtype=np.float32
         )
@@ -303,15 +308,17 @@ def _ones(width: int) -> Float32Array:
 class _LayerStream:
     """A layer, and what it remembers of the bins of its window."""
 
-    def __init__(self, layer: EncoderLayer, window: _Window, is_first: bool) -> None:
+    def __init__(
+        self, layer: EncoderLayer, window: _Window, *, is_first: bool, centers: bool
+    ) -> None:
         self.window, self.pre_norm, self.activation = window, layer.pre_norm, layer.activation
         attention = layer.attention
         self.n_heads = attention.n_heads
         self.width = width = attention.out.in_features
         # The embedding has a mean; what pre-norm layers add is free of it, by their weights.
-        is_centered = layer.pre_norm and not is_first
-        self.norm_attention = _Norm(layer.norm_attention, is_centered)
-        self.norm_feedforward = _Norm(layer.norm_feedforward, is_centered=layer.pre_norm)
+        self.centers = centers and layer.pre_norm
+        self.norm_attention = _Norm(layer.norm_attention, self.centers and not is_first)
+        self.norm_feedforward = _Norm(layer.norm_feedforward, self.centers)
         self.w_qkv = self._read(layer, self.norm_attention, attention.qkv)
         self.w_qkv[:width] *= (width // self.n_heads) ** -0.5
         self.w_out = self._write(layer, attention.out)
@@ -342,7 +349,7 @@ class _LayerStream:
 
     def _write(self, layer: EncoderLayer, linear: nn.Linear) -> Float32Array:
         weight, bias = _array(linear.weight), _array(linear.bias)
-        if layer.pre_norm and self.norm_attention.layer:
+        if self.centers:
             weight, bias = weight - weight.mean(axis=0), bias - bias.mean()
         return _with_bias(weight, bias)
 
@@ -394,7 +401,8 @@ class _LayerStream:
         else:
             read_D = self.read_I[:-1]
             if self.pre_norm:
-                np.multiply(x_D, self.norm_attention.factor(x_D), out=read_D)
+                normed_D = x_D if self.centers else x_D.copy()  # `factor` takes out the mean
+                np.multiply(normed_D, self.norm_attention.factor(normed_D), out=read_D)
             else:
                 read_D[:] = x_D
             np.dot(self.w_qkv, self.read_I, out=self.rows[slot])
@@ -435,7 +443,8 @@ class _LayerStream:
     def _feed(self, x_D: Float32Array) -> None:
         read_D, hidden_F = self.read_I[:-1], self.hidden_F
         if self.pre_norm:
-            np.multiply(x_D, self.norm_feedforward.factor(x_D), out=read_D)
+            normed_D = x_D if self.centers else x_D.copy()
+            np.multiply(normed_D, self.norm_feedforward.factor(normed_D), out=read_D)
         else:
             read_D[:] = x_D
         np.dot(self.w_expand, self.read_I, out=hidden_F)
