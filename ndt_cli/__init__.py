@@ -10,6 +10,7 @@ The names below are the public ones, with those of ``baselines``, ``convert`` an
 Importing the package loads neither torch nor matplotlib: each name is imported on first use.
 """
 
+import logging
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,9 @@ try:
     __version__ = version("ndt-cli")
 except PackageNotFoundError:  # run from a source tree that was never installed
     __version__ = "0+unknown"
+
+# Silent unless the program that imports the package asks for its log messages.
+logging.getLogger("ndt_cli").addHandler(logging.NullHandler())
 
 # The module of each public name; None for a subpackage. No name may be that of another module
 # beside this file: importing the module would replace the name.
@@ -36,6 +40,7 @@ _MODULES = {
     "fit": "fitting",
     "fit_seeds": "seeds",
     "import_ndt1": "ndt1.importing",
+    "infer_rates": "inferred_rates",
     "load_recording": "data.loading",
     "load_settings": "settings.load",
     "load_trained": "engine.inference",
@@ -79,6 +84,7 @@ if TYPE_CHECKING:
     from ndt_cli.evaluation import evaluate as evaluate
     from ndt_cli.fitting import fit as fit
     from ndt_cli.fitting import resume_fit as resume_fit
+    from ndt_cli.inferred_rates import infer_rates as infer_rates
     from ndt_cli.ndt1.importing import import_ndt1 as import_ndt1
     from ndt_cli.rates_file import write_rates as write_rates
     from ndt_cli.report.page import write_report as write_report

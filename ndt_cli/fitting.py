@@ -1,12 +1,13 @@
 """Train, evaluate the best checkpoint and draw, in one call: what ``ndt train`` does."""
 
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ndt_cli.baselines.smoothing_reference import SmoothingReference
 from ndt_cli.data.loading import load_recording
-from ndt_cli.data.spike_data import Recording
+from ndt_cli.data.spike_data import KEPT_BYTES, Recording
 from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.events import Watcher
 from ndt_cli.engine.run_folder import RunFolder
@@ -14,10 +15,15 @@ from ndt_cli.engine.tensorboard import log_results
 from ndt_cli.engine.trainer import TrainResult
 from ndt_cli.engine.training import resume, train
 from ndt_cli.evaluation import Evaluation, evaluate
+from ndt_cli.inferred_rates import infer_rates
+from ndt_cli.metrics.decoding import save_decoders, variable_names
+from ndt_cli.rates_file import write_rates
 from ndt_cli.report.registry import write_run_figures
 from ndt_cli.score_text import final_scores
 from ndt_cli.settings.load import Overrides
 from ndt_cli.settings.tree import Settings
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +55,7 @@ def fit(
     should_stop: Callable[[], bool] = lambda: False,
     draw: bool = True,
 ) -> Fit:
-    """Train, then evaluate on the validation trials and draw.
+    """Train, then evaluate on the validation trials, draw, and write the rates of all trials.
 
     Parameters
     ----------
@@ -151,7 +157,15 @@ def _finish(
     folder = RunFolder.open(result.run)
     if not folder.smoothing.is_file():
         SmoothingReference.fit(recording.train).save(folder.smoothing)
+    _log.info("scoring %d validation trials", recording.valid.n_trials)
     evaluation = evaluate(result.run, recording=recording, accept_changes=accept_changes)
+    if evaluation.decoders:
+        names = variable_names(evaluation.data)
+        save_decoders(folder.decoders, evaluation.decoders, evaluation.checkpoint, names)
+    rates = infer_rates(result.run, recording=recording, accept_changes=accept_changes)
+    # Larger ones take their time and place only when asked for.
+    if 2 * 4 * rates.data.spikes_BTN.size <= KEPT_BYTES:
+        write_rates(folder.rates, replace(rates, activations=None), overwrite=True)
     summary = {
         "stopped": result.stopped,
         "epochs": len(result.history),

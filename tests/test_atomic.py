@@ -250,6 +250,7 @@ from pathlib import Path
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write beyond the limit fails, as on a full disk
 from ndt_cli.app import main
 from ndt_cli.data.spike_data import ByTrial, SpikeData
+from ndt_cli.inferred_rates import Rates
 from ndt_cli.nlb import tensors
 from ndt_cli.rates_file import write_rates
 from ndt_cli.report.figures import save_figure
@@ -273,7 +274,8 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
 for name in sys.argv[1:]:
     path = Path(name)
     if path.name.startswith("rates"):
-        print(failed(lambda: write_rates(path, data, values, values, overwrite=True)))
+        rates = Rates(data, values, values)
+        print(failed(lambda: write_rates(path, rates, overwrite=True)))
     elif path.name.startswith("figure"):
         print(failed(lambda: save_figure(figure, path, overwrite=True)))
     elif path.name.startswith("cache"):
@@ -287,7 +289,16 @@ for name in sys.argv[1:]:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit of the size of files")
 def test_a_full_disk_ends_every_writer_with_its_reason_and_leaves_the_old_file(tmp_path):
-    names = ["rates.h5", "rates.npz", "figure.png", "figure.svg", "figure.pdf", "cache.h5"]
+    names = [
+        "rates.h5",
+        "rates.npz",
+        "rates.mat",
+        "rates.csv",
+        "figure.png",
+        "figure.svg",
+        "figure.pdf",
+        "cache.h5",
+    ]
     paths = [tmp_path / name for name in [*names, "lorenz.h5", "lorenz.npz"]]
     for path in paths:
         path.write_bytes(b"old")
@@ -296,7 +307,7 @@ def test_a_full_disk_ends_every_writer_with_its_reason_and_leaves_the_old_file(t
     )
     why = os.strerror(errno.EFBIG)
     assert done.returncode == 0, done.stderr  # no crash of HDF5 as the process ends
-    assert done.stdout.split("\n")[:-1] == [*[why] * 5, "False", "1", "1"], done.stderr
+    assert done.stdout.split("\n")[:-1] == [*[why] * 7, "False", "1", "1"], done.stderr
     for path in paths[-2:]:
         assert f"Error: {path}: cannot be written: {why}" in done.stderr
     assert "HDF5" not in done.stderr

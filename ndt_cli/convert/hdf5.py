@@ -185,9 +185,11 @@ def as_nwb(contents: Contents, file: h5py.File) -> None:
 def _name_elements(contents: Contents, file: h5py.File, name: str) -> None:
     """Read a column of numbers that stand for words (EnumData) as these words."""
     codes = own_item(file, name)
-    where = codes.attrs.get("elements") if isinstance(codes, h5py.Dataset) else None
+    if not isinstance(codes, h5py.Dataset) or codes.ndim != 1:
+        return
+    where = codes.attrs.get("elements")
     elements = file[where] if isinstance(where, h5py.Reference) and where else None
-    if not isinstance(elements, h5py.Dataset) or codes.ndim != 1:
+    if not isinstance(elements, h5py.Dataset):
         return
 
     def read() -> NDArray[Any]:

@@ -30,7 +30,7 @@ from ndt_cli.data.spike_data import SpikeData
 from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.measures import best_checkpoint
 from ndt_cli.engine.run_folder import RunFolder, SplitFacts
-from ndt_cli.engine.stream import RateStream
+from ndt_cli.engine.streaming import RateStream
 from ndt_cli.engine.trained_model import Float32Array, TrainedModel
 from ndt_cli.errors import CheckpointError, ExistingFileError, RunError, SettingsError
 from ndt_cli.metrics.decoding import Decoder
@@ -80,13 +80,20 @@ class Ensemble:
             )
         return cls(folder, held, folder.settings(), members, members[0].trained_on)
 
-    def check_fits(self, data: SpikeData, source: str, *, other_neurons: bool = False) -> None:
+    def check_fits(
+        self,
+        data: SpikeData,
+        source: str,
+        *,
+        other_neurons: bool = False,
+        other_window: bool = False,
+    ) -> None:
         """Check that the trials are of the kind that the members were trained on.
 
         Parameters and errors as in `TrainedModel.check_fits`.
         """
         first = replace(self.members[0], run=self.run)
-        first.check_fits(data, source, other_neurons=other_neurons)
+        first.check_fits(data, source, other_neurons=other_neurons, other_window=other_window)
 
     @property
     def width(self) -> int:

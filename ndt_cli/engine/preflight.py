@@ -73,6 +73,15 @@ def check_same_data(
             )
 
 
+def is_same_data(folder: RunFolder, recording: Recording) -> bool:
+    """Tell whether these are the very trials that a run was trained on."""
+    facts = folder.facts().data
+    pairs = ((facts.train, recording.train), (facts.valid, recording.valid))
+    return all(before.n_trials == now.n_trials for before, now in pairs) and all(
+        before.difference(SplitFacts.of(now)) is None for before, now in pairs
+    )
+
+
 @dataclass(frozen=True)
 class MemoryNeeds:
     """The least memory that training takes, in bytes."""

@@ -7,6 +7,8 @@
     metrics.jsonl          one line per epoch
     summary.json           final scores, once training has ended
     smoothing.safetensors  the smoothing that they are compared with, once training has ended
+    decoders.safetensors   decoders of behavior, if the data have some, once training has ended
+    rates.h5               rates of all trials, unless they are very large
     checkpoints/           last, and the best by each validation measure (.safetensors)
     figures/               training curves, rates over rasters
     tensorboard/           events, where requested
@@ -106,6 +108,8 @@ class SplitFacts(_Facts):
     rates_fingerprint: str | None = None  # of the true rates; None in runs of older versions
     neuron_ids_N: list[_Count] = []  # position in the file; empty if columns have its order
     neuron_names: list[str] = []  # in the order of the file
+    event: str = ""  # that the trials are aligned to; empty if unknown
+    start_ms: float = 0.0  # beginning of the first bin, from the event
     # Bins without padding and forward bins, and each neuron's spikes in them; 0 and empty in runs
     # of older versions.
     n_observed_bins: _Count = 0
@@ -136,6 +140,8 @@ class SplitFacts(_Facts):
             rates_fingerprint=data.rates_fingerprint,
             neuron_ids_N=[] if data.neuron_ids_N is None else data.neuron_ids_N.tolist(),
             neuron_names=list(data.neuron_names),
+            event=data.event,
+            start_ms=float(data.start_ms),
             n_observed_bins=n_observed_bins,
             spikes_N=spikes_N.tolist(),
         )
@@ -207,7 +213,8 @@ def check_run_facts(content: dict[str, Any], path: Path) -> RunFacts:
 
 
 _PACKAGES = ("torch", "numpy", "scipy", "h5py", "pydantic", "safetensors")
-_OF_NEURONS = {"neuron_ids_N", "neuron_names", "spikes_N"}  # stored once, with the training trials
+# Stored once, with the training trials.
+_OF_BOTH = {"neuron_ids_N", "neuron_names", "spikes_N", "event", "start_ms"}
 
 
 def describe_run(recording: Recording, compute: "Compute", n_threads: int) -> dict[str, Any]:
@@ -229,7 +236,7 @@ def describe_run(recording: Recording, compute: "Compute", n_threads: int) -> di
             "layout": recording.layout,
             "notes": list(recording.notes),
             "train": SplitFacts.of(recording.train).model_dump(),
-            "valid": SplitFacts.of(recording.valid).model_dump(exclude=_OF_NEURONS),
+            "valid": SplitFacts.of(recording.valid).model_dump(exclude=_OF_BOTH),
         },
     }
 
@@ -304,6 +311,16 @@ class RunFolder:
     def smoothing(self) -> Path:
         """File of the smoothing that the run is compared with."""
         return self.path / "smoothing.safetensors"
+
+    @property
+    def decoders(self) -> Path:
+        """File of the decoders of behavior that were fitted to the training trials."""
+        return self.path / "decoders.safetensors"
+
+    @property
+    def rates(self) -> Path:
+        """File of the rates of all trials."""
+        return self.path / "rates.h5"
 
     @property
     def tensorboard(self) -> Path:
@@ -391,6 +408,7 @@ class RunFolder:
         """Remove half-written files of killed processes; only for the process that trains."""
         mine = (
             *("settings.toml", "metrics.jsonl", "summary.json", self.smoothing.name),
+            *(self.decoders.name, self.rates.name),
             *_BEFORE_SETTINGS,
         )
         for folder, names in (

@@ -3,6 +3,7 @@
 Axes: B trials, T bins, N neurons, D width of the encoder.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from ndt_cli.engine.device import Compute, choose_compute, cpu_threads
 from ndt_cli.engine.measures import CHECKPOINTS, best_checkpoint
 from ndt_cli.engine.passes import mean_over_passes, pass_inputs
 from ndt_cli.engine.run_folder import RunFolder, SplitFacts, observed_spikes
-from ndt_cli.engine.stream import RateStream
+from ndt_cli.engine.streaming import RateStream
 from ndt_cli.engine.streams import stream_seed
 from ndt_cli.engine.trial_set import TrialSet
 from ndt_cli.errors import CheckpointError, DataError
@@ -32,6 +33,8 @@ from ndt_cli.model.network import NeuralDataTransformer
 from ndt_cli.settings.tree import Settings
 
 Float32Array = NDArray[np.float32]
+
+_log = logging.getLogger(__name__)
 
 # Fewer neurons than these tell nothing by their rates.
 _FEWEST = 8
@@ -71,7 +74,14 @@ class Model(Protocol):
     def width(self) -> int:
         """Channels of the activations."""
 
-    def check_fits(self, data: SpikeData, source: str, *, other_neurons: bool = False) -> None:
+    def check_fits(
+        self,
+        data: SpikeData,
+        source: str,
+        *,
+        other_neurons: bool = False,
+        other_window: bool = False,
+    ) -> None:
         """Refuse trials of another kind than it was trained on; see `TrainedModel.check_fits`."""
 
     def rates(self, data: SpikeData) -> Float32Array:
@@ -84,7 +94,7 @@ class Model(Protocol):
         """Return the encoder's activations, (B, T, D), nothing hidden."""
 
     def stream(self, *, provisional: bool = False, decoder: Decoder | None = None) -> RateStream:
-        """Infer rates bin by bin; see `ndt_cli.engine.stream.RateStream`."""
+        """Infer rates bin by bin; see `ndt_cli.engine.streaming.RateStream`."""
 
 
 @dataclass(frozen=True)
@@ -137,9 +147,17 @@ class TrainedModel:
         saved.check_origin(Origin.of(folder, settings), accept_changes=accept_changes)
         network = saved.build_model(math)
         trained_on = folder.facts().data.train
+        _log.info("loaded %s of %s on %s", checkpoint, folder.path, compute.device)
         return cls(folder, checkpoint, settings, network.to(compute.device), compute, trained_on)
 
-    def check_fits(self, data: SpikeData, source: str, *, other_neurons: bool = False) -> None:
+    def check_fits(
+        self,
+        data: SpikeData,
+        source: str,
+        *,
+        other_neurons: bool = False,
+        other_window: bool = False,
+    ) -> None:
         """Check that the trials are of the kind that the model was trained on.
 
         Parameters
@@ -150,12 +168,14 @@ class TrainedModel:
             Where they are from, for the message.
         other_neurons : bool
             Take neurons of other names, or in another order, as those of the model.
+        other_window : bool
+            Take trials that are aligned to another event, or begin at another time from it.
 
         Raises
         ------
         DataError
-            If neurons, bin width or held-out neurons differ, or trials are longer and the model
-            knows bins by their position in the trial.
+            If neurons, bin width, held-out neurons, event or window differ, or trials are longer
+            and the model knows bins by their position in the trial.
         """
         found = {"n_neurons": data.n_neurons, "n_heldout": data.n_heldout, "bin_ms": data.bin_ms}
         names = {
@@ -164,11 +184,11 @@ class TrainedModel:
             "bin_ms": "ms as bin width",
         }
         for key, value in found.items():
-            before = getattr(self.trained_on, key)
-            if value != before:
+            expected = getattr(self.trained_on, key)
+            if value != expected:
                 raise DataError(
                     f"{source} has {value:g} {names[key]}, but {self.run.path} was trained with "
-                    f"{before:g}",
+                    f"{expected:g}",
                     "Evaluate a file of the same neurons in the same bins; `data.bin_ms` sums "
                     "narrower bins.",
                 )
@@ -181,6 +201,16 @@ class TrainedModel:
                 "`model.positions=relative`.",
             )
 
+        before, now = self.trained_on, (data.event, float(data.start_ms))
+        known = before.event and data.event
+        if known and not other_window and now != (before.event, before.start_ms):
+            raise DataError(
+                f"{source} has trials from {now[1]:g} ms on around {now[0]!r}, but "
+                f"{self.run.path} was trained on trials from {before.start_ms:g} ms on around "
+                f"{before.event!r}",
+                "Convert the recording with the event and the window of the training. "
+                "`other_window=True` takes them as they are.",
+            )
         if not other_neurons:
             check_same_neurons(self.trained_on, data, source, str(self.run.path))
 
@@ -254,7 +284,7 @@ class TrainedModel:
         provisional : bool
             Where the model looks ahead: give rates at once, as if nothing followed.
         decoder : Decoder, optional
-            Of behavior, from `ndt_cli.engine.stream.fit_decoder`.
+            Of behavior, from `ndt_cli.engine.streaming.fit_decoder`.
 
         Raises
         ------

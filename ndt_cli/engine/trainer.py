@@ -1,5 +1,6 @@
 """The training loop, the state of a run that it changes, and validation."""
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from ndt_cli.engine.events import EpochDone, Event, Started, StepDone, Watcher
 from ndt_cli.engine.measures import measures_of
 from ndt_cli.engine.passes import mean_over_passes
 from ndt_cli.engine.run_folder import RunFolder
+from ndt_cli.engine.starting import Start, describe_start
 from ndt_cli.engine.step import StepParts, make_optimizer, set_learning_rate
 from ndt_cli.engine.streams import Streams, make_stream, stream_seed
 from ndt_cli.engine.tensorboard import EventLog
@@ -41,6 +43,8 @@ from ndt_cli.model.losses import masked_sum
 from ndt_cli.model.masking import draw_hidden, hide, span_probability
 from ndt_cli.model.network import LayerMath, ModelShape, NeuralDataTransformer
 from ndt_cli.settings.tree import Settings, TrainSettings
+
+_log = logging.getLogger(__name__)
 
 # Trials in a validation batch: bounds memory, and part of what fixes the masks.
 VALIDATION_BATCH_SIZE = 64
@@ -84,6 +88,7 @@ class Trainer:
         folder: RunFolder,
         compute: Compute,
         ranks: Ranks,
+        start: Start | None = None,
     ) -> None:
         self.settings = settings
         self.recording = recording
@@ -94,8 +99,14 @@ class Trainer:
         backend = choose_backend(settings.train, compute, ranks.world_size)
         self.trials = TrialSet.load(recording.train, device)
         self.validator = Validator(recording.valid, settings, device)
-        self.network = new_network(settings, recording.train, backend.math).to(device)
-        self.optimizer = make_optimizer(self.network.parameters(), settings, device)
+        network = new_network(settings, recording.train, backend.math)
+        self.notes = recording.notes
+        if start is not None:
+            columns_N = start.match(settings, recording.train, recording.source)
+            start.fill(network, columns_N)
+            self.notes += (describe_start(start, columns_N),)
+        self.network = network.to(device)
+        self.optimizer = make_optimizer(_groups(self.network, settings.train), settings, device)
         self.streams = Streams.from_seed(settings.train.seed, device, ranks.rank)
         several = ranks.world_size > 1
         model = DistributedDataParallel(self.network) if several else self.network
@@ -160,7 +171,7 @@ class Trainer:
                 if waited >= settings.patience_epochs:
                     stopped = "early"
                     break
-                set_learning_rate(self.optimizer, learning_rate(epoch, settings))
+                set_learning_rate(self.optimizer, *learning_rates(epoch, settings))
                 batches = self._batches()
                 sums = torch.tensor([progress.loss_total, progress.n_scored], device=device)
                 for rows in batches[progress.step :]:
@@ -206,7 +217,7 @@ class Trainer:
             first_epoch=self.progress.epoch,
             max_epochs=self.settings.train.max_epochs,
             steps_per_epoch=math.ceil(len(self.trials) / self.settings.train.batch_size),
-            notes=self.recording.notes,
+            notes=self.notes,
         )
 
     def _batches(self) -> tuple[Tensor, ...]:
@@ -245,7 +256,7 @@ class Trainer:
         record: dict[str, float] = {
             "epoch": progress.epoch + 1,
             "train_loss": progress.loss_total / max(progress.n_scored, 1),
-            "learning_rate": learning_rate(progress.epoch, settings),
+            "learning_rate": learning_rates(progress.epoch, settings)[0],
         }
         progress.epoch += 1
         progress.step, progress.loss_total, progress.n_scored = 0, 0.0, 0.0
@@ -261,6 +272,7 @@ class Trainer:
             to_save = ["last"]
         self._count_time()
         record["seconds"] = round(progress.seconds, 3)
+        _log.debug("epoch %d: %s", progress.epoch, record)
         self.history.append(record)
         if self.ranks.is_first:
             self.saver.record(self.history)
@@ -297,6 +309,7 @@ class Trainer:
         if self.ranks.is_first:
             checkpoint = replace(checkpoint, origin=self.origin)
             self.saver.save(name, checkpoint, self.history, must=must)
+            _log.debug("saved the checkpoint %s after epoch %d", name, self.progress.epoch)
 
 
 class Validator:
@@ -418,6 +431,34 @@ def learning_rate(epoch: int, settings: TrainSettings) -> float:
     if settings.schedule == "inverse-sqrt":
         return peak * math.sqrt(warmup / (epoch + 1))
     return peak
+
+
+def learning_rates(epoch: int, settings: TrainSettings) -> tuple[float, ...]:
+    """Return the rate of all weights; after a start from a run, of two groups (see `_groups`).
+
+    In the first ``frozen_share`` of the epochs only the read-in and the read-out learn. From then
+    on everything does, at ``thawed_rate`` of the rate.
+    """
+    rate = learning_rate(epoch, settings)
+    if settings.start_from is None:
+        return (rate,)
+    if epoch < round(settings.frozen_share * settings.max_epochs):
+        # At a rate of zero AdamW changes nothing, and decays nothing.
+        return rate, 0.0
+    return rate * settings.thawed_rate, rate * settings.thawed_rate
+
+
+def _groups(
+    network: NeuralDataTransformer, settings: TrainSettings
+) -> list[list[torch.nn.Parameter]]:
+    """Return the weights; after a start from a run, read-in and read-out, and then the encoder."""
+    if settings.start_from is None:
+        return [list(network.parameters())]
+    of_neurons = ("embedding.table.", "embedding.projection.", "readout.")
+    groups: list[list[torch.nn.Parameter]] = [[], []]
+    for name, weights in network.named_parameters():
+        groups[0 if name.startswith(of_neurons) else 1].append(weights)
+    return groups
 
 
 def ignore(event: Event) -> None:

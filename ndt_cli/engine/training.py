@@ -1,5 +1,6 @@
 """Train a run, and resume one: from settings to a run folder."""
 
+import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -29,11 +30,14 @@ from ndt_cli.engine.run_folder import (
     hold_run,
     package_version,
 )
+from ndt_cli.engine.starting import Start
 from ndt_cli.engine.tensorboard import require_tensorboard
 from ndt_cli.engine.trainer import Trainer, TrainResult, ignore
 from ndt_cli.errors import DeviceError, NdtError, RunError, RunWarning, SettingsError
 from ndt_cli.settings.load import Overrides
 from ndt_cli.settings.tree import Settings, TrainSettings
+
+_log = logging.getLogger(__name__)
 
 
 def train(
@@ -91,6 +95,9 @@ def train(
     compute = choose_compute(settings.train, ranks.local_rank)
     check_trainable(recording, settings)
     check_limits(recording.train, settings, compute.device, ranks.world_size)
+    start_weights = _start(settings)
+    if start_weights is not None:
+        start_weights.match(settings, recording.train, recording.source)
     with ExitStack() as stack:
         n_threads = stack.enter_context(
             _computing(settings.train, settings.train.n_threads, compute, ranks)
@@ -109,7 +116,14 @@ def train(
             folder.write_settings(settings)  # last: it makes the folder a run
 
         _in_first_process(start, ranks, compute)
-        trainer = Trainer(settings, recording, folder, compute, ranks)
+        _log.info(
+            "training in %s on %s in %s, CPU threads: %d",
+            folder.path,
+            compute.device,
+            compute.dtype,
+            n_threads,
+        )
+        trainer = Trainer(settings, recording, folder, compute, ranks, start_weights)
         return trainer.run(n_threads, watch or ignore, should_stop, until_epoch)
 
 
@@ -174,7 +188,7 @@ def resume(
     if "imported" in folder.read_json("run.json"):
         raise RunError(
             f"{folder.path} was imported, and has no state to resume from",
-            "Train a new run that starts from its weights.",
+            f"Train a new run that starts from its weights: `train.start_from={folder.path}`.",
         )
     settings = folder.settings(overrides)
     check_resumable(folder.settings(), settings)
@@ -196,9 +210,11 @@ def resume(
             folder.remove_leftovers()
 
         _in_first_process(hold, ranks, compute)
-        trainer = Trainer(settings, recording, folder, compute, ranks)
+        untrained = folder.is_untrained()
+        start = _start(settings) if untrained else None
+        trainer = Trainer(settings, recording, folder, compute, ranks, start)
         # Killed before its first checkpoint, a run starts over, which gives the same run.
-        if not folder.is_untrained():
+        if not untrained:
             last = Checkpoint.load(folder.checkpoint("last"))
             trainer.restore(last, accept_changes=accept_changes)
         done = trainer.progress.epoch
@@ -248,6 +264,11 @@ def _compute_as_started(
             stacklevel=3,
         )
     return compute, n_threads
+
+
+def _start(settings: Settings) -> Start | None:
+    run = settings.train.start_from
+    return None if run is None else Start.load(run)
 
 
 def for_trials(settings: Settings, train: SpikeData) -> Settings:

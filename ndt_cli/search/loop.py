@@ -107,16 +107,8 @@ def sweep(
         member 0, and each further member takes the next.
     space : Space
         What is drawn (`ndt_cli.search.space.find_space`).
-    n_members : int
-        Settings to draw.
-    seed : int
-        Seed of the draws.
-    n_seeds : int
-        Members trained with each of these settings; they are ranked by the mean.
-    sampler, pruner, grace_epochs, pbt_interval
+    n_members, seed, n_seeds, sampler, pruner, grace_epochs, pbt_interval, default_run
         See `ndt_cli.search.folder.SweepPlan`.
-    default_run : bool
-        Also train with ``settings`` themselves, to compare the best member with.
     time_budget : float, optional
         Minutes after which everything is saved and the sweep ends; it can be resumed.
     out : Path or str, optional
@@ -130,10 +122,6 @@ def sweep(
         What follows the sweep.
     should_stop : callable
         Once it returns true, all running members are saved and the sweep returns.
-
-    Returns
-    -------
-    SweepRun
 
     Raises
     ------
@@ -192,24 +180,9 @@ def resume_sweep(
 ) -> SweepRun:
     """Resume a sweep that was stopped, as if it had never been.
 
-    Members that have ended are kept. Those that were training resume exactly from their last
-    checkpoint, or start again if they have none.
-
-    Parameters
-    ----------
-    path : Path or str
-        Folder of the sweep.
-    n_members : int, optional
-        More members than before.
-    time_budget, recording, executor, watching, should_stop
-        As in `sweep`.
-
-    Raises
-    ------
-    SettingsError
-        If fewer members are asked for than there are.
-    RunError
-        If it is not a sweep, or the data have changed.
+    Members that have ended are kept; those that were training resume exactly from their last
+    checkpoint. ``n_members`` may be more than before; for the other arguments see `sweep`. A
+    RunError says that it is not a sweep, or that the data have changed.
 
     Examples
     --------

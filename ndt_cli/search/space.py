@@ -254,6 +254,7 @@ _PRESETS_OF_SPACE = {
     "maze-rtt": "mc_maze mc_maze_large mc_maze_medium mc_maze_small mc_rtt ablation-low-dropout "
     "ablation-mask-token ablation-no-span ablation-postnorm ablation-rates",
     "recordings": "recordings",
+    "recordings-causal": "recordings-causal",
     "area2_bump": "area2_bump",
     "dmfc_rsg": "dmfc_rsg",
 }

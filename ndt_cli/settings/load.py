@@ -69,16 +69,17 @@ class PresetInfo:
 
 
 def load_settings(
-    config: str | Path | Mapping[str, Any] | None = None, overrides: Overrides = ()
+    config: str | Path | Mapping[str, Any] | ConfigSource | None = None, overrides: Overrides = ()
 ) -> Settings:
     """Read a config or preset, apply the overrides, and check everything together.
 
     Parameters
     ----------
-    config : str, Path or mapping, optional
-        A TOML file, a preset's name, or the settings themselves, nested as in a file
-        (``{"train": {"max_epochs": 20}}``) or with dotted keys. Default: the preset
-        ``lorenz-quick``. A relative ``data.file`` in a file counts from that file's folder.
+    config : str, Path, mapping or ConfigSource, optional
+        A TOML file (``-`` for standard input), a preset's name, or the settings themselves,
+        nested as in a file (``{"train": {"max_epochs": 20}}``) or with dotted keys. Default: the
+        preset ``lorenz-quick``. A relative ``data.file`` in a file counts from that file's
+        folder.
     overrides : sequence of str, or mapping
         ``"section.name=value"``, applied in order; a later one wins. Or a mapping, as for
         ``config``. A relative ``data.file`` here counts from the working directory.
@@ -123,8 +124,7 @@ def resolve_config(source: ConfigSource, overrides: Overrides = ()) -> Settings:
     for section, fields in values.items():
         if isinstance(fields, dict):
             origins |= {f"{section}.{name}": source.label for name in fields}
-    if isinstance(values.get("data"), dict):
-        _make_path(values["data"], folder)
+    _make_paths(values, folder)
     return _checked(values, origins, [(overrides, _OVERRIDES)])
 
 
@@ -173,8 +173,8 @@ def _put(
     if isinstance(fields, dict):  # otherwise the config is wrong, which the validation reports
         fields[name] = value
         origins[key] = origin
-        if key == "data.file":
-            _make_path(fields, Path())
+        if key in _PATHS:
+            _make_paths({section: fields}, Path())
     return None
 
 
@@ -210,11 +210,16 @@ def _parse_value(text: str, *, wants_text: bool) -> Any:
     return text if wants_text and not isinstance(value, str) else value
 
 
-def _make_path(data: dict[str, Any], folder: Path) -> None:
+_PATHS = ("data.file", "train.start_from")
+
+
+def _make_paths(values: dict[str, Any], folder: Path) -> None:
     # Strict validation takes a Path, not text, and refuses anything else.
-    if isinstance(data.get("file"), (str, Path)) and data["file"]:
-        data["file"] = (folder / at_home(data["file"])).absolute()
-        check_name(data["file"])
+    for section, _, name in (key.partition(".") for key in _PATHS):
+        fields = values.get(section)
+        if isinstance(fields, dict) and isinstance(fields.get(name), (str, Path)) and fields[name]:
+            fields[name] = (folder / at_home(fields[name])).absolute()
+            check_name(fields[name])
 
 
 def at_home(path: str | Path) -> Path:
@@ -242,8 +247,10 @@ def read_preset(name: str) -> PresetInfo:
     return PresetInfo(source.name, title, resolve_config(source))
 
 
-def find_config(config: str | Path | None = None) -> ConfigSource:
-    """Find a config: the file of this name if there is one, else the preset.
+def find_config(config: str | Path | ConfigSource | None = None) -> ConfigSource:
+    """Find a config: the file of this name if there is one, else the preset; ``-`` is read.
+
+    ``-`` stands for standard input; a source that was found before is returned as it is.
 
     Raises
     ------
@@ -252,6 +259,11 @@ def find_config(config: str | Path | None = None) -> ConfigSource:
     """
     if config is None:
         return _preset_source(DEFAULT_PRESET)
+    if isinstance(config, ConfigSource):
+        return config
+    if str(config) == "-":
+        # Relative paths count from the working directory, as in the overrides.
+        return ConfigSource("standard input", "file", sys.stdin.read(_MAX_BYTES), Path("-"))
     path, name = at_home(config), str(config)
     if path.is_file():
         hint = (

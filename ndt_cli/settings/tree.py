@@ -290,8 +290,8 @@ class TrainSettings(_Section):
 
     max_steps: Annotated[int, Field(ge=1, le=_MANY)] | Literal["auto"] | None = None
     """Limit of the training in optimizer steps (batches). If epochs and steps are both given, the
-    shorter counts; likewise below. auto: one step per 30 bins of the training trials, at least 500
-    and at most 2500."""
+    shorter counts; likewise below. auto: one step per 40 bins of the training trials, at least 500,
+    and at most 2000 or as many as take 4 million bins of trials in all."""
 
     batch_size: int = Field(64, ge=1, le=_MANY)
     """Trials per step, over all devices together; a smaller last batch is kept."""
@@ -343,6 +343,21 @@ class TrainSettings(_Section):
     cuda_graph: bool = True
     """On a CUDA GPU, capture a training step as one CUDA graph and replay it, if a single process
     trains; the same for inference. If false, kernels are launched one by one; equal results."""
+
+    start_from: Path | None = None
+    """Run folder whose best weights training starts from: the encoder whole, read-in and read-out
+    of the neurons that are known to be the same. If unset, weights are drawn at random."""
+
+    start_neurons: Literal["auto", "same", "other"] = "auto"
+    """Which neurons are those of the run started from. auto: those of the same name, or all if the
+    trials are the same; same: all, in the same order; other: none."""
+
+    frozen_share: float = Field(0.3, ge=0, le=1)
+    """After a start from a run, the share of the epochs in which only the read-in and the read-out
+    learn; the encoder and its positions stay as they were."""
+
+    thawed_rate: float = Field(0.3, gt=0, le=1)
+    """Factor of the learning rate of everything after those epochs."""
 
     tensorboard: bool = False
     """Write TensorBoard events to the run folder (needs the extra "tensorboard")."""
@@ -398,7 +413,8 @@ class Settings(_Section):
             if steps is None:
                 continue
             if steps == "auto":
-                steps = min(2500, max(500, n_bins // 30))
+                bins_per_step = max(n_bins / steps_per_epoch, 1)
+                steps = max(500, min(n_bins // 40, 2000, int(4_000_000 / bins_per_step)))
             epochs = round(steps / steps_per_epoch)
             epochs = min(epochs, train["max_epochs"] // 10) if name == "warmup" else max(epochs, 1)
             train[f"{name}_epochs"] = min(epochs, train[f"{name}_epochs"])

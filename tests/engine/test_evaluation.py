@@ -27,6 +27,7 @@ from ndt_cli.errors import (
 )
 from ndt_cli.evaluation import evaluate
 from ndt_cli.fitting import fit
+from ndt_cli.inferred_rates import Rates
 from ndt_cli.model.masking import draw_passes
 from ndt_cli.rates_file import write_rates
 from ndt_cli.settings.tree import InferenceSettings
@@ -136,9 +137,10 @@ def test_every_entry_is_hidden_once_and_then_cannot_be_seen(spikes, tmp_path, mo
 
 def test_a_file_of_the_same_neurons_can_be_evaluated(run, spikes, tmp_path):
     path = tmp_path / "other.h5"
-    write_recording(spikes, path)
+    other = replace(spikes, train=spikes.valid, valid=spikes.train)
+    write_recording(other, path)
     assert evaluate(run, data=path, recording=spikes).data.n_trials == 18
-    assert evaluate(run, data=path, split="valid", recording=spikes).data.n_trials == 6
+    assert evaluate(run, data=path, split="valid", recording=spikes).data.n_trials == 12
 
 
 @pytest.mark.parametrize(
@@ -210,7 +212,7 @@ def test_rates_are_written_per_bin_and_in_hz(run, spikes, tmp_path, ending):
     evaluation = evaluate(run, recording=spikes)
     activations = load_trained(run).activations(evaluation.data)
     path = tmp_path / f"rates{ending}"
-    write_rates(path, evaluation.data, evaluation.rates_BTN, activations)
+    write_rates(path, Rates(evaluation.data, evaluation.rates_BTN, activations))
     if ending == ".h5":
         with h5py.File(path) as file:
             written = {key: file[key][()] for key in file}
@@ -226,12 +228,12 @@ def test_rates_are_written_per_bin_and_in_hz(run, spikes, tmp_path, ending):
 def test_rates_replace_an_existing_file_only_when_asked_to(spikes, tmp_path):
     data = spikes.valid
     path = tmp_path / "rates.npz"
-    write_rates(path, data, data.rates_BTN, data.rates_BTN)
+    write_rates(path, Rates(data, data.rates_BTN, data.rates_BTN))
     before = path.read_bytes()
     with pytest.raises(ExistingFileError, match=r"rates\.npz already exists"):
-        write_rates(path, data, 2 * data.rates_BTN, data.rates_BTN)
+        write_rates(path, Rates(data, 2 * data.rates_BTN, data.rates_BTN))
     assert path.read_bytes() == before
-    write_rates(path, data, 2 * data.rates_BTN, data.rates_BTN, overwrite=True)
+    write_rates(path, Rates(data, 2 * data.rates_BTN, data.rates_BTN), overwrite=True)
     with np.load(path, allow_pickle=False) as file:
         np.testing.assert_array_equal(file["rates"], 2 * data.rates_BTN)
 
@@ -239,10 +241,10 @@ def test_rates_replace_an_existing_file_only_when_asked_to(spikes, tmp_path):
 def test_rates_have_a_suffix_that_names_their_format_in_either_case(spikes, tmp_path):
     data = spikes.valid
     with pytest.raises(
-        SettingsError, match=r"rates\.csv: found the suffix .csv; expected .h5, .npz"
+        SettingsError, match=r"rates\.txt: found the suffix .txt; expected .h5, .npz"
     ):
-        write_rates(tmp_path / "rates.csv", data, data.rates_BTN, data.rates_BTN)
-    write_rates(tmp_path / "new" / "folder" / "A.NPZ", data, data.rates_BTN, data.rates_BTN)
+        write_rates(tmp_path / "rates.txt", Rates(data, data.rates_BTN, data.rates_BTN))
+    write_rates(tmp_path / "new" / "folder" / "A.NPZ", Rates(data, data.rates_BTN, data.rates_BTN))
     with np.load(tmp_path / "new" / "folder" / "A.NPZ", allow_pickle=False) as file:
         assert file["rates"].shape == data.rates_BTN.shape
 
@@ -252,7 +254,7 @@ def test_rates_that_are_not_finite_are_not_written(spikes, tmp_path):
     diverged_BTN = data.rates_BTN.copy()
     diverged_BTN[3, 2, 1] = np.inf
     with pytest.raises(DataError, match="rates of trial 3 are not finite"):
-        write_rates(tmp_path / "rates.h5", data, diverged_BTN, data.rates_BTN)
+        write_rates(tmp_path / "rates.h5", Rates(data, diverged_BTN, data.rates_BTN))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -195,7 +195,7 @@ def test_members_on_ray_are_those_that_train_in_turn(cluster, whole, tmp_path):
 
     executor = RayTasks()
     assert not _sweep(tmp_path / "sweep", executor=executor).interrupted
-    assert (executor.n_slots, executor.n_machines) == (2, 1)
+    assert executor.n_slots == 2
     assert_same_sweep(tmp_path / "sweep", whole)
 
 

@@ -380,7 +380,8 @@ def _steps(run: RunContents) -> list[Step]:
         )
     return [
         *steps,
-        Step("Scores, and the inferred rates:", f"`evaluate({str(path)!r}).rates_BTN`"),
+        Step("Scores:", f"`evaluate({str(path)!r})`"),
+        Step("Rates as a file:", f"`write_rates('rates.h5', infer_rates({str(path)!r}))`"),
         Step(
             f"A figure as PNG, SVG or PDF; names: {', '.join(FIGURES)}.",
             called("plot", path, "rates", out="rates.pdf"),

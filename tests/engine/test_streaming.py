@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ndt_cli.engine.ensembles import save_ensemble
 from ndt_cli.engine.inference import load_trained
 from ndt_cli.engine.run_folder import SplitFacts
-from ndt_cli.engine.stream import RateStream, SilenceWatch, fit_decoder
+from ndt_cli.engine.streaming import RateStream, SilenceWatch, fit_decoder
 from ndt_cli.engine.training import train
 from ndt_cli.errors import DataError, RunError
 from ndt_cli.metrics.decoding import Decoder
