@@ -147,7 +147,7 @@ def test_a_sweep_that_was_killed_with_all_or_none_of_its_workers_resumes(whole, 
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             start_new_session=True,
         )
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + 300
         while len(RunFolder(out / "members/000").read_metrics()) < 20:
             assert process.poll() is None
             assert time.monotonic() < deadline
