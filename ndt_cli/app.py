@@ -95,7 +95,7 @@ COMMANDS = {
     ),
     "plot": _Command(
         "ndt_cli.commands.report:plot",
-        "Draw one figure of a run or a sweep.",
+        "Draw one figure of a run or a sweep, or all.",
         _RESULTS,
         "ndt plot runs/reach rates --neuron 3 --out rates.pdf",
     ),
