@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ndt_cli.data.spike_data import ByTrial, FloatArray, SpikeData
 from ndt_cli.errors import DataError
 from ndt_cli.metrics.decoding import Decoder, lag_bins, variable_names
-from ndt_cli.report.conditions import evenly_spaced
+from ndt_cli.report.conditions import condition_label, evenly_spaced
 from ndt_cli.report.figures import MODEL, TRUTH, CaptionedFigure, count, new_figure, styled
 from ndt_cli.report.trial import TimeAxis, trial_label
 
@@ -45,11 +45,11 @@ def draw_behavior(run: "RunContents") -> CaptionedFigure:
         for name in ("NDT", "smoothed spikes")
         if (behavior := scores[name].behavior) is not None
     ]
-    of = f"{run.evaluation.split} trials" if run.evaluation.split != "all" else "all trials"
+    kind = {"train": "training", "valid": "validation", "all": "all"}[run.evaluation.split]
     caption = (
         f"Behavior in {len(trials)} of {count(valid.n_trials, 'validation trial')}, as measured "
         "and as decoded from NDT's rates by ridge regression, fitted to the training trials. Mean "
-        f"R2 over all {of}: {', '.join(numbers)}."
+        f"R2 over {kind} trials: {', '.join(numbers)}."
     )
     alt = "Decoded and measured behavior over time, one column per trial, one row per variable."
     return CaptionedFigure(figure, caption, alt)
@@ -105,5 +105,6 @@ def decoded_beside_true(data: SpikeData, decoded_BTV: FloatArray) -> Figure:
 
 
 def _title(data: SpikeData, trial: int) -> str:
-    labels = data.condition_labels
-    return trial_label(data, trial) + ("" if labels is None else f"\n{labels[trial]}")
+    if data.conditions_B is None:
+        return trial_label(data, trial)
+    return f"{trial_label(data, trial)}\n{condition_label(data, int(data.conditions_B[trial]))}"

@@ -20,7 +20,7 @@ from ndt_cli.data.spike_data import FloatArray, IntArray, SpikeData
 from ndt_cli.errors import DataError
 from ndt_cli.metrics import PSTH_SMOOTHING_MS
 from ndt_cli.report.figures import (
-    MODEL,
+    MUTED,
     CaptionedFigure,
     circle_color,
     count,
@@ -62,13 +62,20 @@ def condition_groups(data: SpikeData, most: int) -> list[TrialGroup]:
     labels = np.unique(data.conditions_B[usable_B])
     chosen = labels[evenly_spaced(len(labels), most)]
     return [
-        _group(data, _label(data, label), np.flatnonzero((data.conditions_B == label) & usable_B))
+        _group(
+            data,
+            condition_label(data, label),
+            np.flatnonzero((data.conditions_B == label) & usable_B),
+        )
         for label in chosen.tolist()
     ]
 
 
-def _label(data: SpikeData, condition: int) -> str:
-    return data.condition_names.get(condition, f"condition {condition}")
+def condition_label(data: SpikeData, condition: int) -> str:
+    """Return the name of a condition in the recording, or such text as "condition 45"."""
+    name = data.condition_names.get(condition, str(condition))
+    # A name may be a number, such as the direction of a target.
+    return name if re.search("[^\\W\\d_]", name) else f"condition {name}"
 
 
 def group_colors(data: SpikeData, groups: Sequence[TrialGroup]) -> list[str]:
@@ -282,7 +289,7 @@ def draw_psth(run: "RunContents", neurons: Sequence[int] = ()) -> CaptionedFigur
     figure = psth_overlay(found.data, found.rates_BTN, neurons=neurons or None)
     caption = (
         f"Averages by condition: NDT's rates (lines) over the PSTHs, spike counts smoothed with "
-        f"{PSTH_SMOOTHING_MS:g} ms (dotted, above areas): "
+        f"{PSTH_SMOOTHING_MS:g} ms (dotted): "
         f"{groups_text(groups, found.data)}, of {trials_text(found)}."
     )
     alt = "For several neurons: rates of NDT averaged by condition, over PSTHs."
@@ -317,8 +324,7 @@ def psth_overlay(
                 group_average(data, data.spikes_BTN, group)[:, column],
                 PSTH_SMOOTHING_MS / data.bin_ms,
             )
-            axes.fill_between(centers_T, psth_T * per_second, color=color, alpha=0.12, lw=0)
-            axes.plot(centers_T, psth_T * per_second, color=color, lw=0.8, alpha=0.5, ls=":")
+            axes.plot(centers_T, psth_T * per_second, color=color, lw=0.9, ls=(0, (1, 1)))
             axes.plot(centers_T, average_TN[:, column] * per_second, color=color, lw=1.4)
         axes.set_title(neuron_label(data, column))
         axes.set_ylim(bottom=0)
@@ -333,10 +339,10 @@ def psth_overlay(
     panels[0, 0].set_ylabel("rate (Hz)")
     figure.legend(
         [Line2D([], [], color=color, lw=1.8) for color in colors]
-        + [Line2D([], [], color=MODEL, lw=1.4), Line2D([], [], color=MODEL, lw=0.8, ls=":")],
+        + [Line2D([], [], color=MUTED, lw=w, ls=style) for w, style in ((1.4, "-"), (0.9, ":"))],
         [*(group.label for group in groups), "NDT", "PSTH"],
         loc="outside lower center",
-        ncols=6,
+        ncols=5,
         frameon=False,
     )
     return figure

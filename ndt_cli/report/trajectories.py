@@ -89,9 +89,9 @@ def draw_trajectories_2d(run: "RunContents") -> CaptionedFigure:
     """Draw population trajectories of a run in a plane."""
     found = run.evaluation
     figure = trajectories_2d(found.data, found.rates_BTN, found.smoothed_BTN)
-    known = " and true rates" if found.data.rates_BTN is not None else ""
+    others = " and" if found.data.rates_BTN is None else ", true rates and"
     caption = (
-        f"{_caption(run)} NDT's rates, smoothed spikes{known} are each shown along their own first "
+        f"{_caption(run)} NDT's rates{others} smoothed spikes are each shown along their own first "
         "two principal components; percentages are of the variance of each."
     )
     alt = "Trajectories of the population in two dimensions, one panel per source."
