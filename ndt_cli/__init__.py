@@ -39,6 +39,8 @@ _MODULES = {
     "find_space": "search.space",
     "fit": "fitting",
     "fit_seeds": "seeds",
+    "import_ndt1": "ndt1.importing",
+    "infer_rates": "inferred_rates",
     "load_recording": "data.loading",
     "load_settings": "settings.load",
     "load_trained": "engine.inference",
@@ -82,6 +84,8 @@ if TYPE_CHECKING:
     from ndt_cli.evaluation import evaluate as evaluate
     from ndt_cli.fitting import fit as fit
     from ndt_cli.fitting import resume_fit as resume_fit
+    from ndt_cli.inferred_rates import infer_rates as infer_rates
+    from ndt_cli.ndt1.importing import import_ndt1 as import_ndt1
     from ndt_cli.rates_file import write_rates as write_rates
     from ndt_cli.report.page import write_report as write_report
     from ndt_cli.report.registry import plot as plot

@@ -69,6 +69,12 @@ COMMANDS = {
         _MODELS,
         "ndt sweep --data reach.h5 --members 20 --jobs 2",
     ),
+    "import-ndt1": _Command(
+        "ndt_cli.commands.import_ndt1:import_ndt1",
+        "Import a model or a config of NDT1, the research code.",
+        _MODELS,
+        "ndt import-ndt1 lorenz.pth --out runs/imported",
+    ),
     "ensemble": _Command(
         "ndt_cli.commands.ensemble:ensemble",
         "Make an ensemble: the mean of several models' rates.",
@@ -79,7 +85,13 @@ COMMANDS = {
         "ndt_cli.commands.evaluate:evaluate",
         "Evaluate a run.",
         _RESULTS,
-        "ndt evaluate runs/reach --rates rates.h5",
+        "ndt evaluate runs/reach --split train",
+    ),
+    "rates": _Command(
+        "ndt_cli.commands.rates:rates",
+        "Write the rates of a run's neurons to a file.",
+        _RESULTS,
+        "ndt rates runs/reach --out rates.h5",
     ),
     "compare": _Command(
         "ndt_cli.commands.compare:compare",
@@ -98,6 +110,12 @@ COMMANDS = {
         "Draw one figure of a run or a sweep, or all.",
         _RESULTS,
         "ndt plot runs/reach rates --neuron 3 --out rates.pdf",
+    ),
+    "stream": _Command(
+        "ndt_cli.commands.stream:stream",
+        "Infer rates bin by bin, in real time.",
+        _RESULTS,
+        "ndt stream runs/reach < counts.txt",
     ),
     "bench": _Command(
         "ndt_cli.commands.bench:bench",
@@ -336,4 +354,13 @@ def main(args: Sequence[str] | None = None) -> None:
     # OpenMP threads spin while they wait: if another process takes a core, they starve the thread
     # that works, and training slows down tenfold. Read once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    app(None if args is None else list(args), prog_name="ndt")
+    given = sys.argv[1:] if args is None else args
+    app([_at_home(word) for word in given], prog_name="ndt")
+
+
+def _at_home(word: str) -> str:
+    """Expand a ``~`` that the shell left, as in ``--out=~/x`` and between quotes."""
+    flag, sign, value = word.partition("=")
+    if flag.startswith("--") and sign and value.startswith("~"):
+        return f"{flag}={os.path.expanduser(value)}"  # noqa: PTH111
+    return os.path.expanduser(word) if word.startswith("~") else word  # noqa: PTH111

@@ -2,12 +2,12 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ndt_cli.baselines.smoothing_reference import SmoothingReference
 from ndt_cli.data.loading import load_recording
-from ndt_cli.data.spike_data import Recording
+from ndt_cli.data.spike_data import KEPT_BYTES, Recording
 from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.events import Watcher
 from ndt_cli.engine.run_folder import RunFolder
@@ -15,6 +15,9 @@ from ndt_cli.engine.tensorboard import log_results
 from ndt_cli.engine.trainer import TrainResult
 from ndt_cli.engine.training import resume, train
 from ndt_cli.evaluation import Evaluation, evaluate
+from ndt_cli.inferred_rates import infer_rates
+from ndt_cli.metrics.decoding import save_decoders, variable_names
+from ndt_cli.rates_file import write_rates
 from ndt_cli.report.registry import write_run_figures
 from ndt_cli.score_text import final_scores
 from ndt_cli.settings.load import Overrides
@@ -52,7 +55,7 @@ def fit(
     should_stop: Callable[[], bool] = lambda: False,
     draw: bool = True,
 ) -> Fit:
-    """Train, then evaluate on the validation trials and draw.
+    """Train, then evaluate on the validation trials, draw, and write the rates of all trials.
 
     Parameters
     ----------
@@ -90,7 +93,7 @@ def fit(
     """
     recording = recording or load_recording(settings.data)
     result = train(settings, out=out, recording=recording, watch=watch, should_stop=should_stop)
-    return _finish(result, recording, draw)
+    return _finish(result, recording, draw=draw)
 
 
 def resume_fit(
@@ -100,6 +103,7 @@ def resume_fit(
     recording: Recording | None = None,
     watch: Watcher | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    accept_changes: bool = False,
 ) -> Fit:
     """Resume a run from its last checkpoint, then evaluate and draw.
 
@@ -112,6 +116,8 @@ def resume_fit(
         `ndt_cli.engine.training.resume` for those that may change.
     recording, watch, should_stop
         As for `fit`.
+    accept_changes : bool
+        See `ndt_cli.engine.training.resume`.
 
     Returns
     -------
@@ -132,12 +138,19 @@ def resume_fit(
     """
     recording = recording or load_recording(RunFolder.open(Path(run)).settings().data)
     result = resume(
-        run, overrides=overrides, recording=recording, watch=watch, should_stop=should_stop
+        run,
+        overrides=overrides,
+        recording=recording,
+        watch=watch,
+        should_stop=should_stop,
+        accept_changes=accept_changes,
     )
-    return _finish(result, recording)
+    return _finish(result, recording, accept_changes=accept_changes)
 
 
-def _finish(result: TrainResult, recording: Recording, draw: bool = True) -> Fit:
+def _finish(
+    result: TrainResult, recording: Recording, *, draw: bool = True, accept_changes: bool = False
+) -> Fit:
     # Of several processes only the first evaluates and writes.
     if result.stopped == "interrupted" or not Ranks.from_environment().is_first:
         return Fit(result, None, [])
@@ -145,7 +158,14 @@ def _finish(result: TrainResult, recording: Recording, draw: bool = True) -> Fit
     if not folder.smoothing.is_file():
         SmoothingReference.fit(recording.train).save(folder.smoothing)
     _log.info("scoring %d validation trials", recording.valid.n_trials)
-    evaluation = evaluate(result.run, recording=recording)
+    evaluation = evaluate(result.run, recording=recording, accept_changes=accept_changes)
+    if evaluation.decoders:
+        names = variable_names(evaluation.data)
+        save_decoders(folder.decoders, evaluation.decoders, evaluation.checkpoint, names)
+    rates = infer_rates(result.run, recording=recording, accept_changes=accept_changes)
+    # Larger ones take their time and place only when asked for.
+    if 2 * 4 * rates.data.spikes_BTN.size <= KEPT_BYTES:
+        write_rates(folder.rates, replace(rates, activations=None), overwrite=True)
     summary = {
         "stopped": result.stopped,
         "epochs": len(result.history),

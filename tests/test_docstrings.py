@@ -24,8 +24,12 @@ PLAIN = {
     "PSTH_SMOOTHING_MS", "PsthScores", "RateScores", "SpikeScores", "__version__",
 }  # fmt: skip
 EXTRAS = {"nlb_tools", "optuna", "pandas", "pynwb", "ray", "requests", "tensorboard"}
-# Their examples need the network or minutes.
-SHOWN_ONLY = {"ndt_cli.nlb.download.fetch", "ndt_cli.nlb.submit.submit"}
+# Their examples need the network, minutes, or a file of another program.
+SHOWN_ONLY = {
+    "ndt_cli.ndt1.importing.import_ndt1",
+    "ndt_cli.nlb.download.fetch",
+    "ndt_cli.nlb.submit.submit",
+}
 
 
 def _module(name):

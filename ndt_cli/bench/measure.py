@@ -23,7 +23,7 @@ from ndt_cli.engine.streams import Streams
 from ndt_cli.engine.trainer import new_network
 from ndt_cli.engine.trial_set import TrialSet
 from ndt_cli.errors import SettingsError
-from ndt_cli.model.context import Context
+from ndt_cli.model.context import Blocks, Context
 from ndt_cli.model.embedding import encoder_width, sinusoid_TD
 from ndt_cli.model.network import ModelShape
 from ndt_cli.settings.tree import ModelSettings, Settings
@@ -209,6 +209,7 @@ class StockModel(nn.Module):
     """Stock layers with the sizes, context window and dropout of a `NeuralDataTransformer`."""
 
     positions: Tensor | None
+    added_HTS: Tensor
 
     def __init__(self, settings: ModelSettings, shape: ModelShape) -> None:
         super().__init__()
@@ -250,9 +251,11 @@ class StockModel(nn.Module):
         self.drop_embedding = nn.Dropout(settings.dropout_embedding)
         self.drop_rates = nn.Dropout(settings.dropout_rates)
         self.readout = nn.Linear(width, shape.n_neurons)
-        allowed_TS = Context.from_settings(settings).allowed_TS(shape.n_bins)
-        blocked_TS = torch.zeros(allowed_TS.shape).masked_fill(~allowed_TS, -math.inf)
-        self.register_buffer("blocked_TS", blocked_TS)
+        context = Context.from_settings(settings)
+        blocked_TS = ~context.allowed_TS(shape.n_bins)
+        distance_KCW = Blocks.whole(shape.n_bins).distance_KCW(blocked_TS.device)
+        added_HTS = context.lowered(distance_KCW)[0].masked_fill(blocked_TS, -math.inf)
+        self.register_buffer("added_HTS", added_HTS)
 
     def forward(self, input_BTN: Tensor) -> Tensor:
         """Return log-rates (rates without ``model.log_rates``) of counts; both (B, T, N)."""
@@ -265,8 +268,11 @@ class StockModel(nn.Module):
         x_BTD = x_BTD * math.sqrt(self.width)
         if self.positions is not None:
             x_BTD = x_BTD + self.positions
+        added = self.added_HTS
+        # One mask for all, or one for each trial and head.
+        added = added[0] if len(added) == 1 else added.repeat(len(x_BTD), 1, 1)
         # Without `is_causal=False` the encoder compares the mask with a causal one: a GPU sync.
-        x_BTD = self.encoder(self.drop_embedding(x_BTD), mask=self.blocked_TS, is_causal=False)
+        x_BTD = self.encoder(self.drop_embedding(x_BTD), mask=added, is_causal=False)
         output_BTN: Tensor = self.readout(self.drop_rates(x_BTD))
         return output_BTN if self.settings.log_rates else output_BTN.relu()
 

@@ -38,6 +38,7 @@ class _Stream:
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self.reader_left = False  # such as head, which has seen enough
 
     def write(self, text: str) -> int:
         stream = getattr(sys, self._name)
@@ -52,7 +53,8 @@ class _Stream:
             reason = getattr(error, "strerror", None) or "it is closed"
             with suppress(OSError, ValueError, AttributeError):  # Python flushes it again at exit
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-            if isinstance(error, BrokenPipeError):  # a reader such as head has seen enough
+            if isinstance(error, BrokenPipeError):
+                self.reader_left = True
                 return len(text)
             raise OutputError(f"cannot print the results on standard output: {reason}") from error
         return len(text)

@@ -126,8 +126,8 @@ def convert(
     --condition target_dir --units-where "quality == good"
 
     Without trials, chop the recording into windows. Validation windows
-    come in blocks that share no bin with training windows, and ndt
-    evaluate --rates merges the rates back:
+    come in blocks that share no bin with training windows, and
+    ndt rates merges the rates back:
 
     ndt convert track.npz --out track.h5 --bin-ms 20 --chop-ms 2000
     --overlap-ms 400 --behavior pos_xy --behavior-times pos_t

@@ -15,8 +15,8 @@ from ndt_cli.commands.wording import as_typed
 from ndt_cli.errors import SettingsError, typed
 
 if TYPE_CHECKING:
-    from ndt_cli.nlb.members import SweepChoice
     from ndt_cli.nlb.submit import DatasetResult
+    from ndt_cli.search.choose import EnsembleChoice
 
 
 class PhaseChoice(str, Enum):
@@ -178,10 +178,10 @@ def _show(made: "DatasetResult") -> None:
         )
 
 
-def _choice_text(choice: "SweepChoice") -> str:
+def _choice_text(choice: "EnsembleChoice") -> str:
     number = "the number that validates best" if choice.curve else "the requested number"
     return (
-        f"the best {choice.n_members} of {choice.n_ranked} ranked members of {choice.sweep} "
+        f"the best {choice.n_members} of {len(choice.ranked)} ranked members of {choice.sweep} "
         f"by {choice.choose_by} on the validation split ({number})"
     )
 

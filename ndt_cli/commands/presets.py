@@ -59,7 +59,7 @@ def _show_preset(name: str, as_json: bool) -> None:
         print_json("preset/1", {"name": info.name, "title": info.title, "settings": settings})
         return
     text = commented_toml(info.settings, info.title)
-    if out.is_terminal:
+    if out.file.isatty():  # not a file, even if FORCE_COLOR is set
         out.print(
             Syntax(text, "toml", theme="ansi_dark", background_color="default", word_wrap=True)
         )

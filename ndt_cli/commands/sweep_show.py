@@ -11,6 +11,7 @@ from ndt_cli.commands.console import next_step, note, out, print_json, say
 from ndt_cli.commands.flags import JsonOption
 from ndt_cli.errors import typed
 from ndt_cli.search.space import heading, score_text, value_text
+from ndt_cli.settings.load import at_home
 
 if TYPE_CHECKING:
     from ndt_cli.search.results import SweepResults
@@ -33,20 +34,14 @@ def spaces(
 
     ndt sweep spaces generic > mine.toml
     """
-    from ndt_cli.search.space import (
-        SPACE_OF_PRESET,
-        find_space,
-        space_names,
-        space_text,
-        written,
-    )
+    from ndt_cli.search.space import SPACE_OF_PRESET, find_space, space_names, space_text
 
     if name is not None:
         found = find_space(name)
-        shipped = found.name in space_names() and not Path(name).expanduser().is_file()
+        shipped = found.name in space_names() and not at_home(name).is_file()
         text = space_text(found.name) if shipped else found.to_toml()
         if as_json:
-            draws = {key: written(draw) for key, draw in found.draws.items()}
+            draws = {key: {draw.kind: draw.values} for key, draw in found.draws.items()}
             print_json(
                 "space/1", {"name": found.name, "draws": draws, "conditions": found.conditions}
             )

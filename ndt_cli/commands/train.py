@@ -9,13 +9,20 @@ from rich.table import Table
 from ndt_cli.commands.console import next_step, note, print_json, run_warnings_shown, say
 from ndt_cli.commands.console import out as stdout
 from ndt_cli.commands.evaluate import print_scores, print_verdict
-from ndt_cli.commands.flags import ConfigOption, JsonOption, SetOption, with_flag
+from ndt_cli.commands.flags import (
+    AcceptChangesOption,
+    ConfigOption,
+    JsonOption,
+    SetOption,
+    with_flag,
+)
 from ndt_cli.commands.stopping import stop_request
 from ndt_cli.errors import SettingsError, typed
 from ndt_cli.settings.load import RECORDING_PRESET, find_config, load_settings
 
 if TYPE_CHECKING:
     from ndt_cli.seeds import SeedsFit
+    from ndt_cli.settings.tree import Settings
 
 
 def train(
@@ -38,6 +45,16 @@ def train(
         Path | None,
         typer.Option("--resume", help="Resume this run from its last checkpoint."),
     ] = None,
+    accept_changes: AcceptChangesOption = False,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="RUN",
+            help="Start from the weights of this run: its encoder, for the same neurons or others.",
+            show_default=False,
+        ),
+    ] = None,
     n_seeds: Annotated[
         int | None,
         typer.Option(
@@ -57,12 +74,17 @@ def train(
     Several GPUs: torchrun --nproc-per-node 4 -m ndt_cli train ...
     """
     changes = with_flag(overrides, "--data", "data.file", data)
-    if resume is not None and (config is not None or out is not None or n_seeds is not None):
+    others = (config, out, n_seeds, start)
+    if resume is not None and any(option is not None for option in others):
         raise SettingsError(
             "--resume continues in the run's own folder with its own settings",
-            "Leave out --config, --out and --seeds.",
+            "Leave out --config, --out, --from and --seeds.",
         )
-    if resume is None:
+    if accept_changes and resume is None:
+        raise SettingsError("--accept-changes is about a run to --resume, and none is given")
+    if start is not None:
+        settings = _settings_from(start, config, changes)
+    elif resume is None:
         chosen = ""
         if config is None and any(change.startswith("data.file=") for change in changes):
             config = RECORDING_PRESET
@@ -87,7 +109,13 @@ def train(
         elif n_seeds is not None:
             of_seeds = fit_seeds(settings, n_seeds, out=out, watch=progress, should_stop=stop)
         elif resume is not None:
-            result = resume_fit(resume, overrides=changes, watch=progress, should_stop=stop)
+            result = resume_fit(
+                resume,
+                overrides=changes,
+                watch=progress,
+                should_stop=stop,
+                accept_changes=accept_changes,
+            )
         else:
             result = fit(settings, out=out, watch=progress, should_stop=stop)
     if of_seeds is not None:
@@ -122,6 +150,21 @@ def train(
         say(f"picture: {figure}")
     say(f"run: {run}")
     next_step(*steps)
+
+
+def _settings_from(start: Path, config: str | None, changes: list[str]) -> "Settings":
+    """Return the settings of a run that starts from another."""
+    if config is not None:
+        raise SettingsError(
+            "--from takes the settings of its run",
+            "Leave out --config; --set changes some of them.",
+        )
+    if not any(change.startswith(("data.file=", "data.synthetic=")) for change in changes):
+        raise SettingsError("--from needs spikes to train on", "Give a spike file: --data FILE.")
+    from ndt_cli.engine.starting import Start
+
+    note(f"settings: model, masks and learning rate of {start}, lengths by the size of the data")
+    return Start.load(start).settings(changes)
 
 
 def _print_seeds(found: "SeedsFit", as_json: bool) -> None:

@@ -207,6 +207,20 @@ class SpikeData:
         digest.update(np.ascontiguousarray(self.lengths_B, dtype="<i8").tobytes())
         return digest.hexdigest()
 
+    @cached_property
+    def rates_fingerprint(self) -> str:
+        """SHA-256 of the true rates, to 5 decimals; empty if they are not known.
+
+        Rounded, because machines differ in the last digits of rates that they compute.
+        """
+        if self.rates_BTN is None:
+            return ""
+        digest = hashlib.sha256()
+        for trial_TN in self.rates_BTN:  # + 0.0: no negative zero
+            rounded_TN = np.round(trial_TN.astype("<f8"), 5) + 0.0
+            digest.update(rounded_TN.tobytes())
+        return digest.hexdigest()
+
     def take(self, trials: IntArray) -> "SpikeData":
         """Return the trials at these indices, in this order."""
         known = {name: getattr(self, name) for name in PER_TRIAL}

@@ -3,13 +3,13 @@
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt_cli.atomic import check_may_write, write_atomic
+from ndt_cli.atomic import check_may_write, write_stream_atomic
 from ndt_cli.data.files import TRIAL_TABLE
 from ndt_cli.data.spike_data import Recording, all_trials
 from ndt_cli.errors import DataError
@@ -62,9 +62,11 @@ def write_recording(recording: Recording, path: Path, *, overwrite: bool = False
     write = _write_npz if path.suffix.lower() == ".npz" else _write_h5
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, lambda part: write(part, own_arrays(recording)), overwrite=overwrite)
+        write_stream_atomic(
+            path, lambda part: write(part, own_arrays(recording)), overwrite=overwrite
+        )
     except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error}") from error
+        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def check_target(path: Path, *, overwrite: bool = False) -> None:
@@ -110,7 +112,7 @@ def encoded(texts: Iterable[str]) -> NDArray[np.bytes_]:
     return np.array([str(text).encode() for text in texts], dtype=np.bytes_)
 
 
-def _write_npz(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
+def _write_npz(path: BinaryIO, arrays: dict[str, NDArray[Any]]) -> None:
     # numpy.savez writes the time of day into the archive: equal data would differ in bytes.
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for key, array in arrays.items():
@@ -120,7 +122,7 @@ def _write_npz(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
                 np.lib.format.write_array(stream, array, allow_pickle=False)
 
 
-def _write_h5(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
+def _write_h5(path: BinaryIO, arrays: dict[str, NDArray[Any]]) -> None:
     with h5py.File(path, "w") as file:
         for key, array in arrays.items():
             filters = {"compression": "gzip", "shuffle": True} if array.ndim == 3 else {}

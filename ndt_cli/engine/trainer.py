@@ -4,7 +4,8 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -18,8 +19,10 @@ from ndt_cli.data.spike_data import Recording, SpikeData
 from ndt_cli.engine.backend import choose_backend
 from ndt_cli.engine.checkpoint import (
     Checkpoint,
+    Origin,
     Progress,
     Saver,
+    check_log,
     optimizer_tensors,
     take_later_best,
 )
@@ -29,6 +32,7 @@ from ndt_cli.engine.events import EpochDone, Event, Started, StepDone, Watcher
 from ndt_cli.engine.measures import measures_of
 from ndt_cli.engine.passes import mean_over_passes
 from ndt_cli.engine.run_folder import RunFolder
+from ndt_cli.engine.starting import Start, describe_start
 from ndt_cli.engine.step import StepParts, make_optimizer, set_learning_rate
 from ndt_cli.engine.streams import Streams, make_stream, stream_seed
 from ndt_cli.engine.tensorboard import EventLog
@@ -84,6 +88,7 @@ class Trainer:
         folder: RunFolder,
         compute: Compute,
         ranks: Ranks,
+        start: Start | None = None,
     ) -> None:
         self.settings = settings
         self.recording = recording
@@ -94,8 +99,14 @@ class Trainer:
         backend = choose_backend(settings.train, compute, ranks.world_size)
         self.trials = TrialSet.load(recording.train, device)
         self.validator = Validator(recording.valid, settings, device)
-        self.network = new_network(settings, recording.train, backend.math).to(device)
-        self.optimizer = make_optimizer(self.network.parameters(), settings, device)
+        network = new_network(settings, recording.train, backend.math)
+        self.notes = recording.notes
+        if start is not None:
+            columns_N = start.match(settings, recording.train, recording.source)
+            start.fill(network, columns_N)
+            self.notes += (describe_start(start, columns_N),)
+        self.network = network.to(device)
+        self.optimizer = make_optimizer(_groups(self.network, settings.train), settings, device)
         self.streams = Streams.from_seed(settings.train.seed, device, ranks.rank)
         several = ranks.world_size > 1
         model = DistributedDataParallel(self.network) if several else self.network
@@ -110,16 +121,23 @@ class Trainer:
         self._is_new = True
         self._clock = time.perf_counter()
 
-    def restore(self, checkpoint: Checkpoint) -> None:
+    @cached_property
+    def origin(self) -> Origin:
+        """What the checkpoints say of the run; only the first process may have its folder."""
+        return Origin.of(self.folder, self.settings)
+
+    def restore(self, checkpoint: Checkpoint, *, accept_changes: bool = False) -> None:
         """Continue from a checkpoint."""
+        checkpoint.check_origin(self.origin, accept_changes=accept_changes)
         checkpoint.load_into(self.network)
         checkpoint.load_optimizer(self.optimizer, self.network)
         checkpoint.load_streams(self.streams, self.ranks.rank, self.ranks.world_size)
         self.order_state = self.streams.order.get_state()
         self.progress = Progress.from_json(checkpoint.progress)
-        take_later_best(self.folder, self.progress)
+        take_later_best(self.folder, self.progress, self.origin, accept_changes=accept_changes)
         self._is_new = False
         if self.ranks.is_first:
+            check_log(self.folder, self.progress.epoch, accept_changes=accept_changes)
             self.history = self.folder.keep_metrics(self.progress.epoch)
 
     def run(
@@ -153,7 +171,7 @@ class Trainer:
                 if waited >= settings.patience_epochs:
                     stopped = "early"
                     break
-                set_learning_rate(self.optimizer, learning_rate(epoch, settings))
+                set_learning_rate(self.optimizer, *learning_rates(epoch, settings))
                 batches = self._batches()
                 sums = torch.tensor([progress.loss_total, progress.n_scored], device=device)
                 for rows in batches[progress.step :]:
@@ -199,7 +217,7 @@ class Trainer:
             first_epoch=self.progress.epoch,
             max_epochs=self.settings.train.max_epochs,
             steps_per_epoch=math.ceil(len(self.trials) / self.settings.train.batch_size),
-            notes=self.recording.notes,
+            notes=self.notes,
         )
 
     def _batches(self) -> tuple[Tensor, ...]:
@@ -238,7 +256,7 @@ class Trainer:
         record: dict[str, float] = {
             "epoch": progress.epoch + 1,
             "train_loss": progress.loss_total / max(progress.n_scored, 1),
-            "learning_rate": learning_rate(progress.epoch, settings),
+            "learning_rate": learning_rates(progress.epoch, settings)[0],
         }
         progress.epoch += 1
         progress.step, progress.loss_total, progress.n_scored = 0, 0.0, 0.0
@@ -289,6 +307,7 @@ class Trainer:
                 streams,
             )
         if self.ranks.is_first:
+            checkpoint = replace(checkpoint, origin=self.origin)
             self.saver.save(name, checkpoint, self.history, must=must)
             _log.debug("saved the checkpoint %s after epoch %d", name, self.progress.epoch)
 
@@ -412,6 +431,34 @@ def learning_rate(epoch: int, settings: TrainSettings) -> float:
     if settings.schedule == "inverse-sqrt":
         return peak * math.sqrt(warmup / (epoch + 1))
     return peak
+
+
+def learning_rates(epoch: int, settings: TrainSettings) -> tuple[float, ...]:
+    """Return the rate of all weights; after a start from a run, of two groups (see `_groups`).
+
+    In the first ``frozen_share`` of the epochs only the read-in and the read-out learn. From then
+    on everything does, at ``thawed_rate`` of the rate.
+    """
+    rate = learning_rate(epoch, settings)
+    if settings.start_from is None:
+        return (rate,)
+    if epoch < round(settings.frozen_share * settings.max_epochs):
+        # At a rate of zero AdamW changes nothing, and decays nothing.
+        return rate, 0.0
+    return rate * settings.thawed_rate, rate * settings.thawed_rate
+
+
+def _groups(
+    network: NeuralDataTransformer, settings: TrainSettings
+) -> list[list[torch.nn.Parameter]]:
+    """Return the weights; after a start from a run, read-in and read-out, and then the encoder."""
+    if settings.start_from is None:
+        return [list(network.parameters())]
+    of_neurons = ("embedding.table.", "embedding.projection.", "readout.")
+    groups: list[list[torch.nn.Parameter]] = [[], []]
+    for name, weights in network.named_parameters():
+        groups[0 if name.startswith(of_neurons) else 1].append(weights)
+    return groups
 
 
 def ignore(event: Event) -> None:

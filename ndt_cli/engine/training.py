@@ -30,6 +30,7 @@ from ndt_cli.engine.run_folder import (
     hold_run,
     package_version,
 )
+from ndt_cli.engine.starting import Start
 from ndt_cli.engine.tensorboard import require_tensorboard
 from ndt_cli.engine.trainer import Trainer, TrainResult, ignore
 from ndt_cli.errors import DeviceError, NdtError, RunError, RunWarning, SettingsError
@@ -94,6 +95,9 @@ def train(
     compute = choose_compute(settings.train, ranks.local_rank)
     check_trainable(recording, settings)
     check_limits(recording.train, settings, compute.device, ranks.world_size)
+    start_weights = _start(settings)
+    if start_weights is not None:
+        start_weights.match(settings, recording.train, recording.source)
     with ExitStack() as stack:
         n_threads = stack.enter_context(
             _computing(settings.train, settings.train.n_threads, compute, ranks)
@@ -119,7 +123,7 @@ def train(
             compute.dtype,
             n_threads,
         )
-        trainer = Trainer(settings, recording, folder, compute, ranks)
+        trainer = Trainer(settings, recording, folder, compute, ranks, start_weights)
         return trainer.run(n_threads, watch or ignore, should_stop, until_epoch)
 
 
@@ -131,6 +135,7 @@ def resume(
     watch: Watcher | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     until_epoch: int | None = None,
+    accept_changes: bool = False,
 ) -> TrainResult:
     """Resume a run from its last checkpoint, exactly as if it had never stopped.
 
@@ -143,14 +148,17 @@ def resume(
         saved; with any other change it would be another run.
     recording, watch, should_stop, until_epoch
         As in `train`.
+    accept_changes : bool
+        Warn, instead of refusing, if the settings, data, log or checkpoints of the run were
+        changed since it was saved.
 
     Raises
     ------
     SettingsError
         If another setting is overridden, or the run has trained for more epochs than requested.
     RunError
-        If it is not a run folder, another process trains in it, or the data are not those that the
-        run was trained on.
+        If it is not a run folder, another process trains in it, or its settings, data, log or
+        checkpoints are not those that it was saved with.
     DeviceError
         If this machine does not have the kind of device that the run was trained on.
     CheckpointError
@@ -159,7 +167,8 @@ def resume(
     Warns
     -----
     RunWarning
-        If it cannot be resumed bit for bit: fewer threads, or another version of torch.
+        If it cannot be resumed bit for bit: fewer threads, another version of torch, or other
+        vector instructions of the processor.
 
     Examples
     --------
@@ -176,12 +185,17 @@ def resume(
             f"{folder.path} is an ensemble, which cannot be trained",
             "Resume one of the runs that it was made of.",
         )
+    if "imported" in folder.read_json("run.json"):
+        raise RunError(
+            f"{folder.path} was imported, and has no state to resume from",
+            f"Train a new run that starts from its weights: `train.start_from={folder.path}`.",
+        )
     settings = folder.settings(overrides)
     check_resumable(folder.settings(), settings)
     if settings.train.tensorboard:
         require_tensorboard()
     recording = recording or load_recording(settings.data)
-    check_same_data(folder, recording)
+    check_same_data(folder, recording, accept_changes=accept_changes)
     check_trainable(recording, settings)
     ranks = Ranks.from_environment()
     compute, n_threads = _compute_as_started(
@@ -196,10 +210,13 @@ def resume(
             folder.remove_leftovers()
 
         _in_first_process(hold, ranks, compute)
-        trainer = Trainer(settings, recording, folder, compute, ranks)
+        untrained = folder.is_untrained()
+        start = _start(settings) if untrained else None
+        trainer = Trainer(settings, recording, folder, compute, ranks, start)
         # Killed before its first checkpoint, a run starts over, which gives the same run.
-        if not folder.is_untrained():
-            trainer.restore(Checkpoint.load(folder.checkpoint("last")))
+        if not untrained:
+            last = Checkpoint.load(folder.checkpoint("last"))
+            trainer.restore(last, accept_changes=accept_changes)
         done = trainer.progress.epoch
         if done > settings.train.max_epochs:
             raise SettingsError(
@@ -237,6 +254,8 @@ def _compute_as_started(
     before, now = facts.packages.get("torch"), package_version("torch")
     if before not in (None, now):
         unlike.append(f"torch {before} (installed now: {now})")
+    if facts.cpu_capability not in ("", compute.cpu_capability):
+        unlike.append(f"{facts.cpu_capability} instructions (now: {compute.cpu_capability})")
     if unlike:
         warnings.warn(
             f"{run} started with {' and with '.join(unlike)}: from here on its numbers differ by "
@@ -245,6 +264,11 @@ def _compute_as_started(
             stacklevel=3,
         )
     return compute, n_threads
+
+
+def _start(settings: Settings) -> Start | None:
+    run = settings.train.start_from
+    return None if run is None else Start.load(run)
 
 
 def for_trials(settings: Settings, train: SpikeData) -> Settings:

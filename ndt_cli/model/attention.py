@@ -23,12 +23,22 @@ _MOST_KEPT = 8
 
 
 class ContextAttention(nn.Module):
-    """Multi-head self-attention; bins outside the context window get no weight."""
+    """Multi-head self-attention; bins outside the context window get no weight.
 
-    def __init__(self, width: int, n_heads: int, dropout: float) -> None:
+    ``relative`` is the bias of the scores by relative position, where there is one.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        n_heads: int,
+        dropout: float,
+        relative: RelativePositions | None = None,
+    ) -> None:
         super().__init__()
         self.n_heads = n_heads
         self.dropout = dropout
+        self.relative = relative
         # Queries, keys and values in one product; each third is initialized on its own.
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
@@ -57,13 +67,53 @@ class ContextAttention(nn.Module):
 
         q_BKHCE = heads(q_BTD, blocks.row_KC, blocks.size) * (width // self.n_heads) ** -0.5
         scores_BKHCW = q_BKHCE @ heads(k_BTD, blocks.column_KW, blocks.around).transpose(-1, -2)
-        weights_BKHCW = (scores_BKHCW + window.blocked).softmax(dim=-1)
+        weights_BKHCW = (scores_BKHCW + self.added(window)).softmax(dim=-1)
         if dropout is not None:
             weights_BKHCW = dropout(weights_BKHCW, self.dropout)
         attended_BKHCE = weights_BKHCW @ heads(v_BTD, blocks.column_KW, blocks.around)
         n_rows = blocks.n_blocks * blocks.size
         attended_BTD = attended_BKHCE.transpose(2, 3).reshape(n_trials, n_rows, width)
         return linear(attended_BTD[:, :n_bins], self.out)
+
+    def added(self, window: Window) -> Tensor:
+        """Return what is added to the scores: -inf where attention is not allowed, and the bias."""
+        if self.relative is None:
+            return window.blocked
+        bias_HCW: Tensor = self.relative(window.blocks)
+        return window.blocked + bias_HCW.to(window.blocked.dtype)
+
+
+class RelativePositions(nn.Module):
+    """A bias of the attention scores, learned for each head and each offset, zero at the start.
+
+    The offset is the bin attended to minus the bin that attends (Shaw et al. 2018; as a bias of the
+    scores, Raffel et al. 2020). Unlike positions in a trial, it exists in trials of any length.
+
+    Parameters
+    ----------
+    n_heads : int
+    back, forward : int
+        Farthest offsets that occur in training. Those beyond share the bias of the farthest.
+    """
+
+    def __init__(self, n_heads: int, back: int, forward: int) -> None:
+        super().__init__()
+        self.back, self.ahead = back, forward
+        self.bias_HO = nn.Parameter(torch.zeros(n_heads, back + 1 + forward))
+
+    def forward(self, blocks: Blocks) -> Tensor:
+        """Return the bias of each score of a block, (H, C, W) float32: all blocks have the same."""
+        first, last = -blocks.back - blocks.size + 1, blocks.size - 1 + blocks.forward
+        offsets_HO = self.bias_HO[:, max(0, first + self.back) :]
+        offsets_HO = offsets_HO[:, : last - max(first, -self.back) + 1]
+        before, after = max(0, -self.back - first), max(0, last - self.ahead)
+        farthest_back, farthest_forward = self.bias_HO[:, :1], self.bias_HO[:, -1:]
+        offsets_HO = torch.cat(
+            [farthest_back.expand(-1, before), offsets_HO, farthest_forward.expand(-1, after)],
+            dim=1,
+        )
+        # Row c starts at the offset of its first column: the last row at the farthest one.
+        return offsets_HO.unfold(1, blocks.around, 1).flip(1)
 
 
 def linear(x: Tensor, layer: nn.Linear) -> Tensor:
@@ -79,8 +129,9 @@ class Window:
     """
 
     blocks: Blocks
-    # 0 where attention is allowed, -inf elsewhere: (K, 1, C, W), or (B, K, 1, C, W) if the trials
-    # differ in length.
+    # What is added to the scores: -inf where attention is not allowed; elsewhere 0, or less where
+    # it falls with distance. (K, H, C, W), or (B, K, H, C, W) if the trials differ in length; H is
+    # 1 if all heads have the same.
     blocked: Tensor
 
 
@@ -122,7 +173,7 @@ def _padded_window(
     # A padded bin still sees itself: a row without a single allowed bin would be NaN.
     itself_TS = torch.eye(n_bins, dtype=torch.bool, device=device)
     allowed_BTS = (context.allowed_TS(n_bins, device) & inside_BT[:, None, :]) | itself_TS
-    return Window(blocks, _blocked(blocks.cut_out(allowed_BTS).unsqueeze(2), dtype))
+    return Window(blocks, _blocked(context, blocks, blocks.cut_out(allowed_BTS), dtype))
 
 
 def _window(
@@ -132,9 +183,9 @@ def _window(
     with torch.inference_mode(False):
         blocks = blocks or Blocks.for_context(context, n_bins, device)
         allowed_KCW = blocks.cut_out(context.allowed_TS(n_bins, device))
-        return Window(blocks, _blocked(allowed_KCW.unsqueeze(1), dtype))
+        return Window(blocks, _blocked(context, blocks, allowed_KCW, dtype))
 
 
-def _blocked(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    zeros = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
-    return zeros.masked_fill_(~allowed, -math.inf)
+def _blocked(context: Context, blocks: Blocks, allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    lowered_KHCW = context.lowered(blocks.distance_KCW(allowed.device)).to(dtype)
+    return lowered_KHCW.masked_fill(~allowed.unsqueeze(-3), -math.inf)

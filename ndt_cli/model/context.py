@@ -18,21 +18,31 @@ class Context:
     """The context window of one layer: bin i sees bin j if ``i - back <= j <= i + forward``.
 
     ``None`` means no limit on that side. With ``wrap_initial`` the first ``back`` bins all see
-    one another, so that the start of a trial is not inferred from a bin or two.
+    one another, so that the start of a trial is not inferred from a bin or two. ``head_spans`` says
+    over how many bins the attention of each head falls by a factor of e; empty: it does not.
     """
 
     back: int | None
     forward: int | None
     wrap_initial: bool = False
+    head_spans: tuple[float, ...] = ()
 
     @classmethod
     def from_settings(cls, settings: ModelSettings) -> "Context":
         if settings.full_context:
-            return cls(None, None)
+            return cls(None, None, head_spans=settings.head_spans)
         back = None if settings.context_back < 0 else settings.context_back
         forward = None if settings.context_forward < 0 else settings.context_forward
         # Without a limit behind there is no initial segment to join.
-        return cls(back, forward, settings.context_wrap_initial and back is not None)
+        wrap_initial = settings.context_wrap_initial and back is not None
+        return cls(back, forward, wrap_initial, settings.head_spans)
+
+    def reach(self, n_bins: int) -> tuple[int, int]:
+        """Return how far a bin sees back and forward in a trial of ``n_bins``."""
+        most = n_bins - 1
+        back = most if self.back is None else min(self.back, most)
+        forward = most if self.forward is None else min(self.forward, most)
+        return back, max(forward, back - 1) if self.wrap_initial else forward
 
     def allowed_TS(self, n_bins: int, device: torch.device | str = "cpu") -> Tensor:
         """Return a bool matrix, True where row bin may attend to column bin."""
@@ -47,6 +57,17 @@ class Context:
             initial_T = bins < self.back
             allowed_TS |= initial_T[:, None] & initial_T[None, :]
         return allowed_TS
+
+    def lowered(self, distance: Tensor) -> Tensor:
+        """Return what is added to the scores of bins at a distance, (..., H, C, W) for (..., C, W).
+
+        Of head h it is -distance / span_h (Press et al. 2022, section 3, in both directions); zeros
+        for one head if attention does not fall with distance.
+        """
+        if not self.head_spans:
+            return torch.zeros_like(distance, dtype=torch.float32).unsqueeze(-3)
+        # Not by a tensor of spans: a step that is captured on a GPU can copy nothing to it.
+        return torch.stack([-distance / span for span in self.head_spans], dim=-3)
 
 
 # Rows of scores are read in vectors of this many numbers, so wider rows come in such steps.
@@ -110,6 +131,10 @@ class Blocks:
         """Return the bins that each block looks at; the first and last may lie outside."""
         first_K = torch.arange(self.n_blocks, device=device) * self.size - self.back
         return first_K[:, None] + torch.arange(self.around, device=device)
+
+    def distance_KCW(self, device: torch.device) -> Tensor:
+        """Return how many bins lie between each row of a block and each bin that it looks at."""
+        return (self.row_KC(device)[:, :, None] - self.column_KW(device)[:, None, :]).abs()
 
     def cut_out(self, allowed: Tensor) -> Tensor:
         """Cut a (..., T, T) bool matrix to (..., K, C, W); False past the trial.

@@ -70,7 +70,7 @@ class Embedding(nn.Module):
         elif settings.positions == "sinusoid":
             sinusoids = sinusoid_TD(n_bins, self.width, offset=int(settings.position_offset))
             self.register_buffer("positions", sinusoids, persistent=False)
-        else:
+        else:  # none, or those that attention knows
             self.positions = None
 
     def forward(self, input_BTN: Tensor, dropout: Dropout | None) -> Tensor:

@@ -10,7 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ndt_cli.model.attention import ContextAttention, Window, Windows, linear
+from ndt_cli.model.attention import (
+    ContextAttention,
+    RelativePositions,
+    Window,
+    Windows,
+    linear,
+)
 from ndt_cli.model.context import Context
 from ndt_cli.model.dropout import Dropout
 from ndt_cli.model.embedding import Embedding, encoder_width
@@ -112,8 +118,11 @@ class NeuralDataTransformer(nn.Module):
         self.windows = Windows(self.context)
         width = encoder_width(settings, shape.n_neurons)
         self.embedding = Embedding(settings, shape.n_neurons, shape.n_bins, shape.max_count)
-        self.layers = nn.ModuleList(EncoderLayer(settings, width) for _ in range(settings.n_layers))
-        self.norm = make_norm(settings, width)
+        reach = self.context.reach(shape.n_bins)
+        self.layers = nn.ModuleList(
+            EncoderLayer(settings, width, reach) for _ in range(settings.n_layers)
+        )
+        self.norm = nn.LayerNorm(width) if settings.norm == "layer" else ScaleNorm(width)
         self.readout = Readout(settings, width, shape)
         if settings.tfixup_init:
             self._tfixup()
@@ -193,13 +202,16 @@ class NeuralDataTransformer(nn.Module):
 class EncoderLayer(nn.Module):
     """Attention and a feed-forward part, each with dropout, a residual and a norm."""
 
-    def __init__(self, settings: ModelSettings, width: int) -> None:
+    def __init__(self, settings: ModelSettings, width: int, reach: tuple[int, int]) -> None:
         super().__init__()
         self.pre_norm = settings.norm_place == "pre"
         self.p = settings.dropout
-        self.attention = ContextAttention(width, settings.n_heads, settings.dropout)
-        self.norm_attention = make_norm(settings, width)
-        self.norm_feedforward = make_norm(settings, width)
+        relative = None
+        if settings.positions == "relative":
+            relative = RelativePositions(settings.n_heads, *reach)
+        self.attention = ContextAttention(width, settings.n_heads, settings.dropout, relative)
+        self.norm_attention = nn.LayerNorm(width)
+        self.norm_feedforward = nn.LayerNorm(width)
         self.expand = nn.Linear(width, settings.feedforward_size)
         self.contract = nn.Linear(settings.feedforward_size, width)
         self.activation = settings.activation
@@ -260,11 +272,6 @@ class Readout(nn.Module):
             self.last.bias.copy_(scores_NC.flatten())
         else:
             self.last.bias.copy_(rates_N if self.rectify else rates_N.log())
-
-
-def make_norm(settings: ModelSettings, width: int) -> nn.Module:
-    """Return the norm that the settings name."""
-    return nn.LayerNorm(width) if settings.norm == "layer" else ScaleNorm(width)
 
 
 class ScaleNorm(nn.Module):

@@ -21,6 +21,7 @@ from ndt_cli.engine.device import cpu_threads
 from ndt_cli.engine.trained_model import TrainedModel
 from ndt_cli.engine.trial_set import TrialSet
 from ndt_cli.model.attention import ContextAttention
+from ndt_cli.model.context import Blocks
 from ndt_cli.model.network import EncoderLayer, NeuralDataTransformer
 from ndt_cli.report.conditions import evenly_spaced
 from ndt_cli.report.figures import (
@@ -53,16 +54,19 @@ def attention_weights(
     """Return the attention weights of each layer as the network infers rates.
 
     Per layer (B, H, T, S): softmax(q k^T / sqrt(E)) within the context window (Ye & Pandarinath
-    2021, section 2), which sums to 1 over S. The network does not keep them: they are recomputed in
-    float32 from the input of each layer. Weights of padded bins are undefined.
+    2021, section 2), with what falls with distance; it sums to 1 over S. The network does not keep
+    them: they are recomputed in float32 from the input of each layer. Weights of padded bins are
+    undefined.
     """
-    blocked = ~allowed_pairs(network, input_BTN.shape[1], inside_BT, input_BTN.device)
+    n_bins, device = input_BTN.shape[1], input_BTN.device
+    blocked = ~allowed_pairs(network, n_bins, inside_BT, device)
+    lowered = network.context.lowered(Blocks.whole(n_bins).distance_KCW(device))
     weights: list[Tensor] = []
 
     def keep(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(layer, EncoderLayer)
         x_BTD = layer.norm_attention(inputs[0]) if layer.pre_norm else inputs[0]
-        weights.append(_weights(layer.attention, x_BTD, blocked))
+        weights.append(_weights(layer.attention, x_BTD, blocked, lowered))
 
     hooks = [layer.register_forward_pre_hook(keep) for layer in network.layers]
     try:
@@ -73,12 +77,17 @@ def attention_weights(
     return weights
 
 
-def _weights(attention: ContextAttention, x_BTD: Tensor, blocked: Tensor) -> Tensor:
+def _weights(
+    attention: ContextAttention, x_BTD: Tensor, blocked: Tensor, lowered: Tensor
+) -> Tensor:
     q_BTD, k_BTD, _ = attention.qkv(x_BTD).chunk(3, dim=-1)
     q_BHTE, k_BHSE = (
         part.unflatten(-1, (attention.n_heads, -1)).transpose(1, 2) for part in (q_BTD, k_BTD)
     )
     scores_BHTS = q_BHTE @ k_BHSE.transpose(-1, -2) / math.sqrt(q_BHTE.shape[-1])
+    scores_BHTS = scores_BHTS + lowered
+    if attention.relative is not None:
+        scores_BHTS = scores_BHTS + attention.relative(Blocks.whole(x_BTD.shape[1]))
     weights_BHTS: Tensor = scores_BHTS.masked_fill(blocked, -math.inf).softmax(dim=-1)
     return weights_BHTS
 

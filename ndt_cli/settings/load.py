@@ -1,6 +1,7 @@
 """Load settings: a TOML file or a shipped preset, with overrides, checked together."""
 
 import codecs
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 import tomli_w
 from pydantic import ValidationError
 
+from ndt_cli.atomic import check_name
 from ndt_cli.errors import SettingsError, nearest
 from ndt_cli.settings.explain import (
     describe_problem,
@@ -106,7 +108,7 @@ def load_settings(
     """
     if isinstance(config, Mapping):
         return _checked({}, {}, [(config, _CONFIG), (overrides, _OVERRIDES)])
-    return _resolve(find_config(config), overrides)
+    return resolve_config(find_config(config), overrides)
 
 
 def settings_to_toml(settings: Settings) -> str:
@@ -114,15 +116,15 @@ def settings_to_toml(settings: Settings) -> str:
     return tomli_w.dumps(plain_values(settings))
 
 
-def _resolve(source: ConfigSource, overrides: Overrides) -> Settings:
+def resolve_config(source: ConfigSource, overrides: Overrides = ()) -> Settings:
+    """Return the settings of a config with the overrides; see `load_settings`."""
     values = parse_config(source)
     folder = source.path.parent if source.path is not None else Path()
     origins = dict.fromkeys(values, source.label)
     for section, fields in values.items():
         if isinstance(fields, dict):
             origins |= {f"{section}.{name}": source.label for name in fields}
-    if isinstance(values.get("data"), dict):
-        _make_path(values["data"], folder)
+    _make_paths(values, folder)
     return _checked(values, origins, [(overrides, _OVERRIDES)])
 
 
@@ -171,8 +173,8 @@ def _put(
     if isinstance(fields, dict):  # otherwise the config is wrong, which the validation reports
         fields[name] = value
         origins[key] = origin
-        if key == "data.file":
-            _make_path(fields, Path())
+        if key in _PATHS:
+            _make_paths({section: fields}, Path())
     return None
 
 
@@ -208,10 +210,21 @@ def _parse_value(text: str, *, wants_text: bool) -> Any:
     return text if wants_text and not isinstance(value, str) else value
 
 
-def _make_path(data: dict[str, Any], folder: Path) -> None:
+_PATHS = ("data.file", "train.start_from")
+
+
+def _make_paths(values: dict[str, Any], folder: Path) -> None:
     # Strict validation takes a Path, not text, and refuses anything else.
-    if isinstance(data.get("file"), (str, Path)) and data["file"]:
-        data["file"] = (folder / Path(data["file"]).expanduser()).absolute()
+    for section, _, name in (key.partition(".") for key in _PATHS):
+        fields = values.get(section)
+        if isinstance(fields, dict) and isinstance(fields.get(name), (str, Path)) and fields[name]:
+            fields[name] = (folder / at_home(fields[name])).absolute()
+            check_name(fields[name])
+
+
+def at_home(path: str | Path) -> Path:
+    """Return a path with a ``~`` at its beginning as a folder; one of an unknown user stays."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  (which raises for an unknown user)
 
 
 # Configs and presets -----------------------------------------------------------------------------
@@ -231,7 +244,7 @@ def read_preset(name: str) -> PresetInfo:
     """Return a shipped preset; `SettingsError` if no preset has that name."""
     source = _preset_source(name)
     title = source.text.partition("\n")[0].removeprefix("#").strip()
-    return PresetInfo(source.name, title, _resolve(source, ()))
+    return PresetInfo(source.name, title, resolve_config(source))
 
 
 def find_config(config: str | Path | ConfigSource | None = None) -> ConfigSource:
@@ -251,7 +264,7 @@ def find_config(config: str | Path | ConfigSource | None = None) -> ConfigSource
     if str(config) == "-":
         # Relative paths count from the working directory, as in the overrides.
         return ConfigSource("standard input", "file", sys.stdin.read(_MAX_BYTES), Path("-"))
-    path, name = Path(config).expanduser(), str(config)
+    path, name = at_home(config), str(config)
     if path.is_file():
         hint = (
             "`config` takes a TOML file or a preset's name; for a spike file, set `data.file=PATH`"
@@ -314,15 +327,17 @@ def parse_config(source: ConfigSource) -> dict[str, Any]:
     try:
         return tomllib.loads(source.text)
     except tomllib.TOMLDecodeError as error:
-        message = str(error)
+        message, hint = str(error), _TOML_HINT
         place = _PLACE.search(message)
         if place and place[1]:
             line, column = int(place[1]), int(place[2])
         else:
             lines = source.text.split("\n")
             line, column = len(lines), len(lines[-1]) + 1
+        if "\\" in source.text.split("\n")[line - 1]:
+            hint = "Put a path of Windows in single quotes: file = 'C:\\data\\spikes.npz'"
         raise SettingsError(
-            f"{source.label}, line {line}, column {column}: {_PLACE.sub('', message)}", _TOML_HINT
+            f"{source.label}, line {line}, column {column}: {_PLACE.sub('', message)}", hint
         ) from error
     except RecursionError as error:
         raise SettingsError(

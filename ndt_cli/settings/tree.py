@@ -33,6 +33,10 @@ def _as_tuple(value: object) -> object:
 # A TOML list becomes a tuple: sections are frozen.
 NeuronList = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_as_tuple)]
 
+HeadSpans = Annotated[
+    tuple[Annotated[float, Field(ge=0.1, le=_MANY)], ...], BeforeValidator(_as_tuple)
+]
+
 
 class DataSettings(_Section):
     """Which spikes to train on."""
@@ -97,8 +101,10 @@ class ModelSettings(_Section):
     """Width of the encoder. auto, as in NDT1: one number per neuron (count-table: embedding_size
     per neuron), at least 16. A linear embedding allows any width; the others need at least auto."""
 
-    positions: Literal["learned", "sinusoid", "none"] = "learned"
-    """Position embedding of a bin in its trial."""
+    positions: Literal["learned", "sinusoid", "relative", "none"] = "learned"
+    """Position of a bin. learned, sinusoid: in its trial, added to the embedded counts; relative:
+    to the bins that it attends to, as a learned bias of attention per layer, head and offset.
+    Trials longer than those trained on need relative positions, or none."""
 
     position_offset: bool = True
     """Number positions from 1 instead of 0 in the sinusoid embedding."""
@@ -116,7 +122,8 @@ class ModelSettings(_Section):
     """Nonlinearity of the feed-forward block."""
 
     norm: Literal["layer", "scale"] = "layer"
-    """layer: LayerNorm; scale: ScaleNorm (g * x / ||x||, with one learned g)."""
+    """Norm of the encoder's output. layer: LayerNorm; scale: ScaleNorm (g * x / ||x||, with one
+    learned g). Within the layers it is always LayerNorm, as in NDT1."""
 
     norm_place: Literal["pre", "post"] = "post"
     """Normalize before (pre) or after (post) the attention and feed-forward blocks."""
@@ -130,6 +137,11 @@ class ModelSettings(_Section):
 
     context_forward: int = Field(4, ge=-1, le=_MANY)
     """Future bins that each bin attends to in each layer; -1: all."""
+
+    head_spans: HeadSpans = ()
+    """Number of bins over which the attention of each head falls by a factor of e, one for each
+    head: [1, 10] gives one head for fast signals and one for slow ones. Empty: attention does not
+    fall with distance, as in NDT1."""
 
     full_context: bool = False
     """Attend to all bins of the trial, whatever context_back and context_forward are."""
@@ -170,6 +182,11 @@ class ModelSettings(_Section):
             raise ValueError(
                 "context_wrap_initial needs a context_back of at least 1: it joins the first "
                 f"context_back bins, and context_back is {self.context_back}"
+            )
+        if self.head_spans and len(self.head_spans) != self.n_heads:
+            raise ValueError(
+                f"head_spans has {len(self.head_spans)} values for {self.n_heads} heads; expected "
+                "one for each head, or none"
             )
         return self
 
@@ -273,8 +290,8 @@ class TrainSettings(_Section):
 
     max_steps: Annotated[int, Field(ge=1, le=_MANY)] | Literal["auto"] | None = None
     """Limit of the training in optimizer steps (batches). If epochs and steps are both given, the
-    shorter counts; likewise below. auto: one step per 30 bins of the training trials, at least 500
-    and at most 2500."""
+    shorter counts; likewise below. auto: one step per 40 bins of the training trials, at least 500,
+    and at most 2000 or as many as take 4 million bins of trials in all."""
 
     batch_size: int = Field(64, ge=1, le=_MANY)
     """Trials per step, over all devices together; a smaller last batch is kept."""
@@ -326,6 +343,21 @@ class TrainSettings(_Section):
     cuda_graph: bool = True
     """On a CUDA GPU, capture a training step as one CUDA graph and replay it, if a single process
     trains; the same for inference. If false, kernels are launched one by one; equal results."""
+
+    start_from: Path | None = None
+    """Run folder whose best weights training starts from: the encoder whole, read-in and read-out
+    of the neurons that are known to be the same. If unset, weights are drawn at random."""
+
+    start_neurons: Literal["auto", "same", "other"] = "auto"
+    """Which neurons are those of the run started from. auto: those of the same name, or all if the
+    trials are the same; same: all, in the same order; other: none."""
+
+    frozen_share: float = Field(0.3, ge=0, le=1)
+    """After a start from a run, the share of the epochs in which only the read-in and the read-out
+    learn; the encoder and its positions stay as they were."""
+
+    thawed_rate: float = Field(0.3, gt=0, le=1)
+    """Factor of the learning rate of everything after those epochs."""
 
     tensorboard: bool = False
     """Write TensorBoard events to the run folder (needs the extra "tensorboard")."""
@@ -381,7 +413,8 @@ class Settings(_Section):
             if steps is None:
                 continue
             if steps == "auto":
-                steps = min(2500, max(500, n_bins // 30))
+                bins_per_step = max(n_bins / steps_per_epoch, 1)
+                steps = max(500, min(n_bins // 40, 2000, int(4_000_000 / bins_per_step)))
             epochs = round(steps / steps_per_epoch)
             epochs = min(epochs, train["max_epochs"] // 10) if name == "warmup" else max(epochs, 1)
             train[f"{name}_epochs"] = min(epochs, train[f"{name}_epochs"])

@@ -102,6 +102,7 @@ def test_the_stock_model_gives_the_same_rates(norm_place, activation, embedding,
         {"context_back": 3, "context_forward": 1, "context_wrap_initial": True},
         {"log_rates": False},
         {"n_heads": 3},
+        {"n_heads": 3, "head_spans": (1.0, 3.0, 10.0)},
     ],
 )
 def test_the_stock_model_follows_the_settings(model):

@@ -247,6 +247,27 @@ def test_the_checkpoints_to_choose_from_are_those_of_the_measures():
     assert [choice.value for choice in CheckpointChoice] == list(CHECKPOINTS)
 
 
+def test_a_tilde_that_the_shell_left_is_the_home_folder(ndt, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for given in (["~/none.npz"], ["~nosuchuser/none.npz"]):
+        code, printed, _ = ndt("check-data", *given)
+        assert code == 1
+        expected = tmp_path / "none.npz" if given[0][1] == "/" else given[0]
+        assert f"{expected}: there is no such file" in printed
+    assert ndt("gen-data", "lorenz", "--out=~/x.csv")[2].startswith(f"Error: {tmp_path}/x.csv")
+
+
+def test_a_preset_in_a_file_has_no_colors(tmp_path):
+    with (tmp_path / "lab.toml").open("w") as file:
+        subprocess.run(
+            [sys.executable, "-m", "ndt_cli", "presets", "lorenz-quick"],
+            stdout=file,
+            env={**os.environ, "FORCE_COLOR": "1"},
+            check=True,
+        )
+    assert "\x1b" not in (tmp_path / "lab.toml").read_text()
+
+
 # Habits of a shell
 
 

@@ -43,6 +43,7 @@ VARIANTS = {
     "worst entries": {"train": {"topk_fraction": 0.5}},
     "classes": {"model": {"loss": "cross-entropy"}},
     "post-norm, sinusoids": {"model": {"norm_place": "post", "positions": "sinusoid"}},
+    "relative positions": {"model": {"positions": "relative", "context_back": 2, "n_layers": 2}},
     "scale norm, linear": {"model": {"norm": "scale", "embedding": "linear", "readout": "mlp"}},
 }
 

@@ -7,6 +7,7 @@ from builders import build_network, counts_BTN, model_settings
 from ndt_cli.model.context import Blocks, Context
 from ndt_cli.model.cpu.kernels import CpuMath
 from ndt_cli.model.network import PlainMath
+from ndt_cli.report.attention_weights import attention_weights
 
 N_BINS = 12
 CPU = torch.device("cpu")
@@ -158,3 +159,15 @@ def test_a_gpu_cuts_only_long_trials():
     gpu = torch.device("cuda")
     assert Blocks.for_context(Context(8, 4), 256, gpu) == Blocks.whole(256)
     assert Blocks.for_context(Context(8, 4), 1000, gpu).n_blocks > 1
+
+
+@torch.inference_mode()
+def test_attention_to_like_bins_falls_by_e_over_the_span_of_its_head():
+    settings = model_settings(n_layers=1, n_heads=2, full_context=True, head_spans=(1.0, 4.0))
+    network = build_network(settings, n_bins=N_BINS)
+    network.layers[0].attention.qkv.weight.zero_()  # all bins look alike
+    (weights_BHTS,) = attention_weights(network, counts_BTN(1, N_BINS, 3))
+    fast_TS, slow_TS = weights_BHTS[0].log()
+    torch.testing.assert_close(fast_TS[5, 5] - fast_TS[5, 6], torch.tensor(1.0))
+    torch.testing.assert_close(slow_TS[5, 5] - slow_TS[5, 9], torch.tensor(1.0))
+    torch.testing.assert_close(slow_TS[5, 3], slow_TS[5, 7])  # as far back as forward

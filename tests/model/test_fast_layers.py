@@ -19,11 +19,25 @@ def _results(network, counts, inside_BT, seed, plain, dtype=torch.float32):
     """Output and gradients of a network's fast layers, or of its plain ones."""
     inside_BT1 = torch.ones(1, 1, 1) if inside_BT is None else inside_BT[..., None]
     network.math = (PlainMath if plain else CpuMath)(dtype)
+    _spread_positions(network)
     network.zero_grad()
     output = network(counts, inside_BT, Dropout(RandomBits(seed))) * inside_BT1
     output.sin().sum().backward()
     gradient = {name: p.grad.clone() for name, p in network.named_parameters()}
     return {"output": output.detach(), **gradient}
+
+
+def _settings(model):
+    """Give each head its span, where spans are drawn."""
+    return model_settings(**(model | {"n_heads": len(model["head_spans"]) or model["n_heads"]}))
+
+
+def _spread_positions(network):
+    """Give relative positions, which start at zero, values that tell them apart."""
+    for layer in network.layers:
+        if layer.attention.relative is not None:
+            bias_HO = layer.attention.relative.bias_HO.data
+            bias_HO.copy_(torch.linspace(-1, 2, bias_HO.numel()).sin().view(bias_HO.shape))
 
 
 def _both(*given, dtype=torch.float32):
@@ -53,6 +67,7 @@ def _assert_as_exact(fast, plain, exact):
 
 
 _windows = st.integers(-1, 40)
+_spans = st.lists(st.sampled_from([0.5, 1.0, 3.0, 30.0]), max_size=4).map(tuple)
 _ps = st.sampled_from([0.0, 0.1, 0.5, 0.9])
 
 
@@ -65,7 +80,9 @@ _ps = st.sampled_from([0.0, 0.1, 0.5, 0.9])
             "activation": st.sampled_from(["relu", "gelu"]),
             "context_back": _windows,
             "context_forward": _windows,
+            "positions": st.sampled_from(["learned", "relative"]),
             "n_heads": st.integers(1, 4),
+            "head_spans": _spans,
             "n_layers": st.integers(1, 3),
             "feedforward_size": st.integers(1, 40),
             "dropout": _ps,
@@ -82,7 +99,8 @@ _ps = st.sampled_from([0.0, 0.1, 0.5, 0.9])
 def test_outputs_and_gradients_are_those_of_the_plain_layers(
     model, n_trials, n_bins, n_neurons, padded, seed
 ):
-    network = build_network(model_settings(**model), n_neurons, n_bins)
+    network = build_network(_settings(model), n_neurons, n_bins)
+    _spread_positions(network)
     counts = counts_BTN(n_trials, n_bins, n_neurons)
     lengths = torch.arange(n_bins, n_bins - n_trials, -1).clamp_min(1)
     inside_BT = torch.arange(n_bins) < lengths[:, None] if padded else None
@@ -93,9 +111,11 @@ def test_outputs_and_gradients_are_those_of_the_plain_layers(
 
 @pytest.mark.parametrize("n_bins", [7, 60])
 @pytest.mark.parametrize("norm_place", ["pre", "post"])
-def test_in_bfloat16_they_agree_to_its_rounding(norm_place, n_bins):
+@pytest.mark.parametrize("positions", ["learned", "relative"])
+def test_in_bfloat16_they_agree_to_its_rounding(norm_place, positions, n_bins):
+    window = {"context_back": 6, "context_forward": 2}
     model = model_settings(
-        norm_place=norm_place, n_layers=2, dropout=0.2, context_back=6, context_forward=2
+        norm_place=norm_place, positions=positions, n_layers=2, dropout=0.2, **window
     )
     network = build_network(model, 12, n_bins)
     fast, plain = _both(network, counts_BTN(5, n_bins, 12), None, 0, dtype=torch.bfloat16)
@@ -115,7 +135,9 @@ def test_in_bfloat16_they_agree_to_its_rounding(norm_place, n_bins):
             "embedding": st.sampled_from(["count-table", "linear", "identity"]),
             "context_back": _windows,
             "context_forward": _windows,
+            "positions": st.sampled_from(["learned", "relative"]),
             "n_heads": st.integers(1, 4),
+            "head_spans": _spans,
         }
     ),
     n_trials=st.integers(1, 4),
@@ -123,7 +145,8 @@ def test_in_bfloat16_they_agree_to_its_rounding(norm_place, n_bins):
     padded=st.booleans(),
 )
 def test_a_prepared_network_infers_what_the_network_does(model, n_trials, n_bins, padded):
-    network = build_network(model_settings(**model), 5, n_bins)
+    network = build_network(_settings(model), 5, n_bins)
+    _spread_positions(network)
     counts = counts_BTN(n_trials, n_bins, 5)
     lengths = torch.arange(n_bins, n_bins - n_trials, -1).clamp_min(1)
     inside_BT = torch.arange(n_bins) < lengths[:, None] if padded else None

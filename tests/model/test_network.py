@@ -7,10 +7,11 @@ import pytest
 import torch
 from builders import NO_DROPOUT, build_network, counts_BTN, model_settings, same_tensors
 
+from ndt_cli.model.context import Context
 from ndt_cli.model.cpu.kernels import CpuMath
 from ndt_cli.model.dropout import Dropout, RandomBits
 from ndt_cli.model.losses import masked_sum
-from ndt_cli.model.network import ScaleNorm
+from ndt_cli.model.network import PlainMath, ScaleNorm
 
 EMBEDDINGS = pytest.mark.parametrize("embedding", ["identity", "count-table", "linear"])
 
@@ -163,6 +164,51 @@ def test_a_trial_longer_than_the_positions_is_refused(positions):
     network(torch.zeros(1, 6, 3, dtype=torch.uint8))
     with pytest.raises(Exception, match=r"\b6\b"):
         network(torch.zeros(1, 9, 3, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("window", [(2, 1), (8, 0), (-1, -1), (0, 3)])
+@pytest.mark.parametrize("math", [PlainMath(), CpuMath()])
+def test_relative_positions_add_the_bias_of_head_and_offset(math, window):
+    """Against the sum over pairs of bins, written out; beyond the trained trial the last counts."""
+    back, forward = window
+    settings = model_settings(
+        positions="relative", n_heads=2, context_back=back, context_forward=forward
+    )
+    network = build_network(settings, n_bins=6, math=math)
+    attention = network.layers[0].attention
+    for n_bins in (1, 6, 30):
+        x_1TD = torch.randn(1, n_bins, 16, generator=torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            attention.relative.bias_HO.normal_(generator=torch.Generator().manual_seed(0))
+            window_of = network.windows(n_bins, None, torch.float32, x_1TD.device)
+            found_1TD = math.attend(network.layers[0], x_1TD, window_of, None)
+            q, k, v = (part.view(n_bins, 2, 8) for part in attention.qkv(x_1TD[0]).chunk(3, -1))
+            seen = Context.from_settings(settings).allowed_TS(n_bins)
+            bias_HO, zero = attention.relative.bias_HO, attention.relative.back
+            expected_TD = torch.zeros(n_bins, 16)
+            for i in range(n_bins):
+                columns = seen[i].nonzero().flatten()
+                place = (columns - i + zero).clamp(0, bias_HO.shape[1] - 1)
+                for head in range(2):
+                    scores = k[columns, head] @ q[i, head] / 8**0.5 + bias_HO[head, place]
+                    mixed = scores.softmax(0) @ v[columns, head]
+                    expected_TD[i, head * 8 : head * 8 + 8] = mixed
+            torch.testing.assert_close(found_1TD[0], attention.out(expected_TD))
+
+
+def test_relative_positions_start_as_none_and_end_at_no_length():
+    none, relative = (
+        build_network(model_settings(positions=name, n_layers=2)) for name in ("none", "relative")
+    )
+    counts = counts_BTN(2, 50, 3)
+    assert torch.equal(none(counts), relative(counts))
+    with torch.no_grad():
+        for layer in relative.layers:
+            layer.attention.relative.bias_HO.normal_(generator=torch.Generator().manual_seed(0))
+    # What a bin sees does not depend on where in the trial it stands, far from the ends.
+    moved = relative(counts[:, 5:])
+    assert torch.allclose(moved[:, 16:30], relative(counts)[:, 21:35], atol=1e-5)
+    assert not torch.allclose(none(counts), relative(counts), atol=1e-3)
 
 
 @pytest.mark.parametrize("model", _LOSSES)

@@ -38,13 +38,21 @@ def encoder_with(network, input_BTN, weights):
 
 @pytest.mark.parametrize("norm_place", ["pre", "post"])
 @pytest.mark.parametrize(
-    "window", [{"context_back": 2, "context_forward": 1}, {"full_context": True}]
+    "window",
+    [
+        {"context_back": 2, "context_forward": 1},
+        {"full_context": True},
+        {"full_context": True, "head_spans": (0.5, 4.0)},
+    ],
 )
+@pytest.mark.parametrize("positions", ["learned", "relative"])
 @pytest.mark.parametrize("padded", [False, True])
 @torch.inference_mode()
-def test_the_weights_are_those_that_make_the_activations(norm_place, window, padded):
-    settings = model_settings(n_layers=3, n_heads=2, norm_place=norm_place, **window)
-    network = build_network(settings, n_bins=N_BINS)
+def test_the_weights_are_those_that_make_the_activations(norm_place, window, positions, padded):
+    model = {"n_layers": 3, "n_heads": 2, "norm_place": norm_place, "positions": positions}
+    network = build_network(model_settings(**model, **window), n_bins=N_BINS)
+    for layer in network.layers if positions == "relative" else ():
+        layer.attention.relative.bias_HO.normal_(generator=torch.Generator().manual_seed(0))
     counts = counts_BTN(4, N_BINS, 3)
     inside_BT = torch.arange(N_BINS) < torch.tensor([12, 5, 1, 9])[:, None] if padded else None
     weights = attention_weights(network, counts, inside_BT)

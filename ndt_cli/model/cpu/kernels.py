@@ -73,6 +73,7 @@ def fast_attention(
         layer.qkv.bias,
         layer.out.weight,
         layer.out.bias,
+        layer.added(window),
         window,
         _AttentionPlan(layer.n_heads, dropout, layer.dropout, p_out),
     )
@@ -104,6 +105,7 @@ class _FastAttention(torch.autograd.Function):
         qkv_bias: Tensor,
         out_weight: Tensor,
         out_bias: Tensor,
+        added: Tensor,
         window: Window,
         plan: _AttentionPlan,
     ) -> Tensor:
@@ -118,7 +120,7 @@ class _FastAttention(torch.autograd.Function):
         q_GCE, k_GWE, v_GWE = (_heads(qkv, i, n_trials, n_heads, blocks) for i in range(3))
 
         shape = (n_trials, blocks.n_blocks, n_heads, blocks.size, blocks.around)
-        scores = torch.bmm(q_GCE, k_GWE.transpose(1, 2)).view(shape).add_(window.blocked)
+        scores = torch.bmm(q_GCE, k_GWE.transpose(1, 2)).view(shape).add_(added)
         weights = scores.softmax(dim=-1)
         kept_weights = plan.kept(weights.shape, plan.p_weights, dtype)
         dropped_GCW = keep(weights, kept_weights).view(-1, *shape[3:])
@@ -137,6 +139,7 @@ class _FastAttention(torch.autograd.Function):
         ctx.kept = (kept_weights, kept_out)
         ctx.scales_out = (scale_out, scale_all)
         ctx.blocks = blocks
+        ctx.added_shape = added.shape
         return out_RD.view(n_trials, n_bins, width)
 
     @staticmethod
@@ -157,6 +160,8 @@ class _FastAttention(torch.autograd.Function):
         dropped_GCW = keep(weights, kept_weights).view(-1, *shape[3:])
         grad_v_GWE = torch.bmm(dropped_GCW.transpose(1, 2), grad_GCE)
         grad_scores = torch.ops.aten._softmax_backward_data(grad_weights, weights, -1, x_RI.dtype)
+        # Of the bias by relative position: all trials have the same, unless some are padded.
+        grad_added = grad_scores.sum_to_size(ctx.added_shape) if ctx.needs_input_grad[5] else None
         grad_GCW = grad_scores.view(-1, *shape[3:])
         grad_q_GCE = torch.bmm(grad_GCW, k_GWE)
         grad_k_GWE = torch.bmm(grad_GCW.transpose(1, 2), q_GCE)
@@ -173,6 +178,7 @@ class _FastAttention(torch.autograd.Function):
             grad_b_qkv.mul_(scales[:, 0]),
             grad_w_out.mul_(scale_all),
             grad_b_out.mul_(scale_out),
+            grad_added,
             None,
             None,
         )

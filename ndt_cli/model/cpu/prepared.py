@@ -3,7 +3,7 @@
 In a pass over a single trial, that and small calls cost more than the arithmetic.
 
 Axes: B trials, T bins, N neurons, D width, H heads, E width of a head; K blocks of a trial, C bins
-of a block, W bins that a block looks at.
+of a block, W bins that a block looks at. What is added to the scores may be the same for all heads.
 """
 
 from collections.abc import Callable
@@ -71,9 +71,9 @@ class PreparedNetwork:
         dtype = torch.float32 if x_TD.numel() < _FEW_NUMBERS else self.network.math.dtype
         blocks = Blocks.whole(n_bins) if n_bins <= _WHOLE_BINS else None
         window = self._windows(n_bins, inside_1T, dtype, x_TD.device, blocks)
-        blocked = window.blocked if inside_1T is None else window.blocked[0]
         for layer in self._layers[dtype]:
-            x_TD = layer(x_TD, window.blocks, blocked)
+            added = layer.added(window)
+            x_TD = layer(x_TD, window.blocks, added if inside_1T is None else added[0])
         return x_TD
 
 
@@ -85,6 +85,7 @@ class _Layer:
         self.pre_norm = layer.pre_norm
         self.n_heads = layer.attention.n_heads
         self.norms = _norm(layer.norm_attention), _norm(layer.norm_feedforward)
+        self.added = layer.attention.added
         self.qkv = _weights(layer.attention.qkv, dtype)
         self.out = _weights(layer.attention.out, dtype)
         self.expand = _weights(layer.expand, dtype)
@@ -94,15 +95,15 @@ class _Layer:
         fused = dtype == torch.float32 or cpu_has_tiles()
         self.weigh = F.scaled_dot_product_attention if fused else _weigh
 
-    def __call__(self, x_TD: Tensor, blocks: Blocks, blocked_K1CW: Tensor) -> Tensor:
+    def __call__(self, x_TD: Tensor, blocks: Blocks, added_KHCW: Tensor) -> Tensor:
         norm_attention, norm_feedforward = self.norms
         if self.pre_norm:
-            x_TD = x_TD + self._attend(norm_attention(x_TD), blocks, blocked_K1CW)
+            x_TD = x_TD + self._attend(norm_attention(x_TD), blocks, added_KHCW)
             return x_TD + self._feed(norm_feedforward(x_TD))
-        x_TD = norm_attention(x_TD + self._attend(x_TD, blocks, blocked_K1CW))
+        x_TD = norm_attention(x_TD + self._attend(x_TD, blocks, added_KHCW))
         return norm_feedforward(x_TD + self._feed(x_TD))
 
-    def _attend(self, x_TD: Tensor, blocks: Blocks, blocked_K1CW: Tensor) -> Tensor:
+    def _attend(self, x_TD: Tensor, blocks: Blocks, added_KHCW: Tensor) -> Tensor:
         n_bins, width = x_TD.shape
         row = 3 * width
         # The first and the last block see zeros outside the trial, and give no weight to them.
@@ -121,7 +122,7 @@ class _Layer:
             qkv.as_strided(size, stride, first * row),
             qkv.as_strided(size_around, stride, width),
             qkv.as_strided(size_around, stride, 2 * width),
-            blocked_K1CW,
+            added_KHCW,
         )
         attended_TD = attended_KHCE.transpose(1, 2).reshape(-1, width)[:n_bins]
         return torch.addmm(self.out[0], attended_TD, self.out[1])
@@ -131,10 +132,10 @@ class _Layer:
         return torch.addmm(self.contract[0], self.activate(hidden_TF), self.contract[1])
 
 
-def _weigh(q_KHCE: Tensor, k_KHWE: Tensor, v_KHWE: Tensor, blocked_K1CW: Tensor) -> Tensor:
+def _weigh(q_KHCE: Tensor, k_KHWE: Tensor, v_KHWE: Tensor, added_KHCW: Tensor) -> Tensor:
     """Do what `F.scaled_dot_product_attention` does."""
     scaled_KHCE = q_KHCE * q_KHCE.shape[-1] ** -0.5
-    scores_KHCW = (scaled_KHCE @ k_KHWE.transpose(-1, -2)).add_(blocked_K1CW)
+    scores_KHCW = (scaled_KHCE @ k_KHWE.transpose(-1, -2)).add_(added_KHCW)
     weighted_KHCE: Tensor = scores_KHCW.softmax(dim=-1) @ v_KHWE
     return weighted_KHCE
 
