@@ -23,7 +23,7 @@ from ndt_cli.data.spike_data import FloatArray, Recording, SpikeData
 from ndt_cli.engine.measures import MEASURES
 from ndt_cli.engine.trained_model import Model
 from ndt_cli.errors import DataError, NdtError, RunError, called
-from ndt_cli.report.conditions import evenly_spaced
+from ndt_cli.report.conditions import condition_label, evenly_spaced
 from ndt_cli.report.curves import MEASURE_NAMES
 from ndt_cli.report.figures import TWO_COLUMNS_INCHES, CaptionedFigure, count, styled
 from ndt_cli.report.registry import FIGURES, SWEEP_FIGURES, RunContents, draw, draw_sweep
@@ -276,7 +276,8 @@ def _picker(run: RunContents) -> dict[str, Any]:
     peak_N = np.max([rates_BTN.max(axis=(0, 1)) for rates_BTN in rates.values()], axis=0)
     peak_N = np.maximum(peak_N, 1e-9)
     times = TimeAxis.of(data, data.n_bins)
-    labels = data.condition_labels
+    numbers = [] if data.conditions_B is None else data.conditions_B.tolist()
+    conditions = [condition_label(data, number) for number in numbers]
     styles = {"NDT": "model", "smoothed spikes": "smoothed", "true rates": "truth"}
 
     def packed(values_BTN: NDArray[Any]) -> str:
@@ -288,7 +289,7 @@ def _picker(run: RunContents) -> dict[str, Any]:
     values["picker"] = {
         "trials": [
             {
-                "label": trial_label(data, t) + (f", {labels[t]}" if labels is not None else ""),
+                "label": ", ".join([trial_label(data, t), *conditions[t : t + 1]]),
                 "n_bins": int(data.lengths_B[t]),
             }
             for t in trials.tolist()
