@@ -1,15 +1,22 @@
 """Train, evaluate the best checkpoint and draw, in one call: what ``ndt train`` does."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
 
 from ndt_cli.baselines.smoothing_reference import SmoothingReference
-from ndt_cli.data.loading import load_recording
+from ndt_cli.data.loading import load_file, load_recording
+from ndt_cli.data.sessions import split_sessions
 from ndt_cli.data.spike_data import Recording
+from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.events import Watcher
-from ndt_cli.engine.run_folder import RunFolder
+from ndt_cli.engine.measures import CHECKPOINTS
+from ndt_cli.engine.run_folder import RunFolder, describe_data
 from ndt_cli.engine.tensorboard import log_results
 from ndt_cli.engine.trainer import TrainResult
 from ndt_cli.engine.training import resume, train
@@ -32,11 +39,14 @@ class Fit:
         and in every process but the first.
     figures : list of Path
         Figures in the run folder.
+    sessions : dict of str to Evaluation
+        Of a run of several sessions, by name; ``evaluation`` is None then.
     """
 
     training: TrainResult
     evaluation: Evaluation | None
     figures: list[Path]
+    sessions: dict[str, Evaluation] = field(default_factory=dict)
 
 
 def fit(
@@ -135,20 +145,62 @@ def _finish(result: TrainResult, recording: Recording) -> Fit:
     if result.stopped == "interrupted" or not Ranks.from_environment().is_first:
         return Fit(result, None, [])
     folder = RunFolder.open(result.run)
+    if recording.train.sessions is not None:
+        return _finish_sessions(folder, result, recording)
+    evaluation, figures = _conclude(folder, result, recording)
+    settings = folder.settings()
+    if settings.train.tensorboard:
+        log_results(folder, settings, final_scores(evaluation), figures, len(result.history))
+    return Fit(result, evaluation, figures)
+
+
+def _conclude(
+    folder: RunFolder, result: TrainResult, recording: Recording
+) -> tuple[Evaluation, list[Path]]:
+    """Evaluate a run of one session, write its summary, and draw."""
     if not folder.smoothing.is_file():
         SmoothingReference.fit(recording.train).save(folder.smoothing)
-    evaluation = evaluate(result.run, recording=recording)
-    summary = {
+    evaluation = evaluate(folder.path, recording=recording)
+    folder.write_json("summary.json", {**_outcome(result), "evaluation": evaluation.to_json()})
+    choose_by = folder.settings().train.choose_by
+    return evaluation, write_run_figures(folder.figures, result.history, evaluation, choose_by)
+
+
+def _outcome(result: TrainResult) -> dict[str, Any]:
+    return {
         "stopped": result.stopped,
         "epochs": len(result.history),
         "seconds": result.seconds,
         "best": {name: {"value": v, "epoch": epoch} for name, (v, epoch) in result.best.items()},
-        "evaluation": evaluation.to_json(),
     }
-    folder.write_json("summary.json", summary)
-    settings = folder.settings()
-    choose_by = settings.train.choose_by
-    figures = write_run_figures(folder.figures, result.history, evaluation, choose_by)
-    if settings.train.tensorboard:
-        log_results(folder, settings, final_scores(evaluation), figures, len(result.history))
-    return Fit(result, evaluation, figures)
+
+
+def _finish_sessions(folder: RunFolder, result: TrainResult, recording: Recording) -> Fit:
+    """Make a run folder of each session, with the encoder and its own read-in and read-out."""
+    settings, sessions = folder.settings(), recording.train.sessions
+    assert sessions is not None
+    files = settings.data.files
+    # From the files again: they have conditions, behavior and names of neurons.
+    alone = [load_file(file, settings.data) for file in files] or split_sessions(recording)
+    evaluations: dict[str, Evaluation] = {}
+    figures: list[Path] = []
+    for place, (name, session) in enumerate(zip(sessions.names, alone, strict=True)):
+        file = files[place] if files else None
+        data = settings.data.model_copy(update={"file": file, "files": ()})
+        own = RunFolder(folder.path / "sessions" / name)
+        (own.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        own.figures.mkdir(exist_ok=True)
+        columns = torch.from_numpy(np.flatnonzero(sessions.of_neuron_N == place))
+        for kind in CHECKPOINTS:
+            if folder.checkpoint(kind).is_file():
+                whole = Checkpoint.load(folder.checkpoint(kind))
+                whole.of_neurons(columns).save(own.checkpoint(kind))
+        own.write_metrics(result.history)
+        about = {"data": describe_data(session), "trained_in": str(folder.path.absolute())}
+        own.write_json("run.json", {**folder.read_json("run.json"), **about})
+        own.write_settings(settings.model_copy(update={"data": data}))
+        evaluations[name], drawn = _conclude(own, result, session)
+        figures += drawn
+    scores = {name: evaluation.to_json() for name, evaluation in evaluations.items()}
+    folder.write_json("summary.json", {**_outcome(result), "sessions": scores})
+    return Fit(result, None, figures, evaluations)

@@ -21,6 +21,31 @@ FloatArray = NDArray[np.floating]
 
 
 @dataclass(frozen=True, eq=False)
+class Sessions:
+    """Which trials and which neurons belong to which of several sessions.
+
+    Parameters
+    ----------
+    names : tuple of str
+        One of each session.
+    of_trial_B : (trials,) int array
+        The session of each trial, a position in ``names``.
+    of_neuron_N : (neurons,) int array
+        The session of each neuron: its counts in trials of others are unknown, and stand as zero.
+    """
+
+    names: tuple[str, ...]
+    of_trial_B: IntArray
+    of_neuron_N: IntArray
+
+    @property
+    def present_BN(self) -> NDArray[np.bool_]:
+        """True where a neuron was recorded in a trial."""
+        present_BN: NDArray[np.bool_] = self.of_trial_B[:, None] == self.of_neuron_N[None, :]
+        return present_BN
+
+
+@dataclass(frozen=True, eq=False)
 class SpikeData:
     """Trials of binned spike counts, with rates, conditions, latents and behavior if known.
 
@@ -61,6 +86,8 @@ class SpikeData:
     hidden_counts_known : bool
         False if the file lacks the counts of held-out neurons and forward bins (the test phase of
         a benchmark): they are stored as zero and cannot be scored.
+    sessions : Sessions, optional
+        For trials of several sessions with neurons of their own.
 
     Examples
     --------
@@ -88,6 +115,7 @@ class SpikeData:
     n_heldout: int = 0
     n_forward: int = 0
     hidden_counts_known: bool = True
+    sessions: Sessions | None = None
 
     @property
     def n_trials(self) -> int:
@@ -146,6 +174,9 @@ class SpikeData:
         for trial_TN in self.spikes_BTN:
             digest.update(np.ascontiguousarray(trial_TN, dtype="<u2").tobytes())
         digest.update(np.ascontiguousarray(self.lengths_B, dtype="<i8").tobytes())
+        if self.sessions is not None:
+            for places in (self.sessions.of_trial_B, self.sessions.of_neuron_N):
+                digest.update(np.ascontiguousarray(places, dtype="<i8").tobytes())
         return digest.hexdigest()
 
     def take(self, trials: IntArray) -> "SpikeData":
@@ -154,8 +185,12 @@ class SpikeData:
         def pick(array: NDArray[Any] | None) -> NDArray[Any] | None:
             return None if array is None else array[trials]
 
+        sessions = self.sessions
+        if sessions is not None:
+            sessions = replace(sessions, of_trial_B=sessions.of_trial_B[trials])
         return replace(
             self,
+            sessions=sessions,
             spikes_BTN=self.spikes_BTN[trials],
             lengths_B=self.lengths_B[trials],
             rates_BTN=pick(self.rates_BTN),

@@ -8,6 +8,7 @@
     summary.json           final scores, once training has ended
     smoothing.safetensors  the smoothing that they are compared with, once training has ended
     checkpoints/           last, and the best by each validation measure (.safetensors)
+    sessions/              of several sessions: a run folder of each, to evaluate
     figures/               training curves, rates over rasters
     tensorboard/           events, where requested
     run.lock               keeps a second process from training here
@@ -97,6 +98,7 @@ class SplitFacts(_Facts):
     fingerprint: str
     neuron_ids_N: list[_Count] = []  # position in the file; empty if columns have its order
     neuron_names: list[str] = []  # in the order of the file
+    session_names: list[str] = []  # of several sessions
     # Bins without padding and forward bins, and each neuron's spikes in them; 0 and empty in runs
     # of older versions.
     n_observed_bins: _Count = 0
@@ -126,6 +128,7 @@ class SplitFacts(_Facts):
             fingerprint=data.fingerprint,
             neuron_ids_N=[] if data.neuron_ids_N is None else data.neuron_ids_N.tolist(),
             neuron_names=list(data.neuron_names),
+            session_names=[] if data.sessions is None else list(data.sessions.names),
             n_observed_bins=n_observed_bins,
             spikes_N=spikes_N.tolist(),
         )
@@ -190,13 +193,18 @@ def describe_run(recording: Recording, compute: "Compute", n_threads: int) -> di
         "device": str(compute.device),
         "precision": str(compute.dtype).removeprefix("torch."),
         "n_threads": n_threads,
-        "data": {
-            "source": recording.source,
-            "layout": recording.layout,
-            "notes": list(recording.notes),
-            "train": SplitFacts.of(recording.train).model_dump(),
-            "valid": SplitFacts.of(recording.valid).model_dump(exclude=_OF_NEURONS),
-        },
+        "data": describe_data(recording),
+    }
+
+
+def describe_data(recording: Recording) -> dict[str, Any]:
+    """Return the part of ``run.json`` about the data."""
+    return {
+        "source": recording.source,
+        "layout": recording.layout,
+        "notes": list(recording.notes),
+        "train": SplitFacts.of(recording.train).model_dump(),
+        "valid": SplitFacts.of(recording.valid).model_dump(exclude=_OF_NEURONS),
     }
 
 

@@ -158,15 +158,25 @@ def _parse_value(text: str, *, wants_text: bool) -> Any:
     return text if wants_text and not isinstance(value, str) else value
 
 
-_PATHS = ("data.file", "train.start_from")
+_PATHS = ("data.file", "data.files", "train.start_from")
 
 
 def _make_paths(values: dict[str, Any], folder: Path) -> None:
     # Strict validation takes a Path, not text, and refuses anything else.
     for section, _, name in (key.partition(".") for key in _PATHS):
         fields = values.get(section)
-        if isinstance(fields, dict) and isinstance(fields.get(name), str) and fields[name]:
-            fields[name] = (folder / Path(fields[name]).expanduser()).absolute()
+        if not isinstance(fields, dict):
+            continue
+        if isinstance(fields.get(name), str) and fields[name]:
+            fields[name] = _absolute(fields[name], folder)
+        elif isinstance(fields.get(name), list):
+            fields[name] = [
+                _absolute(path, folder) if isinstance(path, str) else path for path in fields[name]
+            ]
+
+
+def _absolute(path: str, folder: Path) -> Path:
+    return (folder / Path(path).expanduser()).absolute()
 
 
 # Configs and presets -----------------------------------------------------------------------------
