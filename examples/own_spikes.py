@@ -13,11 +13,10 @@ from pathlib import Path
 from made_up_session import write_session
 
 from ndt_cli import (
-    all_trials,
     describe_file,
     fit,
+    infer_rates,
     load_settings,
-    load_trained,
     write_rates,
     write_recording,
 )
@@ -86,11 +85,9 @@ def main(folder: str = "own-spikes-example", *changes: str) -> None:
 
     # 5. Rates of all trials, in the order of the session. This includes the training trials, so
     # compare models on the validation trials only.
-    trials = all_trials(converted.recording)
-    model = load_trained(out / "run")
-    rates_BTN = model.rates(trials)  # expected spikes per bin
-    write_rates(out / "rates.h5", trials, rates_BTN, model.activations(trials))
-    rates_hz = rates_BTN * 1000 / trials.bin_ms
+    rates = infer_rates(out / "run")
+    write_rates(out / "rates.h5", rates)  # or .mat, .nwb, .csv, ...
+    rates_hz = rates.rates_hz_BTN
     print(f"rates of {rates_hz.shape} trials, bins, neurons: up to {rates_hz.max():.0f} Hz")
     print(f"{out / 'rates.h5'}; pictures in {out / 'run' / 'figures'}")
 

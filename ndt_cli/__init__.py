@@ -2,15 +2,15 @@
 
 The package is used from the command line (``ndt``) and from Python::
 
-    from ndt_cli import fit, load_settings
+    from ndt_cli import NDT
 
-    result = fit(load_settings("lorenz-quick"), out="runs/first")
-    result.evaluation.scores["NDT"].hidden.bits_per_spike
+    rates_hz = NDT().fit(spikes, bin_ms=20).rates(spikes)
 
 The names below are the public ones, with those of ``baselines``, ``convert`` and ``metrics``.
 Importing the package loads neither torch nor matplotlib: each name is imported on first use.
 """
 
+import logging
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -20,9 +20,13 @@ try:
 except PackageNotFoundError:  # run from a source tree that was never installed
     __version__ = "0+unknown"
 
+# Silent unless the program that imports the package asks for its log messages.
+logging.getLogger("ndt_cli").addHandler(logging.NullHandler())
+
 # The module of each public name; None for a subpackage. No name may be that of another module
 # beside this file: importing the module would replace the name.
 _MODULES = {
+    "NDT": "estimator",
     "Recording": "data.spike_data",
     "SpikeData": "data.spike_data",
     "all_trials": "data.spike_data",
@@ -36,6 +40,7 @@ _MODULES = {
     "fit": "fitting",
     "fit_seeds": "seeds",
     "import_ndt1": "ndt1.importing",
+    "infer_rates": "inferred_rates",
     "load_recording": "data.loading",
     "load_settings": "settings.load",
     "load_trained": "engine.inference",
@@ -75,9 +80,11 @@ if TYPE_CHECKING:
     from ndt_cli.engine.inference import load_trained as load_trained
     from ndt_cli.engine.training import resume as resume
     from ndt_cli.engine.training import train as train
+    from ndt_cli.estimator import NDT as NDT
     from ndt_cli.evaluation import evaluate as evaluate
     from ndt_cli.fitting import fit as fit
     from ndt_cli.fitting import resume_fit as resume_fit
+    from ndt_cli.inferred_rates import infer_rates as infer_rates
     from ndt_cli.ndt1.importing import import_ndt1 as import_ndt1
     from ndt_cli.rates_file import write_rates as write_rates
     from ndt_cli.report.page import write_report as write_report

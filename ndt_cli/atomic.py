@@ -1,12 +1,14 @@
 """Write files in one piece, and replace an existing one only when asked to."""
 
 import errno
+import io
 import os
 import re
 import secrets
 from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 from ndt_cli.errors import ExistingFileError, NdtError, SettingsError
 
@@ -37,7 +39,8 @@ def write_atomic(path: Path, write: Callable[[Path], object], *, overwrite: bool
     ExistingFileError
         If ``path`` exists and may not be replaced.
     """
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
+    # Not the whole of a long name: file systems allow 255 bytes.
+    temporary = path.with_name(f".{path.stem[:50]}.{secrets.token_hex(4)}.part{path.suffix}")
     try:
         write(temporary)
         with temporary.open("rb+") as file:
@@ -46,12 +49,86 @@ def write_atomic(path: Path, write: Callable[[Path], object], *, overwrite: bool
             temporary.replace(path)
         else:
             _move_to_free_name(temporary, path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            error.filename = str(path)  # for the message
         # Report why the writing failed, not that its temporary file cannot be removed.
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+class _SteadyFile(io.RawIOBase):
+    """A file that keeps its first error for later, and takes whatever is written after it.
+
+    HDF5 crashes, and zipfile hides the reason, when a write fails, as on a full disk.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("x+b", buffering=0)
+        self.error: OSError | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def readinto(self, buffer: Any) -> int:
+        n_read = self._file.readinto(buffer) or 0
+        if self.error is not None:  # what could not be written
+            memoryview(buffer)[n_read:] = bytes(len(buffer) - n_read)
+            return len(buffer)
+        return n_read
+
+    def write(self, content: Any) -> int:
+        left = memoryview(content).cast("B")
+        n_bytes = len(left)
+        try:
+            while left and self.error is None:
+                left = left[self._file.write(left) or 0 :]
+        except OSError as error:
+            self.error = error
+        self._file.seek(len(left), os.SEEK_CUR)
+        return n_bytes
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            if self.error is None:
+                return self._file.truncate(size)
+        except OSError as error:
+            self.error = error
+        return self.tell() if size is None else size
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def write_stream_atomic(
+    path: Path, write: Callable[[BinaryIO], object], *, overwrite: bool
+) -> None:
+    """Let ``write`` fill an open file, for libraries that do not survive a full disk.
+
+    As `write_atomic`, but the first error in writing is raised after ``write`` has returned.
+    """
+
+    def fill(temporary: Path) -> None:
+        with _SteadyFile(temporary) as file:
+            try:
+                write(cast(BinaryIO, file))
+            finally:
+                if file.error is not None:
+                    raise file.error
+
+    write_atomic(path, fill, overwrite=overwrite)
 
 
 def write_text_atomic(path: Path, text: str, *, overwrite: bool) -> None:
@@ -61,6 +138,14 @@ def write_text_atomic(path: Path, text: str, *, overwrite: bool) -> None:
         lambda temporary: temporary.write_text(text, encoding="utf-8", newline="\n"),
         overwrite=overwrite,
     )
+
+
+def check_name(path: Path) -> None:
+    """Refuse a path that is no UTF-8 text: settings and reports could not name it."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise NdtError(f"{path}: its name is not UTF-8 text", "Choose another name.") from error
 
 
 def check_may_write(path: Path, overwrite: bool) -> None:
@@ -73,6 +158,7 @@ def check_may_write(path: Path, overwrite: bool) -> None:
     NdtError
         If ``path`` is a folder, or one of its parents is a file or may not be written to.
     """
+    check_name(path)
     if path.is_dir():
         raise NdtError(f"{path} is a folder; expected the name of a file")
     if not overwrite and os.path.lexists(path):

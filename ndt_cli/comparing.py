@@ -16,10 +16,17 @@ from numpy.typing import NDArray
 from scipy.special import xlogy
 
 from ndt_cli.data.loading import load_recording
-from ndt_cli.data.spike_data import FloatArray, Recording, SpikeData, TrialValues, trial_blocks
+from ndt_cli.data.spike_data import (
+    FloatArray,
+    Recording,
+    SpikeData,
+    Split,
+    TrialValues,
+    trial_blocks,
+)
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.errors import RunError, SettingsError
-from ndt_cli.evaluation import Evaluation, Split, evaluate
+from ndt_cli.evaluation import Evaluation, evaluate
 from ndt_cli.metrics.scores import ZERO_RATE
 from ndt_cli.settings.tree import DataSettings
 from ndt_cli.verdict import COMPARED, MODEL, SMOOTHED, ComparedScore

@@ -10,28 +10,35 @@ Axes in names: B trials, T bins, N neurons, V behavioral variables.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ndt_cli.baselines import constant_rates
 from ndt_cli.baselines.smoothing_reference import SmoothingReference
-from ndt_cli.data.loading import load_file, load_recording
+from ndt_cli.data.loading import load_recording
 from ndt_cli.data.spike_data import (
     ByTrial,
     FloatArray,
     IntArray,
     Recording,
     SpikeData,
+    Split,
     TrialValues,
-    all_trials,
     trial_blocks,
 )
-from ndt_cli.engine.inference import Float32Array, Model, hiding_folds, load_trained
+from ndt_cli.engine.checkpoint import check_log
+from ndt_cli.engine.inference import (
+    Float32Array,
+    Model,
+    hiding_folds,
+    load_trained,
+    recording_of,
+)
 from ndt_cli.engine.preflight import check_same_data
 from ndt_cli.engine.trained_model import unlike_neurons
 from ndt_cli.errors import RunError, SettingsError
@@ -47,11 +54,15 @@ from ndt_cli.metrics import (
     decode_behavior,
     psth_scores,
 )
-from ndt_cli.metrics.decoding import check_lags
+from ndt_cli.metrics.decoding import (
+    Decoder,
+    check_lags,
+    lag_bins,
+    load_decoders,
+    variable_names,
+)
 from ndt_cli.model.masking import describe_scoring
 from ndt_cli.verdict import MEAN_RATE, MODEL, SMOOTHED, TRUE_RATES, TrainingFacts, Verdict, judge
-
-Split = Literal["train", "valid", "all"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +125,9 @@ class Evaluation:
         Whether the model is better than smoothing, and what to try if it is not.
     warnings : tuple of str
         Reasons to doubt these scores, such as neurons that look shuffled.
+    decoders : dict of str to Decoder
+        Decoders of behavior that were fitted to other trials than the scored ones, for each
+        estimate of the rates.
     """
 
     run: str
@@ -131,6 +145,7 @@ class Evaluation:
     hiding: str
     verdict: Verdict
     warnings: tuple[str, ...] = ()
+    decoders: dict[str, Decoder] = field(default_factory=dict)
 
     @cached_property
     def rates_BTN(self) -> FloatArray:
@@ -191,17 +206,22 @@ def evaluate(
     recording: Recording | None = None,
     lags_ms: Sequence[float] | None = None,
     other_neurons: bool = False,
+    other_window: bool = False,
+    accept_changes: bool = False,
 ) -> Evaluation:
     """Score the rates that a run infers, next to mean rate, smoothing and the true rates.
 
     Rates are inferred and scored in blocks of trials, so that a large set takes little more
     memory than its counts.
 
-    Smoothing is fitted to the training trials; `ndt_cli.fitting.fit` stores it with the run, so
-    that these trials are not needed to evaluate another file.
+    Smoothing is fitted to the training trials, and so are decoders of behavior;
+    `ndt_cli.fitting.fit` stores both with the run, so that these trials are not needed to evaluate
+    another file.
 
     On validation trials, decoders of behavior are fitted to the training trials of the same
-    data, which also give the PSTHs. On other trials both come from parts of the scored trials.
+    data, which also give the PSTHs. On all trials of another file, the decoders are those stored
+    with the run, if they are of this checkpoint and the same variables. Otherwise decoders and
+    PSTHs come from parts of the scored trials.
 
     Parameters
     ----------
@@ -211,7 +231,8 @@ def evaluate(
         Which trials. Default: validation trials of the run's own data, all trials of another
         file.
     data : Path or str, optional
-        Another file of the same neurons and bin width, read with the run's ``[data]`` settings.
+        Another file of the same neurons, bin width and window, read with the run's ``[data]``
+        settings; or the run's own file, if it was moved.
     checkpoint : str, optional
         Which weights: see `ndt_cli.engine.inference.load_trained`.
     overrides : sequence of str
@@ -224,6 +245,11 @@ def evaluate(
         Lags from rates to behavior to decode with, in ms; see `ndt_cli.metrics.decode_behavior`.
     other_neurons : bool
         Evaluate even if the file's neurons are known to differ from the run's.
+    other_window : bool
+        Evaluate even if the file's trials are known to be aligned otherwise than the run's.
+    accept_changes : bool
+        Warn, instead of refusing, if the settings, data, log or checkpoints of the run were
+        changed since it was saved.
 
     Returns
     -------
@@ -244,31 +270,30 @@ def evaluate(
     ['NDT', 'smoothed spikes', 'mean rate']
     >>> evaluation.scores["NDT"].hidden.bits_per_spike_N.shape
     (4,)
-    >>> evaluate("runs/first", data="spikes.npz").split  # another file, all of its trials
-    'all'
+    >>> evaluate("runs/first", data="spikes.npz").split  # the run's own file, wherever it is now
+    'valid'
     """
     _check_arguments(split, data, overrides, lags_ms)
-    trained = load_trained(run, checkpoint, device)
+    trained = load_trained(run, checkpoint, device, accept_changes=accept_changes)
+    n_logged = max((int(r["epoch"]) for r in trained.run.read_metrics()), default=0)
+    check_log(trained.run, n_logged, accept_changes=accept_changes)
     smoothing = _stored_smoothing(trained)
-    own = recording
-    if own is None and (data is None or smoothing is None):
-        own = load_recording(trained.settings.data)
-        if data is None:  # the file may have changed: trials trained on would pass for valid ones
-            check_same_data(trained.run, own)
+    evaluated, is_own = recording, True
+    if evaluated is None or data is not None:
+        evaluated, is_own = recording_of(trained, data, overrides, accept_changes=accept_changes)
+    else:  # the file may have changed: trials trained on would pass for valid ones
+        check_same_data(trained.run, evaluated, accept_changes=accept_changes)
     if smoothing is None:
-        assert own is not None
+        own = evaluated if is_own else recording or load_recording(trained.settings.data)
         smoothing = SmoothingReference.fit(own.train)
-    if data is None:
-        assert own is not None
-        evaluated, split = own, split or "valid"
-    else:
-        data_settings = trained.run.settings(overrides).data
-        evaluated, split = load_file(Path(data), data_settings), split or "all"
-    trials = all_trials(evaluated) if split == "all" else getattr(evaluated, split)
-    trained.check_fits(trials, evaluated.source, other_neurons=other_neurons)
+    split = split or ("valid" if is_own else "all")
+    trials = evaluated.trials(split)
+    trained.check_fits(
+        trials, evaluated.source, other_neurons=other_neurons, other_window=other_window
+    )
     train = evaluated.train if split == "valid" else None
     source = evaluated.source
-    del own, evaluated  # trials that are not scored need not stay in memory
+    del evaluated  # trials that are not scored need not stay in memory
 
     decoded = train is not None and train.behavior_BTV is not None
     decoder_trials = train if decoded and trials.behavior_BTV is not None else None
@@ -276,9 +301,22 @@ def evaluate(
     model = _model_estimate(trained, trials, folds_of, decoder_trials)
     references = _reference_estimates(smoothing, trials, folds_of, decoder_trials)
     smoothed = references[SMOOTHED]
+    estimates = {MODEL: model, **references}
+    decoders: dict[str, Decoder] = {}
+    if decoder_trials is not None:
+        lags_L = lag_bins(trials, lags_ms)
+        decoders = {
+            name: Decoder.fit(estimate.train_BTN, decoder_trials, lags_L)
+            for name, estimate in estimates.items()
+            if estimate.train_BTN is not None
+        }
+    elif trials.behavior_BTV is not None and not is_own and not lags_ms:
+        decoders = _stored_decoders(trained, trials)
+        if not estimates.keys() <= decoders.keys():  # all by the same trials, or none
+            decoders = {}
     scores = {
-        name: _score(estimate, trials, train, lags_ms)
-        for name, estimate in {MODEL: model, **references}.items()
+        name: _score(estimate, trials, train, lags_ms, decoders.get(name))
+        for name, estimate in estimates.items()
     }
     unlike = unlike_neurons(trained.trained_on, trials)
     return Evaluation(
@@ -301,6 +339,7 @@ def evaluate(
         hiding=describe_scoring(trained.settings.mask),
         verdict=judge(scores, _training_facts(trained), trials.n_trials),
         warnings=(unlike,) if unlike else (),
+        decoders=decoders,
     )
 
 
@@ -316,6 +355,13 @@ def _stored_smoothing(trained: Model) -> SmoothingReference | None:
     return SmoothingReference.load(
         path, n_neurons=facts.n_neurons, n_heldout=facts.n_heldout, bin_ms=facts.bin_ms
     )
+
+
+def _stored_decoders(trained: Model, data: SpikeData) -> dict[str, Decoder]:
+    path = trained.run.decoders
+    if not path.is_file():
+        return {}
+    return load_decoders(path, trained.checkpoint, variable_names(data), data.n_neurons)
 
 
 def _training_facts(trained: Model) -> TrainingFacts:
@@ -446,6 +492,7 @@ def _score(
     data: SpikeData,
     train: SpikeData | None,
     lags_ms: Sequence[float] | None,
+    decoder: Decoder | None,
 ) -> Scores:
     """Score an estimate in every way that the trials allow, a block of trials at a time."""
     known = data.hidden_counts_known
@@ -472,13 +519,7 @@ def _score(
             rate_sums.add(seen_BTN, data.rates_BTN[trials], inside_BT)
     behavior = None
     if data.behavior_BTV is not None:
-        behavior = decode_behavior(
-            estimate.seen_BTN,
-            data,
-            train_rates_BTN=estimate.train_BTN,
-            train=train,
-            lags_ms=lags_ms,
-        )
+        behavior = decode_behavior(estimate.seen_BTN, data, lags_ms=lags_ms, decoder=decoder)
     return Scores(
         rates=None if data.rates_BTN is None else rate_sums.result(),
         hidden=sums["hidden"].result(),

@@ -1,7 +1,8 @@
 """Train, evaluate the best checkpoint and draw, in one call: what ``ndt train`` does."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import torch
 from ndt_cli.baselines.smoothing_reference import SmoothingReference
 from ndt_cli.data.loading import load_file, load_recording
 from ndt_cli.data.sessions import split_sessions
-from ndt_cli.data.spike_data import Recording
-from ndt_cli.engine.checkpoint import Checkpoint
+from ndt_cli.data.spike_data import KEPT_BYTES, Recording
+from ndt_cli.engine.checkpoint import Checkpoint, Origin
 from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.events import Watcher
 from ndt_cli.engine.measures import CHECKPOINTS
@@ -21,9 +22,15 @@ from ndt_cli.engine.tensorboard import log_results
 from ndt_cli.engine.trainer import TrainResult
 from ndt_cli.engine.training import resume, train
 from ndt_cli.evaluation import Evaluation, evaluate
+from ndt_cli.inferred_rates import infer_rates
+from ndt_cli.metrics.decoding import save_decoders, variable_names
+from ndt_cli.rates_file import write_rates
 from ndt_cli.report.registry import write_run_figures
 from ndt_cli.score_text import final_scores
+from ndt_cli.settings.load import Overrides
 from ndt_cli.settings.tree import Settings
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,8 +63,9 @@ def fit(
     recording: Recording | None = None,
     watch: Watcher | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    draw: bool = True,
 ) -> Fit:
-    """Train, then evaluate on the validation trials and draw.
+    """Train, then evaluate on the validation trials, draw, and write the rates of all trials.
 
     Parameters
     ----------
@@ -71,6 +79,8 @@ def fit(
         Called with each event of the training; see `ndt_cli.engine.events`.
     should_stop : callable
         Asked after each step; training saves and stops when it returns True.
+    draw : bool
+        Draw the figures of the run.
 
     Returns
     -------
@@ -93,16 +103,17 @@ def fit(
     """
     recording = recording or load_recording(settings.data)
     result = train(settings, out=out, recording=recording, watch=watch, should_stop=should_stop)
-    return _finish(result, recording)
+    return _finish(result, recording, draw=draw)
 
 
 def resume_fit(
     run: Path | str,
     *,
-    overrides: Sequence[str] = (),
+    overrides: Overrides = (),
     recording: Recording | None = None,
     watch: Watcher | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    accept_changes: bool = False,
 ) -> Fit:
     """Resume a run from its last checkpoint, then evaluate and draw.
 
@@ -110,11 +121,13 @@ def resume_fit(
     ----------
     run : Path or str
         The run folder.
-    overrides : sequence of str
+    overrides : sequence of str, or mapping
         Changes to its settings, such as ``"train.max_epochs=200"``; see
         `ndt_cli.engine.training.resume` for those that may change.
     recording, watch, should_stop
         As for `fit`.
+    accept_changes : bool
+        See `ndt_cli.engine.training.resume`.
 
     Returns
     -------
@@ -135,19 +148,28 @@ def resume_fit(
     """
     recording = recording or load_recording(RunFolder.open(Path(run)).settings().data)
     result = resume(
-        run, overrides=overrides, recording=recording, watch=watch, should_stop=should_stop
+        run,
+        overrides=overrides,
+        recording=recording,
+        watch=watch,
+        should_stop=should_stop,
+        accept_changes=accept_changes,
     )
-    return _finish(result, recording)
+    return _finish(result, recording, accept_changes=accept_changes)
 
 
-def _finish(result: TrainResult, recording: Recording) -> Fit:
+def _finish(
+    result: TrainResult, recording: Recording, *, draw: bool = True, accept_changes: bool = False
+) -> Fit:
     # Of several processes only the first evaluates and writes.
     if result.stopped == "interrupted" or not Ranks.from_environment().is_first:
         return Fit(result, None, [])
     folder = RunFolder.open(result.run)
     if recording.train.sessions is not None:
-        return _finish_sessions(folder, result, recording)
-    evaluation, figures = _conclude(folder, result, recording)
+        return _finish_sessions(folder, result, recording, draw=draw)
+    evaluation, figures = _conclude(
+        folder, result, recording, draw=draw, accept_changes=accept_changes
+    )
     settings = folder.settings()
     if settings.train.tensorboard:
         log_results(folder, settings, final_scores(evaluation), figures, len(result.history))
@@ -155,15 +177,31 @@ def _finish(result: TrainResult, recording: Recording) -> Fit:
 
 
 def _conclude(
-    folder: RunFolder, result: TrainResult, recording: Recording
+    folder: RunFolder,
+    result: TrainResult,
+    recording: Recording,
+    *,
+    draw: bool,
+    accept_changes: bool = False,
 ) -> tuple[Evaluation, list[Path]]:
-    """Evaluate a run of one session, write its summary, and draw."""
+    """Evaluate a run of one session, write its summary and rates, and draw."""
     if not folder.smoothing.is_file():
         SmoothingReference.fit(recording.train).save(folder.smoothing)
-    evaluation = evaluate(folder.path, recording=recording)
+    _log.info("scoring %d validation trials", recording.valid.n_trials)
+    evaluation = evaluate(folder.path, recording=recording, accept_changes=accept_changes)
+    if evaluation.decoders:
+        names = variable_names(evaluation.data)
+        save_decoders(folder.decoders, evaluation.decoders, evaluation.checkpoint, names)
+    rates = infer_rates(folder.path, recording=recording, accept_changes=accept_changes)
+    # Larger ones take their time and place only when asked for.
+    if 2 * 4 * rates.data.spikes_BTN.size <= KEPT_BYTES:
+        write_rates(folder.rates, replace(rates, activations=None), overwrite=True)
     folder.write_json("summary.json", {**_outcome(result), "evaluation": evaluation.to_json()})
     choose_by = folder.settings().train.choose_by
-    return evaluation, write_run_figures(folder.figures, result.history, evaluation, choose_by)
+    figures = (
+        write_run_figures(folder.figures, result.history, evaluation, choose_by) if draw else []
+    )
+    return evaluation, figures
 
 
 def _outcome(result: TrainResult) -> dict[str, Any]:
@@ -175,7 +213,9 @@ def _outcome(result: TrainResult) -> dict[str, Any]:
     }
 
 
-def _finish_sessions(folder: RunFolder, result: TrainResult, recording: Recording) -> Fit:
+def _finish_sessions(
+    folder: RunFolder, result: TrainResult, recording: Recording, *, draw: bool
+) -> Fit:
     """Make a run folder of each session, with the encoder and its own read-in and read-out."""
     settings, sessions = folder.settings(), recording.train.sessions
     assert sessions is not None
@@ -190,16 +230,17 @@ def _finish_sessions(folder: RunFolder, result: TrainResult, recording: Recordin
         own = RunFolder(folder.path / "sessions" / name)
         (own.path / "checkpoints").mkdir(parents=True, exist_ok=True)
         own.figures.mkdir(exist_ok=True)
-        columns = torch.from_numpy(np.flatnonzero(sessions.of_neuron_N == place))
-        for kind in CHECKPOINTS:
-            if folder.checkpoint(kind).is_file():
-                whole = Checkpoint.load(folder.checkpoint(kind))
-                whole.of_neurons(columns).save(own.checkpoint(kind))
-        own.write_metrics(result.history)
         about = {"data": describe_data(session), "trained_in": str(folder.path.absolute())}
         own.write_json("run.json", {**folder.read_json("run.json"), **about})
         own.write_settings(settings.model_copy(update={"data": data}))
-        evaluations[name], drawn = _conclude(own, result, session)
+        own.write_metrics(result.history)
+        columns = torch.from_numpy(np.flatnonzero(sessions.of_neuron_N == place))
+        origin = Origin.of(own, own.settings())
+        for kind in CHECKPOINTS:
+            if folder.checkpoint(kind).is_file():
+                model = Checkpoint.load(folder.checkpoint(kind)).of_neurons(columns)
+                replace(model, origin=origin).save(own.checkpoint(kind))
+        evaluations[name], drawn = _conclude(own, result, session, draw=draw)
         figures += drawn
     scores = {name: evaluation.to_json() for name, evaluation in evaluations.items()}
     folder.write_json("summary.json", {**_outcome(result), "sessions": scores})

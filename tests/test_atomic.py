@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import stat
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -240,3 +241,90 @@ def test_a_suffix_names_the_format(name):
     check_suffix(Path("A.H5"), (".h5", ".npz"))
     with pytest.raises(SettingsError, match=r"found .*; expected \.h5, \.npz"):
         check_suffix(Path(name), (".h5", ".npz"))
+
+
+FULL_DISK = """
+import resource, signal, sys
+import numpy as np
+from pathlib import Path
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write beyond the limit fails, as on a full disk
+from ndt_cli.app import main
+from ndt_cli.data.spike_data import ByTrial, SpikeData
+from ndt_cli.inferred_rates import Rates
+from ndt_cli.nlb import tensors
+from ndt_cli.rates_file import write_rates
+from ndt_cli.report.figures import save_figure
+from matplotlib.figure import Figure
+rng = np.random.default_rng(0)
+data = SpikeData(rng.poisson(1, (300, 20, 20)).astype(np.uint8), 20.0, np.full(300, 20))
+values = rng.random((300, 20, 20), dtype=np.float32)
+figure = Figure()
+figure.subplots().imshow(rng.random((500, 500)))
+
+def failed(write):
+    try:
+        write()
+    except SystemExit as stop:
+        return stop.code
+    except OSError as error:
+        assert error.filename == name
+        return error.strerror
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
+for name in sys.argv[1:]:
+    path = Path(name)
+    if path.name.startswith("rates"):
+        rates = Rates(data, values, values)
+        print(failed(lambda: write_rates(path, rates, overwrite=True)))
+    elif path.name.startswith("figure"):
+        print(failed(lambda: save_figure(figure, path, overwrite=True)))
+    elif path.name.startswith("cache"):
+        parts = {part: {"x": values} for part in tensors._PARTS}
+        print(tensors.write_cache(path, {**parts, **dict.fromkeys(tensors._PER_TRIAL, values),
+                                         "notes": ()}))
+    else:
+        print(failed(lambda: main(["gen-data", "lorenz", "--out", name, "--overwrite"])))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit of the size of files")
+def test_a_full_disk_ends_every_writer_with_its_reason_and_leaves_the_old_file(tmp_path):
+    names = [
+        "rates.h5",
+        "rates.npz",
+        "rates.mat",
+        "rates.csv",
+        "figure.png",
+        "figure.svg",
+        "figure.pdf",
+        "cache.h5",
+    ]
+    paths = [tmp_path / name for name in [*names, "lorenz.h5", "lorenz.npz"]]
+    for path in paths:
+        path.write_bytes(b"old")
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, *paths], capture_output=True, text=True, timeout=100
+    )
+    why = os.strerror(errno.EFBIG)
+    assert done.returncode == 0, done.stderr  # no crash of HDF5 as the process ends
+    assert done.stdout.split("\n")[:-1] == [*[why] * 7, "False", "1", "1"], done.stderr
+    for path in paths[-2:]:
+        assert f"Error: {path}: cannot be written: {why}" in done.stderr
+    assert "HDF5" not in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "bug in ndt" not in done.stderr
+    assert sorted(tmp_path.iterdir()) == sorted(paths)
+    assert {path.read_bytes() for path in paths} == {b"old"}
+
+
+def test_a_name_as_long_as_the_file_system_allows_can_be_written(tmp_path):
+    path = tmp_path / ("n" * 250 + ".txt")
+    write_text_atomic(path, "x", overwrite=False)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_name_that_is_not_utf8_is_refused_before_anything_is_computed(tmp_path):
+    path = tmp_path / os.fsdecode(b"\xff.h5")
+    with pytest.raises(NdtError, match="not UTF-8"):
+        check_may_write(path, overwrite=True)

@@ -81,11 +81,14 @@ def test_both_commands_to_paste_set_everything_up():
 
 
 def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
-    own, python = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    own, estimator, python = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert python.count("train.max_epochs=100") == 1
     monkeypatch.chdir(tmp_path)
     names = {"spikes": np.random.default_rng(0).poisson(0.5, (20, 10, 4))}
     exec(own, names)
+    assert estimator.count('"train.max_steps": 200') == 1
+    exec(estimator.replace("200", "2"), names)
+    assert names["rates_hz"].shape == names["spikes"].shape
     exec(python.replace("train.max_epochs=100", "train.max_epochs=3"), names)
     assert names["rates_hz"].shape == names["valid"].spikes_BTN.shape
     assert names["rates_hz"].min() >= 0

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from ndt_cli.commands.console import labeled, out, print_json
+from ndt_cli.commands.console import labeled, next_step, out, print_json
 from ndt_cli.commands.flags import ConfigOption, JsonOption, SetOption
 from ndt_cli.commands.wording import as_typed
+from ndt_cli.errors import typed
 
 if TYPE_CHECKING:
     from ndt_cli.data.describe import FileReport
@@ -33,20 +34,24 @@ def check_data(
 
     The own layout is an .npz or .h5 file with spikes (trials x bins x neurons)
     and bin_ms. Optional keys: lengths (in bins) or length_ms, split (train or
-    valid), conditions, trial_ids, rates (true rates, in spikes per bin),
-    latents, behavior (trials x bins x variables), behavior_names, neuron_names,
-    start_bins (of windows of one recording), n_heldout and n_forward.
+    valid), conditions (numbers or text), condition_names, trial_ids,
+    trial_table/NAME (further columns), event and start_ms (what the trials are
+    aligned to, and when the first bin begins), start_times_s, rates (true
+    rates, in spikes per bin), latents, behavior (trials x bins x variables),
+    behavior_names, neuron_names, start_bins (of windows of one recording),
+    n_heldout and n_forward.
     """
     from ndt_cli.data.describe import describe_file
     from ndt_cli.settings.load import load_settings
 
     report = describe_file(file, load_settings(config, overrides or ()).data)
     if as_json:
-        print_json(report.to_json())
+        print_json("check-data/1", report.to_json())
     else:
         _show(report)
     if not report.trainable:
         raise typer.Exit(1)
+    next_step(f"ndt train --data {typed(file)}")
 
 
 def _show(report: "FileReport") -> None:

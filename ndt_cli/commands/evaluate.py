@@ -1,4 +1,4 @@
-"""``ndt evaluate``: score a run, write its rates to a file, draw one trial."""
+"""``ndt evaluate``: score a run, draw one trial."""
 
 from enum import Enum
 from pathlib import Path
@@ -9,10 +9,19 @@ from rich.table import Table
 from rich.text import Text
 
 from ndt_cli.atomic import check_may_write, check_suffix
-from ndt_cli.commands.console import labeled, log, note, out, print_json, say
-from ndt_cli.commands.flags import JsonOption, SetOption
+from ndt_cli.commands.console import (
+    log,
+    next_step,
+    note,
+    out,
+    print_json,
+    run_warnings_shown,
+    say,
+    warn,
+)
+from ndt_cli.commands.flags import AcceptChangesOption, JsonOption, SetOption
 from ndt_cli.commands.wording import as_typed
-from ndt_cli.errors import SettingsError
+from ndt_cli.errors import SettingsError, typed
 
 if TYPE_CHECKING:
     from ndt_cli.evaluation import Evaluation
@@ -51,7 +60,12 @@ def evaluate(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option("--data", "-d", help="Another file with the same neurons and bin width."),
+        typer.Option(
+            "--data",
+            "-d",
+            help="Another file with the same neurons, bin width and window; or the run's own "
+            "file in its new place.",
+        ),
     ] = None,
     overrides: SetOption = None,
     checkpoint: Annotated[
@@ -60,13 +74,7 @@ def evaluate(
             "--checkpoint", help="Weights to use.", show_default="best by train.choose_by"
         ),
     ] = None,
-    rates_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--rates",
-            help="Write rates (spikes per bin and Hz) and activations to this .h5 or .npz file.",
-        ),
-    ] = None,
+    rates_file: Annotated[Path | None, typer.Option("--rates", hidden=True)] = None,
     figure: Annotated[
         Path | None,
         typer.Option("--figure", help="Draw one trial to this .png, .svg or .pdf file."),
@@ -100,8 +108,16 @@ def evaluate(
             help="Evaluate even if the file's neurons are known to differ from the run's.",
         ),
     ] = False,
+    other_window: Annotated[
+        bool,
+        typer.Option(
+            "--other-window",
+            help="Evaluate even if the file's trials are aligned otherwise than the run's.",
+        ),
+    ] = False,
+    accept_changes: AcceptChangesOption = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace existing files of --rates and --figure.")
+        bool, typer.Option("--overwrite", help="Replace an existing file of --figure.")
     ] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
     as_json: JsonOption = False,
@@ -114,33 +130,34 @@ def evaluate(
     They are scored on spikes and, if the data have them, on held-out neurons,
     behavior and condition averages.
     """
+    if rates_file is not None:
+        raise SettingsError(
+            "--rates: rates have a command of their own",
+            f"ndt rates {typed(run)} --out {typed(rates_file)}",
+        )
     if figure is None and (trial is not None or neurons):
         raise SettingsError(
             "--trial and --neuron choose what --figure draws, and it is not given",
             "add --figure FILE.png",
         )
     from ndt_cli.evaluation import evaluate as evaluate_run
-    from ndt_cli.rates_file import RATES_SUFFIXES, write_rates
 
-    # Before minutes of computing, not after.
-    for file, suffixes in ((rates_file, RATES_SUFFIXES), (figure, _FIGURE_SUFFIXES)):
-        if file is not None:
-            check_suffix(file, suffixes)
-            check_may_write(file, overwrite)
-    evaluation = evaluate_run(
-        run,
-        split=split.value if split else None,
-        data=data,
-        checkpoint=checkpoint.value if checkpoint else None,
-        overrides=overrides or (),
-        device=device,
-        lags_ms=lags_ms,
-        other_neurons=other_neurons,
-    )
-    if rates_file is not None:
-        inferred, activations = evaluation.inferred, evaluation.activations
-        write_rates(rates_file, evaluation.data, inferred, activations, overwrite=overwrite)
-        note(f"rates: {rates_file}")
+    if figure is not None:  # before minutes of computing, not after
+        check_suffix(figure, _FIGURE_SUFFIXES)
+        check_may_write(figure, overwrite)
+    with run_warnings_shown():
+        evaluation = evaluate_run(
+            run,
+            split=split.value if split else None,
+            data=data,
+            checkpoint=checkpoint.value if checkpoint else None,
+            overrides=overrides or (),
+            device=device,
+            lags_ms=lags_ms,
+            other_neurons=other_neurons,
+            other_window=other_window,
+            accept_changes=accept_changes,
+        )
     if figure is not None:
         from ndt_cli.report.figures import save_figure
         from ndt_cli.report.trial import draw_trial
@@ -149,9 +166,10 @@ def evaluate(
         save_figure(drawn, figure, overwrite=overwrite)
         note(f"picture: {figure}")
     if as_json:
-        print_json(evaluation.to_json())
+        print_json("evaluate/1", evaluation.to_json())
     else:
         print_scores(evaluation)
+    next_step(f"ndt report {typed(run)}")
 
 
 def print_scores(evaluation: "Evaluation") -> None:
@@ -171,7 +189,7 @@ def print_scores(evaluation: "Evaluation") -> None:
 def print_verdict(verdict: "Verdict") -> None:
     """Print whether NDT is better than smoothing, and what to try if it is not."""
     for warning in verdict.warnings:
-        note(labeled("Warning", "bold yellow", warning))
+        warn(warning)
     say(verdict.sentence, style="bold")
     if verdict.advice:
         say("What to try, in this order:")

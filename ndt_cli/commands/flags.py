@@ -12,7 +12,7 @@ ConfigOption = Annotated[
         "--config",
         "-c",
         metavar="FILE|PRESET",
-        help="Settings: a TOML file, or a preset's name (see: ndt presets).",
+        help="Settings: a TOML file, - for standard input, or a preset's name (ndt presets).",
         show_default="lorenz-quick",
     ),
 ]
@@ -30,6 +30,14 @@ SetOption = Annotated[
 
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else.")
+]
+
+AcceptChangesOption = Annotated[
+    bool,
+    typer.Option(
+        "--accept-changes",
+        help="Go on, with a warning, if a run's settings, data, log or checkpoints were changed.",
+    ),
 ]
 
 OverwriteOption = Annotated[

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from rich.progress import (
@@ -42,17 +43,23 @@ _MEASURES = {
 }
 
 
+def _can_draw_bars() -> bool:
+    """Return whether bars can be drawn: on a terminal, or in a notebook that has widgets."""
+    return log.is_terminal or (log.is_jupyter and find_spec("ipywidgets") is not None)
+
+
 class TrainingProgress:
-    """Shows training events on standard error; use it as a context."""
+    """Shows training events on standard error or in a notebook; use it as a context."""
 
     def __init__(self) -> None:
+        self._has_bar = _can_draw_bars()
         self._bar = Progress(
             TextColumn("epoch {task.fields[epoch]}/{task.fields[max_epochs]}"),
             BarColumn(bar_width=12),
             _Measures(),
             TimeRemainingColumn(compact=True),
             console=log,
-            disable=not log.is_terminal,
+            disable=not self._has_bar,
             transient=True,
         )
         self._steps_per_epoch = 1
@@ -105,7 +112,7 @@ class TrainingProgress:
 
     def _line(self, record: dict[str, float]) -> None:
         now = time.monotonic()
-        if log.is_terminal or now - self._last_line < SECONDS_BETWEEN_LINES:
+        if self._has_bar or now - self._last_line < SECONDS_BETWEEN_LINES:
             return
         self._last_line = now
         log.print(

@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
-from ndt_cli.commands import console
+from ndt_cli.commands.console import log, next_step, print_json, say
 from ndt_cli.commands.evaluate import CheckpointChoice, SplitChoice
+from ndt_cli.commands.flags import JsonOption
 from ndt_cli.commands.wording import as_typed
-from ndt_cli.errors import SettingsError
+from ndt_cli.errors import SettingsError, typed
 
 RunArgument = Annotated[
     Path,
@@ -45,6 +46,7 @@ def report(
     checkpoint: CheckpointOption = None,
     device: DeviceOption = None,
     overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Write a report of a run as a web page.
 
@@ -65,7 +67,11 @@ def report(
         overwrite=overwrite,
         as_typed=as_typed,
     )
-    console.out.print(f"page: {file}", highlight=False, soft_wrap=True)
+    if as_json:
+        print_json("report/1", {"page": file})
+    else:
+        say(f"page: {file}")
+    next_step(f"ndt plot {typed(run)} all --out figures")
 
 
 def plot(
@@ -103,6 +109,7 @@ def plot(
     checkpoint: CheckpointOption = None,
     device: DeviceOption = None,
     overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Draw one figure of a run or a sweep.
 
@@ -124,8 +131,11 @@ def plot(
         device=device or "auto",
         overwrite=overwrite,
     )
-    console.log.print(drawn.caption, style="dim", highlight=False)
-    console.out.print(f"figure: {out}", highlight=False, soft_wrap=True)
+    if as_json:
+        print_json("plot/1", {"figures": [{"file": out, "caption": drawn.caption}]})
+        return
+    log.print(drawn.caption, style="dim")
+    say(f"figure: {out}")
 
 
 def check_options(

@@ -8,10 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from ndt_cli.commands.console import note, print_json, run_warnings_shown, say
+from ndt_cli.commands.console import next_step, note, print_json, run_warnings_shown, say
 from ndt_cli.commands.console import out as stdout
 from ndt_cli.commands.evaluate import print_scores, print_verdict
-from ndt_cli.commands.flags import ConfigOption, JsonOption, SetOption, with_flag
+from ndt_cli.commands.flags import (
+    AcceptChangesOption,
+    ConfigOption,
+    JsonOption,
+    SetOption,
+    with_flag,
+)
 from ndt_cli.commands.stopping import stop_request
 from ndt_cli.errors import SettingsError, typed
 from ndt_cli.settings.load import RECORDING_PRESET, find_config, load_settings
@@ -50,6 +56,7 @@ def train(
         Path | None,
         typer.Option("--resume", help="Resume this run from its last checkpoint."),
     ] = None,
+    accept_changes: AcceptChangesOption = False,
     start: Annotated[
         Path | None,
         typer.Option(
@@ -88,6 +95,8 @@ def train(
             "--resume continues in the run's own folder with its own settings",
             "Leave out --config, --out, --from and --seeds.",
         )
+    if accept_changes and resume is None:
+        raise SettingsError("--accept-changes is about a run to --resume, and none is given")
     if start is not None:
         settings = _settings_from(start, config, changes)
     elif resume is None:
@@ -96,7 +105,7 @@ def train(
             config = RECORDING_PRESET
             chosen = " (the default for a spike file; --config chooses another)"
         source = find_config(config)
-        settings = load_settings(config, changes)
+        settings = load_settings(source, changes)
         note(f"settings: {source.label}{chosen}")
 
     from ndt_cli.commands.progress import TrainingProgress
@@ -115,7 +124,13 @@ def train(
         elif n_seeds is not None:
             of_seeds = fit_seeds(settings, n_seeds, out=out, watch=progress, should_stop=stop)
         elif resume is not None:
-            result = resume_fit(resume, overrides=changes, watch=progress, should_stop=stop)
+            result = resume_fit(
+                resume,
+                overrides=changes,
+                watch=progress,
+                should_stop=stop,
+                accept_changes=accept_changes,
+            )
         else:
             result = fit(settings, out=out, watch=progress, should_stop=stop)
     if of_seeds is not None:
@@ -130,8 +145,10 @@ def train(
         return
     if result.evaluation is None:  # another process of a distributed run reports
         return
+    steps = (f"ndt report {typed(run)}", f"ndt evaluate {typed(run)} --rates rates.h5")
     if as_json:
         print_json(
+            "train/1",
             {
                 "run": str(run),
                 "stopped": result.training.stopped,
@@ -139,8 +156,9 @@ def train(
                 "seconds": result.training.seconds,
                 "figures": result.figures,
                 "evaluation": result.evaluation.to_json(),
-            }
+            },
         )
+        next_step(*steps)
         return
     reasons = {"early": "no improvement within train.patience_epochs"}
     why = reasons.get(result.training.stopped, result.training.stopped)
@@ -149,6 +167,7 @@ def train(
     for figure in result.figures:
         say(f"picture: {figure}")
     say(f"run: {run}")
+    next_step(*steps)
 
 
 def _print_sessions(result: "Fit", as_json: bool) -> None:
@@ -215,7 +234,7 @@ def _print_seeds(found: "SeedsFit", as_json: bool) -> None:
         note(f"Stopped and saved. Resume with: ndt train --resume {typed(found.path)}")
         raise typer.Exit(130)
     if as_json:
-        print_json(found.to_json())
+        print_json("train-seeds/1", found.to_json())
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("")
@@ -232,3 +251,4 @@ def _print_seeds(found: "SeedsFit", as_json: bool) -> None:
     for run in found.runs:
         say(f"run: {run}")
     say(f"ensemble: {found.path / 'ensemble'}")
+    next_step(f"ndt report {typed(found.path / 'ensemble')}")

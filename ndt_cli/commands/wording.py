@@ -21,6 +21,7 @@ COMMAND_OF = {
     "find_space": "ndt sweep spaces",
     "import_ndt1": "ndt import-ndt1",
     "list_contents": "ndt convert --list",
+    "infer_rates": "ndt rates",
     "load_settings": "ndt presets",
     "preset_names": "ndt presets",
     "plot": "ndt plot",
@@ -36,7 +37,6 @@ COMMAND_OF = {
 # Calls that are arguments or parts of others, and keywords, where commands have other names.
 _FLAG_OF_CALL = {"find_space": "--space", "load_settings": "--config"}
 _FLAG_OF_KEYWORD = {"n_members": "--members", "n_seeds": "--seeds"}
-_FLAG_OF_RESULT = {"rates_BTN": "--rates rates.h5"}
 
 # Flags of the command that this process runs, by parameter name.
 _flags: dict[str, str] = {}
@@ -66,8 +66,10 @@ def as_typed(text: str, flags: Mapping[str, str] = _flags) -> str:
     'Give --bin-ms 20, or --overwrite.'
     >>> as_typed("Use `train.batch_size=32`, then `resume('my runs/a')`.", flags)
     "Use --set train.batch_size=32, then ndt train --resume 'my runs/a'."
-    >>> as_typed("`train(load_settings('a.toml'), out='b')`, `evaluate('b').rates_BTN`")
-    'ndt train --config a.toml --out b, ndt evaluate b --rates rates.h5'
+    >>> as_typed("`train(load_settings('a.toml'), out='b')`, `evaluate('b')`")
+    'ndt train --config a.toml --out b, ndt evaluate b'
+    >>> as_typed("`write_rates('rates.h5', infer_rates('b'))`")
+    'ndt rates b --out rates.h5'
     >>> as_typed("a.h5: `bin_ms`: found 0; give it: `bin_ms=20`", flags)
     'a.h5: `bin_ms`: found 0; give it: --bin-ms 20'
     """
@@ -111,8 +113,8 @@ def _typed(code: str, flags: Mapping[str, str]) -> str | None:
     except SyntaxError:
         return None
     part = ""
-    if isinstance(call, ast.Attribute) and call.attr in _FLAG_OF_RESULT:
-        part, call = f" {_FLAG_OF_RESULT[call.attr]}", call.value
+    if isinstance(call, ast.Call) and ast.unparse(call.func) == "write_rates":
+        part, call = f" --out {_word(call.args[0])}", call.args[1]
     if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
         return None
     command = COMMAND_OF.get(call.func.id)

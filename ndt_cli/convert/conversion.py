@@ -23,6 +23,7 @@ from ndt_cli.convert.contents import (
 )
 from ndt_cli.convert.counts import (
     as_counts,
+    check_trials_first,
     chosen_bin_us,
     continuous_counts,
     own_lengths,
@@ -179,6 +180,7 @@ def convert(file: Path | str, options: ConvertOptions | None = None) -> Converte
         cut.data,
         neuron_names=tuple(plain_label(name) for name in cut.unit_ids.tolist()),
         conditions_B=None if cut.conditions is None else cut.conditions.numbers_B,
+        condition_names={} if cut.conditions is None else cut.conditions.names,
     )
     is_valid_B = cut.is_valid_B
     if is_valid_B is None:
@@ -237,6 +239,8 @@ def _cut(job: ConvertJob) -> Cut:
             values = read_matrices(contents, found, options.axes)
         else:
             values = read_axes(contents, found, options.axes)
+            if options.axes is None and values.ndim == 3:
+                check_trials_first(job, found, values)
         job.taken["counts"] = found
         if values.ndim == 3:
             return _cut_counted_trials(job, found, values)
@@ -360,8 +364,9 @@ def _cut_counted_trials(job: ConvertJob, name: str, values_BTN: NDArray[Any]) ->
     if stated_B is not None:
         lengths_B = np.minimum(lengths_B, stated_B)
     firsts_B: IntArray = np.zeros(n_trials, dtype=np.int64)
+    event = ""
     if options.window_ms is not None:
-        firsts_B, n_source = _window(job, table, kept_B, source_us, bin_us)
+        firsts_B, n_source, event = _window(job, table, kept_B, source_us, bin_us)
         holds_B = (firsts_B >= 0) & (firsts_B + n_source <= lengths_B)
         job.keep("trials", holds_B, kept_B, "do not hold the whole window")
         lengths_B = np.full(n_trials, n_source)
@@ -384,7 +389,11 @@ def _cut_counted_trials(job: ConvertJob, name: str, values_BTN: NDArray[Any]) ->
         lengths_B=lengths_B,
         behavior_BTV=behavior_BTV,
         behavior_names=names,
-        trial_ids_B=rows,
+        trial_ids_B=table.ids(rows),
+        places_B=rows,
+        trial_table=table.at(rows),
+        event=event,
+        start_ms=options.window_ms[0] if options.window_ms else 0.0,
     )
     data = rebin(data, bin_us / 1000)
     is_count = (stored_BTN >= 0) & (stored_BTN <= MAX_COUNT)  # padding may be anything
@@ -398,8 +407,11 @@ def _cut_counted_trials(job: ConvertJob, name: str, values_BTN: NDArray[Any]) ->
 
 def _window(
     job: ConvertJob, table: Table, kept_B: NDArray[np.bool_], source_us: int, bin_us: int
-) -> tuple[IntArray, int]:
-    """Return the first bin of each trial's window, and the length of all, in bins of the file."""
+) -> tuple[IntArray, int, str]:
+    """Return the first bin of each trial's window, the length of all, and the event.
+
+    Both are in bins of the file.
+    """
     before_ms, after_ms = job.options.window_ms or (0, 0)
     align = job.options.align
     event, events_us_B = "the first bin", np.zeros(table.n_rows, dtype=np.int64)
@@ -410,7 +422,7 @@ def _window(
     job.taken["window"] = f"{before_ms:g} to {after_ms:g} ms around {event}"
     n_source = in_bins(after_ms - before_ms, bin_us, "window_ms") * (bin_us // source_us)
     firsts_us_B = events_us_B + ms_to_us(before_ms, "window_ms")
-    return (firsts_us_B + source_us // 2) // source_us, n_source
+    return (firsts_us_B + source_us // 2) // source_us, n_source, event
 
 
 def _shifted(

@@ -29,6 +29,9 @@ _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
 }
 _BOOLEANS = {"true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0}
 _N_MISSING = 5
+
+TRIAL_IDS = ("trial", "trial_id", "id", "trial_number")
+"""Columns that may hold the numbers of the trials."""
 _LARGEST_WHOLE = 2.0**53  # beyond it a float skips numbers
 
 
@@ -175,6 +178,27 @@ class Table:
     def with_column(self, name: str, values: NDArray[Any]) -> "Table":
         """Return the table with one more column."""
         return replace(self, added={**self.added, name: values})
+
+    def ids(self, rows: IntArray) -> IntArray:
+        """Return the number of some trials: that of a column of numbers, else the row."""
+        for name in TRIAL_IDS:
+            if name in self.columns:
+                values = self.column(name, self.option)
+                if _is_whole(values) and len(np.unique(values)) == len(values):
+                    return np.asarray(values[rows], dtype=np.int64)
+        return rows
+
+    def at(self, rows: IntArray) -> dict[str, NDArray[Any]]:
+        """Return the columns that hold numbers or text, at some rows."""
+        found: dict[str, NDArray[Any]] = {}
+        for name in self.columns:
+            try:
+                values = self.column(name, self.option)[rows]
+            except DataError:  # listed, but nothing that can be kept
+                continue
+            is_text = values.dtype.kind not in "buif"
+            found[name] = np.array([plain_label(v) for v in values.tolist()]) if is_text else values
+        return found
 
     def meeting(self, rules: Sequence[str], option: str) -> list[tuple[str, NDArray[np.bool_]]]:
         """Return each condition, and which rows meet it."""

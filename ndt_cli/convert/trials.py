@@ -4,7 +4,7 @@ Axes in names: B trials, T bins, N units, R rows of the table of trials.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -82,9 +82,14 @@ class _Plan:
     starts_us_B: TicksArray
     n_bins_B: IntArray
     trial_ids_B: IntArray
+    places_B: IntArray
     conditions: Conditions | None
     is_valid_B: NDArray[np.bool_] | None
     start_bins_B: IntArray | None = None
+    trial_table: dict[str, NDArray[Any]] = field(default_factory=dict)
+    event: str = ""
+    start_ms: float = 0.0
+    on_clock: bool = True  # False: each trial has a clock of its own
 
 
 def cut_recording(
@@ -126,7 +131,12 @@ def cut_recording(
         behavior_BTV=np.concatenate(parts, axis=2) if parts else None,
         behavior_names=tuple(name for series in behavior for name in series.names),
         trial_ids_B=plan.trial_ids_B,
+        places_B=plan.places_B,
         start_bins_B=plan.start_bins_B,
+        start_times_s_B=starts_us_B / 1e6 if plan.on_clock else None,
+        trial_table=plan.trial_table,
+        event=plan.event,
+        start_ms=plan.start_ms,
     )
     return Cut(data, spikes.unit_ids, plan.conditions, plan.is_valid_B)
 
@@ -154,12 +164,15 @@ def _plan_trials(job: ConvertJob, spikes: Spikes, table: Table, bin_us: int) -> 
     recorded: the unit would look silent there.
     """
     kept_R = chosen_rows(job, table)
+    start_ms, event = 0.0, "the start of each trial"
     if job.options.window_ms is None:
+        event = _named(job, table, "start") or event
         starts_us_R, stops_us_R = _whole_trials(job, table, kept_R).T
         n_bins_R = (stops_us_R - starts_us_R) // bin_us
         job.keep("trials", n_bins_R >= 1, kept_R, "are shorter than one bin")
     else:
         before_ms, after_ms = job.options.window_ms
+        start_ms = float(before_ms)
         event_us_R, known_R, event = _events(job, table)
         job.taken["window"] = f"{before_ms:g} to {after_ms:g} ms around {event}"
         job.keep("trials", known_R, kept_R, f"have no {event}")
@@ -199,9 +212,14 @@ def _plan_trials(job: ConvertJob, spikes: Spikes, table: Table, bin_us: int) -> 
     return _Plan(
         starts_us_B,
         n_bins_B,
+        table.ids(rows),
         rows,
         read_conditions(table, job.options.condition, rows),
         None if is_valid_R is None else is_valid_R[rows],
+        trial_table=table.at(rows),
+        event=event,
+        start_ms=start_ms,
+        on_clock=table.zero_us_R is None,
     )
 
 
@@ -424,13 +442,16 @@ def _plan_chopped(job: ConvertJob, spikes: Spikes, table: Table | None, bin_us: 
     )
     if conditions is not None:
         conditions = replace(conditions, numbers_B=conditions.numbers_B[pieces.stretch_B])
+    places_B = np.arange(len(pieces.n_bins_B))
     return _Plan(
         pieces.start_bins_B.astype(np.int64) * bin_us,
         pieces.n_bins_B,
-        np.arange(len(pieces.n_bins_B)),
+        places_B,
+        places_B,
         conditions,
         pieces.is_valid_B,
         pieces.start_bins_B,
+        trial_table={} if table is None else table.at(rows[pieces.stretch_B]),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt_cli.data.files import ArrayFile
+from ndt_cli.data.files import TRIAL_TABLE, ArrayFile
 from ndt_cli.data.spike_data import MAX_COUNT, FloatArray, IntArray
 from ndt_cli.errors import DataError
 from ndt_cli.memory import check_memory
@@ -195,16 +195,55 @@ def read_per_trial(file: ArrayFile, key: str, n_trials: int) -> NDArray[Any]:
     return file.read(key).reshape(n_trials)
 
 
-def read_labels(file: ArrayFile, key: str, n_trials: int) -> IntArray:
-    """Read one label per trial; text and fractions are numbered in sorted order."""
-    values = read_per_trial(file, key, n_trials)
-    numbers = as_whole(values)
-    if numbers is not None:
-        return numbers
-    if values.dtype.kind not in "fSUO":
-        raise file.wrong(key, f"values of type {values.dtype}", "numbers or text")
-    _, labels = np.unique(as_words(values), return_inverse=True)
-    return labels.astype(np.int64)
+def read_labels(file: ArrayFile, sizes: dict[str, int]) -> tuple[list[IntArray], dict[int, str]]:
+    """Read one label per trial from each of these keys; return numbers, and the name of each.
+
+    Whole numbers have no names. Text and fractions are numbered in sorted order, those of all
+    keys together.
+    """
+    values = [read_per_trial(file, key, n_trials) for key, n_trials in sizes.items()]
+    numbers = [as_whole(v) for v in values]
+    whole: list[IntArray] = [n for n in numbers if n is not None]
+    if len(whole) == len(values):
+        return whole, {}
+    for key, array in zip(sizes, values, strict=True):
+        if array.dtype.kind not in "biufSUO":
+            raise file.wrong(key, f"values of type {array.dtype}", "numbers or text")
+    words = [word for array in values for word in as_words(array)]
+    names, labels = np.unique(words, return_inverse=True)
+    parts: list[IntArray] = list(
+        np.split(labels.astype(np.int64), np.cumsum(list(sizes.values()))[:-1])
+    )
+    return parts, dict(enumerate(names.tolist()))
+
+
+def read_text(file: ArrayFile, key: str) -> str:
+    """Read one text."""
+    if math.prod(file.shape(key)) != 1 or file.dtype(key).kind not in "USO":
+        found = f"shape {file.shape(key)} of type {file.dtype(key)}"
+        raise file.wrong(key, found, "one text")
+    return as_words(file.read(key))[0]
+
+
+def read_columns(file: ArrayFile, n_trials: int) -> tuple[dict[str, NDArray[Any]], list[str]]:
+    """Read the columns of the table of trials, and return a note for each that cannot be read."""
+    columns: dict[str, NDArray[Any]] = {}
+    notes = []
+    for key in file.keys:
+        if not key.startswith(TRIAL_TABLE):
+            continue
+        try:
+            values = read_per_trial(file, key, n_trials)
+        except DataError as error:
+            notes.append(f"A column of the trial table is not used: {error.message}.")
+            continue
+        if values.dtype.kind in "SUO":
+            if not all(isinstance(value, str | bytes) for value in values.tolist()):
+                notes.append(f"`{key}` is not used: it holds neither numbers nor text.")
+                continue
+            values = np.array(as_words(values))
+        columns[key.removeprefix(TRIAL_TABLE)] = values
+    return columns, notes
 
 
 def read_words(file: ArrayFile, key: str, n_trials: int) -> list[str]:
@@ -242,6 +281,7 @@ def as_words(values: NDArray[Any]) -> list[str]:
 
 
 _LONG_BIN_MS = 1000.0
+_SHORT_BIN_MS = 0.1
 _USUAL_BINS_MS = (1.0, 2.0, 4.0, 5.0, 10.0, 20.0, 25.0, 40.0, 50.0, 100.0)
 _TOLERANCE = 0.1  # usual widths differ by at least 20 %
 
@@ -263,8 +303,9 @@ def stored_bin_ms(
         limits = f"{MIN_BIN_MS / ms_per_unit:g} to {MAX_BIN_MS / ms_per_unit:g}"
         raise file.wrong(key, f"{stored:g}", f"a bin width in {unit}, from {limits}")
     notes = []
-    if bin_ms >= _LONG_BIN_MS:
-        notes.append(f"`{key}` gives bins of {bin_ms / 1000:g} seconds: is its unit right?")
+    if bin_ms >= _LONG_BIN_MS or bin_ms < _SHORT_BIN_MS:
+        shown = f"{bin_ms / 1000:g} seconds" if bin_ms >= _LONG_BIN_MS else f"{bin_ms:g} ms"
+        notes.append(f"`{key}` gives bins of {shown}: is its unit right?")
     if asked is not None and asked != bin_ms:
         notes.append(
             f"`{key}` gives bins of {bin_ms:g} ms; `data.file_bin_ms`, {asked:g}, is not used."

@@ -12,8 +12,13 @@ key                  shape                    meaning
 ``lengths``          trials                   bins of each trial, if they differ
 ``length_ms``        trials                   the same in milliseconds
 ``split``            trials                   ``train`` or ``valid``; default: a seeded split
-``conditions``       trials                   condition (or ``condition``)
-``trial_ids``        trials                   position in the original order, from 0
+``conditions``       trials                   condition, numbers or text (or ``condition``)
+``condition_names``  conditions               their names, in ascending order of the numbers
+``trial_ids``        trials                   number of each trial in the recording
+``trial_table/...``  trials                   further columns, under their own names
+``event``            one text                 what the trials are aligned to
+``start_ms``         one number               start of the first bin, from the event
+``start_times_s``    trials                   start of each trial's first bin on the clock, seconds
 ``start_bins``       trials                   first bin of each window of a chopped recording
 ``rates``            as ``spikes``            true rates in expected spikes per bin
 ``latents``          trials x bins x latents  latent states of synthetic data
@@ -38,12 +43,14 @@ from ndt_cli.data.arrays import (
     check_same_window,
     find_rate_scale,
     no_bin_ms,
+    read_columns,
     read_counts,
     read_labels,
     read_names,
     read_per_trial,
     read_rates,
     read_series,
+    read_text,
     read_words,
     stored_bin_ms,
 )
@@ -104,7 +111,8 @@ def read_lfads(file: ArrayFile, settings: DataSettings) -> Recording:
     ids, id_notes = _read_trial_ids(file, sizes)
     latents, latent_notes = _read_latents(file, counts)
     condition_keys = ("condition_labels_train", "condition_labels_valid")
-    conditions = [read_labels(file, *pair) for pair in _pairs(file, *condition_keys, sizes)]
+    labels = dict(_pairs(file, *condition_keys, sizes))
+    conditions, condition_names = read_labels(file, labels) if labels else ([], {})
     behavior = [
         _read_behavior(file, half, c.shape[:2], n_forward)
         for half, c in zip(_HALVES, counts, strict=True)
@@ -120,6 +128,7 @@ def read_lfads(file: ArrayFile, settings: DataSettings) -> Recording:
             latents_BTK=latents[i] if latents else None,
             behavior_BTV=behavior[i][0],
             trial_ids_B=ids[i] if ids else None,
+            condition_names=condition_names,
             n_heldout=n_heldout,
             n_forward=n_forward,
         )
@@ -339,8 +348,13 @@ def read_own(file: ArrayFile, settings: DataSettings) -> Recording:
             )
         check_rates_per_bin(file, "rates", rates_BTN)
     condition_key = "conditions" if "conditions" in file else "condition"
-    conditions_B = read_labels(file, condition_key, n_trials) if condition_key in file else None
+    conditions_B: IntArray | None = None
+    condition_names: dict[int, str] = {}
+    if condition_key in file:
+        (conditions_B,), condition_names = read_labels(file, {condition_key: n_trials})
+        condition_names = _read_condition_names(file, conditions_B) or condition_names
     behavior_BTV, behavior_names = _read_own_behavior(file, n_trials, n_bins)
+    trial_table, table_notes = read_columns(file, n_trials)
     whole = SpikeData(
         spikes_BTN=spikes_BTN,
         bin_ms=bin_ms,
@@ -350,9 +364,13 @@ def read_own(file: ArrayFile, settings: DataSettings) -> Recording:
         latents_BTK=(read_series(file, "latents", n_trials, n_bins) if "latents" in file else None),
         behavior_BTV=behavior_BTV,
         behavior_names=behavior_names,
-        trial_ids_B=(
-            read_labels(file, "trial_ids", n_trials) if "trial_ids" in file else np.arange(n_trials)
-        ),
+        trial_ids_B=_read_ids(file, n_trials),
+        condition_names=condition_names,
+        trial_table=trial_table,
+        event=read_text(file, "event") if "event" in file else "",
+        start_ms=_read_start_ms(file),
+        start_times_s_B=_read_start_times(file, n_trials),
+        places_B=np.arange(n_trials),
         neuron_names=_read_neuron_names(file, n_neurons),
         start_bins_B=_read_start_bins(file, n_trials),
         n_heldout=_read_size(file, "n_heldout", n_neurons),
@@ -364,7 +382,7 @@ def read_own(file: ArrayFile, settings: DataSettings) -> Recording:
         valid=_with_hidden(file, whole, valid),
         source=str(file.path),
         layout="ndt",
-        notes=(*notes, *length_notes, *split_notes),
+        notes=(*notes, *length_notes, *split_notes, *table_notes),
     )
 
 
@@ -405,6 +423,40 @@ def _read_own_behavior(
     if f"{key}_names" not in file:
         return behavior_BTV, ()
     return behavior_BTV, tuple(read_names(file, f"{key}_names", behavior_BTV.shape[2]))
+
+
+def _read_condition_names(file: ArrayFile, conditions_B: IntArray) -> dict[int, str]:
+    if "condition_names" not in file:
+        return {}
+    numbers = np.unique(conditions_B).tolist()
+    return dict(zip(numbers, read_names(file, "condition_names", len(numbers)), strict=True))
+
+
+def _read_ids(file: ArrayFile, n_trials: int) -> IntArray:
+    if "trial_ids" not in file:
+        return np.arange(n_trials)
+    (ids_B,), _ = read_labels(file, {"trial_ids": n_trials})
+    return ids_B
+
+
+def _read_start_ms(file: ArrayFile) -> float:
+    if "start_ms" not in file:
+        return 0.0
+    values = file.read("start_ms")
+    if values.size != 1 or values.dtype.kind not in "uif" or not np.isfinite(values).all():
+        found = f"shape {values.shape} of type {values.dtype}"
+        raise file.wrong("start_ms", found, "one finite number, in ms")
+    return float(values.item())
+
+
+def _read_start_times(file: ArrayFile, n_trials: int) -> FloatArray | None:
+    if "start_times_s" not in file:
+        return None
+    values = read_per_trial(file, "start_times_s", n_trials)
+    if values.dtype.kind not in "uif" or not np.isfinite(values).all():
+        found = f"values of type {values.dtype}, or not finite"
+        raise file.wrong("start_times_s", found, "times in seconds")
+    return values.astype(np.float64)
 
 
 def _read_neuron_names(file: ArrayFile, n_neurons: int) -> tuple[str, ...]:

@@ -5,11 +5,11 @@ Axes in names: B trials, T bins, N neurons, V behavioral variables, K any other 
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import cycle
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -18,6 +18,23 @@ from ndt_cli.errors import DataError
 
 IntArray = NDArray[np.integer]
 FloatArray = NDArray[np.floating]
+
+Split = Literal["train", "valid", "all"]
+
+# Fields of SpikeData with one entry per trial.
+PER_TRIAL = (
+    "spikes_BTN",
+    "lengths_B",
+    "rates_BTN",
+    "conditions_B",
+    "latents_BTK",
+    "behavior_BTV",
+    "trial_ids_B",
+    "start_bins_B",
+    "start_times_s_B",
+    "places_B",
+    "is_valid_B",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +88,8 @@ class SpikeData:
     behavior_names : tuple of str
         Names of the behavioral variables; empty if unknown.
     trial_ids_B : (trials,) int array, optional
-        Position of each trial in the file or the recording, from 0.
+        Number of each trial in the recording; its row in the table of trials, from 0, where the
+        table has no numbers of its own.
     start_bins_B : (trials,) int array, optional
         For windows chopped from a continuous recording: the first bin of each, counted from time 0
         of the recording's clock.
@@ -86,6 +104,21 @@ class SpikeData:
     hidden_counts_known : bool
         False if the file lacks the counts of held-out neurons and forward bins (the test phase of
         a benchmark): they are stored as zero and cannot be scored.
+    condition_names : dict of int to str
+        Name of each condition, by its number; empty if unknown.
+    trial_table : dict of str to (trials,) array
+        Columns of the recording's table of trials, by name.
+    event : str
+        The event that the trials are aligned to; empty if unknown.
+    start_ms : float
+        Time of the beginning of the first bin, from the event.
+    start_times_s_B : (trials,) float array, optional
+        Time of the beginning of each trial's first bin, in seconds on the recording's clock.
+    places_B : (trials,) int array, optional
+        Place of each trial in the order of the file, from 0: with it, `all_trials` can join the
+        two splits in that order.
+    is_valid_B : (trials,) bool array, optional
+        True for validation trials, False for training trials.
     sessions : Sessions, optional
         For trials of several sessions with neurons of their own.
 
@@ -115,6 +148,13 @@ class SpikeData:
     n_heldout: int = 0
     n_forward: int = 0
     hidden_counts_known: bool = True
+    condition_names: Mapping[int, str] = field(default_factory=dict)
+    trial_table: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    event: str = ""
+    start_ms: float = 0.0
+    start_times_s_B: FloatArray | None = None
+    places_B: IntArray | None = None
+    is_valid_B: NDArray[np.bool_] | None = None
     sessions: Sessions | None = None
 
     @property
@@ -142,6 +182,25 @@ class SpikeData:
     @property
     def has_padding(self) -> bool:
         return bool((np.asarray(self.lengths_B) < self.n_bins).any())
+
+    @property
+    def times_ms_T(self) -> FloatArray:
+        """Middle of each bin in ms, from the event that the trials are aligned to."""
+        middles_T = np.arange(self.n_bins) + 0.5
+        return self.start_ms + self.bin_ms * middles_T
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """Name of each column's neuron; its position in the file, from 0, if it has none."""
+        names = self.neuron_names or tuple(str(n) for n in range(self.n_neurons))
+        return tuple(names[n] for n in self._ids_N)
+
+    @property
+    def condition_labels(self) -> tuple[str, ...] | None:
+        """Name of each trial's condition; its number if it has none."""
+        if self.conditions_B is None:
+            return None
+        return tuple(self.condition_names.get(n, str(n)) for n in self.conditions_B.tolist())
 
     @property
     def _ids_N(self) -> NDArray[np.int64]:
@@ -179,27 +238,29 @@ class SpikeData:
                 digest.update(np.ascontiguousarray(places, dtype="<i8").tobytes())
         return digest.hexdigest()
 
+    @cached_property
+    def rates_fingerprint(self) -> str:
+        """SHA-256 of the true rates, to 5 decimals; empty if they are not known.
+
+        Rounded, because machines differ in the last digits of rates that they compute.
+        """
+        if self.rates_BTN is None:
+            return ""
+        digest = hashlib.sha256()
+        for trial_TN in self.rates_BTN:  # + 0.0: no negative zero
+            rounded_TN = np.round(trial_TN.astype("<f8"), 5) + 0.0
+            digest.update(rounded_TN.tobytes())
+        return digest.hexdigest()
+
     def take(self, trials: IntArray) -> "SpikeData":
         """Return the trials at these indices, in this order."""
-
-        def pick(array: NDArray[Any] | None) -> NDArray[Any] | None:
-            return None if array is None else array[trials]
-
+        known = {name: getattr(self, name) for name in PER_TRIAL}
+        picked: dict[str, Any] = {n: None if v is None else v[trials] for n, v in known.items()}
+        table = {name: column[trials] for name, column in self.trial_table.items()}
         sessions = self.sessions
         if sessions is not None:
             sessions = replace(sessions, of_trial_B=sessions.of_trial_B[trials])
-        return replace(
-            self,
-            sessions=sessions,
-            spikes_BTN=self.spikes_BTN[trials],
-            lengths_B=self.lengths_B[trials],
-            rates_BTN=pick(self.rates_BTN),
-            conditions_B=pick(self.conditions_B),
-            latents_BTK=pick(self.latents_BTK),
-            behavior_BTV=pick(self.behavior_BTV),
-            trial_ids_B=pick(self.trial_ids_B),
-            start_bins_B=pick(self.start_bins_B),
-        )
+        return replace(self, trial_table=table, sessions=sessions, **picked)
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,9 +292,19 @@ class Recording:
     layout: str
     notes: tuple[str, ...] = field(default=())
 
+    def trials(self, split: Split) -> SpikeData:
+        """Return the trials of a split, or all of them in the order of the file."""
+        if split == "all":
+            return all_trials(self)
+        data = self.train if split == "train" else self.valid
+        return replace(data, is_valid_B=np.full(data.n_trials, split == "valid"))
+
 
 def all_trials(recording: Recording) -> SpikeData:
-    """Return the trials of both splits, in the order of the file if it is known.
+    """Return the trials of both splits, in the order of the file.
+
+    Where that is not known, the order is that of their numbers; without these, validation trials
+    follow the training trials.
 
     Examples
     --------
@@ -244,35 +315,31 @@ def all_trials(recording: Recording) -> SpikeData:
     """
     train, valid = recording.train, recording.valid
     places_B = np.arange(train.n_trials + valid.n_trials)
-    if train.trial_ids_B is not None and valid.trial_ids_B is not None:
-        ids_B = np.concatenate([train.trial_ids_B, valid.trial_ids_B])
-        places_B = np.argsort(np.argsort(ids_B, kind="stable"))
+    for name in ("places_B", "trial_ids_B"):
+        orders = [getattr(train, name), getattr(valid, name)]
+        if all(order is not None for order in orders):
+            places_B = np.argsort(np.argsort(np.concatenate(orders), kind="stable"))
+            break
 
-    def both(name: str) -> Any:
-        parts = [getattr(train, name), getattr(valid, name)]
+    def joined(parts: list[Any]) -> Any:
         if any(part is None for part in parts):
             return None
         # Copy each trial straight to its place: counts may fill much of the memory.
-        joined = np.empty((len(places_B), *parts[0].shape[1:]), np.result_type(*parts))
-        joined[places_B[: train.n_trials]], joined[places_B[train.n_trials :]] = parts
-        return joined
+        whole = np.empty((len(places_B), *parts[0].shape[1:]), np.result_type(*parts))
+        whole[places_B[: train.n_trials]], whole[places_B[train.n_trials :]] = parts
+        return whole
 
-    return SpikeData(
-        spikes_BTN=both("spikes_BTN"),
-        bin_ms=train.bin_ms,
-        lengths_B=both("lengths_B"),
-        rates_BTN=both("rates_BTN"),
-        conditions_B=both("conditions_B"),
-        latents_BTK=both("latents_BTK"),
-        behavior_BTV=both("behavior_BTV"),
-        behavior_names=train.behavior_names,
-        trial_ids_B=both("trial_ids_B"),
-        start_bins_B=both("start_bins_B"),
-        neuron_ids_N=train.neuron_ids_N,
-        neuron_names=train.neuron_names,
-        n_heldout=train.n_heldout,
-        n_forward=train.n_forward,
+    values: dict[str, Any] = {
+        name: joined([getattr(train, name), getattr(valid, name)]) for name in PER_TRIAL
+    }
+    values["is_valid_B"] = joined([np.zeros(train.n_trials, bool), np.ones(valid.n_trials, bool)])
+    shared = [name for name in train.trial_table if name in valid.trial_table]
+    return replace(
+        train,
+        trial_table={n: joined([train.trial_table[n], valid.trial_table[n]]) for n in shared},
+        condition_names={**valid.condition_names, **train.condition_names},
         hidden_counts_known=train.hidden_counts_known and valid.hidden_counts_known,
+        **values,
     )
 
 

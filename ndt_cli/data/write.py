@@ -1,15 +1,17 @@
 """Write a recording in the own layout, whose keys `ndt_cli.data.layouts` lists."""
 
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt_cli.atomic import check_may_write, write_atomic
-from ndt_cli.data.spike_data import Recording
+from ndt_cli.atomic import check_may_write, write_stream_atomic
+from ndt_cli.data.files import TRIAL_TABLE
+from ndt_cli.data.spike_data import Recording, all_trials
 from ndt_cli.errors import DataError
 
 _PER_TRIAL = {
@@ -21,13 +23,14 @@ _PER_TRIAL = {
     "behavior": "behavior_BTV",
     "trial_ids": "trial_ids_B",
     "start_bins": "start_bins_B",
+    "start_times_s": "start_times_s_B",
 }
 
 _ENDINGS = (".npz", ".h5", ".hdf5")
 
 
 def write_recording(recording: Recording, path: Path, *, overwrite: bool = False) -> None:
-    """Write training and validation trials into one .npz or .h5 file.
+    """Write training and validation trials into one .npz or .h5 file, in the order of `all_trials`.
 
     The same recording always gives the same bytes. What only one of the splits has (true rates,
     for example) is left out.
@@ -59,9 +62,11 @@ def write_recording(recording: Recording, path: Path, *, overwrite: bool = False
     write = _write_npz if path.suffix.lower() == ".npz" else _write_h5
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, lambda part: write(part, own_arrays(recording)), overwrite=overwrite)
+        write_stream_atomic(
+            path, lambda part: write(part, own_arrays(recording)), overwrite=overwrite
+        )
     except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error}") from error
+        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def check_target(path: Path, *, overwrite: bool = False) -> None:
@@ -72,31 +77,42 @@ def check_target(path: Path, *, overwrite: bool = False) -> None:
 
 
 def own_arrays(recording: Recording) -> dict[str, NDArray[Any]]:
-    """Return the arrays of the own layout: training trials, then validation trials."""
-    train, valid = recording.train, recording.valid
-    arrays: dict[str, NDArray[Any]] = {}
-    for key, name in _PER_TRIAL.items():
-        halves = [getattr(data, name) for data in (train, valid)]
-        if all(half is not None for half in halves):
-            arrays[key] = np.concatenate(halves)
-    if "behavior" in arrays and train.behavior_names:
-        names = [name.encode() for name in train.behavior_names]
-        arrays["behavior_names"] = np.array(names)
-    if train.neuron_names:
-        ids_N = range(train.n_neurons) if train.neuron_ids_N is None else train.neuron_ids_N
-        arrays["neuron_names"] = np.array([train.neuron_names[i].encode() for i in ids_N])
-    sizes = (train.n_trials, valid.n_trials)
-    arrays["split"] = np.repeat(np.array([b"train", b"valid"]), sizes)
-    arrays["bin_ms"] = np.array(train.bin_ms)
-    arrays["n_heldout"] = np.array(train.n_heldout)
-    arrays["n_forward"] = np.array(train.n_forward)
-    known = (train.hidden_counts_known, valid.hidden_counts_known)
-    if not all(known):
-        arrays["hidden_known"] = np.repeat(np.array(known), sizes)
+    """Return the arrays of the own layout, trials in the order of `all_trials`."""
+    whole = all_trials(recording)
+    found = {key: getattr(whole, name) for key, name in _PER_TRIAL.items()}
+    arrays: dict[str, NDArray[Any]] = {k: np.asarray(v) for k, v in found.items() if v is not None}
+    if whole.conditions_B is not None and whole.condition_names:
+        numbers = np.unique(whole.conditions_B).tolist()
+        arrays["condition_names"] = encoded(whole.condition_names.get(n, str(n)) for n in numbers)
+    if "behavior" in arrays and whole.behavior_names:
+        arrays["behavior_names"] = encoded(whole.behavior_names)
+    if whole.neuron_names:
+        arrays["neuron_names"] = encoded(whole.column_names)
+    for name, column in whole.trial_table.items():
+        is_text = column.dtype.kind == "U"
+        arrays[TRIAL_TABLE + name.replace("/", ".")] = encoded(column) if is_text else column
+    if whole.event:
+        arrays["event"], arrays["start_ms"] = (
+            np.array(whole.event.encode()),
+            np.array(whole.start_ms),
+        )
+    assert whole.is_valid_B is not None
+    arrays["split"] = np.where(whole.is_valid_B, b"valid", b"train")
+    arrays["bin_ms"] = np.array(whole.bin_ms)
+    arrays["n_heldout"] = np.array(whole.n_heldout)
+    arrays["n_forward"] = np.array(whole.n_forward)
+    if not whole.hidden_counts_known:
+        known = [data.hidden_counts_known for data in (recording.train, recording.valid)]
+        arrays["hidden_known"] = np.where(whole.is_valid_B, known[1], known[0])
     return arrays
 
 
-def _write_npz(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
+def encoded(texts: Iterable[str]) -> NDArray[np.bytes_]:
+    """Return text as bytes, which every version of HDF5 and NumPy reads."""
+    return np.array([str(text).encode() for text in texts], dtype=np.bytes_)
+
+
+def _write_npz(path: BinaryIO, arrays: dict[str, NDArray[Any]]) -> None:
     # numpy.savez writes the time of day into the archive: equal data would differ in bytes.
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for key, array in arrays.items():
@@ -106,7 +122,7 @@ def _write_npz(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
                 np.lib.format.write_array(stream, array, allow_pickle=False)
 
 
-def _write_h5(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
+def _write_h5(path: BinaryIO, arrays: dict[str, NDArray[Any]]) -> None:
     with h5py.File(path, "w") as file:
         for key, array in arrays.items():
             filters = {"compression": "gzip", "shuffle": True} if array.ndim == 3 else {}

@@ -4,6 +4,7 @@ import json
 import math
 import time
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -24,7 +25,7 @@ from ndt_cli.engine.streams import Streams
 from ndt_cli.engine.tensorboard import EventLog
 from ndt_cli.errors import CheckpointError, RunError, RunWarning, called
 from ndt_cli.model.network import LayerMath, ModelShape, NeuralDataTransformer
-from ndt_cli.settings.tree import ModelSettings, TrainSettings
+from ndt_cli.settings.tree import ModelSettings, Settings, TrainSettings
 
 
 @dataclass
@@ -85,13 +86,55 @@ VERSION = 1
 _MOST_BINS, _MOST_NEURONS = 2**17, 2**20
 
 
+# Settings that may differ between a run and its checkpoints: where the data and the processor are,
+# how long it trains and how it is saved.
+RESUMABLE = ("max_epochs", "patience_epochs", "save_interval_minutes", "on_save_error")
+_FREE = {"data.file", "train.device", "train.tensorboard", *(f"train.{name}" for name in RESUMABLE)}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The run that a checkpoint is of: its name, its settings and the data it trained on."""
+
+    id: str
+    data: dict[str, str]  # fingerprints
+    settings: dict[str, dict[str, Any]]
+
+    @classmethod
+    def of(cls, folder: RunFolder, settings: Settings) -> "Origin":
+        """Return what the checkpoints of a run with these settings must say."""
+        facts = folder.facts()
+        data = {
+            f"{split} {what}": value
+            for split, its in (("training", facts.data.train), ("validation", facts.data.valid))
+            for what, value in (("counts", its.fingerprint), ("true rates", its.rates_fingerprint))
+            if value is not None
+        }
+        return cls(facts.id, data, settings.model_dump(mode="json"))
+
+    def differences(self, run: "Origin") -> list[str]:
+        """Say in what a checkpoint is not of a run, the most telling first; empty if it is."""
+        found = [
+            f"{section}.{name} was {value}, and is {now} in settings.toml"
+            for section, values in self.settings.items()
+            for name, value in values.items()
+            if (now := run.settings.get(section, {}).get(name, value)) != value
+            and f"{section}.{name}" not in _FREE
+        ]
+        found += [f"other {what}" for what, its in self.data.items() if run.data.get(what) != its]
+        if self.id != run.id and not found:
+            found = ["another run of the same settings and data"]
+        return found
+
+
 @dataclass(frozen=True)
 class Header:
-    """What a checkpoint says of itself: what its network was built from, and its `Progress`."""
+    """What a checkpoint says of itself: its network, its `Progress` and the run it is of."""
 
     model_settings: ModelSettings
     shape: ModelShape
     progress: dict[str, Any]
+    origin: Origin | None = None  # None in runs of older versions
 
     def to_text(self) -> dict[str, str]:
         """Return the texts that the file carries."""
@@ -101,6 +144,7 @@ class Header:
             "model_settings": self.model_settings.model_dump_json(),
             "shape": json.dumps(asdict(self.shape)),
             "progress": json.dumps(self.progress, allow_nan=False),
+            **({"origin": json.dumps(asdict(self.origin))} if self.origin else {}),
         }
 
 
@@ -125,6 +169,9 @@ def read_header(path: Path, texts: Mapping[str, str]) -> Header:
             model_settings=ModelSettings.model_validate_json(texts["model_settings"]),
             shape=TypeAdapter(ModelShape).validate_json(texts["shape"], strict=True),
             progress=_read_progress(texts["progress"]),
+            origin=TypeAdapter(Origin).validate_json(texts["origin"], strict=True)
+            if "origin" in texts
+            else None,
         )
         _check_shape(header.shape)
     except (KeyError, ValueError, ValidationError) as error:
@@ -183,6 +230,19 @@ class Checkpoint:
     optimizer: dict[str, Tensor] = field(default_factory=dict)
     streams: dict[str, Tensor] = field(default_factory=dict)
     path: Path | None = None
+    origin: Origin | None = None
+
+    def check_origin(self, run: Origin, *, accept_changes: bool = False) -> None:
+        """Refuse a checkpoint of another run, or warn if changes are accepted."""
+        found = [] if self.origin is None else self.origin.differences(run)
+        if found:
+            more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
+            refuse_unless(
+                accept_changes,
+                f"{self.path}: it was not saved by this run as it is now: "
+                f"{'; '.join(found[:3])}{more}",
+                "Put back what was changed",
+            )
 
     @classmethod
     def of_model(
@@ -303,7 +363,7 @@ class Checkpoint:
             for group, members in groups.items()
             for name, tensor in members.items()
         }
-        header = Header(self.model_settings, self.shape, self.progress).to_text()
+        header = Header(self.model_settings, self.shape, self.progress, self.origin).to_text()
         # Its save_file would leave files of its own names after a kill, readable to no one else.
         content = save(tensors, header)
         write_atomic(path, lambda temporary: temporary.write_bytes(content), overwrite=True)
@@ -326,6 +386,10 @@ class Checkpoint:
                 f"{path}: not a whole ndt checkpoint ({error})",
                 "use another checkpoint of the run: `checkpoint='last'`, or best-masked-loss",
             ) from error
+        except BaseException as error:
+            if type(error).__name__ == "PanicException":  # of safetensors' Rust, out of memory
+                raise MemoryError(f"{path}: {error}") from error
+            raise
         groups: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "stream": {}}
         checkpoint = cls(
             model=groups["model"],
@@ -335,6 +399,7 @@ class Checkpoint:
             optimizer=groups["optimizer"],
             streams=groups["stream"],
             path=path,
+            origin=header.origin,
         )
         for name, tensor in tensors.items():
             group, _, member = name.partition(".")
@@ -476,7 +541,30 @@ def _copied(checkpoint: Checkpoint) -> Checkpoint:
     return replace(checkpoint, model=model)
 
 
-def take_later_best(folder: RunFolder, progress: Progress) -> None:
+def refuse_unless(accepted: bool, what: str, hint: str) -> None:
+    """Refuse a run of which a part was changed, or warn if that is accepted."""
+    if accepted:
+        warnings.warn(what, RunWarning, stacklevel=3)
+    else:
+        raise RunError(what, f"{hint}, or insist: `accept_changes=True`.")
+
+
+def check_log(folder: RunFolder, n_epochs: int, *, accept_changes: bool = False) -> None:
+    """Refuse a ``metrics.jsonl`` that lacks one of the first epochs, or has one of them twice."""
+    logged = Counter(int(record["epoch"]) for record in folder.read_metrics())
+    wrong = next((e for e in range(1, n_epochs + 1) if logged[e] != 1), None)
+    if wrong is not None:
+        refuse_unless(
+            accept_changes,
+            f"{folder.path / 'metrics.jsonl'}: found {logged[wrong]} lines of epoch {wrong}; "
+            "expected one",
+            "Put back the original file",
+        )
+
+
+def take_later_best(
+    folder: RunFolder, progress: Progress, run: Origin, *, accept_changes: bool = False
+) -> None:
     """Count best checkpoints that were saved after the last one, before a kill.
 
     Going on gives the same again where computing is exact. Where it is not, as on most GPUs, what
@@ -485,6 +573,8 @@ def take_later_best(folder: RunFolder, progress: Progress) -> None:
     for name in BEST_CHECKPOINTS:
         path = folder.checkpoint(name)
         if path.is_file():
-            saved = Progress.from_json(Checkpoint.load(path).progress)
+            checkpoint = Checkpoint.load(path)
+            checkpoint.check_origin(run, accept_changes=accept_changes)
+            saved = Progress.from_json(checkpoint.progress)
             if saved.epoch > progress.epoch and name in saved.best:
                 progress.best[name] = saved.best[name]

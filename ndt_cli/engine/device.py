@@ -70,6 +70,11 @@ class Compute:
             label += f" ({torch.cuda.get_device_name(self.device)})"
         return f"{label}, {str(self.dtype).removeprefix('torch.')}"
 
+    @property
+    def cpu_capability(self) -> str:
+        """Vector instructions that torch computes with, such as "AVX2"; empty on a GPU."""
+        return torch.backends.cpu.get_cpu_capability() if self.device.type == "cpu" else ""
+
 
 def choose_compute(settings: TrainSettings, local_rank: int = 0) -> Compute:
     """Pick the device and precision that the settings ask for."""

@@ -30,8 +30,10 @@ from ndt_cli.data.spike_data import SpikeData
 from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.measures import best_checkpoint
 from ndt_cli.engine.run_folder import RunFolder, SplitFacts
+from ndt_cli.engine.streaming import RateStream
 from ndt_cli.engine.trained_model import Float32Array, TrainedModel, refuse_sessions
 from ndt_cli.errors import CheckpointError, ExistingFileError, RunError, SettingsError
+from ndt_cli.metrics.decoding import Decoder
 from ndt_cli.settings.tree import Settings
 
 FILE = "ensemble.json"
@@ -55,12 +57,19 @@ class Ensemble:
         return (path / FILE).is_file()
 
     @classmethod
-    def load(cls, path: Path, checkpoint: str | None = None, device: str = "auto") -> "Ensemble":
+    def load(
+        cls,
+        path: Path,
+        checkpoint: str | None = None,
+        device: str = "auto",
+        *,
+        accept_changes: bool = False,
+    ) -> "Ensemble":
         """Load an ensemble; see `ndt_cli.engine.inference.load_trained`."""
         folder = RunFolder.open(path)
         about = folder.read_json(FILE)
         members = tuple(
-            TrainedModel.load(path / member, None, device)
+            TrainedModel.load(path / member, None, device, accept_changes=accept_changes)
             for member in _member_folders(path, about)
         )
         held = ", ".join(dict.fromkeys(member.checkpoint for member in members))
@@ -71,13 +80,20 @@ class Ensemble:
             )
         return cls(folder, held, folder.settings(), members, members[0].trained_on)
 
-    def check_fits(self, data: SpikeData, source: str, *, other_neurons: bool = False) -> None:
+    def check_fits(
+        self,
+        data: SpikeData,
+        source: str,
+        *,
+        other_neurons: bool = False,
+        other_window: bool = False,
+    ) -> None:
         """Check that the trials are of the kind that the members were trained on.
 
         Parameters and errors as in `TrainedModel.check_fits`.
         """
         first = replace(self.members[0], run=self.run)
-        first.check_fits(data, source, other_neurons=other_neurons)
+        first.check_fits(data, source, other_neurons=other_neurons, other_window=other_window)
 
     @property
     def width(self) -> int:
@@ -98,6 +114,12 @@ class Ensemble:
     def activations(self, data: SpikeData) -> Float32Array:
         """Return the activations of all encoders side by side, (B, T, D), from all counts."""
         return np.concatenate([member.activations(data) for member in self.members], axis=2)
+
+    def stream(self, *, provisional: bool = False, decoder: Decoder | None = None) -> RateStream:
+        """Infer the mean of the members' rates bin by bin; see `TrainedModel.stream`."""
+        networks = [(member.network, member.settings.mask) for member in self.members]
+        name = str(self.run.path)
+        return RateStream(networks, self.trained_on, name, provisional=provisional, decoder=decoder)
 
     def _mean(self, rates_of: Callable[[TrainedModel], Float32Array]) -> Float32Array:
         total_BTN = rates_of(self.members[0]).astype(np.float64)

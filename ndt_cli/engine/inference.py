@@ -4,21 +4,39 @@ Axes: B trials, T bins, N neurons.
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt_cli.data.spike_data import IntArray, SpikeData
+from ndt_cli.data.loading import load_file, load_recording
+from ndt_cli.data.spike_data import IntArray, Recording, SpikeData
 from ndt_cli.engine.ensembles import Ensemble
+from ndt_cli.engine.preflight import check_same_data, is_same_data
 from ndt_cli.engine.streams import stream_seed
 from ndt_cli.engine.trained_model import Float32Array, Model, TrainedModel
+from ndt_cli.errors import DataError
 from ndt_cli.settings.tree import Settings
 
-__all__ = ["Ensemble", "Float32Array", "Model", "TrainedModel", "hiding_folds", "load_trained"]
+__all__ = [
+    "Ensemble",
+    "Float32Array",
+    "Model",
+    "TrainedModel",
+    "hiding_folds",
+    "load_trained",
+    "recording_of",
+]
 
 
-def load_trained(run: Path | str, checkpoint: str | None = None, device: str = "auto") -> Model:
+def load_trained(
+    run: Path | str,
+    checkpoint: str | None = None,
+    device: str = "auto",
+    *,
+    accept_changes: bool = False,
+) -> Model:
     """Load the model of a run folder, or the models of an ensemble's folder.
 
     Both are a `Model`: they infer by the same methods.
@@ -33,11 +51,14 @@ def load_trained(run: Path | str, checkpoint: str | None = None, device: str = "
         of.
     device : str
         As the setting ``train.device``.
+    accept_changes : bool
+        Warn, instead of refusing, if the checkpoint was saved by another run, or the run's settings
+        were changed since.
 
     Raises
     ------
     RunError, CheckpointError
-        If there is no such run or checkpoint, or it is damaged.
+        If there is no such run or checkpoint, it is damaged, or it is not of this run.
     DeviceError
         If this machine does not have the device.
 
@@ -52,8 +73,56 @@ def load_trained(run: Path | str, checkpoint: str | None = None, device: str = "
     """
     path = Path(run)
     if Ensemble.is_at(path):
-        return Ensemble.load(path, checkpoint, device)
-    return TrainedModel.load(path, checkpoint, device)
+        return Ensemble.load(path, checkpoint, device, accept_changes=accept_changes)
+    return TrainedModel.load(path, checkpoint, device, accept_changes=accept_changes)
+
+
+def recording_of(
+    trained: Model,
+    data: Path | str | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    accept_changes: bool = False,
+) -> tuple[Recording, bool]:
+    """Load the trials that a model was trained on, or those of another file.
+
+    Parameters
+    ----------
+    trained : Model
+        From `load_trained`.
+    data : Path or str, optional
+        A spike file, read with the run's ``[data]`` settings. Default: the run's own.
+    overrides : sequence of str
+        Changes to those settings.
+    accept_changes : bool
+        Warn, instead of refusing, if the run's own file holds other trials now.
+
+    Returns
+    -------
+    recording : Recording
+    is_own : bool
+        True for the trials of the training, wherever their file is now.
+
+    Raises
+    ------
+    DataError, SettingsError
+        If the file cannot be read.
+    RunError
+        If the run's own file holds other trials now.
+    """
+    if data is not None:
+        recording = load_file(data, trained.run.settings(overrides).data)
+        return recording, is_same_data(trained.run, recording)
+    file = trained.settings.data.file
+    if file is not None and not Path(file).exists():
+        raise DataError(
+            f"{file}: the spike file that {trained.run.path} was trained on is not there",
+            "Give its new place, or another file of the same neurons: `data='FILE'`.",
+        )
+    recording = load_recording(trained.settings.data)
+    # Other trials would pass for those of the training.
+    check_same_data(trained.run, recording, accept_changes=accept_changes)
+    return recording, True
 
 
 def hiding_folds(

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import torch
 
 from ndt_cli.data.spike_data import Recording, SpikeData, check_recording
+from ndt_cli.engine.checkpoint import RESUMABLE, refuse_unless
 from ndt_cli.engine.device import free_gpu_bytes
 from ndt_cli.engine.measures import MEASURES
 from ndt_cli.engine.run_folder import RunFolder, SplitFacts
-from ndt_cli.errors import DataError, RunError, SettingsError
+from ndt_cli.errors import DataError, SettingsError
 from ndt_cli.memory import free_bytes, in_gb
 from ndt_cli.model.context import Context
 from ndt_cli.model.embedding import encoder_width, n_inputs
@@ -47,35 +48,47 @@ def check_trainable(recording: Recording, settings: Settings) -> None:
         )
 
 
-# Settings of how long a run trains and how it is saved, not of what it computes.
-_FREE = ("max_epochs", "patience_epochs", "save_interval_minutes", "on_save_error")
-
-
 def check_resumable(before: Settings, now: Settings) -> None:
     """Refuse to resume a run with settings that would make it another run."""
-    free = {name: getattr(now.train, name) for name in _FREE}
+    free = {name: getattr(now.train, name) for name in RESUMABLE}
     if before.model_copy(update={"train": before.train.model_copy(update=free)}) != now:
-        allowed = ", ".join(f"train.{name}" for name in _FREE)
+        allowed = ", ".join(f"train.{name}" for name in RESUMABLE)
         raise SettingsError(
             f"a resumed run can change these settings only: {allowed}",
             "For other settings start a new run from the settings.toml of this one.",
         )
 
 
-def check_same_data(folder: RunFolder, recording: Recording) -> None:
-    """Refuse to resume or evaluate a run on other data."""
+def check_same_data(
+    folder: RunFolder, recording: Recording, *, accept_changes: bool = False
+) -> None:
+    """Refuse to resume or evaluate a run on other data.
+
+    If changes are accepted, a difference is a warning.
+    """
+    other = {"fingerprint": "other counts", "rates_fingerprint": "other true rates"}
     facts = folder.facts().data
     for split, before in (("train", facts.train), ("valid", facts.valid)):
         now = SplitFacts.of(getattr(recording, split))
         key = before.difference(now)
         if key is not None:
             what = f"{key} is {getattr(now, key)}, was {getattr(before, key)}"
-            raise RunError(
+            refuse_unless(
+                accept_changes,
                 f"{recording.source}: its {split} trials are not those that {folder.path} was "
-                f"trained on: {'other counts' if key == 'fingerprint' else what}",
+                f"trained on: {other.get(key, what)}",
                 "Put the old file back, or start a new run. To evaluate the run on other trials, "
-                "give the file: `data=FILE`.",
+                "give the file: `data=FILE`",
             )
+
+
+def is_same_data(folder: RunFolder, recording: Recording) -> bool:
+    """Tell whether these are the very trials that a run was trained on."""
+    facts = folder.facts().data
+    pairs = ((facts.train, recording.train), (facts.valid, recording.valid))
+    return all(before.n_trials == now.n_trials for before, now in pairs) and all(
+        before.difference(SplitFacts.of(now)) is None for before, now in pairs
+    )
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@
     metrics.jsonl          one line per epoch
     summary.json           final scores, once training has ended
     smoothing.safetensors  the smoothing that they are compared with, once training has ended
+    decoders.safetensors   decoders of behavior, if the data have some, once training has ended
+    rates.h5               rates of all trials, unless they are very large
     checkpoints/           last, and the best by each validation measure (.safetensors)
     sessions/              of several sessions: a run folder of each, to evaluate
     figures/               training curves, rates over rasters
@@ -23,6 +25,7 @@ import json
 import math
 import os
 import platform
+import secrets
 import socket
 import sys
 import warnings
@@ -40,12 +43,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from typing_extensions import Self
 
 from ndt_cli import __version__
-from ndt_cli.atomic import leftovers, write_text_atomic
+from ndt_cli.atomic import check_name, leftovers, write_text_atomic
 from ndt_cli.data.spike_data import Recording, SpikeData
-from ndt_cli.engine.measures import BEST_CHECKPOINTS, CHECKPOINTS
+from ndt_cli.engine.measures import CHECKPOINTS
 from ndt_cli.errors import ExistingFileError, RunError, RunWarning, called
 from ndt_cli.jsonable import json_text
-from ndt_cli.settings.load import load_settings, settings_to_toml
+from ndt_cli.settings.load import Overrides, load_settings, settings_to_toml
 from ndt_cli.settings.tree import Settings
 
 if TYPE_CHECKING:
@@ -57,7 +60,7 @@ def _to_line(record: Mapping[str, float]) -> str:
     return json_text(record, indent=None) + "\n"
 
 
-def _read_line(line: str) -> dict[str, float] | None:
+def read_metrics_line(line: str) -> dict[str, float] | None:
     """Return the record of an epoch that a line holds, or None where it holds none."""
     try:
         record = json.loads(line)
@@ -65,9 +68,13 @@ def _read_line(line: str) -> dict[str, float] | None:
         return None
     if not isinstance(record, dict) or type(record.get("epoch")) is not int:
         return None
+    if not 1 <= record["epoch"] < 2**53:
+        return None
     # JSON has no NaN: a measure that was not finite is stored as null.
     record = {key: math.nan if value is None else value for key, value in record.items()}
-    return record if all(type(value) in (int, float) for value in record.values()) else None
+    values = record.values()
+    is_number = all(type(v) is float or (type(v) is int and abs(v) < 2**53) for v in values)
+    return record if is_number else None
 
 
 # ------------------------------------------------------------------------------------------------
@@ -78,7 +85,10 @@ def _read_line(line: str) -> dict[str, float] | None:
 _Count = Annotated[int, Field(ge=0)]
 
 # The fingerprint comes last: a difference that can be read is named before it.
-_IDENTITY = ("bin_ms", "n_neurons", "n_heldout", "n_forward", "n_bins", "n_trials", "fingerprint")
+_IDENTITY = (
+    *("bin_ms", "n_neurons", "n_heldout", "n_forward", "n_bins", "n_trials"),
+    *("fingerprint", "rates_fingerprint"),
+)
 
 
 class _Facts(BaseModel):
@@ -96,9 +106,12 @@ class SplitFacts(_Facts):
     n_forward: _Count
     bin_ms: float
     fingerprint: str
+    rates_fingerprint: str | None = None  # of the true rates; None in runs of older versions
     neuron_ids_N: list[_Count] = []  # position in the file; empty if columns have its order
     neuron_names: list[str] = []  # in the order of the file
     session_names: list[str] = []  # of several sessions
+    event: str = ""  # that the trials are aligned to; empty if unknown
+    start_ms: float = 0.0  # beginning of the first bin, from the event
     # Bins without padding and forward bins, and each neuron's spikes in them; 0 and empty in runs
     # of older versions.
     n_observed_bins: _Count = 0
@@ -126,17 +139,23 @@ class SplitFacts(_Facts):
             n_forward=data.n_forward,
             bin_ms=float(data.bin_ms),
             fingerprint=data.fingerprint,
+            rates_fingerprint=data.rates_fingerprint,
             neuron_ids_N=[] if data.neuron_ids_N is None else data.neuron_ids_N.tolist(),
             neuron_names=list(data.neuron_names),
             session_names=[] if data.sessions is None else list(data.sessions.names),
+            event=data.event,
+            start_ms=float(data.start_ms),
             n_observed_bins=n_observed_bins,
             spikes_N=spikes_N.tolist(),
         )
 
     def difference(self, other: "SplitFacts") -> str | None:
         """Return the name of the first fact in which other trials differ; None for the same."""
-        differs = (key for key in _IDENTITY if getattr(self, key) != getattr(other, key))
-        return next(differs, None)
+        for key in _IDENTITY:
+            mine, its = getattr(self, key), getattr(other, key)
+            if None not in (mine, its) and mine != its:
+                return key
+        return None
 
 
 def observed_spikes(data: SpikeData) -> tuple[int, NDArray[np.int64]]:
@@ -158,10 +177,29 @@ class RunFacts(_Facts):
     """The part of ``run.json`` that the program uses."""
 
     data: DataFacts
+    id: str = ""  # empty in runs of older versions, as below
+    cpu_capability: str = ""
     device: str = Field(pattern=r"^(cpu|mps|cuda)(:\d+)?$")
+    ndt: str = ""
+    python: str = ""
+    platform: str = ""
+    command: list[str] = []
     precision: str = Field(pattern=r"^(float32|bfloat16)$")
     n_threads: int = Field(ge=1, le=1024)
     packages: dict[str, str | None] = {}
+
+
+# Of a JSON file of a run, with room for the spikes of a million neurons.
+_MOST_JSON_BYTES = 2**25
+
+
+def read_small_text(path: Path) -> str:
+    """Return the text of a file of a run; raise OSError or ValueError if it is none, or large."""
+    if path.exists() and not path.is_file():
+        raise ValueError("it is a folder, device or pipe")
+    if path.stat().st_size > _MOST_JSON_BYTES:
+        raise ValueError(f"it has more than {_MOST_JSON_BYTES} bytes")
+    return path.read_text(encoding="utf-8")
 
 
 def check_run_facts(content: dict[str, Any], path: Path) -> RunFacts:
@@ -178,12 +216,14 @@ def check_run_facts(content: dict[str, Any], path: Path) -> RunFacts:
 
 
 _PACKAGES = ("torch", "numpy", "scipy", "h5py", "pydantic", "safetensors")
-_OF_NEURONS = {"neuron_ids_N", "neuron_names", "spikes_N"}  # stored once, with the training trials
+# Stored once, with the training trials.
+_OF_BOTH = {"neuron_ids_N", "neuron_names", "spikes_N", "event", "start_ms"}
 
 
 def describe_run(recording: Recording, compute: "Compute", n_threads: int) -> dict[str, Any]:
     """Return the content of ``run.json``."""
     return {
+        "id": secrets.token_hex(8),
         "ndt": __version__,
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": sys.argv,
@@ -193,6 +233,7 @@ def describe_run(recording: Recording, compute: "Compute", n_threads: int) -> di
         "device": str(compute.device),
         "precision": str(compute.dtype).removeprefix("torch."),
         "n_threads": n_threads,
+        "cpu_capability": compute.cpu_capability,
         "data": describe_data(recording),
     }
 
@@ -204,7 +245,7 @@ def describe_data(recording: Recording) -> dict[str, Any]:
         "layout": recording.layout,
         "notes": list(recording.notes),
         "train": SplitFacts.of(recording.train).model_dump(),
-        "valid": SplitFacts.of(recording.valid).model_dump(exclude=_OF_NEURONS),
+        "valid": SplitFacts.of(recording.valid).model_dump(exclude=_OF_BOTH),
     }
 
 
@@ -220,9 +261,6 @@ def package_version(name: str) -> str | None:
 # The folder
 # ------------------------------------------------------------------------------------------------
 
-
-# Kept until sweeps read the registry of measures themselves.
-BEST = {name: (measure.key, measure.lower_is_better) for name, measure in BEST_CHECKPOINTS.items()}
 
 LOCK_FILE, HOLDER_FILE = "run.lock", "running.json"
 # Files that a start writes before settings.toml, which makes the folder a run.
@@ -249,6 +287,7 @@ class RunFolder:
     def check_unused(self) -> None:
         """Refuse a path that is in use, unless it holds only a start that was cut off."""
         path = self.path
+        check_name(path)
         if not path.exists():
             return
         temporary = leftovers(path, ("settings.toml", *_BEFORE_SETTINGS))
@@ -282,6 +321,16 @@ class RunFolder:
         return self.path / "smoothing.safetensors"
 
     @property
+    def decoders(self) -> Path:
+        """File of the decoders of behavior that were fitted to the training trials."""
+        return self.path / "decoders.safetensors"
+
+    @property
+    def rates(self) -> Path:
+        """File of the rates of all trials."""
+        return self.path / "rates.h5"
+
+    @property
     def tensorboard(self) -> Path:
         """Folder of TensorBoard events."""
         return self.path / "tensorboard"
@@ -290,7 +339,7 @@ class RunFolder:
         """Path of a checkpoint: a name of `CHECKPOINTS`."""
         return self.path / "checkpoints" / f"{name}.safetensors"
 
-    def settings(self, overrides: Sequence[str] = ()) -> Settings:
+    def settings(self, overrides: Overrides = ()) -> Settings:
         """Read the settings of the run, with some of them overridden."""
         return load_settings(self.path / "settings.toml", overrides)
 
@@ -306,7 +355,8 @@ class RunFolder:
         """Read a JSON file of the run."""
         path = self.path / name
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(read_small_text(path))
+            json.dumps(content, ensure_ascii=False).encode()  # no text beyond Unicode
         except (OSError, ValueError, RecursionError) as error:
             raise RunError(
                 f"{path} cannot be read: {error}",
@@ -342,11 +392,10 @@ class RunFolder:
 
         A kill may have cut the last line, and a loss of power may have filled it with anything.
         """
-        try:
-            lines = self._metrics.read_text(encoding="utf-8", errors="replace").splitlines()
-        except FileNotFoundError:
+        if not self._metrics.is_file():  # nor a pipe, which would wait
             return []
-        return [record for record in map(_read_line, lines) if record is not None]
+        lines = self._metrics.read_text(encoding="utf-8", errors="replace").splitlines()
+        return [record for record in map(read_metrics_line, lines) if record is not None]
 
     def keep_metrics(self, last_epoch: int) -> list[dict[str, float]]:
         """Drop records after an epoch, which a resumed run will write again; return the rest."""
@@ -367,6 +416,7 @@ class RunFolder:
         """Remove half-written files of killed processes; only for the process that trains."""
         mine = (
             *("settings.toml", "metrics.jsonl", "summary.json", self.smoothing.name),
+            *(self.decoders.name, self.rates.name),
             *_BEFORE_SETTINGS,
         )
         for folder, names in (
@@ -430,8 +480,16 @@ def hold_run(path: Path) -> Iterator[None]:
     If the file system has no locks, a `RunWarning` says that nothing keeps a second process out.
     """
     lock = FileLock(path / LOCK_FILE)
+    was_removed = (path / HOLDER_FILE).exists() and not (path / LOCK_FILE).exists()
     try:
         _acquire(lock, path)
+        if was_removed and _may_be_running(path):
+            lock.release()
+            (path / LOCK_FILE).unlink(missing_ok=True)  # as it was
+            raise RunError(
+                f"{path}: {LOCK_FILE} was removed, and {_holder(path)} may still be training here",
+                f"If it is not, remove {path / HOLDER_FILE}.",
+            )
         holder = {
             "pid": os.getpid(),
             "host": socket.gethostname(),
@@ -468,6 +526,20 @@ def _acquire(lock: FileLock, path: Path) -> None:
             RunWarning,
             stacklevel=3,
         )
+
+
+def _may_be_running(path: Path) -> bool:
+    """Return whether the process that `HOLDER_FILE` names cannot be known to have ended."""
+    try:
+        holder = json.loads((path / HOLDER_FILE).read_text(encoding="utf-8"))
+        if os.name == "nt" or holder["host"] != socket.gethostname():
+            return True
+        os.kill(int(holder["pid"]), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, ValueError, TypeError, KeyError, OverflowError):
+        return True
+    return True
 
 
 def _holder(path: Path) -> str:

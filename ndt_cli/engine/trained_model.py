@@ -3,6 +3,7 @@
 Axes: B trials, T bins, N neurons, D width of the encoder.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,19 +18,23 @@ from torch import Tensor
 
 from ndt_cli.data.spike_data import SpikeData, trial_blocks
 from ndt_cli.engine.backend import Inference, choose_backend
-from ndt_cli.engine.checkpoint import Checkpoint
+from ndt_cli.engine.checkpoint import Checkpoint, Origin
 from ndt_cli.engine.device import Compute, choose_compute, cpu_threads
 from ndt_cli.engine.measures import CHECKPOINTS, best_checkpoint
 from ndt_cli.engine.passes import mean_over_passes, pass_inputs
 from ndt_cli.engine.run_folder import RunFolder, SplitFacts, observed_spikes
+from ndt_cli.engine.streaming import RateStream
 from ndt_cli.engine.streams import stream_seed
 from ndt_cli.engine.trial_set import TrialSet
 from ndt_cli.errors import CheckpointError, DataError, RunError
+from ndt_cli.metrics.decoding import Decoder
 from ndt_cli.model.masking import hide, scoring_mask
 from ndt_cli.model.network import NeuralDataTransformer
 from ndt_cli.settings.tree import Settings
 
 Float32Array = NDArray[np.float32]
+
+_log = logging.getLogger(__name__)
 
 # Fewer neurons than these tell nothing by their rates.
 _FEWEST = 8
@@ -69,7 +74,14 @@ class Model(Protocol):
     def width(self) -> int:
         """Channels of the activations."""
 
-    def check_fits(self, data: SpikeData, source: str, *, other_neurons: bool = False) -> None:
+    def check_fits(
+        self,
+        data: SpikeData,
+        source: str,
+        *,
+        other_neurons: bool = False,
+        other_window: bool = False,
+    ) -> None:
         """Refuse trials of another kind than it was trained on; see `TrainedModel.check_fits`."""
 
     def rates(self, data: SpikeData) -> Float32Array:
@@ -80,6 +92,9 @@ class Model(Protocol):
 
     def activations(self, data: SpikeData) -> Float32Array:
         """Return the encoder's activations, (B, T, D), nothing hidden."""
+
+    def stream(self, *, provisional: bool = False, decoder: Decoder | None = None) -> RateStream:
+        """Infer rates bin by bin; see `ndt_cli.engine.streaming.RateStream`."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +125,14 @@ class TrainedModel:
     trained_on: SplitFacts
 
     @classmethod
-    def load(cls, run: Path, checkpoint: str | None = None, device: str = "auto") -> "TrainedModel":
+    def load(
+        cls,
+        run: Path,
+        checkpoint: str | None = None,
+        device: str = "auto",
+        *,
+        accept_changes: bool = False,
+    ) -> "TrainedModel":
         """Load the weights of a run; see `ndt_cli.engine.inference.load_trained`."""
         folder = RunFolder.open(run)
         settings = folder.settings()
@@ -121,12 +143,22 @@ class TrainedModel:
             )
         compute = choose_compute(settings.train.model_copy(update={"device": device}))
         math = choose_backend(settings.train, compute).math
-        network = Checkpoint.load(folder.checkpoint(checkpoint)).build_model(math)
+        saved = Checkpoint.load(folder.checkpoint(checkpoint))
+        saved.check_origin(Origin.of(folder, settings), accept_changes=accept_changes)
+        network = saved.build_model(math)
         trained_on = folder.facts().data.train
         refuse_sessions(folder, trained_on)
+        _log.info("loaded %s of %s on %s", checkpoint, folder.path, compute.device)
         return cls(folder, checkpoint, settings, network.to(compute.device), compute, trained_on)
 
-    def check_fits(self, data: SpikeData, source: str, *, other_neurons: bool = False) -> None:
+    def check_fits(
+        self,
+        data: SpikeData,
+        source: str,
+        *,
+        other_neurons: bool = False,
+        other_window: bool = False,
+    ) -> None:
         """Check that the trials are of the kind that the model was trained on.
 
         Parameters
@@ -137,12 +169,14 @@ class TrainedModel:
             Where they are from, for the message.
         other_neurons : bool
             Take neurons of other names, or in another order, as those of the model.
+        other_window : bool
+            Take trials that are aligned to another event, or begin at another time from it.
 
         Raises
         ------
         DataError
-            If neurons, bin width or held-out neurons differ, or trials are longer and the model
-            knows bins by their position in the trial.
+            If neurons, bin width, held-out neurons, event or window differ, or trials are longer
+            and the model knows bins by their position in the trial.
         """
         found = {"n_neurons": data.n_neurons, "n_heldout": data.n_heldout, "bin_ms": data.bin_ms}
         names = {
@@ -151,11 +185,11 @@ class TrainedModel:
             "bin_ms": "ms as bin width",
         }
         for key, value in found.items():
-            before = getattr(self.trained_on, key)
-            if value != before:
+            expected = getattr(self.trained_on, key)
+            if value != expected:
                 raise DataError(
                     f"{source} has {value:g} {names[key]}, but {self.run.path} was trained with "
-                    f"{before:g}",
+                    f"{expected:g}",
                     "Evaluate a file of the same neurons in the same bins; `data.bin_ms` sums "
                     "narrower bins.",
                 )
@@ -168,6 +202,16 @@ class TrainedModel:
                 "`model.positions=relative`.",
             )
 
+        before, now = self.trained_on, (data.event, float(data.start_ms))
+        known = before.event and data.event
+        if known and not other_window and now != (before.event, before.start_ms):
+            raise DataError(
+                f"{source} has trials from {now[1]:g} ms on around {now[0]!r}, but "
+                f"{self.run.path} was trained on trials from {before.start_ms:g} ms on around "
+                f"{before.event!r}",
+                "Convert the recording with the event and the window of the training. "
+                "`other_window=True` takes them as they are.",
+            )
         if not other_neurons:
             check_same_neurons(self.trained_on, data, source, str(self.run.path))
 
@@ -230,6 +274,27 @@ class TrainedModel:
                 assert isinstance(encoded_BTD, Tensor)
                 found_BTD[rows] = (encoded_BTD / self.settings.inference.passes).cpu().numpy()
         return found_BTD
+
+    def stream(self, *, provisional: bool = False, decoder: Decoder | None = None) -> RateStream:
+        """Infer rates bin by bin, as a recording goes on.
+
+        One pass with nothing hidden, whatever ``inference.passes``.
+
+        Parameters
+        ----------
+        provisional : bool
+            Where the model looks ahead: give rates at once, as if nothing followed.
+        decoder : Decoder, optional
+            Of behavior, from `ndt_cli.engine.streaming.fit_decoder`.
+
+        Raises
+        ------
+        RunError
+            For a model whose rates are never final while a recording goes on.
+        """
+        networks = [(self.network, self.settings.mask)]
+        name = str(self.run.path)
+        return RateStream(networks, self.trained_on, name, provisional=provisional, decoder=decoder)
 
     def _rates_hidden(self, batch: TrialSet, hidden: Tensor) -> Float32Array:
         device = self.compute.device

@@ -1,9 +1,11 @@
 """The training loop, the state of a run that it changes, and validation."""
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,8 +21,10 @@ from ndt_cli.data.spike_data import Recording, SpikeData
 from ndt_cli.engine.backend import choose_backend
 from ndt_cli.engine.checkpoint import (
     Checkpoint,
+    Origin,
     Progress,
     Saver,
+    check_log,
     optimizer_tensors,
     take_later_best,
 )
@@ -41,6 +45,8 @@ from ndt_cli.model.losses import masked_sum
 from ndt_cli.model.masking import draw_hidden, hide, span_probability
 from ndt_cli.model.network import LayerMath, ModelShape, NeuralDataTransformer
 from ndt_cli.settings.tree import Settings, TrainSettings
+
+_log = logging.getLogger(__name__)
 
 # Trials in a validation batch: bounds memory, and part of what fixes the masks.
 VALIDATION_BATCH_SIZE = 64
@@ -120,16 +126,23 @@ class Trainer:
         self._is_new = True
         self._clock = time.perf_counter()
 
-    def restore(self, checkpoint: Checkpoint) -> None:
+    @cached_property
+    def origin(self) -> Origin:
+        """What the checkpoints say of the run; only the first process may have its folder."""
+        return Origin.of(self.folder, self.settings)
+
+    def restore(self, checkpoint: Checkpoint, *, accept_changes: bool = False) -> None:
         """Continue from a checkpoint."""
+        checkpoint.check_origin(self.origin, accept_changes=accept_changes)
         checkpoint.load_into(self.network)
         checkpoint.load_optimizer(self.optimizer, self.network)
         checkpoint.load_streams(self.streams, self.ranks.rank, self.ranks.world_size)
         self.order_state = self.streams.order.get_state()
         self.progress = Progress.from_json(checkpoint.progress)
-        take_later_best(self.folder, self.progress)
+        take_later_best(self.folder, self.progress, self.origin, accept_changes=accept_changes)
         self._is_new = False
         if self.ranks.is_first:
+            check_log(self.folder, self.progress.epoch, accept_changes=accept_changes)
             self.history = self.folder.keep_metrics(self.progress.epoch)
 
     def run(
@@ -280,6 +293,7 @@ class Trainer:
             to_save = ["last"]
         self._count_time()
         record["seconds"] = round(progress.seconds, 3)
+        _log.debug("epoch %d: %s", progress.epoch, record)
         self.history.append(record)
         if self.ranks.is_first:
             self.saver.record(self.history)
@@ -314,7 +328,9 @@ class Trainer:
                 streams,
             )
         if self.ranks.is_first:
+            checkpoint = replace(checkpoint, origin=self.origin)
             self.saver.save(name, checkpoint, self.history, must=must)
+            _log.debug("saved the checkpoint %s after epoch %d", name, self.progress.epoch)
 
 
 class Validator:

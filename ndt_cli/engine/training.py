@@ -1,7 +1,8 @@
 """Train a run, and resume one: from settings to a run folder."""
 
+import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -33,7 +34,10 @@ from ndt_cli.engine.starting import Start
 from ndt_cli.engine.tensorboard import require_tensorboard
 from ndt_cli.engine.trainer import Trainer, TrainResult, ignore
 from ndt_cli.errors import DeviceError, NdtError, RunError, RunWarning, SettingsError
+from ndt_cli.settings.load import Overrides
 from ndt_cli.settings.tree import Settings, TrainSettings
+
+_log = logging.getLogger(__name__)
 
 
 def train(
@@ -113,6 +117,13 @@ def train(
             folder.write_settings(settings)  # last: it makes the folder a run
 
         _in_first_process(start, ranks, compute)
+        _log.info(
+            "training in %s on %s in %s, CPU threads: %d",
+            folder.path,
+            compute.device,
+            compute.dtype,
+            n_threads,
+        )
         trainer = Trainer(settings, recording, folder, compute, ranks, start_weights)
         return trainer.run(n_threads, watch or ignore, should_stop, until_epoch)
 
@@ -120,11 +131,12 @@ def train(
 def resume(
     run: Path | str,
     *,
-    overrides: Sequence[str] = (),
+    overrides: Overrides = (),
     recording: Recording | None = None,
     watch: Watcher | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     until_epoch: int | None = None,
+    accept_changes: bool = False,
 ) -> TrainResult:
     """Resume a run from its last checkpoint, exactly as if it had never stopped.
 
@@ -132,19 +144,22 @@ def resume(
     ----------
     run : Path or str
         A run folder.
-    overrides : sequence of str
+    overrides : sequence of str, or mapping
         ``"train.max_epochs=500"`` may change, as may ``train.patience_epochs`` and how the run is
         saved; with any other change it would be another run.
     recording, watch, should_stop, until_epoch
         As in `train`.
+    accept_changes : bool
+        Warn, instead of refusing, if the settings, data, log or checkpoints of the run were
+        changed since it was saved.
 
     Raises
     ------
     SettingsError
         If another setting is overridden, or the run has trained for more epochs than requested.
     RunError
-        If it is not a run folder, another process trains in it, or the data are not those that the
-        run was trained on.
+        If it is not a run folder, another process trains in it, or its settings, data, log or
+        checkpoints are not those that it was saved with.
     DeviceError
         If this machine does not have the kind of device that the run was trained on.
     CheckpointError
@@ -153,7 +168,8 @@ def resume(
     Warns
     -----
     RunWarning
-        If it cannot be resumed bit for bit: fewer threads, or another version of torch.
+        If it cannot be resumed bit for bit: fewer threads, another version of torch, or other
+        vector instructions of the processor.
 
     Examples
     --------
@@ -186,7 +202,7 @@ def resume(
     if settings.train.tensorboard:
         require_tensorboard()
     recording = recording or load_recording(settings.data)
-    check_same_data(folder, recording)
+    check_same_data(folder, recording, accept_changes=accept_changes)
     check_trainable(recording, settings)
     ranks = Ranks.from_environment()
     _check_processes(recording, ranks)
@@ -207,7 +223,8 @@ def resume(
         trainer = Trainer(settings, recording, folder, compute, ranks, start)
         # Killed before its first checkpoint, a run starts over, which gives the same run.
         if not untrained:
-            trainer.restore(Checkpoint.load(folder.checkpoint("last")))
+            last = Checkpoint.load(folder.checkpoint("last"))
+            trainer.restore(last, accept_changes=accept_changes)
         done = trainer.progress.epoch
         if done > settings.train.max_epochs:
             raise SettingsError(
@@ -245,6 +262,8 @@ def _compute_as_started(
     before, now = facts.packages.get("torch"), package_version("torch")
     if before not in (None, now):
         unlike.append(f"torch {before} (installed now: {now})")
+    if facts.cpu_capability not in ("", compute.cpu_capability):
+        unlike.append(f"{facts.cpu_capability} instructions (now: {compute.cpu_capability})")
     if unlike:
         warnings.warn(
             f"{run} started with {' and with '.join(unlike)}: from here on its numbers differ by "

@@ -7,15 +7,20 @@ Axes in names: B trials, T bins, N neurons, V behavioral variables, L lags, P pe
 X entries (trials x bins), F features, M = F + 1 + V columns of moments.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 from typing_extensions import Self
 
+from ndt_cli.atomic import write_atomic
 from ndt_cli.data.spike_data import FloatArray, IntArray, SpikeData, TrialValues, trial_blocks
-from ndt_cli.errors import SettingsError
+from ndt_cli.errors import RunError, SettingsError
 from ndt_cli.metrics.scores import BoolArray, Float64Array
 
 DEFAULT_LAGS_MS = (-80.0, -40.0, 0.0, 40.0, 80.0, 120.0, 160.0)
@@ -179,6 +184,72 @@ class Decoder:
         return decoded_BTV[trials]
 
 
+def save_decoders(
+    path: Path, decoders: Mapping[str, Decoder], checkpoint: str, names: Sequence[str]
+) -> None:
+    """Write the decoder of each estimate of the rates, by name; an earlier file is replaced.
+
+    ``checkpoint`` is that of the model's rates, ``names`` are the behavioral variables.
+    """
+    about = {"checkpoint": checkpoint, "variables": list(names), "estimates": list(decoders)}
+    content = {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)}
+    for number, decoder in enumerate(decoders.values()):
+        for part in fields(Decoder):
+            values = np.ascontiguousarray(getattr(decoder, part.name))
+            content[f"{number}.{part.name}"] = values
+    stored = save(content)
+    write_atomic(path, lambda temporary: temporary.write_bytes(stored), overwrite=True)
+
+
+def load_decoders(
+    path: Path, checkpoint: str, names: Sequence[str], n_neurons: int
+) -> dict[str, Decoder]:
+    """Read a file of `save_decoders`; nothing if it is of another checkpoint or other variables.
+
+    Raises
+    ------
+    RunError
+        If the file is damaged.
+    """
+    try:
+        content = load(path.read_bytes())
+        about = json.loads(content["about"].tobytes())
+        if about["checkpoint"] != checkpoint or about["variables"] != list(names):
+            return {}
+        decoders = {
+            str(name): Decoder(**{f.name: content[f"{i}.{f.name}"] for f in fields(Decoder)})
+            for i, name in enumerate(about["estimates"])
+        }
+        if not all(_is_whole(decoder, n_neurons, len(names)) for decoder in decoders.values()):
+            raise ValueError("its arrays do not fit the run")
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RunError(
+            f"{path} cannot be read: {error}",
+            "The file is damaged; without it, decoders are fitted to parts of the scored trials.",
+        ) from error
+    return decoders
+
+
+def _is_whole(decoder: Decoder, n_neurons: int, n_variables: int) -> bool:
+    """Tell whether the arrays of a decoder from a file fit together and can be used."""
+    shapes = {
+        "lag_V": (n_variables,),
+        "penalty_V": (n_variables,),
+        "center_N": (n_neurons,),
+        "weights_NV": (n_neurons, n_variables),
+        "intercepts_V": (n_variables,),
+    }
+    lags_L, lag_V = decoder.lags_L, decoder.lag_V
+    if lags_L.ndim != 1 or not len(lags_L) or {lags_L.dtype, lag_V.dtype} != {np.dtype(np.int64)}:
+        return False
+    latest, earliest = max(int(lags_L.max()), 0), min(int(lags_L.min()), 0)
+    return (
+        all(getattr(decoder, name).shape == shape for name, shape in shapes.items())
+        and bool(((lag_V >= earliest) & (lag_V <= latest)).all())
+        and bool(np.isfinite(decoder.weights_NV).all() and np.isfinite(decoder.center_N).all())
+    )
+
+
 def _blocks_of(trials: IntArray, rates_BTN: TrialValues) -> list[IntArray]:
     """Return these trials in blocks whose rates fit into memory."""
     n_entries = rates_BTN.shape[1] * rates_BTN.shape[2]
@@ -284,6 +355,7 @@ def decode_behavior(
     train_rates_BTN: TrialValues | None = None,
     train: SpikeData | None = None,
     lags_ms: Sequence[float] | None = None,
+    decoder: Decoder | None = None,
 ) -> DecodingScores:
     """Decode behavior from rates and score it on trials that the decoder was not fitted to.
 
@@ -294,8 +366,8 @@ def decode_behavior(
     fitted nor scored, nor is a bin from which one of the lags leads out of the trial or its
     window: all lags, and all estimates of the rates, are scored on the same bins.
 
-    With ``train`` the decoder is fitted to those trials. Without, the trials are divided into
-    five folds, and each fold is decoded by a fit to the others.
+    With ``train`` the decoder is fitted to those trials. Without, and without a ``decoder``, the
+    trials are divided into five folds, and each fold is decoded by a fit to the others.
 
     Parameters
     ----------
@@ -310,6 +382,8 @@ def decode_behavior(
     lags_ms : sequence of float, optional
         Lags from rates to behavior to try, in ms, rounded to whole bins. Default: those of -80,
         -40, 0, ..., 160 that are at most a quarter of the median trial.
+    decoder : Decoder, optional
+        One that is fitted already, to other trials.
 
     Raises
     ------
@@ -334,9 +408,11 @@ def decode_behavior(
     (1.0, array([0.]), 5)
     """
     behavior_BTV = known_behavior(data)
-    lags_L = lag_bins(data, lags_ms)
+    lags_L = lag_bins(data, lags_ms) if decoder is None else decoder.lags_L
     everything = np.arange(data.n_trials)
-    if train is not None and train_rates_BTN is not None:
+    if decoder is not None:
+        n_folds, folds, decoders = 0, [everything], [decoder]
+    elif train is not None and train_rates_BTN is not None:
         n_folds, folds = 0, [everything]
         decoders = [Decoder.fit(train_rates_BTN, train, lags_L)]
     else:

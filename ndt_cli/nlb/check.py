@@ -97,6 +97,10 @@ class Expected:
                     f"targets: `{name}`: found shape {np.shape(array)} of type {array.dtype}; "
                     f"expected spike counts, {' x '.join(axes)}"
                 )
+            if np.isinf(array).any() or (array < 0).any():
+                raise DataError(
+                    f"targets: `{name}`: found infinite or negative numbers; expected spike counts"
+                )
             sizes.update(zip(axes, np.shape(array), strict=True))
         for axis, name in ((TRAIN_TRIALS, "train_behavior"), (EVAL_TRIALS, "eval_behavior")):
             if name in known and np.ndim(known[name]):

@@ -32,6 +32,7 @@ from nlb_tools import make_tensors, nwb_interface
 from numpy.typing import NDArray
 from pynwb import NWBHDF5IO, NWBFile, ProcessingModule, TimeSeries
 
+from ndt_cli.data.files import refuse_elsewhere
 from ndt_cli.data.spike_data import IntArray
 from ndt_cli.errors import DataError, called
 from ndt_cli.nlb.catalog import NlbDataset, Phase, Progress
@@ -45,6 +46,7 @@ def open_nwb(path: Path, dataset: NlbDataset) -> "Iterator[NwbSource]":
     """Open a file and check its tables; a file that cannot be used raises DataError."""
     if not path.is_file():
         raise DataError(f"{path}: no such file")
+    refuse_elsewhere(path)
     try:
         nwb_io = NWBHDF5IO(str(path), "r")
     except OSError as error:

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt_cli.atomic import check_may_write, write_atomic
+from ndt_cli.atomic import check_may_write, write_stream_atomic
 from ndt_cli.data.files import DAMAGE, check_announced, own_items
 from ndt_cli.errors import DataError, called
 from ndt_cli.nlb.catalog import RATE_KEYS
@@ -77,13 +77,13 @@ def write_submission(
     for name, group in rates.items():
         require_scorable(name, group.arrays(), source=f"{path}: ")
 
-    def write(temporary: Path) -> None:
+    def write(temporary: BinaryIO) -> None:
         with h5py.File(temporary, "w") as file:
             for name, group in rates.items():
                 for key, array in group.arrays().items():
                     file.create_dataset(f"{name}/{key}", data=np.asarray(array, dtype=np.float32))
 
-    write_atomic(path, write, overwrite=overwrite)
+    write_stream_atomic(path, write, overwrite=overwrite)
 
 
 def read_submission(path: Path) -> dict[str, SubmissionRates]:

@@ -18,7 +18,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from ndt_cli.atomic import check_suffix, write_atomic
+from ndt_cli.atomic import check_suffix, write_stream_atomic
 
 if TYPE_CHECKING:
     from ndt_cli.evaluation import Evaluation
@@ -196,7 +196,10 @@ def save_figure(figure: Figure, path: Path, *, overwrite: bool = False) -> Path:
     check_suffix(path, FIGURE_SUFFIXES)
     metadata = _METADATA[path.suffix.lower()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(
-        path, lambda temporary: figure.savefig(temporary, metadata=metadata), overwrite=overwrite
+    kind = path.suffix.lower()[1:]
+    write_stream_atomic(
+        path,
+        lambda file: figure.savefig(file, format=kind, metadata=metadata),
+        overwrite=overwrite,
     )
     return path

@@ -9,13 +9,13 @@ import numpy as np
 
 from ndt_cli.atomic import check_may_write, check_suffix
 from ndt_cli.data.loading import load_recording
-from ndt_cli.data.spike_data import Recording, SpikeData
+from ndt_cli.data.spike_data import Recording, SpikeData, Split
 from ndt_cli.engine.ensembles import Ensemble
 from ndt_cli.engine.inference import Model, load_trained
 from ndt_cli.engine.preflight import check_same_data
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.errors import SettingsError, nearest
-from ndt_cli.evaluation import Evaluation, Split, evaluate
+from ndt_cli.evaluation import Evaluation, evaluate
 from ndt_cli.report.attention_weights import (
     AttentionAverage,
     average_attention,

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from ndt_cli.engine.measures import MEASURES
-from ndt_cli.engine.run_folder import BEST, RunFolder
+from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.errors import RunError, called
 from ndt_cli.report.curves import MEASURE_NAMES, History, finite_series
 from ndt_cli.report.figures import (
@@ -26,16 +26,7 @@ from ndt_cli.report.figures import (
 )
 from ndt_cli.search.folder import SweepFolder
 from ndt_cli.search.results import MemberResult, SweepResults
-from ndt_cli.search.space import (
-    Draw,
-    Integer,
-    LogUniform,
-    OneOf,
-    Value,
-    extremes,
-    heading,
-    value_text,
-)
+from ndt_cli.search.space import Draw, Value, heading, value_text
 
 _COLUMNS = 4
 _COMPARED = ("rate-r2", "co-bps")  # measures that the masked loss is compared with
@@ -56,7 +47,7 @@ def write_sweep_figures(
         if _has_compared(results):
             figures["measures.png"] = loss_against_measure(results)
     histories = _histories(results)
-    measure = BEST[f"best-{results.choose_by}"][0]
+    measure = MEASURES[results.choose_by].key
     if any(finite_series(history, measure)[0] for history in histories.values()):
         figures["curves.png"] = learning_curves(results, histories)
     return [save_figure(figure, folder / name, overwrite=True) for name, figure in figures.items()]
@@ -113,13 +104,13 @@ def limits_of(values: Sequence[float], choose_by: str) -> Limits:
 
 def setting_axis(axes: Axes, key: str, draw: Draw) -> Callable[[MemberResult], float]:
     """Prepare the axis of a setting; return a function for the place of a member on it."""
-    if isinstance(draw, OneOf):
+    if draw.kind == "choice":
         names = [str(v).lower() if isinstance(v, bool) else str(v) for v in draw.values]
         axes.set_xticks(range(len(names)), names)
         axes.set_xlim(-0.5, len(draw.values) - 0.5)
         return lambda member: draw.values.index(member.drawn[key])
-    low, high = draw.low, draw.high
-    if isinstance(draw, LogUniform):
+    low, high = draw.values
+    if draw.kind == "log-uniform":
         axes.set_xscale("log")
         room = (high / low) ** 0.06
         axes.set_xlim(low / room, high * room)
@@ -132,7 +123,7 @@ def setting_axis(axes: Axes, key: str, draw: Draw) -> Callable[[MemberResult], f
     else:
         room = 0.06 * (high - low)
         axes.set_xlim(low - room, high + room)
-        whole = isinstance(draw, Integer)
+        whole = draw.kind == "integer"
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=whole, steps=[1, 2, 5, 10]))
     return lambda member: float(member.drawn[key])
 
@@ -327,8 +318,7 @@ def parallel_coordinates(results: SweepResults, draws: Mapping[str, Draw]) -> Fi
         axes.plot(places, heights, color=color, lw=width, alpha=alpha, clip_on=False)
     for place, draw in enumerate(draws.values()):
         axes.axvline(place, color=MUTED, lw=0.5, zorder=0)
-        ends = extremes(draw)
-        for value in ends if isinstance(draw, OneOf) else (ends[0], ends[-1]):
+        for value in draw.values:
             height = _height(value, draw)
             axes.text(place + 0.06, height, value_text(value), fontsize=6, va="center")
     axes.axvline(len(draws), color=MUTED, lw=0.5, zorder=0)
@@ -346,12 +336,12 @@ def _height(value: Value | None, draw: Draw) -> float:
     """Return where a value lies between the ends of its draw, from 0 to 1."""
     if value is None:
         return math.nan
-    if isinstance(draw, OneOf):
+    if draw.kind == "choice":
         return draw.values.index(value) / max(1, len(draw.values) - 1)
-    number = float(value)
-    if isinstance(draw, LogUniform):
-        return math.log(number / draw.low) / math.log(draw.high / draw.low)
-    return (number - draw.low) / (draw.high - draw.low)
+    number, (low, high) = float(value), draw.values
+    if draw.kind == "log-uniform":
+        return math.log(number / low) / math.log(high / low)
+    return float((number - low) / (high - low))
 
 
 # ------------------------------------------------------------------------------------------------
@@ -379,7 +369,7 @@ def learning_curves(results: SweepResults, histories: Mapping[int, History]) -> 
 
     Masked losses in ``histories`` are under each member's own mask settings.
     """
-    measure = BEST[f"best-{results.choose_by}"][0]
+    measure = MEASURES[results.choose_by].key
     curves = {index: finite_series(history, measure) for index, history in histories.items()}
     curves = {index: curve for index, curve in curves.items() if curve[0]}
     if not curves:

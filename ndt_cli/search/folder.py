@@ -1,19 +1,23 @@
-"""The folder of a sweep, and the one place that writes it.
+"""The folder of a sweep, and the one place that reads and writes it.
 
 ::
 
     sweep.toml                 the plan: members, seed, sampler, pruner
     base.toml                  the settings that all members share
     space.toml                 what is drawn
-    study.journal              the Optuna study that samplers and pruners read
-    members/000/ ...           run folders, as ndt train writes them
+    references.json            scores of mean rates and of smoothing
+    members/003/               run folders, as ndt train writes them
+    members/003/member.json    once a member has ended: how, its scores, and what was drawn for it
+    members/003/rungs.json     its score at each epoch at which members are compared
+    members/003.stop           asks the process that trains it to save and stop, and says why
     default/                   the run with the shared settings alone
     pbt.json                   population-based training: who was copied from whom
-    results.json, results.csv  one row per member, ranked; rewritten whenever one ends
+    study.journal              the members as an Optuna study, made again whenever a sweep resumes
+    results.json, results.csv  one row per member, ranked; rewritten whenever one ends, never read
     figures/
 
-Members are drawn again from these files whenever they are needed, which gives the same values;
-what a sampler chose from earlier results stands in the member's own settings.
+What is drawn at random for a member can be drawn again from the plan; what a sampler chose from
+earlier results stands in the member's own settings.
 """
 
 import json
@@ -24,15 +28,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    TypeAdapter,
+    ValidationError,
+)
 
 from ndt_cli import __version__
-from ndt_cli.atomic import write_text_atomic
+from ndt_cli.atomic import leftovers, write_text_atomic
+from ndt_cli.engine.checkpoint import Progress
+from ndt_cli.engine.measures import best_checkpoint
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.errors import RunError, SettingsError, called
 from ndt_cli.jsonable import json_text
-from ndt_cli.search.executors import Member
-from ndt_cli.search.results import MemberResult, Scores, SweepResults, scores_from_json
+from ndt_cli.search.results import MemberResult, Scores, Status, SweepResults
 from ndt_cli.search.space import Space, Value, read_space
 from ndt_cli.settings.load import (
     ConfigSource,
@@ -51,44 +63,29 @@ MOST_MEMBERS = 10_000
 
 _PLAN = "sweep.toml"
 _DAMAGED = "Restore a copy, or start a new sweep."
-_DEFAULT_RUN = -1
+# Written before the plan, which makes the folder a sweep.
+_BEFORE_PLAN = ("base.toml", "space.toml", "members", "figures")
 
 
 class SweepPlan(BaseModel):
-    """What a sweep does.
-
-    Parameters
-    ----------
-    members : int
-        Settings to draw.
-    seed : int
-        Seed of the draws.
-    seeds : int
-        Members trained with each of the drawn settings, which differ in ``train.seed``.
-    sampler : {"random", "tpe"}
-        ``"tpe"``: after ten random draws, settings are chosen by what earlier ones scored (Bergstra
-        et al. 2011).
-    pruner : {"none", "halving", "hyperband"}
-        Stop members that are worse than others after as many epochs: asynchronous successive
-        halving (Li et al. 2020), or Hyperband (Li et al. 2018).
-    grace_epochs : int, optional
-        Epochs before a member can be stopped.
-    pbt_interval : int, optional
-        Population-based training: epochs between two rankings.
-    default_run : bool
-        Also train with the shared settings alone.
-    """
+    """What a sweep does."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
-    members: int = Field(ge=1, le=MOST_MEMBERS)
-    seed: int = Field(ge=0)
+    members: int = Field(ge=1, le=MOST_MEMBERS)  # settings to draw
+    seed: int = Field(ge=0)  # of the draws
+    # Members trained with each of the drawn settings, which differ in `train.seed`.
     seeds: int = Field(default=1, ge=1)
+    # "tpe": after ten random draws, settings are chosen by what earlier ones scored (Bergstra et
+    # al. 2011).
     sampler: Sampler = "random"
+    # Stop members that are worse than others after as many epochs: asynchronous successive halving
+    # (Li et al. 2020), or Hyperband (Li et al. 2018).
     pruner: Pruner = "none"
-    grace_epochs: int | None = Field(default=None, ge=1)
+    grace_epochs: int | None = Field(default=None, ge=1)  # before a member can be stopped
+    # Epochs between two rankings of population-based training (Jaderberg et al. 2017).
     pbt_interval: int | None = Field(default=None, ge=1)
-    default_run: bool = False
+    default_run: bool = False  # also train with the shared settings alone
 
     @classmethod
     def of(cls, **values: Any) -> "SweepPlan":
@@ -115,6 +112,40 @@ class SweepPlan(BaseModel):
         if plan.grace_epochs is not None and plan.pruner == "none":
             raise SettingsError("`grace_epochs` needs a `pruner`", "Use `pruner=halving`.")
         return plan
+
+
+class _PlanFile(SweepPlan):
+    space: str
+
+
+@dataclass(frozen=True)
+class Member:
+    """One model of a sweep, to be trained or resumed in its run folder.
+
+    The number of the run with the default settings is below 0. With ``until_epoch``, training is
+    interrupted after that epoch.
+    """
+
+    index: int
+    settings: Settings
+    folder: Path
+    drawn: dict[str, Value]
+    until_epoch: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return f"member {self.index}" if self.index >= 0 else "the default run"
+
+    @property
+    def stop_file(self) -> Path:
+        """File that asks the process that trains it to save and stop."""
+        return self.folder.with_name(f"{self.folder.name}.stop")
+
+
+_MEMBER = TypeAdapter(MemberResult)
+_REFERENCES = TypeAdapter(dict[str, Scores])
+_RUNGS = TypeAdapter(dict[int, FiniteFloat | None])
 
 
 @dataclass(frozen=True)
@@ -146,31 +177,27 @@ class SweepFolder:
         text = read_toml_text(file, "the plan of a sweep", _DAMAGED)
         content = parse_config(ConfigSource(str(file), "file", text, file))
         try:
-            plan, name = SweepPlan.model_validate(content), str(content["space"])
+            plan = _PlanFile.model_validate(content)
         except ValidationError as error:
             first = error.errors()[0]
             problem = f"{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}"
             raise RunError(f"{file}: not the plan of a sweep ({problem})", _DAMAGED) from error
-        except KeyError as error:
-            raise RunError(
-                f"{file}: not the plan of a sweep ({error} is missing)", _DAMAGED
-            ) from error
         for needed in ("base.toml", "space.toml"):
             if not (path / needed).is_file():
                 raise RunError(f"{path / needed}: no such file", _DAMAGED)
-        space = replace(read_space(path / "space.toml", name), name=name)
+        space = replace(read_space(path / "space.toml", plan.space), name=plan.space)
         return cls(path, load_settings(path / "base.toml"), space, plan)
 
     def create(self) -> None:
-        """Make the folder, which must not exist."""
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        """Make the folder, which must not exist, or hold only a start that was cut off."""
+        if self.path.exists() and not self._is_of_a_start():
             raise RunError(
                 f"{self.path} already exists, and sweeps are never overwritten",
                 f"Choose another `out`, or resume it: {called('resume_sweep', self.path)}",
             )
         try:
-            (self.path / "members").mkdir(parents=True)
-            (self.path / "figures").mkdir()
+            (self.path / "members").mkdir(parents=True, exist_ok=True)
+            (self.path / "figures").mkdir(exist_ok=True)
         except OSError as error:
             raise RunError(f"{self.path}: cannot be made ({error.strerror})") from error
         write_text_atomic(self.path / "base.toml", settings_to_toml(self.settings), overwrite=True)
@@ -188,22 +215,18 @@ class SweepFolder:
         write_text_atomic(self.path / _PLAN, tomli_w.dumps(content), overwrite=True)
 
     def member_folder(self, index: int) -> Path:
-        """Return the run folder of a member."""
-        return self.path / "members" / f"{index:03d}"
+        """Return the run folder of a member; below 0, of the default run."""
+        return self.path / (f"members/{index:03d}" if index >= 0 else "default")
 
     def member(self, index: int, drawn: dict[str, Value] | None = None) -> Member:
         """Return a member, with what was drawn for it or, if given, these values."""
         drawn = self.drawn(index) if drawn is None else drawn
         settings = self.space.settings_with(self.settings, drawn, index)
-        return Member(index, settings, self.member_folder(index))
-
-    def members(self) -> list[Member]:
-        """Return all members whose settings are known."""
-        return [self.member(i) for i in range(self.n_members) if self.drawn(i)]
+        return Member(index, settings, self.member_folder(index), drawn)
 
     def default_run(self) -> Member:
         """Return the run with the settings that all members share, and none drawn."""
-        return Member(_DEFAULT_RUN, self.settings, self.path / "default")
+        return Member(-1, self.settings, self.member_folder(-1), {})
 
     def drawn(self, index: int) -> dict[str, Value]:
         """Return what was drawn for a member; empty if a sampler has not chosen it yet."""
@@ -214,54 +237,96 @@ class SweepFolder:
             return {}
         return self.space.draw(self.plan.seed, index // self.plan.seeds)
 
-    def results(self) -> SweepResults:
-        """Return what is known of each member; a damaged ``results.json`` is a RunError."""
-        file = self.path / "results.json"
-        known: dict[int, MemberResult] = {}
-        references: dict[str, Scores] = {}
+    def result(self, index: int) -> MemberResult:
+        """Return what is known of a member; below 0, of the default run."""
+        folder = self.member_folder(index)
+        file = folder / "member.json"
         if file.is_file():
-            try:
-                content = json.loads(file.read_text(encoding="utf-8"))
-                given = content.get("references") or {"mean rate": content["mean_rate"]}
-                references = {str(name): scores_from_json(given[name]) for name in given}
-                rows = [MemberResult.from_json(self.path, row) for row in content["members"]]
-            # What reading somebody else's JSON file can end in.
-            except (
-                OSError,
-                ValueError,
-                LookupError,
-                TypeError,
-                AttributeError,
-                RecursionError,
-            ) as e:
-                raise RunError(
-                    f"{file}: damaged ({e!r})",
-                    f"Remove it; {called('resume_sweep', self.path)} makes it again from the "
-                    "members.",
-                ) from e
-            known = {row.index: row for row in rows}
-        members = tuple(known.get(i) or self._unfinished(i) for i in range(self.n_members))
-        choose_by = self.settings.train.choose_by
-        return SweepResults(self.path, choose_by, members, references, self.plan.seeds)
+            known = {"index": index, "folder": str(folder)}
+            result: MemberResult = read_record(_MEMBER, file, self._hint, **known)
+            return result
+        progress = progress_of(folder)
+        status: Status = "unfinished" if progress.epoch else "waiting"
+        drawn = self.drawn(index) if index >= 0 else {}
+        result = MemberResult(index, folder, drawn, status)
+        return replace(result, epochs=progress.epoch, seconds=progress.seconds)
+
+    def results(self) -> SweepResults:
+        """Return what is known of all members; a RunError names a damaged file."""
+        file = self.path / "references.json"
+        results = SweepResults(
+            self.path,
+            self.settings.train.choose_by,
+            tuple(self.result(index) for index in range(self.n_members)),
+            read_record(_REFERENCES, file, self._hint) if file.is_file() else {},
+            self.plan.seeds,
+        )
+        default = self.result(-1)
+        return results.with_member(default) if default.has_ended else results
+
+    def write_references(self, references: dict[str, Scores]) -> None:
+        """Write ``references.json``."""
+        text = json_text(references) + "\n"
+        write_text_atomic(self.path / "references.json", text, overwrite=True)
 
     def write_results(self, results: SweepResults) -> None:
-        """Write ``results.json`` and ``results.csv``: the members that have ended."""
-        to_do = set(results.to_do)
-        kept = replace(results, members=tuple(m for m in results.members if m.index not in to_do))
-        text = json_text(kept.to_json()) + "\n"
+        """Write ``results.json`` and ``results.csv`` of the members that have ended."""
+        ended = replace(results, members=tuple(m for m in results.members if m.has_ended))
+        text = json_text(ended.to_json()) + "\n"
         write_text_atomic(self.path / "results.json", text, overwrite=True)
-        write_text_atomic(self.path / "results.csv", kept.to_csv(), overwrite=True)
+        write_text_atomic(self.path / "results.csv", ended.to_csv(), overwrite=True)
 
-    def _unfinished(self, index: int) -> MemberResult:
-        folder = self.member_folder(index)
-        records = RunFolder(folder).read_metrics()
-        seconds = records[-1].get("seconds", 0.0) if records else 0.0
-        return MemberResult(
-            index=index,
-            folder=folder,
-            drawn=self.drawn(index),
-            status="unfinished" if records else "waiting",
-            scores={},
-            epochs=int(records[-1]["epoch"]) if records else 0,
-            seconds=seconds if math.isfinite(seconds) else 0.0,
-        )
+    @property
+    def _hint(self) -> str:
+        return f"Remove it; {called('resume_sweep', self.path)} makes it again."
+
+    def _is_of_a_start(self) -> bool:
+        if not self.path.is_dir():
+            return False
+        ours = {self.path / name for name in _BEFORE_PLAN}
+        ours |= set(leftovers(self.path, ("base.toml", "space.toml", _PLAN)))
+        nested = (path for path in ours if path.is_dir() and any(path.iterdir()))
+        return set(self.path.iterdir()) <= ours and not any(nested)
+
+
+def read_record(adapter: TypeAdapter[Any], file: Path, hint: str, **known: Any) -> Any:
+    """Read a JSON object that may be damaged; what is ``known`` stands in no file."""
+    try:
+        content = {**json.loads(file.read_text(encoding="utf-8")), **known}
+        # As JSON: the strict check of Python values takes no dict for a dataclass.
+        return adapter.validate_json(json_text(content), strict=True)
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise RunError(f"{file}: damaged ({why})", hint) from error
+
+
+def read_rungs(run: Path) -> dict[int, float]:
+    """Return the scores of a member by epoch, NaN where it had none yet."""
+    file = run / "rungs.json"
+    content = read_record(_RUNGS, file, "Remove it.") if file.is_file() else {}
+    return {epoch: math.nan if score is None else score for epoch, score in content.items()}
+
+
+def progress_of(run: Path) -> Progress:
+    """Return how far a run is, from its metrics."""
+    progress = Progress()
+    for record in RunFolder(run).read_metrics():
+        progress.epoch, progress.seconds = int(record["epoch"]), record.get("seconds", 0.0)
+        progress.validated(record)
+    return progress
+
+
+def write_member(member: Member, status: str, message: str, scores: Scores) -> None:
+    """Write ``member.json``: the member has ended."""
+    progress = progress_of(member.folder)
+    best = progress.best.get(best_checkpoint(member.settings.train.choose_by))
+    content = {
+        "status": status,
+        "scores": scores,
+        "best_epoch": best and best[1],
+        "epochs": progress.epoch,
+        "seconds": round(progress.seconds, 3),
+        "message": message,
+        "drawn": member.drawn,
+    }
+    RunFolder(member.folder).write_json("member.json", content)

@@ -105,8 +105,5 @@ def _name(member: int) -> str:
 
 
 def _flat(settings: Settings) -> dict[str, Any]:
-    return {
-        f"{section}.{name}": value
-        for section, values in plain_values(settings).items()
-        for name, value in values.items()
-    }
+    sections = plain_values(settings).items()
+    return {f"{section}.{key}": values[key] for section, values in sections for key in values}

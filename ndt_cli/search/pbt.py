@@ -11,7 +11,6 @@ settings, each perturbed or drawn again (explore).
     members/003-until-20/     what it was before it was replaced after epoch 20
 """
 
-import json
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -23,15 +22,14 @@ from pydantic import TypeAdapter
 
 from ndt_cli.atomic import write_text_atomic
 from ndt_cli.data.spike_data import Recording
-from ndt_cli.engine.checkpoint import Checkpoint
-from ndt_cli.engine.measures import MEASURES
+from ndt_cli.engine.checkpoint import Checkpoint, Origin
+from ndt_cli.engine.measures import MEASURES, best_checkpoint
 from ndt_cli.engine.run_folder import RunFolder
-from ndt_cli.errors import RunError, SettingsError
+from ndt_cli.errors import SettingsError
 from ndt_cli.jsonable import json_text
-from ndt_cli.search.executors import Member, Outcome, outcome_so_far
-from ndt_cli.search.folder import SweepFolder, SweepPlan
+from ndt_cli.search.folder import Member, SweepFolder, SweepPlan, progress_of, read_record
 from ndt_cli.search.results import MemberResult, SweepResults, run_scores
-from ndt_cli.search.space import Draw, Integer, OneOf, Space, Value
+from ndt_cli.search.space import Draw, Space, Value
 from ndt_cli.settings.tree import Settings
 
 # Share of the members that is replaced, and from which is copied.
@@ -60,8 +58,8 @@ class Lineage:
     """Which member was copied from which, up to the last ranking: ``pbt.json`` of a sweep."""
 
     interval_epochs: int
-    last_epoch: int = 0
-    moves: tuple[Move, ...] = ()
+    last_epoch: int
+    moves: tuple[Move, ...]
 
     @classmethod
     def read(cls, sweep: Path) -> "Lineage | None":
@@ -69,22 +67,21 @@ class Lineage:
         file = sweep / "pbt.json"
         if not file.is_file():
             return None
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            fields = {key: content[key] for key in ("interval_epochs", "last_epoch", "moves")}
-            return TypeAdapter(cls).validate_python(fields)
-        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-            raise RunError(f"{file}: damaged ({error!r})", "Restore a copy.") from error
+        lineage: Lineage = read_record(_LINEAGE, file, "Restore a copy.")
+        return lineage
 
     def write(self, sweep: Path) -> None:
         """Write ``pbt.json``, before any of its moves is made."""
         write_text_atomic(sweep / "pbt.json", json_text(self) + "\n", overwrite=True)
 
 
+_LINEAGE = TypeAdapter(Lineage)
+
+
 def check_population(plan: SweepPlan, settings: Settings) -> None:
     """Refuse a sweep in which no member would ever be copied."""
     interval, train = plan.pbt_interval or 1, settings.train
-    fewest = math.ceil(1 / _SHARE)
+    fewest, called = math.ceil(1 / _SHARE), f"`pbt_interval={interval}`"
     if plan.members < fewest:
         raise SettingsError(
             f"population-based training needs at least {fewest} members, got {plan.members}",
@@ -92,14 +89,12 @@ def check_population(plan: SweepPlan, settings: Settings) -> None:
         )
     if interval >= train.max_epochs:
         raise SettingsError(
-            f"`pbt_interval={interval}`: members train for {train.max_epochs} epochs and would "
-            "never be ranked",
+            f"{called}: members train for {train.max_epochs} epochs and would never be ranked",
             "Use a smaller interval, or a larger train.max_epochs.",
         )
     if interval < train.val_interval_epochs:
         raise SettingsError(
-            f"`pbt_interval={interval}`: members are ranked by validation, which they do every "
-            f"{train.val_interval_epochs} epochs",
+            f"{called}: members are ranked by validation, every {train.val_interval_epochs} epochs",
             "Use a larger interval, or a smaller train.val_interval_epochs.",
         )
 
@@ -110,69 +105,51 @@ class PopulationStrategy:
     def __init__(
         self,
         folder: SweepFolder,
-        pending: Sequence[int],
+        results: SweepResults,
         recording: Recording,
         tell_moves: MovesWatcher = lambda epoch, moves: None,
     ) -> None:
         self._folder, self._recording, self._tell_moves = folder, recording, tell_moves
-        self._pending = set(pending)
-        assert folder.plan.pbt_interval is not None
-        self._lineage = Lineage.read(folder.path) or Lineage(folder.plan.pbt_interval)
-        self._running: set[int] = set()
+        self._to_do, self._training = results.to_do, set[int]()
         self._waiting: list[Member] = []
+        assert folder.plan.pbt_interval is not None
+        self._lineage = Lineage.read(folder.path) or Lineage(folder.plan.pbt_interval, 0, ())
         self._until: int | None = None
-        if pending:
-            self._lineage.write(folder.path)
-            self._make_moves(self._lineage.last_epoch)
+        if self._to_do:
             self._next_generation()
 
     def ask(self) -> Member | None:
-        if not self._waiting and not self._running and self._until is not None:
+        if not self._waiting and not self._training and self._until is not None:
             moves = _moves(self._folder, self._until, self._recording)
             self._lineage = replace(
                 self._lineage, last_epoch=self._until, moves=(*self._lineage.moves, *moves)
             )
-            self._lineage.write(self._folder.path)
             self._tell_moves(self._until, moves)
-            self._make_moves(self._until)
             self._next_generation()
         if not self._waiting:
             return None
         member = self._waiting.pop(0)
-        self._running.add(member.index)
+        self._training.add(member.index)
         return member
 
-    def retry(self, member: Member) -> None:
-        self._running.discard(member.index)
-        self._waiting.insert(0, member)
-
-    def tell_end(self, member: Member, outcome: Outcome) -> bool:
-        self._running.discard(member.index)
-        return member.until_epoch is None
-
     def tell(self, member: MemberResult, results: SweepResults) -> None:
-        pass
+        self._training.discard(member.index)
 
     def to_stop(self, member: Member) -> str | None:
         return None
 
     def _next_generation(self) -> None:
-        """Prepare training to the next ranking, or to the end."""
-        interval, max_epochs = self._lineage.interval_epochs, self._folder.settings.train.max_epochs
-        until = self._lineage.last_epoch + interval
-        self._until = until if until < max_epochs else None
-        for member in self._folder.members():
-            done = outcome_so_far(member, "interrupted").epochs
-            if self._until is None:
-                if member.index in self._pending:
-                    self._waiting.append(member)
-            elif done < self._until:
-                self._waiting.append(replace(member, until_epoch=self._until))
-
-    def _make_moves(self, epoch: int) -> None:
+        """Make the moves of the last ranking, and prepare training to the next, or to the end."""
+        self._lineage.write(self._folder.path)
         for move in self._lineage.moves:
-            if move.epoch == epoch:
+            if move.epoch == self._lineage.last_epoch:
                 _make(self._folder, move)
+        until = self._lineage.last_epoch + self._lineage.interval_epochs
+        self._until = until if until < self._folder.settings.train.max_epochs else None
+        for index in self._to_do:
+            member = replace(self._folder.member(index), until_epoch=self._until)
+            if self._until is None or progress_of(member.folder).epoch < self._until:
+                self._waiting.append(member)
 
 
 def _moves(folder: SweepFolder, epoch: int, recording: Recording) -> list[Move]:
@@ -180,11 +157,11 @@ def _moves(folder: SweepFolder, epoch: int, recording: Recording) -> list[Move]:
     choose_by = folder.settings.train.choose_by
     sign = 1 if MEASURES[choose_by].lower_is_better else -1
     scores = []
-    for member in folder.members():
-        score = np.nan
-        if RunFolder(member.folder).checkpoint(f"best-{choose_by}").is_file():
-            score = sign * run_scores(member.folder, recording.valid, folder.settings)[choose_by]
-        scores.append(score if np.isfinite(score) else np.inf)
+    for index in range(folder.n_members):
+        run, measured = RunFolder(folder.member_folder(index)), {}
+        if run.checkpoint(best_checkpoint(choose_by)).is_file():
+            measured = run_scores(run.path, recording.valid, folder.settings)
+        scores.append(sign * measured.get(choose_by, sign * np.inf))
     order = np.argsort(scores, kind="stable").tolist()
     n_moves = int(_SHARE * len(order))
     rng = np.random.default_rng([folder.plan.seed, epoch])
@@ -192,44 +169,37 @@ def _moves(folder: SweepFolder, epoch: int, recording: Recording) -> list[Move]:
     for member in order[len(order) - n_moves :]:
         source = int(rng.choice(order[:n_moves]))
         if np.isfinite(scores[source]):
-            drawn = explore(folder.drawn(source), folder.space.draws, rng)
-            moves.append(Move(epoch, member, source, _consistent(drawn, folder.space, rng)))
+            drawn = explore(folder.drawn(source), folder.space, rng)
+            moves.append(Move(epoch, member, source, drawn))
     return moves
 
 
-def _consistent(
-    drawn: Mapping[str, Value], space: Space, rng: np.random.Generator
-) -> dict[str, Value]:
-    """Drop and draw the settings that depend on a choice that has changed."""
-    values: dict[str, Value] = {}
+def explore(drawn: Mapping[str, Value], space: Space, rng: np.random.Generator) -> dict[str, Value]:
+    """Perturb each setting, or draw it again; it stays in its range.
+
+    Those that depend on a choice that has changed are dropped or drawn.
+    """
+    explored: dict[str, Value] = {}
     for key, draw in space.draws.items():
-        if space.applies(key, values):
-            values[key] = drawn[key] if key in drawn else draw.draw(rng)
-    return values
-
-
-def explore(
-    drawn: Mapping[str, Value], draws: Mapping[str, Draw], rng: np.random.Generator
-) -> dict[str, Value]:
-    """Perturb each setting, or draw it again; it stays in its range."""
-    return {
-        key: draws[key].draw(rng)
-        if rng.random() < _AGAIN
-        else _nearby(value, draws[key], _FACTORS[int(rng.integers(2))])
-        for key, value in drawn.items()
-    }
+        if not space.applies(key, explored):
+            continue
+        if key not in drawn or rng.random() < _AGAIN:
+            explored[key] = draw.draw(rng)
+        else:
+            explored[key] = _nearby(drawn[key], draw, _FACTORS[int(rng.integers(2))])
+    return explored
 
 
 def _nearby(value: Value, draw: Draw, factor: float) -> Value:
-    if isinstance(draw, OneOf):
+    if draw.kind == "choice":
         return value
-    moved = float(value) * factor
-    if isinstance(draw, Integer):
+    low, high = draw.values
+    moved: float = float(value) * factor
+    if draw.kind == "integer":
         # By at least 1: a small number would be rounded back to itself.
-        step = 1 if factor > 1 else -1
-        whole = round(moved) if round(moved) != value else int(value) + step
-        return min(max(whole, draw.low), draw.high)
-    return min(max(moved, draw.low), draw.high)
+        moved = round(moved) if round(moved) != value else int(value) + (1 if factor > 1 else -1)
+    nearby: float = min(max(moved, low), high)
+    return nearby
 
 
 def _make(folder: SweepFolder, move: Move) -> None:
@@ -246,13 +216,17 @@ def _make(folder: SweepFolder, move: Move) -> None:
     shutil.copytree(
         folder.member_folder(move.source),
         coming,
-        ignore=shutil.ignore_patterns("figures", "tensorboard", "*.lock"),
+        ignore=shutil.ignore_patterns("figures", "tensorboard", "*.lock", "member.json"),
     )
     member, run = folder.member(move.member, move.drawn), RunFolder(coming)
     run.write_settings(member.settings)
-    last = Checkpoint.load(run.checkpoint("last"))
-    # The best one stays as its source saved it: it infers with the context it was trained with.
-    replace(last, model_settings=member.settings.model).save(run.checkpoint("last"))
+    origin = Origin.of(run, member.settings)
+    for path in sorted((coming / "checkpoints").glob("*.safetensors")):
+        checkpoint = replace(Checkpoint.load(path), origin=origin)
+        # The best ones infer with the context that they were trained with.
+        if path.stem == "last":
+            checkpoint = replace(checkpoint, model_settings=member.settings.model)
+        checkpoint.save(path)
     if not before.exists():
         now.rename(before)
     coming.rename(now)

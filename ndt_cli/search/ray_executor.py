@@ -13,28 +13,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 from ndt_cli.engine.events import Watcher
 from ndt_cli.errors import DeviceError, MissingExtraError, RunError, SettingsError
-from ndt_cli.search.executors import Job, Member, Outcome, StopRequest, outcome_so_far, work
-from ndt_cli.settings.tree import Settings
+from ndt_cli.search.executors import Job, Report, StopRequest, work
+from ndt_cli.search.folder import Member
 
 # What a sweep keeps in Ray's memory is one recording; what does not fit goes to the disk. Ray
 # itself would set aside a third of the machine's memory.
 _STORE_BYTES = 200 * 2**20
 _SECONDS_TO_ANSWER = 5.0
 _SECONDS_BETWEEN_LOOKS = 0.3
-
-
-def require_ray() -> None:
-    """Raise a MissingExtraError if Ray is not installed."""
-    if find_spec("ray") is None:
-        raise MissingExtraError(
-            "A sweep on Ray needs the package ray, which is not installed.",
-            'Install it with: pip install "ndt-cli[ray]"',
-        )
 
 
 class RayTasks:
@@ -44,13 +36,10 @@ class RayTasks:
     ----------
     ray_address : str, optional
         A running cluster: ``"auto"`` for the one of this machine, or ``"host:port"``. Default:
-        the environment's ``RAY_ADDRESS``, otherwise a cluster of this machine alone, started for
-        the sweep.
-    cpus_per_worker : int, optional
-        CPUs of a member, and its threads. Default: ``train.n_threads``, or 1.
-    gpus_per_worker : float, optional
-        GPUs of a member; below 1, several members share one. Default: 1 if the cluster has GPUs
-        and ``train.device`` allows them, otherwise 0.
+        ``RAY_ADDRESS``, otherwise a cluster of this machine alone, started for the sweep.
+    cpus_per_worker, gpus_per_worker : int, float, optional
+        CPUs of a member, and its threads (default: ``train.n_threads``, or 1), and GPUs: below 1,
+        several members share one (default: 1 if there are any and ``train.device`` allows them).
     """
 
     def __init__(
@@ -59,7 +48,11 @@ class RayTasks:
         cpus_per_worker: int | None = None,
         gpus_per_worker: float | None = None,
     ) -> None:
-        require_ray()
+        if find_spec("ray") is None:
+            raise MissingExtraError(
+                "A sweep on Ray needs the package ray, which is not installed.",
+                'Install it with: pip install "ndt-cli[ray]"',
+            )
         if (gpus_per_worker or 0) > 1 and gpus_per_worker != int(gpus_per_worker or 0):
             raise SettingsError(
                 f"`gpus_per_worker={gpus_per_worker}`: above 1 it is a whole number"
@@ -71,58 +64,61 @@ class RayTasks:
     @property
     def n_slots(self) -> int:
         """Members that fit on the machines that the cluster has now."""
-        return sum(_fitting(machine, self.cpus, self.gpus) for machine in _machines())
-
-    @property
-    def n_machines(self) -> int:
-        """Machines that the cluster has now."""
-        return len(_machines())
+        n = 0
+        for machine in _machines():
+            fitting, gpus = int(machine.get("CPU", 0) // self.cpus), machine.get("GPU", 0)
+            if self.gpus:  # shares of different GPUs do not add up
+                share = int(1 / self.gpus) * int(gpus) if self.gpus < 1 else int(gpus // self.gpus)
+                fitting = min(fitting, share)
+            n += fitting
+        return n
 
     def open(self, job: Job, watch: Watcher) -> None:
         """Connect to the cluster, or start one, and check that a member fits on some machine."""
         import ray
 
-        self.cpus = _cpus_per_worker(self._cpus, job.settings)
+        n_threads = job.settings.train.n_threads
+        self.cpus = self._cpus or n_threads or 1
+        if n_threads > self.cpus:
+            raise SettingsError(
+                f"train.n_threads is {n_threads}, but `cpus_per_worker={self.cpus}`",
+                "Make them equal; `train.n_threads=0` takes as many threads as a member has CPUs.",
+            )
         self._started = not ray.is_initialized()
         if self._started:
             _start(self._address)
-        gpus, device = self._gpus, job.settings.train.device
-        if gpus is None:
-            has_gpus = any(machine.get("GPU") for machine in _machines())
-            gpus = float(device.startswith("cuda") or (device == "auto" and has_gpus))
-        self.gpus = gpus
+        device, machines = job.settings.train.device, _machines()
+        most = {kind: max(m.get(kind, 0) for m in machines) for kind in ("CPU", "GPU")}
+        wants_gpu = device.startswith("cuda") or (device == "auto" and most["GPU"] > 0)
+        self.gpus = float(wants_gpu) if self._gpus is None else self._gpus
         if not self.n_slots:
-            most = {
-                kind: max((machine.get(kind, 0) for machine in _machines()), default=0)
-                for kind in ("CPU", "GPU")
-            }
             raise DeviceError(
-                f"a member needs a machine with CPU: {self.cpus}, GPU: {gpus:g}; the Ray cluster "
-                f"has at most CPU: {most['CPU']:g}, GPU: {most['GPU']:g} on one machine",
+                f"a member needs a machine with CPU: {self.cpus}, GPU: {self.gpus:g}; the Ray "
+                f"cluster has at most CPU: {most['CPU']:g}, GPU: {most['GPU']:g} on one machine",
                 "Lower `cpus_per_worker` or `gpus_per_worker`, or add machines to the cluster.",
             )
         self._job = ray.put(job)
         # The sweep itself starts members again whose worker died.
-        self._task: Any = ray.remote(num_cpus=self.cpus, num_gpus=gpus, max_retries=0)(work)
+        self._task: Any = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0)(work)
 
     def submit(self, member: Member) -> None:
         member = replace(member, folder=member.folder.absolute())
         self._members[self._task.remote(member, self._job, self.cpus)] = member
 
-    def wait(self, look: StopRequest) -> list[Outcome]:
+    def wait(self, look: StopRequest) -> list[Report]:
         import ray
         from ray.exceptions import RayError, RayTaskError
 
-        outcomes = []
+        reports = []
         for task in ray.wait(list(self._members), timeout=_SECONDS_BETWEEN_LOOKS)[0]:
             member = self._members.pop(task)
             try:
-                outcomes.append(ray.get(task))
+                reports.append(ray.get(task))
             except RayError as error:
                 # An exception of the task comes last, after its traceback.
                 why = str(error).strip().splitlines()[-1 if isinstance(error, RayTaskError) else 0]
-                outcomes.append(outcome_so_far(member, "died", why))
-        return outcomes
+                reports.append(Report(member, died=why))
+        return reports
 
     def close(self) -> None:
         import ray
@@ -133,18 +129,6 @@ class RayTasks:
         self._members.clear()
         if self._started:
             ray.shutdown()
-
-
-def _cpus_per_worker(cpus: int | None, settings: Settings) -> int:
-    """Return the CPUs of a member; the settings must not ask for more threads than that."""
-    n_threads = settings.train.n_threads
-    cpus = cpus or n_threads or 1
-    if n_threads > cpus:
-        raise SettingsError(
-            f"train.n_threads is {n_threads}, but `cpus_per_worker={cpus}`",
-            "Make them equal; `train.n_threads=0` takes as many threads as a member has CPUs.",
-        )
-    return cpus
 
 
 def _start(address: str | None) -> None:
@@ -158,12 +142,32 @@ def _start(address: str | None) -> None:
             "Run it on a machine of the cluster, with `ray_address=auto`.",
         )
     if address not in ("auto", "local"):
-        _check_listens(address)
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdigit():
+            raise SettingsError(
+                f"`ray_address={address}`: expected HOST:PORT or auto",
+                "Ray prints the address of a cluster when it starts one; its port is 6379 by "
+                "default.",
+            )
+        try:  # Ray itself tries for minutes, and then ends the program
+            socket.create_connection((host, int(port)), timeout=_SECONDS_TO_ANSWER).close()
+        except OSError as error:
+            raise _unreachable(address, error.strerror or str(error)) from error
     own: dict[str, Any] = {}
+    environment = {"RAY_USAGE_STATS_ENABLED": "0"}
     if address == "local":
         own = {"include_dashboard": False, "object_store_memory": _STORE_BYTES}
+        # At Ray's own niceness, 15, members hardly train beside anything else that runs.
+        environment |= {"RAY_worker_niceness": "0", **os.environ}
+    # Workers look for modules in the folder that Ray takes for the current one: those that lie
+    # where the sweep was started must not stand in for installed ones.
+    installed = str(Path(__file__).parents[2])
     try:
-        with _sigterm_kept(), patch.dict(os.environ, {"RAY_USAGE_STATS_ENABLED": "0"}):
+        with (
+            _sigterm_kept(),
+            patch.dict(os.environ, environment),
+            patch.object(os.path, "curdir", installed),
+        ):
             ray.init(
                 address=address,
                 logging_level=logging.ERROR,
@@ -181,20 +185,6 @@ def _start(address: str | None) -> None:
         ) from error
 
 
-def _check_listens(address: str) -> None:
-    """Try the address first: Ray itself tries for minutes, and then ends the program."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        raise SettingsError(
-            f"`ray_address={address}`: expected HOST:PORT or auto",
-            "Ray prints the address of a cluster when it starts one; its port is 6379 by default.",
-        )
-    try:
-        socket.create_connection((host, int(port)), timeout=_SECONDS_TO_ANSWER).close()
-    except OSError as error:
-        raise _unreachable(address, error.strerror or str(error)) from error
-
-
 def _unreachable(address: str, why: str, also: str = "") -> RunError:
     return RunError(
         f"Ray at {address} cannot be reached: {why}",
@@ -208,14 +198,6 @@ def _machines() -> list[Mapping[str, float]]:
 
     nodes: Any = ray.nodes()
     return [node["Resources"] for node in nodes if node["Alive"]]
-
-
-def _fitting(machine: Mapping[str, float], cpus: int, gpus: float) -> int:
-    """Return how many members fit on a machine; shares of different GPUs do not add up."""
-    n = int(machine.get("CPU", 0) // cpus)
-    if gpus >= 1:
-        return min(n, int(machine.get("GPU", 0) // gpus))
-    return min(n, int(machine.get("GPU", 0)) * int(1 / gpus)) if gpus else n
 
 
 @contextmanager

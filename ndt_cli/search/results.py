@@ -7,25 +7,34 @@ measured again, with the bins hidden that the settings of the sweep hide.
 
 import csv
 import io
-import json
 import math
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
-from pydantic import TypeAdapter
+from pydantic import FiniteFloat
 
-from ndt_cli.baselines import HeldoutRegression, Smoother, constant_rates, mean_rate
+from ndt_cli.baselines import constant_rates, mean_rate
+from ndt_cli.baselines.smoothing_reference import SmoothingReference
 from ndt_cli.data.spike_data import FloatArray, Recording, SpikeData
 from ndt_cli.engine.inference import hiding_folds, load_trained
-from ndt_cli.engine.measures import MEASURES
+from ndt_cli.engine.measures import MEASURES, measures_of
+from ndt_cli.errors import DataError
 from ndt_cli.jsonable import jsonable
 from ndt_cli.metrics import bits_per_spike, rate_scores
 from ndt_cli.search.space import Value
 from ndt_cli.settings.tree import Settings
 
-Scores = dict[str, float]
+# By names of `train.choose_by`; scores that are not finite are left out.
+Scores = dict[str, FiniteFloat]
+
+# "stopped": worse than other members after as many epochs; "early": no improvement for
+# `train.patience_epochs`; "unfinished": training has begun and can resume; "waiting": not begun.
+Ended = Literal["finished", "early", "stopped", "diverged"]
+Status = Literal[Ended, "unfinished", "waiting"]
+STATUSES: tuple[Status, ...] = (*get_args(Ended), "unfinished", "waiting")
 
 
 def run_scores(run: Path, data: SpikeData, settings: Settings) -> Scores:
@@ -38,33 +47,23 @@ def run_scores(run: Path, data: SpikeData, settings: Settings) -> Scores:
     return scores_of_rates(data, trained.rates(data), trained.rates_while_hidden(data, folds_BTN))
 
 
-def mean_rate_scores(recording: Recording) -> Scores:
-    """Measure what every model must beat: each neuron's mean rate in the training trials."""
-    rates_BTN = constant_rates(mean_rate(recording.train), recording.valid)
-    return scores_of_rates(recording.valid, rates_BTN, rates_BTN)
+def reference_scores(recording: Recording, settings: Settings) -> dict[str, Scores]:
+    """Measure each neuron's mean rate in the training trials, and smoothed spikes.
 
-
-def smoothing_scores(recording: Recording, settings: Settings) -> Scores:
-    """Measure smoothed spikes, with the kernel chosen on the training trials.
-
-    Held-out neurons are predicted from the smoothed held-in ones.
-
-    Raises
-    ------
-    DataError
-        If the counts of held-out neurons are not known.
+    The kernel is chosen on the training trials, and held-out neurons are predicted from the
+    smoothed held-in ones. Without their counts, smoothing is left out.
     """
     train, data = recording.train, recording.valid
-    smoother, folds_BTN = Smoother.fit(train), hiding_folds(data, settings)
-    seen_BTN, hidden_BTN = smoother.rates(data), np.zeros(data.spikes_BTN.shape)
-    for fold in range(int(folds_BTN.max()) + 1):
-        in_fold_BTN = np.broadcast_to(folds_BTN == fold, hidden_BTN.shape)
-        np.copyto(hidden_BTN, smoother.rates_hidden(data, in_fold_BTN), where=in_fold_BTN)
-    if data.n_heldout:
-        predicted_BTN = HeldoutRegression.fit(train, smoother).rates(data)
-        for rates_BTN in (seen_BTN, hidden_BTN):
-            rates_BTN[:, :, data.n_neurons - data.n_heldout :] = predicted_BTN
-    return scores_of_rates(data, seen_BTN, hidden_BTN)
+    mean_BTN = constant_rates(mean_rate(train), data)
+    scores = {"mean rate": scores_of_rates(data, mean_BTN, mean_BTN)}
+    with suppress(DataError):
+        smoothing = SmoothingReference.fit(train)
+        seen_BTN = smoothing.rates(data)
+        hidden_BTN = smoothing.rates_while_hidden(data, hiding_folds(data, settings))
+        heldout = slice(data.n_neurons - data.n_heldout, None)
+        hidden_BTN[:, :, heldout] = seen_BTN[:, :, heldout]
+        scores["smoothing"] = scores_of_rates(data, seen_BTN, hidden_BTN)
+    return scores
 
 
 def scores_of_rates(data: SpikeData, seen_BTN: FloatArray, hidden_BTN: FloatArray) -> Scores:
@@ -84,124 +83,60 @@ def scores_of_rates(data: SpikeData, seen_BTN: FloatArray, hidden_BTN: FloatArra
         ``"masked-loss"``: rate - y log rate, mean over all entries with a known count.
         ``"unmasked-loss"``: the same with nothing hidden, of the entries that the model sees.
         ``"rate-r2"``, where true rates are known: R2, mean over neurons. ``"co-bps"``, where
-        held-out neurons have counts: their bits per spike in the window.
+        held-out neurons have counts: their bits per spike in the window. Empty if a rate is not
+        finite.
     """
+    if not (np.isfinite(seen_BTN).all() and np.isfinite(hidden_BTN).all()):
+        return {}
     window = slice(0, data.n_bins - data.n_forward)
     heldout = slice(data.n_neurons - data.n_heldout, None)
-    visible_BTN = np.broadcast_to(data.inside_BT[:, :, None], data.spikes_BTN.shape).copy()
-    known_BTN = visible_BTN.copy()
-    visible_BTN[:, :, heldout] = False
-    visible_BTN[:, window.stop :] = False
-    if not data.hidden_counts_known:
-        known_BTN = visible_BTN
-    names = ["masked-loss", "unmasked-loss"]
-    names += ["rate-r2"] if data.rates_BTN is not None else []
-    names += ["co-bps"] if data.n_heldout and data.hidden_counts_known else []
-    if not (np.isfinite(seen_BTN).all() and np.isfinite(hidden_BTN).all()):
-        return dict.fromkeys(names, np.nan)
-    scores = {
-        "masked-loss": bits_per_spike(hidden_BTN, data.spikes_BTN, known_BTN).poisson_loss,
-        "unmasked-loss": bits_per_spike(seen_BTN, data.spikes_BTN, visible_BTN).poisson_loss,
-    }
-    if data.rates_BTN is not None:
-        scores["rate-r2"] = rate_scores(seen_BTN, data.rates_BTN, data.inside_BT).r2_mean
-    if "co-bps" in names:
-        scores["co-bps"] = bits_per_spike(
+    inside_BTN = np.broadcast_to(data.inside_BT[:, :, None], data.spikes_BTN.shape)
+    visible_BTN = inside_BTN.copy()
+    visible_BTN[:, :, heldout] = visible_BTN[:, window.stop :] = False
+    known_BTN = inside_BTN if data.hidden_counts_known else visible_BTN
+
+    def measured(name: str) -> float:
+        if name == "masked-loss":
+            return bits_per_spike(hidden_BTN, data.spikes_BTN, known_BTN).poisson_loss
+        if name == "unmasked-loss":
+            return bits_per_spike(seen_BTN, data.spikes_BTN, visible_BTN).poisson_loss
+        if name == "rate-r2":
+            assert data.rates_BTN is not None
+            return rate_scores(seen_BTN, data.rates_BTN, data.inside_BT).r2_mean
+        return bits_per_spike(
             seen_BTN[:, window, heldout],
             data.spikes_BTN[:, window, heldout],
             data.inside_BT[:, window],
         ).bits_per_spike
-    return scores
 
-
-# ------------------------------------------------------------------------------------------------
-# What a sweep has found so far: its members, ranked.
-# ------------------------------------------------------------------------------------------------
-
-
-# "unfinished": training has begun and can resume; "waiting": not begun.
-_RANKED = ("finished", "early", "stopped")
-_ENDED = (*_RANKED, "diverged")
-STATUSES = (*_ENDED, "unfinished", "waiting")
+    scores = {measure.name: measured(measure.name) for measure in measures_of(data)}
+    return {name: score for name, score in scores.items() if math.isfinite(score)}
 
 
 @dataclass(frozen=True)
 class MemberResult:
-    """What is known of a member.
+    """What is known of a member."""
 
-    Parameters
-    ----------
-    index : int
-        Its number, from 0.
-    folder : Path
-        Its run folder.
-    drawn : dict of str to value
-        What was drawn for it, by dotted name.
-    status : str
-        One of `STATUSES`.
-    scores : dict of str to float
-        Of its best checkpoint on the validation trials, by names of ``train.choose_by``.
-    best_epoch : int or None
-        Epoch of that checkpoint.
-    epochs : int
-        Complete epochs.
-    seconds : float
-        Training time.
-    message : str
-        Why it diverged or was stopped.
-    """
-
-    index: int
+    index: int  # from 0; below 0: the default run
     folder: Path
-    drawn: dict[str, Value]
-    status: str
-    scores: Scores
-    best_epoch: int | None = None
-    epochs: int = 0
-    seconds: float = 0.0
-    message: str = ""
+    drawn: dict[str, Value]  # by dotted name
+    status: Status
+    scores: Scores = field(default_factory=dict)  # of its best checkpoint, on validation trials
+    best_epoch: int | None = None  # of that checkpoint
+    epochs: int = 0  # complete ones
+    seconds: FiniteFloat = 0.0  # of training, over all resumptions
+    message: str = ""  # why it diverged or was stopped
+
+    @property
+    def has_ended(self) -> bool:
+        """True unless there is something left to train."""
+        return self.status in get_args(Ended)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values; a score that is not finite is None."""
-        values = {
-            "member": self.index,
-            "folder": f"{self.folder.parent.name}/{self.folder.name}",
-            "status": self.status,
-            "scores": self.scores,
-            "best_epoch": self.best_epoch,
-            "epochs": self.epochs,
-            "seconds": round(self.seconds, 3),
-            "message": self.message,
-            "drawn": self.drawn,
-        }
-        return {key: jsonable(value) for key, value in values.items()}
-
-    @classmethod
-    def from_json(cls, sweep: Path, row: dict[str, Any]) -> "MemberResult":
-        """Return what `to_json` made; anything else is a ValueError, LookupError or TypeError."""
-        values = {**row, "index": row["member"], "folder": str(sweep / row["folder"]), "scores": {}}
-        del values["member"]
-        values.pop("rank", None)
-        # As JSON: the strict check of Python values takes no dict for a dataclass.
-        result = _ROW.validate_json(json.dumps(values, allow_nan=False), strict=True)
-        result = replace(result, scores=scores_from_json(row["scores"]))
-        # A file from elsewhere must not lead out of the folder of the sweep.
-        if result.folder.parent != sweep / "members" or result.folder.name == "..":
-            raise ValueError(f"folder {row['folder']!r} is not in members/")
-        if result.status not in STATUSES:
-            raise ValueError(f"status {result.status!r}")
-        return result
-
-
-_ROW = TypeAdapter(MemberResult)
-
-
-def scores_from_json(scores: dict[str, float | None]) -> Scores:
-    """Return scores with NaN for null; anything else is a TypeError or AttributeError."""
-    for name, score in scores.items():
-        if score is not None and type(score) not in (int, float):
-            raise TypeError(f"the score {name} is {score!r}")
-    return {name: math.nan if score is None else score for name, score in scores.items()}
+        """Return plain values."""
+        values = jsonable(self)
+        folder = f"{self.folder.parent.name}/{self.folder.name}"
+        return {"member": values.pop("index"), **values, "folder": folder}
 
 
 @dataclass(frozen=True)
@@ -215,28 +150,15 @@ class SettingsResult:
 
 @dataclass(frozen=True)
 class SweepResults:
-    """All members of a sweep.
-
-    Parameters
-    ----------
-    path : Path
-        Folder of the sweep.
-    choose_by : str
-        The measure that ranks, as ``train.choose_by``.
-    members : tuple of MemberResult
-        By number.
-    references : dict of str to dict of str to float
-        Scores on the same trials of each neuron's ``"mean rate"``, of ``"smoothing"`` and of the
-        ``"default run"``, which has the settings of the sweep without any draw.
-    n_seeds : int
-        Consecutive members that differ in the seed alone.
-    """
+    """All members of a sweep, by number, and what they are compared with."""
 
     path: Path
-    choose_by: str
+    choose_by: str  # the measure that ranks, as `train.choose_by`
     members: tuple[MemberResult, ...]
+    # Scores of the "mean rate" of each neuron, of "smoothing" and of the "default run", which has
+    # the settings of the sweep without any draw.
     references: dict[str, Scores]
-    n_seeds: int = 1
+    n_seeds: int = 1  # consecutive members that differ in the seed alone
 
     @property
     def ranked(self) -> list[MemberResult]:
@@ -244,22 +166,20 @@ class SweepResults:
 
         This includes those stopped early: what they reached is a model like any other.
         """
-        scored = [m for m in self.members if m.status in _RANKED and math.isfinite(self.score(m))]
-        return sorted(scored, key=lambda member: (self._sign * self.score(member), member.index))
+        ended = [m for m in self.members if m.has_ended and m.status != "diverged"]
+        scored = [m for m in ended if math.isfinite(self.score(m))]
+        return sorted(scored, key=lambda m: (self._sign * self.score(m), m.index))
 
     @property
     def by_settings(self) -> list[SettingsResult]:
         """Groups of members with the same settings whose seeds are all ranked, best first."""
-        groups: dict[int, list[MemberResult]] = {}
-        for member in self.ranked:
-            groups.setdefault(member.index // self.n_seeds, []).append(member)
-        found = []
-        for members in groups.values():
+        ranked, found = self.ranked, []
+        for draw in range(len(self.members) // self.n_seeds):
+            members = tuple(m for m in ranked if m.index // self.n_seeds == draw)
             if len(members) == self.n_seeds:
-                scores = [self.score(member) for member in members]
-                mean = math.fsum(scores) / len(scores)
-                sd = math.sqrt(math.fsum((s - mean) ** 2 for s in scores) / max(1, len(scores) - 1))
-                found.append(SettingsResult(tuple(members), mean, sd))
+                scores = np.array([self.score(member) for member in members])
+                sd = float(scores.std(ddof=1)) if len(members) > 1 else 0.0
+                found.append(SettingsResult(members, float(scores.mean()), sd))
         return sorted(found, key=lambda group: (self._sign * group.mean, group.members[0].index))
 
     @property
@@ -270,7 +190,7 @@ class SweepResults:
 
     @property
     def collapsed(self) -> list[MemberResult]:
-        """Ranked members that are no better than the mean rate."""
+        """Ranked members that are no better than the mean rate: they have learned nothing."""
         floor = self._sign * self.mean_rate.get(self.choose_by, math.nan)
         return [member for member in self.ranked if self._sign * self.score(member) >= floor]
 
@@ -278,16 +198,17 @@ class SweepResults:
     def in_order(self) -> list[MemberResult]:
         """All members: the ranked ones best first, then the others by number."""
         ranked = self.ranked
-        return ranked + [member for member in self.members if member not in ranked]
+        places = {member.index for member in ranked}
+        return ranked + [member for member in self.members if member.index not in places]
 
     @property
     def to_do(self) -> list[int]:
         """Numbers of the members that have not ended."""
-        return [member.index for member in self.members if member.status not in _ENDED]
+        return [member.index for member in self.members if not member.has_ended]
 
     @property
     def mean_rate(self) -> Scores:
-        """Scores of each neuron's mean rate: a model that is no better has learned nothing."""
+        """Scores of each neuron's mean rate."""
         return self.references.get("mean rate", {})
 
     @property
@@ -302,10 +223,13 @@ class SweepResults:
         """Return the number of members with this status."""
         return sum(member.status == status for member in self.members)
 
-    def with_member(self, ended: MemberResult) -> "SweepResults":
-        """Return the results with what is now known of a member."""
-        members = tuple(ended if m.index == ended.index else m for m in self.members)
-        return replace(self, members=members)
+    def with_member(self, known: MemberResult) -> "SweepResults":
+        """Return the results with what is now known of a member or of the default run."""
+        if known.index < 0:
+            return replace(self, references={**self.references, "default run": known.scores})
+        members = list(self.members)
+        members[known.index] = known
+        return replace(self, members=tuple(members))
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, ranked members first."""
@@ -334,8 +258,8 @@ class SweepResults:
             scores, drawn = row.pop("scores"), row.pop("drawn")
             tail = {key: row.pop(key) for key in ("seconds", "folder", "message")}
             rows.append({**row, **scores, **drawn, **tail})
-        columns = dict.fromkeys(key for row in rows for key in row)
         text = io.StringIO()
+        columns = dict.fromkeys(key for row in rows for key in row)
         writer = csv.DictWriter(text, list(columns), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

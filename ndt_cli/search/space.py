@@ -8,7 +8,6 @@ A space is a TOML file with the sections of a settings file and one draw for eac
     warmup_epochs = { integer = [1, 20], when = { "train.schedule" = ["cosine"] } }
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,75 +16,74 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tomli_w
 from numpy.random import Generator
 from pydantic import ValidationError
 
 from ndt_cli.errors import SettingsError, called, nearest
 from ndt_cli.settings.explain import describe_problem, field_table, unknown_key
-from ndt_cli.settings.load import ConfigSource, parse_config, read_toml_text
+from ndt_cli.settings.load import ConfigSource, at_home, parse_config, read_toml_text
 from ndt_cli.settings.tree import Settings
 
 Value = int | float | str | bool
-_VALUES = (int, float, str, bool)
 
 _HINT = f"Spaces to start from: {called('find_space')}. All settings: {called('settings_help')}"
 
 
-# ------------------------------------------------------------------------------------------------
-# Draws: the ways of choosing the value of one setting. Both ends are included.
-# ------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
-class Uniform:
-    """A number between two ends, all equally likely."""
+class Draw:
+    """How the value of one setting is drawn.
 
-    low: float
-    high: float
+    A "uniform" number; a "log-uniform" one, all orders of magnitude equally likely; a whole number
+    ("integer"), each from the lowest to the highest value, both included; or a "choice" of values.
+    """
 
-    def draw(self, rng: Generator) -> float:
-        return float(rng.uniform(self.low, self.high))
+    kind: str
+    values: tuple[Any, ...]
 
-
-@dataclass(frozen=True)
-class LogUniform:
-    """A positive number between two ends, all orders of magnitude equally likely."""
-
-    low: float
-    high: float
-
-    def draw(self, rng: Generator) -> float:
-        drawn = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
-        return min(max(drawn, self.low), self.high)  # exp(log(x)) may miss x by a last digit
-
-
-@dataclass(frozen=True)
-class Integer:
-    """A whole number between two ends."""
-
-    low: int
-    high: int
-
-    def draw(self, rng: Generator) -> int:
-        return int(rng.integers(self.low, self.high, endpoint=True))
-
-
-@dataclass(frozen=True)
-class OneOf:
-    """One of a list of values."""
-
-    values: tuple[Value, ...]
+    @classmethod
+    def read(cls, given: Any) -> "Draw":
+        """Return the draw of ``{ kind = given }``; a ValueError completes "<setting>: ..."."""
+        if not isinstance(given, dict) or len(given) != 1:
+            raise ValueError(f"expected a draw, such as {_EXAMPLES}")
+        ((kind, values),) = given.items()
+        if kind not in _KINDS:
+            close = nearest(kind, _KINDS)
+            known = f"did you mean {close}?" if close else f"expected {', '.join(_KINDS)}"
+            raise ValueError(f"{kind} is not a kind of draw; {known}")
+        what, types = _KINDS[kind]
+        # bool is an int to Python, but not a number here.
+        fits = isinstance(values, list) and all(type(value) in types for value in values)
+        if kind == "choice" and fits and values:
+            return cls(kind, tuple(values))
+        if kind == "choice" or not fits or len(values) != 2 or not all(map(math.isfinite, values)):
+            raise ValueError(f"{kind} takes {what}; found {values}")
+        if values[0] >= values[1]:
+            raise ValueError(f"{kind} needs its lower end first, below the other; found {values}")
+        if kind == "log-uniform" and values[0] <= 0:
+            raise ValueError(f"log-uniform needs numbers above zero; found {values}")
+        return cls(kind, tuple(values if kind == "integer" else map(float, values)))
 
     def draw(self, rng: Generator) -> Value:
-        return self.values[int(rng.integers(len(self.values)))]
+        """Draw a value."""
+        low, high = self.values[0], self.values[-1]
+        if self.kind == "uniform":
+            return float(rng.uniform(low, high))
+        if self.kind == "log-uniform":
+            drawn = math.exp(rng.uniform(math.log(low), math.log(high)))
+            return float(min(max(drawn, low), high))  # exp(log(x)) may miss x by a last digit
+        if self.kind == "integer":
+            return int(rng.integers(low, high, endpoint=True))
+        value: Value = self.values[int(rng.integers(len(self.values)))]
+        return value
 
 
-Draw = Uniform | LogUniform | Integer | OneOf
-_KINDS: dict[str, type[Draw]] = {
-    "uniform": Uniform,
-    "log-uniform": LogUniform,
-    "integer": Integer,
-    "choice": OneOf,
+_NUMBERS = "numbers, the lowest and the highest"
+_KINDS: dict[str, tuple[str, tuple[type, ...]]] = {
+    "uniform": (f"two {_NUMBERS}", (int, float)),
+    "log-uniform": (f"two {_NUMBERS}", (int, float)),
+    "integer": (f"two whole {_NUMBERS}", (int,)),
+    "choice": ("a list of values, no lists in it", (int, float, str, bool)),
 }
 _EXAMPLES = (
     "{ uniform = [0.0, 0.3] }, { log-uniform = [1e-5, 5e-3] }, { integer = [1, 7] } or "
@@ -93,66 +91,14 @@ _EXAMPLES = (
 )
 
 
-def written(draw: Draw) -> dict[str, list[Value]]:
-    """Return a draw as its table in a TOML file."""
-    kind = next(name for name, cls in _KINDS.items() if type(draw) is cls)
-    return {kind: list(extremes(draw))}
-
-
-def extremes(draw: Draw) -> tuple[Value, ...]:
-    """Return the two ends of a draw, or all of its values."""
-    return draw.values if isinstance(draw, OneOf) else (draw.low, draw.high)
-
-
-def _read_draw(kind: str, given: Any) -> Draw:
-    """Return the draw of ``{ kind = given }``; a ValueError completes "<setting>: ..."."""
-    if kind == "choice":
-        if not isinstance(given, list) or not given or any(type(v) not in _VALUES for v in given):
-            raise ValueError(f"choice takes a list of values, no lists in it; found {given}")
-        return OneOf(tuple(given))
-    # bool is an int to Python, but not a number here.
-    numbers = (int,) if kind == "integer" else (int, float)
-    if (
-        not isinstance(given, list)
-        or len(given) != 2
-        or not all(type(end) in numbers and math.isfinite(end) for end in given)
-    ):
-        what = "two whole numbers" if kind == "integer" else "two numbers"
-        raise ValueError(f"{kind} takes {what}, the lowest and the highest; found {given}")
-    low, high = given
-    if low >= high:
-        raise ValueError(f"{kind} needs its lower end first, below the upper one; found {given}")
-    if kind == "integer":
-        return Integer(low, high)
-    if kind == "log-uniform":
-        if low <= 0:
-            raise ValueError(f"log-uniform needs numbers above zero; found {given}")
-        return LogUniform(float(low), float(high))
-    return Uniform(float(low), float(high))
-
-
-# ------------------------------------------------------------------------------------------------
-# Spaces
-# ------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Space:
-    """Settings to draw, by dotted name.
+    """Settings to draw, by dotted name, in the order in which they are drawn."""
 
-    Parameters
-    ----------
-    name : str
-        Name of a shipped space, or a file.
-    draws : dict of str to Draw
-        Such as ``"train.learning_rate"``, in the order in which they are drawn.
-    conditions : dict of str to dict
-        Settings that are drawn only when settings drawn before them have one of these values:
-        ``{"train.warmup_epochs": {"train.schedule": ("cosine",)}}``.
-    """
-
-    name: str
+    name: str  # of a shipped space, or a file
     draws: dict[str, Draw]
+    # Settings that are drawn only when settings drawn before them have one of these values:
+    # {"train.warmup_epochs": {"train.schedule": ("cosine",)}}
     conditions: dict[str, dict[str, tuple[Value, ...]]] = field(default_factory=dict)
 
     @classmethod
@@ -234,20 +180,14 @@ class Space:
 
     def to_toml(self) -> str:
         """Return the space as TOML text."""
-        sections: dict[str, list[str]] = {}
+        tables: dict[str, dict[str, Any]] = {}
         for key, draw in self.draws.items():
             section, name = key.split(".")
-            ((kind, values),) = written(draw).items()
-            # JSON writes numbers, true, false and text as TOML does.
-            table = f"{kind} = {json.dumps(values)}"
+            table: dict[str, Any] = {draw.kind: draw.values}
             if key in self.conditions:
-                rows = self.conditions[key].items()
-                inside = ", ".join(f'"{other}" = {json.dumps(list(ok))}' for other, ok in rows)
-                table += f", when = {{ {inside} }}"
-            sections.setdefault(section, []).append(f"{name} = {{ {table} }}")
-        return "\n".join(
-            "\n".join([f"[{section}]", *lines, ""]) for section, lines in sections.items()
-        )
+                table["when"] = self.conditions[key]
+            tables.setdefault(section, {})[name] = table
+        return tomli_w.dumps(tables)
 
     def _add(self, key: str, given: Any) -> None:
         """Add the draw of a setting; a ValueError is the whole message."""
@@ -256,21 +196,15 @@ class Space:
             raise ValueError(unknown_key(key, self.name))
         if key.startswith("data."):
             raise ValueError(f"{where}: all members of a sweep share the same data")
-        given = dict(given) if isinstance(given, dict) else {}
-        when = given.pop("when", {})
-        if len(given) != 1:
-            raise ValueError(f"{where}: expected a draw, such as {_EXAMPLES}")
-        ((kind, content),) = given.items()
-        if kind not in _KINDS:
-            close = nearest(kind, _KINDS)
-            known = f"did you mean {close}?" if close else f"expected {', '.join(_KINDS)}"
-            raise ValueError(f"{where}: {kind} is not a kind of draw; {known}")
+        when = {}
+        if isinstance(given, dict) and "when" in given:
+            given = dict(given)
+            when = given.pop("when")
         try:
-            draw = _read_draw(kind, content)
-            conditions = self._conditions(when)
+            draw, conditions = Draw.read(given), self._conditions(when)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
-        for value in extremes(draw):
+        for value in draw.values:
             problem = _refusal(key, value, self.name)
             if problem:
                 raise ValueError(problem)
@@ -284,7 +218,7 @@ class Space:
         conditions = {}
         for other, ok in when.items():
             draw = self.draws.get(other)
-            if not isinstance(draw, OneOf):
+            if draw is None or draw.kind != "choice":
                 raise ValueError(f"when names {other}; expected a choice that is drawn before it")
             values = tuple(ok) if isinstance(ok, list) else (ok,)
             if not values or any(value not in draw.values for value in values):
@@ -314,40 +248,33 @@ _DEFAULT_SPACE = "generic"
 
 # The presets of the Neural Latents Benchmark have their own spaces (Ye & Pandarinath 2021); the
 # ablations are of mc_maze, and short runs search near the best settings found for them.
-SPACE_OF_PRESET = {
-    "chaotic-rnn-quick": "quick",
-    "lorenz-quick": "quick",
+_PRESETS_OF_SPACE = {
+    "quick": "chaotic-rnn-quick lorenz-quick",
     "nlb-quick": "nlb-quick",
-    "mc_maze": "maze-rtt",
-    "mc_maze_large": "maze-rtt",
-    "mc_maze_medium": "maze-rtt",
-    "mc_maze_small": "maze-rtt",
-    "mc_rtt": "maze-rtt",
-    "ablation-low-dropout": "maze-rtt",
-    "ablation-mask-token": "maze-rtt",
-    "ablation-no-span": "maze-rtt",
-    "ablation-postnorm": "maze-rtt",
-    "ablation-rates": "maze-rtt",
+    "maze-rtt": "mc_maze mc_maze_large mc_maze_medium mc_maze_small mc_rtt ablation-low-dropout "
+    "ablation-mask-token ablation-no-span ablation-postnorm ablation-rates",
     "recordings": "recordings",
+    "recordings-causal": "recordings-causal",
     "area2_bump": "area2_bump",
     "dmfc_rsg": "dmfc_rsg",
 }
+SPACE_OF_PRESET = {
+    preset: space for space, presets in _PRESETS_OF_SPACE.items() for preset in presets.split()
+}
+
+
+_FILES = files("ndt_cli.search").joinpath("spaces")
 
 
 def space_names() -> list[str]:
     """Return the names of the shipped spaces, the default first."""
-    names = [
-        entry.name.removesuffix(".toml")
-        for entry in files("ndt_cli.search").joinpath("spaces").iterdir()
-        if entry.name.endswith(".toml")
-    ]
+    names = [entry.name.removesuffix(".toml") for entry in _FILES.iterdir()]
     return sorted(names, key=lambda name: (name != _DEFAULT_SPACE, name))
 
 
 def space_text(name: str) -> str:
     """Return the TOML text of a shipped space; the comment in its first line describes it."""
-    path = files("ndt_cli.search").joinpath("spaces", f"{name}.toml")
-    return path.read_text(encoding="utf-8")
+    return _FILES.joinpath(f"{name}.toml").read_text(encoding="utf-8")
 
 
 def default_space(preset: str) -> str:
@@ -358,27 +285,22 @@ def default_space(preset: str) -> str:
 def find_space(space: str | Path) -> Space:
     """Return a space: from the file if it exists, otherwise the shipped one of that name.
 
-    Raises
-    ------
-    SettingsError
-        If there is neither, or the file is not a space.
+    A SettingsError says that there is neither, or what is wrong in the file.
 
     Examples
     --------
     >>> space = find_space("generic")
     >>> space.draws["train.learning_rate"]
-    LogUniform(low=1e-05, high=0.005)
+    Draw(kind='log-uniform', values=(1e-05, 0.005))
     >>> list(space.draw(seed=0, member=3))[:2]
     ['model.dropout', 'model.dropout_embedding']
     """
-    path = Path(space).expanduser()
-    name = str(space)
+    path, name = at_home(space), str(space)
     if path.is_file():
         return read_space(path, name)
     stem = name.removesuffix(".toml")
     if stem in space_names():
-        source = ConfigSource(stem, "file", space_text(stem), None)
-        return Space.from_tables(stem, parse_config(source))
+        return _parsed(stem, space_text(stem), None)
     close = nearest(path.stem, space_names())
     suggestion = f"; did you mean the space {close}?" if close else ""
     raise SettingsError(
@@ -391,6 +313,10 @@ def read_space(path: Path, name: str) -> Space:
     """Read the file of a space; ``name`` is what messages call it."""
     hint = f"Expected a TOML file or the name of a space ({called('find_space')})."
     text = read_toml_text(path, "a space", hint)
+    return _parsed(name, text, path)
+
+
+def _parsed(name: str, text: str, path: Path | None) -> Space:
     return Space.from_tables(name, parse_config(ConfigSource(name, "file", text, path)))
 
 

@@ -1,17 +1,19 @@
 """Load settings: a TOML file or a shipped preset, with overrides, checked together."""
 
 import codecs
+import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import tomli_w
 from pydantic import ValidationError
 
+from ndt_cli.atomic import check_name
 from ndt_cli.errors import SettingsError, nearest
 from ndt_cli.settings.explain import (
     describe_problem,
@@ -35,7 +37,11 @@ RECORDING_PRESET = "recordings"
 _MAX_BYTES = 1_000_000  # of a config
 _PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 _TOML_HINT = 'A setting is written as  name = value  below its [section]; text needs "quotes".'
-_OVERRIDES = "`overrides`"  # what an error names as the origin of a value
+# What an error names as the origin of a value.
+_CONFIG, _OVERRIDES = "`config`", "`overrides`"
+
+Overrides: TypeAlias = Sequence[str] | Mapping[str, Any]
+"""Changes to settings: ``["train.max_epochs=20"]``, or a mapping, nested or with dotted keys."""
 
 
 @dataclass(frozen=True)
@@ -62,17 +68,21 @@ class PresetInfo:
     settings: Settings
 
 
-def load_settings(config: str | Path | None = None, overrides: Sequence[str] = ()) -> Settings:
+def load_settings(
+    config: str | Path | Mapping[str, Any] | ConfigSource | None = None, overrides: Overrides = ()
+) -> Settings:
     """Read a config or preset, apply the overrides, and check everything together.
 
     Parameters
     ----------
-    config : str or Path, optional
-        A TOML file, or a preset's name. Default: the preset ``lorenz-quick``. A relative
-        ``data.file`` in a file counts from that file's folder.
-    overrides : sequence of str
-        ``"section.name=value"``, applied in order; a later one wins. A relative
-        ``data.file`` here counts from the working directory.
+    config : str, Path, mapping or ConfigSource, optional
+        A TOML file (``-`` for standard input), a preset's name, or the settings themselves,
+        nested as in a file (``{"train": {"max_epochs": 20}}``) or with dotted keys. Default: the
+        preset ``lorenz-quick``. A relative ``data.file`` in a file counts from that file's
+        folder.
+    overrides : sequence of str, or mapping
+        ``"section.name=value"``, applied in order; a later one wins. Or a mapping, as for
+        ``config``. A relative ``data.file`` here counts from the working directory.
 
     Returns
     -------
@@ -90,10 +100,14 @@ def load_settings(config: str | Path | None = None, overrides: Sequence[str] = (
     >>> settings = load_settings("lorenz-quick", ["train.max_epochs=20", "model.n_layers=4"])
     >>> settings.train.max_epochs, settings.model.n_layers
     (20, 4)
+    >>> load_settings("recordings", {"model": {"width": 32}, "mask.ratio": 0.2}).model.width
+    32
     >>> load_settings(overrides=["train.max_epoch=20"])
     Traceback (most recent call last):
     ndt_cli.errors.SettingsError: train.max_epoch ...
     """
+    if isinstance(config, Mapping):
+        return _checked({}, {}, [(config, _CONFIG), (overrides, _OVERRIDES)])
     return resolve_config(find_config(config), overrides)
 
 
@@ -102,7 +116,7 @@ def settings_to_toml(settings: Settings) -> str:
     return tomli_w.dumps(plain_values(settings))
 
 
-def resolve_config(source: ConfigSource, overrides: Sequence[str] = ()) -> Settings:
+def resolve_config(source: ConfigSource, overrides: Overrides = ()) -> Settings:
     """Return the settings of a config with the overrides; see `load_settings`."""
     values = parse_config(source)
     folder = source.path.parent if source.path is not None else Path()
@@ -111,7 +125,21 @@ def resolve_config(source: ConfigSource, overrides: Sequence[str] = ()) -> Setti
         if isinstance(fields, dict):
             origins |= {f"{section}.{name}": source.label for name in fields}
     _make_paths(values, folder)
-    problems = [_apply(override, values, origins) for override in overrides]
+    return _checked(values, origins, [(overrides, _OVERRIDES)])
+
+
+def _checked(
+    values: dict[str, Any], origins: dict[str, str], changes: Sequence[tuple[Overrides, str]]
+) -> Settings:
+    """Apply changes, each with what an error calls it, and check everything together."""
+    problems: list[str | None] = []
+    for overrides, origin in changes:
+        if isinstance(overrides, Mapping):
+            pairs = _flat(overrides)
+            problems += [_put(key, _plain(value), values, origins, origin) for key, value in pairs]
+        else:
+            texts = [overrides] if isinstance(overrides, str) else overrides
+            problems += [_apply(text, values, origins) for text in texts]
     try:
         # Strict: neither true nor "1e-3" is a number.
         settings = Settings.model_validate(values, strict=True)
@@ -130,16 +158,40 @@ def _apply(override: str, values: dict[str, Any], origins: dict[str, str]) -> st
         missing = "value" if key else "name"
         return f"{_OVERRIDES} {shortened(override)} has no {missing}; expected section.name=value"
     field = next((field for field in field_table() if field.key == key), None)
-    if field is None:
-        return unknown_key(key, _OVERRIDES)
+    wants_text = field is not None and field.type in ("choice", "path", "text")
+    return _put(key, _parse_value(text, wants_text=wants_text), values, origins, _OVERRIDES)
+
+
+def _put(
+    key: str, value: Any, values: dict[str, Any], origins: dict[str, str], origin: str
+) -> str | None:
+    """Put one setting into the values; return what is wrong with its name, or None."""
+    if all(field.key != key for field in field_table()):
+        return unknown_key(key, origin)
     section, name = key.split(".")
     fields = values.setdefault(section, {})
     if isinstance(fields, dict):  # otherwise the config is wrong, which the validation reports
-        fields[name] = _parse_value(text, wants_text=field.type in ("choice", "path", "text"))
-        origins[key] = _OVERRIDES
+        fields[name] = value
+        origins[key] = origin
         if key in _PATHS:
             _make_paths({section: fields}, Path())
     return None
+
+
+def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield dotted keys and values of a mapping that is nested, has dotted keys, or both."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{key}.{name}", inner) for name, inner in value.items())
+        else:
+            yield str(key), value
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as a TOML file would give it: NumPy's numbers and arrays as Python's."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    return list(value) if isinstance(value, (tuple, range)) else value
 
 
 def _parse_value(text: str, *, wants_text: bool) -> Any:
@@ -167,16 +219,24 @@ def _make_paths(values: dict[str, Any], folder: Path) -> None:
         fields = values.get(section)
         if not isinstance(fields, dict):
             continue
-        if isinstance(fields.get(name), str) and fields[name]:
-            fields[name] = _absolute(fields[name], folder)
-        elif isinstance(fields.get(name), list):
+        given = fields.get(name)
+        if isinstance(given, (str, Path)) and given:
+            fields[name] = _absolute(given, folder)
+        elif isinstance(given, list):
             fields[name] = [
-                _absolute(path, folder) if isinstance(path, str) else path for path in fields[name]
+                _absolute(path, folder) if isinstance(path, (str, Path)) else path for path in given
             ]
 
 
-def _absolute(path: str, folder: Path) -> Path:
-    return (folder / Path(path).expanduser()).absolute()
+def _absolute(path: str | Path, folder: Path) -> Path:
+    found = (folder / at_home(path)).absolute()
+    check_name(found)
+    return found
+
+
+def at_home(path: str | Path) -> Path:
+    """Return a path with a ``~`` at its beginning as a folder; one of an unknown user stays."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  (which raises for an unknown user)
 
 
 # Configs and presets -----------------------------------------------------------------------------
@@ -199,8 +259,10 @@ def read_preset(name: str) -> PresetInfo:
     return PresetInfo(source.name, title, resolve_config(source))
 
 
-def find_config(config: str | Path | None = None) -> ConfigSource:
-    """Find a config: the file of this name if there is one, else the preset.
+def find_config(config: str | Path | ConfigSource | None = None) -> ConfigSource:
+    """Find a config: the file of this name if there is one, else the preset; ``-`` is read.
+
+    ``-`` stands for standard input; a source that was found before is returned as it is.
 
     Raises
     ------
@@ -209,7 +271,12 @@ def find_config(config: str | Path | None = None) -> ConfigSource:
     """
     if config is None:
         return _preset_source(DEFAULT_PRESET)
-    path, name = Path(config).expanduser(), str(config)
+    if isinstance(config, ConfigSource):
+        return config
+    if str(config) == "-":
+        # Relative paths count from the working directory, as in the overrides.
+        return ConfigSource("standard input", "file", sys.stdin.read(_MAX_BYTES), Path("-"))
+    path, name = at_home(config), str(config)
     if path.is_file():
         hint = (
             "`config` takes a TOML file or a preset's name; for a spike file, set `data.file=PATH`"
@@ -272,15 +339,17 @@ def parse_config(source: ConfigSource) -> dict[str, Any]:
     try:
         return tomllib.loads(source.text)
     except tomllib.TOMLDecodeError as error:
-        message = str(error)
+        message, hint = str(error), _TOML_HINT
         place = _PLACE.search(message)
         if place and place[1]:
             line, column = int(place[1]), int(place[2])
         else:
             lines = source.text.split("\n")
             line, column = len(lines), len(lines[-1]) + 1
+        if "\\" in source.text.split("\n")[line - 1]:
+            hint = "Put a path of Windows in single quotes: file = 'C:\\data\\spikes.npz'"
         raise SettingsError(
-            f"{source.label}, line {line}, column {column}: {_PLACE.sub('', message)}", _TOML_HINT
+            f"{source.label}, line {line}, column {column}: {_PLACE.sub('', message)}", hint
         ) from error
     except RecursionError as error:
         raise SettingsError(

@@ -301,8 +301,8 @@ class TrainSettings(_Section):
 
     max_steps: Annotated[int, Field(ge=1, le=_MANY)] | Literal["auto"] | None = None
     """Limit of the training in optimizer steps (batches). If epochs and steps are both given, the
-    shorter counts; likewise below. auto: one step per 30 bins of the training trials, at least 500
-    and at most 2500."""
+    shorter counts; likewise below. auto: one step per 40 bins of the training trials, at least 500,
+    and at most 2000 or as many as take 4 million bins of trials in all."""
 
     batch_size: int = Field(64, ge=1, le=_MANY)
     """Trials per step, over all devices together; a smaller last batch is kept."""
@@ -424,7 +424,8 @@ class Settings(_Section):
             if steps is None:
                 continue
             if steps == "auto":
-                steps = min(2500, max(500, n_bins // 30))
+                bins_per_step = max(n_bins / steps_per_epoch, 1)
+                steps = max(500, min(n_bins // 40, 2000, int(4_000_000 / bins_per_step)))
             epochs = round(steps / steps_per_epoch)
             epochs = min(epochs, train["max_epochs"] // 10) if name == "warmup" else max(epochs, 1)
             train[f"{name}_epochs"] = min(epochs, train[f"{name}_epochs"])

@@ -17,8 +17,8 @@ SWEEP = f"sweep --out new --members 2 --set data.file=spikes.h5 {SETS}"
 BENCH = "bench --device cpu --threads 1 --steps 1"
 ALL = (
     "gen-data lorenz", "gen-data chaotic-rnn", "convert", "check-data", "presets", "train",
-    "evaluate", "report", "plot", "compare", "sweep", "sweep show", "sweep spaces", "ensemble",
-    "bench",
+    "evaluate", "rates", "report", "plot", "compare", "sweep", "sweep show", "sweep spaces",
+    "ensemble", "bench",
     "nlb-data", "nlb-submit", "nlb-check",
 )  # fmt: skip
 
@@ -207,26 +207,33 @@ CASES = [
         r"run\.json: found.*\.png",
         2,
     ),
+    Case("rates of old", "evaluate run --rates a.h5", "ndt rates run --out a.h5", 2),
+    Case(
+        "a picture below a file",
+        "evaluate run --figure spikes.h5/a.png",
+        r"spikes\.h5/a\.png: .*spikes\.h5 is a file, not a folder",
+        1,
+    ),
+    # rates
+    Case("rates without a name", "rates run", "--out", 2),
     Case(
         "rates over spikes",
-        "evaluate run --rates spikes.h5",
+        "rates run --out spikes.h5",
         "spikes.h5 already exists.*--overwrite",
         1,
     ),
     Case(
         "rates over a folder",
-        "evaluate run --rates run.h5 --overwrite",
+        "rates run --out run.h5 --overwrite",
         "run.h5 is a folder",
         1,
         folder("run.h5"),
     ),
-    Case("rates as text", "evaluate run --rates a.csv", r"a\.csv: found .*\.csv.*\.h5", 2),
-    Case(
-        "rates that are right and a picture that is not",
-        "evaluate run --rates a.h5 --figure spikes.h5/a.png",
-        r"spikes\.h5/a\.png: .*spikes\.h5 is a file, not a folder",
-        1,
-    ),
+    Case("rates as a picture", "rates run --out a.png", r"a\.png: found .*\.png.*\.h5", 2),
+    Case("components in a table", "rates run --out a.csv --pca 2", "no place for principal", 2),
+    Case("too many components", "rates run --out a.h5 --pca 999", "--pca 999: expected a nu", 2),
+    Case("NWB of no NWB", "rates run --out a.h5 --nwb spikes.h5", "--nwb: .*expected an .nwb", 2),
+    Case("no run", "rates nowhere --out a.h5", "nowhere is not a run folder", 1),
     Case("settings of no file", "evaluate run --set data.bin_ms=20", "add --data", 2),
     Case(
         "another network",

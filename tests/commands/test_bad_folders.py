@@ -24,6 +24,7 @@ BINARY = bytes(range(256))
 TRAIN = "train --out new --config a.toml"
 RESUME = "train --resume run --set train.max_epochs=3"
 SWEEP = f"sweep --out new --members 2 --set data.file=spikes.h5 {SETS} --space a.toml"
+MEMBER = "sweep/members/001/member.json"
 BEST = "run/checkpoints/best-masked-loss.safetensors"
 LAST = "run/checkpoints/last.safetensors"
 
@@ -136,22 +137,20 @@ CASES = [
     ),
     Case("no settings", "sweep show sweep", "base.toml: no such file", 1, gone("sweep/base.toml")),
     Case("no space", "sweep --resume sweep", "space.toml: no such", 1, gone("sweep/space.toml")),
+    Case("a member, cut", "sweep show sweep", "ndt sweep --resume", 1, cut_short(MEMBER)),
     Case(
-        "results, cut", "sweep show sweep", "ndt sweep --resume", 1, cut_short("sweep/results.json")
-    ),
-    Case(
-        "results in 10^5 brackets",
+        "a member in 10^5 brackets",
         "sweep show sweep",
-        "results.json: damaged",
+        "member.json: damaged",
         1,
-        text("sweep/results.json", 10**5 * "["),
+        text(MEMBER, 10**5 * "["),
     ),
     Case(
-        "no results",
+        "no members",
         "ensemble sweep --out new",
         "no member is ranked",
         1,
-        gone("sweep/results.json"),
+        gone("sweep/members"),
     ),
     # Spaces
     Case("no such file", SWEEP, "no file a.toml.*ndt sweep spaces", 2),

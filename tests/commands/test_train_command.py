@@ -90,32 +90,44 @@ def test_resume_goes_on_and_takes_only_its_own_settings(run):
     assert ndt("train", "--resume", run, "--config", "lorenz").exit_code == 2
 
 
-def test_evaluate_writes_rates_and_a_picture_of_chosen_neurons(run, tmp_path):
-    rates, picture = tmp_path / "rates.npz", tmp_path / "trial.svg"
+def test_rates_writes_the_rates_of_all_trials(run, tmp_path):
+    rates = tmp_path / "rates.npz"
+    result = ndt("rates", run, "--out", rates, "--pca", 2)
+    assert result.exit_code == 0, result.output
+    assert f"rates: {rates} (18 trials x 8 bins of 10 ms x 3 neurons)" in result.stdout
+    with np.load(rates, allow_pickle=False) as file:
+        assert file["rates_hz"].shape == (18, 8, 3)
+        assert file["components"].shape == (18, 8, 2)
+    said = ndt("rates", run, "--out", tmp_path / "train.csv", "--split", "train", "--json")
+    assert json.loads(said.stdout)["n_trials"] == 12
+
+
+def test_evaluate_draws_a_picture_of_chosen_neurons(run, tmp_path):
+    picture = tmp_path / "trial.svg"
     result = ndt(
-        "evaluate", run, "--split", "train", "--rates", rates,
+        "evaluate", run, "--split", "train",
         "--figure", picture, "--trial", 2, "--neuron", 0, "--neuron", 2,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    with np.load(rates, allow_pickle=False) as file:
-        assert file["rates_hz"].shape == (12, 8, 3)
     drawn = picture.read_text()
     assert "neuron 2" in drawn
     assert "neuron 1" not in drawn
 
 
-def test_evaluate_replaces_rates_and_a_picture_only_when_asked_to(run, tmp_path):
-    rates, picture = tmp_path / "rates.h5", tmp_path / "trial.png"
-    for option, path in (("--rates", rates), ("--figure", picture)):
+def test_rates_and_a_picture_replace_a_file_only_when_asked_to(run, tmp_path):
+    for command, option, name, kind in (
+        ("rates", "--out", "rates.h5", b"HDF"),
+        ("evaluate", "--figure", "trial.png", b"PNG"),
+    ):
+        path = tmp_path / name
         path.write_text("mine")
-        refused = ndt("evaluate", run, option, path)
+        refused = ndt(command, run, option, path)
         assert refused.exit_code == 1
         assert f"{path} already exists" in refused.stderr
         assert path.read_text() == "mine"
-    replaced = ndt("evaluate", run, "--rates", rates, "--figure", picture, "--overwrite")
-    assert replaced.exit_code == 0, replaced.output
-    assert rates.read_bytes()[1:4] == b"HDF"
-    assert picture.read_bytes()[1:4] == b"PNG"
+        replaced = ndt(command, run, option, path, "--overwrite")
+        assert replaced.exit_code == 0, replaced.output
+        assert path.read_bytes()[1:4] == kind
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from ndt_cli.data.rebin import rebin_recording
 from ndt_cli.data.spike_data import Recording, SpikeData, all_trials
 from ndt_cli.data.write import write_recording
 from ndt_cli.errors import DataError
+from ndt_cli.inferred_rates import Rates
 from ndt_cli.rates_file import write_rates
 from ndt_cli.settings.tree import DataSettings
 
@@ -192,7 +193,7 @@ def test_rates_of_windows_are_written_merged(chopped, tmp_path):
     times = (whole.start_bins_B[:, None] + np.arange(20))[..., None]
     rates_BTN = (np.repeat(times, 3, axis=2) / 100).astype(np.float32)
     rates_BTN[~whole.inside_BT] = 0
-    write_rates(tmp_path / "rates.h5", whole, rates_BTN, rates_BTN)
+    write_rates(tmp_path / "rates.h5", Rates(whole, rates_BTN, rates_BTN))
     with h5py.File(tmp_path / "rates.h5") as file:
         np.testing.assert_array_equal(
             file["continuous_rates"][:, 0], (np.arange(200, 295) / 100).astype(np.float32)
@@ -200,6 +201,6 @@ def test_rates_of_windows_are_written_merged(chopped, tmp_path):
         assert file["continuous_rates_hz"].shape == (95, 3)
         assert file["continuous_start_ms"][()] == 2000
     alone = replace(whole, start_bins_B=None)
-    write_rates(tmp_path / "trials.h5", alone, rates_BTN, rates_BTN)
+    write_rates(tmp_path / "trials.h5", Rates(alone, rates_BTN, rates_BTN))
     with h5py.File(tmp_path / "trials.h5") as file:
         assert not any(key.startswith("continuous") for key in file)

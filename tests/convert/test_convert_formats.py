@@ -12,7 +12,10 @@ from convert_files import (
 )
 
 from ndt_cli.convert import ConvertOptions, bin_spikes, convert, list_contents
+from ndt_cli.data.loading import load_file
 from ndt_cli.data.spike_data import all_trials
+from ndt_cli.data.write import write_recording
+from ndt_cli.settings.tree import DataSettings
 
 
 @pytest.fixture(params=WRITERS)
@@ -42,6 +45,41 @@ def test_every_format_has_a_window_around_an_event(written):
     whole = all_trials(convert(path, options).recording)
     spikes_BTN, _ = bin_spikes(made.times_s, made.go - 0.1, made.go + 0.3, 20)
     np.testing.assert_array_equal(whole.spikes_BTN, spikes_BTN)
+
+
+@pytest.mark.parametrize("ending", [".npz", ".h5"])
+def test_every_format_keeps_its_labels_and_times(written, tmp_path, ending):
+    path, more = written
+    made = session()
+    options = ConvertOptions(align="go", window_ms=(-100, 300), **{**CHOSEN, **more})
+    write_recording(convert(path, options).recording, tmp_path / f"spikes{ending}")
+    whole = all_trials(load_file(tmp_path / f"spikes{ending}", DataSettings()))
+    kept = np.flatnonzero(made.success == 1)
+    assert whole.trial_ids_B.tolist() == kept.tolist()
+    assert whole.condition_labels == tuple(made.side[i] for i in kept)
+    assert (whole.event, whole.start_ms, whole.times_ms_T[0]) == ("go", -100, -75)
+    np.testing.assert_allclose(whole.start_times_s_B, made.go[kept] - 0.1)
+    for name, column in made.trials.items():
+        assert whole.trial_table[name].tolist() == column[kept].tolist()
+    names = ("101", "205", "309") if path.suffix == ".nwb" else ("0", "1", "2")
+    assert whole.column_names == names
+
+
+def test_trials_are_written_in_the_order_of_the_recording(tmp_path):
+    options = ConvertOptions(bin_ms=50, valid_where="trial_number in 3, 1", trials="trials.csv")
+    path, _ = WRITERS["rat.csv"][0](tmp_path / "rat.csv", session()), None
+    table = path.with_name("trials.csv")
+    first, *rows = table.read_text().splitlines()
+    numbered = [f"{row};{number}" for number, row in enumerate(rows)]
+    table.write_text("\n".join([f"{first};trial_number", *reversed(numbered)]))
+    options = options.model_copy(update={"trials": str(table)})
+    recording = convert(path, options).recording
+    assert recording.valid.trial_ids_B.tolist() == [1, 3]  # in order of time
+    write_recording(recording, tmp_path / "spikes.npz")
+    with np.load(tmp_path / "spikes.npz") as file:
+        assert file["trial_ids"].tolist() == [7, 6, 5, 4, 3, 2, 1, 0]
+        assert file["split"].tolist() == [b"train"] * 4 + [b"valid", b"train", b"valid", b"train"]
+        np.testing.assert_array_equal(file["spikes"], all_trials(recording).spikes_BTN)
 
 
 def test_every_format_can_be_listed(written):

@@ -1,10 +1,8 @@
 """What fuzzing the readers has found: each input is refused in words, or read rightly."""
 
-import json
 import os
 import struct
 import zipfile
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -17,7 +15,6 @@ from ndt_cli.data.spike_data import split_trials
 from ndt_cli.errors import DataError
 from ndt_cli.nlb.check import Expected, check_group, check_submission, submission_shapes
 from ndt_cli.nlb.submission import read_groups
-from ndt_cli.search.results import MemberResult
 from ndt_cli.settings.tree import DataSettings
 
 COUNTS_BTN = np.random.default_rng(0).poisson(1.0, (6, 5, 3)).astype(np.uint8)
@@ -239,30 +236,3 @@ def test_rates_near_the_largest_number_are_checked_without_a_warning():
     rates_BTN[0, 0, 0] = -1.0
     findings = check_group("mc_maze_small_20", {"eval_rates_heldout": rates_BTN})
     assert any("below 0, the lowest -1" in finding.message for finding in findings)
-
-
-ROW = MemberResult(0, Path("s/members/000"), {"mask.ratio": 0.2}, "finished", {"co-bps": 0.1})
-
-
-def test_a_member_comes_back_as_it_was():
-    assert MemberResult.from_json(Path("s"), json.loads(json.dumps(ROW.to_json()))) == ROW
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"folder": "../../elsewhere"},
-        {"folder": "/etc"},
-        {"folder": "members/.."},
-        {"folder": 3},
-        {"member": "0"},
-        {"status": "best"},
-        {"scores": {"co-bps": "high"}},
-        {"seconds": None},
-        {"seconds": float("inf")},
-        {"drawn": [1]},
-    ],
-)
-def test_a_member_that_is_none_is_refused(change):
-    with pytest.raises((ValueError, TypeError)):
-        MemberResult.from_json(Path("s"), {**ROW.to_json(), **change})

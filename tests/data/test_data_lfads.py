@@ -109,6 +109,16 @@ def test_ids_that_occur_twice_are_not_used(save):
     assert "occur twice" in recording.notes[-1]
 
 
+def test_a_condition_has_one_number_in_both_splits(save):
+    path = save(
+        condition_labels_train=np.array([b"left", b"right"] * 20),
+        condition_labels_valid=np.array([b"right"] * 10),
+    )
+    recording = load_file(path, DEFAULTS)
+    assert recording.train.conditions_B[:2].tolist() == [0, 1]
+    assert set(recording.valid.condition_labels) == {"right"}
+
+
 def test_conditions_and_latents_are_taken(save):
     latents = RNG.standard_normal((50, 20, 3))
     path = save(

@@ -24,11 +24,14 @@ def recordings(draw):
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))
     n_bins, n_neurons = draw(st.integers(2, 6)), draw(st.integers(2, 5))
     high = draw(st.sampled_from([3, 255, 60000]))
-    has = {key: draw(st.booleans()) for key in ("rates", "conditions", "latents", "behavior")}
+    keys = ("rates", "conditions", "latents", "behavior", "labels")
+    has = {key: draw(st.booleans()) for key in keys}
     n_heldout, n_forward = draw(st.integers(0, 1)), draw(st.integers(0, 1))
 
-    def split(first_id, known):
-        n_trials = draw(st.integers(1, 4))
+    sizes = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    places = rng.permutation(sum(sizes))
+
+    def split(first_id, n_trials, places_B, known):
         lengths_B = rng.integers(1, n_bins + 1, n_trials)
         inside = (np.arange(n_bins) < lengths_B[:, None])[..., None]
         counts = rng.integers(0, high, (n_trials, n_bins, n_neurons)) * inside
@@ -38,23 +41,48 @@ def recordings(draw):
             bin_ms=5.0,
             lengths_B=lengths_B,
             rates_BTN=rng.random(counts.shape) * inside if has["rates"] else None,
-            conditions_B=rng.integers(0, 3, n_trials) if has["conditions"] else None,
+            # Each condition has trials: of others, a file does not keep the name.
+            conditions_B=np.arange(n_trials) % min(sizes) if has["conditions"] else None,
             latents_BTK=rng.standard_normal((n_trials, n_bins, 2)) if has["latents"] else None,
             behavior_BTV=np.full((n_trials, n_bins, 2), np.nan) if has["behavior"] else None,
             behavior_names=("hand x", "Größe") if has["behavior"] else (),
             trial_ids_B=np.arange(n_trials) + first_id,
+            places_B=np.sort(places_B),
+            **(labels(n_trials) if has["labels"] else {}),
             n_heldout=n_heldout,
             n_forward=n_forward,
             hidden_counts_known=known,
         )
 
-    return Recording(split(0, True), split(10, draw(st.booleans())), "made", "synthetic")
+    def labels(n_trials):
+        names = {n: f"to {90 * n}°" for n in range(min(sizes))} if has["conditions"] else {}
+        columns = {
+            "go cue (s)": rng.random(n_trials),
+            "side": np.array(["links", "rechts"] * 4)[:n_trials],
+            "correct": rng.random(n_trials) < 0.5,
+            "block": rng.integers(0, 9, n_trials),
+        }
+        return {
+            "condition_names": names, "trial_table": columns, "event": "go cue", "start_ms": -300.0,
+            "start_times_s_B": rng.random(n_trials),
+        }  # fmt: skip
+
+    return Recording(
+        split(0, sizes[0], places[: sizes[0]], True),
+        split(10, sizes[1], places[sizes[0] :], draw(st.booleans())),
+        "made",
+        "synthetic",
+    )
 
 
 def assert_equal(one: SpikeData, other: SpikeData):
     for field in fields(SpikeData):
         a, b = getattr(one, field.name), getattr(other, field.name)
-        if isinstance(a, np.ndarray):
+        if field.name == "trial_table":
+            assert a.keys() == b.keys()
+            for name in a:
+                np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+        elif isinstance(a, np.ndarray):
             np.testing.assert_array_equal(a, b, err_msg=field.name)
         else:
             assert a == b, field.name
@@ -71,6 +99,62 @@ def test_what_is_written_is_read_back(recording, ending):
     assert_equal(back.train, recording.train)
     assert_equal(back.valid, recording.valid)
     assert (back.layout, back.notes) == ("ndt", ())
+
+
+def test_trials_come_in_the_order_of_the_file_whatever_their_numbers(tmp_path):
+    """Files of earlier versions hold the training trials first, with their numbers."""
+    ids = np.array([0, 3, 4, 1, 2])
+    spikes = np.arange(1, 6)[:, None, None] * np.ones((5, 4, 2), int)
+    split = np.array(["train"] * 3 + ["valid"] * 2)
+    np.savez(tmp_path / "old.npz", spikes=spikes, bin_ms=20, trial_ids=ids, split=split)
+    recording = load_file(tmp_path / "old.npz", DEFAULTS)
+    whole = all_trials(recording)
+    np.testing.assert_array_equal(whole.spikes_BTN, spikes)
+    assert whole.trial_ids_B.tolist() == ids.tolist()
+    assert whole.is_valid_B.tolist() == [False] * 3 + [True] * 2
+    assert recording.trials("valid").is_valid_B.tolist() == [True, True]
+
+
+def test_names_of_conditions_are_those_of_the_file(tmp_path):
+    spikes = np.ones((4, 5, 2), int)
+    for conditions, names in (
+        ({"conditions": np.array(["up", "down", "up", "up"])}, ("up", "down", "up", "up")),
+        ({"conditions": [90, 0, 90, 0]}, ("90", "0", "90", "0")),
+        (
+            {"conditions": [90, 0, 90, 0], "condition_names": ["right", "up"]},
+            ("up", "right", "up", "right"),
+        ),
+    ):
+        np.savez(tmp_path / "rat.npz", spikes=spikes, bin_ms=20, **conditions)
+        assert all_trials(load_file(tmp_path / "rat.npz", DEFAULTS)).condition_labels == names
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"conditions": [0, 1, 0, 1], "condition_names": ["a"]}, "`condition_names`: found 1"),
+        ({"event": np.array(["go", "cue"]), "start_ms": 0.0}, "`event`: .*expected one text"),
+        ({"event": "go", "start_ms": [1.0, 2.0]}, "`start_ms`: .*expected one finite number"),
+        ({"start_times_s": [0.0, 1.0, np.nan, 2.0]}, "`start_times_s`: .*times in seconds"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(tmp_path, arrays, message):
+    np.savez(tmp_path / "rat.npz", spikes=np.ones((4, 5, 2), int), bin_ms=20, **arrays)
+    with pytest.raises(DataError, match=message):
+        load_file(tmp_path / "rat.npz", DEFAULTS)
+
+
+def test_a_column_that_does_not_fit_is_left_out_with_a_note(tmp_path):
+    with h5py.File(tmp_path / "rat.h5", "w") as file:
+        file["spikes"], file["bin_ms"] = np.ones((4, 5, 2), int), 20.0
+        file["trial_table/side"] = ["l", "r", "l", "r"]
+        file["trial_table/short"] = [1, 2]
+        file["trial_table/pointers"] = np.array([file["spikes"].ref] * 4, dtype=h5py.ref_dtype)
+    recording = load_file(tmp_path / "rat.h5", DEFAULTS)
+    table = all_trials(recording).trial_table
+    assert {name: column.tolist() for name, column in table.items()} == {"side": list("lrlr")}
+    assert "`trial_table/pointers` is not used" in recording.notes[-2]
+    assert "`trial_table/short`: found shape (2,)" in recording.notes[-1]
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from ndt_cli.engine.inference import load_trained
 from ndt_cli.engine.training import train
 from ndt_cli.errors import DataError, SettingsError
 from ndt_cli.evaluation import evaluate
+from ndt_cli.inferred_rates import Rates
 from ndt_cli.rates_file import write_rates
 from ndt_cli.settings.tree import DataSettings
 
@@ -92,7 +93,7 @@ def test_rates_are_written_in_the_order_of_the_file(spikes, tmp_path):
     evaluation = evaluate(run, recording=held)
     assert evaluation.scores["NDT"].heldout.n_scored == 6 * 8 * 2
     activations = load_trained(run).activations(evaluation.data)
-    write_rates(tmp_path / "rates.npz", evaluation.data, evaluation.rates_BTN, activations)
+    write_rates(tmp_path / "rates.npz", Rates(evaluation.data, evaluation.rates_BTN, activations))
     with np.load(tmp_path / "rates.npz", allow_pickle=False) as file:
         assert file["heldout_neurons"].tolist() == [0, 3]
         np.testing.assert_array_equal(file["rates"][:, :, 1], evaluation.rates_BTN[:, :, 0])

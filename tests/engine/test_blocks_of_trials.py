@@ -17,6 +17,7 @@ from ndt_cli.engine.inference import hiding_folds, load_trained
 from ndt_cli.engine.training import train
 from ndt_cli.errors import DataError
 from ndt_cli.evaluation import evaluate
+from ndt_cli.inferred_rates import Rates
 from ndt_cli.rates_file import write_rates
 
 
@@ -127,7 +128,7 @@ def test_rates_are_written_in_blocks(run, spikes, small_blocks, tmp_path, ending
     chopped = dataclasses.replace(spikes.valid, start_bins_B=starts_B)
     evaluation = evaluate(run, recording=dataclasses.replace(spikes, valid=chopped))
     data, path = evaluation.data, tmp_path / f"rates{ending}"
-    write_rates(path, data, evaluation.inferred, evaluation.activations)
+    write_rates(path, Rates(data, evaluation.inferred, evaluation.activations))
     with h5py.File(path) if ending == ".h5" else np.load(path, allow_pickle=False) as file:
         written = {key: file[key][()] for key in file}
     trained = load_trained(run)
@@ -146,7 +147,7 @@ def test_rates_that_are_not_finite_leave_no_file(spikes, small_blocks, tmp_path)
     rates_BTN[17, 3, 2] = np.inf
     for ending in (".h5", ".npz"):
         with pytest.raises(DataError, match="rates of trial 17 are not finite"):
-            write_rates(tmp_path / f"rates{ending}", data, rates_BTN, rates_BTN)
+            write_rates(tmp_path / f"rates{ending}", Rates(data, rates_BTN, rates_BTN))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -160,6 +161,7 @@ def peak_bytes(work):
         tracemalloc.stop()
 
 
+@pytest.mark.filterwarnings("ignore::ndt_cli.errors.RunWarning")
 def test_the_memory_of_evaluating_and_writing_does_not_grow_with_the_trials(tmp_path, monkeypatch):
     # Blocks are as small against these trials as true ones are against 2 GB.
     monkeypatch.setattr(by_trial, "BLOCK_ENTRIES", 2**12)
@@ -175,11 +177,13 @@ def test_the_memory_of_evaluating_and_writing_does_not_grow_with_the_trials(tmp_
     for data in (spikes.valid, many):
         evaluations = []
         given = dataclasses.replace(spikes, valid=data)
-        of_scores = peak_bytes(lambda g=given, e=evaluations: e.append(evaluate(run, recording=g)))
+        of_scores = peak_bytes(
+            lambda g=given, e=evaluations: e.append(evaluate(run, recording=g, accept_changes=True))
+        )
         (found,) = evaluations
         path = tmp_path / f"{data.n_trials}.h5"
         of_file = peak_bytes(
-            lambda p=path, e=found: write_rates(p, e.data, e.inferred, e.activations)
+            lambda p=path, e=found: write_rates(p, Rates(e.data, e.inferred, e.activations))
         )
         assert path.stat().st_size > 12 * data.spikes_BTN.nbytes  # three arrays of float32
         peaks.append((of_scores, of_file))

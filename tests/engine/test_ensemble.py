@@ -206,15 +206,15 @@ def test_a_number_that_is_given_is_taken_and_one_too_high_refused(swept):
 
 def test_members_that_diverged_or_have_not_ended_are_left_out(swept, tmp_path):
     out = shutil.copytree(swept, tmp_path / "sweep")
-    content = json.loads((out / "results.json").read_text())
-    content["members"][0]["status"] = "diverged"
-    (out / "results.json").write_text(json.dumps(content))
-    left_out = out / content["members"][0]["folder"]
+    left_out = SweepFolder.open(out).results().ranked[0].folder
+    content = json.loads((left_out / "member.json").read_text())
+    (left_out / "member.json").write_text(json.dumps({**content, "status": "diverged"}))
     choice = choose_members(out, 4)
     assert left_out not in choice.runs
     with pytest.raises(SettingsError, match="4 ranked members; 1 more"):
         choose_members(out, 5)
-    (out / "results.json").unlink()
+    for file in out.glob("members/*/member.json"):
+        file.unlink()
     with pytest.raises(RunError, match="no member is ranked"):
         choose_members(out)
 

@@ -151,3 +151,12 @@ def test_a_lock_that_is_a_link_is_not_written_through(tmp_path):
     with pytest.raises(RunError):
         _held(folder.path)
     assert target.read_text() == "years of work"
+
+
+def test_a_lock_file_that_was_removed_lets_no_second_process_in(tmp_path):
+    with hold_run(tmp_path):
+        (tmp_path / "run.lock").unlink()
+        for _ in range(2):
+            with pytest.raises(RunError, match=r"run\.lock was removed") as caught:
+                _held(tmp_path)
+            assert str(tmp_path / HOLDER_FILE) in caught.value.hint

@@ -13,7 +13,7 @@ from ndt_cli.data.write import write_recording
 from ndt_cli.engine.training import train
 from ndt_cli.report.registry import FIGURES, SWEEP_FIGURES
 from ndt_cli.search.loop import sweep as run_sweep
-from ndt_cli.search.space import LogUniform, Space
+from ndt_cli.search.space import Draw, Space
 
 
 def ndt(*args):
@@ -40,7 +40,7 @@ def run(settings, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sweep(settings, tmp_path_factory):
-    space = Space("two", {"train.learning_rate": LogUniform(1e-4, 1e-2)})
+    space = Space("two", {"train.learning_rate": Draw("log-uniform", (1e-4, 1e-2))})
     out = tmp_path_factory.mktemp("runs") / "sweep"
     return run_sweep(settings, space, n_members=3, out=out).results.path
 

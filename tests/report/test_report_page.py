@@ -196,7 +196,8 @@ def test_settings_that_differ_come_first_and_all_follow(page, run):
 
 def test_calls_to_repeat_the_run_are_given(page, run):
     assert f"train(load_settings('{run}/settings.toml'), out='{run}-again')" in page.text
-    assert f"evaluate('{run}').rates_BTN" in page.text
+    assert f"evaluate('{run}')" in page.text
+    assert f"write_rates('rates.h5', infer_rates('{run}'))" in page.text
     assert f"plot('{run}', 'rates', out='rates.pdf')" in page.text
     assert f"write_report('{run}', overwrite=True)" in page.text
 
@@ -204,7 +205,8 @@ def test_calls_to_repeat_the_run_are_given(page, run):
 def test_on_the_command_line_the_page_gives_commands(run, spikes, unpainted):
     text = Page(run_html(RunContents(run, recording=spikes), as_typed)).text
     assert f"ndt train --config {run}/settings.toml --out {run}-again\n" in text
-    assert f"ndt evaluate {run} --rates rates.h5\n" in text
+    assert f"ndt evaluate {run}\n" in text
+    assert f"ndt rates {run} --out rates.h5\n" in text
     assert f"ndt plot {run} rates --out rates.pdf\n" in text
     assert f"ndt report {run} --overwrite\n" in text
 

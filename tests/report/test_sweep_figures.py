@@ -18,14 +18,14 @@ from ndt_cli.report.sweep_figures import (
     write_sweep_figures,
 )
 from ndt_cli.search.results import STATUSES, MemberResult, SweepResults
-from ndt_cli.search.space import Integer, LogUniform, OneOf, Uniform
+from ndt_cli.search.space import Draw
 
 DRAWS = {
-    "train.learning_rate": LogUniform(1e-5, 1e-2),
-    "model.dropout": Uniform(0.0, 0.3),
-    "mask.max_span": Integer(1, 5),
-    "model.norm_place": OneOf(("pre", "post")),
-    "model.tfixup_init": OneOf((True, False)),
+    "train.learning_rate": Draw("log-uniform", (1e-5, 1e-2)),
+    "model.dropout": Draw("uniform", (0.0, 0.3)),
+    "mask.max_span": Draw("integer", (1, 5)),
+    "model.norm_place": Draw("choice", ("pre", "post")),
+    "model.tfixup_init": Draw("choice", (True, False)),
 }
 
 

@@ -10,12 +10,13 @@ from importlib.util import find_spec
 
 import pytest
 from builders import recording, tiny_settings
-from ray_cluster import ray_cluster
+from ray_cluster import ray_cluster, ray_environment
 from test_sweep_run import assert_same_sweep
 
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.errors import CheckpointError, DeviceError, RunError, RunWarning, SettingsError
 from ndt_cli.search.executors import InTurn, Processes
+from ndt_cli.search.folder import SweepFolder
 from ndt_cli.search.loop import Watching, resume_sweep, sweep
 from ndt_cli.search.space import Space
 
@@ -194,7 +195,7 @@ def test_members_on_ray_are_those_that_train_in_turn(cluster, whole, tmp_path):
 
     executor = RayTasks()
     assert not _sweep(tmp_path / "sweep", executor=executor).interrupted
-    assert (executor.n_slots, executor.n_machines) == (2, 1)
+    assert executor.n_slots == 2
     assert_same_sweep(tmp_path / "sweep", whole)
 
 
@@ -230,3 +231,33 @@ def test_more_than_any_machine_of_the_cluster_has_is_refused(cluster, tmp_path):
 
     with pytest.raises(DeviceError, match="CPU: 64"):
         _sweep(tmp_path / "sweep", executor=RayTasks(cpus_per_worker=64))
+
+
+_RAY_DRIVER = """
+import sys
+from pathlib import Path
+from test_executors import _sweep
+from ndt_cli.search.ray_executor import RayTasks
+_sweep(Path(sys.argv[1]), executor=RayTasks())
+"""
+_CODE = "raise SystemExit('a module of the working folder was imported')"
+
+
+@needs_ray
+def test_workers_of_ray_import_nothing_from_the_folder_of_the_sweep(tmp_path):
+    (tmp_path / "ndt_cli").mkdir()
+    for name in ("pandas.py", "numpy.py", "ndt_cli/__init__.py"):
+        (tmp_path / name).write_text(_CODE)
+    script = tmp_path / "elsewhere" / "driver.py"
+    script.parent.mkdir()
+    script.write_text(_RAY_DRIVER)
+    with ray_environment() as folder:
+        done = subprocess.run(
+            [sys.executable, str(script), str(tmp_path / "sweep")],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "RAY_TMPDIR": str(folder)},
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 0, done.stderr
+    assert len(SweepFolder.open(tmp_path / "sweep").results().ranked) == N_MEMBERS

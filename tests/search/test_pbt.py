@@ -16,7 +16,7 @@ from ndt_cli.search import pbt
 from ndt_cli.search.folder import SweepFolder
 from ndt_cli.search.loop import Watching, resume_sweep, sweep
 from ndt_cli.search.pbt import Lineage, explore
-from ndt_cli.search.space import Integer, LogUniform, OneOf, Space, Uniform
+from ndt_cli.search.space import Draw, Space
 
 SETTINGS = tiny_settings(train={"max_epochs": 5})
 SPACE = Space.from_tables(
@@ -76,7 +76,7 @@ def test_a_replaced_member_has_the_history_of_its_source_and_its_own_settings(wh
     for move in moves:
         if any(m.epoch > move.epoch and m.member in (move.member, move.source) for m in moves):
             continue
-        member, source = (folder.members()[i] for i in (move.member, move.source))
+        member, source = (folder.member(i) for i in (move.member, move.source))
         metrics = [RunFolder(m.folder).read_metrics() for m in (member, source)]
         assert metrics[0][: move.epoch] == metrics[1][: move.epoch]
         assert metrics[0][move.epoch :] != metrics[1][move.epoch :]
@@ -158,16 +158,16 @@ def test_killed_in_the_middle_of_a_move_it_goes_on_to_the_same_end(
 
 def test_exploring_stays_in_range_and_changes_whole_numbers_too():
     draws = {
-        "a": Uniform(0.0, 1.0),
-        "b": LogUniform(1e-4, 1e-2),
-        "c": Integer(1, 7),
-        "d": OneOf(("x", "y")),
+        "a": Draw("uniform", (0.0, 1.0)),
+        "b": Draw("log-uniform", (1e-4, 1e-2)),
+        "c": Draw("integer", (1, 7)),
+        "d": Draw("choice", ("x", "y")),
     }
-    rng = np.random.default_rng(0)
+    space, rng = Space("test", draws), np.random.default_rng(0)
     drawn = {"a": 0.9, "b": 1.1e-4, "c": 2, "d": "x"}
     seen = {key: set() for key in draws}
     for _ in range(300):
-        for key, value in explore(drawn, draws, rng).items():
+        for key, value in explore(drawn, space, rng).items():
             seen[key].add(value)
     assert min(seen["a"]) >= 0
     assert max(seen["a"]) <= 1

@@ -9,10 +9,8 @@ from builders import tiny_settings
 from ndt_cli.errors import SettingsError
 from ndt_cli.search.space import (
     SPACE_OF_PRESET,
-    Integer,
-    LogUniform,
+    Draw,
     Space,
-    Uniform,
     default_space,
     find_space,
     space_names,
@@ -21,12 +19,15 @@ from ndt_cli.settings.load import load_settings, preset_names
 
 # Three dropouts, context, random ratio, token ratio, widest span; warm-up where it is searched.
 PAPER = {
-    "generic": ((0, 0.3), (4, 32), (0.9, 1), Uniform(0.5, 1), (1, 5), None),
-    "maze-rtt": ((0.3, 0.7), (10, 100), (0.8, 1), LogUniform(0.5, 1), (1, 7), (0, 2000)),
-    "area2_bump": ((0.2, 0.6), (4, 100), (0.9, 1), LogUniform(0.5, 1), (1, 5), None),
-    "dmfc_rsg": ((0.3, 0.7), (40, 240), (0.9, 1), LogUniform(0.5, 1), (1, 7), (0, 2000)),
+    "generic": ((0, 0.3), (4, 32), (0.9, 1), Draw("uniform", (0.5, 1)), (1, 5), None),
+    "maze-rtt": ((0.3, 0.7), (10, 100), (0.8, 1), Draw("log-uniform", (0.5, 1)), (1, 7), (0, 2000)),
+    "area2_bump": ((0.2, 0.6), (4, 100), (0.9, 1), Draw("log-uniform", (0.5, 1)), (1, 5), None),
+    "dmfc_rsg": ((0.3, 0.7), (40, 240), (0.9, 1), Draw("log-uniform", (0.5, 1)), (1, 7), (0, 2000)),
 }
-OURS = {"quick": "chaotic-rnn-quick", "nlb-quick": "nlb-quick", "recordings": "recordings"}
+OURS = {
+    "quick": "chaotic-rnn-quick", "nlb-quick": "nlb-quick", "recordings": "recordings",
+    "recordings-causal": "recordings-causal",
+}  # fmt: skip
 
 
 def space(**tables):
@@ -37,20 +38,20 @@ def space(**tables):
 def test_a_shipped_space_is_that_of_the_paper(name):
     dropout, context, random_ratio, token_ratio, max_span, warmup = PAPER[name]
     expected = {
-        "model.dropout": Uniform(*dropout),
-        "model.dropout_embedding": Uniform(*dropout),
-        "model.dropout_rates": Uniform(*dropout),
-        "model.context_forward": Integer(*context),
-        "model.context_back": Integer(*context),
-        "mask.ratio": Uniform(0.1, 0.4),
+        "model.dropout": Draw("uniform", dropout),
+        "model.dropout_embedding": Draw("uniform", dropout),
+        "model.dropout_rates": Draw("uniform", dropout),
+        "model.context_forward": Draw("integer", context),
+        "model.context_back": Draw("integer", context),
+        "mask.ratio": Draw("uniform", (0.1, 0.4)),
         "mask.token_ratio": token_ratio,
-        "mask.random_ratio": Uniform(*random_ratio),
-        "mask.max_span": Integer(*max_span),
-        "train.learning_rate": LogUniform(1e-5, 5e-3),
-        "train.weight_decay": LogUniform(1e-8, 1e-3),
+        "mask.random_ratio": Draw("uniform", random_ratio),
+        "mask.max_span": Draw("integer", max_span),
+        "train.learning_rate": Draw("log-uniform", (1e-5, 5e-3)),
+        "train.weight_decay": Draw("log-uniform", (1e-8, 1e-3)),
     }
     if warmup:
-        expected["train.warmup_epochs"] = Integer(*warmup)
+        expected["train.warmup_epochs"] = Draw("integer", warmup)
     found = find_space(name)
     assert found.draws == expected
 
@@ -60,7 +61,14 @@ def test_a_space_of_our_own_lies_around_its_preset(name, preset):
     its, settings = find_space(name), load_settings(preset)
     for key, draw in its.draws.items():
         section, _, field = key.partition(".")
-        assert draw.low <= getattr(getattr(settings, section), field) <= draw.high, key
+        low, high = draw.values
+        assert low <= getattr(getattr(settings, section), field) <= high, key
+
+
+def test_the_space_of_a_causal_preset_keeps_it_causal():
+    draws = find_space(default_space("recordings-causal")).draws
+    assert not draws.keys() & {"model.context_forward", "model.positions", "model.full_context"}
+    assert load_settings("recordings-causal").model.context_forward == 0
 
 
 def test_the_shipped_spaces_are_these_and_presets_name_them():
@@ -120,7 +128,8 @@ def test_a_log_uniform_draw_never_leaves_its_ends_by_rounding():
 
     # exp(log(x)) is above x for some x.
     assert any(math.exp(math.log(x / 1000)) > x / 1000 for x in range(1, 1000))
-    assert all(LogUniform(1e-9, x / 1000).draw(End()) <= x / 1000 for x in range(1, 1000))
+    for x in range(1, 1000):
+        assert Draw("log-uniform", (1e-9, x / 1000)).draw(End()) <= x / 1000
 
 
 def test_a_member_has_the_base_s_settings_but_for_what_is_drawn_and_its_seed():

@@ -9,9 +9,9 @@ from builders import changed, recording, tiny_settings
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.errors import SettingsError
 from ndt_cli.search import loop, study
-from ndt_cli.search.executors import read_rungs
-from ndt_cli.search.folder import SweepFolder, SweepPlan
+from ndt_cli.search.folder import SweepFolder, SweepPlan, read_rungs
 from ndt_cli.search.loop import Watching, resume_sweep, sweep
+from ndt_cli.search.pbt import Lineage
 from ndt_cli.search.results import MemberResult, SweepResults
 from ndt_cli.search.space import Space
 from ndt_cli.search.study import importance, rung_epochs
@@ -189,6 +189,27 @@ def test_no_member_is_judged_while_the_learning_rate_of_some_still_rises():
     assert rung_epochs(_folder(warmup_epochs=40))[0] == 40
     drawn = Space.from_tables("test", {"train": {"warmup_epochs": {"integer": [0, 60]}}})
     assert rung_epochs(_folder(drawn))[0] == 60
+
+
+IN_STEPS = {"max_epochs": 100_000, "max_steps": 27, "val_interval_steps": 3, "batch_size": 4}
+
+
+@pytest.mark.parametrize(
+    ("options", "rungs"),
+    [({"pruner": "halving"}, (1, 3)), ({"pruner": "hyperband"}, (1, 3)), ({"pbt_interval": 8}, ())],
+)
+def test_members_are_compared_by_a_length_that_is_given_in_steps(tmp_path, options, rungs):
+    # Three batches of four: 27 steps are 9 epochs, and 3 steps are one.
+    settings = tiny_settings(train=IN_STEPS)
+    _sweep(tmp_path / "sweep", settings, SLOW_OR_FAST, **options)
+    folder = SweepFolder.open(tmp_path / "sweep")
+    assert (folder.settings.train.max_epochs, folder.settings.train.val_interval_epochs) == (9, 1)
+    assert rung_epochs(folder) == rungs
+    assert {member.epochs for member in folder.results().members} <= {1, 3, 9}
+    if "pbt_interval" in options:
+        assert Lineage.read(folder.path).last_epoch == 8
+        with pytest.raises(SettingsError, match="members train for 9 epochs"):
+            _sweep(tmp_path / "late", settings, SLOW_OR_FAST, pbt_interval=9)
 
 
 @pytest.mark.parametrize(

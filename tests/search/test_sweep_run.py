@@ -77,17 +77,17 @@ def _stop_after(n_steps):
 
 def test_members_are_ordinary_runs_of_what_was_drawn_for_them(whole, tmp_path):
     folder = SweepFolder.open(whole)
-    for index, member in enumerate(folder.members()):
+    for index, member in enumerate(map(folder.member, range(3))):
         assert member.folder.name == f"{index:03d}"
         assert RunFolder.open(member.folder).settings() == member.settings
         assert member.settings.train.seed == index
         drawn = SPACE.draw(5, index)
         assert member.settings.mask.ratio == drawn["mask.ratio"]
     # And what ndt train would make of these settings.
-    alone = train(folder.members()[1].settings, out=tmp_path / "alone", recording=_data())
+    alone = train(folder.member(1).settings, out=tmp_path / "alone", recording=_data())
     one, two = (
         Checkpoint.load(RunFolder(run).checkpoint("last"))
-        for run in (alone.run, folder.members()[1].folder)
+        for run in (alone.run, folder.member(1).folder)
     )
     assert same_tensors(one.model, two.model)
 
@@ -155,7 +155,7 @@ def test_rates_that_are_not_finite_have_no_score(whole):
     data = _data().valid
     rates_BTN = data.spikes_BTN + 0.5
     rates_BTN[0, 0, 0] = math.inf
-    assert all(math.isnan(s) for s in scores_of_rates(data, rates_BTN, rates_BTN).values())
+    assert scores_of_rates(data, rates_BTN, rates_BTN) == {}
     member = MemberResult(0, whole, {}, "finished", {"masked-loss": math.nan})
     assert SweepResults(whole, "masked-loss", (member,), {}).ranked == []
 
@@ -225,6 +225,29 @@ def test_a_sweep_killed_before_it_wrote_a_member_s_result_trains_nothing_twice(t
     resume_sweep(out, recording=_data(), watching=Watching(training=trained.append))
     assert sum(isinstance(event, StepDone) for event in trained) == 2 * N_STEPS
     assert_same_sweep(out, whole)
+
+
+@pytest.mark.parametrize("written", [(), ("members",), ("members", "figures", "base.toml")])
+def test_a_sweep_that_was_cut_off_as_it_made_its_folder_is_started_again(tmp_path, whole, written):
+    out = tmp_path / "sweep"
+    for name in written:
+        if name.endswith("toml"):
+            shutil.copy(whole / name, out / name)
+        else:
+            (out / name).mkdir(parents=True)
+    with pytest.raises(RunError, match="not a sweep"):
+        resume_sweep(out, recording=_data())
+    sweep(SETTINGS, SPACE, n_members=3, seed=5, out=out, recording=_data())
+    assert_same_sweep(out, whole)
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "members/000/settings.toml"])
+def test_a_folder_with_anything_else_in_it_is_left_alone(tmp_path, name):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(RunError, match="already exists"):
+        sweep(SETTINGS, SPACE, n_members=3, out=tmp_path, recording=_data())
+    assert (tmp_path / name).read_text() == "mine"
 
 
 def test_a_sweep_that_has_ended_trains_nothing_more(whole):
@@ -339,17 +362,40 @@ def test_several_processes_are_refused(tmp_path, monkeypatch):
         sweep(SETTINGS, SPACE, out=tmp_path / "sweep", recording=_data())
 
 
-@pytest.mark.parametrize("file", ["sweep.toml", "results.json"])
+@pytest.mark.parametrize("file", ["sweep.toml", "members/001/member.json", "references.json"])
 def test_a_damaged_file_of_a_sweep_is_named(tmp_path, whole, file):
     out = tmp_path / "sweep"
     shutil.copytree(whole, out)
-    (out / file).write_text("{}" if file.endswith("json") else 'members = "x"')
+    (out / file).write_text("[]" if file.endswith("json") else 'members = "x"')
     with pytest.raises(RunError, match=file):
         SweepFolder.open(out).results()
-    if file == "results.json":  # it can be made anew
+    if file != "sweep.toml":  # it is made again from the run
         (out / file).unlink()
         resume_sweep(out, recording=_data())
         assert_same_sweep(out, whole)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"status": "best"},
+        {"scores": {"co-bps": "high"}},
+        {"scores": {"co-bps": None}},
+        {"seconds": None},
+        {"epochs": 1.5},
+        {"drawn": [1]},
+    ],
+)
+def test_a_member_that_is_none_is_named(tmp_path, whole, change):
+    out = tmp_path / "sweep"
+    shutil.copytree(whole, out)
+    file = out / "members/001/member.json"
+    good = json.loads(file.read_text())
+    file.write_text(json.dumps({**good, "index": 7, "folder": "../../elsewhere"}))
+    assert SweepFolder.open(out).results().members[1].folder == file.parent
+    file.write_text(json.dumps({**good, **change}))
+    with pytest.raises(RunError, match=r"members/001/member\.json: damaged"):
+        SweepFolder.open(out).results()
 
 
 def test_a_folder_that_is_no_sweep_is_refused(tmp_path):

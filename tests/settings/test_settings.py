@@ -333,11 +333,15 @@ def test_lengths_in_steps_become_epochs_of_the_data():
 
 
 def test_the_length_of_training_follows_the_size_of_the_data():
-    def n_epochs(n_bins):
-        steps = {"max_steps": "auto", "max_epochs": 10**6}
-        return _lengths(10, n_bins, **steps)[0]  # a step an epoch
+    def n_steps(n_trials, n_bins):
+        epochs = _lengths(n_trials, n_trials * n_bins, max_steps="auto", max_epochs=10**6)[0]
+        return epochs * -(-n_trials // 10)
 
-    assert [n_epochs(n_bins) for n_bins in (1_000, 60_000, 10**6)] == [500, 2000, 2500]
+    assert n_steps(10, 50) == 500  # however few the bins are
+    assert n_steps(1000, 40) == 1000  # one per 40 bins
+    assert n_steps(10_000, 40) == 2000  # many trials
+    assert n_steps(1000, 400) == 1000  # long trials: a step takes longer
+    assert n_steps(1000, 10_000) == 500
 
 
 def test_dropout_shrinks_with_the_number_of_spikes_where_that_is_asked():

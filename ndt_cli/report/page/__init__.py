@@ -4,8 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ndt_cli.atomic import check_may_write, check_suffix, write_text_atomic
-from ndt_cli.data.spike_data import Recording
-from ndt_cli.evaluation import Split
+from ndt_cli.data.spike_data import Recording, Split
 from ndt_cli.report.page.pages import run_html, sweep_html
 from ndt_cli.report.registry import RunContents
 from ndt_cli.search.folder import SweepFolder

@@ -27,7 +27,7 @@ from ndt_cli.report.trial import spread_trials
 from ndt_cli.score_text import score_notes, score_number, score_tables, score_title
 from ndt_cli.search.folder import SweepFolder
 from ndt_cli.search.results import STATUSES, SweepResults
-from ndt_cli.search.space import Draw, OneOf, heading, score_text, value_text, written
+from ndt_cli.search.space import Draw, heading, score_text, value_text
 from ndt_cli.settings.explain import field_table, plain_values
 from ndt_cli.settings.load import settings_to_toml
 from ndt_cli.settings.tree import Settings
@@ -380,7 +380,8 @@ def _steps(run: RunContents) -> list[Step]:
         )
     return [
         *steps,
-        Step("Scores, and the inferred rates:", f"`evaluate({str(path)!r}).rates_BTN`"),
+        Step("Scores:", f"`evaluate({str(path)!r})`"),
+        Step("Rates as a file:", f"`write_rates('rates.h5', infer_rates({str(path)!r}))`"),
         Step(
             f"A figure as PNG, SVG or PDF; names: {', '.join(FIGURES)}.",
             called("plot", path, "rates", out="rates.pdf"),
@@ -447,11 +448,8 @@ def _about(sweep: SweepFolder, results: SweepResults) -> list[Row]:
 
 
 def _describe(draw: Draw) -> str:
-    ((kind, values),) = written(draw).items()
-    texts = [value_text(value) for value in values]
-    if isinstance(draw, OneOf):
-        return f"{kind}: {', '.join(texts)}"
-    return f"{kind}: {' to '.join(texts)}"
+    between = ", " if draw.kind == "choice" else " to "
+    return f"{draw.kind}: {between.join(map(value_text, draw.values))}"
 
 
 def _table(results: SweepResults) -> tuple[list[str], list[list[str]]]:
