@@ -156,6 +156,11 @@ def sweep(
     choose_compute(settings.train)
     if settings.train.tensorboard:
         require_tensorboard()
+    if settings.data.files:
+        raise SettingsError(
+            "a sweep searches settings on one session, not on several",
+            "Search on one file, then train all sessions with the settings found.",
+        )
     recording = recording or load_recording(settings.data)
     settings = for_trials(settings, recording.train)
     if plan.pbt_interval is not None:

@@ -38,12 +38,19 @@ HeadSpans = Annotated[
 ]
 
 
+PathList = Annotated[tuple[Path, ...], BeforeValidator(_as_tuple)]
+
+
 class DataSettings(_Section):
     """Which spikes to train on."""
 
     file: Path | None = None
     """Spike file: LFADS or NLB HDF5, or .npz or .h5 with the keys spikes and bin_ms. If unset, the
     synthetic set below is used."""
+
+    files: PathList = ()
+    """Spike files of several sessions with neurons of their own, instead of one file: one encoder
+    is trained on all, with a read-in and a read-out for each. Needs model.embedding = "linear"."""
 
     synthetic: Literal["none", "lorenz", "chaotic-rnn"] = "lorenz"
     """Synthetic set to make if no file is given; with "none", a file is required."""
@@ -82,6 +89,10 @@ class DataSettings(_Section):
             raise ValueError(
                 "heldout_neurons and heldout_fraction are both given; expected only one of them"
             )
+        if self.file is not None and self.files:
+            raise ValueError("file and files are both given; expected only one of them")
+        if len(self.files) == 1 or len(set(self.files)) < len(self.files):
+            raise ValueError("files names one session alone, or one twice; for one there is file")
         if len(set(self.heldout_neurons)) < len(self.heldout_neurons):
             raise ValueError("heldout_neurons names a neuron twice")
         return self
