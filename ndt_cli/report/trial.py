@@ -143,7 +143,8 @@ class TimeAxis:
 
     def centers(self, n_bins: int | None = None) -> NDArray[np.float64]:
         """Return the middle of each bin."""
-        return self.start + (np.arange(self.n_bins if n_bins is None else n_bins) + 0.5) * self.step
+        bins_T = np.arange(self.n_bins if n_bins is None else n_bins, dtype=np.float64)
+        return self.start + (bins_T + 0.5) * self.step
 
     def apply(self, axes: Any, *, label: bool = True) -> None:
         """Give axes this range, and draw a line at the event if it is within."""
@@ -281,8 +282,8 @@ def rates_over_raster(
         axes.tick_params(bottom=False)
     figure.align_ylabels(panels)
     counts_NT = data.spikes_BTN[trial, :n_bins].T[data.file_order_N]
-    labels = {n: neuron_label(data, c) for n, c in zip(neurons, columns, strict=True)}
-    _draw_counts(figure, panels[0], counts_NT, times, labels)
+    named = {n: neuron_label(data, c) for n, c in zip(neurons, columns, strict=True)}
+    _draw_counts(figure, panels[0], counts_NT, times, named)
     for axes in panels:
         times.apply(axes, label=axes is panels[-1])
     return figure
