@@ -1,6 +1,6 @@
 """A synthetic recording session in place of yours: reaches to eight targets.
 
-Not an example itself; two of the examples use it. It is one .npz file as a lab might have it, with
+Not an example itself; three of them use it. It is one .npz file as a lab might have it, with
 spike times in seconds, one value per trial for each event, and the hand with its own sample times.
 """
 

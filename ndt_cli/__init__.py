@@ -10,6 +10,7 @@ The names below are the public ones, with those of ``baselines``, ``convert`` an
 Importing the package loads neither torch nor matplotlib: each name is imported on first use.
 """
 
+import logging
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,9 @@ try:
     __version__ = version("ndt-cli")
 except PackageNotFoundError:  # run from a source tree that was never installed
     __version__ = "0+unknown"
+
+# Silent unless the program that imports the package asks for its log messages.
+logging.getLogger("ndt_cli").addHandler(logging.NullHandler())
 
 # The module of each public name; None for a subpackage. No name may be that of another module
 # beside this file: importing the module would replace the name.

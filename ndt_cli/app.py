@@ -4,8 +4,11 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from enum import Enum
 from importlib import import_module
-from typing import Annotated, Any, NamedTuple
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, get_args
 
 import typer
 import typer.main
@@ -20,50 +23,123 @@ from ndt_cli.memory import ran_out_of_memory
 class _Command(NamedTuple):
     target: str
     help: str
+    panel: str  # of `ndt --help`
+    example: str  # at the end of its own help
 
+
+_DATA, _MODELS, _RESULTS = "Data", "Models", "Results"
+_BENCHMARK, _SPEED = "Neural Latents Benchmark", "Speed"
 
 # In the order of use. The help lines are repeated here so that `ndt --help` imports no command;
 # a test compares each with the command's own.
 COMMANDS = {
-    "gen-data": _Command("ndt_cli.commands.gen_data:gen_data_app", "Make a synthetic set."),
+    "gen-data": _Command(
+        "ndt_cli.commands.gen_data:gen_data_app",
+        "Make a synthetic set.",
+        _DATA,
+        "ndt gen-data lorenz --out lorenz.h5",
+    ),
     "convert": _Command(
-        "ndt_cli.commands.convert:convert", "Convert a recording to trials of spike counts."
+        "ndt_cli.commands.convert:convert",
+        "Convert a recording to trials of spike counts.",
+        _DATA,
+        "ndt convert session.nwb --out reach.h5 --bin-ms 20 --align go_cue_time --window -250 450",
     ),
-    "check-data": _Command("ndt_cli.commands.check_data:check_data", "Check a spike file."),
+    "check-data": _Command(
+        "ndt_cli.commands.check_data:check_data",
+        "Check a spike file.",
+        _DATA,
+        "ndt check-data reach.h5",
+    ),
     "presets": _Command(
-        "ndt_cli.commands.presets:presets", "List the presets, show one, or explain every setting."
+        "ndt_cli.commands.presets:presets",
+        "List the presets, show one, or explain every setting.",
+        _MODELS,
+        "ndt presets recordings > mine.toml",
     ),
-    "train": _Command("ndt_cli.commands.train:train", "Train a model."),
-    "sweep": _Command("ndt_cli.commands.sweep:sweep_app", "Search for good settings."),
+    "train": _Command(
+        "ndt_cli.commands.train:train",
+        "Train a model.",
+        _MODELS,
+        "ndt train --data reach.h5 --set model.dropout=0.3",
+    ),
+    "sweep": _Command(
+        "ndt_cli.commands.sweep:sweep_app",
+        "Search for good settings.",
+        _MODELS,
+        "ndt sweep --data reach.h5 --members 20 --jobs 2",
+    ),
     "import-ndt1": _Command(
         "ndt_cli.commands.import_ndt1:import_ndt1",
         "Import a model or a config of NDT1, the research code.",
+        _MODELS,
+        "ndt import-ndt1 lorenz.pth --out runs/imported",
     ),
     "ensemble": _Command(
         "ndt_cli.commands.ensemble:ensemble",
         "Make an ensemble: the mean of several models' rates.",
+        _MODELS,
+        "ndt ensemble runs/sweep-reach --out runs/mean",
     ),
-    "evaluate": _Command("ndt_cli.commands.evaluate:evaluate", "Evaluate a run."),
+    "evaluate": _Command(
+        "ndt_cli.commands.evaluate:evaluate",
+        "Evaluate a run.",
+        _RESULTS,
+        "ndt evaluate runs/reach --split train",
+    ),
     "rates": _Command(
-        "ndt_cli.commands.rates:rates", "Write the rates of a run's neurons to a file."
+        "ndt_cli.commands.rates:rates",
+        "Write the rates of a run's neurons to a file.",
+        _RESULTS,
+        "ndt rates runs/reach --out rates.h5",
     ),
-    "compare": _Command("ndt_cli.commands.compare:compare", "Compare runs."),
-    "report": _Command("ndt_cli.commands.report:report", "Write a report of a run as a web page."),
-    "plot": _Command("ndt_cli.commands.report:plot", "Draw one figure of a run or a sweep."),
+    "compare": _Command(
+        "ndt_cli.commands.compare:compare",
+        "Compare runs.",
+        _RESULTS,
+        "ndt compare runs/first runs/second",
+    ),
+    "report": _Command(
+        "ndt_cli.commands.report:report",
+        "Write a report of a run as a web page.",
+        _RESULTS,
+        "ndt report runs/reach",
+    ),
+    "plot": _Command(
+        "ndt_cli.commands.report:plot",
+        "Draw one figure of a run or a sweep, or all.",
+        _RESULTS,
+        "ndt plot runs/reach rates --neuron 3 --out rates.pdf",
+    ),
+    "stream": _Command(
+        "ndt_cli.commands.stream:stream",
+        "Infer rates bin by bin, in real time.",
+        _RESULTS,
+        "ndt stream runs/reach < counts.txt",
+    ),
     "bench": _Command(
-        "ndt_cli.commands.bench:bench", "Measure the speed of training and inference."
+        "ndt_cli.commands.bench:bench",
+        "Measure the speed of training and inference.",
+        _SPEED,
+        "ndt bench --preset chaotic-rnn",
     ),
     "nlb-data": _Command(
         "ndt_cli.commands.nlb_data:nlb_data",
         "Download or check the public files of the Neural Latents Benchmark.",
+        _BENCHMARK,
+        "ndt nlb-data mc_maze_small",
     ),
     "nlb-submit": _Command(
         "ndt_cli.commands.nlb_submit:nlb_submit",
         "Make, check and score a submission to the Neural Latents Benchmark.",
+        _BENCHMARK,
+        "ndt nlb-submit mc_maze_small --out runs/submission",
     ),
     "nlb-check": _Command(
         "ndt_cli.commands.nlb_check:nlb_check",
         "Check a submission file of the Neural Latents Benchmark.",
+        _BENCHMARK,
+        "ndt nlb-check submission.h5",
     ),
 }
 
@@ -90,7 +166,74 @@ def load_command(name: str) -> Any:
         single.command(name)(target)
         command = typer.main.get_command(single)
     command.name = name
+    command.epilog = f"Example:  {COMMANDS[name].example}"
+    for each in (command, *getattr(command, "commands", {}).values()):
+        each.params += _habits()
+        for parameter in each.params:
+            if parameter.param_type_name == "option":
+                _keep_words_whole(parameter)
     return command
+
+
+def _keep_words_whole(parameter: Any) -> None:
+    """Keep the columns of a help page narrow, so that no word of the help text is broken.
+
+    Choices stand in the text, which is wrapped at spaces, and not in the column of the types.
+    """
+    if getattr(parameter, "is_flag", False) or getattr(parameter, "count", False):
+        parameter.metavar = ""  # instead of a type
+    # Where the type is depends on the version of Typer.
+    kind = getattr(parameter, "type_descriptor", None) or parameter.type
+    kind = getattr(kind, "annotation", kind)
+    kind = next(iter(get_args(kind)), kind)  # of a list
+    is_enum = isinstance(kind, type) and issubclass(kind, Enum)
+    choices = list(kind) if is_enum else getattr(kind, "choices", ())
+    if parameter.metavar is None and choices:
+        parameter.metavar = "NAME"
+        names = ", ".join(str(getattr(choice, "value", choice)) for choice in choices)
+        parameter.help = f"{parameter.help} One of {names}."
+    elif parameter.metavar is None:
+        parameter.metavar = {int: "N", float: "NUMBER", str: "TEXT", Path: "PATH"}.get(kind)
+
+
+# What the options of every command asked for; `main` begins with none.
+_wanted = {"debug": 0, "verbose": 0, "quiet": 0}
+
+
+def _habits() -> list[Any]:
+    """Return the options that every command takes, before its name and after."""
+
+    def want(parameter: typer.CallbackParam, value: int) -> None:
+        if value:
+            _wanted[str(parameter.name)] = int(value)
+            from ndt_cli.commands.console import set_verbosity
+
+            set_verbosity(-1 if _wanted["quiet"] else _wanted["verbose"])
+
+    def option(*names: str, help: str, count: bool = False) -> Any:
+        return typer.Option(
+            *names,
+            help=help,
+            count=count,
+            callback=want,
+            is_eager=True,
+            expose_value=False,
+            show_default=False,
+            rich_help_panel="Any command",
+        )
+
+    def command(
+        quiet: Annotated[bool, option("-q", "--quiet", help="Only results and errors.")] = False,
+        verbose: Annotated[
+            int, option("-v", "--verbose", help="Tell more; -vv even more.", count=True)
+        ] = 0,
+        debug: Annotated[bool, option("--debug", help="Show the traceback of an error.")] = False,
+    ) -> None:
+        pass
+
+    single = typer.Typer(add_completion=False)
+    single.command()(command)
+    return [p for p in typer.main.get_command(single).params if p.name in _wanted]
 
 
 # Click's types are Any, because recent versions of Typer contain a copy of click and older ones
@@ -101,8 +244,11 @@ class NdtGroup(TyperGroup):
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
         for name, command in COMMANDS.items():
-            self.commands[name] = TyperCommand(name, help=command.help)
-        self.debug = False
+            self.commands[name] = TyperCommand(
+                name, help=command.help, rich_help_panel=command.panel
+            )
+        self.params += _habits()
+        self.as_json = False
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name = args[0]
@@ -116,52 +262,65 @@ class NdtGroup(TyperGroup):
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
-        self.debug = ctx.params["debug"]
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
             typer.echo("Interrupted.", err=True)
             raise typer.Exit(130) from None
+        except Exception as error:
+            if self.as_json and hasattr(error, "format_message"):  # wrong usage
+                _print_json_error("UsageError", error.format_message(), None, 2)
+            raise
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run, and turn errors into a message and an exit code.
 
         The parent's ``main`` has handled wrong usage and exits by then.
         """
+        from ndt_cli.commands.console import labeled, note, set_verbosity, want_next_steps
+
+        _wanted.update(dict.fromkeys(_wanted, 0))
+        set_verbosity(0)
+        given = kwargs.get("args") or (args[0] if args else None)
+        self.as_json = "--json" in (sys.argv[1:] if given is None else given)
+        want_next_steps(not self.as_json)
         try:
             return super().main(*args, **kwargs)
         except Exception as error:
-            if self.debug:
+            message, hint = _explained(error)
+            code = error.exit_code if isinstance(error, NdtError) else 1
+            if self.as_json:
+                _print_json_error(type(error).__name__, message, hint, code)
+            if _wanted["debug"]:
                 raise
-            _explain(error)
-            sys.exit(error.exit_code if isinstance(error, NdtError) else 1)
+            note(labeled("Error", "bold red", message), always=True)
+            if hint is not None:
+                note(hint, always=True)
+            sys.exit(code)
 
 
-def _explain(error: Exception) -> None:
+def _explained(error: Exception) -> tuple[str, str | None]:
+    """Return what went wrong, and what to try."""
     if isinstance(error, NdtError):
-        hint = None if error.hint is None else as_typed(error.hint)
-        _print_error(as_typed(error.message), hint)
-    elif isinstance(error, OSError) and error.strerror:
+        return as_typed(error.message), None if error.hint is None else as_typed(error.hint)
+    if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename is not None else ""
-        _print_error(f"{where}{error.strerror}", _OS_HINTS.get(error.errno or 0))
-    elif ran_out_of_memory(error):
+        return f"{where}{error.strerror}", _OS_HINTS.get(error.errno or 0)
+    if ran_out_of_memory(error):
         cause = str(error).strip() or "the system has no more"
-        hint = _GPU_MEMORY_HINT if "CUDA" in cause else _MEMORY_HINT
-        _print_error(f"out of memory: {cause}", hint)
-    else:
-        kind = type(error).__name__
-        _print_error(
-            f"This is a bug in ndt: {kind}: {error}",
-            "Run it again as  ndt --debug ...  and report the traceback.",
-        )
+        return f"out of memory: {cause}", _GPU_MEMORY_HINT if "CUDA" in cause else _MEMORY_HINT
+    return (
+        f"This is a bug in ndt: {type(error).__name__}: {error}",
+        "Run it again with --debug, and report the traceback.",
+    )
 
 
-def _print_error(message: str, hint: str | None = None) -> None:
-    from ndt_cli.commands.console import labeled, note
+def _print_json_error(kind: str, message: str, hint: str | None, code: int) -> None:
+    from ndt_cli.commands.console import OutputError, print_json
 
-    note(labeled("Error", "bold red", message))
-    if hint is not None:
-        note(hint)
+    error = {"type": kind, "message": message, "hint": hint, "exit_code": code}
+    with suppress(OutputError):  # standard output may be what is wrong
+        print_json("error/1", {"error": error})
 
 
 app = typer.Typer(
@@ -186,9 +345,6 @@ def _global_options(
             "--version", callback=_print_version, is_eager=True, help="Print the version."
         ),
     ] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show the full traceback of an error.")
-    ] = False,
 ) -> None:
     """Neural Data Transformer: single-trial firing rates from spike counts."""
 
@@ -198,4 +354,13 @@ def main(args: Sequence[str] | None = None) -> None:
     # OpenMP threads spin while they wait: if another process takes a core, they starve the thread
     # that works, and training slows down tenfold. Read once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    app(None if args is None else list(args), prog_name="ndt")
+    given = sys.argv[1:] if args is None else args
+    app([_at_home(word) for word in given], prog_name="ndt")
+
+
+def _at_home(word: str) -> str:
+    """Expand a ``~`` that the shell left, as in ``--out=~/x`` and between quotes."""
+    flag, sign, value = word.partition("=")
+    if flag.startswith("--") and sign and value.startswith("~"):
+        return f"{flag}={os.path.expanduser(value)}"  # noqa: PTH111
+    return os.path.expanduser(word) if word.startswith("~") else word  # noqa: PTH111

@@ -39,7 +39,8 @@ def write_atomic(path: Path, write: Callable[[Path], object], *, overwrite: bool
     ExistingFileError
         If ``path`` exists and may not be replaced.
     """
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
+    # Not the whole of a long name: file systems allow 255 bytes.
+    temporary = path.with_name(f".{path.stem[:50]}.{secrets.token_hex(4)}.part{path.suffix}")
     try:
         write(temporary)
         with temporary.open("rb+") as file:
@@ -139,6 +140,14 @@ def write_text_atomic(path: Path, text: str, *, overwrite: bool) -> None:
     )
 
 
+def check_name(path: Path) -> None:
+    """Refuse a path that is no UTF-8 text: settings and reports could not name it."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise NdtError(f"{path}: its name is not UTF-8 text", "Choose another name.") from error
+
+
 def check_may_write(path: Path, overwrite: bool) -> None:
     """Check, before a long computation, that its result can be written to ``path``.
 
@@ -149,6 +158,7 @@ def check_may_write(path: Path, overwrite: bool) -> None:
     NdtError
         If ``path`` is a folder, or one of its parents is a file or may not be written to.
     """
+    check_name(path)
     if path.is_dir():
         raise NdtError(f"{path} is a folder; expected the name of a file")
     if not overwrite and os.path.lexists(path):

@@ -315,3 +315,16 @@ def test_a_full_disk_ends_every_writer_with_its_reason_and_leaves_the_old_file(t
     assert "bug in ndt" not in done.stderr
     assert sorted(tmp_path.iterdir()) == sorted(paths)
     assert {path.read_bytes() for path in paths} == {b"old"}
+
+
+def test_a_name_as_long_as_the_file_system_allows_can_be_written(tmp_path):
+    path = tmp_path / ("n" * 250 + ".txt")
+    write_text_atomic(path, "x", overwrite=False)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_name_that_is_not_utf8_is_refused_before_anything_is_computed(tmp_path):
+    path = tmp_path / os.fsdecode(b"\xff.h5")
+    with pytest.raises(NdtError, match="not UTF-8"):
+        check_may_write(path, overwrite=True)

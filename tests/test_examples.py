@@ -95,6 +95,19 @@ def test_rates_are_decoded_beside_smoothed_spikes(run, tmp_path, capsys):
     assert (tmp_path / "new" / "trajectories.png").stat().st_size > 10_000
 
 
+def test_a_replayed_recording_is_decoded_bin_by_bin(run, tmp_path, capsys):
+    run("closed_loop.py")["main"](
+        str(tmp_path / "new"), *SMALL, "train.max_steps=60", "train.warmup_steps=5",
+        seconds=8.0, speed=40.0, through_lsl=False,
+    )  # fmt: skip
+    printed = capsys.readouterr().out
+    assert "the model's delay: 0 ms" in printed
+    assert "399 bins at 40 x, through a queue of this program" in printed
+    assert "ndt alone: " in printed
+    (r,) = (float(x.split()[-1]) for x in printed.splitlines() if x.startswith("decoded hand"))
+    assert r > 0.3
+
+
 def test_a_run_is_drawn(run, own_spikes, tmp_path):
     run("figures.py")["main"](str(own_spikes[0] / "run"), str(tmp_path / "new"))
     written = {path.name for path in (tmp_path / "new").iterdir()}
@@ -193,7 +206,7 @@ def test_the_guide_to_a_cluster_infers_without_the_training_file(tmp_path, monke
 
 def test_every_script_is_run_here():
     run_here = set(re.findall(r'"(\w+)\.py"', Path(__file__).read_text(encoding="utf-8")))
-    beside = {"made_up_session"}  # the data of two of them
+    beside = {"made_up_session"}  # the data of three of them
     assert run_here == {path.stem for path in EXAMPLES.glob("*.py")} - beside
     followed = set(re.findall(r'follow\("(\w+\.md)"\)', Path(__file__).read_text(encoding="utf-8")))
     assert followed == {path.name for path in EXAMPLES.glob("*.md")} - {"README.md"}

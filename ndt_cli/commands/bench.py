@@ -1,5 +1,6 @@
 """``ndt bench``: speed beside the same model of stock PyTorch layers."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -7,25 +8,27 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from ndt_cli.commands.console import log, out, print_json
+from ndt_cli.commands.console import log, out, print_json, say
 from ndt_cli.commands.flags import JsonOption, SetOption, with_flag
 from ndt_cli.settings.load import find_config, load_settings
 
 if TYPE_CHECKING:
-    from ndt_cli.bench.workload import BenchResult, Kind
+    from ndt_cli.bench.workload import BenchResult
+    from ndt_cli.settings.tree import Settings
 
 
 def bench(
     config: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--config",
             "-c",
             "--preset",
             metavar="FILE|PRESET",
             help="Settings: a TOML file, or a preset's name (see: ndt presets).",
+            show_default="chaotic-rnn; recordings-causal with --stream",
         ),
-    ] = "chaotic-rnn",
+    ] = None,
     overrides: SetOption = None,
     device: Annotated[
         str | None,
@@ -52,6 +55,13 @@ def bench(
     n_steps: Annotated[
         int, typer.Option("--steps", min=1, help="Training steps of each model.")
     ] = 20,
+    stream: Annotated[
+        bool,
+        typer.Option("--stream", help="Measure rates bin by bin instead, as by ndt stream."),
+    ] = False,
+    n_stream_bins: Annotated[
+        int, typer.Option("--stream-bins", min=1, help="Bins to measure with --stream.")
+    ] = 100_000,
     as_json: JsonOption = False,
 ) -> None:
     """Measure the speed of training and inference.
@@ -59,13 +69,21 @@ def bench(
     Compares ndt with the same model of stock PyTorch layers, in one process. Both
     get random trials as large as those of the preset's data. On a GPU, memory is
     measured too.
+
+    With --stream, the time from the counts of a bin to its rates, on one CPU thread,
+    beside inferring a whole window for each new bin.
     """
+    config = config or ("recordings-causal" if stream else "chaotic-rnn")
     source = find_config(config)
     changes = with_flag(overrides, "--device", "train.device", device)
     changes = with_flag(changes, "--threads", "train.n_threads", n_threads)
     changes = with_flag(changes, "--trials", "train.batch_size", n_trials)
-    settings = load_settings(config, changes)
+    settings = load_settings(source, changes)
     log.print(f"settings: {source.label}", highlight=False, soft_wrap=True)
+
+    if stream:
+        _bench_stream(Path(source.name).stem, settings, n_neurons or 100, n_stream_bins, as_json)
+        return
 
     from ndt_cli.bench.measure import run_bench
     from ndt_cli.bench.workload import workload_of
@@ -75,13 +93,52 @@ def bench(
         workload, n_steps, lambda text: log.print(f"measuring {text}", highlight=False)
     )
     if as_json:
-        print_json(result.to_json())
+        print_json("bench/1", result.to_json())
         return
     for line in _title(result):
         out.print(line, highlight=False, soft_wrap=True)
     for table in (_step_table(result), _inference_table(result)):
         out.print()
         out.print(table)
+
+
+def _bench_stream(
+    name: str, settings: "Settings", n_neurons: int, n_bins: int, as_json: bool
+) -> None:
+    # As in `ndt stream`: threads take longer to wake than such products take.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+    from ndt_cli.bench.bin_by_bin import run_stream_bench
+    from ndt_cli.bench.workload import Workload
+
+    workload = Workload(name, settings, n_bins=100, n_neurons=n_neurons)
+    result = run_stream_bench(
+        workload, n_bins, lambda text: log.print(f"measuring {text}", highlight=False)
+    )
+    if as_json:
+        print_json("bench-stream/1", result.to_json())
+        return
+    model, machine = settings.model, result.machine
+    say(
+        f"{name}: {n_neurons} neurons, {model.n_layers} layers, {model.context_back} bins back and "
+        f"{model.context_forward} ahead; the rates of a bin are known {result.lag_bins} bins later"
+    )
+    say(f"{machine.processor}, one thread, torch {machine.torch}")
+    out.print()
+    table = _table("ms for a new bin", ["p50", "p99", "p99.9", "max", "p50, of bin by bin"])
+    for what, times in result.times.items():
+        row = [_number(times.percentile_ms(percent)) for percent in (50, 99, 99.9, 100)]
+        n_window = result.window_bins.get(what)
+        kind = what.partition(",")[0]
+        label = f"{kind}: the last {n_window} bins again" if n_window else "ndt: bin by bin"
+        table.add_row(label, *row, f"x {result.speedup(what):.1f}")
+    out.print(table)
+    out.print()
+    grown = result.grown_bytes
+    say(
+        f"weights and memory of the stream: {result.n_bytes / 1e6:.2f} MB"
+        + ("" if grown is None else f"; grown over {n_bins} bins: {grown / 1e6:.2f} MB")
+    )
 
 
 def _title(result: "BenchResult") -> list[str]:
@@ -135,7 +192,7 @@ def _inference_table(result: "BenchResult") -> Table:
     return table
 
 
-def _table(heading: str, kinds: "Iterable[Kind]") -> Table:
+def _table(heading: str, kinds: Iterable[str]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for i, name in enumerate((heading, *kinds)):
         table.add_column(name, justify="right" if i else "left", no_wrap=True)

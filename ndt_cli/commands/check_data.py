@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from ndt_cli.commands.console import labeled, out, print_json
+from ndt_cli.commands.console import labeled, next_step, out, print_json
 from ndt_cli.commands.flags import ConfigOption, JsonOption, SetOption
 from ndt_cli.commands.wording import as_typed
+from ndt_cli.errors import typed
 
 if TYPE_CHECKING:
     from ndt_cli.data.describe import FileReport
@@ -45,11 +46,12 @@ def check_data(
 
     report = describe_file(file, load_settings(config, overrides or ()).data)
     if as_json:
-        print_json(report.to_json())
+        print_json("check-data/1", report.to_json())
     else:
         _show(report)
     if not report.trainable:
         raise typer.Exit(1)
+    next_step(f"ndt train --data {typed(file)}")
 
 
 def _show(report: "FileReport") -> None:

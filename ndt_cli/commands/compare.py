@@ -8,9 +8,10 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from ndt_cli.commands.console import note, out, print_json, say
+from ndt_cli.commands.console import next_step, note, out, print_json, say
 from ndt_cli.commands.evaluate import SplitChoice
 from ndt_cli.commands.flags import JsonOption
+from ndt_cli.errors import typed
 
 if TYPE_CHECKING:
     from ndt_cli.comparing import ComparedRun, Interval, RunComparison
@@ -57,11 +58,12 @@ def compare(
         seed=seed,
     )
     if as_json:
-        print_json(found.to_json())
+        print_json("compare/1", found.to_json())
     elif as_csv:
         out.out(found.to_csv(), end="", highlight=False)
     else:
         _print(found)
+    next_step(f"ndt report {typed(runs[0])}")
 
 
 def _print(found: "RunComparison") -> None:

@@ -1,17 +1,19 @@
 """Print results on standard output, and everything else on standard error.
 
-`say` and `note` print a line; `out` and `log` are the consoles, for tables and progress bars.
+`say` and `note` print a line; `out` and `log` are the consoles, for tables and progress bars. The
+option ``-q`` leaves only warnings and errors on `log`; ``-v`` adds log messages of the package.
 
 Progress and notes never raise, whatever becomes of standard error: a closed pipe or a full disk
 must not end a training. Results that cannot be printed raise `OutputError`, unless a reader such
 as head has closed the pipe.
 """
 
+import logging
 import os
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import IO, Any, cast
 
@@ -36,6 +38,7 @@ class _Stream:
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self.reader_left = False  # such as head, which has seen enough
 
     def write(self, text: str) -> int:
         stream = getattr(sys, self._name)
@@ -50,7 +53,8 @@ class _Stream:
             reason = getattr(error, "strerror", None) or "it is closed"
             with suppress(OSError, ValueError, AttributeError):  # Python flushes it again at exit
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-            if isinstance(error, BrokenPipeError):  # a reader such as head has seen enough
+            if isinstance(error, BrokenPipeError):
+                self.reader_left = True
                 return len(text)
             raise OutputError(f"cannot print the results on standard output: {reason}") from error
         return len(text)
@@ -110,9 +114,61 @@ def say(text: str | Text = "", style: str = "") -> None:
     out.print(text, style=style, soft_wrap=True)
 
 
-def note(text: str | Text = "", style: str = "") -> None:
-    """Print a line on standard error; paths in it are not broken at the edge of the terminal."""
-    log.print(text, style=style, soft_wrap=True)
+def note(text: str | Text = "", style: str = "", *, always: bool = False) -> None:
+    """Print a line on standard error; paths in it are not broken at the edge of the terminal.
+
+    ``always``: even where only results, warnings and errors are wanted.
+    """
+    quiet = log.quiet
+    log.quiet = quiet and not always
+    try:
+        log.print(text, style=style, soft_wrap=True)
+    finally:
+        log.quiet = quiet
+
+
+def warn(text: str) -> None:
+    """Print a warning on standard error."""
+    note(labeled("Warning", "bold yellow", text), always=True)
+
+
+_next_steps = {"wanted": True}
+
+
+def want_next_steps(wanted: bool) -> None:
+    """Choose whether `next_step` prints; it does not for a program, which reads JSON."""
+    _next_steps["wanted"] = wanted
+
+
+def next_step(*commands: str) -> None:
+    """Print what to type next, on standard error."""
+    if not _next_steps["wanted"]:
+        return
+    for number, command in enumerate(commands):
+        note(f"{'Next: ' if number == 0 else '      '} {command}", style="dim")
+
+
+class _LogLines(logging.Handler):
+    """Shows log messages as notes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        note(f"{record.name}: {record.getMessage()}", style="dim", always=True)
+
+
+_log_lines = _LogLines()
+
+
+def set_verbosity(level: int) -> None:
+    """Print less than usual on standard error (-1), as usual (0), or log messages too (1, 2).
+
+    ``1`` shows what the package does, ``2`` the details too.
+    """
+    log.quiet = level < 0
+    logger = logging.getLogger("ndt_cli")
+    logger.removeHandler(_log_lines)
+    logger.setLevel({1: logging.INFO, 2: logging.DEBUG}.get(level, logging.NOTSET))
+    if level > 0:
+        logger.addHandler(_log_lines)
 
 
 def labeled(label: str, style: str, text: str) -> Text:
@@ -120,9 +176,18 @@ def labeled(label: str, style: str, text: str) -> Text:
     return Text.assemble((f"{label}:", style), f" {text}")
 
 
-def print_json(value: Any) -> None:
-    """Print one JSON value as the result; numbers that are not finite become null."""
-    out.out(json_text(value), highlight=False)
+def print_json(schema: str, content: Mapping[str, Any]) -> None:
+    """Print one JSON object as the result; numbers that are not finite become null.
+
+    Parameters
+    ----------
+    schema : str
+        Name and version of what is printed, such as ``"train/1"``. The version changes when a key
+        changes its meaning or goes, not when one is added. The user guide lists all.
+    content : mapping
+        Keys and values.
+    """
+    out.out(json_text({"schema": f"ndt/{schema}", **content}), highlight=False)
 
 
 @contextmanager
@@ -134,7 +199,7 @@ def run_warnings_shown() -> Iterator[None]:
 
         def show(message: Warning | str, category: type[Warning], *where: Any, **file: Any) -> None:
             if issubclass(category, RunWarning):
-                note(labeled("Warning", "bold yellow", as_typed(str(message))))
+                warn(as_typed(str(message)))
             else:
                 show_others(message, category, *where, **file)
 

@@ -14,7 +14,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from ndt_cli.commands.console import labeled, log, out, print_json
+from ndt_cli.commands.console import labeled, next_step, out, print_json
 from ndt_cli.commands.flags import JsonOption
 from ndt_cli.commands.wording import as_typed
 from ndt_cli.convert.contents import Listing
@@ -142,12 +142,10 @@ def convert(
     if show:
         listing = list_contents(file)
         if as_json:
-            print_json(listing.to_json())
+            print_json("contents/1", listing.to_json())
         else:
             _print_listing(listing)
-            log.print(
-                f"Next:  {_next_command(listing)}", highlight=False, soft_wrap=True, style="dim"
-            )
+            next_step(_next_command(listing))
         return
     if path is None:
         raise SettingsError(
@@ -168,10 +166,10 @@ def convert(
     report = converted.report.to_json()
     report["notes"] = [as_typed(note) for note in converted.report.notes]
     if as_json:
-        print_json({"file": str(path), **report})
-        return
-    _print_report(path, report)
-    log.print(f"Next:  ndt check-data {typed(path)}", highlight=False, soft_wrap=True, style="dim")
+        print_json("convert/1", {"file": str(path), **report})
+    else:
+        _print_report(path, report)
+    next_step(f"ndt check-data {typed(path)}")
 
 
 def _next_command(listing: Listing) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from ndt_cli.commands.console import note, print_json, say
+from ndt_cli.commands.console import next_step, note, print_json, say
 from ndt_cli.commands.console import out as stdout
 from ndt_cli.commands.flags import JsonOption
 from ndt_cli.errors import SettingsError, typed
@@ -56,6 +56,7 @@ def ensemble(
             )
         save_ensemble(paths, folder)
         _print(folder, len(paths), None, as_json)
+        next_step(f"ndt evaluate {typed(folder)}")
         return
     if len(paths) > 1:
         raise SettingsError(
@@ -71,12 +72,16 @@ def ensemble(
     }
     save_ensemble(choice.runs, folder, settings=choice.settings, about=about)
     _print(folder, len(choice.runs), choice, as_json)
+    next_step(f"ndt evaluate {typed(folder)}")
 
 
 def _print(folder: Path, n_members: int, choice: "EnsembleChoice | None", as_json: bool) -> None:
     curve = choice.curve if choice else []
     if as_json:
-        print_json({"ensemble": str(folder), "n_members": n_members, "validation_curve": curve})
+        print_json(
+            "ensemble/1",
+            {"ensemble": str(folder), "n_members": n_members, "validation_curve": curve},
+        )
         return
     if choice is not None and curve:
         from ndt_cli.engine.measures import MEASURES

@@ -10,13 +10,14 @@ from rich.text import Text
 
 from ndt_cli.atomic import check_may_write, check_suffix
 from ndt_cli.commands.console import (
-    labeled,
     log,
+    next_step,
     note,
     out,
     print_json,
     run_warnings_shown,
     say,
+    warn,
 )
 from ndt_cli.commands.flags import AcceptChangesOption, JsonOption, SetOption
 from ndt_cli.commands.wording import as_typed
@@ -165,9 +166,10 @@ def evaluate(
         save_figure(drawn, figure, overwrite=overwrite)
         note(f"picture: {figure}")
     if as_json:
-        print_json(evaluation.to_json())
+        print_json("evaluate/1", evaluation.to_json())
     else:
         print_scores(evaluation)
+    next_step(f"ndt report {typed(run)}")
 
 
 def print_scores(evaluation: "Evaluation") -> None:
@@ -187,7 +189,7 @@ def print_scores(evaluation: "Evaluation") -> None:
 def print_verdict(verdict: "Verdict") -> None:
     """Print whether NDT is better than smoothing, and what to try if it is not."""
     for warning in verdict.warnings:
-        note(labeled("Warning", "bold yellow", warning))
+        warn(warning)
     say(verdict.sentence, style="bold")
     if verdict.advice:
         say("What to try, in this order:")

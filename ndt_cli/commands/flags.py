@@ -12,7 +12,7 @@ ConfigOption = Annotated[
         "--config",
         "-c",
         metavar="FILE|PRESET",
-        help="Settings: a TOML file, or a preset's name (see: ndt presets).",
+        help="Settings: a TOML file, - for standard input, or a preset's name (ndt presets).",
         show_default="lorenz-quick",
     ),
 ]

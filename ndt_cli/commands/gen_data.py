@@ -11,11 +11,12 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from ndt_cli.commands.console import out, print_json
+from ndt_cli.commands.console import next_step, out, print_json
 from ndt_cli.commands.flags import JsonOption, OverwriteOption
 from ndt_cli.data.spike_data import Recording
 from ndt_cli.data.synthetic import make_chaotic_rnn, make_lorenz
 from ndt_cli.data.write import check_target, write_recording
+from ndt_cli.errors import typed
 
 gen_data_app = typer.Typer(no_args_is_help=True, help="Make a synthetic set.")
 
@@ -39,6 +40,7 @@ def _add_command(name: str, make: Callable[..., Recording]) -> None:
         recording = make(**arguments)
         write_recording(recording, path, overwrite=overwrite)
         _show(recording, path, as_json)
+        next_step(f"ndt train --data {typed(path)}")
 
     summary, _, rest = (inspect.getdoc(make) or "").partition("\n\nParameters\n----------\n")
     texts = {
@@ -73,7 +75,7 @@ def _show(recording: Recording, path: Path, as_json: bool) -> None:
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
     }
     if as_json:
-        print_json(facts)
+        print_json("gen-data/1", facts)
         return
     table = Table(box=None, pad_edge=False, show_header=False)
     for key, value in facts.items():

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ndt_cli.atomic import check_may_write, check_suffix, write_text_atomic
-from ndt_cli.commands.console import labeled, note, print_json, run_warnings_shown, say
+from ndt_cli.commands.console import next_step, print_json, run_warnings_shown, say, warn
 from ndt_cli.commands.flags import JsonOption, OverwriteOption, SetOption, with_flag
 from ndt_cli.errors import SettingsError, typed
 
@@ -80,12 +80,12 @@ def import_ndt1(
             found = importing.import_ndt1(checkpoint, out=out, overrides=changes)
         notes = list(found.notes)
     for text in notes:
-        note(labeled("Warning", "bold yellow", text))
+        warn(text)
     if as_json:
-        print_json({"out": str(out), "warnings": notes})
+        print_json("import-ndt1/1", {"out": str(out), "warnings": notes})
     elif config is not None:
         say(f"settings: {out}")
-        note(f"train with them: ndt train --config {typed(out)} --data FILE")
+        next_step(f"ndt train --config {typed(out)} --data FILE")
     else:
         say(f"run: {out}")
-        note(f"score it with: ndt evaluate {typed(out)}")
+        next_step(f"ndt evaluate {typed(out)}")

@@ -55,12 +55,13 @@ def nlb_check(
     wrong = any(finding.severity == "error" for finding in findings)
     if as_json:
         print_json(
+            "nlb-check/1",
             {
                 "file": str(file),
                 "ok": not wrong,
                 "groups": {name: dict(arrays) for name, arrays in shapes.items()},
                 "findings": [asdict(finding) for finding in findings],
-            }
+            },
         )
     else:
         _show(file, shapes, findings)

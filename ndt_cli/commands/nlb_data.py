@@ -7,7 +7,7 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ndt_cli.commands.console import log, out, print_json
+from ndt_cli.commands.console import log, next_step, out, print_json
 from ndt_cli.commands.flags import JsonOption
 from ndt_cli.errors import SettingsError, typed
 
@@ -66,6 +66,7 @@ def nlb_data(
                 "Give one dataset, and leave out --check and --test-labels.",
             )
         _write_spikes((names or [""])[0], bin_ms or 5, data_dir, spikes, overwrite, as_json)
+        next_step(f"ndt sweep --data {typed(spikes)} --choose-by co-bps")
         return
     if bin_ms is not None or overwrite:
         option = "--overwrite" if bin_ms is None else "--bin-ms"
@@ -96,11 +97,14 @@ def nlb_data(
         _show_states(states, as_json)
         if any(state.state != "right" for state in states):
             raise typer.Exit(1)
-    elif as_json:
-        print_json({"files": paths})
+        return
+    if as_json:
+        print_json("nlb-data/1", {"files": paths})
     else:
         for path in paths:
             out.print(str(path), highlight=False, soft_wrap=True)
+    if names:
+        next_step(f"ndt nlb-submit {names[0]} --data-dir {typed(data_dir)}")
 
 
 def _write_spikes(
@@ -119,6 +123,7 @@ def _write_spikes(
     n_heldin, n_bins = train.n_neurons - train.n_heldout, train.n_bins - train.n_forward
     if as_json:
         print_json(
+            "nlb-spikes/1",
             {
                 "spikes": path,
                 "dataset": name,
@@ -126,7 +131,7 @@ def _write_spikes(
                 "trials": [train.n_trials, valid.n_trials],
                 "neurons": [n_heldin, train.n_heldout],
                 "bins": [n_bins, train.n_forward],
-            }
+            },
         )
         return
     out.print(
@@ -188,7 +193,7 @@ def _show_catalog(as_json: bool) -> None:
         for d in DATASETS.values()
     ]
     if as_json:
-        print_json({"datasets": rows})
+        print_json("nlb-datasets/1", {"datasets": rows})
         return
     table = Table(box=None, pad_edge=False)
     for title in ("dataset", "dandiset", "MB", "trials: train, val, test", "held-in + held-out"):
@@ -211,7 +216,7 @@ def _show_states(states: "list[FileState]", as_json: bool) -> None:
             {"file": s.path, "state": s.state, "found": s.found, "expected": s.expected}
             for s in states
         ]
-        print_json({"files": records})
+        print_json("nlb-files/1", {"files": records})
         return
     for s in states:
         what = s.state if s.state == "right" else f"{s.state}: {s.difference}"

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from ndt_cli.commands.console import log, print_json, run_warnings_shown
+from ndt_cli.commands.console import log, next_step, print_json, run_warnings_shown
 from ndt_cli.commands.console import out as stdout
 from ndt_cli.commands.flags import JsonOption, SetOption
 from ndt_cli.commands.wording import as_typed
-from ndt_cli.errors import SettingsError
+from ndt_cli.errors import SettingsError, typed
 
 if TYPE_CHECKING:
-    from ndt_cli.nlb.members import SweepChoice
     from ndt_cli.nlb.submit import DatasetResult
+    from ndt_cli.search.choose import EnsembleChoice
 
 
 class PhaseChoice(str, Enum):
@@ -139,7 +139,7 @@ def nlb_submit(
         raise typer.Exit(130) from None
     errors = [finding for finding in result.findings if finding.severity == "error"]
     if as_json:
-        print_json(summary(result))
+        print_json("nlb-submit/1", summary(result))
     else:
         for made in result.datasets:
             _show(made)
@@ -149,6 +149,7 @@ def nlb_submit(
         stdout.print(f"submission: {result.file}", highlight=False, soft_wrap=True)
     if errors:
         raise typer.Exit(1)
+    next_step(f"ndt nlb-check {typed(result.file)}")
 
 
 def _show(made: "DatasetResult") -> None:
@@ -177,10 +178,10 @@ def _show(made: "DatasetResult") -> None:
         )
 
 
-def _choice_text(choice: "SweepChoice") -> str:
+def _choice_text(choice: "EnsembleChoice") -> str:
     number = "the number that validates best" if choice.curve else "the requested number"
     return (
-        f"the best {choice.n_members} of {choice.n_ranked} ranked members of {choice.sweep} "
+        f"the best {choice.n_members} of {len(choice.ranked)} ranked members of {choice.sweep} "
         f"by {choice.choose_by} on the validation split ({number})"
     )
 

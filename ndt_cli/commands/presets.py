@@ -8,7 +8,7 @@ import typer
 from rich.syntax import Syntax
 from rich.table import Table
 
-from ndt_cli.commands.console import out, print_json
+from ndt_cli.commands.console import next_step, out, print_json
 from ndt_cli.commands.flags import JsonOption
 from ndt_cli.settings.explain import commented_toml, field_table
 from ndt_cli.settings.load import preset_names, read_preset
@@ -41,22 +41,25 @@ def presets(
 def _list_presets(as_json: bool) -> None:
     infos = [read_preset(name) for name in preset_names()]
     if as_json:
-        print_json({"presets": [{"name": info.name, "title": info.title} for info in infos]})
+        print_json(
+            "presets/1", {"presets": [{"name": info.name, "title": info.title} for info in infos]}
+        )
         return
     table = Table("Preset", "What it is", box=None, pad_edge=False)
     for info in infos:
         table.add_row(info.name, info.title)
     out.print(table)
+    next_step("ndt presets recordings", "ndt presets --fields")
 
 
 def _show_preset(name: str, as_json: bool) -> None:
     info = read_preset(name)
     if as_json:
         settings = info.settings.model_dump(mode="json")
-        print_json({"name": info.name, "title": info.title, "settings": settings})
+        print_json("preset/1", {"name": info.name, "title": info.title, "settings": settings})
         return
     text = commented_toml(info.settings, info.title)
-    if out.is_terminal:
+    if out.file.isatty():  # not a file, even if FORCE_COLOR is set
         out.print(
             Syntax(text, "toml", theme="ansi_dark", background_color="default", word_wrap=True)
         )
@@ -66,7 +69,7 @@ def _show_preset(name: str, as_json: bool) -> None:
 
 def _show_fields(as_json: bool) -> None:
     if as_json:
-        print_json({"fields": [asdict(field) for field in field_table()]})
+        print_json("settings/1", {"fields": [asdict(field) for field in field_table()]})
         return
     table = Table("Setting", "Takes", "Default", "What it does", show_lines=True)
     for field in field_table():

@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from ndt_cli.commands.console import print_json, run_warnings_shown, say
+from ndt_cli.commands.console import next_step, print_json, run_warnings_shown, say
 from ndt_cli.commands.evaluate import CheckpointChoice, SplitChoice
 from ndt_cli.commands.flags import AcceptChangesOption, JsonOption, OverwriteOption, SetOption
+from ndt_cli.errors import typed
 
 
 def rates(
@@ -104,6 +105,7 @@ def rates(
     n_trials, n_bins, n_neurons = found.data.spikes_BTN.shape
     if as_json:
         print_json(
+            "rates/1",
             {
                 "file": str(out),
                 "run": found.run,
@@ -116,10 +118,11 @@ def rates(
                 "bin_ms": found.data.bin_ms,
                 "event": found.data.event or None,
                 "start_ms": found.data.start_ms,
-            }
+            },
         )
         return
     say(
         f"rates: {out} ({n_trials} trials x {n_bins} bins of {found.data.bin_ms:g} ms x "
         f"{n_neurons} neurons)"
     )
+    next_step(f"ndt report {typed(run)}")

@@ -1,14 +1,15 @@
 """``ndt report`` and ``ndt plot``: the page of a run, an ensemble or a sweep, or one figure."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from ndt_cli.commands import console
+from ndt_cli.commands.console import log, next_step, print_json, say
 from ndt_cli.commands.evaluate import CheckpointChoice, SplitChoice
+from ndt_cli.commands.flags import JsonOption
 from ndt_cli.commands.wording import as_typed
-from ndt_cli.errors import SettingsError
+from ndt_cli.errors import SettingsError, typed
 
 RunArgument = Annotated[
     Path,
@@ -45,6 +46,7 @@ def report(
     checkpoint: CheckpointOption = None,
     device: DeviceOption = None,
     overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Write a report of a run as a web page.
 
@@ -65,7 +67,11 @@ def report(
         overwrite=overwrite,
         as_typed=as_typed,
     )
-    console.out.print(f"page: {file}", highlight=False, soft_wrap=True)
+    if as_json:
+        print_json("report/1", {"page": file})
+    else:
+        say(f"page: {file}")
+    next_step(f"ndt plot {typed(run)} all --out figures")
 
 
 def plot(
@@ -74,14 +80,19 @@ def plot(
         str,
         typer.Argument(
             help="Of a run: training, rates, heatmaps, conditions, neurons-r2, neurons-bits, "
-            "neurons-heldout, trajectories-2d, trajectories-3d, attention-maps, attention-lags. "
-            "Of a sweep: settings, measures, importance, parallel, curves.",
+            "neurons-heldout, psth, behavior, trajectories-2d, trajectories-3d, attention-maps, "
+            "attention-lags. Of a sweep: settings, measures, importance, parallel, curves. Or all.",
             show_default=False,
         ),
     ],
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", help="File to write: .png, .svg or .pdf.", show_default=False),
+        typer.Option(
+            "--out",
+            "-o",
+            help="File to write: .png, .svg or .pdf. For all: a folder, of .png files.",
+            show_default=False,
+        ),
     ],
     trial: Annotated[
         int | None,
@@ -103,29 +114,38 @@ def plot(
     checkpoint: CheckpointOption = None,
     device: DeviceOption = None,
     overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Draw one figure of a run or a sweep.
+    """Draw one figure of a run or a sweep, or all.
 
     The same figures as in ndt report, at the width of two journal columns. The
     caption is printed too.
     """
     from ndt_cli.report.registry import plot as plot_figure
+    from ndt_cli.report.registry import plot_all
 
     check_options(run, split, data, checkpoint, device, trial=trial, neuron=neurons)
-    drawn = plot_figure(
-        run,
-        figure,
-        out,
-        trial=trial,
-        neurons=neurons or (),
-        split=split.value if split else "valid",
-        data=data,
-        checkpoint=checkpoint.value if checkpoint else None,
-        device=device or "auto",
-        overwrite=overwrite,
+    how: dict[str, Any] = {
+        "trial": trial,
+        "neurons": neurons or (),
+        "split": split.value if split else "valid",
+        "data": data,
+        "checkpoint": checkpoint.value if checkpoint else None,
+        "device": device or "auto",
+        "overwrite": overwrite,
+    }
+    drawn = (
+        plot_all(run, out, **how)
+        if figure == "all"
+        else {out: plot_figure(run, figure, out, **how)}
     )
-    console.log.print(drawn.caption, style="dim", highlight=False)
-    console.out.print(f"figure: {out}", highlight=False, soft_wrap=True)
+    if as_json:
+        records = [{"file": file, "caption": one.caption} for file, one in drawn.items()]
+        print_json("plot/1", {"figures": records})
+        return
+    for file, one in drawn.items():
+        log.print(one.caption, style="dim")
+        say(f"figure: {file}")
 
 
 def check_options(

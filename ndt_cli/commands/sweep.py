@@ -105,7 +105,10 @@ def sweep(
     ] = None,
     default_run: Annotated[
         bool,
-        typer.Option(help="Also train with the default settings, to compare the best with."),
+        typer.Option(
+            help="Also train with the default settings, to compare the best with.",
+            rich_help_panel="The default settings",  # its two names would narrow another panel
+        ),
     ] = True,
     time_budget: Annotated[
         float | None,
@@ -248,7 +251,7 @@ def sweep(
         if config is None and any(change.startswith("data.file=") for change in changes):
             config = RECORDING_PRESET
         source = find_config(config)
-        settings = load_settings(config, changes)
+        settings = load_settings(source, changes)
         note(f"settings: {source.label}")
 
     from ndt_cli.engine.run_folder import default_path

@@ -7,10 +7,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ndt_cli.commands.console import note, out, print_json, say
+from ndt_cli.commands.console import next_step, note, out, print_json, say
 from ndt_cli.commands.flags import JsonOption
 from ndt_cli.errors import typed
 from ndt_cli.search.space import heading, score_text, value_text
+from ndt_cli.settings.load import at_home
 
 if TYPE_CHECKING:
     from ndt_cli.search.results import SweepResults
@@ -37,11 +38,13 @@ def spaces(
 
     if name is not None:
         found = find_space(name)
-        shipped = found.name in space_names() and not Path(name).expanduser().is_file()
+        shipped = found.name in space_names() and not at_home(name).is_file()
         text = space_text(found.name) if shipped else found.to_toml()
         if as_json:
             draws = {key: {draw.kind: draw.values} for key, draw in found.draws.items()}
-            print_json({"name": found.name, "draws": draws, "conditions": found.conditions})
+            print_json(
+                "space/1", {"name": found.name, "draws": draws, "conditions": found.conditions}
+            )
         else:
             out.out(text, end="", highlight=False)
         return
@@ -51,7 +54,7 @@ def spaces(
         presets = [preset for preset, its in SPACE_OF_PRESET.items() if its == space]
         rows[space] = {"title": title, "presets": presets}
     if as_json:
-        print_json({"spaces": [{"name": space, **row} for space, row in rows.items()]})
+        print_json("spaces/1", {"spaces": [{"name": space, **row} for space, row in rows.items()]})
         return
     table = Table("Space", "What it is for", "Taken by default with", box=None, pad_edge=False)
     for space, row in rows.items():
@@ -221,13 +224,15 @@ def show_results(results: "SweepResults", as_json: bool) -> None:
     if as_json:
         best = results.best
         print_json(
+            "sweep/1",
             {
                 **results.to_json(),
                 "best_settings": best and str(best.folder / "settings.toml"),
                 "importance": shares,
                 "figures": [str(figure) for figure in figures],
-            }
+            },
         )
+        next_step(f"ndt ensemble {typed(results.path)}")
         return
     for table in sweep_tables(results, out):
         out.print(table)
@@ -243,6 +248,7 @@ def show_results(results: "SweepResults", as_json: bool) -> None:
     for line in best_lines(results):
         say(line)
     say(f"sweep: {results.path}")
+    next_step(f"ndt ensemble {typed(results.path)}")
 
 
 def _lineage_notes(sweep: Path) -> list[str]:

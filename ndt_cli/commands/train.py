@@ -1,12 +1,14 @@
 """``ndt train``: from spikes to a run folder with a trained model, scores and figures."""
 
+import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from ndt_cli.commands.console import note, print_json, run_warnings_shown, say
+from ndt_cli.commands.console import next_step, note, print_json, run_warnings_shown, say
 from ndt_cli.commands.console import out as stdout
 from ndt_cli.commands.evaluate import print_scores, print_verdict
 from ndt_cli.commands.flags import (
@@ -21,15 +23,25 @@ from ndt_cli.errors import SettingsError, typed
 from ndt_cli.settings.load import RECORDING_PRESET, find_config, load_settings
 
 if TYPE_CHECKING:
+    from ndt_cli.fitting import Fit
     from ndt_cli.seeds import SeedsFit
+    from ndt_cli.settings.tree import Settings
+
+
+_FILES = ("data.file=", "data.files=")
 
 
 def train(
     config: ConfigOption = None,
     overrides: SetOption = None,
     data: Annotated[
-        Path | None,
-        typer.Option("--data", "-d", help="Spike file; short for --set data.file=FILE."),
+        list[Path] | None,
+        typer.Option(
+            "--data",
+            "-d",
+            help="Spike file. Repeated: several sessions, one encoder for all.",
+            show_default=False,
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -45,6 +57,15 @@ def train(
         typer.Option("--resume", help="Resume this run from its last checkpoint."),
     ] = None,
     accept_changes: AcceptChangesOption = False,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="RUN",
+            help="Start from the weights of this run: its encoder, for the same neurons or others.",
+            show_default=False,
+        ),
+    ] = None,
     n_seeds: Annotated[
         int | None,
         typer.Option(
@@ -63,21 +84,28 @@ def train(
 
     Several GPUs: torchrun --nproc-per-node 4 -m ndt_cli train ...
     """
-    changes = with_flag(overrides, "--data", "data.file", data)
-    if resume is not None and (config is not None or out is not None or n_seeds is not None):
+    if data and len(data) > 1:
+        listed = json.dumps([str(file) for file in data])
+        changes = with_flag(overrides, "--data", "data.files", listed)
+    else:
+        changes = with_flag(overrides, "--data", "data.file", data[0] if data else None)
+    others = (config, out, n_seeds, start)
+    if resume is not None and any(option is not None for option in others):
         raise SettingsError(
             "--resume continues in the run's own folder with its own settings",
-            "Leave out --config, --out and --seeds.",
+            "Leave out --config, --out, --from and --seeds.",
         )
     if accept_changes and resume is None:
         raise SettingsError("--accept-changes is about a run to --resume, and none is given")
-    if resume is None:
+    if start is not None:
+        settings = _settings_from(start, config, changes)
+    elif resume is None:
         chosen = ""
-        if config is None and any(change.startswith("data.file=") for change in changes):
+        if config is None and any(change.startswith(_FILES) for change in changes):
             config = RECORDING_PRESET
             chosen = " (the default for a spike file; --config chooses another)"
         source = find_config(config)
-        settings = load_settings(config, changes)
+        settings = load_settings(source, changes)
         note(f"settings: {source.label}{chosen}")
 
     from ndt_cli.commands.progress import TrainingProgress
@@ -112,10 +140,15 @@ def train(
     if result.training.stopped == "interrupted":
         note(f"Stopped and saved. Resume with: ndt train --resume {typed(run)}")
         raise typer.Exit(130)
+    if result.sessions:
+        _print_sessions(result, as_json)
+        return
     if result.evaluation is None:  # another process of a distributed run reports
         return
+    steps = (f"ndt report {typed(run)}", f"ndt rates {typed(run)} --out rates.h5")
     if as_json:
         print_json(
+            "train/1",
             {
                 "run": str(run),
                 "stopped": result.training.stopped,
@@ -123,8 +156,9 @@ def train(
                 "seconds": result.training.seconds,
                 "figures": result.figures,
                 "evaluation": result.evaluation.to_json(),
-            }
+            },
         )
+        next_step(*steps)
         return
     reasons = {"early": "no improvement within train.patience_epochs"}
     why = reasons.get(result.training.stopped, result.training.stopped)
@@ -133,6 +167,67 @@ def train(
     for figure in result.figures:
         say(f"picture: {figure}")
     say(f"run: {run}")
+    next_step(*steps)
+
+
+def _print_sessions(result: "Fit", as_json: bool) -> None:
+    """Print the scores of each session, and of the neurons of all together."""
+    run = result.training.run
+    if as_json:
+        print_json(
+            "train-sessions/1",
+            {
+                "run": str(run),
+                "stopped": result.training.stopped,
+                "epochs": len(result.training.history),
+                "seconds": result.training.seconds,
+                "figures": result.figures,
+                "sessions": {name: found.to_json() for name, found in result.sessions.items()},
+            },
+        )
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("", "trials", "neurons", "NDT", "smoothed spikes", "R2 of NDT", "of smoothed"):
+        table.add_column(name, justify="right" if name else "left")
+    rows = []
+    for found in result.sessions.values():
+        scores = [found.scores[name] for name in ("NDT", "smoothed spikes")]
+        bits = [score.hidden.bits_per_spike for score in scores]
+        r2s = [math.nan if score.rates is None else score.rates.r2_mean for score in scores]
+        rows.append([found.data.n_trials, found.data.n_neurons, *bits, *r2s])
+    totals: list[float] = [sum(row[place] for row in rows) for place in (0, 1)]
+    together = [
+        sum(row[1] * row[place] for row in rows) / totals[1] for place in range(2, len(rows[0]))
+    ]
+    names = [*result.sessions, "together, by neurons"]
+    for name, (n_trials, n_neurons, *numbers) in zip(
+        names, [*rows, [*totals, *together]], strict=True
+    ):
+        cells = ["" if math.isnan(number) else f"{number:.4f}" for number in numbers]
+        table.add_row(name, str(n_trials), str(n_neurons), *cells)
+    say(f"validation trials of {len(result.sessions)} sessions, bits/spike on hidden bins:")
+    stdout.print(table)
+    for name, found in result.sessions.items():
+        say(f"{name}:")
+        print_verdict(found.verdict)
+    for name in result.sessions:
+        say(f"run of {name}: {run / 'sessions' / name}")
+    say(f"run: {run}")
+
+
+def _settings_from(start: Path, config: str | None, changes: list[str]) -> "Settings":
+    """Return the settings of a run that starts from another."""
+    if config is not None:
+        raise SettingsError(
+            "--from takes the settings of its run",
+            "Leave out --config; --set changes some of them.",
+        )
+    if not any(change.startswith((*_FILES, "data.synthetic=")) for change in changes):
+        raise SettingsError("--from needs spikes to train on", "Give a spike file: --data FILE.")
+    from ndt_cli.engine.starting import Start
+
+    note(f"settings: model, masks and learning rate of {start}, lengths by the size of the data")
+    return Start.load(start).settings(changes)
 
 
 def _print_seeds(found: "SeedsFit", as_json: bool) -> None:
@@ -140,7 +235,7 @@ def _print_seeds(found: "SeedsFit", as_json: bool) -> None:
         note(f"Stopped and saved. Resume with: ndt train --resume {typed(found.path)}")
         raise typer.Exit(130)
     if as_json:
-        print_json(found.to_json())
+        print_json("train-seeds/1", found.to_json())
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("")
@@ -157,3 +252,4 @@ def _print_seeds(found: "SeedsFit", as_json: bool) -> None:
     for run in found.runs:
         say(f"run: {run}")
     say(f"ensemble: {found.path / 'ensemble'}")
+    next_step(f"ndt report {typed(found.path / 'ensemble')}")

@@ -6,6 +6,7 @@ array with two axes. In messages, names in the file are in quotes, and the optio
 in backticks.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -162,11 +163,32 @@ class Contents:
 
     def find(self, name: str, option: str) -> tuple[str, Item]:
         """Return the name as the file spells it, and its item."""
-        found = self.resolve(name)
+        found = self.resolve(name) or self._matrices(name)
         if found is None:
             raise self.unknown(option, name, self.items)
         self.check_readable(found, option)
         return found, self.items[found]
+
+    def _matrices(self, name: str) -> str | None:
+        """Make one item of a group with a matrix per trial, such as trial_1 to trial_24."""
+        group = self.resolve_table(name)
+        members = self.children(group) if group else []
+        parts = [self.items[n] for n in members]
+        if not all(isinstance(part, ArrayItem) and len(part.shape) == 2 for part in parts):
+            return None
+        if group is None or len({part.dtype for part in parts}) != 1:
+            return None
+        # By number: trial_2 comes before trial_10.
+        by_number = [re.split(r"(\d+)", n) for n in members]
+        keys = [[int(word) if word.isdecimal() else word for word in words] for words in by_number]
+        reads = [parts[i].read for i in sorted(range(len(keys)), key=keys.__getitem__)]
+        self.items[group] = ListsItem(
+            (len(parts),),
+            f"matrices of {parts[0].dtype}",
+            lambda: [np.asarray(read()) for read in reads],
+            are_matrices=True,
+        )
+        return group
 
     def check_readable(self, name: str, option: str | None) -> None:
         """Refuse an item that is listed but cannot be read; a name that is not there passes."""

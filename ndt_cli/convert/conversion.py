@@ -23,6 +23,7 @@ from ndt_cli.convert.contents import (
 )
 from ndt_cli.convert.counts import (
     as_counts,
+    check_trials_first,
     chosen_bin_us,
     continuous_counts,
     own_lengths,
@@ -238,6 +239,8 @@ def _cut(job: ConvertJob) -> Cut:
             values = read_matrices(contents, found, options.axes)
         else:
             values = read_axes(contents, found, options.axes)
+            if options.axes is None and values.ndim == 3:
+                check_trials_first(job, found, values)
         job.taken["counts"] = found
         if values.ndim == 3:
             return _cut_counted_trials(job, found, values)

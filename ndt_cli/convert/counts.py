@@ -141,6 +141,22 @@ def read_axes(
     return ordered if "neurons" in words else ordered[..., None]
 
 
+def check_trials_first(job: ConvertJob, name: str, values_BTN: NDArray[Any]) -> None:
+    """Note the order that the axes were taken in; refuse it if trials are labeled otherwise."""
+    shown = " x ".join(map(str, values_BTN.shape))
+    for beside in ("conditions", "condition", "trial_ids", "split"):
+        item = job.contents.items.get(beside)
+        if item is not None and item.shape == values_BTN.shape[2:] != values_BTN.shape[:1]:
+            raise job.contents.wrong(
+                "counts",
+                name,
+                f"{shown}, and {item.shape[0]} values in {beside!r}",
+                "trials x bins x neurons, and one value per trial",
+                "Give the order of the axes: `axes='neurons,bins,trials'`.",
+            )
+    job.notes.append(f"Axes of {name!r} were taken as trials x bins x neurons, {shown}.")
+
+
 def read_matrices(
     contents: Contents, name: str, axes: str | None, option: str = "counts"
 ) -> NDArray[Any]:

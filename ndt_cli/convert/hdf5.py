@@ -17,7 +17,15 @@ from ndt_cli.convert.contents import (
     SeriesItem,
     array_item,
 )
-from ndt_cli.data.files import DAMAGE, Elsewhere, check_announced, damaged, own_item
+from ndt_cli.data.files import (
+    DAMAGE,
+    Elsewhere,
+    check_announced,
+    damaged,
+    own_item,
+    read_objects,
+    text_array,
+)
 from ndt_cli.errors import DataError
 
 # A group may hold links to itself: two of them make a million paths of this depth.
@@ -124,14 +132,26 @@ def read_dataset(path: Path, dataset: h5py.Dataset) -> NDArray[Any]:
     """Read a whole dataset, text as str, unless it is damaged or far larger than the file."""
     check_announced(path, dataset)
     try:
-        if h5py.check_string_dtype(dataset.dtype) is not None:
-            return np.asarray(dataset.asstr()[()]).astype(str)
-        return np.asarray(dataset[()])
+        words_of = h5py.check_enum_dtype(dataset.dtype)
+        if words_of:
+            return _words(np.asarray(dataset[()]), {code: word for word, code in words_of.items()})
+        text = h5py.check_string_dtype(dataset.dtype)
+        values = read_objects(dataset) if dataset.dtype.hasobject else dataset[()]
+        if text is None:
+            return np.asarray(values)
+        words = [word.decode(text.encoding) for word in np.atleast_1d(values).reshape(-1).tolist()]
+        return text_array(f"{path}: {dataset.name!r}", words).reshape(dataset.shape)
     except DAMAGE as error:
         raise DataError(
             f"{path}: {dataset.name!r} cannot be read ({error})",
             hint="Copy or write the file again.",
         ) from error
+
+
+def _words(codes: NDArray[Any], words: dict[int, str]) -> NDArray[Any]:
+    """Return the word of each code; a code without one stays a number."""
+    found = [words.get(code, str(code)) for code in np.atleast_1d(codes).reshape(-1).tolist()]
+    return np.array(found, dtype=str).reshape(codes.shape)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -154,10 +174,29 @@ def as_nwb(contents: Contents, file: h5py.File) -> None:
     for name in list(contents.items):
         if name.startswith(_NO_DATA) or "/" not in name:
             del contents.items[name]
+    for name in list(contents.items):
+        _name_elements(contents, file, name)
     for name in [n for n in contents.items if n.endswith("_index") and n in contents.items]:
         _join_ragged(contents, file, name)
     for name in [n for n in contents.items if n.endswith("/data")]:
         _join_series(contents, file, name.removesuffix("/data"))
+
+
+def _name_elements(contents: Contents, file: h5py.File, name: str) -> None:
+    """Read a column of numbers that stand for words (EnumData) as these words."""
+    codes = own_item(file, name)
+    if not isinstance(codes, h5py.Dataset) or codes.ndim != 1:
+        return
+    where = codes.attrs.get("elements")
+    elements = file[where] if isinstance(where, h5py.Reference) and where else None
+    if not isinstance(elements, h5py.Dataset):
+        return
+
+    def read() -> NDArray[Any]:
+        words = dict(enumerate(read_dataset(contents.path, elements).tolist()))
+        return _words(read_dataset(contents.path, codes), words)
+
+    contents.items[name] = ArrayItem(codes.shape, "text", read)
 
 
 def _join_ragged(contents: Contents, file: h5py.File, index_name: str) -> None:

@@ -29,9 +29,10 @@ from ndt_cli.data.files import (
     matlab_class,
     matlab_object,
     own_item,
+    text_array,
 )
 from ndt_cli.errors import DataError
-from ndt_cli.memory import check_memory
+from ndt_cli.memory import check_memory, in_gb
 
 # Of what lies in one another, in files of either format.
 _MAX_DEPTH = 32
@@ -103,7 +104,7 @@ def _items(name: str, value: Value) -> dict[str, Item]:
     if isinstance(value, Unread):
         return {name: value.item}
     if isinstance(value, str):
-        return {name: _text((), [value])}
+        return {name: _text(name, (), [value])}
     shape = _squeezed(value.shape)
     return {name: ArrayItem(shape, value.dtype, lambda: value.read().reshape(shape))}
 
@@ -135,7 +136,7 @@ def _cell_items(name: str, cells: Cells) -> dict[str, Item]:
                 items.update(_cell_items(f"{name}/{column}", parts))
         return items
     if len(words) == len(values):
-        return {name: _text(shape, words)}
+        return {name: _text(name, shape, words)}
     if len(inner) == len(values) and len({_squeezed(v.shape) for v in inner}) == 1:
         flat = [part for v in inner for part in v.values]
         return _cell_items(name, Cells((*shape, *_squeezed(inner[0].shape)), flat))
@@ -160,8 +161,8 @@ def _cell_items(name: str, cells: Cells) -> dict[str, Item]:
     return {name: ListsItem(shape, kind, read_lists, are_matrices)}
 
 
-def _text(shape: tuple[int, ...], words: list[str]) -> ArrayItem:
-    return ArrayItem(shape, "text", lambda: np.array(words, dtype=str).reshape(shape))
+def _text(name: str, shape: tuple[int, ...], words: list[str]) -> ArrayItem:
+    return ArrayItem(shape, "text", lambda: text_array(repr(name), words).reshape(shape))
 
 
 def _no_mat(path: Path, error: Exception) -> DataError:
@@ -192,6 +193,9 @@ _OF_ARRAYS, _SPARSE, _PLAIN, _FUNCTION, _OPAQUE = (1, 2, 3), 5, (4, *range(6, 16
 # Cells that may be declared without being there: structs without fields are stored so.
 _FEW, _MOST_AXES = 1000, 32
 
+# zlib compresses a thousandfold; counts stay far below that, except in small files.
+_MOST_UNPACKED, _MOST_COMPRESSION = 2**28, 100
+
 _Element: TypeAlias = tuple[int, memoryview]
 
 
@@ -202,11 +206,15 @@ def check_elements(path: Path) -> None:
     mark = content[_HEADER_BYTES - 2 : _HEADER_BYTES]
     if mark not in marks:
         raise ValueError("its header is damaged")
-    _check(memoryview(content)[_HEADER_BYTES:], marks[mark], 0)
+    most_bytes = max(_MOST_UNPACKED, _MOST_COMPRESSION * len(content))
+    _check(memoryview(content)[_HEADER_BYTES:], marks[mark], 0, most_bytes)
 
 
-def _check(content: memoryview, order: str, depth: int) -> list[_Element]:
-    """Check the elements of an array, or of the file, and return them."""
+def _check(content: memoryview, order: str, depth: int, most_bytes: int = 0) -> list[_Element]:
+    """Check the elements of an array, or of the file, and return them.
+
+    Compressed ones, at the top of a file, may unpack to so many bytes.
+    """
     if depth > _MAX_DEPTH:
         raise ValueError(f"more than {_MAX_DEPTH} nested arrays")
     parts = list(_elements(content, order))
@@ -214,7 +222,12 @@ def _check(content: memoryview, order: str, depth: int) -> list[_Element]:
         if kind == _MATRIX:
             _check_values(_check(part, order, depth + 1), order)
         elif kind == _COMPRESSED and depth == 0:
-            _check(memoryview(zlib.decompress(part)), order, depth + 1)
+            unpacked = zlib.decompressobj()
+            inside = unpacked.decompress(part, most_bytes)
+            if unpacked.unconsumed_tail:
+                raise ValueError(f"it unpacks to more than {in_gb(most_bytes)}")
+            most_bytes -= len(inside)
+            _check(memoryview(inside), order, depth + 1)
         elif kind not in _TYPES:
             raise ValueError(f"an element of type {kind}")
     return parts
@@ -358,20 +371,25 @@ def _sparse(raw: Any, where: str) -> Stored:
     """Return a sparse array."""
 
     def read() -> NDArray[Any]:
-        n_bytes = math.prod(raw.shape) * raw.dtype.itemsize
         what = f"{where}, a sparse array of shape {raw.shape}"
+        matrix = raw.tocsc(copy=True)
+        try:
+            # An entry outside of the shape would be written to memory elsewhere.
+            matrix.check_format(full_check=True)
+        except ValueError as error:
+            raise DataError(f"{what}: it is damaged ({error})", "Save it again.") from error
+        matrix.sum_duplicates()
+        values = matrix.data
+        if values.min(initial=0) >= 0 and values.max(initial=0) < 256 and not (values % 1).any():
+            matrix = matrix.astype(np.uint8)  # counts: an eighth of the memory
+        n_bytes = math.prod(matrix.shape) * matrix.dtype.itemsize
         check_memory(n_bytes, what)
-        if n_bytes > max(_FEW_BYTES, _MOST_SPARSE * raw.data.nbytes):
+        if n_bytes > max(_FEW_BYTES, _MOST_SPARSE * matrix.data.nbytes):
             raise DataError(
                 f"{what}: found {raw.nnz} entries; expected more in so large an array",
                 "Save it as a full array, or leave it out.",
             )
-        try:
-            # An entry outside of the shape would be written to memory elsewhere.
-            raw.tocsc().check_format(full_check=True)
-        except ValueError as error:
-            raise DataError(f"{what}: it is damaged ({error})", "Save it again.") from error
-        return np.asarray(raw.toarray())
+        return np.asarray(matrix.toarray())
 
     return Stored(tuple(raw.shape), str(raw.dtype), read)
 
@@ -386,6 +404,7 @@ _OBJECTS = (h5py.Group, h5py.Dataset, h5py.Datatype)
 # Cells may refer to one another: a few of them can stand for any number. A reference takes eight
 # bytes of the file, if not compressed.
 _FEW_VALUES, _VALUE_BYTES = 10_000, 8
+_WORD_BYTES = 64  # of a short text in memory
 
 
 def is_mat73(file: h5py.File) -> bool:
@@ -405,7 +424,12 @@ def open_mat73(path: Path, file: h5py.File) -> Contents:
     """List the variables of an open MATLAB file of version 7.3."""
     contents = Contents(path, "MATLAB")
     contents.on_close.callback(file.close)
-    reader = _Reader(path, max(_FEW_VALUES, file.id.get_filesize() // _VALUE_BYTES))
+    file_bytes = file.id.get_filesize()
+    reader = _Reader(
+        path,
+        max(_FEW_VALUES, file_bytes // _VALUE_BYTES),
+        max(_MOST_UNPACKED, _MOST_COMPRESSION * file_bytes),
+    )
     try:
         for name in file:
             if not name.startswith("#"):  # #refs# and #subsystem# are what cells refer to
@@ -418,11 +442,17 @@ def open_mat73(path: Path, file: h5py.File) -> Contents:
 
 @dataclass
 class _Reader:
-    """Follows groups and references from the variables of a file, up to a number of values."""
+    """Follows groups and references from the variables of a file, up to limits.
+
+    They bound the number of its values, and the bytes of numbers and text that cells hold: many
+    cells may refer to the same.
+    """
 
     path: Path
     max_values: int
+    max_bytes: int
     n_values: int = 0
+    n_bytes: int = 0
 
     def value(self, item: Any, depth: int = 0) -> Value:
         """Return the content of an HDF5 item."""
@@ -442,6 +472,11 @@ class _Reader:
         if not isinstance(item, h5py.Dataset) or item.shape is None:
             return _unread(MatlabObject("object"))
         kind = matlab_class(item)
+        # Text is read at once, each row of it; numbers at the top of the file one by one.
+        n_words = item.shape[-1] if kind == "char" and item.shape else 0
+        self.n_bytes += item.nbytes * bool(depth) + _WORD_BYTES * n_words
+        if self.n_bytes > self.max_bytes:
+            raise ValueError(f"its cells and text take more than {in_gb(self.max_bytes)}")
         if item.attrs.get("MATLAB_empty", 0):
             return _empty(kind, item)
         if h5py.check_ref_dtype(item.dtype) is not None:

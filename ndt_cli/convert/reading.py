@@ -3,9 +3,12 @@
 import csv
 import re
 import zipfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import h5py
 import numpy as np
@@ -15,15 +18,40 @@ from ndt_cli.convert.clock import Clock
 from ndt_cli.convert.contents import ArrayItem, Contents, Item, array_item
 from ndt_cli.convert.hdf5 import as_nwb, hdf5_contents, is_nwb, open_h5
 from ndt_cli.convert.matlab import is_mat73, open_mat5, open_mat73
-from ndt_cli.data.files import DAMAGE, ArrayFile
+from ndt_cli.data.files import DAMAGE, ArrayFile, check_text, damaged, text_array
 from ndt_cli.errors import DataError
 
+_Read = TypeVar("_Read")
+
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d*(?:[eE][+-]?\d+)?\s*")
+_MAX_COLUMNS = 20_000
 _TEXT_ENDINGS = (".csv", ".tsv", ".txt")
 
 
 def open_file(path: Path) -> Contents:
-    """Open a .npz, MATLAB, HDF5, NWB or CSV file, or a folder of phy; raise DataError if none."""
+    """Open a .npz, MATLAB, HDF5, NWB or CSV file, or a folder of phy; raise DataError if none.
+
+    Damage in a file becomes a DataError here: as it is opened, and as its items are read.
+    """
+    contents = _guarded(path, lambda: _open(path))
+    for name, item in contents.items.items():
+        read: Any = partial(_guarded, path, item.read)
+        contents.items[name] = replace(item, read=read)
+    return contents
+
+
+def _guarded(path: Path, read: Callable[[], _Read]) -> _Read:
+    """Return what ``read`` does, with damage and text that cannot be written as a DataError."""
+    try:
+        found = read()
+        for part in found if isinstance(found, list) else (found,):
+            check_text(part)
+    except DAMAGE as error:
+        raise damaged(path, f"{type(error).__name__}: {error}") from error
+    return found
+
+
+def _open(path: Path) -> Contents:
     if path.is_dir():
         return _open_phy(path)
     if not path.is_file():
@@ -157,7 +185,8 @@ def _open_csv(path: Path) -> Contents:
             f"{path}: found bytes that are not UTF-8 text ({error.reason}); expected a text table",
             hint="Save it as CSV UTF-8.",
         ) from error
-    lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
+    # Not splitlines, which also ends a line at characters within a cell, such as U+2028.
+    lines = [line for line in re.split("\r\n|\n|\r", text) if not line.lstrip().startswith("#")]
     head = lines[0] if lines else ""
     delimiter = max(",;\t", key=head.count)
     try:
@@ -175,7 +204,7 @@ def _open_csv(path: Path) -> Contents:
     _check_rows(path, names, rows)
     contents = Contents(path, "CSV")
     for name, cells in zip(names, zip(*rows[1:], strict=True), strict=True):
-        values = _column(cells, decimal_comma=delimiter != ",")
+        values = _column(f"{path}: {name!r}", cells, decimal_comma=delimiter != ",")
         kind = "text" if values.dtype.kind == "U" else str(values.dtype)
         contents.items[name] = ArrayItem(values.shape, kind, partial(np.asarray, values))
     return contents
@@ -189,7 +218,12 @@ def _check_rows(path: Path, names: list[str], rows: list[list[str]]) -> None:
             "of the columns",
             hint="Add a first row, such as: unit,time",
         )
-    repeated = next((name for name in names if names.count(name) > 1), None)
+    if len(names) > _MAX_COLUMNS:
+        raise DataError(
+            f"{path}: found {len(names)} columns; expected at most {_MAX_COLUMNS}",
+            hint="Is it a table of one row? Write one value per row, or save an array as .npz.",
+        )
+    repeated = next((name for name, n in Counter(names).items() if n > 1), None)
     if repeated is not None:
         raise DataError(f"{path}: found two columns with the name {repeated!r}")
     for number, row in enumerate(rows[1:], start=2):
@@ -200,7 +234,7 @@ def _check_rows(path: Path, names: list[str], rows: list[list[str]]) -> None:
             )
 
 
-def _column(cells: tuple[str, ...], decimal_comma: bool) -> NDArray[Any]:
+def _column(where: str, cells: tuple[str, ...], decimal_comma: bool) -> NDArray[Any]:
     """Return a column as numbers if it can be, else as text; a decimal comma if told."""
     if decimal_comma and all(
         _DECIMAL_COMMA.fullmatch(cell) or _is_number(cell or "0") for cell in cells
@@ -209,7 +243,7 @@ def _column(cells: tuple[str, ...], decimal_comma: bool) -> NDArray[Any]:
     try:
         return np.array([cell if cell.strip() else "nan" for cell in cells], dtype=np.float64)
     except ValueError:
-        return np.array([cell.strip() for cell in cells])
+        return text_array(where, [cell.strip() for cell in cells])
 
 
 def _is_number(text: str) -> bool:

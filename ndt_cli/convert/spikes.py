@@ -5,6 +5,7 @@ Axes in names: B trials, T bins, N neurons.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -204,6 +205,10 @@ def read_spike_times(job: ConvertJob, name: str) -> tuple[SpikeTimes, Table | No
         lists, labels, observed = _lists_of_units(job, name)
         values = np.concatenate([np.reshape(v, -1) for v in lists]) if lists else np.zeros(0)
         unit_of = np.repeat(np.arange(len(lists)), [np.size(v) for v in lists])
+    has_unit = unit_of >= 0
+    job.drop("spikes", int((~has_unit).sum()), len(values), "have no unit")
+    values, unit_of = values[has_unit], unit_of[has_unit]
+    trial_of = None if trial_of is None else trial_of[has_unit]
     times_us, kept = _finite_times(job, name, values)
     if table is None:
         table = job.find_trials()
@@ -246,10 +251,14 @@ def _lists_of_units(
         return _rows_of_units(job, found, values), np.arange(len(values)), None
     group = contents.resolve_table(name) or ""
     members = contents.children(group) if group else []
+    if not group and "*" in name:  # columns of a text table, one per unit
+        members = [n for n in contents.items if fnmatchcase(n, name)]
+        group = name if members else ""
     items = [contents.items[m] for m in members]
     if not group or not all(isinstance(i, ArrayItem) and len(i.shape) == 1 for i in items):
         raise contents.unknown("spike_times", name, contents.items)
-    job.taken["spike times"] = f"{group}/, {len(members)} arrays"
+    shown = group if "*" in group else f"{group}/"
+    job.taken["spike times"] = f"{shown}, {len(members)} arrays"
     lists = [contents.numbers(m, "spike_times") for m in members]
     return lists, np.array([m.rpartition("/")[2] for m in members]), None
 
@@ -363,7 +372,10 @@ def _lists_of_trials(
 def _unit_of_each(
     job: ConvertJob, times: str, n_spikes: int
 ) -> tuple[NDArray[np.integer], NDArray[Any]]:
-    """Read the unit of each spike; return its place among the units, and their names."""
+    """Read the unit of each spike; return its place among the units, and their names.
+
+    An empty name, NaN or infinity is no unit: its place is -1.
+    """
     contents, name = job.contents, job.options.spike_units
     if name == "none":
         return np.zeros(n_spikes, dtype=np.int64), np.arange(1)
@@ -380,7 +392,10 @@ def _unit_of_each(
     if units.shape != (n_spikes,):
         expected = f"{n_spikes} values, one per spike"
         raise contents.wrong("spike_units", name, f"shape {units.shape}", expected)
-    unit_ids, unit_of = np.unique(units, return_inverse=True)
+    known = np.char.strip(units) != "" if units.dtype.kind in "SU" else np.isfinite(units)
+    unit_ids, places = np.unique(units[known], return_inverse=True)
+    unit_of = np.full(n_spikes, -1)
+    unit_of[known] = places
     if n_spikes >= _MANY and len(unit_ids) > n_spikes / 2:
         found = f"{len(unit_ids)} units for {n_spikes} spikes"
         raise contents.wrong("spike_units", name, found, "fewer units than spikes could fill")

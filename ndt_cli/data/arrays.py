@@ -281,6 +281,7 @@ def as_words(values: NDArray[Any]) -> list[str]:
 
 
 _LONG_BIN_MS = 1000.0
+_SHORT_BIN_MS = 0.1
 _USUAL_BINS_MS = (1.0, 2.0, 4.0, 5.0, 10.0, 20.0, 25.0, 40.0, 50.0, 100.0)
 _TOLERANCE = 0.1  # usual widths differ by at least 20 %
 
@@ -302,8 +303,9 @@ def stored_bin_ms(
         limits = f"{MIN_BIN_MS / ms_per_unit:g} to {MAX_BIN_MS / ms_per_unit:g}"
         raise file.wrong(key, f"{stored:g}", f"a bin width in {unit}, from {limits}")
     notes = []
-    if bin_ms >= _LONG_BIN_MS:
-        notes.append(f"`{key}` gives bins of {bin_ms / 1000:g} seconds: is its unit right?")
+    if bin_ms >= _LONG_BIN_MS or bin_ms < _SHORT_BIN_MS:
+        shown = f"{bin_ms / 1000:g} seconds" if bin_ms >= _LONG_BIN_MS else f"{bin_ms:g} ms"
+        notes.append(f"`{key}` gives bins of {shown}: is its unit right?")
     if asked is not None and asked != bin_ms:
         notes.append(
             f"`{key}` gives bins of {bin_ms:g} ms; `data.file_bin_ms`, {asked:g}, is not used."

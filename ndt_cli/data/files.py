@@ -10,8 +10,9 @@ import sys
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
@@ -44,6 +45,7 @@ _SMALL_BYTES, _FEW_CHUNKS = 2**26, 50_000
 # gzip compresses a thousandfold at most; counts and rates stay far below that.
 _MAX_COMPRESSION = 10_000
 _CHUNK_BYTES = 8  # of a chunk's address and size in the file's index, at least
+_MOST_OBJECTS = 20  # times the size of the file that texts and lists may take in memory
 _OBJECT_BYTES = 64  # of an empty text or list in memory, besides the pointer to it
 _MAX_LINKS = 16  # links leading to links
 _MAX_REASON = 300  # characters of a library's error message
@@ -97,6 +99,61 @@ def damaged(path: Path, why: str) -> DataError:
     return DataError(
         f"{path}: the file is damaged or incomplete ({why})", hint="Copy or write the file again."
     )
+
+
+def read_objects(dataset: h5py.Dataset) -> NDArray[Any]:
+    """Read texts or lists of any length, which are Python objects, unless they take too much.
+
+    Entries may share one object in the file, so their number and the size of the file say nothing
+    about their sum; but none is larger than the file.
+    """
+    file_bytes = dataset.file.id.get_filesize()
+    most_bytes = max(_SMALL_BYTES, _MOST_OBJECTS * file_bytes)
+    n_at_once, n_bytes = max(1, most_bytes // file_bytes), 0
+    values = np.empty(dataset.shape, dataset.dtype)
+    if not values.ndim:
+        return np.asarray(dataset[()])
+    longest = int(np.argmax(values.shape))
+    axes: list[Sequence[int | slice]] = [range(n) for n in values.shape]
+    axes[longest] = [slice(i, i + n_at_once) for i in range(0, values.shape[longest], n_at_once)]
+    for place in product(*axes):
+        values[place] = part = dataset[place]
+        n_bytes += sum(map(_object_bytes, part.reshape(-1).tolist()))
+        if n_bytes > most_bytes:
+            raise ValueError(
+                f"its entries take more than {in_gb(most_bytes)}, and the file has only "
+                f"{in_gb(file_bytes)}"
+            )
+    return values
+
+
+def _object_bytes(value: Any) -> int:
+    if isinstance(value, bytes | str):
+        return len(value)
+    if isinstance(value, tuple):  # a row of a table
+        return sum(map(_object_bytes, value))
+    return int(getattr(value, "nbytes", 0))
+
+
+def text_array(where: str, words: Sequence[str]) -> NDArray[np.str_]:
+    """Return words as an array, in which each takes the memory of the longest; bound that."""
+    width, n_characters = max(map(len, words), default=1), sum(map(len, words))
+    if 4 * width * len(words) > max(_SMALL_BYTES, _MOST_OBJECTS * n_characters):
+        raise DataError(
+            f"{where}: found {len(words)} texts, one of them of {width} characters; expected names "
+            "or short notes",
+            hint="Shorten it, or leave the column out.",
+        )
+    return np.array(words, dtype=str)
+
+
+def check_text(values: Any) -> None:
+    """Raise a ValueError for an array of text beyond Unicode, which cannot be written again."""
+    if getattr(values, "dtype", None) is None or values.dtype.kind != "U" or not values.size:
+        return
+    codes = np.ascontiguousarray(values).view(f"{values.dtype.byteorder}u4")
+    if codes.max() > sys.maxunicode or ((codes >= 0xD800) & (codes < 0xE000)).any():
+        raise ValueError("it holds text beyond Unicode")
 
 
 @dataclass(frozen=True)
@@ -191,6 +248,39 @@ def _follow(group: h5py.Group, path: str, n_links: int) -> Item:
             files += [s.file_name for s in item.virtual_sources() if s.file_name != "."]
         return Elsewhere(str(files[0])) if files else item
     return item
+
+
+def refuse_elsewhere(path: Path) -> None:
+    """Refuse an HDF5 file of which a part lies in another, for libraries that would open that.
+
+    Raises
+    ------
+    DataError
+        If there is such a part, or the file is damaged.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            groups, seen = [file["/"]], set()
+            while groups:
+                group = groups.pop()
+                address = h5py.h5o.get_info(group.id).addr
+                if address in seen:
+                    continue
+                seen.add(address)
+                for name in group:
+                    if isinstance(group.get(name, getlink=True), h5py.SoftLink):
+                        continue  # what it leads to in this file has a link of its own
+                    item = own_item(group, name)
+                    if isinstance(item, h5py.Group):
+                        groups.append(item)
+                    elif isinstance(item, Elsewhere):
+                        raise DataError(
+                            f"{path}: `{group.name.rstrip('/')}/{name}`: found {item.found}; "
+                            "expected its values",
+                            item.hint,
+                        )
+    except DAMAGE as error:
+        raise damaged(path, str(error)) from error
 
 
 # .npz: the header of an array shows what reading it would take ------------------------------------
@@ -322,7 +412,12 @@ class ArrayFile:
         array = self._checked(key, n_rows * math.prod(shape[1:]))
         try:
             if isinstance(array, _NpyMember):
-                return array.read()[rows] if shape else array.read()
+                values = array.read()
+                check_text(values)
+                return values[rows] if shape else values
+            if array.dtype.hasobject:
+                values = read_objects(array)
+                return values[rows] if shape else values
             if key in self._turned:
                 return np.asarray(array[..., rows].T)
             return np.asarray(array[rows] if shape else array[()])
@@ -420,7 +515,8 @@ class ArrayFile:
             check_announced(self.path, array, n_entries)
             return array
         if dtype.hasobject:
-            raise self.wrong(key, "Python objects, which could run code", "numbers or text")
+            hint = "Save all times in one array and the unit of each in another, or MATLAB cells."
+            raise self.wrong(key, "Python objects, which could run code", "numbers or text", hint)
         if not array.by_rows:
             n_entries = math.prod(array.shape)
         check_memory(n_entries * dtype.itemsize, f"{self.path}: `{key}`, {array.shape},")
@@ -470,7 +566,8 @@ def _check_exists(path: Path) -> None:
         return
     if path.exists():
         what = "a folder" if path.is_dir() else "a device or pipe"
-        raise DataError(f"{path}: found {what}; expected a spike file")
+        hint = f"Of Kilosort or phy: {called('list_contents', path)}" if path.is_dir() else None
+        raise DataError(f"{path}: found {what}; expected a spike file", hint)
     folder = path.parent
     names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
     like = nearest(path.name, names)

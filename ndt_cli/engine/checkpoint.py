@@ -4,6 +4,7 @@ import json
 import math
 import time
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -255,6 +256,23 @@ class Checkpoint:
         state = model.state_dict()
         return cls(state, model.settings, model.shape, progress, optimizer or {}, streams or {})
 
+    def of_neurons(self, columns: Tensor) -> "Checkpoint":
+        """Return the model of some of the neurons, which gives the same rates of them.
+
+        Parameters
+        ----------
+        columns : (neurons,) int tensor
+            Which. The counts of all others stand as zero: the embedding must be linear.
+        """
+        assert self.model_settings.embedding == "linear"
+        kept = dict(self.model)
+        kept["embedding.projection.weight"] = kept["embedding.projection.weight"][:, columns]
+        for name in ("readout.last.weight", "readout.last.bias"):
+            rows = kept[name].view(self.shape.n_neurons, -1, *kept[name].shape[1:])
+            kept[name] = rows[columns].flatten(0, 1)
+        shape = replace(self.shape, n_neurons=len(columns))
+        return replace(self, model=kept, shape=shape, optimizer={}, streams={})
+
     def build_model(self, math: LayerMath | None = None) -> NeuralDataTransformer:
         """Return the network with these weights, on the CPU, its layers computed by ``math``."""
         self._check_weights()
@@ -368,6 +386,10 @@ class Checkpoint:
                 f"{path}: not a whole ndt checkpoint ({error})",
                 "use another checkpoint of the run: `checkpoint='last'`, or best-masked-loss",
             ) from error
+        except BaseException as error:
+            if type(error).__name__ == "PanicException":  # of safetensors' Rust, out of memory
+                raise MemoryError(f"{path}: {error}") from error
+            raise
         groups: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "stream": {}}
         checkpoint = cls(
             model=groups["model"],
@@ -529,12 +551,12 @@ def refuse_unless(accepted: bool, what: str, hint: str) -> None:
 
 def check_log(folder: RunFolder, n_epochs: int, *, accept_changes: bool = False) -> None:
     """Refuse a ``metrics.jsonl`` that lacks one of the first epochs, or has one of them twice."""
-    logged = [record["epoch"] for record in folder.read_metrics()]
-    wrong = next((e for e in range(1, n_epochs + 1) if logged.count(e) != 1), None)
+    logged = Counter(int(record["epoch"]) for record in folder.read_metrics())
+    wrong = next((e for e in range(1, n_epochs + 1) if logged[e] != 1), None)
     if wrong is not None:
         refuse_unless(
             accept_changes,
-            f"{folder.path / 'metrics.jsonl'}: found {logged.count(wrong)} lines of epoch {wrong}; "
+            f"{folder.path / 'metrics.jsonl'}: found {logged[wrong]} lines of epoch {wrong}; "
             "expected one",
             "Put back the original file",
         )

@@ -89,12 +89,16 @@ def _variable(name: str, default: str | None, least: int = 0, most: int | None =
     if number is None or number < least or (most is not None and number > most):
         found = "is not set" if text is None else f"is {text!r}"
         expected = f"{least} or more" if most is None else f"{least} to {most}"
-        raise SettingsError(
-            f"the environment variable {name} {found}; expected {expected}, as torchrun sets it "
-            "for each process",
-            "start several processes with torchrun; for one:  unset RANK LOCAL_RANK WORLD_SIZE",
-        )
+        raise _not_torchrun(name, found, expected)
     return number
+
+
+def _not_torchrun(name: str, found: str, expected: str) -> SettingsError:
+    return SettingsError(
+        f"the environment variable {name} {found}; expected {expected}, as torchrun sets it "
+        "for each process",
+        "start several processes with torchrun; for one:  unset RANK LOCAL_RANK WORLD_SIZE",
+    )
 
 
 # How long gloo's threads may take to let go of a tensor before nobody waits for it any more.
@@ -129,6 +133,9 @@ def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
     if ranks.world_size == 1 or dist.is_initialized():
         yield
         return
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        if name not in os.environ:
+            raise _not_torchrun(name, "is not set", "the place of the first process")
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield

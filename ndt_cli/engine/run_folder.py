@@ -10,6 +10,7 @@
     decoders.safetensors   decoders of behavior, if the data have some, once training has ended
     rates.h5               rates of all trials, unless they are very large
     checkpoints/           last, and the best by each validation measure (.safetensors)
+    sessions/              of several sessions: a run folder of each, to evaluate
     figures/               training curves, rates over rasters
     tensorboard/           events, where requested
     run.lock               keeps a second process from training here
@@ -42,7 +43,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from typing_extensions import Self
 
 from ndt_cli import __version__
-from ndt_cli.atomic import leftovers, write_text_atomic
+from ndt_cli.atomic import check_name, leftovers, write_text_atomic
 from ndt_cli.data.spike_data import Recording, SpikeData
 from ndt_cli.engine.measures import CHECKPOINTS
 from ndt_cli.errors import ExistingFileError, RunError, RunWarning, called
@@ -67,9 +68,13 @@ def read_metrics_line(line: str) -> dict[str, float] | None:
         return None
     if not isinstance(record, dict) or type(record.get("epoch")) is not int:
         return None
+    if not 1 <= record["epoch"] < 2**53:
+        return None
     # JSON has no NaN: a measure that was not finite is stored as null.
     record = {key: math.nan if value is None else value for key, value in record.items()}
-    return record if all(type(value) in (int, float) for value in record.values()) else None
+    values = record.values()
+    is_number = all(type(v) is float or (type(v) is int and abs(v) < 2**53) for v in values)
+    return record if is_number else None
 
 
 # ------------------------------------------------------------------------------------------------
@@ -104,6 +109,7 @@ class SplitFacts(_Facts):
     rates_fingerprint: str | None = None  # of the true rates; None in runs of older versions
     neuron_ids_N: list[_Count] = []  # position in the file; empty if columns have its order
     neuron_names: list[str] = []  # in the order of the file
+    session_names: list[str] = []  # of several sessions
     event: str = ""  # that the trials are aligned to; empty if unknown
     start_ms: float = 0.0  # beginning of the first bin, from the event
     # Bins without padding and forward bins, and each neuron's spikes in them; 0 and empty in runs
@@ -136,6 +142,7 @@ class SplitFacts(_Facts):
             rates_fingerprint=data.rates_fingerprint,
             neuron_ids_N=[] if data.neuron_ids_N is None else data.neuron_ids_N.tolist(),
             neuron_names=list(data.neuron_names),
+            session_names=[] if data.sessions is None else list(data.sessions.names),
             event=data.event,
             start_ms=float(data.start_ms),
             n_observed_bins=n_observed_bins,
@@ -173,9 +180,26 @@ class RunFacts(_Facts):
     id: str = ""  # empty in runs of older versions, as below
     cpu_capability: str = ""
     device: str = Field(pattern=r"^(cpu|mps|cuda)(:\d+)?$")
+    ndt: str = ""
+    python: str = ""
+    platform: str = ""
+    command: list[str] = []
     precision: str = Field(pattern=r"^(float32|bfloat16)$")
     n_threads: int = Field(ge=1, le=1024)
     packages: dict[str, str | None] = {}
+
+
+# Of a JSON file of a run, with room for the spikes of a million neurons.
+_MOST_JSON_BYTES = 2**25
+
+
+def read_small_text(path: Path) -> str:
+    """Return the text of a file of a run; raise OSError or ValueError if it is none, or large."""
+    if path.exists() and not path.is_file():
+        raise ValueError("it is a folder, device or pipe")
+    if path.stat().st_size > _MOST_JSON_BYTES:
+        raise ValueError(f"it has more than {_MOST_JSON_BYTES} bytes")
+    return path.read_text(encoding="utf-8")
 
 
 def check_run_facts(content: dict[str, Any], path: Path) -> RunFacts:
@@ -210,13 +234,18 @@ def describe_run(recording: Recording, compute: "Compute", n_threads: int) -> di
         "precision": str(compute.dtype).removeprefix("torch."),
         "n_threads": n_threads,
         "cpu_capability": compute.cpu_capability,
-        "data": {
-            "source": recording.source,
-            "layout": recording.layout,
-            "notes": list(recording.notes),
-            "train": SplitFacts.of(recording.train).model_dump(),
-            "valid": SplitFacts.of(recording.valid).model_dump(exclude=_OF_BOTH),
-        },
+        "data": describe_data(recording),
+    }
+
+
+def describe_data(recording: Recording) -> dict[str, Any]:
+    """Return the part of ``run.json`` about the data."""
+    return {
+        "source": recording.source,
+        "layout": recording.layout,
+        "notes": list(recording.notes),
+        "train": SplitFacts.of(recording.train).model_dump(),
+        "valid": SplitFacts.of(recording.valid).model_dump(exclude=_OF_BOTH),
     }
 
 
@@ -258,6 +287,7 @@ class RunFolder:
     def check_unused(self) -> None:
         """Refuse a path that is in use, unless it holds only a start that was cut off."""
         path = self.path
+        check_name(path)
         if not path.exists():
             return
         temporary = leftovers(path, ("settings.toml", *_BEFORE_SETTINGS))
@@ -325,7 +355,8 @@ class RunFolder:
         """Read a JSON file of the run."""
         path = self.path / name
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(read_small_text(path))
+            json.dumps(content, ensure_ascii=False).encode()  # no text beyond Unicode
         except (OSError, ValueError, RecursionError) as error:
             raise RunError(
                 f"{path} cannot be read: {error}",
@@ -361,10 +392,9 @@ class RunFolder:
 
         A kill may have cut the last line, and a loss of power may have filled it with anything.
         """
-        try:
-            lines = self._metrics.read_text(encoding="utf-8", errors="replace").splitlines()
-        except FileNotFoundError:
+        if not self._metrics.is_file():  # nor a pipe, which would wait
             return []
+        lines = self._metrics.read_text(encoding="utf-8", errors="replace").splitlines()
         return [record for record in map(read_metrics_line, lines) if record is not None]
 
     def keep_metrics(self, last_epoch: int) -> list[dict[str, float]]:

@@ -3,6 +3,7 @@
 Axes: B trials, T bins, N neurons, D width of the encoder.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,16 +23,18 @@ from ndt_cli.engine.device import Compute, choose_compute, cpu_threads
 from ndt_cli.engine.measures import CHECKPOINTS, best_checkpoint
 from ndt_cli.engine.passes import mean_over_passes, pass_inputs
 from ndt_cli.engine.run_folder import RunFolder, SplitFacts, observed_spikes
-from ndt_cli.engine.stream import RateStream
+from ndt_cli.engine.streaming import RateStream
 from ndt_cli.engine.streams import stream_seed
 from ndt_cli.engine.trial_set import TrialSet
-from ndt_cli.errors import CheckpointError, DataError
+from ndt_cli.errors import CheckpointError, DataError, RunError
 from ndt_cli.metrics.decoding import Decoder
 from ndt_cli.model.masking import hide, scoring_mask
 from ndt_cli.model.network import NeuralDataTransformer
 from ndt_cli.settings.tree import Settings
 
 Float32Array = NDArray[np.float32]
+
+_log = logging.getLogger(__name__)
 
 # Fewer neurons than these tell nothing by their rates.
 _FEWEST = 8
@@ -91,7 +94,7 @@ class Model(Protocol):
         """Return the encoder's activations, (B, T, D), nothing hidden."""
 
     def stream(self, *, provisional: bool = False, decoder: Decoder | None = None) -> RateStream:
-        """Infer rates bin by bin; see `ndt_cli.engine.stream.RateStream`."""
+        """Infer rates bin by bin; see `ndt_cli.engine.streaming.RateStream`."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,8 @@ class TrainedModel:
         saved.check_origin(Origin.of(folder, settings), accept_changes=accept_changes)
         network = saved.build_model(math)
         trained_on = folder.facts().data.train
+        refuse_sessions(folder, trained_on)
+        _log.info("loaded %s of %s on %s", checkpoint, folder.path, compute.device)
         return cls(folder, checkpoint, settings, network.to(compute.device), compute, trained_on)
 
     def check_fits(
@@ -280,7 +285,7 @@ class TrainedModel:
         provisional : bool
             Where the model looks ahead: give rates at once, as if nothing followed.
         decoder : Decoder, optional
-            Of behavior, from `ndt_cli.engine.stream.fit_decoder`.
+            Of behavior, from `ndt_cli.engine.streaming.fit_decoder`.
 
         Raises
         ------
@@ -295,7 +300,7 @@ class TrainedModel:
         device = self.compute.device
         masked = hide(
             batch.counts_BTN,
-            batch.visible_1TN,
+            batch.visible,
             batch.scorable,
             hidden.to(device),
             scoring_mask(self.settings.mask),
@@ -329,6 +334,23 @@ class TrainedModel:
         """Ask for no gradients, and take the run's number of threads."""
         with cpu_threads(self.settings.train.n_threads), torch.inference_mode():
             yield
+
+
+def refuse_sessions(folder: RunFolder, trained_on: SplitFacts) -> None:
+    """Refuse a run of several sessions where the model of one is needed.
+
+    Raises
+    ------
+    RunError
+        If it is one; the message names the folders of its sessions.
+    """
+    if trained_on.session_names:
+        one = folder.path / "sessions" / trained_on.session_names[0]
+        raise RunError(
+            f"{folder.path} is a run of {len(trained_on.session_names)} sessions: "
+            f"{', '.join(trained_on.session_names)}",
+            f"Give one of them, such as {one}; they are there once training has ended.",
+        )
 
 
 def _inside(rates_BTN: Tensor, batch: TrialSet) -> Float32Array:

@@ -1,5 +1,6 @@
 """Train a run, and resume one: from settings to a run folder."""
 
+import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -29,11 +30,14 @@ from ndt_cli.engine.run_folder import (
     hold_run,
     package_version,
 )
+from ndt_cli.engine.starting import Start
 from ndt_cli.engine.tensorboard import require_tensorboard
 from ndt_cli.engine.trainer import Trainer, TrainResult, ignore
 from ndt_cli.errors import DeviceError, NdtError, RunError, RunWarning, SettingsError
 from ndt_cli.settings.load import Overrides
 from ndt_cli.settings.tree import Settings, TrainSettings
+
+_log = logging.getLogger(__name__)
 
 
 def train(
@@ -90,7 +94,11 @@ def train(
     ranks = Ranks.from_environment()
     compute = choose_compute(settings.train, ranks.local_rank)
     check_trainable(recording, settings)
+    _check_processes(recording, ranks)
     check_limits(recording.train, settings, compute.device, ranks.world_size)
+    start_weights = _start(settings)
+    if start_weights is not None:
+        start_weights.match(settings, recording.train, recording.source)
     with ExitStack() as stack:
         n_threads = stack.enter_context(
             _computing(settings.train, settings.train.n_threads, compute, ranks)
@@ -109,7 +117,14 @@ def train(
             folder.write_settings(settings)  # last: it makes the folder a run
 
         _in_first_process(start, ranks, compute)
-        trainer = Trainer(settings, recording, folder, compute, ranks)
+        _log.info(
+            "training in %s on %s in %s, CPU threads: %d",
+            folder.path,
+            compute.device,
+            compute.dtype,
+            n_threads,
+        )
+        trainer = Trainer(settings, recording, folder, compute, ranks, start_weights)
         return trainer.run(n_threads, watch or ignore, should_stop, until_epoch)
 
 
@@ -171,10 +186,16 @@ def resume(
             f"{folder.path} is an ensemble, which cannot be trained",
             "Resume one of the runs that it was made of.",
         )
-    if "imported" in folder.read_json("run.json"):
+    about = folder.read_json("run.json")
+    if "trained_in" in about:
+        raise RunError(
+            f"{folder.path} is one session of {about['trained_in']}, and was trained there",
+            f"Resume that run, or start a new one from this: `train.start_from={folder.path}`.",
+        )
+    if "imported" in about:
         raise RunError(
             f"{folder.path} was imported, and has no state to resume from",
-            "Train a new run that starts from its weights.",
+            f"Train a new run that starts from its weights: `train.start_from={folder.path}`.",
         )
     settings = folder.settings(overrides)
     check_resumable(folder.settings(), settings)
@@ -184,6 +205,7 @@ def resume(
     check_same_data(folder, recording, accept_changes=accept_changes)
     check_trainable(recording, settings)
     ranks = Ranks.from_environment()
+    _check_processes(recording, ranks)
     compute, n_threads = _compute_as_started(
         settings.train, folder.facts(), folder.path, ranks.local_rank
     )
@@ -196,9 +218,11 @@ def resume(
             folder.remove_leftovers()
 
         _in_first_process(hold, ranks, compute)
-        trainer = Trainer(settings, recording, folder, compute, ranks)
+        untrained = folder.is_untrained()
+        start = _start(settings) if untrained else None
+        trainer = Trainer(settings, recording, folder, compute, ranks, start)
         # Killed before its first checkpoint, a run starts over, which gives the same run.
-        if not folder.is_untrained():
+        if not untrained:
             last = Checkpoint.load(folder.checkpoint("last"))
             trainer.restore(last, accept_changes=accept_changes)
         done = trainer.progress.epoch
@@ -250,10 +274,24 @@ def _compute_as_started(
     return compute, n_threads
 
 
+def _check_processes(recording: Recording, ranks: Ranks) -> None:
+    if recording.train.sessions is not None and ranks.world_size > 1:
+        raise SettingsError(
+            f"several sessions are trained by one process, not by {ranks.world_size} together",
+            "Start it without torchrun.",
+        )
+
+
+def _start(settings: Settings) -> Start | None:
+    run = settings.train.start_from
+    return None if run is None else Start.load(run)
+
+
 def for_trials(settings: Settings, train: SpikeData) -> Settings:
     """Return the settings with what they leave to the size of the training data."""
     n_bins = int(train.lengths_B.sum())
-    return settings.for_size(train.n_trials, n_bins, int(train.spikes_BTN.sum()))
+    n_spikes = int(train.spikes_BTN.sum())
+    return settings.for_size(train.n_trials, n_bins, n_spikes, train.n_neurons)
 
 
 @contextmanager

@@ -79,7 +79,8 @@ class ContextAttention(nn.Module):
         """Return what is added to the scores: -inf where attention is not allowed, and the bias."""
         if self.relative is None:
             return window.blocked
-        return window.blocked + self.relative(window.blocks).to(window.blocked.dtype)
+        bias_HCW: Tensor = self.relative(window.blocks)
+        return window.blocked + bias_HCW.to(window.blocked.dtype)
 
 
 class RelativePositions(nn.Module):

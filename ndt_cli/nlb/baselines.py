@@ -25,7 +25,7 @@ from scipy.signal.windows import gaussian
 
 from ndt_cli.nlb.catalog import Progress, no_progress
 from ndt_cli.nlb.dependencies import require_nlb_extra
-from ndt_cli.nlb.submission import SubmissionRates
+from ndt_cli.nlb.submission import SubmissionRates, split_rates
 
 Array = NDArray[Any]
 Float64Array = NDArray[np.float64]
@@ -42,23 +42,14 @@ def mean_rate_submission(
     The forward counts hold all neurons, held-out ones last. A silent neuron gets half a spike, so
     that a spike in an evaluated trial is unlikely but not impossible.
     """
-    n_heldin = train_heldin_BTN.shape[2]
-    heldin_N, heldout_N = _mean_rates(train_heldin_BTN), _mean_rates(train_heldout_BTN)
+    window_N = np.append(_mean_rates(train_heldin_BTN), _mean_rates(train_heldout_BTN))
     forward_N = _mean_rates(train_forward_BTN)
-    n_train, n_bins, _ = train_heldin_BTN.shape
+    n_train, n_bins, n_heldin = train_heldin_BTN.shape
     n_forward = train_forward_BTN.shape[1]
-
-    def repeat(rates_N: Array, n_trials: int, n_bins: int) -> Array:
-        return np.broadcast_to(rates_N, (n_trials, n_bins, len(rates_N)))
-
-    return SubmissionRates(
-        train_rates_heldin=repeat(heldin_N, n_train, n_bins),
-        train_rates_heldout=repeat(heldout_N, n_train, n_bins),
-        eval_rates_heldin=repeat(heldin_N, n_eval_trials, n_bins),
-        eval_rates_heldout=repeat(heldout_N, n_eval_trials, n_bins),
-        eval_rates_heldin_forward=repeat(forward_N[:n_heldin], n_eval_trials, n_forward),
-        eval_rates_heldout_forward=repeat(forward_N[n_heldin:], n_eval_trials, n_forward),
-    )
+    train_BTN = np.broadcast_to(window_N, (n_train, n_bins, len(window_N)))
+    eval_TN = np.vstack([[window_N] * n_bins, [forward_N] * n_forward])
+    eval_BTN = np.broadcast_to(eval_TN, (n_eval_trials, *eval_TN.shape))
+    return split_rates(train_BTN, eval_BTN, len(window_N) - n_heldin, n_forward)
 
 
 def _mean_rates(counts_BTN: Array) -> Array:
@@ -132,14 +123,10 @@ def smoothing_submission(
         lambda done: progress("smoothing", n_heldout + done, n_regressions),
     )
     forward_BTN = np.maximum(ends[:, None] * _course(train_forward_BTN, kernel), _LOWEST_RATE)
-    return SubmissionRates(
-        train_rates_heldin=train_rates,
-        train_rates_heldout=train_heldout.reshape(*train_rates.shape[:2], n_heldout),
-        eval_rates_heldin=eval_rates,
-        eval_rates_heldout=eval_heldout.reshape(*eval_rates.shape[:2], n_heldout),
-        eval_rates_heldin_forward=forward_BTN[:, :, :n_heldin],
-        eval_rates_heldout_forward=forward_BTN[:, :, n_heldin:],
-    )
+    train_BTN = np.dstack([train_rates, train_heldout.reshape(*train_rates.shape[:2], -1)])
+    eval_BTN = np.dstack([eval_rates, eval_heldout.reshape(*eval_rates.shape[:2], -1)])
+    both_BTN = np.concatenate([eval_BTN, forward_BTN], axis=1)
+    return split_rates(train_BTN, both_BTN, n_heldout, forward_BTN.shape[1])
 
 
 def _kernel(width_ms: float, bin_ms: float) -> Float64Array:

@@ -4,7 +4,7 @@ A model is a run folder.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,24 +22,9 @@ from ndt_cli.errors import RunError, called
 from ndt_cli.nlb.catalog import Progress, StopRequest, no_progress, stop_if_asked
 from ndt_cli.nlb.submission import SubmissionRates, split_rates
 from ndt_cli.nlb.tensors import NlbTensors, to_recording
-from ndt_cli.search.choose import choose_members
+from ndt_cli.search.choose import EnsembleChoice, choose_members
 from ndt_cli.search.folder import SweepFolder
 from ndt_cli.settings.tree import Settings
-
-
-@dataclass(frozen=True)
-class SweepChoice:
-    """How the members of a sweep were chosen, always on validation trials.
-
-    ``curve`` holds the validation score of the mean rates of the best 1, 2, ... members; it is
-    empty if the number was given.
-    """
-
-    sweep: Path
-    choose_by: str
-    n_members: int
-    n_ranked: int
-    curve: list[float]
 
 
 def expand_ensembles(paths: Sequence[Path]) -> list[Path]:
@@ -54,18 +39,11 @@ def expand_ensembles(paths: Sequence[Path]) -> list[Path]:
     return runs
 
 
-def best_of_sweep(
-    sweep: Path, n_members: int | None, tensors: NlbTensors
-) -> tuple[list[Path], SweepChoice]:
-    """Choose the best members of a sweep; return their run folders, best first.
-
-    ``n_members=None`` takes the number whose mean rates score best on the validation trials.
-    """
+def best_of_sweep(sweep: Path, n_members: int | None, tensors: NlbTensors) -> EnsembleChoice:
+    """Choose the best members of a sweep, by validation trials alone (`choose_members`)."""
     ranked = [member.folder for member in SweepFolder.open(sweep).results().ranked]
     check_trained_on(ranked, tensors)
-    choice = choose_members(sweep, n_members, recording=to_recording(tensors))
-    about = SweepChoice(sweep, choice.choose_by, choice.n_members, len(ranked), choice.curve)
-    return choice.runs, about
+    return choose_members(sweep, n_members, recording=to_recording(tensors))
 
 
 def check_trained_on(runs: Sequence[Path], tensors: NlbTensors) -> None:

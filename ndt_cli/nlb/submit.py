@@ -28,7 +28,6 @@ from ndt_cli.nlb.catalog import (
 )
 from ndt_cli.nlb.check import Expected, Finding, check_submission
 from ndt_cli.nlb.members import (
-    SweepChoice,
     best_of_sweep,
     check_trained_on,
     chosen_epochs,
@@ -39,6 +38,7 @@ from ndt_cli.nlb.members import (
 )
 from ndt_cli.nlb.submission import SubmissionRates, write_submission
 from ndt_cli.nlb.tensors import Arrays, NlbTensors, make_tensors, scored_inputs, to_recording
+from ndt_cli.search.choose import EnsembleChoice
 from ndt_cli.search.folder import SweepFolder
 
 
@@ -52,7 +52,7 @@ class DatasetResult:
     runs: list[Path]
     epochs: list[int]  # that each member was trained for
     scores: Scores  # by estimate; empty without labels
-    choice: SweepChoice | None = None
+    choice: EnsembleChoice | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +80,7 @@ def summary(result: SubmitResult) -> dict[str, Any]:
                 and {
                     "folder": str(made.choice.sweep),
                     "choose_by": made.choice.choose_by,
-                    "n_ranked": made.choice.n_ranked,
+                    "n_ranked": len(made.choice.ranked),
                     "number_chosen": "on validation" if made.choice.curve else "given",
                     "validation_curve": made.choice.curve,
                 },
@@ -181,7 +181,8 @@ def submit(
         choice = None
         if sweep is not None:
             told("choosing members", 0, 1)
-            chosen_runs, choice = best_of_sweep(sweep, members, dataset.val)
+            choice = best_of_sweep(sweep, members, dataset.val)
+            chosen_runs = choice.runs
         elif runs:
             chosen_runs = list(runs)
             check_trained_on(runs, dataset.val)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 import ndt_cli
 from ndt_cli.atomic import write_stream_atomic
+from ndt_cli.data.files import DAMAGE, Item, own_item, own_items
 from ndt_cli.data.spike_data import IntArray, Recording, SpikeData
 from ndt_cli.data.write import check_target, write_recording
 from ndt_cli.nlb.catalog import (
@@ -206,11 +207,14 @@ _STORAGE = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "flet
 
 
 def cache_path(dataset: NlbDataset, bin_ms: int, phase: Phase, sources: Sequence[Path]) -> Path:
-    """Return the cache file for NWB files (train file first), keyed by their size and mtime."""
+    """Return the cache file for NWB files (train file first), keyed by their names and content."""
     digest = hashlib.sha256()
     for path in sources:
-        status = path.stat()
-        digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+        content = hashlib.sha256()
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                content.update(block)
+        digest.update(f"{path.name} {content.hexdigest()}\n".encode())
     versions = "_".join(
         f"{short}{package_version(name)}"
         for short, name in (("nlb", "nlb-tools"), ("pandas", "pandas"), ("pynwb", "pynwb"))
@@ -252,12 +256,13 @@ def read_cache(path: Path) -> dict[str, Any] | None:
     try:
         with h5py.File(path, "r") as file:
             for part in _PARTS:
-                if part in file:
-                    made[part] = {key: _read_array(item) for key, item in file[part].items()}
+                group = own_item(file, part)
+                if isinstance(group, h5py.Group):
+                    made[part] = {key: _read_array(item) for key, item in own_items(group).items()}
             for key in _PER_TRIAL:
-                made[key] = _read_array(file[key])
+                made[key] = _read_array(own_item(file, key))
             made["notes"] = tuple(str(note) for note in file.attrs["notes"])
-    except (OSError, KeyError, RuntimeError, TypeError, ValueError):
+    except DAMAGE:
         return None
     return made
 
@@ -272,7 +277,9 @@ def _write_array(group: h5py.Group, key: str, array: NDArray[Any]) -> None:
     item.attrs["lengths"] = [len(row) for row in array]
 
 
-def _read_array(item: h5py.Dataset) -> NDArray[Any]:
+def _read_array(item: Item) -> NDArray[Any]:
+    if not isinstance(item, h5py.Dataset):
+        raise ValueError("not an array of this file")
     flat: NDArray[Any] = item[()]
     if "lengths" not in item.attrs:
         return flat

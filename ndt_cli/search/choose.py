@@ -17,16 +17,15 @@ from ndt_cli.settings.tree import Settings
 
 @dataclass(frozen=True)
 class EnsembleChoice:
-    """The best ``n_members`` of a sweep's ranked members.
+    """The best ``n_members`` of a sweep's ranked members."""
 
-    ``curve`` is the validation score of the mean rates of the best 1, 2, ... members; it is empty
-    if the number was given.
-    """
-
+    sweep: Path
     ranked: list[Path]
     n_members: int
     settings: Settings
     choose_by: str
+    # Validation score of the mean rates of the best 1, 2, ... members; empty if their number was
+    # given.
     curve: list[float]
 
     @property
@@ -86,4 +85,4 @@ def choose_members(
         best = np.argmin if MEASURES[results.choose_by].lower_is_better else np.argmax
         n_members = int(best(curve)) + 1
     runs = [member.folder for member in ranked]
-    return EnsembleChoice(runs, n_members, folder.settings, results.choose_by, curve)
+    return EnsembleChoice(Path(sweep), runs, n_members, folder.settings, results.choose_by, curve)

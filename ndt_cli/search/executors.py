@@ -36,7 +36,7 @@ from ndt_cli.engine.trainer import Stopped, ignore
 from ndt_cli.engine.training import resume, train
 from ndt_cli.errors import NdtError, RunError, RunWarning, SettingsError, TrainingError
 from ndt_cli.model.network import ModelShape
-from ndt_cli.search.folder import Member, write_member
+from ndt_cli.search.folder import Member, read_rungs, write_member
 from ndt_cli.search.results import Ended, Scores, run_scores
 from ndt_cli.settings.tree import Settings
 
@@ -57,24 +57,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Report:
-    """Training of a member has stopped; how far it is stands in its folder.
-
-    Parameters
-    ----------
-    member : Member
-        The member.
-    notes : tuple of str
-        Warnings of the training.
-    refusal : NdtError, optional
-        An error that another try would meet again.
-    died : str
-        Why its worker died, if it did: another try goes on from the last checkpoint.
-    """
+    """Training of a member has stopped; how far it is stands in its folder."""
 
     member: Member
-    notes: tuple[str, ...] = ()
-    refusal: NdtError | None = None
-    died: str = ""
+    notes: tuple[str, ...] = ()  # warnings of the training
+    refusal: NdtError | None = None  # an error that another try would meet again
+    died: str = ""  # why its worker died: another try goes on from the last checkpoint
 
 
 class Executor(Protocol):
@@ -97,11 +85,6 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """Stop what is still running."""
-
-
-# ------------------------------------------------------------------------------------------------
-# Training one member, wherever that is
-# ------------------------------------------------------------------------------------------------
 
 
 def train_member(
@@ -168,19 +151,6 @@ def work(member: Member, job: Job, n_threads: int) -> Report:
     return Report(member, notes, refusal)
 
 
-def read_rungs(run: Path) -> dict[int, float]:
-    """Return the scores of a member by epoch, NaN where it had none yet."""
-    if not (run / "rungs.json").is_file():
-        return {}
-    content = RunFolder(run).read_json("rungs.json")
-    try:
-        return {int(e): math.nan if s is None else float(s) for e, s in content.items()}
-    except (TypeError, ValueError) as error:
-        raise RunError(
-            f"{run / 'rungs.json'}: damaged ({error})", "Remove it, or restore a copy."
-        ) from error
-
-
 def _scores(member: Member, job: Job) -> Scores:
     """Measure the best checkpoint of a member, if it has one."""
     chosen = best_checkpoint(member.settings.train.choose_by)
@@ -214,11 +184,6 @@ def _wait_until_free(run: Path) -> None:
             pass
 
 
-# ------------------------------------------------------------------------------------------------
-# On this machine
-# ------------------------------------------------------------------------------------------------
-
-
 class InTurn:
     """Trains one member after another in this process."""
 
@@ -232,15 +197,10 @@ class InTurn:
         self._members.append(member)
 
     def wait(self, look: StopRequest) -> list[Report]:
-        members, self._members = self._members, []
-        for member in members:
-            stop_file = member.stop_file
-
-            def asked(stop_file: Path = stop_file) -> bool:
-                return look() or stop_file.exists()
-
-            train_member(member, self._job, self._watch, asked)
-        return [Report(member) for member in members]
+        member = self._members.pop()
+        stop_file = member.stop_file
+        train_member(member, self._job, self._watch, lambda: look() or stop_file.exists())
+        return [Report(member)]
 
     def close(self) -> None:
         pass
@@ -249,12 +209,8 @@ class InTurn:
 class Processes:
     """Trains several members at the same time, each in a process of its own.
 
-    CPU threads are shared out; on a machine with GPUs the processes are spread over them.
-
-    Parameters
-    ----------
-    jobs : int
-        Processes. 0: one for each CPU core or, on GPUs, as many as their memory holds.
+    CPU threads are shared out, and processes spread over the GPUs. ``jobs=0``: one process for
+    each CPU core or, on GPUs, as many as their memory holds.
     """
 
     def __init__(self, jobs: int) -> None:

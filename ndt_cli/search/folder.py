@@ -21,13 +21,21 @@ earlier results stands in the member's own settings.
 """
 
 import json
+import math
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    TypeAdapter,
+    ValidationError,
+)
 
 from ndt_cli import __version__
 from ndt_cli.atomic import leftovers, write_text_atomic
@@ -137,6 +145,7 @@ class Member:
 
 _MEMBER = TypeAdapter(MemberResult)
 _REFERENCES = TypeAdapter(dict[str, Scores])
+_RUNGS = TypeAdapter(dict[int, FiniteFloat | None])
 
 
 @dataclass(frozen=True)
@@ -233,7 +242,8 @@ class SweepFolder:
         folder = self.member_folder(index)
         file = folder / "member.json"
         if file.is_file():
-            result: MemberResult = self._read(_MEMBER, file, index=index, folder=str(folder))
+            known = {"index": index, "folder": str(folder)}
+            result: MemberResult = read_record(_MEMBER, file, self._hint, **known)
             return result
         progress = progress_of(folder)
         status: Status = "unfinished" if progress.epoch else "waiting"
@@ -248,7 +258,7 @@ class SweepFolder:
             self.path,
             self.settings.train.choose_by,
             tuple(self.result(index) for index in range(self.n_members)),
-            self._read(_REFERENCES, file) if file.is_file() else {},
+            read_record(_REFERENCES, file, self._hint) if file.is_file() else {},
             self.plan.seeds,
         )
         default = self.result(-1)
@@ -266,18 +276,9 @@ class SweepFolder:
         write_text_atomic(self.path / "results.json", text, overwrite=True)
         write_text_atomic(self.path / "results.csv", ended.to_csv(), overwrite=True)
 
-    def _read(self, adapter: TypeAdapter[Any], file: Path, **known: Any) -> Any:
-        """Read a JSON object that may be damaged; what is ``known`` stands in no file."""
-        try:
-            content = {**json.loads(file.read_text(encoding="utf-8")), **known}
-            # As JSON: the strict check of Python values takes no dict for a dataclass.
-            return adapter.validate_json(json_text(content), strict=True)
-        except (OSError, ValueError, TypeError, RecursionError) as error:
-            why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-            raise RunError(
-                f"{file}: damaged ({why})",
-                f"Remove it; {called('resume_sweep', self.path)} makes it again.",
-            ) from error
+    @property
+    def _hint(self) -> str:
+        return f"Remove it; {called('resume_sweep', self.path)} makes it again."
 
     def _is_of_a_start(self) -> bool:
         if not self.path.is_dir():
@@ -286,6 +287,24 @@ class SweepFolder:
         ours |= set(leftovers(self.path, ("base.toml", "space.toml", _PLAN)))
         nested = (path for path in ours if path.is_dir() and any(path.iterdir()))
         return set(self.path.iterdir()) <= ours and not any(nested)
+
+
+def read_record(adapter: TypeAdapter[Any], file: Path, hint: str, **known: Any) -> Any:
+    """Read a JSON object that may be damaged; what is ``known`` stands in no file."""
+    try:
+        content = {**json.loads(file.read_text(encoding="utf-8")), **known}
+        # As JSON: the strict check of Python values takes no dict for a dataclass.
+        return adapter.validate_json(json_text(content), strict=True)
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise RunError(f"{file}: damaged ({why})", hint) from error
+
+
+def read_rungs(run: Path) -> dict[int, float]:
+    """Return the scores of a member by epoch, NaN where it had none yet."""
+    file = run / "rungs.json"
+    content = read_record(_RUNGS, file, "Remove it.") if file.is_file() else {}
+    return {epoch: math.nan if score is None else score for epoch, score in content.items()}
 
 
 def progress_of(run: Path) -> Progress:

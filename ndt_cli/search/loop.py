@@ -107,16 +107,8 @@ def sweep(
         member 0, and each further member takes the next.
     space : Space
         What is drawn (`ndt_cli.search.space.find_space`).
-    n_members : int
-        Settings to draw.
-    seed : int
-        Seed of the draws.
-    n_seeds : int
-        Members trained with each of these settings; they are ranked by the mean.
-    sampler, pruner, grace_epochs, pbt_interval
+    n_members, seed, n_seeds, sampler, pruner, grace_epochs, pbt_interval, default_run
         See `ndt_cli.search.folder.SweepPlan`.
-    default_run : bool
-        Also train with ``settings`` themselves, to compare the best member with.
     time_budget : float, optional
         Minutes after which everything is saved and the sweep ends; it can be resumed.
     out : Path or str, optional
@@ -130,10 +122,6 @@ def sweep(
         What follows the sweep.
     should_stop : callable
         Once it returns true, all running members are saved and the sweep returns.
-
-    Returns
-    -------
-    SweepRun
 
     Raises
     ------
@@ -168,6 +156,11 @@ def sweep(
     choose_compute(settings.train)
     if settings.train.tensorboard:
         require_tensorboard()
+    if settings.data.files:
+        raise SettingsError(
+            "a sweep searches settings on one session, not on several",
+            "Search on one file, then train all sessions with the settings found.",
+        )
     recording = recording or load_recording(settings.data)
     settings = for_trials(settings, recording.train)
     if plan.pbt_interval is not None:
@@ -192,24 +185,9 @@ def resume_sweep(
 ) -> SweepRun:
     """Resume a sweep that was stopped, as if it had never been.
 
-    Members that have ended are kept. Those that were training resume exactly from their last
-    checkpoint, or start again if they have none.
-
-    Parameters
-    ----------
-    path : Path or str
-        Folder of the sweep.
-    n_members : int, optional
-        More members than before.
-    time_budget, recording, executor, watching, should_stop
-        As in `sweep`.
-
-    Raises
-    ------
-    SettingsError
-        If fewer members are asked for than there are.
-    RunError
-        If it is not a sweep, or the data have changed.
+    Members that have ended are kept; those that were training resume exactly from their last
+    checkpoint. ``n_members`` may be more than before; for the other arguments see `sweep`. A
+    RunError says that it is not a sweep, or that the data have changed.
 
     Examples
     --------
@@ -298,8 +276,10 @@ class _Loop:
         """Find out what is done; the folder is held."""
         folder, recording = self._folder, self._recording
         for run in (*(folder.path / "members").iterdir(), folder.path / "default"):
-            if run.suffix == ".stop" and not run.read_bytes():
-                run.unlink()
+            if run.suffix == ".stop":
+                ended = run.with_suffix("") / "member.json"
+                if ended.is_file() or not run.read_bytes():  # otherwise it is still to be stopped
+                    run.unlink()
             elif (run / "run.json").is_file():  # members of a sweep share their data
                 check_same_data(RunFolder(run), recording)
         results = folder.results()

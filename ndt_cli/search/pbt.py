@@ -11,7 +11,6 @@ settings, each perturbed or drawn again (explore).
     members/003-until-20/     what it was before it was replaced after epoch 20
 """
 
-import json
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -26,9 +25,9 @@ from ndt_cli.data.spike_data import Recording
 from ndt_cli.engine.checkpoint import Checkpoint, Origin
 from ndt_cli.engine.measures import MEASURES, best_checkpoint
 from ndt_cli.engine.run_folder import RunFolder
-from ndt_cli.errors import RunError, SettingsError
+from ndt_cli.errors import SettingsError
 from ndt_cli.jsonable import json_text
-from ndt_cli.search.folder import Member, SweepFolder, SweepPlan, progress_of
+from ndt_cli.search.folder import Member, SweepFolder, SweepPlan, progress_of, read_record
 from ndt_cli.search.results import MemberResult, SweepResults, run_scores
 from ndt_cli.search.space import Draw, Space, Value
 from ndt_cli.settings.tree import Settings
@@ -59,8 +58,8 @@ class Lineage:
     """Which member was copied from which, up to the last ranking: ``pbt.json`` of a sweep."""
 
     interval_epochs: int
-    last_epoch: int = 0
-    moves: tuple[Move, ...] = ()
+    last_epoch: int
+    moves: tuple[Move, ...]
 
     @classmethod
     def read(cls, sweep: Path) -> "Lineage | None":
@@ -68,16 +67,15 @@ class Lineage:
         file = sweep / "pbt.json"
         if not file.is_file():
             return None
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            fields = {key: content[key] for key in ("interval_epochs", "last_epoch", "moves")}
-            return TypeAdapter(cls).validate_python(fields)
-        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-            raise RunError(f"{file}: damaged ({error!r})", "Restore a copy.") from error
+        lineage: Lineage = read_record(_LINEAGE, file, "Restore a copy.")
+        return lineage
 
     def write(self, sweep: Path) -> None:
         """Write ``pbt.json``, before any of its moves is made."""
         write_text_atomic(sweep / "pbt.json", json_text(self) + "\n", overwrite=True)
+
+
+_LINEAGE = TypeAdapter(Lineage)
 
 
 def check_population(plan: SweepPlan, settings: Settings) -> None:
@@ -115,7 +113,7 @@ class PopulationStrategy:
         self._to_do, self._training = results.to_do, set[int]()
         self._waiting: list[Member] = []
         assert folder.plan.pbt_interval is not None
-        self._lineage = Lineage.read(folder.path) or Lineage(folder.plan.pbt_interval)
+        self._lineage = Lineage.read(folder.path) or Lineage(folder.plan.pbt_interval, 0, ())
         self._until: int | None = None
         if self._to_do:
             self._next_generation()

@@ -36,13 +36,10 @@ class RayTasks:
     ----------
     ray_address : str, optional
         A running cluster: ``"auto"`` for the one of this machine, or ``"host:port"``. Default:
-        the environment's ``RAY_ADDRESS``, otherwise a cluster of this machine alone, started for
-        the sweep.
-    cpus_per_worker : int, optional
-        CPUs of a member, and its threads. Default: ``train.n_threads``, or 1.
-    gpus_per_worker : float, optional
-        GPUs of a member; below 1, several members share one. Default: 1 if the cluster has GPUs
-        and ``train.device`` allows them, otherwise 0.
+        ``RAY_ADDRESS``, otherwise a cluster of this machine alone, started for the sweep.
+    cpus_per_worker, gpus_per_worker : int, float, optional
+        CPUs of a member, and its threads (default: ``train.n_threads``, or 1), and GPUs: below 1,
+        several members share one (default: 1 if there are any and ``train.device`` allows them).
     """
 
     def __init__(
@@ -75,11 +72,6 @@ class RayTasks:
                 fitting = min(fitting, share)
             n += fitting
         return n
-
-    @property
-    def n_machines(self) -> int:
-        """Machines that the cluster has now."""
-        return len(_machines())
 
     def open(self, job: Job, watch: Watcher) -> None:
         """Connect to the cluster, or start one, and check that a member fits on some machine."""

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from ndt_cli.errors import SettingsError, called, nearest
 from ndt_cli.settings.explain import describe_problem, field_table, unknown_key
-from ndt_cli.settings.load import ConfigSource, parse_config, read_toml_text
+from ndt_cli.settings.load import ConfigSource, at_home, parse_config, read_toml_text
 from ndt_cli.settings.tree import Settings
 
 Value = int | float | str | bool
@@ -254,6 +254,7 @@ _PRESETS_OF_SPACE = {
     "maze-rtt": "mc_maze mc_maze_large mc_maze_medium mc_maze_small mc_rtt ablation-low-dropout "
     "ablation-mask-token ablation-no-span ablation-postnorm ablation-rates",
     "recordings": "recordings",
+    "recordings-causal": "recordings-causal",
     "area2_bump": "area2_bump",
     "dmfc_rsg": "dmfc_rsg",
 }
@@ -294,7 +295,7 @@ def find_space(space: str | Path) -> Space:
     >>> list(space.draw(seed=0, member=3))[:2]
     ['model.dropout', 'model.dropout_embedding']
     """
-    path, name = Path(space).expanduser(), str(space)
+    path, name = at_home(space), str(space)
     if path.is_file():
         return read_space(path, name)
     stem = name.removesuffix(".toml")

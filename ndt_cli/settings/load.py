@@ -1,6 +1,7 @@
 """Load settings: a TOML file or a shipped preset, with overrides, checked together."""
 
 import codecs
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 import tomli_w
 from pydantic import ValidationError
 
+from ndt_cli.atomic import check_name
 from ndt_cli.errors import SettingsError, nearest
 from ndt_cli.settings.explain import (
     describe_problem,
@@ -67,16 +69,17 @@ class PresetInfo:
 
 
 def load_settings(
-    config: str | Path | Mapping[str, Any] | None = None, overrides: Overrides = ()
+    config: str | Path | Mapping[str, Any] | ConfigSource | None = None, overrides: Overrides = ()
 ) -> Settings:
     """Read a config or preset, apply the overrides, and check everything together.
 
     Parameters
     ----------
-    config : str, Path or mapping, optional
-        A TOML file, a preset's name, or the settings themselves, nested as in a file
-        (``{"train": {"max_epochs": 20}}``) or with dotted keys. Default: the preset
-        ``lorenz-quick``. A relative ``data.file`` in a file counts from that file's folder.
+    config : str, Path, mapping or ConfigSource, optional
+        A TOML file (``-`` for standard input), a preset's name, or the settings themselves,
+        nested as in a file (``{"train": {"max_epochs": 20}}``) or with dotted keys. Default: the
+        preset ``lorenz-quick``. A relative ``data.file`` in a file counts from that file's
+        folder.
     overrides : sequence of str, or mapping
         ``"section.name=value"``, applied in order; a later one wins. Or a mapping, as for
         ``config``. A relative ``data.file`` here counts from the working directory.
@@ -121,8 +124,7 @@ def resolve_config(source: ConfigSource, overrides: Overrides = ()) -> Settings:
     for section, fields in values.items():
         if isinstance(fields, dict):
             origins |= {f"{section}.{name}": source.label for name in fields}
-    if isinstance(values.get("data"), dict):
-        _make_path(values["data"], folder)
+    _make_paths(values, folder)
     return _checked(values, origins, [(overrides, _OVERRIDES)])
 
 
@@ -171,8 +173,8 @@ def _put(
     if isinstance(fields, dict):  # otherwise the config is wrong, which the validation reports
         fields[name] = value
         origins[key] = origin
-        if key == "data.file":
-            _make_path(fields, Path())
+        if key in _PATHS:
+            _make_paths({section: fields}, Path())
     return None
 
 
@@ -208,10 +210,33 @@ def _parse_value(text: str, *, wants_text: bool) -> Any:
     return text if wants_text and not isinstance(value, str) else value
 
 
-def _make_path(data: dict[str, Any], folder: Path) -> None:
+_PATHS = ("data.file", "data.files", "train.start_from")
+
+
+def _make_paths(values: dict[str, Any], folder: Path) -> None:
     # Strict validation takes a Path, not text, and refuses anything else.
-    if isinstance(data.get("file"), (str, Path)) and data["file"]:
-        data["file"] = (folder / Path(data["file"]).expanduser()).absolute()
+    for section, _, name in (key.partition(".") for key in _PATHS):
+        fields = values.get(section)
+        if not isinstance(fields, dict):
+            continue
+        given = fields.get(name)
+        if isinstance(given, (str, Path)) and given:
+            fields[name] = _absolute(given, folder)
+        elif isinstance(given, list):
+            fields[name] = [
+                _absolute(path, folder) if isinstance(path, (str, Path)) else path for path in given
+            ]
+
+
+def _absolute(path: str | Path, folder: Path) -> Path:
+    found = (folder / at_home(path)).absolute()
+    check_name(found)
+    return found
+
+
+def at_home(path: str | Path) -> Path:
+    """Return a path with a ``~`` at its beginning as a folder; one of an unknown user stays."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  (which raises for an unknown user)
 
 
 # Configs and presets -----------------------------------------------------------------------------
@@ -234,8 +259,10 @@ def read_preset(name: str) -> PresetInfo:
     return PresetInfo(source.name, title, resolve_config(source))
 
 
-def find_config(config: str | Path | None = None) -> ConfigSource:
-    """Find a config: the file of this name if there is one, else the preset.
+def find_config(config: str | Path | ConfigSource | None = None) -> ConfigSource:
+    """Find a config: the file of this name if there is one, else the preset; ``-`` is read.
+
+    ``-`` stands for standard input; a source that was found before is returned as it is.
 
     Raises
     ------
@@ -244,7 +271,12 @@ def find_config(config: str | Path | None = None) -> ConfigSource:
     """
     if config is None:
         return _preset_source(DEFAULT_PRESET)
-    path, name = Path(config).expanduser(), str(config)
+    if isinstance(config, ConfigSource):
+        return config
+    if str(config) == "-":
+        # Relative paths count from the working directory, as in the overrides.
+        return ConfigSource("standard input", "file", sys.stdin.read(_MAX_BYTES), Path("-"))
+    path, name = at_home(config), str(config)
     if path.is_file():
         hint = (
             "`config` takes a TOML file or a preset's name; for a spike file, set `data.file=PATH`"
@@ -307,15 +339,17 @@ def parse_config(source: ConfigSource) -> dict[str, Any]:
     try:
         return tomllib.loads(source.text)
     except tomllib.TOMLDecodeError as error:
-        message = str(error)
+        message, hint = str(error), _TOML_HINT
         place = _PLACE.search(message)
         if place and place[1]:
             line, column = int(place[1]), int(place[2])
         else:
             lines = source.text.split("\n")
             line, column = len(lines), len(lines[-1]) + 1
+        if "\\" in source.text.split("\n")[line - 1]:
+            hint = "Put a path of Windows in single quotes: file = 'C:\\data\\spikes.npz'"
         raise SettingsError(
-            f"{source.label}, line {line}, column {column}: {_PLACE.sub('', message)}", _TOML_HINT
+            f"{source.label}, line {line}, column {column}: {_PLACE.sub('', message)}", hint
         ) from error
     except RecursionError as error:
         raise SettingsError(

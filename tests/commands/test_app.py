@@ -1,7 +1,12 @@
 import errno
+import io
+import json
+import logging
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -160,7 +165,7 @@ def test_an_unexpected_error_is_called_a_bug(ndt, failing_train):
     code, _, err = ndt("train")
     assert code == 1
     assert "This is a bug in ndt: ZeroDivisionError: division by zero" in err
-    assert "ndt --debug" in err
+    assert "with --debug" in err
     assert "Traceback" not in err
 
 
@@ -168,6 +173,8 @@ def test_debug_shows_the_traceback(failing_train):
     failing_train(DataError("a.h5: no spikes"))
     with pytest.raises(DataError):
         app.main(["--debug", "train"])
+    with pytest.raises(DataError):
+        app.main(["train", "--debug"])
 
 
 def test_an_interrupt_is_one_line_and_130(ndt, failing_train):
@@ -238,3 +245,125 @@ def test_the_checkpoints_to_choose_from_are_those_of_the_measures():
     from ndt_cli.engine.measures import CHECKPOINTS
 
     assert [choice.value for choice in CheckpointChoice] == list(CHECKPOINTS)
+
+
+def test_a_tilde_that_the_shell_left_is_the_home_folder(ndt, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for given in (["~/none.npz"], ["~nosuchuser/none.npz"]):
+        code, printed, _ = ndt("check-data", *given)
+        assert code == 1
+        expected = tmp_path / "none.npz" if given[0][1] == "/" else given[0]
+        assert f"{expected}: there is no such file" in printed
+    assert ndt("gen-data", "lorenz", "--out=~/x.csv")[2].startswith(f"Error: {tmp_path}/x.csv")
+
+
+def test_a_preset_in_a_file_has_no_colors(tmp_path):
+    with (tmp_path / "lab.toml").open("w") as file:
+        subprocess.run(
+            [sys.executable, "-m", "ndt_cli", "presets", "lorenz-quick"],
+            stdout=file,
+            env={**os.environ, "FORCE_COLOR": "1"},
+            check=True,
+        )
+    assert "\x1b" not in (tmp_path / "lab.toml").read_text()
+
+
+# Habits of a shell
+
+
+PAGES = [
+    *((name,) for name in app.COMMANDS),
+    *(("gen-data", name) for name in ("lorenz", "chaotic-rnn")),
+    *(("sweep", name) for name in ("show", "spaces")),
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=" ".join)
+def test_help_at_80_columns_breaks_no_name_of_an_option_or_a_choice(ndt, monkeypatch, page):
+    monkeypatch.setenv("COLUMNS", "80")
+    _, text, _ = ndt(*page, "--help")
+    assert "\u2026" not in text  # what Rich puts where it cuts
+    command = app.load_command(page[0])
+    command = command.commands[page[1]] if len(page) > 1 else command
+    words = [name for parameter in command.params for name in parameter.opts if "--" in name]
+    for parameter in command.params:
+        if " One of " in (getattr(parameter, "help", None) or ""):
+            words += parameter.help.rpartition(" One of ")[2].rstrip(".").split(", ")
+    assert [word for word in words if word not in text] == []
+
+
+def test_help_is_grouped_by_task_and_every_command_has_an_example(ndt):
+    text = ndt("--help")[1]
+    places = [text.index(command.panel) for command in app.COMMANDS.values()]
+    assert len(set(places)) == 5
+    for name, command in app.COMMANDS.items():
+        assert command.example.startswith(f"ndt {name} ")
+        assert "Example:  ndt" in ndt(name, "--help")[1]
+
+
+def test_quiet_leaves_results_warnings_and_errors(ndt):
+    loud, quiet = ndt("presets"), ndt("presets", "-q")
+    assert "Next:  ndt presets recordings" in loud[2]
+    assert quiet == (0, loud[1], "")
+    assert ndt("--quiet", "presets")[2] == ""
+    assert "did you mean" in ndt("presets", "lorens", "-q")[2]
+    assert "Next:" in ndt("presets")[2]  # the next command begins anew
+
+
+def test_verbose_shows_what_the_package_logs(ndt, failing_train, monkeypatch):
+    def train() -> None:
+        """Train a model."""
+        logging.getLogger("ndt_cli.engine").info("on %s", "cpu")
+        logging.getLogger("ndt_cli.engine").debug("details")
+
+    failing_train(None)
+    monkeypatch.setattr(sys.modules["failing_train"], "train", train)
+    assert ndt("train")[2] == ""
+    assert ndt("train", "-v")[2] == "ndt_cli.engine: on cpu\n"
+    assert ndt("-vv", "train")[2] == "ndt_cli.engine: on cpu\nndt_cli.engine: details\n"
+    assert ndt("train")[2] == ""
+
+
+def test_an_import_logs_nothing_by_itself():
+    shown = run_python("-c", "import ndt_cli, logging; logging.getLogger('ndt_cli').warning('hm')")
+    assert shown.stderr == ""
+
+
+def test_json_errors_are_json_too(ndt, failing_train):
+    code, out, err = ndt("presets", "lorens", "--json")
+    found = json.loads(out)
+    assert found["schema"] == "ndt/error/1"
+    assert found["error"]["type"] == "SettingsError"
+    assert "did you mean the preset lorenz?" in found["error"]["message"]
+    assert found["error"]["hint"] == "List the presets with: ndt presets"
+    assert found["error"]["exit_code"] == code == 2
+    assert "did you mean" in err
+    code, out, _ = ndt("presets", "--fields", "lorenz", "--json")
+    assert json.loads(out)["error"] == {
+        "type": "UsageError",
+        "message": "Invalid value: give a preset's name or --fields, not both",
+        "hint": None,
+        "exit_code": code,
+    }
+
+
+def test_every_json_output_names_its_schema_and_the_guide_lists_all(ndt):
+    for arguments, schema in (([], "presets"), (["lorenz"], "preset"), (["--fields"], "settings")):
+        printed = json.loads(ndt("presets", *arguments, "--json")[1])
+        assert printed["schema"] == f"ndt/{schema}/1"
+    folder = Path(app.__file__).parent
+    files = [folder / "app.py", *folder.glob("commands/*.py")]
+    source = "".join(file.read_text(encoding="utf-8") for file in files)
+    schemas = re.findall(r'print_json\(\s*"([\w-]+/\d+)"', source)
+    guide = (folder / "commands" / "README.md").read_text(encoding="utf-8")
+    assert len(schemas) == source.count("print_json(") - 1  # its definition
+    assert [schema for schema in schemas if f"`ndt/{schema}`" not in guide] == []
+
+
+def test_a_config_is_read_from_standard_input(ndt, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("[train]\nmax_epochs = 0\n"))
+    code, _, err = ndt("train", "--config", "-")
+    assert code == 2
+    assert "train.max_epochs = 0 (standard input): must be" in err
+    monkeypatch.setattr(sys, "stdin", io.StringIO("[train]\nmax_epochs\n"))
+    assert "standard input, line 2" in ndt("train", "--config", "-")[2]

@@ -90,3 +90,19 @@ def test_matlab_dots_are_paths(tmp_path):
     path = write_mat5(tmp_path / "a.mat", session())
     options = ConvertOptions(spike_times="units.spike_times", trials="trials", **CHOSEN)
     assert convert(path, options).recording.train.n_neurons == 3
+
+
+def test_only_line_breaks_end_a_row_of_a_text_table(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("unit,note,time\r\n1,a\u2028b\x0bc,0.5\r2,d\x85e,0.7\n", encoding="utf-8")
+    (entry,) = [e for e in list_contents(path).entries if e.name == "time"]
+    assert entry.shape == (2,)
+
+
+def test_text_beyond_unicode_is_damage(tmp_path):
+    for code in (0xD800, 0x110000):
+        words = np.array(["ab", "c"])
+        words.view(np.uint32)[0] = code
+        np.savez(tmp_path / "a.npz", unit=words, time=np.arange(2.0))
+        (entry,) = [e for e in list_contents(tmp_path / "a.npz").entries if e.name == "unit"]
+        assert "beyond Unicode" in entry.values

@@ -569,3 +569,90 @@ def test_a_file_that_another_program_writes_to_is_not_called_damaged(tmp_path):
             list_contents(path)
     finally:
         writer.communicate(b"\n")
+
+
+@pytest.mark.parametrize("missing", [np.nan, np.inf, ""])
+def test_a_spike_without_a_unit_makes_no_neuron(tmp_path, missing):
+    times_s = recording()
+    times, units = pooled(times_s)
+    labels = units.astype(str) if missing == "" else units.astype(float)
+    lost = np.arange(len(times)) % 10 == 3
+    labels[lost] = missing
+    np.savez(tmp_path / "a.npz", spike_times=times, spike_units=labels, **TRIALS)
+    done = convert(tmp_path / "a.npz", ConvertOptions(**OPTIONS))
+    kept = [times[(units == unit) & ~lost] for unit in range(len(times_s))]
+    data = all_trials(done.recording)
+    np.testing.assert_array_equal(data.spikes_BTN, expected_counts(kept))
+    assert data.neuron_names == ("0", "1", "2", "3")
+    assert any(d.why == "have no unit" and d.n == lost.sum() for d in done.report.dropped)
+
+
+# Other arrangements of the same ------------------------------------------------------------------
+
+
+def test_a_group_with_a_matrix_per_trial_is_read_in_the_order_of_its_numbers(tmp_path):
+    rng = np.random.default_rng(0)
+    matrices = [rng.poisson(0.5, (n_bins, 5)) for n_bins in rng.integers(20, 40, 12)]
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for i, matrix in enumerate(matrices):
+            file[f"spikes/trial_{i + 1}"] = matrix
+        file["bin_ms"] = 10.0
+    data = converted(tmp_path / "a.h5", counts="spikes")
+    assert data.lengths_B.tolist() == [len(matrix) for matrix in matrices]
+    for counts_TN, matrix in zip(data.spikes_BTN, matrices, strict=True):
+        np.testing.assert_array_equal(counts_TN[: len(matrix)], matrix)
+
+
+def test_columns_of_a_text_table_can_be_units(tmp_path):
+    times_s = recording(3)
+    rows = ["unit1,unit2,unit3,note"]
+    for i in range(max(map(len, times_s))):
+        cells = [f"{times[i]:.3f}" if i < len(times) else "" for times in times_s]
+        rows.append(",".join([*cells, "x"]))
+    (tmp_path / "a.csv").write_text("\n".join(rows))
+    rows = [
+        ",".join(TRIALS),
+        *(",".join(map(str, row)) for row in zip(*TRIALS.values(), strict=True)),
+    ]
+    (tmp_path / "trials.csv").write_text("\n".join(rows))
+    data = converted(
+        tmp_path / "a.csv", spike_times="unit*", trials=str(tmp_path / "trials.csv"), **OPTIONS
+    )
+    np.testing.assert_array_equal(data.spikes_BTN, expected_counts(times_s))
+    assert data.neuron_names == ("unit1", "unit2", "unit3")
+
+
+def test_numbers_that_stand_for_words_are_read_as_words(tmp_path):
+    times, units = pooled(recording())
+    kind = h5py.enum_dtype({"left": 0, "right": 7}, basetype="u1")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["spike_times"], file["spike_units"] = times, units
+        for name, values in TRIALS.items():
+            file[f"trials/{name}"] = values
+        side = file.create_dataset("trials/side", (12,), kind)
+        side[...] = np.arange(12) % 2 * 7
+    done = convert(
+        tmp_path / "a.h5", ConvertOptions(condition=("side",), trials="trials", **OPTIONS)
+    )
+    assert done.report.conditions == {"left": 6, "right": 6}
+    path = write_nwb(tmp_path / "a.nwb", session())
+    with h5py.File(path, "r+") as file:
+        trials = file["intervals/trials"]
+        words = trials.create_dataset("outcome_elements", data=["hit", "miss"])
+        codes = trials.create_dataset("outcome", data=np.arange(8, dtype=np.uint8) % 2)
+        codes.attrs["elements"] = words.ref
+    (entry,) = [e for e in list_contents(path).entries if e.name.endswith("/outcome")]
+    assert entry.values == "hit, miss"
+
+
+def test_counts_whose_labels_are_of_another_axis_are_refused_and_others_noted(tmp_path):
+    counts = np.random.default_rng(0).poisson(0.3, (12, 50, 40))
+    np.savez(tmp_path / "a.npz", spikes=counts, bin_ms=20, conditions=np.arange(40) % 4)
+    with pytest.raises(DataError, match="40 values in 'conditions'") as caught:
+        convert(tmp_path / "a.npz", ConvertOptions())
+    assert "axes='neurons,bins,trials'" in caught.value.hint
+    data = converted(tmp_path / "a.npz", axes="neurons,bins,trials")
+    np.testing.assert_array_equal(data.spikes_BTN, counts.transpose(2, 1, 0))
+    np.savez(tmp_path / "b.npz", spikes=counts, bin_ms=20)
+    notes = convert(tmp_path / "b.npz", ConvertOptions()).report.notes
+    assert any("trials x bins x neurons, 12 x 50 x 40" in note for note in notes)

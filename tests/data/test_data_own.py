@@ -185,8 +185,8 @@ def test_an_existing_file_is_replaced_only_when_asked(small, tmp_path):
 
 
 def test_a_failed_write_leaves_nothing(small, tmp_path, monkeypatch):
-    def full_disk(path, arrays):
-        path.write_bytes(b"half")
+    def full_disk(file, arrays):
+        file.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(write, "_write_npz", full_disk)

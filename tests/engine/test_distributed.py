@@ -18,7 +18,7 @@ import torch
 from builders import NO_DROPOUT, recording, same_tensors, tiny_settings
 
 from ndt_cli.engine.checkpoint import Checkpoint
-from ndt_cli.engine.distributed import Ranks
+from ndt_cli.engine.distributed import Ranks, process_group
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.training import resume, train
 from ndt_cli.errors import RunError, SettingsError
@@ -311,3 +311,12 @@ def test_shares_cover_a_batch_once_and_differ_by_a_row_at_most(monkeypatch):
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), sys.argv[2], *(Path(path) for path in sys.argv[3:]))
+
+
+def test_processes_that_cannot_find_each_other_are_told_what_is_missing(monkeypatch):
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with (
+        pytest.raises(SettingsError, match="MASTER_ADDR is not set"),
+        process_group(Ranks(0, 2), torch.device("cpu")),
+    ):
+        pass

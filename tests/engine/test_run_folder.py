@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import sys
 from datetime import datetime
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 from builders import tiny_settings
 
 from ndt_cli.engine.run_folder import CHECKPOINTS, RunFolder, default_path
-from ndt_cli.errors import ExistingFileError, RunError
+from ndt_cli.errors import ExistingFileError, NdtError, RunError
 
 
 def _contents(path):
@@ -84,7 +86,7 @@ def test_only_the_leftovers_of_the_run_itself_are_removed(tmp_path):
         ".metrics.0123abcd.part.jsonl": False,
         "checkpoints/.last.0123abcd.part.safetensors": False,
         "figures/.rates.0123abcd.part.png": False,
-        ".rates.0123abcd.part.h5": True,  # ndt evaluate may be writing it now
+        ".mine.0123abcd.part.h5": True,  # ndt evaluate may be writing it now
         "checkpoints/last.safetensors": True,
         ".git": True,
     }
@@ -201,3 +203,36 @@ def test_the_default_folder_is_fresh_also_within_one_second(tmp_path, monkeypatc
         paths.append(path)
     stem = Path("runs") / "lorenz-20260131-142500"
     assert paths == [stem, Path(f"{stem}-2"), Path(f"{stem}-3")]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_run_folder_whose_name_is_not_utf8_is_refused_at_once(tmp_path):
+    with pytest.raises(NdtError, match="not UTF-8"):
+        RunFolder(tmp_path / os.fsdecode(b"run-\xff")).create()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_a_pipe_in_place_of_a_file_of_a_run_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "run.json")
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    with pytest.raises(RunError, match="device or pipe"):
+        RunFolder(tmp_path).facts()
+    assert RunFolder(tmp_path).read_metrics() == []
+
+
+@pytest.mark.parametrize(
+    "line", ['{"epoch": 0}', '{"epoch": %s}' % 10**400, '{"epoch": 1, "loss": %s}' % 10**400]
+)
+def test_numbers_that_no_epoch_has_are_no_record(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_text(line + '\n{"epoch": 1, "train_loss": 0.5}\n')
+    assert RunFolder(tmp_path).read_metrics() == [{"epoch": 1, "train_loss": 0.5}]
+
+
+def test_json_that_is_large_or_beyond_unicode_is_refused(tmp_path):
+    (tmp_path / "run.json").write_text('{"a": "\\ud800"}')
+    with pytest.raises(RunError, match="cannot be read"):
+        RunFolder(tmp_path).read_json("run.json")
+    with (tmp_path / "run.json").open("wb") as file:
+        file.truncate(2**26)
+    with pytest.raises(RunError, match="bytes"):
+        RunFolder(tmp_path).read_json("run.json")

@@ -76,7 +76,7 @@ def test_the_best_members_of_a_sweep_are_averaged(swept, data_dir, tmp_path):
     np.testing.assert_allclose(
         made.rates.eval_rates_heldout, mean_heldout_rates(made.runs, data_dir), rtol=1e-6
     )
-    assert (made.choice.n_members, made.choice.n_ranked, made.choice.curve) == (2, 4, [])
+    assert (made.choice.n_members, len(made.choice.ranked), made.choice.curve) == (2, 4, [])
     assert not list((tmp_path / "out").rglob("run.json"))  # none was trained
 
 

@@ -24,7 +24,10 @@ PAPER = {
     "area2_bump": ((0.2, 0.6), (4, 100), (0.9, 1), Draw("log-uniform", (0.5, 1)), (1, 5), None),
     "dmfc_rsg": ((0.3, 0.7), (40, 240), (0.9, 1), Draw("log-uniform", (0.5, 1)), (1, 7), (0, 2000)),
 }
-OURS = {"quick": "chaotic-rnn-quick", "nlb-quick": "nlb-quick", "recordings": "recordings"}
+OURS = {
+    "quick": "chaotic-rnn-quick", "nlb-quick": "nlb-quick", "recordings": "recordings",
+    "recordings-causal": "recordings-causal",
+}  # fmt: skip
 
 
 def space(**tables):
@@ -60,6 +63,12 @@ def test_a_space_of_our_own_lies_around_its_preset(name, preset):
         section, _, field = key.partition(".")
         low, high = draw.values
         assert low <= getattr(getattr(settings, section), field) <= high, key
+
+
+def test_the_space_of_a_causal_preset_keeps_it_causal():
+    draws = find_space(default_space("recordings-causal")).draws
+    assert not draws.keys() & {"model.context_forward", "model.positions", "model.full_context"}
+    assert load_settings("recordings-causal").model.context_forward == 0
 
 
 def test_the_shipped_spaces_are_these_and_presets_name_them():

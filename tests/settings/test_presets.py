@@ -104,7 +104,7 @@ ABLATED = {
         "model.dropout_rates": 0.15,
     },
 }
-QUICK = ["chaotic-rnn-quick", "lorenz-quick", "nlb-quick", "recordings"]
+QUICK = ["chaotic-rnn-quick", "lorenz-quick", "nlb-quick", "recordings", "recordings-causal"]
 
 
 def flat(name: str) -> dict[str, object]:

@@ -1,5 +1,8 @@
 from pathlib import Path
 
+import pytest
+
+from ndt_cli.errors import SettingsError
 from ndt_cli.settings.explain import commented_toml, field_table
 from ndt_cli.settings.load import load_settings, settings_to_toml
 from ndt_cli.settings.tree import DataSettings, Settings, TrainSettings
@@ -59,3 +62,20 @@ def test_every_default_and_every_choice_is_itself_accepted(tmp_path):
             settings = load_settings(path, [f"{field.key}={text}"])
             found = getattr(getattr(settings, section), name)
             assert (list(found) if isinstance(found, tuple) else found) == value
+
+
+# Paths
+
+
+def test_a_path_of_windows_in_double_quotes_is_explained(tmp_path):
+    path = write(tmp_path, '[data]\nfile = "C:\\Users\\lab\\spikes.npz"\n')
+    with pytest.raises(SettingsError, match="line 2") as caught:
+        load_settings(path)
+    assert "single quotes: file = 'C:" in caught.value.hint
+
+
+def test_a_home_that_nobody_has_stays_a_name():
+    settings = load_settings(overrides=["data.file=~nosuchuser/spikes.npz"])
+    assert settings.data.file == Path.cwd() / "~nosuchuser" / "spikes.npz"
+    with pytest.raises(SettingsError, match="no config file ~nosuchuser"):
+        load_settings("~nosuchuser")

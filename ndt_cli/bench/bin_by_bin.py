@@ -1,0 +1,193 @@
+"""Time rates bin by bin, beside inferring a window of bins for each new bin.
+
+Axes: B trials, T bins, N neurons.
+"""
+
+import gc
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ndt_cli.bench.measure import StockModel
+from ndt_cli.bench.workload import Machine, Times, Workload
+from ndt_cli.data.spike_data import SpikeData
+from ndt_cli.engine.backend import choose_backend
+from ndt_cli.engine.device import choose_compute, cpu_threads
+from ndt_cli.engine.run_folder import SplitFacts
+from ndt_cli.engine.streaming import RateStream
+from ndt_cli.engine.trainer import new_network
+from ndt_cli.errors import SettingsError
+from ndt_cli.model.network import ModelShape
+
+# Rounds, in which what is compared takes turns, and windows that are inferred in each.
+_N_ROUNDS, _WINDOWS_IN_A_ROW = 100, 5
+# Before anything is timed.
+_WARM_UP = 50
+
+
+@dataclass(frozen=True)
+class StreamBenchResult:
+    """Times for a new bin: bin by bin, or by inferring a window of bins that ends with it.
+
+    Attributes
+    ----------
+    workload : Workload
+    machine : Machine
+    lag_bins : int
+        Bins that the model looks ahead: a delay beside that of computing.
+    times : dict of str to Times
+        What was timed: ``stream``; of ndt and of the stock layers the window of all bins that
+        matter to a bin, and the window of one layer, which gives other rates.
+    window_bins : dict of str to int
+        Bins of each window.
+    n_bytes : int
+        Of the stream's weights and of what it remembers.
+    grown_bytes : int or None
+        What the process took from the first timed bin to the last; None where that is not known.
+    """
+
+    workload: Workload
+    machine: Machine
+    lag_bins: int
+    times: dict[str, Times]
+    window_bins: dict[str, int]
+    n_bytes: int
+    grown_bytes: int | None
+
+    def speedup(self, name: str) -> float:
+        """Return how many times as fast as this the stream is (medians)."""
+        return self.times[name].median_ms / self.times["stream"].median_ms
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        percents = {"p50_ms": 50, "p99_ms": 99, "p999_ms": 99.9, "max_ms": 100}
+        return {
+            "workload": {
+                "name": self.workload.name,
+                "n_neurons": self.workload.n_neurons,
+                "model": self.workload.settings.model.model_dump(mode="json"),
+            },
+            "machine": asdict(self.machine),
+            "lag_bins": self.lag_bins,
+            "n_bytes": self.n_bytes,
+            "grown_bytes": self.grown_bytes,
+            "times": {
+                name: {
+                    "n": len(times.seconds),
+                    "window_bins": self.window_bins.get(name, 1),
+                    **{key: times.percentile_ms(percent) for key, percent in percents.items()},
+                    "stream_speedup": self.speedup(name),
+                }
+                for name, times in self.times.items()
+            },
+        }
+
+
+def run_stream_bench(
+    workload: Workload, n_bins: int = 100_000, watch: Callable[[str], None] = lambda text: None
+) -> StreamBenchResult:
+    """Time ``n_bins`` bins of a stream, and windows of ndt and of stock layers in between.
+
+    On one CPU thread. The stock model has no relative positions: they are left out there.
+
+    Raises
+    ------
+    SettingsError
+        If the model knows bins by their position in a trial, which a stream outgrows.
+    """
+    settings = workload.settings
+    model = settings.model
+    if model.positions in ("learned", "sinusoid") or model.context_back < 0:
+        raise SettingsError(
+            f"{workload.name} cannot be measured bin by bin for long: its model ends with the "
+            "trained trial",
+            "Use `model.positions=relative` and a `model.context_back`, as the preset "
+            "recordings-causal has.",
+        )
+    compute = choose_compute(settings.train.model_copy(update={"device": "cpu"}))
+    counts_TN = workload.spikes().spikes_BTN.reshape(-1, workload.n_neurons)
+    with cpu_threads(1), torch.random.fork_rng(devices=[]), torch.inference_mode():
+        one = SpikeData(counts_TN[None], settings.data.bin_ms or 20.0, np.array([len(counts_TN)]))
+        network = new_network(settings, one, choose_backend(settings.train, compute).math)
+        stream = RateStream([(network, settings.mask)], SplitFacts.of(one), workload.name)
+        forward = choose_backend(settings.train, compute).inference(network)
+        of_layer = model.context_back + 1 + model.context_forward
+        windows = {"all": model.n_layers * (of_layer - 1) + 1, "of a layer": of_layer}
+        actions: dict[str, Callable[[NDArray[Any]], object]] = {}
+        window_bins: dict[str, int] = {}
+        for name, n in windows.items():
+            stock = StockModel(model, ModelShape(workload.n_neurons, n, one.max_count)).eval()
+            for kind, infer in (
+                ("ndt", lambda x, f=forward: network.rates(f(x))),
+                ("stock", lambda x, f=stock: f.rates(f(x))),
+            ):
+                actions[f"{kind}, {name}"] = _last_of(infer)
+                window_bins[f"{kind}, {name}"] = n
+        watch(f"{n_bins} bins")
+        seconds, grown = _timed(stream, actions, window_bins, counts_TN, n_bins)
+    times = {name: Times(tuple(values.tolist())) for name, values in seconds.items()}
+    machine = Machine.here(compute, 1)
+    return StreamBenchResult(
+        workload, machine, stream.lag_bins, times, window_bins, stream.n_bytes, grown
+    )
+
+
+def _last_of(infer: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[NDArray[Any]], object]:
+    return lambda window_TN: infer(torch.from_numpy(window_TN)[None])[0, -1].numpy()
+
+
+def _timed(
+    stream: RateStream,
+    actions: dict[str, Callable[[NDArray[Any]], object]],
+    window_bins: dict[str, int],
+    counts_TN: NDArray[Any],
+    n_bins: int,
+) -> tuple[dict[str, NDArray[np.float64]], int | None]:
+    """Take turns; return the seconds of each call, and the bytes that the process took."""
+    n_rounds = min(_N_ROUNDS, n_bins)
+    n_windows = n_rounds * _WINDOWS_IN_A_ROW
+    seconds = {name: np.zeros(n_windows) for name in actions}
+    stream_s = np.zeros(n_bins)
+    for _ in range(_WARM_UP):
+        stream.step(counts_TN[0])
+        for name, action in actions.items():
+            action(counts_TN[: window_bins[name]])
+    gc.collect()
+    gc.disable()
+    try:
+        before, done, done_windows = _resident_bytes(), 0, 0
+        for i in range(n_rounds):
+            until = n_bins * (i + 1) // n_rounds
+            for t in range(done, until):
+                counts_N = counts_TN[t % len(counts_TN)]
+                start = time.perf_counter()
+                stream.step(counts_N)
+                stream_s[t] = time.perf_counter() - start
+            done = until
+            for name, action in actions.items():
+                window_TN = counts_TN[: window_bins[name]]
+                action(window_TN)
+                for k in range(_WINDOWS_IN_A_ROW):
+                    start = time.perf_counter()
+                    action(window_TN)
+                    seconds[name][done_windows + k] = time.perf_counter() - start
+            done_windows += _WINDOWS_IN_A_ROW
+        after = _resident_bytes()
+    finally:
+        gc.enable()
+    grown = None if before is None or after is None else after - before
+    return {"stream": stream_s, **seconds}, grown
+
+
+def _resident_bytes() -> int | None:
+    """Return the memory of this process; None where Linux does not tell."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123
+            return int(file.read().split()[1]) * 4096
+    except OSError:
+        return None

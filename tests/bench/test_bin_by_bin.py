@@ -1,0 +1,59 @@
+"""``ndt bench --stream``: a new bin, beside inferring a window for it."""
+
+import json
+
+import pytest
+from builders import tiny_settings
+from typer.testing import CliRunner
+
+from ndt_cli.app import app
+from ndt_cli.bench import bin_by_bin
+from ndt_cli.bench.bin_by_bin import run_stream_bench
+from ndt_cli.bench.workload import Workload
+from ndt_cli.errors import SettingsError
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    monkeypatch.setattr(bin_by_bin, "_N_ROUNDS", 2)
+    monkeypatch.setattr(bin_by_bin, "_WINDOWS_IN_A_ROW", 3)
+
+
+def tiny(**model):
+    model = {"positions": "relative", "context_back": 3, "n_layers": 2, **model}
+    return Workload("tiny", tiny_settings(model=model), n_bins=8, n_neurons=3)
+
+
+def test_windows_hold_the_bins_that_matter_to_one():
+    result = run_stream_bench(tiny(context_forward=1), n_bins=51)
+    assert result.lag_bins == 2
+    assert result.window_bins == {
+        "ndt, all": 9, "stock, all": 9, "ndt, of a layer": 5, "stock, of a layer": 5,
+    }  # fmt: skip
+    assert len(result.times["stream"].seconds) == 51
+    assert {len(result.times[name].seconds) for name in result.window_bins} == {6}
+    assert all(min(times.seconds) > 0 for times in result.times.values())
+    assert result.speedup("stream") == 1
+    assert result.speedup("ndt, all") > 1
+
+
+@pytest.mark.parametrize("model", [{"positions": "learned"}, {"context_back": -1}])
+def test_a_model_that_ends_with_the_trial_is_not_measured(model):
+    with pytest.raises(SettingsError, match="ends with the trained trial"):
+        run_stream_bench(tiny(**model), n_bins=5)
+
+
+def test_the_command_prints_times_ratios_and_bytes():
+    small = [
+        "--neurons", "5", "--stream-bins", "40", "--set", "model.width=16",
+        "--set", "model.context_back=4",
+    ]  # fmt: skip
+    printed = CliRunner().invoke(app, ["bench", "--stream", *small])
+    assert printed.exit_code == 0, printed.output
+    for words in ("5 neurons, 4 layers, 4 bins back and 0 ahead", "p99.9", "the last 17 bins again",
+                  "stock: the last 5 bins again", "MB; grown over 40 bins"):  # fmt: skip
+        assert words in printed.stdout
+    found = json.loads(CliRunner().invoke(app, ["bench", "--stream", "--json", *small]).stdout)
+    assert found["times"]["stream"]["n"] == 40
+    assert found["times"]["ndt, all"]["window_bins"] == 17
+    assert found["lag_bins"] == 0

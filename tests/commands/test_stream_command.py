@@ -1,0 +1,202 @@
+"""``ndt stream`` as a user sees it: lines in, lines out."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from builders import recording, tiny_settings
+from typer.testing import CliRunner
+
+from ndt_cli.app import app
+from ndt_cli.data.loading import load_recording
+from ndt_cli.data.write import write_recording
+from ndt_cli.engine.inference import load_trained
+from ndt_cli.engine.training import train
+from ndt_cli.settings.tree import DataSettings
+
+CAUSAL = {"positions": "relative", "context_forward": 0, "context_back": 4}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A causal run with behavior, one that looks two bins ahead, and one that ends with a trial."""
+    folder = tmp_path_factory.mktemp("runs")
+    rng = np.random.default_rng(0)
+    for name, model in (
+        ("causal", CAUSAL),
+        ("ahead", {**CAUSAL, "context_forward": 2}),
+        ("trials", {**CAUSAL, "positions": "learned"}),
+    ):
+        data = recording(12, 6, n_bins=8, rates=name != "causal")
+        if name == "causal":
+            from dataclasses import replace
+
+            data = replace(data, **{
+                split: replace(
+                    getattr(data, split),
+                    behavior_BTV=rng.normal(size=(*getattr(data, split).spikes_BTN.shape[:2], 2)),
+                    behavior_names=("hand x", "hand y"),
+                )
+                for split in ("train", "valid")
+            })  # fmt: skip
+        file = folder / f"{name}.h5"
+        write_recording(data, file)
+        settings = tiny_settings(model=model)
+        settings = settings.model_copy(update={"data": DataSettings(file=file)})
+        train(settings, out=folder / name, recording=load_recording(settings.data))
+    return folder
+
+
+def stream(run, text, *options):
+    return CliRunner().invoke(app, ["stream", str(run), *options], input=text)
+
+
+def numbers(result):
+    assert result.exit_code == 0, result.output
+    return np.array([[float(x) for x in line.split()] for line in result.stdout.splitlines()])
+
+
+def whole(run, counts_TN):
+    model = load_trained(run)
+    data = recording(1, 1, n_bins=len(counts_TN)).train
+    data.spikes_BTN[0] = counts_TN
+    return model.rates(data)[0] * 100  # bins of 10 ms
+
+
+COUNTS = np.random.default_rng(3).integers(0, 5, (20, 3))
+LINES = "".join(" ".join(map(str, row)) + "\n" for row in COUNTS)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        LINES,
+        LINES.replace(" ", ", "),
+        "".join(json.dumps(row) + "\n" for row in COUNTS.tolist()),
+        LINES.replace("\n", "\r\n"),
+        LINES.replace(" ", "\t").rstrip(),
+    ],
+)
+def test_every_bin_gives_a_line_of_rates_whatever_separates_the_counts(runs, text):
+    found_TN = numbers(stream(runs / "causal", text))
+    np.testing.assert_allclose(found_TN, whole(runs / "causal", COUNTS), rtol=1e-4)
+
+
+def test_a_model_that_looks_ahead_says_how_late_it_is_and_prints_every_bin(runs):
+    result = stream(runs / "ahead", LINES, "--json")
+    assert "3 channels, bins of 10 ms; rates in Hz of 2 bins before, 20 ms late" in result.stderr
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["bin"] for line in lines] == list(range(20))
+    assert lines[7]["time_ms"] == 70.0
+    rates_TN = [line["rates_hz"] for line in lines]
+    np.testing.assert_allclose(rates_TN, whole(runs / "ahead", COUNTS), rtol=1e-4)
+    provisional = stream(runs / "ahead", LINES, "--provisional")
+    assert "rates in Hz, provisional" in provisional.stderr
+    last_N = numbers(provisional)[-1]
+    np.testing.assert_allclose(last_N, rates_TN[-1], rtol=1e-4)
+    assert len(numbers(provisional)) == 20
+
+
+@pytest.mark.parametrize("lost", ["-", "", "null", "  "])
+def test_a_lost_bin_is_a_bin_without_counts(runs, lost):
+    counts_TN = COUNTS[:6].copy()
+    counts_TN[2] = 0
+    lines = LINES.splitlines()[:6]
+    lines[2] = lost
+    found_TN = numbers(stream(runs / "causal", "\n".join(lines) + "\n"))
+    np.testing.assert_allclose(found_TN, whole(runs / "causal", counts_TN), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("1 2", "line 3 has 2 counts; expected 3, one for each channel"),
+        ("1 2 3 4", "line 3 has 4 counts; expected 3"),
+        ("1 nan 3", "line 3: the count of channel 1 is not a number: nan"),
+        ("1 2 -3", "line 3: the count of channel 2 is negative: -3"),
+        ("0.5 2 3", "line 3: the count of channel 0 is not a whole number: 0.5"),
+        ("1 two 3", "line 3 has 'two' as the count of channel 1; expected a whole number"),
+        ("[1, null, 3]", "line 3 has 'null' as the count of channel 1"),
+        ("[1, [2], 3]", "line 3 has '[2]' as the count of channel 1"),
+        ("[1, 2", "line 3 is not a JSON list"),
+    ],
+)
+def test_a_wrong_line_is_named_and_the_bins_before_it_are_printed(runs, line, words):
+    result = stream(runs / "causal", LINES[:12] + line + "\n" + LINES)
+    assert result.exit_code == 1
+    assert words in result.stderr
+    assert len(result.stdout.splitlines()) == 2
+
+
+def test_a_model_that_knows_bins_by_their_place_in_a_trial_needs_a_reset_for_each(runs):
+    result = stream(runs / "trials", LINES)
+    assert result.exit_code == 1
+    assert "line 9: " in result.stderr
+    assert 'Write a line "reset" at the start of each trial' in result.stderr
+    lines = LINES.splitlines()
+    trials = stream(runs / "trials", "\n".join([*lines[:8], "reset", *lines[:8]]) + "\n")
+    found_TN = numbers(trials)
+    np.testing.assert_array_equal(found_TN[:8], found_TN[8:])
+
+
+def test_behavior_is_decoded_in_columns_of_its_own(runs):
+    found_TN = numbers(stream(runs / "causal", LINES, "--decode"))
+    assert found_TN.shape == (20, 5)
+    result = stream(runs / "causal", LINES, "--decode", "--json")
+    assert "then hand x, hand y" in result.stderr
+    last = json.loads(result.stdout.splitlines()[-1])
+    assert set(last["decoded"]) == {"bin", "time_ms", "hand x", "hand y"}
+    assert last["decoded"]["hand y"] == pytest.approx(found_TN[-1, 4], rel=1e-4)
+    refused = stream(runs / "ahead", LINES, "--decode")
+    assert refused.exit_code == 1
+    assert "has no behavior to decode" in refused.stderr
+
+
+def test_a_channel_that_falls_silent_is_reported_once(runs):
+    silent = "".join(f"{1 + t % 2} 0 1\n" for t in range(400))
+    result = stream(runs / "causal", silent)
+    assert result.exit_code == 0
+    assert result.stderr.count("has been silent") == 1
+    assert "channel 1 has been silent for 0." in result.stderr
+    assert "400 bins; a bin took" in result.stderr
+
+
+def _process(run):
+    return subprocess.Popen(
+        [sys.executable, "-m", "ndt_cli", "stream", str(run)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def test_in_a_pipe_each_bin_is_answered_before_the_next_is_written_until_ctrl_c(runs):
+    with _process(runs / "causal") as process:
+        for line in LINES.splitlines()[:5]:
+            process.stdin.write(line.encode() + b"\n")
+            process.stdin.flush()
+            assert len(process.stdout.readline().split()) == 3
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert process.stdout.read() == b""
+        said = process.stderr.read().decode()
+    assert "Traceback" not in said
+    assert "5 bins" in said
+
+
+def test_when_the_reader_has_gone_it_stops(runs):
+    with _process(runs / "causal") as process:
+        process.stdin.write(LINES.encode())
+        process.stdin.flush()
+        process.stdout.readline()
+        process.stdout.close()
+        for _ in range(3):
+            try:
+                process.stdin.write(LINES.encode())
+                process.stdin.flush()
+            except BrokenPipeError:
+                break
+        assert process.wait(60) == 0
