@@ -175,6 +175,7 @@ def _print_sessions(result: "Fit", as_json: bool) -> None:
     run = result.training.run
     if as_json:
         print_json(
+            "train-sessions/1",
             {
                 "run": str(run),
                 "stopped": result.training.stopped,
@@ -182,7 +183,7 @@ def _print_sessions(result: "Fit", as_json: bool) -> None:
                 "seconds": result.training.seconds,
                 "figures": result.figures,
                 "sessions": {name: found.to_json() for name, found in result.sessions.items()},
-            }
+            },
         )
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
