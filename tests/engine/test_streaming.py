@@ -70,10 +70,11 @@ MODELS = st.fixed_dictionaries(
         "readout": st.sampled_from(["linear", "mlp"]),
         "n_layers": st.integers(1, 3),
         "n_heads": st.integers(1, 3),
+        "head_spans": st.sampled_from([(), (), (3.0,), (1.0, 4.0), (0.5, 2.0, 30.0)]),
         "context_back": st.integers(0, 7),
         "context_forward": st.sampled_from([0, 0, 1, 3]),
     }
-)
+).map(lambda model: model | {"n_heads": len(model["head_spans"]) or model["n_heads"]})
 LOSSES = st.sampled_from([{}, {"log_rates": False}, {"loss": "cross-entropy"}])
 
 

@@ -328,8 +328,10 @@ def test_each_group_is_compared_with_its_own_targets(tmp_path, arrays, expected)
 
 @pytest.fixture
 def nlb_check(capsys, monkeypatch):
-    command = app.COMMANDS["nlb-check"]._replace(target="ndt_cli.commands.nlb_check:nlb_check")
-    monkeypatch.setitem(app.COMMANDS, "nlb-check", command)
+    target = "ndt_cli.commands.nlb_check:nlb_check"
+    monkeypatch.setitem(
+        app.COMMANDS, "nlb-check", app.COMMANDS["nlb-check"]._replace(target=target)
+    )
 
     def run(*args):
         with pytest.raises(SystemExit) as caught:

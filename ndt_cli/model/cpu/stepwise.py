@@ -75,7 +75,12 @@ class StepwiseNetwork:
 
         self._embed = _Embed(network, columns_N, n_heldout, token)
         layers = [layer for layer in network.layers if isinstance(layer, EncoderLayer)]
-        self._layers = [_LayerStream(layer, window, i == 0) for i, layer in enumerate(layers)]
+        # A ScaleNorm at the end reads the mean of the stream, too.
+        centers = isinstance(network.norm, nn.LayerNorm)
+        self._layers = [
+            _LayerStream(layer, window, is_first=i == 0, centers=centers)
+            for i, layer in enumerate(layers)
+        ]
         self.memory: Float32Array = np.zeros(
             sum(layer.n_remembered for layer in self._layers), dtype=np.float32
         )
@@ -161,6 +166,7 @@ class StepwiseNetwork:
 class _Window:
     back: int
     forward: int
+    head_spans: tuple[float, ...]
 
     @property
     def n_bins(self) -> int:
@@ -185,7 +191,7 @@ def _window(network: NeuralDataTransformer, name: str) -> _Window:
     in_trial = network.settings.positions in ("learned", "sinusoid")
     most = network.shape.n_bins - 1
     back = most if context.back is None else context.back
-    return _Window(min(back, most) if in_trial else back, context.forward)
+    return _Window(min(back, most) if in_trial else back, context.forward, context.head_spans)
 
 
 class _Embed:
@@ -302,15 +308,17 @@ def _ones(width: int) -> Float32Array:
 class _LayerStream:
     """A layer, and what it remembers of the bins of its window."""
 
-    def __init__(self, layer: EncoderLayer, window: _Window, is_first: bool) -> None:
+    def __init__(
+        self, layer: EncoderLayer, window: _Window, *, is_first: bool, centers: bool
+    ) -> None:
         self.window, self.pre_norm, self.activation = window, layer.pre_norm, layer.activation
         attention = layer.attention
         self.n_heads = attention.n_heads
         self.width = width = attention.out.in_features
         # The embedding has a mean; what pre-norm layers add is free of it, by their weights.
-        is_centered = layer.pre_norm and not is_first
-        self.norm_attention = _Norm(layer.norm_attention, is_centered)
-        self.norm_feedforward = _Norm(layer.norm_feedforward, is_centered=layer.pre_norm)
+        self.centers = centers and layer.pre_norm
+        self.norm_attention = _Norm(layer.norm_attention, self.centers and not is_first)
+        self.norm_feedforward = _Norm(layer.norm_feedforward, self.centers)
         self.w_qkv = self._read(layer, self.norm_attention, attention.qkv)
         self.w_qkv[:width] *= (width // self.n_heads) ** -0.5
         self.w_out = self._write(layer, attention.out)
@@ -341,20 +349,23 @@ class _LayerStream:
 
     def _write(self, layer: EncoderLayer, linear: nn.Linear) -> Float32Array:
         weight, bias = _array(linear.weight), _array(linear.bias)
-        if layer.pre_norm and self.norm_attention.layer:
+        if self.centers:
             weight, bias = weight - weight.mean(axis=0), bias - bias.mean()
         return _with_bias(weight, bias)
 
     def _bias(self, layer: EncoderLayer) -> list[Float32Array] | None:
         """Return the bias of each place in the ring, for each place of the newest bin."""
-        relative = layer.attention.relative
-        if relative is None:
+        relative, spans = layer.attention.relative, self.window.head_spans
+        if relative is None and not spans:
             return None
         n_bins, forward = self.window.n_bins, self.window.forward
-        ages = -np.arange(2 * n_bins) % n_bins
-        bias_HO = _array(relative.bias_HO)
-        place = np.clip(forward - ages + relative.back, 0, bias_HO.shape[1] - 1)
-        twice_HU = bias_HO[:, place]
+        offsets_U = forward - (-np.arange(2 * n_bins) % n_bins)
+        twice_HU = np.zeros((self.n_heads, len(offsets_U)), dtype=np.float32)
+        if relative is not None:
+            bias_HO = _array(relative.bias_HO)
+            twice_HU += bias_HO[:, np.clip(offsets_U + relative.back, 0, bias_HO.shape[1] - 1)]
+        if spans:
+            twice_HU -= np.abs(offsets_U) / np.array(spans, dtype=np.float32)[:, None]
         return [twice_HU[:, n_bins - slot : 2 * n_bins - slot] for slot in range(n_bins)]
 
     @property
@@ -390,7 +401,8 @@ class _LayerStream:
         else:
             read_D = self.read_I[:-1]
             if self.pre_norm:
-                np.multiply(x_D, self.norm_attention.factor(x_D), out=read_D)
+                normed_D = x_D if self.centers else x_D.copy()  # `factor` takes out the mean
+                np.multiply(normed_D, self.norm_attention.factor(normed_D), out=read_D)
             else:
                 read_D[:] = x_D
             np.dot(self.w_qkv, self.read_I, out=self.rows[slot])
@@ -431,7 +443,8 @@ class _LayerStream:
     def _feed(self, x_D: Float32Array) -> None:
         read_D, hidden_F = self.read_I[:-1], self.hidden_F
         if self.pre_norm:
-            np.multiply(x_D, self.norm_feedforward.factor(x_D), out=read_D)
+            normed_D = x_D if self.centers else x_D.copy()
+            np.multiply(normed_D, self.norm_feedforward.factor(normed_D), out=read_D)
         else:
             read_D[:] = x_D
         np.dot(self.w_expand, self.read_I, out=hidden_F)
