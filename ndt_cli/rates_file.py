@@ -342,7 +342,9 @@ def _write_mat(stream: BinaryIO, made: _Made) -> None:
         variables[key] = np.concatenate(list(values.parts))
     table: dict[str, Any] = {}
     for key, label in made.labels().items():
-        value: Any = label.astype(object) if label.dtype.kind == "U" and label.ndim else label
+        # MATLAB calculates with doubles; whole numbers of other types round their results.
+        kinds = {"U": object, "i": np.float64, "u": np.float64}
+        value: Any = label.astype(kinds.get(label.dtype.kind, label.dtype))
         if label.ndim == 0:
             value = label.item()
         if key.startswith(TRIAL_TABLE):
