@@ -364,7 +364,7 @@ class TrainSettings(_Section):
     """Which neurons are those of the run started from. auto: those of the same name, or all if the
     trials are the same; same: all, in the same order; other: none."""
 
-    frozen_share: float = Field(0.3, ge=0, le=1)
+    frozen_share: float = Field(0.7, ge=0, le=1)
     """After a start from a run, the share of the epochs in which only the read-in and the read-out
     learn; the encoder and its positions stay as they were."""
 

@@ -195,8 +195,9 @@ def run_html(run: RunContents, as_typed: AsTyped = str) -> str:
     """
     headings = list(dict.fromkeys(figure.section for figure in FIGURES.values()))
     sections = [
-        (heading.lower().replace(" ", "-"), heading, _section_figures(run, heading, as_typed))
+        (heading.lower().replace(" ", "-"), heading, figures)
         for heading in headings
+        if (figures := _section_figures(run, heading, as_typed))
     ]
     found = run.evaluation
     values = {
