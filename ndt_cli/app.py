@@ -107,7 +107,7 @@ COMMANDS = {
     ),
     "plot": _Command(
         "ndt_cli.commands.report:plot",
-        "Draw one figure of a run or a sweep.",
+        "Draw one figure of a run or a sweep, or all.",
         _RESULTS,
         "ndt plot runs/reach rates --neuron 3 --out rates.pdf",
     ),
@@ -277,12 +277,13 @@ class NdtGroup(TyperGroup):
 
         The parent's ``main`` has handled wrong usage and exits by then.
         """
-        from ndt_cli.commands.console import labeled, note, set_verbosity
+        from ndt_cli.commands.console import labeled, note, set_verbosity, want_next_steps
 
         _wanted.update(dict.fromkeys(_wanted, 0))
         set_verbosity(0)
         given = kwargs.get("args") or (args[0] if args else None)
         self.as_json = "--json" in (sys.argv[1:] if given is None else given)
+        want_next_steps(not self.as_json)
         try:
             return super().main(*args, **kwargs)
         except Exception as error:

@@ -132,8 +132,18 @@ def warn(text: str) -> None:
     note(labeled("Warning", "bold yellow", text), always=True)
 
 
+_next_steps = {"wanted": True}
+
+
+def want_next_steps(wanted: bool) -> None:
+    """Choose whether `next_step` prints; it does not for a program, which reads JSON."""
+    _next_steps["wanted"] = wanted
+
+
 def next_step(*commands: str) -> None:
     """Print what to type next, on standard error."""
+    if not _next_steps["wanted"]:
+        return
     for number, command in enumerate(commands):
         note(f"{'Next: ' if number == 0 else '      '} {command}", style="dim")
 

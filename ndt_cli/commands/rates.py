@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from ndt_cli.commands.console import print_json, run_warnings_shown, say
+from ndt_cli.commands.console import next_step, print_json, run_warnings_shown, say
 from ndt_cli.commands.evaluate import CheckpointChoice, SplitChoice
 from ndt_cli.commands.flags import AcceptChangesOption, JsonOption, OverwriteOption, SetOption
+from ndt_cli.errors import typed
 
 
 def rates(
@@ -124,3 +125,4 @@ def rates(
         f"rates: {out} ({n_trials} trials x {n_bins} bins of {found.data.bin_ms:g} ms x "
         f"{n_neurons} neurons)"
     )
+    next_step(f"ndt report {typed(run)}")

@@ -1,7 +1,7 @@
 """``ndt report`` and ``ndt plot``: the page of a run, an ensemble or a sweep, or one figure."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -80,14 +80,19 @@ def plot(
         str,
         typer.Argument(
             help="Of a run: training, rates, heatmaps, conditions, neurons-r2, neurons-bits, "
-            "neurons-heldout, trajectories-2d, trajectories-3d, attention-maps, attention-lags. "
-            "Of a sweep: settings, measures, importance, parallel, curves.",
+            "neurons-heldout, psth, behavior, trajectories-2d, trajectories-3d, attention-maps, "
+            "attention-lags. Of a sweep: settings, measures, importance, parallel, curves. Or all.",
             show_default=False,
         ),
     ],
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", help="File to write: .png, .svg or .pdf.", show_default=False),
+        typer.Option(
+            "--out",
+            "-o",
+            help="File to write: .png, .svg or .pdf. For all: a folder, of .png files.",
+            show_default=False,
+        ),
     ],
     trial: Annotated[
         int | None,
@@ -111,31 +116,36 @@ def plot(
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Draw one figure of a run or a sweep.
+    """Draw one figure of a run or a sweep, or all.
 
     The same figures as in ndt report, at the width of two journal columns. The
     caption is printed too.
     """
     from ndt_cli.report.registry import plot as plot_figure
+    from ndt_cli.report.registry import plot_all
 
     check_options(run, split, data, checkpoint, device, trial=trial, neuron=neurons)
-    drawn = plot_figure(
-        run,
-        figure,
-        out,
-        trial=trial,
-        neurons=neurons or (),
-        split=split.value if split else "valid",
-        data=data,
-        checkpoint=checkpoint.value if checkpoint else None,
-        device=device or "auto",
-        overwrite=overwrite,
+    how: dict[str, Any] = {
+        "trial": trial,
+        "neurons": neurons or (),
+        "split": split.value if split else "valid",
+        "data": data,
+        "checkpoint": checkpoint.value if checkpoint else None,
+        "device": device or "auto",
+        "overwrite": overwrite,
+    }
+    drawn = (
+        plot_all(run, out, **how)
+        if figure == "all"
+        else {out: plot_figure(run, figure, out, **how)}
     )
     if as_json:
-        print_json("plot/1", {"figures": [{"file": out, "caption": drawn.caption}]})
+        records = [{"file": file, "caption": one.caption} for file, one in drawn.items()]
+        print_json("plot/1", {"figures": records})
         return
-    log.print(drawn.caption, style="dim")
-    say(f"figure: {out}")
+    for file, one in drawn.items():
+        log.print(one.caption, style="dim")
+        say(f"figure: {file}")
 
 
 def check_options(

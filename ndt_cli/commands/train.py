@@ -145,7 +145,7 @@ def train(
         return
     if result.evaluation is None:  # another process of a distributed run reports
         return
-    steps = (f"ndt report {typed(run)}", f"ndt evaluate {typed(run)} --rates rates.h5")
+    steps = (f"ndt report {typed(run)}", f"ndt rates {typed(run)} --out rates.h5")
     if as_json:
         print_json(
             "train/1",

@@ -3,6 +3,7 @@
 Axes: B trials, T bins, N neurons.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,18 +14,29 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d
 
-from ndt_cli.data.spike_data import FloatArray, SpikeData
+from ndt_cli.data.spike_data import FloatArray, IntArray, SpikeData
 from ndt_cli.errors import DataError
+from ndt_cli.metrics import PSTH_SMOOTHING_MS
 from ndt_cli.report.figures import (
+    MUTED,
     CaptionedFigure,
+    circle_color,
     count,
     new_figure,
     sequence_colors,
     styled,
     trials_text,
 )
-from ndt_cli.report.trial import modulated_neurons, neuron_columns, spike_times, time_step
+from ndt_cli.report.trial import (
+    TimeAxis,
+    modulated_neurons,
+    neuron_columns,
+    neuron_label,
+    spike_times,
+    trial_label,
+)
 
 if TYPE_CHECKING:
     from ndt_cli.report.registry import RunContents
@@ -50,16 +62,51 @@ def condition_groups(data: SpikeData, most: int) -> list[TrialGroup]:
     labels = np.unique(data.conditions_B[usable_B])
     chosen = labels[evenly_spaced(len(labels), most)]
     return [
-        _group(data, f"condition {label}", np.flatnonzero((data.conditions_B == label) & usable_B))
+        _group(
+            data,
+            condition_label(data, label),
+            np.flatnonzero((data.conditions_B == label) & usable_B),
+        )
         for label in chosen.tolist()
     ]
+
+
+def condition_label(data: SpikeData, condition: int) -> str:
+    """Return the name of a condition in the recording, or such text as "condition 45"."""
+    name = data.condition_names.get(condition, str(condition))
+    # A name may be a number, such as the direction of a target.
+    return name if re.search("[^\\W\\d_]", name) else f"condition {name}"
+
+
+def group_colors(data: SpikeData, groups: Sequence[TrialGroup]) -> list[str]:
+    """Return a color for each group; around the circle where the conditions are directions.
+
+    Conditions are directions where each name ends in a number and the numbers divide a whole turn,
+    in degrees or radians, into equal parts.
+    """
+    names = [data.condition_names.get(c, str(c)) for c in _conditions(data)]
+    numbers = [re.search(r"(-?\d+(\.\d+)?)\s*(°|deg|rad)?$", name) for name in names]
+    angles = sorted(float(found[1]) for found in numbers if found)
+    if len(angles) < 3 or len(angles) < len(names) or data.conditions_B is None:
+        return sequence_colors(len(groups))
+    gaps = np.diff(angles)
+    turn = gaps.mean() + angles[-1] - angles[0]
+    is_turn = any(np.isclose(turn, whole, rtol=0.02) for whole in (360.0, 2 * np.pi))
+    if not is_turn or np.ptp(gaps) > 0.1 * gaps.mean():
+        return sequence_colors(len(groups))
+    by_number = dict(zip(_conditions(data), (float(f[1]) for f in numbers if f), strict=True))
+    return [circle_color(by_number[int(data.conditions_B[g.trials[0]])] / turn) for g in groups]
+
+
+def _conditions(data: SpikeData) -> list[int]:
+    return [] if data.conditions_B is None else np.unique(data.conditions_B).tolist()
 
 
 def trial_groups(data: SpikeData, most: int) -> list[TrialGroup]:
     """Return up to ``most`` single trials, evenly spaced; trials without bins are left out."""
     usable = np.flatnonzero(np.asarray(data.lengths_B) > 0)
     chosen = usable[evenly_spaced(len(usable), most)]
-    return [_group(data, f"trial {trial}", np.array([trial])) for trial in chosen.tolist()]
+    return [_group(data, trial_label(data, t), np.array([t])) for t in chosen.tolist()]
 
 
 def groups_text(groups: Sequence[TrialGroup], data: SpikeData) -> str:
@@ -84,7 +131,7 @@ def _group(data: SpikeData, label: str, trials: NDArray[np.int64]) -> TrialGroup
 
 
 def group_average(
-    data: SpikeData, values_BTN: FloatArray, group: TrialGroup
+    data: SpikeData, values_BTN: FloatArray | IntArray, group: TrialGroup
 ) -> NDArray[np.float64]:
     """Return the mean over a group's trials, (bins, neurons), up to the group's last bin.
 
@@ -141,9 +188,9 @@ def rates_by_condition(
     columns = neuron_columns(data, neurons)
     known = {"true rates": data.rates_BTN, "smoothed spikes": smoothed_BTN, "NDT": inferred_BTN}
     sources = {name: rates_BTN for name, rates_BTN in known.items() if rates_BTN is not None}
-    colors = sequence_colors(len(groups))
+    colors = group_colors(data, groups)
     n_bins = max(int(np.asarray(data.lengths_B)[group.trials].max()) for group in groups)
-    step, unit = time_step(data.bin_ms, n_bins)
+    times = TimeAxis.of(data, n_bins)
 
     figure = new_figure("two", 1.7 + 1.15 * len(sources))
     panels = figure.subplots(
@@ -153,24 +200,24 @@ def rates_by_condition(
         squeeze=False,
         height_ratios=[1.3] + [1.0] * len(sources),
     )
-    for place, (neuron, column) in enumerate(zip(neurons, columns, strict=True)):
+    for place, column in enumerate(columns):
         top: Axes = panels[0, place]
-        top.set_title(f"neuron {neuron}")
-        _draw_raster(top, data, groups, colors, column, step)
+        top.set_title(neuron_label(data, column))
+        _draw_raster(top, data, groups, colors, column, times)
         shared: list[Axes] = list(panels[1:, place])
         for axes, (name, rates_BTN) in zip(shared, sources.items(), strict=True):
             for group, color in zip(groups, colors, strict=True):
                 single = name != "true rates"
-                _draw_rates(axes, data, rates_BTN, group, color, column, step, single)
+                _draw_rates(axes, data, rates_BTN, group, color, column, times, single)
         limit = max(axes.get_ylim()[1] for axes in shared)
         for axes in shared:
             axes.set_ylim(0, limit)
             axes.yaxis.set_major_locator(MaxNLocator(3))
-        shared[-1].set_xlabel(f"time in trial ({unit})")
+        for axes in panels[:, place]:
+            times.apply(axes, label=axes is shared[-1])
     panels[0, 0].set_ylabel("trials")
     for axes, name in zip(panels[1:, 0], sources, strict=True):
         axes.set_ylabel(f"{name}\n(Hz)")
-    panels[-1, 0].set_xlim(0, n_bins * step)
     figure.align_ylabels(panels[:, 0])
     figure.legend(
         [Line2D([], [], color=color, lw=1.8) for color in colors],
@@ -192,19 +239,19 @@ def _draw_raster(
     groups: Sequence[TrialGroup],
     colors: Sequence[str],
     column: int,
-    step: float,
+    times: TimeAxis,
 ) -> None:
     row = 0
     for group, color in zip(groups, colors, strict=True):
-        times: list[float] = []
+        at: list[float] = []
         rows: list[int] = []
         for trial in _shown_trials(group):
-            found = spike_times(data.spikes_BTN[trial, :, column], step)
-            times += found
+            found = spike_times(data.spikes_BTN[trial, :, column], times.step, times.start)
+            at += found
             rows += [row] * len(found)
             row += 1
-        at = np.array(rows, dtype=float)
-        axes.vlines(times, at + 0.1, at + 0.9, color=color, lw=0.8)
+        low = np.array(rows, dtype=float)
+        axes.vlines(at, low + 0.1, low + 0.9, color=color, lw=0.8)
     axes.set_ylim(row, 0)
     axes.set_yticks([])
     axes.spines["bottom"].set_visible(False)
@@ -218,15 +265,84 @@ def _draw_rates(
     group: TrialGroup,
     color: str,
     column: int,
-    step: float,
+    times: TimeAxis,
     single: bool,
 ) -> None:
     per_second = 1000.0 / data.bin_ms
     if single:
         for trial in _shown_trials(group):
             n_bins = int(data.lengths_B[trial])
-            centers_T = (np.arange(n_bins) + 0.5) * step
             rates_T = np.asarray(rates_BTN[trial, :n_bins, column]) * per_second
-            axes.plot(centers_T, rates_T, color=color, lw=0.4, alpha=0.45)
+            axes.plot(times.centers(n_bins), rates_T, color=color, lw=0.4, alpha=0.45)
     average_T = group_average(data, rates_BTN, group)[:, column] * per_second
-    axes.plot((np.arange(group.n_bins) + 0.5) * step, average_T, color=color, lw=1.6)
+    axes.plot(times.centers(group.n_bins), average_T, color=color, lw=1.6)
+
+
+MOST_PSTH_CONDITIONS = 8
+_PSTH_NEURONS = 8
+
+
+def draw_psth(run: "RunContents", neurons: Sequence[int] = ()) -> CaptionedFigure:
+    """Draw condition averages of NDT's rates over PSTHs of a few neurons of a run."""
+    found = run.evaluation
+    groups = condition_groups(found.data, MOST_PSTH_CONDITIONS)
+    figure = psth_overlay(found.data, found.rates_BTN, neurons=neurons or None)
+    caption = (
+        f"Averages by condition: NDT's rates (lines) over the PSTHs, spike counts smoothed with "
+        f"{PSTH_SMOOTHING_MS:g} ms (dotted): "
+        f"{groups_text(groups, found.data)}, of {trials_text(found)}."
+    )
+    alt = "For several neurons: rates of NDT averaged by condition, over PSTHs."
+    return CaptionedFigure(figure, caption, alt)
+
+
+@styled
+def psth_overlay(
+    data: SpikeData, inferred_BTN: FloatArray, *, neurons: Sequence[int] | None = None
+) -> Figure:
+    """Draw condition averages of the model's rates over PSTHs, one panel per neuron.
+
+    PSTHs are averages of the counts, smoothed by a Gaussian. Arguments and errors are those of
+    `rates_by_condition`.
+    """
+    groups = condition_groups(data, MOST_PSTH_CONDITIONS)
+    averages = [group_average(data, inferred_BTN, group) for group in groups]
+    if neurons is None:
+        neurons = modulated_neurons(data, np.concatenate(averages), _PSTH_NEURONS)
+    columns = neuron_columns(data, neurons)
+    colors = group_colors(data, groups)
+    times = TimeAxis.of(data, max(group.n_bins for group in groups))
+    per_second = 1000.0 / data.bin_ms
+    n_columns = min(4, len(columns))
+    n_rows = -(-len(columns) // n_columns)
+    figure = new_figure("two", 0.5 + 1.35 * n_rows)
+    panels = figure.subplots(n_rows, n_columns, sharex=True, squeeze=False)
+    for axes, column in zip(panels.flat, columns, strict=False):
+        for group, average_TN, color in zip(groups, averages, colors, strict=True):
+            centers_T = times.centers(group.n_bins)
+            psth_T = gaussian_filter1d(
+                group_average(data, data.spikes_BTN, group)[:, column],
+                PSTH_SMOOTHING_MS / data.bin_ms,
+            )
+            axes.plot(centers_T, psth_T * per_second, color=color, lw=0.9, ls=(0, (1, 1)))
+            axes.plot(centers_T, average_TN[:, column] * per_second, color=color, lw=1.4)
+        axes.set_title(neuron_label(data, column))
+        axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_locator(MaxNLocator(3))
+        times.apply(axes, label=False)
+    for axes in panels.flat[len(columns) :]:
+        axes.set_visible(False)
+    for place in range(n_columns):
+        last = [axes for axes in panels[:, place] if axes.get_visible()][-1]
+        last.set_xlabel(times.label)
+        last.tick_params(labelbottom=True)
+    panels[0, 0].set_ylabel("rate (Hz)")
+    figure.legend(
+        [Line2D([], [], color=color, lw=1.8) for color in colors]
+        + [Line2D([], [], color=MUTED, lw=w, ls=style) for w, style in ((1.4, "-"), (0.9, ":"))],
+        [*(group.label for group in groups), "NDT", "PSTH"],
+        loc="outside lower center",
+        ncols=5,
+        frameon=False,
+    )
+    return figure

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_hex
+from matplotlib.colors import hsv_to_rgb, to_hex
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
@@ -86,6 +86,13 @@ def sequence_colors(n: int) -> list[str]:
     """Return ``n`` colors in an order, told apart by color-blind readers and on gray paper."""
     # The lightest quarter of the map is too pale for lines on white.
     return [to_hex(mpl.colormaps["plasma"](0.75 * i / max(n - 1, 1))) for i in range(n)]
+
+
+def circle_color(share: float) -> str:
+    """Return the color of a direction, given as a share of a whole turn."""
+    # Darker than pure hues, of which yellow is lost on white.
+    red, green, blue = hsv_to_rgb((share % 1.0, 0.85, 0.8)).tolist()
+    return to_hex((red, green, blue))
 
 
 def label_beside(

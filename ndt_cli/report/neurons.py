@@ -45,8 +45,7 @@ def draw_neurons_r2(run: "RunContents") -> CaptionedFigure:
 def draw_neurons_bits(run: "RunContents") -> CaptionedFigure:
     """Draw each neuron's bits per spike against those of smoothed spikes."""
     found = run.evaluation
-    model, smoothed = (scores.hidden for scores in _both(found))
-    pair = (model.bits_per_spike_N, smoothed.bits_per_spike_N)
+    pair = bits_of_neurons(found)
     held_in = "held-in " if found.data.n_heldout else ""
     caption = (
         f"Bits per spike over the mean rate of each {held_in}neuron, over {trials_text(found)}; "
@@ -77,6 +76,12 @@ def r2_of_neurons(evaluation: "Evaluation") -> tuple[Float64Array, Float64Array]
     """Return each neuron's R2 under the model and smoothed spikes; None without true rates."""
     model, smoothed = (scores.rates for scores in _both(evaluation))
     return None if model is None or smoothed is None else (model.r2_N, smoothed.r2_N)
+
+
+def bits_of_neurons(evaluation: "Evaluation") -> tuple[Float64Array, Float64Array]:
+    """Return bits per spike of each held-in neuron, hidden, under the model and smoothed spikes."""
+    model, smoothed = (scores.hidden for scores in _both(evaluation))
+    return model.bits_per_spike_N, smoothed.bits_per_spike_N
 
 
 def _both(evaluation: "Evaluation") -> "tuple[Scores, Scores]":

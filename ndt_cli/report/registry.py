@@ -14,7 +14,7 @@ from ndt_cli.engine.ensembles import Ensemble
 from ndt_cli.engine.inference import Model, load_trained
 from ndt_cli.engine.preflight import check_same_data
 from ndt_cli.engine.run_folder import RunFolder
-from ndt_cli.errors import SettingsError, nearest
+from ndt_cli.errors import DataError, RunError, SettingsError, nearest
 from ndt_cli.evaluation import Evaluation, evaluate
 from ndt_cli.report.attention_weights import (
     AttentionAverage,
@@ -22,10 +22,12 @@ from ndt_cli.report.attention_weights import (
     draw_attention_lags,
     draw_attention_maps,
 )
-from ndt_cli.report.conditions import draw_conditions
+from ndt_cli.report.behavior import draw_behavior
+from ndt_cli.report.conditions import draw_conditions, draw_psth
 from ndt_cli.report.curves import draw_training, training_curves
 from ndt_cli.report.figures import FIGURE_SUFFIXES, CaptionedFigure, save_figure
 from ndt_cli.report.neurons import (
+    bits_of_neurons,
     draw_neurons_bits,
     draw_neurons_heldout,
     draw_neurons_r2,
@@ -169,6 +171,7 @@ FIGURES = {
     "rates": RunFigure("Spikes and rates of one trial", _RATES, draw_rates, ("trial", "neurons")),
     "heatmaps": RunFigure("Rates of all neurons in one trial", _RATES, draw_heatmaps, ("trial",)),
     "conditions": RunFigure("Spikes and rates by condition", _RATES, draw_conditions, ("neurons",)),
+    "psth": RunFigure("Averages over PSTHs", _RATES, draw_psth, ("neurons",)),
     "neurons-r2": RunFigure(
         "R2 of each neuron",
         _NEURONS,
@@ -181,6 +184,12 @@ FIGURES = {
         _NEURONS,
         draw_neurons_heldout,
         suits=lambda data: data.n_heldout > 0,
+    ),
+    "behavior": RunFigure(
+        "Decoded and true behavior",
+        "Behavior",
+        draw_behavior,
+        suits=lambda data: data.behavior_BTV is not None,
     ),
     "trajectories-2d": RunFigure("Trajectories in two dimensions", _STATES, draw_trajectories_2d),
     "trajectories-3d": RunFigure("Trajectories in three dimensions", _STATES, draw_trajectories_3d),
@@ -208,8 +217,8 @@ def draw(
     Examples
     --------
     >>> drawn = draw(RunContents("runs/first"), "rates", trial=2)
-    >>> drawn.caption[:26], drawn.figure.axes[-1].get_xlabel()
-    ('Trial 2 of 4 validation tr', 'time in trial (ms)')
+    >>> drawn.caption[:43], drawn.figure.axes[-1].get_xlabel()
+    ('Trial 9 (number 2 of 4 validation trials of', 'time in trial (ms)')
     """
     _check_name(name, FIGURES, "run")
     selected: dict[str, Any] = {} if trial is None else {"trial": trial}
@@ -296,13 +305,79 @@ def plot(
     return drawn
 
 
+def plot_all(
+    path: Path | str,
+    folder: Path | str,
+    *,
+    trial: int | None = None,
+    neurons: Sequence[int] = (),
+    suffix: str = ".png",
+    overwrite: bool = False,
+    **contents: Any,
+) -> dict[Path, CaptionedFigure]:
+    """Draw every figure that a run, an ensemble or a sweep has, and write them to a folder.
+
+    Parameters
+    ----------
+    path : Path or str
+        Folder of the run, ensemble or sweep.
+    folder : Path or str
+        Where to write: ``rates.png``, ``training.png`` and so on. It is made if it is missing.
+    trial, neurons
+        As in `draw`, for the figures that can be of one trial or a few neurons.
+    suffix : str
+        ``".png"``, ``".svg"`` or ``".pdf"``.
+    overwrite : bool
+        Replace existing files.
+    **contents
+        ``split``, ``data``, ``checkpoint``, ``device`` and ``recording`` of `RunContents`; ignored
+        for a sweep.
+
+    Returns
+    -------
+    dict of Path to CaptionedFigure
+        What was written. Figures that these data do not have are left out.
+
+    Examples
+    --------
+    >>> [file.name for file in plot_all("runs/first", "figures", suffix=".svg")][:3]
+    ['training.svg', 'rates.svg', 'heatmaps.svg']
+    """
+    path, folder = Path(path), Path(folder)
+    is_sweep = SweepFolder.is_at(path)
+    files = {name: folder / f"{name}{suffix}" for name in (SWEEP_FIGURES if is_sweep else FIGURES)}
+    for file in files.values():  # before minutes of computing
+        check_suffix(file, FIGURE_SUFFIXES)
+        check_may_write(file, overwrite)
+    sweep = SweepFolder.open(path) if is_sweep else None
+    run = None if is_sweep else RunContents(path, **contents)
+    drawn: dict[Path, CaptionedFigure] = {}
+    for name, file in files.items():
+        try:
+            if sweep is not None:
+                drawn[file] = draw_sweep(sweep, name)
+            elif run is not None and FIGURES[name].suits(run.evaluation.data):
+                selects = FIGURES[name].selects
+                drawn[file] = draw(
+                    run,
+                    name,
+                    trial=trial if "trial" in selects else None,
+                    neurons=neurons if "neurons" in selects else (),
+                )
+        except (DataError, RunError):  # a figure that these data do not have
+            continue
+        if file in drawn:
+            save_figure(drawn[file].figure, file, overwrite=overwrite)
+    return drawn
+
+
 def write_run_figures(
     folder: Path, history: Sequence[dict[str, float]], evaluation: Evaluation, choose_by: str
 ) -> list[Path]:
     """Write the figures that every run gets, replacing earlier ones.
 
-    These are ``rates.png``, ``heatmaps.png`` and ``training.png``, and ``neurons.png`` if true
-    rates are known and vary.
+    These are ``rates.png``, ``heatmaps.png``, ``training.png`` and ``neurons.png``: R2 of each
+    neuron where true rates are known and vary, else bits per spike.
     """
     # The rates of all trials may not fit into memory.
     one = evaluation.take(np.array([typical_trial(evaluation)]))
@@ -312,7 +387,9 @@ def write_run_figures(
         "heatmaps.png": rate_heatmaps(*rates, trial=0),
         "training.png": training_curves(history, choose_by),
     }
-    pair = r2_of_neurons(evaluation)
-    if pair is not None and np.isfinite(pair).all(axis=0).any():
-        figures["neurons.png"] = per_neuron_scores(*pair)
+    r2, bits = r2_of_neurons(evaluation), bits_of_neurons(evaluation)
+    if r2 is not None and np.isfinite(r2).all(axis=0).any():
+        figures["neurons.png"] = per_neuron_scores(*r2)
+    elif np.isfinite(bits).all(axis=0).any():
+        figures["neurons.png"] = per_neuron_scores(*bits, score="bits per spike", highest=None)
     return [save_figure(figure, folder / name, overwrite=True) for name, figure in figures.items()]

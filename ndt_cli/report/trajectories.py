@@ -20,13 +20,13 @@ from ndt_cli.report.conditions import (
     TrialGroup,
     condition_groups,
     group_average,
+    group_colors,
     groups_text,
     trial_groups,
 )
 from ndt_cli.report.figures import (
     CaptionedFigure,
     new_figure,
-    sequence_colors,
     styled,
     trials_text,
 )
@@ -89,10 +89,10 @@ def draw_trajectories_2d(run: "RunContents") -> CaptionedFigure:
     """Draw population trajectories of a run in a plane."""
     found = run.evaluation
     figure = trajectories_2d(found.data, found.rates_BTN, found.smoothed_BTN)
-    known = " and true rates" if found.data.rates_BTN is not None else ""
+    others = " and" if found.data.rates_BTN is None else ", true rates and"
     caption = (
-        f"{_caption(run)} Smoothed spikes{known} are projected on the first two components of "
-        "NDT's rates; percentages are of the variance of NDT's rates."
+        f"{_caption(run)} NDT's rates{others} smoothed spikes are each shown along their own first "
+        "two principal components; percentages are of the variance of each."
     )
     alt = "Trajectories of the population in two dimensions, one panel per source."
     return CaptionedFigure(figure, caption, alt)
@@ -128,36 +128,37 @@ def trajectory_groups(data: SpikeData) -> list[TrialGroup]:
 def trajectories_2d(data: SpikeData, inferred_BTN: FloatArray, smoothed_BTN: FloatArray) -> Figure:
     """Draw trajectories in the plane of the first two principal components.
 
-    The components are those of the model's rates; smoothed spikes and, if known, true rates are
-    projected on the same plane. A dot is the first bin, a square the last.
+    Each estimate of the rates is shown in its own components, turned to the same side as the
+    model's where it is a mirror image. A dot is the first bin, a square the last.
     """
     groups = trajectory_groups(data)
-    components = _components(data, inferred_BTN, groups, 2)
     known = {"NDT": inferred_BTN, "smoothed spikes": smoothed_BTN, "true rates": data.rates_BTN}
     sources = {name: rates_BTN for name, rates_BTN in known.items() if rates_BTN is not None}
-    colors = sequence_colors(len(groups))
-    states = {
-        name: [components.project(_rates_hz(data, rates_BTN, group)) for group in groups]
-        for name, rates_BTN in sources.items()
-    }
-    every_TP = np.concatenate([states_TP for each in states.values() for states_TP in each])
-    middle_P = (every_TP.max(axis=0) + every_TP.min(axis=0)) / 2
-    reach = 0.55 * float(np.ptp(every_TP, axis=0).max())
+    colors = group_colors(data, groups)
     figure = new_figure("two", 4.2 if len(sources) == 2 else 3.2)
-    panels: list[Axes] = list(
-        figure.subplots(1, len(sources), sharex=True, sharey=True, squeeze=False)[0]
-    )
-    for axes, (name, each) in zip(panels, states.items(), strict=True):
+    panels: list[Axes] = list(figure.subplots(1, len(sources), squeeze=False)[0])
+    model_XP: Float64Array | None = None
+    for axes, (name, rates_BTN) in zip(panels, sources.items(), strict=True):
+        components = _components(data, rates_BTN, groups, 2)
+        each = [components.project(_rates_hz(data, rates_BTN, group)) for group in groups]
+        every_TP = np.concatenate(each)
+        if model_XP is None:
+            model_XP = every_TP
+        # The sign of a component is arbitrary: a mirror image shows the same.
+        signs_P = np.where((every_TP * model_XP).sum(axis=0) < 0, -1.0, 1.0)
+        every_TP = every_TP * signs_P
+        middle_P = (every_TP.max(axis=0) + every_TP.min(axis=0)) / 2
+        reach = 0.55 * float(np.ptp(every_TP, axis=0).max())
         for states_TP, color in zip(each, colors, strict=True):
-            _draw_path(axes, states_TP, color, _line_width(data))
+            _draw_path(axes, states_TP * signs_P, color, _line_width(data))
         # Equal scales, so that angles and distances are true.
         axes.set(title=name, box_aspect=1)
         axes.set_xlim(middle_P[0] - reach, middle_P[0] + reach)
         axes.set_ylim(middle_P[1] - reach, middle_P[1] + reach)
         axes.set_xlabel(_axis_name(components, 0) + " of variance")
+        axes.set_ylabel(_axis_name(components, 1))
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(4))
-    panels[0].set_ylabel(_axis_name(components, 1) + " of variance")
     _draw_legend(figure, groups, colors)
     return figure
 
@@ -170,7 +171,7 @@ def trajectories_3d(data: SpikeData, inferred_BTN: FloatArray) -> Figure:
     """
     groups = trajectory_groups(data)
     components = _components(data, inferred_BTN, groups, 3)
-    colors = sequence_colors(len(groups))
+    colors = group_colors(data, groups)
     figure = new_figure("two", 3.7)
     for place, turn_degrees in ((1, -60), (2, 30)):
         axes: Any = figure.add_subplot(1, 2, place, projection="3d")

@@ -3,7 +3,8 @@
 Axes: B trials, T bins, N neurons.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 
 # Trials longer than this are drawn in seconds.
 _SECONDS_FROM_MS = 3000.0
+
+LEAST_PEAK_HZ = 1.0
+"""Rates of a quieter neuron are divided by this in a heat map, which otherwise shows its noise."""
 
 
 def typical_trial(evaluation: "Evaluation") -> int:
@@ -114,10 +118,74 @@ def time_step(bin_ms: float, n_bins: int) -> tuple[float, str]:
     return bin_ms, "ms"
 
 
-def spike_times(counts_T: NDArray[np.integer], bin_time: float) -> list[float]:
+@dataclass(frozen=True)
+class TimeAxis:
+    """Times of the bins, from the event that the trials are aligned to or the start of a trial."""
+
+    start: float  # of the first bin
+    step: float
+    n_bins: int
+    label: str
+    has_event: bool
+
+    @classmethod
+    def of(cls, data: SpikeData, n_bins: int) -> "TimeAxis":
+        """Return the axis of trials of ``n_bins`` bins, in ms or, for long trials, in seconds."""
+        step, unit = time_step(data.bin_ms, n_bins)
+        start = data.start_ms * step / data.bin_ms
+        words = f"time from {data.event.replace('_', ' ')}" if data.event else "time in trial"
+        return cls(start, step, n_bins, f"{words} ({unit})", bool(data.event))
+
+    @property
+    def end(self) -> float:
+        """Time of the end of the last bin."""
+        return self.start + self.n_bins * self.step
+
+    def centers(self, n_bins: int | None = None) -> NDArray[np.float64]:
+        """Return the middle of each bin."""
+        bins_T = np.arange(self.n_bins if n_bins is None else n_bins, dtype=np.float64)
+        return self.start + (bins_T + 0.5) * self.step
+
+    def apply(self, axes: Any, *, label: bool = True) -> None:
+        """Give axes this range, and draw a line at the event if it is within."""
+        axes.set_xlim(self.start, self.end)
+        if label:
+            axes.set_xlabel(self.label)
+        self.mark(axes)
+
+    def mark(self, axes: Any) -> None:
+        """Draw a line at the event."""
+        if self.has_event and self.start < 0 < self.end:
+            axes.axvline(0.0, color=MUTED, lw=0.7, ls=(0, (4, 3)), zorder=0)
+
+
+def neuron_label(data: SpikeData, column: int) -> str:
+    """Return such text as "unit 41", by the name in the recording, or "neuron 3", by the place."""
+    return f"{'unit' if data.neuron_names else 'neuron'} {data.column_names[column]}"
+
+
+def trial_label(data: SpikeData, trial: int) -> str:
+    """Return such text as "trial 57", by the number in the recording where it is known."""
+    return f"trial {trial if data.trial_ids_B is None else data.trial_ids_B[trial]}"
+
+
+def trial_text(data: SpikeData, trial: int, trials: str) -> str:
+    """Return such text as "trial 57 (number 2 of 12 validation trials)"."""
+    label = trial_label(data, trial)
+    of = f"number {trial} of " if label != f"trial {trial}" else ""
+    condition = "" if data.condition_labels is None else f", {_condition_text(data, trial)}"
+    return f"{label} ({of}{trials}{condition})" if of else f"{label} of {trials}{condition}"
+
+
+def _condition_text(data: SpikeData, trial: int) -> str:
+    assert data.condition_labels is not None
+    return f"condition {data.condition_labels[trial]}"
+
+
+def spike_times(counts_T: NDArray[np.integer], bin_time: float, start: float = 0.0) -> list[float]:
     """Return times at which to draw spikes: those of one bin are spread over the bin."""
     return [
-        (bin_ + (k + 0.5) / count) * bin_time
+        start + (bin_ + (k + 0.5) / count) * bin_time
         for bin_, count in enumerate(counts_T.tolist())
         for k in range(int(count))
     ]
@@ -141,14 +209,17 @@ def draw_rates(
     trial = typical_trial(found) if trial is None else trial
     figure = draw_trial(found, trial, neurons)
     known = ", and the true rates" if found.data.rates_BTN is not None else ""
+    what = trial_text(found.data, trial, trials_text(found))
     caption = (
-        f"Trial {trial} of {trials_text(found)}. Top: spike counts of all "
+        f"{what[0].upper()}{what[1:]}. Top: spike counts of all "
         f"{count(found.data.n_neurons, 'neuron')}. Below: rates that NDT infers with nothing "
         f"hidden, spikes smoothed by a Gaussian of {found.smoothing_ms:.0f} ms{known}; ticks are "
         "spikes."
     )
     shown = count(len(figure.axes) - 1, "neuron")
-    alt = f"Raster of the spikes in trial {trial}, and rates of {shown} over time."
+    alt = (
+        f"Raster of the spikes in {trial_label(found.data, trial)}, and rates of {shown} over time."
+    )
     return CaptionedFigure(figure, caption, alt)
 
 
@@ -184,15 +255,15 @@ def rates_over_raster(
     if neurons is None:
         neurons = choose_neurons(data, inferred_BTN, trial)
     columns = neuron_columns(data, neurons)
-    bin_time, unit = time_step(data.bin_ms, n_bins)
+    times = TimeAxis.of(data, n_bins)
     heights = [2.0] + [1.0] * len(neurons)
     figure = new_figure("two", 1.9 + 0.85 * len(neurons))
     panels: list[Axes] = list(
         figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     )
     per_second = 1000.0 / data.bin_ms
-    centers_T = (np.arange(n_bins) + 0.5) * bin_time
-    for axes, neuron, column in zip(panels[1:], neurons, columns, strict=True):
+    centers_T = times.centers()
+    for axes, column in zip(panels[1:], columns, strict=True):
         if data.rates_BTN is not None:
             true_T = data.rates_BTN[trial, :n_bins, column] * per_second
             axes.plot(centers_T, true_T, color=TRUTH, lw=0.9, label="true rate")
@@ -200,8 +271,8 @@ def rates_over_raster(
         axes.plot(centers_T, smoothed_T, color=SMOOTHED, ls="--", lw=1.0, label="smoothed spikes")
         inferred_T = inferred_BTN[trial, :n_bins, column] * per_second
         axes.plot(centers_T, inferred_T, color=MODEL, lw=1.5, label="NDT")
-        _draw_ticks(axes, data.spikes_BTN[trial, :n_bins, column], bin_time)
-        axes.set_ylabel(f"neuron {neuron}\n(Hz)")
+        _draw_ticks(axes, data.spikes_BTN[trial, :n_bins, column], times)
+        axes.set_ylabel(f"{neuron_label(data, column)}\n(Hz)")
         axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     if len(panels) > 1:
         handles, labels = panels[1].get_legend_handles_labels()
@@ -209,11 +280,12 @@ def rates_over_raster(
     for axes in panels[1:-1]:
         axes.spines["bottom"].set_visible(False)
         axes.tick_params(bottom=False)
-    panels[-1].set_xlabel(f"time in trial ({unit})")
-    panels[-1].set_xlim(0, n_bins * bin_time)
     figure.align_ylabels(panels)
     counts_NT = data.spikes_BTN[trial, :n_bins].T[data.file_order_N]
-    _draw_counts(figure, panels[0], counts_NT, n_bins * bin_time, neurons)
+    named = {n: neuron_label(data, c) for n, c in zip(neurons, columns, strict=True)}
+    _draw_counts(figure, panels[0], counts_NT, times, named)
+    for axes in panels:
+        times.apply(axes, label=axes is panels[-1])
     return figure
 
 
@@ -221,8 +293,8 @@ def _draw_counts(
     figure: Figure,
     axes: Axes,
     counts_NT: NDArray[np.integer],
-    duration: float,
-    neurons: Sequence[int],
+    times: TimeAxis,
+    labels: Mapping[int, str],
 ) -> None:
     most = max(int(counts_NT.max()), 1)
     image = axes.imshow(
@@ -233,7 +305,7 @@ def _draw_counts(
         cmap="Greys",
         vmin=-most / 2,  # a single spike stands out from the paper, whatever the largest count is
         vmax=most,
-        extent=(0.0, duration, -0.5, len(counts_NT) - 0.5),
+        extent=(times.start, times.end, -0.5, len(counts_NT) - 0.5),
     )
     axes.set_ylabel("neuron")
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
@@ -247,16 +319,19 @@ def _draw_counts(
         handlelength=1.0,
         handleheight=0.7,
     )
-    shown = sorted(set(neurons))
+    shown = sorted(labels)
     if shown:
-        label_beside(figure, axes, shown, [f"neuron {n}" for n in shown], [MODEL] * len(shown))
+        texts = [labels[neuron] for neuron in shown]
+        label_beside(figure, axes, shown, texts, [MODEL] * len(shown))
 
 
-def _draw_ticks(axes: Axes, counts_T: NDArray[np.integer], bin_time: float) -> None:
+def _draw_ticks(axes: Axes, counts_T: NDArray[np.integer], times: TimeAxis) -> None:
     """Draw spikes as ticks below zero, a tenth of the panel high."""
     top = axes.get_ylim()[1]
     axes.set_ylim(-0.24 * top, top)
-    axes.vlines(spike_times(counts_T, bin_time), -0.2 * top, -0.07 * top, color=MUTED, lw=0.7)
+    axes.vlines(
+        spike_times(counts_T, times.step, times.start), -0.2 * top, -0.07 * top, color=MUTED, lw=0.7
+    )
     axes.spines["left"].set_bounds(0, top)
 
 
@@ -267,11 +342,12 @@ def draw_heatmaps(run: "RunContents", trial: int | None = None) -> CaptionedFigu
     figure = rate_heatmaps(found.data, found.rates_BTN, found.smoothed_BTN, trial=trial)
     order = "inferred" if found.data.rates_BTN is None else "true"
     caption = (
-        f"Rates of {count(found.data.n_neurons, 'neuron')} in trial {trial} of "
-        f"{trials_text(found)}. Neurons are sorted by the time of their largest {order} rate, in "
-        "the same order in all panels."
+        f"Rates of {count(found.data.n_neurons, 'neuron')} in "
+        f"{trial_text(found.data, trial, trials_text(found))}. Each neuron's rates are divided by "
+        f"its largest {order} rate in the trial, in all panels; a neuron is taken to reach "
+        f"{LEAST_PEAK_HZ:g} Hz. Neurons are sorted by the time of that largest rate."
     )
-    alt = f"Heat maps of the rates of all neurons in trial {trial}, one panel per source."
+    alt = f"Heat maps of the rates of all neurons in {trial_label(found.data, trial)}, by source."
     return CaptionedFigure(figure, caption, alt)
 
 
@@ -283,14 +359,14 @@ def rate_heatmaps(
     *,
     trial: int,
 ) -> Figure:
-    """Draw the rates of all neurons in one trial, one panel per source, on one color scale.
+    """Draw the rates of all neurons in one trial, one panel per source, on one scale per neuron.
 
-    Neurons are sorted by the time of their largest rate: the true one if it is known, the
-    inferred one otherwise. The color scale ends at the 99.5th percentile of the first panel.
-    Arguments and errors are those of `rates_over_raster`.
+    Each neuron's rates are divided by its largest rate, and the neurons are sorted by its time:
+    the true rate if it is known, the inferred one otherwise. Arguments and errors are those of
+    `rates_over_raster`.
     """
     n_bins = trial_bins(data, trial)
-    bin_time, unit = time_step(data.bin_ms, n_bins)
+    times = TimeAxis.of(data, n_bins)
     sources = {"true rates": data.rates_BTN, "NDT": inferred_BTN, "smoothed spikes": smoothed_BTN}
     maps = {
         name: np.asarray(rates_BTN[trial, :n_bins], dtype=np.float64).T * 1000.0 / data.bin_ms
@@ -299,27 +375,27 @@ def rate_heatmaps(
     }
     first_NT = next(iter(maps.values()))
     order = np.argsort(first_NT.argmax(axis=1), kind="stable")
-    top_hz = max(float(np.quantile(first_NT, 0.995)), 1e-6)
+    peak_N1 = np.maximum(first_NT.max(axis=1, keepdims=True), LEAST_PEAK_HZ)
     figure = new_figure("two", 2.6)
     panels: list[Axes] = list(
         figure.subplots(1, len(maps), sharex=True, sharey=True, squeeze=False)[0]
     )
     for axes, (name, rates_NT) in zip(panels, maps.items(), strict=True):
         image = axes.imshow(
-            rates_NT[order],
+            (rates_NT / peak_N1)[order],
             aspect="auto",
             interpolation="nearest",
             origin="lower",
             cmap="viridis",
             vmin=0.0,
-            vmax=top_hz,
-            extent=(0.0, n_bins * bin_time, 0.5, data.n_neurons + 0.5),
+            vmax=1.0,
+            extent=(times.start, times.end, 0.5, data.n_neurons + 0.5),
         )
         axes.set_title(name)
-        axes.set_xlabel(f"time in trial ({unit})")
+        times.apply(axes)
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
     panels[0].set_ylabel("neurons, by time of peak")
-    cut = any(float(rates_NT.max()) > top_hz for rates_NT in maps.values())
-    add_color_bar(figure, image, panels, "rate (Hz)", cut=cut)
+    cut = any(bool((rates_NT > peak_N1).any()) for rates_NT in maps.values())
+    add_color_bar(figure, image, panels, "rate / peak of the neuron", cut=cut)
     return figure

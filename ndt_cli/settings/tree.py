@@ -301,8 +301,9 @@ class TrainSettings(_Section):
 
     max_steps: Annotated[int, Field(ge=1, le=_MANY)] | Literal["auto"] | None = None
     """Limit of the training in optimizer steps (batches). If epochs and steps are both given, the
-    shorter counts; likewise below. auto: one step per 40 bins of the training trials, at least 500,
-    and at most 2000 or as many as take 4 million bins of trials in all."""
+    shorter counts; likewise below. auto: one step per 40 bins of the training trials, from 500 to
+    2000; fewer, but at least 200, where trials are long or neurons many: in all no more than 4
+    million bins, or a billion counts."""
 
     batch_size: int = Field(64, ge=1, le=_MANY)
     """Trials per step, over all devices together; a smaller last batch is kept."""
@@ -409,13 +410,15 @@ class Settings(_Section):
     inference: InferenceSettings = InferenceSettings()
     train: TrainSettings = TrainSettings()
 
-    def for_size(self, n_trials: int, n_bins: int, n_spikes: int) -> "Settings":
+    def for_size(self, n_trials: int, n_bins: int, n_spikes: int, n_neurons: int = 1) -> "Settings":
         """Return the settings for training data of this size: lengths in epochs, dropout given.
 
         Parameters
         ----------
         n_trials, n_bins, n_spikes : int
             Of the training trials, bins and spikes of all of them together.
+        n_neurons : int
+            Number of neurons.
         """
         steps_per_epoch = -(-n_trials // self.train.batch_size)
         train = self.train.model_dump()
@@ -424,8 +427,9 @@ class Settings(_Section):
             if steps is None:
                 continue
             if steps == "auto":
-                bins_per_step = max(n_bins / steps_per_epoch, 1)
-                steps = max(500, min(n_bins // 40, 2000, int(4_000_000 / bins_per_step)))
+                most_bins = min(4_000_000, 1_000_000_000 // n_neurons)
+                most_steps = max(200, most_bins * steps_per_epoch // max(n_bins, 1))
+                steps = min(max(500, n_bins // 40), 2000, most_steps)
             epochs = round(steps / steps_per_epoch)
             epochs = min(epochs, train["max_epochs"] // 10) if name == "warmup" else max(epochs, 1)
             train[f"{name}_epochs"] = min(epochs, train[f"{name}_epochs"])

@@ -56,6 +56,20 @@ def test_a_figure_is_written_in_the_format_of_the_file(run, tmp_path, ending):
     assert file.read_bytes().startswith(start)
 
 
+def test_all_figures_are_written_to_a_folder(run, sweep, tmp_path):
+    result = ndt("plot", run, "all", "--out", tmp_path / "figures", "--trial", 1)
+    assert result.exit_code == 0, result.output
+    written = {file.stem for file in (tmp_path / "figures").iterdir()}
+    lacking = {"conditions", "psth", "neurons-heldout", "behavior"}  # these data have no such
+    assert written == set(FIGURES) - lacking
+    assert result.stdout.count("figure: ") == len(written)
+    assert "already exists" in ndt("plot", run, "all", "--out", tmp_path / "figures").stderr
+    printed = ndt("plot", sweep, "all", "--out", tmp_path / "sweep", "--json")
+    found = json.loads(printed.stdout)
+    assert found["schema"] == "ndt/plot/1"
+    assert len(found["figures"]) == len(list((tmp_path / "sweep").iterdir())) > 0
+
+
 def test_learning_curves_need_neither_weights_nor_data(run, data, tmp_path):
     bare = tmp_path / "bare"
     bare.mkdir()

@@ -9,15 +9,18 @@ from builders import spike_data
 from ndt_cli.baselines import smooth
 from ndt_cli.data.spike_data import SpikeData
 from ndt_cli.errors import DataError
+from ndt_cli.report.behavior import decoded_beside_true, shown_trials
 from ndt_cli.report.conditions import (
     condition_groups,
     group_average,
+    group_colors,
+    psth_overlay,
     rates_by_condition,
     trial_groups,
 )
 from ndt_cli.report.neurons import per_neuron_scores
 from ndt_cli.report.trajectories import principal_components, trajectories_2d, trajectories_3d
-from ndt_cli.report.trial import rates_over_raster
+from ndt_cli.report.trial import rate_heatmaps, rates_over_raster, trial_text
 
 
 def reaches(n_trials=12, n_neurons=5, with_rates=True):
@@ -201,3 +204,96 @@ def test_scores_without_a_best_value_end_at_the_largest():
     assert 2.5 < high < 3
     assert low < 0
     assert per_neuron_scores(np.array([0.1]), np.array([0.2])).axes[0].get_xlim()[1] == 1.0
+
+
+def recorded(**fields):
+    """The same trials as a lab knows them: an event, names of units and numbers of trials."""
+    data, inferred_BTN, smoothed_BTN = reaches(with_rates=False)
+    known = {
+        "event": "go_cue",
+        "start_ms": -200.0,
+        "neuron_names": ("7", "19", "23", "40", "41"),
+        "trial_ids_B": np.arange(12) + 100,
+        "condition_names": {0: "left", 1: "middle", 2: "right"},
+        **fields,
+    }
+    return dataclasses.replace(data, **known), inferred_BTN, smoothed_BTN
+
+
+def test_figures_name_units_trials_and_conditions_as_the_recording_does():
+    data, inferred_BTN, smoothed_BTN = recorded()
+    figure = rates_over_raster(data, inferred_BTN, smoothed_BTN, trial=2, neurons=[4])
+    assert figure.axes[1].get_ylabel() == "unit 41\n(Hz)"
+    assert figure.axes[1].get_xlabel() == "time from go cue (ms)"
+    assert trial_text(data, 2, "12 validation trials") == (
+        "trial 102 (number 2 of 12 validation trials, condition right)"
+    )
+    assert [group.label for group in condition_groups(data, 3)] == ["left", "middle", "right"]
+    by_condition = rates_by_condition(data, inferred_BTN, smoothed_BTN, neurons=[0])
+    assert by_condition.axes[0].get_title() == "unit 7"
+
+
+def test_time_runs_from_the_event_which_has_a_line():
+    data, inferred_BTN, smoothed_BTN = recorded()
+    for figure in (
+        rates_over_raster(data, inferred_BTN, smoothed_BTN, trial=1, neurons=[4]),
+        rate_heatmaps(data, inferred_BTN, smoothed_BTN, trial=1),
+        psth_overlay(data, inferred_BTN),
+    ):
+        axes = figure.axes[0]
+        assert axes.get_xlim() == (-200.0, 600.0)
+        assert [0.0, 0.0] in [list(line.get_xdata()) for line in axes.lines]
+    line = next(line for line in figure.axes[0].lines if len(line.get_xdata()) == 40)
+    assert line.get_xdata()[0] == -190.0  # the middle of the first bin
+    late, *_ = recorded(start_ms=100.0)
+    without = rate_heatmaps(late, inferred_BTN, smoothed_BTN, trial=1)
+    assert without.axes[0].get_xlim() == (100.0, 900.0)
+    assert len(without.axes[0].lines) == 0
+
+
+def test_directions_have_colors_around_the_circle():
+    def colors(names):
+        data, *_ = recorded(condition_names=dict(enumerate(names)))
+        return group_colors(data, condition_groups(data, 3))
+
+    ordered = colors(["left", "middle", "right"])
+    assert colors(["0", "120", "240"]) != ordered
+    assert colors(["0", "120", "240"])[0] == colors(["0", "2.094", "4.189"])[0]
+    assert colors(["-120", "0", "120"]) == [colors(["0", "120", "240"])[i] for i in (2, 0, 1)]
+    assert colors(["0", "45", "90"]) == ordered  # a quarter of a turn is no circle
+    assert colors(["1", "2", "3"]) == ordered
+
+
+def test_a_heat_map_divides_each_neuron_by_its_own_peak():
+    data, inferred_BTN, smoothed_BTN = recorded()
+    inferred_BTN = inferred_BTN * np.array([0.001, 1, 1, 1, 10])
+    figure = rate_heatmaps(data, inferred_BTN, smoothed_BTN, trial=1)
+    shown_NT = np.asarray(figure.axes[0].images[0].get_array())
+    peaks_N = np.sort(shown_NT.max(axis=1))
+    assert peaks_N[1:] == pytest.approx(1.0)
+    assert peaks_N[0] < 0.1  # below one spike per second
+
+
+def test_the_psth_lies_below_the_rates_of_the_model():
+    data, inferred_BTN, _ = recorded()
+    figure = psth_overlay(data, inferred_BTN, neurons=[3, 0])
+    assert [axes.get_title() for axes in figure.axes] == ["unit 40", "unit 7"]
+    solid = [line for line in figure.axes[0].lines if line.get_linestyle() == "-"]
+    group = condition_groups(data, 3)[0]
+    average_T = group_average(data, inferred_BTN, group)[:, 3] * 50
+    assert solid[0].get_ydata() == pytest.approx(average_T)
+    assert len(figure.axes[0].lines) == 2 * 3 + 1  # two lines for each condition, and the event
+
+
+def test_decoded_behavior_stands_beside_the_true_one():
+    hand_BTV = np.random.default_rng(0).normal(size=(12, 40, 2))
+    data, *_ = recorded(behavior_BTV=hand_BTV, behavior_names=("hand_x", "hand_y"))
+    trials = shown_trials(data)
+    assert sorted(data.conditions_B[trials].tolist()) == [0, 1, 2]
+    shown = data.take(trials)
+    figure = decoded_beside_true(shown, shown.behavior_BTV + 1)
+    axes = figure.axes[0]
+    lines = {line.get_label(): line.get_ydata() for line in axes.lines}
+    assert lines["decoded"] == pytest.approx(lines["true"] + 1)
+    assert axes.get_ylabel() == "hand x"
+    assert axes.get_title() == f"trial {shown.trial_ids_B[0]}\nleft"

@@ -1,8 +1,11 @@
 """The page of a run: whole in one file, safe with any name, and true to the run."""
 
+import base64
 import dataclasses
+import hashlib
 import json
 import os
+import re
 from html.parser import HTMLParser
 
 import numpy as np
@@ -21,7 +24,14 @@ from ndt_cli.evaluation import evaluate
 from ndt_cli.fitting import fit
 from ndt_cli.report.figures import new_figure
 from ndt_cli.report.page import write_report
-from ndt_cli.report.page.pages import changed_settings, data_uri, render, run_html, training_rows
+from ndt_cli.report.page.pages import (
+    GENERATOR,
+    changed_settings,
+    data_uri,
+    render,
+    run_html,
+    training_rows,
+)
 from ndt_cli.report.registry import RunContents
 from ndt_cli.report.trial import spread_trials
 from ndt_cli.score_text import final_scores
@@ -135,6 +145,7 @@ def test_each_section_has_its_heading_and_its_figures(page):
         "rates",
         "heatmaps",
         "conditions",
+        "psth",
         "neurons-r2",
         "neurons-bits",
         "trajectories-2d",
@@ -142,7 +153,7 @@ def test_each_section_has_its_heading_and_its_figures(page):
         "attention-maps",
         "attention-lags",
     ]
-    assert len(page.images) == 10
+    assert len(page.images) == 11
     assert all(len(image["alt"]) > 20 for image in page.images)
     assert all(int(image["width"]) > 300 for image in page.images)
 
@@ -150,7 +161,9 @@ def test_each_section_has_its_heading_and_its_figures(page):
 def test_nothing_is_loaded_from_elsewhere(page, text):
     assert all(image["src"].startswith("data:image/") for image in page.images)
     assert all(link.startswith("#") or link == "data:," for link in page.links)
-    assert not {"script", "iframe", "object", "embed", "form"} & set(page.tags)
+    assert not {"iframe", "object", "embed", "form"} & set(page.tags)
+    assert "fetch(" not in text
+    assert "http" not in text.replace("http://www.w3.org/2000/svg", "").replace("http-equiv", "")
     assert "url(" not in text
     assert "@import" not in text
     assert "default-src 'none'" in text
@@ -199,7 +212,7 @@ def test_calls_to_repeat_the_run_are_given(page, run):
     assert f"evaluate('{run}')" in page.text
     assert f"write_rates('rates.h5', infer_rates('{run}'))" in page.text
     assert f"plot('{run}', 'rates', out='rates.pdf')" in page.text
-    assert f"write_report('{run}', overwrite=True)" in page.text
+    assert f"write_report('{run}')" in page.text
 
 
 def test_on_the_command_line_the_page_gives_commands(run, spikes, unpainted):
@@ -208,7 +221,7 @@ def test_on_the_command_line_the_page_gives_commands(run, spikes, unpainted):
     assert f"ndt evaluate {run}\n" in text
     assert f"ndt rates {run} --out rates.h5\n" in text
     assert f"ndt plot {run} rates --out rates.pdf\n" in text
-    assert f"ndt report {run} --overwrite\n" in text
+    assert f"ndt report {run}\n" in text
 
 
 def test_no_name_from_a_file_is_taken_for_html(tmp_path, unpainted):
@@ -232,7 +245,11 @@ def test_no_name_from_a_file_is_taken_for_html(tmp_path, unpainted):
     assert HOSTILE in page.text
     assert hostile in page.text
     assert '<b onclick="x">run' in page.text
-    assert "script" not in page.tags
+    assert page.tags.count("script") == 2  # the picker and its data
+    policy = re.search(r"script-src '(sha256-[^']+)'", made.read_text(encoding="utf-8"))[1]
+    script = re.search(r"<script>(.*?)</script>", made.read_text(encoding="utf-8"), re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy == f"sha256-{digest}"  # so that no other script can run
     assert not {"onerror", "onclick"} & set(page.attributes)
     assert all(image["src"].startswith("data:") for image in page.images)
 
@@ -338,6 +355,36 @@ def test_a_page_is_never_overwritten_unless_asked(run, spikes, tmp_path, monkeyp
         write_report(run, tmp_path / "folder.html", recording=spikes, overwrite=True)
     with pytest.raises(SettingsError, match=r"\.txt; expected \.html"):
         write_report(run, tmp_path / "page.txt", recording=spikes)
+
+
+def test_the_page_in_the_folder_is_replaced_if_it_is_one(run, spikes, monkeypatch):
+    page = f'<meta name="generator" content="{GENERATOR}">'
+    monkeypatch.setattr("ndt_cli.report.page.run_html", lambda *given: page)
+    file = write_report(run, recording=spikes)
+    assert write_report(run, recording=spikes) == file == run / "report.html"
+    file.write_text("mine")
+    with pytest.raises(ExistingFileError):
+        write_report(run, recording=spikes)
+    file.unlink()
+
+
+def test_the_picker_holds_the_rates_of_the_evaluation(text, run, spikes):
+    found = re.search(r'<script type="application/json" id="picker-data">(.*?)</script>', text)
+    data = json.loads(found[1])
+    evaluation = evaluate(run, recording=spikes)
+    n_trials, n_bins, n_neurons = evaluation.rates_BTN.shape
+    assert data["units"] == [f"neuron {n}" for n in range(n_neurons)]
+    assert len(data["trials"]) == n_trials
+    (model,) = (source for source in data["sources"] if source["name"] == "NDT")
+    stored_BNT = np.frombuffer(base64.b64decode(model["rates"]), np.uint8)
+    stored_BNT = stored_BNT.reshape(n_trials, n_neurons, n_bins)
+    peak_N = np.array(data["peak_hz"])
+    rates_hz_BNT = evaluation.rates_BTN.transpose(0, 2, 1) * 1000 / spikes.train.bin_ms
+    assert np.abs(stored_BNT / 255 * peak_N[:, None] - rates_hz_BNT).max() <= peak_N.max() / 500
+    spikes_BNT = np.frombuffer(base64.b64decode(data["spikes"]), np.uint8)
+    assert np.array_equal(
+        spikes_BNT.reshape(stored_BNT.shape), spikes.valid.spikes_BTN.transpose(0, 2, 1)
+    )
 
 
 def test_a_run_that_cannot_be_written_to_is_named_before_the_page_is_made(run, monkeypatch, capsys):

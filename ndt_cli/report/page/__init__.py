@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ndt_cli.atomic import check_may_write, check_suffix, write_text_atomic
 from ndt_cli.data.spike_data import Recording, Split
-from ndt_cli.report.page.pages import run_html, sweep_html
+from ndt_cli.report.page.pages import GENERATOR, run_html, sweep_html
 from ndt_cli.report.registry import RunContents
 from ndt_cli.search.folder import SweepFolder
 
@@ -35,7 +35,7 @@ def write_report(
     split, data, checkpoint, device, recording
         As in `ndt_cli.report.registry.RunContents`; ignored for a sweep.
     overwrite : bool
-        Replace an existing file.
+        Replace an existing file. The page in the folder itself is replaced without.
     as_typed : callable
         Rewrites the Python calls in the page's texts, which are in backticks. Default: they stay.
         The command line passes `ndt_cli.commands.wording.as_typed`.
@@ -64,6 +64,7 @@ def write_report(
     path = Path(path)
     file = Path(out) if out is not None else path / PAGE_FILE
     check_suffix(file, (".html", ".htm"))
+    overwrite = overwrite or (out is None and _is_own(file))
     if SweepFolder.is_at(path):
         sweep = SweepFolder.open(path)
         check_may_write(file, overwrite)
@@ -77,3 +78,11 @@ def write_report(
     file.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomic(file, text, overwrite=overwrite)
     return file
+
+
+def _is_own(file: Path) -> bool:
+    """Return whether a file is a page that this program wrote."""
+    if not file.is_file():
+        return False
+    with file.open("rb") as page:
+        return f'name="generator" content="{GENERATOR}"'.encode() in page.read(4096)

@@ -1,6 +1,7 @@
 """The pages of a run and of a sweep: data, training, scores, figures, and how to repeat it."""
 
 import base64
+import hashlib
 import io
 import math
 import platform
@@ -8,22 +9,32 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from ndt_cli import __version__
-from ndt_cli.data.spike_data import Recording, SpikeData
+from ndt_cli.data.spike_data import FloatArray, Recording, SpikeData
 from ndt_cli.engine.measures import MEASURES
 from ndt_cli.engine.trained_model import Model
 from ndt_cli.errors import DataError, NdtError, RunError, called
+from ndt_cli.report.conditions import condition_label, evenly_spaced
 from ndt_cli.report.curves import MEASURE_NAMES
 from ndt_cli.report.figures import TWO_COLUMNS_INCHES, CaptionedFigure, count, styled
 from ndt_cli.report.registry import FIGURES, SWEEP_FIGURES, RunContents, draw, draw_sweep
-from ndt_cli.report.trial import spread_trials
+from ndt_cli.report.trial import (
+    TimeAxis,
+    choose_neurons,
+    neuron_label,
+    spread_trials,
+    trial_label,
+    typical_trial,
+)
 from ndt_cli.score_text import score_notes, score_number, score_tables, score_title
 from ndt_cli.search.folder import SweepFolder
 from ndt_cli.search.results import STATUSES, SweepResults
@@ -32,6 +43,9 @@ from ndt_cli.settings.explain import field_table, plain_values
 from ndt_cli.settings.load import settings_to_toml
 from ndt_cli.settings.tree import Settings
 from ndt_cli.verdict import MODEL, SMOOTHED
+
+GENERATOR = "ndt report"
+"""What a page of this program says that it was made by."""
 
 Row = tuple[str, str]
 AsTyped = Callable[[str], str]
@@ -144,7 +158,12 @@ def render(template: str, settings: Settings, values: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    script = values.get("script", "")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     shared = {
+        "script": script,
+        "script_hash": f"sha256-{digest}",  # the only script that a browser runs here
+        "generator": GENERATOR,
         "changed": changed_settings(settings),
         "n_settings": len(field_table()),
         "settings_toml": settings_to_toml(settings),
@@ -176,8 +195,9 @@ def run_html(run: RunContents, as_typed: AsTyped = str) -> str:
     """
     headings = list(dict.fromkeys(figure.section for figure in FIGURES.values()))
     sections = [
-        (heading.lower().replace(" ", "-"), heading, _section_figures(run, heading, as_typed))
+        (heading.lower().replace(" ", "-"), heading, figures)
         for heading in headings
+        if (figures := _section_figures(run, heading, as_typed))
     ]
     found = run.evaluation
     values = {
@@ -204,6 +224,7 @@ def run_html(run: RunContents, as_typed: AsTyped = str) -> str:
         "smoothed": SMOOTHED,
         "number": score_number,
         "figure_sections": sections,
+        **_picker(run),
         "version_rows": _version_rows(run),
         "steps": [step.shown(as_typed) for step in _steps(run)],
     }
@@ -227,6 +248,75 @@ def _section_figures(run: RunContents, heading: str, as_typed: AsTyped) -> list[
                 unique = name if trial is None else f"{name}-{trial}"
                 figures.append(PageFigure.of(unique, kind.title, drawn))
     return figures
+
+
+# Bytes of the picker's numbers, four thirds of it in the page.
+_PICKER_BYTES = 400_000
+
+
+def _picker(run: RunContents) -> dict[str, Any]:
+    """Return what the page needs to draw any of some trials, and any neuron in them.
+
+    Rates are stored in 255 steps up to each neuron's peak.
+    """
+    found = run.evaluation
+    data = found.data
+    n_sources = 2 + (data.rates_BTN is not None)
+    per_trial = (n_sources + 1) * data.n_bins * data.n_neurons
+    usable = np.flatnonzero(np.asarray(data.lengths_B) > 0)
+    n_trials = min(len(usable), _PICKER_BYTES // per_trial)
+    values: dict[str, Any] = {"picker": None, "picker_section": "", "picker_note": ""}
+    if n_trials == 0:
+        return values
+    first = typical_trial(found)
+    trials = np.union1d(usable[evenly_spaced(len(usable), n_trials)], [first])
+    some, order_N = found.take(trials), data.file_order_N
+    rates: dict[str, FloatArray] = {"NDT": some.rates_BTN, "smoothed spikes": some.smoothed_BTN}
+    if some.data.rates_BTN is not None:
+        rates = {"true rates": some.data.rates_BTN, **rates}
+    peak_N = np.max([rates_BTN.max(axis=(0, 1)) for rates_BTN in rates.values()], axis=0)
+    peak_N = np.maximum(peak_N, 1e-9)
+    times = TimeAxis.of(data, data.n_bins)
+    numbers = [] if data.conditions_B is None else data.conditions_B.tolist()
+    conditions = [condition_label(data, number) for number in numbers]
+    styles = {"NDT": "model", "smoothed spikes": "smoothed", "true rates": "truth"}
+
+    def packed(values_BTN: NDArray[Any]) -> str:
+        bytes_BNT = np.ascontiguousarray(values_BTN[:, :, order_N].transpose(0, 2, 1), np.uint8)
+        return base64.b64encode(bytes_BNT.tobytes()).decode()
+
+    one = found.take(np.array([first]))
+    neurons = choose_neurons(one.data, one.rates_BTN, 0)
+    values["picker"] = {
+        "trials": [
+            {
+                "label": ", ".join([trial_label(data, t), *conditions[t : t + 1]]),
+                "n_bins": int(data.lengths_B[t]),
+            }
+            for t in trials.tolist()
+        ],
+        "units": [neuron_label(data, column) for column in order_N.tolist()],
+        "n_bins": data.n_bins,
+        "start": times.start,
+        "step": times.step,
+        "time_label": times.label,
+        "has_event": times.has_event,
+        "first_trial": int(np.flatnonzero(trials == first)[0]),
+        "first_unit": neurons[-1] if neurons else 0,
+        "peak_hz": (peak_N * 1000 / data.bin_ms)[order_N].round(3).tolist(),
+        "spikes": packed(np.minimum(some.data.spikes_BTN, 255)),
+        "sources": [
+            {"name": name, "css": styles[name], "rates": packed(np.rint(r / peak_N * 255))}
+            for name, r in rates.items()
+        ],
+    }
+    values["picker_section"] = FIGURES["rates"].section.lower().replace(" ", "-")
+    values["picker_note"] = (
+        f"{len(trials)} of {count(data.n_trials, 'trial')}. Choose a trial and a neuron above, or "
+        "click on a row of spikes."
+    )
+    values["script"] = files("ndt_cli.report.page").joinpath("picker.js").read_text("utf-8")
+    return values
 
 
 # ------------------------------------------------------------------------------------------------
@@ -386,7 +476,7 @@ def _steps(run: RunContents) -> list[Step]:
             f"A figure as PNG, SVG or PDF; names: {', '.join(FIGURES)}.",
             called("plot", path, "rates", out="rates.pdf"),
         ),
-        Step("This page:", called("write_report", path, overwrite=True)),
+        Step("This page:", called("write_report", path)),
     ]
 
 
