@@ -69,7 +69,7 @@ class RunContents:
     >>> run.evaluation.rates_BTN.shape  # trials, bins, neurons
     (4, 10, 4)
     >>> run.attention.maps_LHTS.shape  # layers, heads, bins, bins
-    (1, 2, 10, 10)
+    (1, 4, 10, 10)
     """
 
     def __init__(
