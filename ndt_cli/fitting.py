@@ -2,15 +2,22 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
 
 from ndt_cli.baselines.smoothing_reference import SmoothingReference
-from ndt_cli.data.loading import load_recording
+from ndt_cli.data.loading import load_file, load_recording
+from ndt_cli.data.sessions import split_sessions
 from ndt_cli.data.spike_data import KEPT_BYTES, Recording
+from ndt_cli.engine.checkpoint import Checkpoint, Origin
 from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.events import Watcher
-from ndt_cli.engine.run_folder import RunFolder
+from ndt_cli.engine.measures import CHECKPOINTS
+from ndt_cli.engine.run_folder import RunFolder, describe_data
 from ndt_cli.engine.tensorboard import log_results
 from ndt_cli.engine.trainer import TrainResult
 from ndt_cli.engine.training import resume, train
@@ -39,11 +46,14 @@ class Fit:
         and in every process but the first.
     figures : list of Path
         Figures in the run folder.
+    sessions : dict of str to Evaluation
+        Of a run of several sessions, by name; ``evaluation`` is None then.
     """
 
     training: TrainResult
     evaluation: Evaluation | None
     figures: list[Path]
+    sessions: dict[str, Evaluation] = field(default_factory=dict)
 
 
 def fit(
@@ -155,30 +165,83 @@ def _finish(
     if result.stopped == "interrupted" or not Ranks.from_environment().is_first:
         return Fit(result, None, [])
     folder = RunFolder.open(result.run)
+    if recording.train.sessions is not None:
+        return _finish_sessions(folder, result, recording, draw=draw)
+    evaluation, figures = _conclude(
+        folder, result, recording, draw=draw, accept_changes=accept_changes
+    )
+    settings = folder.settings()
+    if settings.train.tensorboard:
+        log_results(folder, settings, final_scores(evaluation), figures, len(result.history))
+    return Fit(result, evaluation, figures)
+
+
+def _conclude(
+    folder: RunFolder,
+    result: TrainResult,
+    recording: Recording,
+    *,
+    draw: bool,
+    accept_changes: bool = False,
+) -> tuple[Evaluation, list[Path]]:
+    """Evaluate a run of one session, write its summary and rates, and draw."""
     if not folder.smoothing.is_file():
         SmoothingReference.fit(recording.train).save(folder.smoothing)
     _log.info("scoring %d validation trials", recording.valid.n_trials)
-    evaluation = evaluate(result.run, recording=recording, accept_changes=accept_changes)
+    evaluation = evaluate(folder.path, recording=recording, accept_changes=accept_changes)
     if evaluation.decoders:
         names = variable_names(evaluation.data)
         save_decoders(folder.decoders, evaluation.decoders, evaluation.checkpoint, names)
-    rates = infer_rates(result.run, recording=recording, accept_changes=accept_changes)
+    rates = infer_rates(folder.path, recording=recording, accept_changes=accept_changes)
     # Larger ones take their time and place only when asked for.
     if 2 * 4 * rates.data.spikes_BTN.size <= KEPT_BYTES:
         write_rates(folder.rates, replace(rates, activations=None), overwrite=True)
-    summary = {
+    folder.write_json("summary.json", {**_outcome(result), "evaluation": evaluation.to_json()})
+    choose_by = folder.settings().train.choose_by
+    figures = (
+        write_run_figures(folder.figures, result.history, evaluation, choose_by) if draw else []
+    )
+    return evaluation, figures
+
+
+def _outcome(result: TrainResult) -> dict[str, Any]:
+    return {
         "stopped": result.stopped,
         "epochs": len(result.history),
         "seconds": result.seconds,
         "best": {name: {"value": v, "epoch": epoch} for name, (v, epoch) in result.best.items()},
-        "evaluation": evaluation.to_json(),
     }
-    folder.write_json("summary.json", summary)
-    settings = folder.settings()
-    choose_by = settings.train.choose_by
-    figures = (
-        write_run_figures(folder.figures, result.history, evaluation, choose_by) if draw else []
-    )
-    if settings.train.tensorboard:
-        log_results(folder, settings, final_scores(evaluation), figures, len(result.history))
-    return Fit(result, evaluation, figures)
+
+
+def _finish_sessions(
+    folder: RunFolder, result: TrainResult, recording: Recording, *, draw: bool
+) -> Fit:
+    """Make a run folder of each session, with the encoder and its own read-in and read-out."""
+    settings, sessions = folder.settings(), recording.train.sessions
+    assert sessions is not None
+    files = settings.data.files
+    # From the files again: they have conditions, behavior and names of neurons.
+    alone = [load_file(file, settings.data) for file in files] or split_sessions(recording)
+    evaluations: dict[str, Evaluation] = {}
+    figures: list[Path] = []
+    for place, (name, session) in enumerate(zip(sessions.names, alone, strict=True)):
+        file = files[place] if files else None
+        data = settings.data.model_copy(update={"file": file, "files": ()})
+        own = RunFolder(folder.path / "sessions" / name)
+        (own.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        own.figures.mkdir(exist_ok=True)
+        about = {"data": describe_data(session), "trained_in": str(folder.path.absolute())}
+        own.write_json("run.json", {**folder.read_json("run.json"), **about})
+        own.write_settings(settings.model_copy(update={"data": data}))
+        own.write_metrics(result.history)
+        columns = torch.from_numpy(np.flatnonzero(sessions.of_neuron_N == place))
+        origin = Origin.of(own, own.settings())
+        for kind in CHECKPOINTS:
+            if folder.checkpoint(kind).is_file():
+                model = Checkpoint.load(folder.checkpoint(kind)).of_neurons(columns)
+                replace(model, origin=origin).save(own.checkpoint(kind))
+        evaluations[name], drawn = _conclude(own, result, session, draw=draw)
+        figures += drawn
+    scores = {name: evaluation.to_json() for name, evaluation in evaluations.items()}
+    folder.write_json("summary.json", {**_outcome(result), "sessions": scores})
+    return Fit(result, None, figures, evaluations)

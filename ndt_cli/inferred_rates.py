@@ -158,7 +158,8 @@ class Rates:
         ids_B = np.arange(data.n_trials) if data.trial_ids_B is None else data.trial_ids_B
         names_N = np.array(self.neuron_names)
         by_trial: dict[str, Any] = {"split": self.splits, "condition": data.condition_labels}
-        for block in trial_blocks(data.n_trials, data.n_bins * n_neurons):
+        # A row of names and numbers takes ten times the memory of a rate.
+        for block in trial_blocks(data.n_trials, 10 * data.n_bins * n_neurons):
             inside_BT = data.inside_BT[block]
             trials_X, bins_X = np.nonzero(inside_BT)
             trials_X += block.start

@@ -22,11 +22,10 @@ from ndt_cli import __version__
 from ndt_cli.atomic import (
     check_may_write,
     check_suffix,
-    write_atomic,
     write_stream_atomic,
 )
 from ndt_cli.data.chop import merge_blocks, merged_bins
-from ndt_cli.data.files import TRIAL_TABLE
+from ndt_cli.data.files import TRIAL_TABLE, refuse_elsewhere
 from ndt_cli.data.spike_data import (
     ByTrial,
     FloatArray,
@@ -139,15 +138,13 @@ def write_rates(
     suffix = check_rates_path(path, n_components, nwb_source, overwrite)
     made = _Made(path, rates, n_components, None if nwb_source is None else Path(nwb_source))
     path.parent.mkdir(parents=True, exist_ok=True)
-    if suffix == ".nwb":
-        write_atomic(path, lambda temporary: _write_nwb(temporary, made), overwrite=overwrite)
-        return
     write = {
         ".h5": _write_hdf5,
         ".npz": _write_npz,
         ".mat": _write_mat,
         ".csv": _write_csv,
         ".parquet": _write_parquet,
+        ".nwb": _write_nwb,
     }[suffix]
     write_stream_atomic(path, lambda stream: write(stream, made), overwrite=overwrite)
 
@@ -345,7 +342,9 @@ def _write_mat(stream: BinaryIO, made: _Made) -> None:
         variables[key] = np.concatenate(list(values.parts))
     table: dict[str, Any] = {}
     for key, label in made.labels().items():
-        value: Any = label.astype(object) if label.dtype.kind == "U" and label.ndim else label
+        # MATLAB calculates with doubles; whole numbers of other types round their results.
+        kinds = {"U": object, "i": np.float64, "u": np.float64}
+        value: Any = label.astype(kinds.get(label.dtype.kind, label.dtype))
         if label.ndim == 0:
             value = label.item()
         if key.startswith(TRIAL_TABLE):
@@ -451,11 +450,17 @@ def _write_parquet(stream: BinaryIO, made: _Made) -> None:
 # NWB ----------------------------------------------------------------------------------------------
 
 
-def _write_nwb(path: Path, made: _Made) -> None:
+def _write_nwb(stream: BinaryIO, made: _Made) -> None:
     pynwb = needed("pynwb")
     if made.nwb_source is not None:
-        shutil.copyfile(made.nwb_source, path)
-    with pynwb.NWBHDF5IO(str(path), mode="w" if made.nwb_source is None else "a") as io:
+        refuse_elsewhere(made.nwb_source)
+        with made.nwb_source.open("rb") as source:
+            shutil.copyfileobj(source, stream)
+    is_new = made.nwb_source is None
+    with (
+        h5py.File(stream, "w" if is_new else "r+") as stored,
+        pynwb.NWBHDF5IO(file=stored, mode="w" if is_new else "a") as io,
+    ):
         if made.nwb_source is None:
             file = pynwb.NWBFile(
                 session_description=f"rates inferred by ndt from {made.rates.source}",

@@ -163,6 +163,11 @@ def fit_seeds(
             "several processes were started",
             "Start one process, or train each seed by itself: `train.seed=1`.",
         )
+    if settings.data.files:
+        raise SettingsError(
+            "several seeds of several sessions cannot be averaged in one call",
+            "Train one run per seed (`train.seed=1`), then average those of a session.",
+        )
     if settings.train.seed + n_seeds > 2**31:
         raise SettingsError(f"train.seed is {settings.train.seed}: no {n_seeds} seeds follow it")
     if out is not None and Path(out).exists():

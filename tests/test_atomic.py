@@ -328,3 +328,16 @@ def test_a_name_that_is_not_utf8_is_refused_before_anything_is_computed(tmp_path
     path = tmp_path / os.fsdecode(b"\xff.h5")
     with pytest.raises(NdtError, match="not UTF-8"):
         check_may_write(path, overwrite=True)
+
+
+def test_what_a_kill_left_a_day_ago_is_removed_and_what_may_be_written_now_is_not(tmp_path):
+    old, new, other = (
+        tmp_path / name
+        for name in (".a.01234567.part.h5", ".a.89abcdef.part.h5", ".b.01234567.part.h5")
+    )
+    for path in (old, new, other):
+        path.write_bytes(b"half")
+    for path in (old, other):
+        os.utime(path, (1.7e9, 1.7e9))
+    write_atomic(tmp_path / "a.h5", lambda part: part.write_bytes(b"whole"), overwrite=False)
+    assert sorted(tmp_path.iterdir()) == sorted([new, other, tmp_path / "a.h5"])

@@ -1,16 +1,23 @@
-"""The scripts in ``examples/`` run, in small form."""
+"""The scripts and guides in ``examples/`` run, in small form."""
 
 import csv
 import io
 import re
 import runpy
+import shlex
 from contextlib import redirect_stdout
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+import scipy.io
+from builders import recording
+from convert_files import flat, session, write_mat5
+from typer.testing import CliRunner
 
+from ndt_cli.app import app
+from ndt_cli.data.write import write_recording
 from ndt_cli.engine.inference import load_trained
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -137,7 +144,69 @@ def test_the_cells_of_a_notebook_run(capsys):
     names["plt"].close(names["figure"])
 
 
+def follow(guide):
+    """Run the ndt commands of a guide in the current folder, trainings in small form."""
+    text = (EXAMPLES / guide).read_text(encoding="utf-8")
+    blocks = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    for line in lines:
+        words = shlex.split(line.strip().removeprefix("srun "), comments=True)
+        if words[:1] != ["ndt"] or "--resume" in words:  # nothing to resume here
+            continue
+        if words[1] == "train":
+            words += [word for change in SMALL for word in ("--set", change)]
+        result = CliRunner().invoke(app, words[1:])
+        assert result.exit_code == 0, (line, result.output)
+    return text
+
+
+def test_the_guide_to_matlab_ends_with_what_its_matlab_code_takes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_mat5(tmp_path / "session.mat", session())
+    text = follow("matlab.md")
+    rates = scipy.io.loadmat("rates.mat", simplify_cells=True)
+    taken = set(re.findall(r"\br\.(\w+)", text))
+    assert taken >= {"rates_hz", "time_ms", "condition_labels", "trial_table"}
+    assert taken <= rates.keys()
+    assert rates["rates_hz"].shape == (8, 25, 3)
+    assert list(rates["condition_labels"]) == session().side
+    assert (rates["event"], rates["time_ms"][0]) == ("go", -190)
+    np.testing.assert_allclose(rates["trial_table"]["start_time"], session().start)
+
+
+def test_the_guide_to_phy_ends_with_rates_of_the_good_clusters(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made, folder = session(), tmp_path / "sorted"
+    folder.mkdir()
+    times, units = flat(made)
+    np.save(folder / "spike_times.npy", np.rint(times * 30_000).astype(np.uint64))
+    np.save(folder / "spike_clusters.npy", np.array([3, 17, 8], np.int32)[units])
+    (folder / "params").with_suffix(".py").write_text("sample_rate = 30000.\n")
+    (folder / "cluster_group.tsv").write_text("cluster_id\tgroup\n3\tgood\n17\tgood\n8\tnoise\n")
+    rows = zip(made.start, made.stop, made.go, made.side, strict=True)
+    lines = ["start_time,stop_time,go_cue,side", *(",".join(map(str, row)) for row in rows)]
+    (tmp_path / "trials.csv").write_text("\n".join(lines))
+    text = follow("phy.md")
+    names = {}
+    exec(re.search(r"```python\n(.*?)```", text, flags=re.DOTALL)[1], names)
+    assert names["clusters"].tolist() == ["3", "17"]
+    assert names["side"].tolist() == made.side
+    assert names["mean_hz"].shape == (30, 2)
+    assert names["time_ms"][0] == -190
+
+
+def test_the_guide_to_a_cluster_infers_without_the_training_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, n_train in (("reach.h5", 8), ("today.h5", 5)):
+        write_recording(recording(n_train, 3), tmp_path / name)
+    follow("cluster.md")
+    with h5py.File("rates.h5") as file:
+        assert file["rates_hz"].shape == (8, 6, 3)
+
+
 def test_every_script_is_run_here():
     run_here = set(re.findall(r'"(\w+)\.py"', Path(__file__).read_text(encoding="utf-8")))
     beside = {"made_up_session"}  # the data of three of them
     assert run_here == {path.stem for path in EXAMPLES.glob("*.py")} - beside
+    followed = set(re.findall(r'follow\("(\w+\.md)"\)', Path(__file__).read_text(encoding="utf-8")))
+    assert followed == {path.name for path in EXAMPLES.glob("*.md")} - {"README.md"}

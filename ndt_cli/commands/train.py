@@ -1,5 +1,7 @@
 """``ndt train``: from spikes to a run folder with a trained model, scores and figures."""
 
+import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,16 +23,25 @@ from ndt_cli.errors import SettingsError, typed
 from ndt_cli.settings.load import RECORDING_PRESET, find_config, load_settings
 
 if TYPE_CHECKING:
+    from ndt_cli.fitting import Fit
     from ndt_cli.seeds import SeedsFit
     from ndt_cli.settings.tree import Settings
+
+
+_FILES = ("data.file=", "data.files=")
 
 
 def train(
     config: ConfigOption = None,
     overrides: SetOption = None,
     data: Annotated[
-        Path | None,
-        typer.Option("--data", "-d", help="Spike file; short for --set data.file=FILE."),
+        list[Path] | None,
+        typer.Option(
+            "--data",
+            "-d",
+            help="Spike file. Repeated: several sessions, one encoder for all.",
+            show_default=False,
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -73,7 +84,11 @@ def train(
 
     Several GPUs: torchrun --nproc-per-node 4 -m ndt_cli train ...
     """
-    changes = with_flag(overrides, "--data", "data.file", data)
+    if data and len(data) > 1:
+        listed = json.dumps([str(file) for file in data])
+        changes = with_flag(overrides, "--data", "data.files", listed)
+    else:
+        changes = with_flag(overrides, "--data", "data.file", data[0] if data else None)
     others = (config, out, n_seeds, start)
     if resume is not None and any(option is not None for option in others):
         raise SettingsError(
@@ -86,7 +101,7 @@ def train(
         settings = _settings_from(start, config, changes)
     elif resume is None:
         chosen = ""
-        if config is None and any(change.startswith("data.file=") for change in changes):
+        if config is None and any(change.startswith(_FILES) for change in changes):
             config = RECORDING_PRESET
             chosen = " (the default for a spike file; --config chooses another)"
         source = find_config(config)
@@ -125,6 +140,9 @@ def train(
     if result.training.stopped == "interrupted":
         note(f"Stopped and saved. Resume with: ndt train --resume {typed(run)}")
         raise typer.Exit(130)
+    if result.sessions:
+        _print_sessions(result, as_json)
+        return
     if result.evaluation is None:  # another process of a distributed run reports
         return
     steps = (f"ndt report {typed(run)}", f"ndt rates {typed(run)} --out rates.h5")
@@ -152,6 +170,51 @@ def train(
     next_step(*steps)
 
 
+def _print_sessions(result: "Fit", as_json: bool) -> None:
+    """Print the scores of each session, and of the neurons of all together."""
+    run = result.training.run
+    if as_json:
+        print_json(
+            "train-sessions/1",
+            {
+                "run": str(run),
+                "stopped": result.training.stopped,
+                "epochs": len(result.training.history),
+                "seconds": result.training.seconds,
+                "figures": result.figures,
+                "sessions": {name: found.to_json() for name, found in result.sessions.items()},
+            },
+        )
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("", "trials", "neurons", "NDT", "smoothed spikes", "R2 of NDT", "of smoothed"):
+        table.add_column(name, justify="right" if name else "left")
+    rows = []
+    for found in result.sessions.values():
+        scores = [found.scores[name] for name in ("NDT", "smoothed spikes")]
+        bits = [score.hidden.bits_per_spike for score in scores]
+        r2s = [math.nan if score.rates is None else score.rates.r2_mean for score in scores]
+        rows.append([found.data.n_trials, found.data.n_neurons, *bits, *r2s])
+    totals: list[float] = [sum(row[place] for row in rows) for place in (0, 1)]
+    together = [
+        sum(row[1] * row[place] for row in rows) / totals[1] for place in range(2, len(rows[0]))
+    ]
+    names = [*result.sessions, "together, by neurons"]
+    for name, (n_trials, n_neurons, *numbers) in zip(
+        names, [*rows, [*totals, *together]], strict=True
+    ):
+        cells = ["" if math.isnan(number) else f"{number:.4f}" for number in numbers]
+        table.add_row(name, str(n_trials), str(n_neurons), *cells)
+    say(f"validation trials of {len(result.sessions)} sessions, bits/spike on hidden bins:")
+    stdout.print(table)
+    for name, found in result.sessions.items():
+        say(f"{name}:")
+        print_verdict(found.verdict)
+    for name in result.sessions:
+        say(f"run of {name}: {run / 'sessions' / name}")
+    say(f"run: {run}")
+
+
 def _settings_from(start: Path, config: str | None, changes: list[str]) -> "Settings":
     """Return the settings of a run that starts from another."""
     if config is not None:
@@ -159,7 +222,7 @@ def _settings_from(start: Path, config: str | None, changes: list[str]) -> "Sett
             "--from takes the settings of its run",
             "Leave out --config; --set changes some of them.",
         )
-    if not any(change.startswith(("data.file=", "data.synthetic=")) for change in changes):
+    if not any(change.startswith((*_FILES, "data.synthetic=")) for change in changes):
         raise SettingsError("--from needs spikes to train on", "Give a spike file: --data FILE.")
     from ndt_cli.engine.starting import Start
 

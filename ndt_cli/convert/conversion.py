@@ -37,7 +37,7 @@ from ndt_cli.convert.job import ConvertJob, Dropped
 from ndt_cli.convert.options import ConvertOptions
 from ndt_cli.convert.reading import open_file
 from ndt_cli.convert.spikes import read_spike_times
-from ndt_cli.convert.tables import Table, plain_label, read_conditions
+from ndt_cli.convert.tables import Table, plain_label, read_conditions, short_name
 from ndt_cli.convert.trials import Cut, chosen_rows, cut_recording, draw_valid, valid_rows
 from ndt_cli.data.rebin import rebin
 from ndt_cli.data.spike_data import (
@@ -392,7 +392,7 @@ def _cut_counted_trials(job: ConvertJob, name: str, values_BTN: NDArray[Any]) ->
         trial_ids_B=table.ids(rows),
         places_B=rows,
         trial_table=table.at(rows),
-        event=event,
+        event=short_name(event),
         start_ms=options.window_ms[0] if options.window_ms else 0.0,
     )
     data = rebin(data, bin_us / 1000)

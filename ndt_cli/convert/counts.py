@@ -144,7 +144,7 @@ def read_axes(
 def check_trials_first(job: ConvertJob, name: str, values_BTN: NDArray[Any]) -> None:
     """Note the order that the axes were taken in; refuse it if trials are labeled otherwise."""
     shown = " x ".join(map(str, values_BTN.shape))
-    for beside in ("conditions", "condition", "lengths", "trial_ids", "split"):
+    for beside in ("conditions", "condition", "trial_ids", "split"):
         item = job.contents.items.get(beside)
         if item is not None and item.shape == values_BTN.shape[2:] != values_BTN.shape[:1]:
             raise job.contents.wrong(

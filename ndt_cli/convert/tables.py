@@ -247,6 +247,11 @@ def match_rows(
     return np.arange(len(labels))
 
 
+def short_name(column: str) -> str:
+    """Return the name of a column without that of its table: ``go`` for ``trials.go``."""
+    return re.split(r"[/.]", column)[-1] or column
+
+
 def plain_label(label: Any) -> str:
     """Return the name of a unit or trial; a whole number has no decimals, whatever its type."""
     return f"{label:.15g}" if isinstance(label, float) else str(label)

@@ -25,7 +25,7 @@ from ndt_cli.convert.counts import ContinuousCounts
 from ndt_cli.convert.job import ConvertJob
 from ndt_cli.convert.options import SplitBy
 from ndt_cli.convert.spikes import SpikeTimes
-from ndt_cli.convert.tables import Conditions, Table, read_conditions
+from ndt_cli.convert.tables import Conditions, Table, read_conditions, short_name
 from ndt_cli.data.chop import chop_windows
 from ndt_cli.data.spike_data import IntArray, SpikeData, split_trials
 from ndt_cli.errors import DataError, SettingsError
@@ -217,7 +217,7 @@ def _plan_trials(job: ConvertJob, spikes: Spikes, table: Table, bin_us: int) -> 
         read_conditions(table, job.options.condition, rows),
         None if is_valid_R is None else is_valid_R[rows],
         trial_table=table.at(rows),
-        event=event,
+        event=short_name(event),
         start_ms=start_ms,
         on_clock=table.zero_us_R is None,
     )

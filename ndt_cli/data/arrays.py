@@ -24,14 +24,14 @@ _BLOCK_ENTRIES = 2**22  # 32 MiB as float64: counts are converted block by block
 # Counts ------------------------------------------------------------------------------------------
 
 
-def read_counts(file: ArrayFile, key: str) -> IntArray:
+def read_counts(file: ArrayFile, key: str, n_copies: int = 1) -> IntArray:
     """Read spike counts as spikes_BTN, uint8 if the largest is below 256, else uint16.
 
-    Whole numbers stored as floats are counts too.
+    Whole numbers stored as floats are counts too. There must be memory for ``n_copies`` of them.
     """
     shape = spike_shape(file, key)
     sizes = f"{shape[0]} trials x {shape[1]} bins x {shape[2]} neurons"
-    check_memory(math.prod(shape), f"{file.path}: `{key}`, {sizes},")
+    check_memory(n_copies * math.prod(shape), f"{file.path}: `{key}`, {sizes},")
     spikes_BTN: IntArray = np.zeros(shape, dtype=np.uint8)
     n_block = max(1, _BLOCK_ENTRIES // (shape[1] * shape[2]))
     start = 0

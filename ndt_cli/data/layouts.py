@@ -327,7 +327,7 @@ def read_own(file: ArrayFile, settings: DataSettings) -> Recording:
     bin_ms, notes = stored_bin_ms(file, "bin_ms", settings)
     if bin_ms is None:
         raise no_bin_ms(file, "bin_ms")
-    spikes_BTN = read_counts(file, "spikes")
+    spikes_BTN = read_counts(file, "spikes", n_copies=2)  # all of them, and then both splits
     n_trials, n_bins, n_neurons = spikes_BTN.shape
     lengths_B, length_notes = _read_lengths(file, n_trials, n_bins, bin_ms)
     inside_BT = np.arange(n_bins) < lengths_B[:, None]

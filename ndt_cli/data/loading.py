@@ -19,6 +19,7 @@ from ndt_cli.data.layouts import (
     read_own,
 )
 from ndt_cli.data.rebin import rebin_recording
+from ndt_cli.data.sessions import stack_sessions
 from ndt_cli.data.spike_data import IntArray, Recording, SpikeData, check_recording
 from ndt_cli.data.synthetic import make_chaotic_rnn, make_lorenz
 from ndt_cli.errors import DataError, SettingsError, called
@@ -58,6 +59,8 @@ def load_recording(settings: DataSettings) -> Recording:
     >>> recording.train.bin_ms
     20.0
     """
+    if settings.files:
+        return stack_sessions([load_file(file, settings) for file in settings.files])
     if settings.file is not None:
         return load_file(settings.file, settings)
     if settings.synthetic == "none":

@@ -38,6 +38,31 @@ PER_TRIAL = (
 
 
 @dataclass(frozen=True, eq=False)
+class Sessions:
+    """Which trials and which neurons belong to which of several sessions.
+
+    Parameters
+    ----------
+    names : tuple of str
+        One of each session.
+    of_trial_B : (trials,) int array
+        The session of each trial, a position in ``names``.
+    of_neuron_N : (neurons,) int array
+        The session of each neuron: its counts in trials of others are unknown, and stand as zero.
+    """
+
+    names: tuple[str, ...]
+    of_trial_B: IntArray
+    of_neuron_N: IntArray
+
+    @property
+    def present_BN(self) -> NDArray[np.bool_]:
+        """True where a neuron was recorded in a trial."""
+        present_BN: NDArray[np.bool_] = self.of_trial_B[:, None] == self.of_neuron_N[None, :]
+        return present_BN
+
+
+@dataclass(frozen=True, eq=False)
 class SpikeData:
     """Trials of binned spike counts, with rates, conditions, latents and behavior if known.
 
@@ -94,6 +119,8 @@ class SpikeData:
         two splits in that order.
     is_valid_B : (trials,) bool array, optional
         True for validation trials, False for training trials.
+    sessions : Sessions, optional
+        For trials of several sessions with neurons of their own.
 
     Examples
     --------
@@ -128,6 +155,7 @@ class SpikeData:
     start_times_s_B: FloatArray | None = None
     places_B: IntArray | None = None
     is_valid_B: NDArray[np.bool_] | None = None
+    sessions: Sessions | None = None
 
     @property
     def n_trials(self) -> int:
@@ -205,6 +233,9 @@ class SpikeData:
         for trial_TN in self.spikes_BTN:
             digest.update(np.ascontiguousarray(trial_TN, dtype="<u2").tobytes())
         digest.update(np.ascontiguousarray(self.lengths_B, dtype="<i8").tobytes())
+        if self.sessions is not None:
+            for places in (self.sessions.of_trial_B, self.sessions.of_neuron_N):
+                digest.update(np.ascontiguousarray(places, dtype="<i8").tobytes())
         return digest.hexdigest()
 
     @cached_property
@@ -226,7 +257,10 @@ class SpikeData:
         known = {name: getattr(self, name) for name in PER_TRIAL}
         picked: dict[str, Any] = {n: None if v is None else v[trials] for n, v in known.items()}
         table = {name: column[trials] for name, column in self.trial_table.items()}
-        return replace(self, trial_table=table, **picked)
+        sessions = self.sessions
+        if sessions is not None:
+            sessions = replace(sessions, of_trial_B=sessions.of_trial_B[trials])
+        return replace(self, trial_table=table, sessions=sessions, **picked)
 
 
 @dataclass(frozen=True, eq=False)

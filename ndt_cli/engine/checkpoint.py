@@ -256,6 +256,23 @@ class Checkpoint:
         state = model.state_dict()
         return cls(state, model.settings, model.shape, progress, optimizer or {}, streams or {})
 
+    def of_neurons(self, columns: Tensor) -> "Checkpoint":
+        """Return the model of some of the neurons, which gives the same rates of them.
+
+        Parameters
+        ----------
+        columns : (neurons,) int tensor
+            Which. The counts of all others stand as zero: the embedding must be linear.
+        """
+        assert self.model_settings.embedding == "linear"
+        kept = dict(self.model)
+        kept["embedding.projection.weight"] = kept["embedding.projection.weight"][:, columns]
+        for name in ("readout.last.weight", "readout.last.bias"):
+            rows = kept[name].view(self.shape.n_neurons, -1, *kept[name].shape[1:])
+            kept[name] = rows[columns].flatten(0, 1)
+        shape = replace(self.shape, n_neurons=len(columns))
+        return replace(self, model=kept, shape=shape, optimizer={}, streams={})
+
     def build_model(self, math: LayerMath | None = None) -> NeuralDataTransformer:
         """Return the network with these weights, on the CPU, its layers computed by ``math``."""
         self._check_weights()

@@ -31,7 +31,7 @@ from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.measures import best_checkpoint
 from ndt_cli.engine.run_folder import RunFolder, SplitFacts
 from ndt_cli.engine.streaming import RateStream
-from ndt_cli.engine.trained_model import Float32Array, TrainedModel
+from ndt_cli.engine.trained_model import Float32Array, TrainedModel, refuse_sessions
 from ndt_cli.errors import CheckpointError, ExistingFileError, RunError, SettingsError
 from ndt_cli.metrics.decoding import Decoder
 from ndt_cli.settings.tree import Settings
@@ -220,6 +220,7 @@ def _member(run: Path) -> RunFolder:
     if Ensemble.is_at(run):
         raise RunError(f"{run} is an ensemble itself", "give the runs that it was made of")
     folder = RunFolder.open(run)
+    refuse_sessions(folder, folder.facts().data.train)
     Checkpoint.load(_best(folder))  # a damaged one is found now
     return folder
 

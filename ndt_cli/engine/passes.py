@@ -22,7 +22,7 @@ Forward = Callable[[Tensor, Tensor | None], Tensor]
 def pass_inputs(batch: TrialSet, settings: Settings, max_count: int) -> Iterator[Tensor]:
     """Give the input of each pass, (B, T, N); of a single pass with nothing hidden."""
     if settings.inference.passes == 1:
-        yield torch.where(batch.visible_1TN, batch.counts_BTN, 0)
+        yield torch.where(batch.visible, batch.counts_BTN, 0)
         return
     _, n_bins, n_neurons = batch.shape
     seed = stream_seed(settings.train.seed, "inference-passes")
@@ -33,7 +33,7 @@ def pass_inputs(batch: TrialSet, settings: Settings, max_count: int) -> Iterator
     for hidden in draw_passes(n_bins, n_neurons, mask.mode, settings.inference, seed):
         place = torch.from_numpy(hidden[None]).to(device)
         yield hide(
-            batch.counts_BTN, batch.visible_1TN, batch.scorable, place, mask, max_count, unused
+            batch.counts_BTN, batch.visible, batch.scorable, place, mask, max_count, unused
         ).input_BTN
 
 

@@ -29,6 +29,15 @@ def check_trainable(recording: Recording, settings: Settings) -> None:
             "forward bins, which are what training predicts",
             "give a file with all training counts, or leave those neurons and bins out",
         )
+    if recording.train.sessions is not None and (
+        settings.model.embedding != "linear" or settings.model.width == "auto"
+    ):
+        raise SettingsError(
+            "several sessions are trained with a read-in for each: they need a linear embedding "
+            f'of a given width, and model.embedding is "{settings.model.embedding}" with '
+            f"model.width = {settings.model.width}",
+            "Use the preset recordings, or `model.embedding=linear` and `model.width=64`.",
+        )
     choose_by = settings.train.choose_by
     measure = MEASURES[choose_by]
     if not measure.is_defined(recording.valid):

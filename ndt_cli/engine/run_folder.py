@@ -10,6 +10,7 @@
     decoders.safetensors   decoders of behavior, if the data have some, once training has ended
     rates.h5               rates of all trials, unless they are very large
     checkpoints/           last, and the best by each validation measure (.safetensors)
+    sessions/              of several sessions: a run folder of each, to evaluate
     figures/               training curves, rates over rasters
     tensorboard/           events, where requested
     run.lock               keeps a second process from training here
@@ -108,6 +109,7 @@ class SplitFacts(_Facts):
     rates_fingerprint: str | None = None  # of the true rates; None in runs of older versions
     neuron_ids_N: list[_Count] = []  # position in the file; empty if columns have its order
     neuron_names: list[str] = []  # in the order of the file
+    session_names: list[str] = []  # of several sessions
     event: str = ""  # that the trials are aligned to; empty if unknown
     start_ms: float = 0.0  # beginning of the first bin, from the event
     # Bins without padding and forward bins, and each neuron's spikes in them; 0 and empty in runs
@@ -140,6 +142,7 @@ class SplitFacts(_Facts):
             rates_fingerprint=data.rates_fingerprint,
             neuron_ids_N=[] if data.neuron_ids_N is None else data.neuron_ids_N.tolist(),
             neuron_names=list(data.neuron_names),
+            session_names=[] if data.sessions is None else list(data.sessions.names),
             event=data.event,
             start_ms=float(data.start_ms),
             n_observed_bins=n_observed_bins,
@@ -231,13 +234,18 @@ def describe_run(recording: Recording, compute: "Compute", n_threads: int) -> di
         "precision": str(compute.dtype).removeprefix("torch."),
         "n_threads": n_threads,
         "cpu_capability": compute.cpu_capability,
-        "data": {
-            "source": recording.source,
-            "layout": recording.layout,
-            "notes": list(recording.notes),
-            "train": SplitFacts.of(recording.train).model_dump(),
-            "valid": SplitFacts.of(recording.valid).model_dump(exclude=_OF_BOTH),
-        },
+        "data": describe_data(recording),
+    }
+
+
+def describe_data(recording: Recording) -> dict[str, Any]:
+    """Return the part of ``run.json`` about the data."""
+    return {
+        "source": recording.source,
+        "layout": recording.layout,
+        "notes": list(recording.notes),
+        "train": SplitFacts.of(recording.train).model_dump(),
+        "valid": SplitFacts.of(recording.valid).model_dump(exclude=_OF_BOTH),
     }
 
 

@@ -120,7 +120,7 @@ class TrainingStep:
         hidden = draw_hidden(batch.shape, self.settings.mask, self._p_span, self.mask_stream)
         masked = hide(
             batch.counts_BTN,
-            batch.visible_1TN,
+            batch.visible,
             batch.scorable,
             hidden,
             self.settings.mask,

@@ -26,7 +26,7 @@ from ndt_cli.engine.run_folder import RunFolder, SplitFacts, observed_spikes
 from ndt_cli.engine.streaming import RateStream
 from ndt_cli.engine.streams import stream_seed
 from ndt_cli.engine.trial_set import TrialSet
-from ndt_cli.errors import CheckpointError, DataError
+from ndt_cli.errors import CheckpointError, DataError, RunError
 from ndt_cli.metrics.decoding import Decoder
 from ndt_cli.model.masking import hide, scoring_mask
 from ndt_cli.model.network import NeuralDataTransformer
@@ -147,6 +147,7 @@ class TrainedModel:
         saved.check_origin(Origin.of(folder, settings), accept_changes=accept_changes)
         network = saved.build_model(math)
         trained_on = folder.facts().data.train
+        refuse_sessions(folder, trained_on)
         _log.info("loaded %s of %s on %s", checkpoint, folder.path, compute.device)
         return cls(folder, checkpoint, settings, network.to(compute.device), compute, trained_on)
 
@@ -299,7 +300,7 @@ class TrainedModel:
         device = self.compute.device
         masked = hide(
             batch.counts_BTN,
-            batch.visible_1TN,
+            batch.visible,
             batch.scorable,
             hidden.to(device),
             scoring_mask(self.settings.mask),
@@ -333,6 +334,23 @@ class TrainedModel:
         """Ask for no gradients, and take the run's number of threads."""
         with cpu_threads(self.settings.train.n_threads), torch.inference_mode():
             yield
+
+
+def refuse_sessions(folder: RunFolder, trained_on: SplitFacts) -> None:
+    """Refuse a run of several sessions where the model of one is needed.
+
+    Raises
+    ------
+    RunError
+        If it is one; the message names the folders of its sessions.
+    """
+    if trained_on.session_names:
+        one = folder.path / "sessions" / trained_on.session_names[0]
+        raise RunError(
+            f"{folder.path} is a run of {len(trained_on.session_names)} sessions: "
+            f"{', '.join(trained_on.session_names)}",
+            f"Give one of them, such as {one}; they are there once training has ended.",
+        )
 
 
 def _inside(rates_BTN: Tensor, batch: TrialSet) -> Float32Array:

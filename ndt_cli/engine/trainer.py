@@ -3,18 +3,20 @@
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from ndt_cli.baselines import starting_rates
+from ndt_cli.data.sessions import session_parts
 from ndt_cli.data.spike_data import Recording, SpikeData
 from ndt_cli.engine.backend import choose_backend
 from ndt_cli.engine.checkpoint import (
@@ -96,7 +98,10 @@ class Trainer:
         self.compute = compute
         self.ranks = ranks
         device = compute.device
-        backend = choose_backend(settings.train, compute, ranks.world_size)
+        sessions = recording.train.sessions
+        # A captured step takes trials of one session.
+        how = settings.train if sessions is None else _uncaptured(settings.train)
+        backend = choose_backend(how, compute, ranks.world_size)
         self.trials = TrialSet.load(recording.train, device)
         self.validator = Validator(recording.valid, settings, device)
         network = new_network(settings, recording.train, backend.math)
@@ -216,17 +221,33 @@ class Trainer:
             n_valid_trials=self.recording.valid.n_trials,
             first_epoch=self.progress.epoch,
             max_epochs=self.settings.train.max_epochs,
-            steps_per_epoch=math.ceil(len(self.trials) / self.settings.train.batch_size),
+            steps_per_epoch=self._steps_per_epoch(),
             notes=self.notes,
         )
 
     def _batches(self) -> tuple[Tensor, ...]:
         """Return the trials of each batch of the epoch under way, in random order."""
-        generator = self.streams.order
+        generator, size = self.streams.order, self.settings.train.batch_size
         generator.set_state(self.order_state)
-        order = torch.randperm(len(self.trials), generator=generator, device=self.compute.device)
-        batches: tuple[Tensor, ...] = order.split(self.settings.train.batch_size)
-        return batches
+
+        def order(n: int) -> Tensor:
+            return torch.randperm(n, generator=generator, device=self.compute.device)
+
+        if self.recording.train.sessions is None:
+            batches: tuple[Tensor, ...] = order(len(self.trials)).split(size)
+            return batches
+        # Each from one session: the loss is a mean over a batch, and so over one session's
+        # neurons. In random order, so that sessions alternate.
+        of_session: list[Tensor] = []
+        for trials, _ in session_parts(self.recording.train):
+            rows = torch.from_numpy(trials).to(self.compute.device)
+            of_session += rows[order(len(rows))].split(size)
+        return tuple(of_session[place] for place in order(len(of_session)).tolist())
+
+    def _steps_per_epoch(self) -> int:
+        train, size = self.recording.train, self.settings.train.batch_size
+        parts = [np.arange(train.n_trials)[trials] for trials, _ in session_parts(train)]
+        return sum(math.ceil(len(part) / size) for part in parts)
 
     def _read(self, sums: Tensor) -> None:
         """Read the loss of the epoch so far; the host waits for the device here."""
@@ -344,18 +365,14 @@ class Validator:
             mask = mask.model_copy(update={"empty_ratio": 1.0})
         p_span = span_probability(mask, mask.span_ramp_end_epoch)
         sums: list[torch.Tensor] = []  # read at the end: the host waits for the device once
-        true_rates_BTN = self.data.rates_BTN
-        rate_scores = RateScoreSums(self.data.n_neurons)
-        heldout_scores = SpikeScoreSums(self.data.n_heldout)
+        scores = [_SessionScores(self.data, *part) for part in session_parts(self.data)]
         diverged = False
-        window = slice(0, self.data.n_bins - self.data.n_forward)
-        heldout = slice(self.data.n_neurons - self.data.n_heldout, None)
         for i, batch in enumerate(self.trials.batches(VALIDATION_BATCH_SIZE)):
             hidden = draw_hidden(batch.shape, mask, p_span, stream)
             masked = hide(
                 batch.counts_BTN,
-                batch.visible_1TN,
-                batch.scorable & (batch.visible_1TN | self.data.hidden_counts_known),
+                batch.visible,
+                batch.scorable & (batch.visible | self.data.hidden_counts_known),
                 hidden,
                 mask,
                 model.shape.max_count,
@@ -365,9 +382,9 @@ class Validator:
             loss_BTN = model.loss_BTN(output, batch.counts_BTN)
             sums.append(torch.stack(masked_sum(loss_BTN, masked.scored_BTN.expand(batch.shape))))
 
-            output = model(torch.where(batch.visible_1TN, batch.counts_BTN, 0), batch.inside_BT)
+            output = model(torch.where(batch.visible, batch.counts_BTN, 0), batch.inside_BT)
             loss_BTN = model.loss_BTN(output, batch.counts_BTN)
-            seen_BTN = (batch.visible_1TN & batch.scorable).expand(batch.shape)
+            seen_BTN = (batch.visible & batch.scorable).expand(batch.shape)
             sums.append(torch.stack(masked_sum(loss_BTN, seen_BTN)))
             if not {"valid_co_bps", "valid_rate_r2"} & set(self.keys):
                 continue
@@ -379,14 +396,8 @@ class Validator:
             if not np.isfinite(rates_BTN).all():
                 diverged = True
                 continue
-            if "valid_co_bps" in self.keys:
-                heldout_scores.add(
-                    rates_BTN[:, window, heldout],
-                    self.data.spikes_BTN[here, window, heldout],
-                    self.data.inside_BT[here, window],
-                )
-            if true_rates_BTN is not None:
-                rate_scores.add(rates_BTN, true_rates_BTN[here], self.data.inside_BT[here])
+            for of_session in scores:
+                of_session.add(rates_BTN, here)
         totals = torch.stack(sums).cpu().double().view(-1, 2, 2).sum(0)
         (masked_total, n_masked), (seen_total, n_seen) = totals.tolist()
         measures = {
@@ -394,11 +405,59 @@ class Validator:
             "valid_unmasked_loss": seen_total / max(n_seen, 1),
         }
         if "valid_rate_r2" in self.keys:
-            measures["valid_rate_r2"] = math.nan if diverged else rate_scores.result().r2_mean
+            measures["valid_rate_r2"] = math.nan if diverged else _mean_r2(scores)
         if "valid_co_bps" in self.keys:
-            bits = heldout_scores.result().bits_per_spike
-            measures["valid_co_bps"] = math.nan if diverged else bits
+            measures["valid_co_bps"] = math.nan if diverged else _mean_co_bps(scores)
         return measures
+
+
+class _SessionScores:
+    """Sums for the scores of the rates in one session; without sessions, in all trials."""
+
+    def __init__(self, data: SpikeData, trials: Any, neurons: Any) -> None:
+        self.data = data
+        self.trials = np.arange(data.n_trials)[trials]
+        self.neurons, n_seen = neurons, data.n_neurons - data.n_heldout
+        here_N = np.arange(data.n_neurons)[neurons]
+        whole = isinstance(neurons, slice)
+        self.heldout: Any = slice(n_seen, None) if whole else here_N[here_N >= n_seen]
+        self.n_neurons, self.n_heldout = len(here_N), int((here_N >= n_seen).sum())
+        self.rates = RateScoreSums(self.n_neurons)
+        self.heldout_counts = SpikeScoreSums(self.n_heldout)
+
+    def add(self, rates_BTN: NDArray[np.float32], here: slice) -> None:
+        """Add the rates of the trials at ``here``, as far as they are of this session."""
+        data = self.data
+        own = self.trials[(self.trials >= here.start) & (self.trials < here.stop)]
+        if not len(own):
+            return
+        # A slice where all trials are of one session: nothing is copied.
+        rows: Any = own - here.start if data.sessions is not None else slice(None)
+        inside_BT, window = data.inside_BT[here][rows], slice(0, data.n_bins - data.n_forward)
+        if self.n_heldout and data.hidden_counts_known:
+            counts_BTN = data.spikes_BTN[here][rows][:, window, self.heldout]
+            shown_BTN = rates_BTN[rows][:, window, self.heldout]
+            self.heldout_counts.add(shown_BTN, counts_BTN, inside_BT[:, window])
+        if data.rates_BTN is not None:
+            truth_BTN = data.rates_BTN[here][rows][..., self.neurons]
+            self.rates.add(rates_BTN[rows][..., self.neurons], truth_BTN, inside_BT)
+
+
+def _mean_r2(scores: Sequence[_SessionScores]) -> float:
+    """Return the mean over the neurons of all sessions."""
+    if len(scores) == 1:
+        return scores[0].rates.result().r2_mean
+    total = sum(s.n_neurons * s.rates.result().r2_mean for s in scores)
+    return total / sum(s.n_neurons for s in scores)
+
+
+def _mean_co_bps(scores: Sequence[_SessionScores]) -> float:
+    """Return bits per spike, as the mean over sessions by their held-out neurons."""
+    if len(scores) == 1:
+        return scores[0].heldout_counts.result().bits_per_spike
+    held = [s for s in scores if s.n_heldout]
+    total = sum(s.n_heldout * s.heldout_counts.result().bits_per_spike for s in held)
+    return total / sum(s.n_heldout for s in held)
 
 
 def new_network(settings: Settings, train: SpikeData, math: LayerMath) -> NeuralDataTransformer:
@@ -410,7 +469,11 @@ def new_network(settings: Settings, train: SpikeData, math: LayerMath) -> Neural
         torch.manual_seed(stream_seed(settings.train.seed, "weights"))
         network = NeuralDataTransformer(settings.model, shape, math)
     if settings.model.readout_init == "mean-rate":
-        network.readout.start_at(torch.from_numpy(starting_rates(train)))
+        rates_N = np.empty(train.n_neurons)
+        for trials, neurons in session_parts(train):
+            own = train if train.sessions is None else train.take(trials)
+            rates_N[neurons] = starting_rates(own)[neurons]
+        network.readout.start_at(torch.from_numpy(rates_N))
     return network
 
 
@@ -459,6 +522,10 @@ def _groups(
     for name, weights in network.named_parameters():
         groups[0 if name.startswith(of_neurons) else 1].append(weights)
     return groups
+
+
+def _uncaptured(settings: TrainSettings) -> TrainSettings:
+    return settings.model_copy(update={"cuda_graph": False})
 
 
 def ignore(event: Event) -> None:

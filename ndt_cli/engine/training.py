@@ -94,6 +94,7 @@ def train(
     ranks = Ranks.from_environment()
     compute = choose_compute(settings.train, ranks.local_rank)
     check_trainable(recording, settings)
+    _check_processes(recording, ranks)
     check_limits(recording.train, settings, compute.device, ranks.world_size)
     start_weights = _start(settings)
     if start_weights is not None:
@@ -185,7 +186,13 @@ def resume(
             f"{folder.path} is an ensemble, which cannot be trained",
             "Resume one of the runs that it was made of.",
         )
-    if "imported" in folder.read_json("run.json"):
+    about = folder.read_json("run.json")
+    if "trained_in" in about:
+        raise RunError(
+            f"{folder.path} is one session of {about['trained_in']}, and was trained there",
+            f"Resume that run, or start a new one from this: `train.start_from={folder.path}`.",
+        )
+    if "imported" in about:
         raise RunError(
             f"{folder.path} was imported, and has no state to resume from",
             f"Train a new run that starts from its weights: `train.start_from={folder.path}`.",
@@ -198,6 +205,7 @@ def resume(
     check_same_data(folder, recording, accept_changes=accept_changes)
     check_trainable(recording, settings)
     ranks = Ranks.from_environment()
+    _check_processes(recording, ranks)
     compute, n_threads = _compute_as_started(
         settings.train, folder.facts(), folder.path, ranks.local_rank
     )
@@ -266,6 +274,14 @@ def _compute_as_started(
     return compute, n_threads
 
 
+def _check_processes(recording: Recording, ranks: Ranks) -> None:
+    if recording.train.sessions is not None and ranks.world_size > 1:
+        raise SettingsError(
+            f"several sessions are trained by one process, not by {ranks.world_size} together",
+            "Start it without torchrun.",
+        )
+
+
 def _start(settings: Settings) -> Start | None:
     run = settings.train.start_from
     return None if run is None else Start.load(run)
@@ -274,7 +290,8 @@ def _start(settings: Settings) -> Start | None:
 def for_trials(settings: Settings, train: SpikeData) -> Settings:
     """Return the settings with what they leave to the size of the training data."""
     n_bins = int(train.lengths_B.sum())
-    return settings.for_size(train.n_trials, n_bins, int(train.spikes_BTN.sum()))
+    n_spikes = int(train.spikes_BTN.sum())
+    return settings.for_size(train.n_trials, n_bins, n_spikes, train.n_neurons)
 
 
 @contextmanager

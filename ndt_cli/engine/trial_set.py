@@ -16,6 +16,7 @@ class TrialSet:
     counts_BTN: Tensor  # uint8 if the counts and a mask token fit, else int32
     inside_BT: Tensor | None  # False for padding; None without padding
     visible_1TN: Tensor  # False for held-out neurons and forward bins, which the model never sees
+    present_B1N: Tensor | None = None  # of several sessions: False for neurons of another one
 
     @classmethod
     def load(cls, data: SpikeData, device: torch.device) -> "TrialSet":
@@ -29,6 +30,9 @@ class TrialSet:
             counts_BTN=torch.from_numpy(counts).to(device),
             inside_BT=torch.from_numpy(data.inside_BT).to(device) if data.has_padding else None,
             visible_1TN=visible.to(device),
+            present_B1N=None
+            if data.sessions is None
+            else torch.from_numpy(data.sessions.present_BN[:, None]).to(device),
         )
 
     def __len__(self) -> int:
@@ -37,7 +41,8 @@ class TrialSet:
     def take(self, trials: Tensor | slice) -> "TrialSet":
         """Return some of the trials."""
         inside_BT = None if self.inside_BT is None else self.inside_BT[trials]
-        return TrialSet(self.counts_BTN[trials], inside_BT, self.visible_1TN)
+        present_B1N = None if self.present_B1N is None else self.present_B1N[trials]
+        return TrialSet(self.counts_BTN[trials], inside_BT, self.visible_1TN, present_B1N)
 
     def copy(self) -> "TrialSet":
         """Return the same trials in memory of their own."""
@@ -57,11 +62,19 @@ class TrialSet:
         return n_trials, n_bins, n_neurons
 
     @property
+    def visible(self) -> Tensor:
+        """True for entries that the model may ever see; broadcasts to the counts."""
+        if self.present_B1N is None:
+            return self.visible_1TN
+        return self.visible_1TN & self.present_B1N
+
+    @property
     def scorable(self) -> Tensor:
-        """True for entries inside their trial; broadcasts to the counts."""
-        if self.inside_BT is None:
-            return torch.ones(1, 1, 1, dtype=torch.bool, device=self.counts_BTN.device)
-        return self.inside_BT[:, :, None]
+        """True for entries whose count is known; broadcasts to the counts."""
+        inside = torch.ones(1, 1, 1, dtype=torch.bool, device=self.counts_BTN.device)
+        if self.inside_BT is not None:
+            inside = self.inside_BT[:, :, None]
+        return inside if self.present_B1N is None else inside & self.present_B1N
 
     def batches(self, size: int) -> "list[TrialSet]":
         """Return consecutive batches of at most ``size`` trials."""

@@ -65,10 +65,6 @@ class NlbDataset:
     n_test: int
 
     @property
-    def subject_folder(self) -> str:
-        return f"sub-{self.subject}"
-
-    @property
     def files(self) -> tuple[PublicFile, PublicFile]:
         return self.train_file, self.test_file
 

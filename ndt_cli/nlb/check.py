@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 from typing_extensions import Self
 
-from ndt_cli.data.files import DAMAGE, Elsewhere, Item, check_announced, own_item
+from ndt_cli.data.files import DAMAGE, Elsewhere, Item, check_announced, damaged, own_item
 from ndt_cli.errors import DataError, nearest
 from ndt_cli.nlb.catalog import (
     AXES,
@@ -205,7 +205,7 @@ def submission_shapes(path: Path) -> dict[str, dict[str, Shape]]:
                 for name, group in _items(file).items()
                 if isinstance(group, h5py.Group)
             }
-    except DAMAGE:
+    except (DataError, *DAMAGE):
         return {}
 
 
@@ -341,7 +341,11 @@ def _meant(name: str) -> str:
 def _items(group: h5py.Group) -> dict[str, Item]:
     """Return the items of a group by name; None for one that cannot be opened."""
     items: dict[str, Item] = {}
-    for name in group:
+    try:
+        names = list(group)
+    except DAMAGE as error:
+        raise damaged(Path(group.file.filename), str(error)) from error
+    for name in names:
         try:
             items[name] = own_item(group, name)
         except DAMAGE:

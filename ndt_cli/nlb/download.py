@@ -7,7 +7,6 @@ largest file has 1.8 GB.
 import hashlib
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -96,18 +95,10 @@ def locate(dataset: NlbDataset, data_dir: Path, phase: Phase = "test") -> NwbFil
     return NwbFiles(train, test)
 
 
-def _folders(dataset: NlbDataset, data_dir: Path) -> list[Path]:
-    by_dandiset = data_dir / dataset.dandiset
-    return [
-        by_dandiset / dataset.subject_folder,
-        by_dandiset,
-        data_dir / dataset.subject_folder,
-        data_dir,
-    ]
-
-
 def _find(dataset: NlbDataset, public: PublicFile, pattern: str, data_dir: Path) -> Path | None:
-    folders = [folder for folder in _folders(dataset, data_dir) if folder.is_dir()]
+    subject = f"sub-{dataset.subject}"
+    known = (f"{dataset.dandiset}/{subject}", dataset.dandiset, subject, "")
+    folders = [data_dir / name for name in known if (data_dir / name).is_dir()]
     for folder in folders:
         if (folder / public.name).is_file():
             return folder / public.name
@@ -131,6 +122,8 @@ _CHUNK_BYTES = 2**16  # an incomplete chunk is lost
 _TIMEOUT_S = (10.0, 60.0)  # to connect; between bytes
 _WAITS_S = (0.0, 1.0, 5.0)
 """Pauses before attempts that receive nothing; any received byte starts over."""
+
+_FINAL = (401, 403, 404, 410)
 
 State = Literal["right", "missing", "wrong size", "wrong digest"]
 
@@ -249,11 +242,12 @@ def _fill(file: PublicFile, part: Path, progress: Progress) -> None:
             time.sleep(_WAITS_S[tries])
             before = _size(part)
             try:
-                _transfer(requests.get, url, file, part, progress)
+                _transfer(url, file, part, progress)
                 problems[url] = "the connection broke"
             except requests.RequestException as error:
                 problems[url] = _reason(error)
-                if _is_final(error):
+                # Not allowed or not found: trying again is useless.
+                if error.response is not None and error.response.status_code in _FINAL:
                     break
             size = _size(part)
             if size == file.n_bytes:
@@ -266,24 +260,20 @@ def _fill(file: PublicFile, part: Path, progress: Progress) -> None:
     )
 
 
-def _transfer(
-    get: "Callable[..., requests.Response]",
-    url: str,
-    file: PublicFile,
-    part: Path,
-    progress: Progress,
-) -> None:
+def _transfer(url: str, file: PublicFile, part: Path, progress: Progress) -> None:
     """Append the missing bytes, or start over if the server cannot resume."""
+    import requests
+
     start = _size(part)
-    if start > file.n_bytes:
-        start = 0
     if start == file.n_bytes:
         return
+    if start > file.n_bytes:
+        start = 0
     # Compressed bytes could not be appended.
     headers = {"Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
-    with get(url, headers=headers, stream=True, timeout=_TIMEOUT_S) as response:
+    with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT_S) as response:
         if response.status_code == 416:  # the server's file is shorter
             part.unlink()
         response.raise_for_status()
@@ -302,11 +292,6 @@ def _transfer(
 
 def _size(part: Path) -> int:
     return part.stat().st_size if part.is_file() else 0
-
-
-def _is_final(error: "requests.RequestException") -> bool:
-    """Return whether trying again is useless: not found, not allowed."""
-    return error.response is not None and error.response.status_code in (401, 403, 404, 410)
 
 
 def _reason(error: "requests.RequestException") -> str:

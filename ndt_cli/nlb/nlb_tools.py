@@ -415,43 +415,33 @@ def cut_tensors(
         tools = stack.enter_context(repaired())
         stack.enter_context(_explained(files.train, dataset))
         loaded = _load(sources, bin_ms, progress)
-        train_split, eval_split = _splits(phase)
+        train_split: str | list[str] = "train" if phase == "val" else ["train", "val"]
+        eval_split = phase
         cut = _Cutter(loaded, sources)
         progress("cutting trials", 0, 2)
-        train, train_trials = cut(
-            train_split,
-            lambda: tools.make_train_input_tensors(
-                loaded,
-                dataset.name,
-                train_split,
-                save_file=False,
-                include_behavior=True,
-                include_forward_pred=True,
-            ),
-        )
+        wanted = {"include_behavior": True, "include_forward_pred": True}
+        train, train_trials = cut(tools.make_train_input_tensors, dataset, train_split, **wanted)
         progress("cutting trials", 1, 2)
-        evaluated, eval_trials = cut(
-            eval_split,
-            lambda: tools.make_eval_input_tensors(
-                loaded, dataset.name, eval_split, save_file=False
-            ),
-        )
+        evaluated, eval_trials = cut(tools.make_eval_input_tensors, dataset, eval_split)
         progress("cutting trials", 2, 2)
         target = None
         if phase == "val":
             target = _target(tools, loaded, dataset, train_split, eval_split)
+    found = tuple(train[f"train_spikes_{part}"].shape[2] for part in ("heldin", "heldout"))
+    notes: tuple[str, ...] = ()
+    if found != (dataset.n_heldin, dataset.n_heldout):
+        notes = (
+            f"{found[0]} held-in and {found[1]} held-out neurons; the public {dataset.name} has "
+            f"{dataset.n_heldin} and {dataset.n_heldout}.",
+        )
     return {
         "train": train,
         "eval": evaluated,
         "target": target,
         "train_trial_ids": train_trials,
         "eval_trial_ids": eval_trials,
-        "notes": _neuron_notes(dataset, train),
+        "notes": notes,
     }
-
-
-def _splits(phase: Phase) -> tuple[str | list[str], str]:
-    return ("train", "val") if phase == "val" else (["train", "val"], "test")
 
 
 @contextlib.contextmanager
@@ -485,11 +475,11 @@ class _Cutter:
         self._paths = " and ".join(str(source.path) for source in sources)
 
     def __call__(
-        self, split: str | list[str], make: Callable[[], Arrays]
+        self, make: Callable[..., Arrays], dataset: NlbDataset, split: str | list[str], **what: bool
     ) -> tuple[Arrays, IntArray]:
         """Return tensors, and the row of each trial in the trial table."""
         self._loaded.cut_trials.clear()
-        arrays = make()
+        arrays = make(self._loaded, dataset.name, split, save_file=False, **what)
         table = self._loaded.trial_info
         wanted = table.loc[np.isin(table["split"], split), "trial_id"].to_numpy()
         for cut in self._loaded.cut_trials:  # the window, the behavior, the forward bins
@@ -524,13 +514,3 @@ def _ragged(rows: Sequence[Any]) -> NDArray[Any]:
     for i, row in enumerate(rows):
         ragged[i] = np.asarray(row, dtype=np.int64)
     return ragged
-
-
-def _neuron_notes(dataset: NlbDataset, train: Arrays) -> tuple[str, ...]:
-    found = tuple(train[f"train_spikes_{part}"].shape[2] for part in ("heldin", "heldout"))
-    if found == (dataset.n_heldin, dataset.n_heldout):
-        return ()
-    return (
-        f"{found[0]} held-in and {found[1]} held-out neurons; the public {dataset.name} has "
-        f"{dataset.n_heldin} and {dataset.n_heldout}.",
-    )

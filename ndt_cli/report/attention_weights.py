@@ -131,7 +131,7 @@ def average_attention(trained: TrainedModel, data: SpikeData) -> AttentionAverag
     with cpu_threads(trained.settings.train.n_threads), torch.inference_mode():
         for batch in TrialSet.load(data, trained.compute.device).batches(_BATCH_TRIALS):
             inside_BT = batch.inside_BT
-            visible_BTN = torch.where(batch.visible_1TN, batch.counts_BTN, 0)
+            visible_BTN = torch.where(batch.visible, batch.counts_BTN, 0)
             weights = attention_weights(network, visible_BTN, inside_BT)
             allowed = allowed_pairs(network, n_bins, inside_BT, visible_BTN.device)
             seen = _pairs_within(batch, allowed)

@@ -242,11 +242,12 @@ class Processes:
         arguments = (theirs, environment, member, self._job, self._n_threads)
         process = self._context.Process(target=_serve, args=arguments, daemon=True)
         # The main script must not run again in the new process, where it may lack a guard.
-        with (
-            patch.dict(os.environ, environment),
-            patch.dict("sys.modules", {"__main__": ModuleType("__main__")}),
-        ):
-            process.start()
+        main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+        try:
+            with patch.dict(os.environ, environment):
+                process.start()
+        finally:
+            sys.modules["__main__"] = main
         theirs.close()
         self._running[ours] = member, process, slot
 

@@ -156,6 +156,11 @@ def sweep(
     choose_compute(settings.train)
     if settings.train.tensorboard:
         require_tensorboard()
+    if settings.data.files:
+        raise SettingsError(
+            "a sweep searches settings on one session, not on several",
+            "Search on one file, then train all sessions with the settings found.",
+        )
     recording = recording or load_recording(settings.data)
     settings = for_trials(settings, recording.train)
     if plan.pbt_interval is not None:
@@ -271,8 +276,10 @@ class _Loop:
         """Find out what is done; the folder is held."""
         folder, recording = self._folder, self._recording
         for run in (*(folder.path / "members").iterdir(), folder.path / "default"):
-            if run.suffix == ".stop" and not run.read_bytes():
-                run.unlink()
+            if run.suffix == ".stop":
+                ended = run.with_suffix("") / "member.json"
+                if ended.is_file() or not run.read_bytes():  # otherwise it is still to be stopped
+                    run.unlink()
             elif (run / "run.json").is_file():  # members of a sweep share their data
                 check_same_data(RunFolder(run), recording)
         results = folder.results()

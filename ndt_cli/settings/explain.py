@@ -71,7 +71,8 @@ def _describe(key: str, schema: dict[str, Any]) -> FieldDoc:
     type_word = "path" if kind.get("format") == "path" else _TYPE_WORDS[kind["type"]]
     if kind["type"] == "array":
         kind = kind["items"]
-        type_word += f" of {_TYPE_WORDS[kind['type']]}s"
+        word = "path" if kind.get("format") == "path" else _TYPE_WORDS[kind["type"]]
+        type_word += f" of {word}s"
     # The bounds of a float field are floats: print 1, not 1.0.
     bounds = [
         f"{word} {int(kind[bound]) if kind[bound] == int(kind[bound]) else kind[bound]}"
@@ -98,13 +99,15 @@ def plain_values(settings: Settings) -> dict[str, dict[str, Any]]:
     meaning when the text is stored elsewhere.
     """
     return {
-        section: {
-            name: str(value.absolute()) if isinstance(value, Path) else value
-            for name, value in values.items()
-            if value is not None
-        }
+        section: {name: _plain(value) for name, value in values.items() if value is not None}
         for section, values in settings.model_dump().items()
     }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return str(value.absolute()) if isinstance(value, Path) else value
 
 
 def commented_toml(settings: Settings, title: str) -> str:

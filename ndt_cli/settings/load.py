@@ -210,16 +210,28 @@ def _parse_value(text: str, *, wants_text: bool) -> Any:
     return text if wants_text and not isinstance(value, str) else value
 
 
-_PATHS = ("data.file", "train.start_from")
+_PATHS = ("data.file", "data.files", "train.start_from")
 
 
 def _make_paths(values: dict[str, Any], folder: Path) -> None:
     # Strict validation takes a Path, not text, and refuses anything else.
     for section, _, name in (key.partition(".") for key in _PATHS):
         fields = values.get(section)
-        if isinstance(fields, dict) and isinstance(fields.get(name), (str, Path)) and fields[name]:
-            fields[name] = (folder / at_home(fields[name])).absolute()
-            check_name(fields[name])
+        if not isinstance(fields, dict):
+            continue
+        given = fields.get(name)
+        if isinstance(given, (str, Path)) and given:
+            fields[name] = _absolute(given, folder)
+        elif isinstance(given, list):
+            fields[name] = [
+                _absolute(path, folder) if isinstance(path, (str, Path)) else path for path in given
+            ]
+
+
+def _absolute(path: str | Path, folder: Path) -> Path:
+    found = (folder / at_home(path)).absolute()
+    check_name(found)
+    return found
 
 
 def at_home(path: str | Path) -> Path:

@@ -38,12 +38,19 @@ HeadSpans = Annotated[
 ]
 
 
+PathList = Annotated[tuple[Path, ...], BeforeValidator(_as_tuple)]
+
+
 class DataSettings(_Section):
     """Which spikes to train on."""
 
     file: Path | None = None
     """Spike file: LFADS or NLB HDF5, or .npz or .h5 with the keys spikes and bin_ms. If unset, the
     synthetic set below is used."""
+
+    files: PathList = ()
+    """Spike files of several sessions with neurons of their own, instead of one file: one encoder
+    is trained on all, with a read-in and a read-out for each. Needs model.embedding = "linear"."""
 
     synthetic: Literal["none", "lorenz", "chaotic-rnn"] = "lorenz"
     """Synthetic set to make if no file is given; with "none", a file is required."""
@@ -82,6 +89,10 @@ class DataSettings(_Section):
             raise ValueError(
                 "heldout_neurons and heldout_fraction are both given; expected only one of them"
             )
+        if self.file is not None and self.files:
+            raise ValueError("file and files are both given; expected only one of them")
+        if len(self.files) == 1 or len(set(self.files)) < len(self.files):
+            raise ValueError("files names one session alone, or one twice; for one there is file")
         if len(set(self.heldout_neurons)) < len(self.heldout_neurons):
             raise ValueError("heldout_neurons names a neuron twice")
         return self
@@ -290,8 +301,9 @@ class TrainSettings(_Section):
 
     max_steps: Annotated[int, Field(ge=1, le=_MANY)] | Literal["auto"] | None = None
     """Limit of the training in optimizer steps (batches). If epochs and steps are both given, the
-    shorter counts; likewise below. auto: one step per 40 bins of the training trials, at least 500,
-    and at most 2000 or as many as take 4 million bins of trials in all."""
+    shorter counts; likewise below. auto: one step per 40 bins of the training trials, from 500 to
+    2000; fewer, but at least 200, where trials are long or neurons many: in all no more than 4
+    million bins, or a billion counts."""
 
     batch_size: int = Field(64, ge=1, le=_MANY)
     """Trials per step, over all devices together; a smaller last batch is kept."""
@@ -352,7 +364,7 @@ class TrainSettings(_Section):
     """Which neurons are those of the run started from. auto: those of the same name, or all if the
     trials are the same; same: all, in the same order; other: none."""
 
-    frozen_share: float = Field(0.3, ge=0, le=1)
+    frozen_share: float = Field(0.7, ge=0, le=1)
     """After a start from a run, the share of the epochs in which only the read-in and the read-out
     learn; the encoder and its positions stay as they were."""
 
@@ -398,13 +410,15 @@ class Settings(_Section):
     inference: InferenceSettings = InferenceSettings()
     train: TrainSettings = TrainSettings()
 
-    def for_size(self, n_trials: int, n_bins: int, n_spikes: int) -> "Settings":
+    def for_size(self, n_trials: int, n_bins: int, n_spikes: int, n_neurons: int = 1) -> "Settings":
         """Return the settings for training data of this size: lengths in epochs, dropout given.
 
         Parameters
         ----------
         n_trials, n_bins, n_spikes : int
             Of the training trials, bins and spikes of all of them together.
+        n_neurons : int
+            Number of neurons.
         """
         steps_per_epoch = -(-n_trials // self.train.batch_size)
         train = self.train.model_dump()
@@ -413,8 +427,9 @@ class Settings(_Section):
             if steps is None:
                 continue
             if steps == "auto":
-                bins_per_step = max(n_bins / steps_per_epoch, 1)
-                steps = max(500, min(n_bins // 40, 2000, int(4_000_000 / bins_per_step)))
+                most_bins = min(4_000_000, 1_000_000_000 // n_neurons)
+                most_steps = max(200, most_bins * steps_per_epoch // max(n_bins, 1))
+                steps = min(max(500, n_bins // 40), 2000, most_steps)
             epochs = round(steps / steps_per_epoch)
             epochs = min(epochs, train["max_epochs"] // 10) if name == "warmup" else max(epochs, 1)
             train[f"{name}_epochs"] = min(epochs, train[f"{name}_epochs"])

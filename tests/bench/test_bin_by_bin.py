@@ -32,6 +32,7 @@ def test_windows_hold_the_bins_that_matter_to_one():
     }  # fmt: skip
     assert len(result.times["stream"].seconds) == 51
     assert {len(result.times[name].seconds) for name in result.window_bins} == {6}
+    assert result.times.keys() == result.processor_times.keys()
     assert all(min(times.seconds) > 0 for times in result.times.values())
     assert result.speedup("stream") == 1
     assert result.speedup("ndt, all") > 1

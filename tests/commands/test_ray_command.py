@@ -49,7 +49,7 @@ def _epochs(out):
 
 
 def _wait_for(condition):
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -66,7 +66,7 @@ def test_a_sweep_on_a_cluster_of_its_own_prints_its_results_alone(spikes, tmp_pa
         )
         _wait_for(lambda: _epochs(out) >= 20)
         os.kill(json.loads((out / "members/000/running.json").read_text())["pid"], signal.SIGKILL)
-        printed, said = process.communicate(timeout=120)
+        printed, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
     assert [row["rank"] for row in json.loads(printed)["members"]] == [1, 2]
     assert "member 0: its worker died" in said
@@ -110,7 +110,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_leaves_a_running_cluster_as_it_is(sp
         )
         _wait_for(lambda: _epochs(out) >= 20)
         process.send_signal(signal.SIGINT)
-        printed, said = process.communicate(timeout=60)
+        printed, said = process.communicate(timeout=300)
         assert process.returncode == 130, said
         assert printed == ""
         assert f"ndt sweep --resume {out} --backend ray --ray-address {address}" in said

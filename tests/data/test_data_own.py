@@ -185,8 +185,8 @@ def test_an_existing_file_is_replaced_only_when_asked(small, tmp_path):
 
 
 def test_a_failed_write_leaves_nothing(small, tmp_path, monkeypatch):
-    def full_disk(path, arrays):
-        path.write_bytes(b"half")
+    def full_disk(file, arrays):
+        file.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(write, "_write_npz", full_disk)
@@ -317,3 +317,12 @@ def test_behavior_has_one_name_per_variable(tmp_path):
     arrays["behavior_names"] = np.arange(2)
     with pytest.raises(DataError, match="`behavior_names`: found 2 values of type int"):
         load_file(save(tmp_path / "rat.npz", **arrays), DEFAULTS)
+
+
+def test_there_must_be_memory_for_the_counts_and_their_two_splits(small, tmp_path, monkeypatch):
+    path = tmp_path / "rat.npz"
+    write_recording(small, path)
+    n_bytes = sum(split.spikes_BTN.size for split in (small.train, small.valid))
+    monkeypatch.setattr("ndt_cli.memory.free_bytes", lambda: int(1.5 * n_bytes))
+    with pytest.raises(DataError, match=r"trials x .* needs at least"):
+        load_file(path, DEFAULTS)

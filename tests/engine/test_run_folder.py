@@ -86,7 +86,7 @@ def test_only_the_leftovers_of_the_run_itself_are_removed(tmp_path):
         ".metrics.0123abcd.part.jsonl": False,
         "checkpoints/.last.0123abcd.part.safetensors": False,
         "figures/.rates.0123abcd.part.png": False,
-        ".rates.0123abcd.part.h5": True,  # ndt evaluate may be writing it now
+        ".mine.0123abcd.part.h5": True,  # ndt evaluate may be writing it now
         "checkpoints/last.safetensors": True,
         ".git": True,
     }

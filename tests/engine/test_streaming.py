@@ -70,22 +70,26 @@ MODELS = st.fixed_dictionaries(
         "readout": st.sampled_from(["linear", "mlp"]),
         "n_layers": st.integers(1, 3),
         "n_heads": st.integers(1, 3),
+        "head_spans": st.sampled_from([(), (), (3.0,), (1.0, 4.0), (0.5, 2.0, 30.0)]),
         "context_back": st.integers(0, 7),
         "context_forward": st.sampled_from([0, 0, 1, 3]),
     }
-)
+).map(lambda model: model | {"n_heads": len(model["head_spans"]) or model["n_heads"]})
 LOSSES = st.sampled_from([{}, {"log_rates": False}, {"loss": "cross-entropy"}])
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     model=MODELS,
     loss=LOSSES,
     positions=st.sampled_from(["learned", "sinusoid", "relative", "none"]),
     n_bins=st.integers(1, 30),
     seed=st.integers(0, 100),
+    spans=st.booleans(),
 )
-def test_rates_bin_by_bin_are_those_of_the_whole_trial(model, loss, positions, n_bins, seed):
+def test_rates_bin_by_bin_are_those_of_the_whole_trial(model, loss, positions, n_bins, seed, spans):
+    if spans:
+        model = {**model, "head_spans": [2.0, 5.0, 9.0][: model["n_heads"]]}
     settings_ = model_settings(**model, **loss, positions=positions)
     in_trial = positions in ("learned", "sinusoid")
     network = shaken(
@@ -113,7 +117,20 @@ def test_rates_stay_exact_over_thousands_of_bins(context_forward):
     assert stream.n_bytes == n_bytes
 
 
-@settings(max_examples=20, deadline=None)
+@pytest.mark.parametrize("shift", [-300.0, 300.0])
+@pytest.mark.filterwarnings("error")
+def test_scores_whose_exponentials_float32_does_not_hold_are_shifted(shift):
+    settings_ = model_settings(positions="relative", context_forward=0, n_heads=2)
+    network = shaken(build_network(settings_, N_NEURONS, 20, math=PlainMath()))
+    bins = counts_TN(20)
+    expected_TN = whole(network, bins)
+    with torch.no_grad():  # the same for all bins of a window, so no weight changes
+        network.layers[0].attention.relative.bias_HO[1] += shift
+    found_TN = streamed(stream_of(network), bins)
+    np.testing.assert_allclose(found_TN, expected_TN, rtol=1e-3, atol=1e-5)
+
+
+@settings(max_examples=10, deadline=None)
 @given(model=MODELS, n_bins=st.integers(1, 12))
 def test_provisional_rates_are_those_of_a_trial_that_ends_now(model, n_bins):
     network = shaken(build_network(model_settings(**model), N_NEURONS, 12, math=PlainMath()))

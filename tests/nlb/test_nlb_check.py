@@ -8,7 +8,7 @@ from nlb_arrays import GROUP, N_EVAL, N_TRAIN, make_example
 from ndt_cli import app
 from ndt_cli.errors import DataError
 from ndt_cli.nlb.catalog import RATE_KEYS, nearest_group
-from ndt_cli.nlb.check import Expected, check_group, check_submission
+from ndt_cli.nlb.check import Expected, check_group, check_submission, submission_shapes
 
 SWAP = (0, 2, 1)
 EVERY_KEY = ", ".join(RATE_KEYS)
@@ -329,7 +329,9 @@ def test_each_group_is_compared_with_its_own_targets(tmp_path, arrays, expected)
 @pytest.fixture
 def nlb_check(capsys, monkeypatch):
     target = "ndt_cli.commands.nlb_check:nlb_check"
-    monkeypatch.setitem(app.COMMANDS, "nlb-check", app._Command(target, "Check."))
+    monkeypatch.setitem(
+        app.COMMANDS, "nlb-check", app.COMMANDS["nlb-check"]._replace(target=target)
+    )
 
     def run(*args):
         with pytest.raises(SystemExit) as caught:
@@ -385,3 +387,15 @@ def test_a_file_of_arrays_without_a_group_is_no_submission(tmp_path):
         file["spikes"] = np.ones((3, 4, 5))
     findings = check_submission(path)
     assert [f.message for f in findings if f.severity == "error"] == ["the file holds no group"]
+
+
+def test_a_file_whose_names_cannot_be_listed_is_damaged(tmp_path):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["mc_maze/train_rates_heldin"] = np.ones((2, 3, 4))
+    content = path.read_bytes()
+    assert b"SNOD" in content  # a node of the table of names
+    path.write_bytes(content.replace(b"SNOD", b"SNOX"))
+    with pytest.raises(DataError, match="damaged"):
+        check_submission(path)
+    assert submission_shapes(path) == {}

@@ -315,9 +315,9 @@ def test_settings_that_contradict_each_other_are_refused(wrong, right, said):
     load_settings("lorenz", right)
 
 
-def _lengths(n_trials, n_bins=0, **train):
+def _lengths(n_trials, n_bins=0, n_neurons=1, **train):
     train = TrainSettings(batch_size=10, schedule="cosine", **train)
-    found = Settings(train=train).for_size(n_trials, n_bins, 0).train
+    found = Settings(train=train).for_size(n_trials, n_bins, 0, n_neurons).train
     assert (found.max_steps, found.warmup_steps, found.patience_steps) == (None, None, None)
     return found.max_epochs, found.warmup_epochs, found.val_interval_epochs, found.patience_epochs
 
@@ -333,15 +333,17 @@ def test_lengths_in_steps_become_epochs_of_the_data():
 
 
 def test_the_length_of_training_follows_the_size_of_the_data():
-    def n_steps(n_trials, n_bins):
-        epochs = _lengths(n_trials, n_trials * n_bins, max_steps="auto", max_epochs=10**6)[0]
+    def n_steps(n_trials, n_bins, n_neurons=30):
+        wanted = {"max_steps": "auto", "max_epochs": 10**6}
+        epochs = _lengths(n_trials, n_trials * n_bins, n_neurons, **wanted)[0]
         return epochs * -(-n_trials // 10)
 
     assert n_steps(10, 50) == 500  # however few the bins are
     assert n_steps(1000, 40) == 1000  # one per 40 bins
-    assert n_steps(10_000, 40) == 2000  # many trials
-    assert n_steps(1000, 400) == 1000  # long trials: a step takes longer
-    assert n_steps(1000, 10_000) == 500
+    assert n_steps(10_000, 40) == 2000
+    assert n_steps(1000, 800) == 500  # steps of 8000 bins
+    assert n_steps(1000, 10_000) == 200
+    assert n_steps(1000, 250, n_neurons=1000) == 400  # of 2.5 million counts
 
 
 def test_dropout_shrinks_with_the_number_of_spikes_where_that_is_asked():

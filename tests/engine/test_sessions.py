@@ -1,0 +1,274 @@
+"""Several sessions in one run: each is trained, scored and resumed as if it were alone."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from builders import build_network, changed, recording, spike_data, tiny_settings
+from same_run import assert_same_run
+
+from ndt_cli import evaluate, fit, fit_seeds, load_recording, load_trained, resume_fit, sweep
+from ndt_cli.app import main
+from ndt_cli.data.sessions import split_sessions, stack_sessions
+from ndt_cli.data.spike_data import Recording
+from ndt_cli.engine.checkpoint import Checkpoint
+from ndt_cli.engine.ensembles import save_ensemble
+from ndt_cli.engine.run_folder import RunFolder
+from ndt_cli.engine.trainer import Validator, new_network
+from ndt_cli.engine.training import resume, train
+from ndt_cli.engine.trial_set import TrialSet
+from ndt_cli.errors import DataError, RunError, SettingsError
+from ndt_cli.metrics import RateScoreSums
+from ndt_cli.model.cpu.kernels import CpuMath
+from ndt_cli.model.masking import hide
+from ndt_cli.search.space import Space
+
+MODEL = {"embedding": "linear", "width": 16, "n_heads": 2}
+SETTINGS = tiny_settings(
+    model=MODEL,
+    mask={"max_span": 2, "token_ratio": 0.6, "neuron_ratio": 0.3, "empty_ratio": 0.5},
+    train={"max_epochs": 4, "learning_rate": 0.01, "batch_size": 3},
+)
+CPU = torch.device("cpu")
+
+
+def _days(**fields):
+    """Two sessions: 3 neurons and 6 bins, 4 neurons and 5 bins."""
+    one = recording(7, 4, n_neurons=3, rates=True)
+    two = recording(5, 3, n_neurons=4, n_bins=5, mean_count=2.0, rates=True, **fields)
+    return [
+        Recording(day.train, day.valid, name, "synthetic")
+        for name, day in (("day1", one), ("day2", two))
+    ]
+
+
+def _both():
+    return stack_sessions(_days())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a run of both, never stopped, with the folders of its sessions."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    fit(SETTINGS, out=out, recording=_both())
+    return out
+
+
+# The recording
+
+
+def test_sessions_come_apart_as_they_were_put_together():
+    for day, again in zip(_days(), split_sessions(_both()), strict=True):
+        for split in ("train", "valid"):
+            before, after = getattr(day, split), getattr(again, split)
+            np.testing.assert_array_equal(after.spikes_BTN[:, : before.n_bins], before.spikes_BTN)
+            np.testing.assert_array_equal(after.rates_BTN[:, : before.n_bins], before.rates_BTN)
+            np.testing.assert_array_equal(after.lengths_B, before.lengths_B)
+            assert not after.spikes_BTN[:, before.n_bins :].any()
+
+
+def test_held_out_neurons_of_all_sessions_stand_last():
+    days = [
+        Recording(
+            spike_data(n_neurons=n, n_heldout=1), spike_data(n_neurons=n, n_heldout=1), "d", "x"
+        )
+        for n in (3, 4)
+    ]
+    both = stack_sessions(days)
+    assert both.train.sessions.of_neuron_N.tolist() == [0, 0, 1, 1, 1, 0, 1]
+    assert both.train.sessions.names == ("d-1", "d-2")
+    assert both.train.n_heldout == 2
+    for day, again in zip(days, split_sessions(both), strict=True):
+        np.testing.assert_array_equal(again.train.spikes_BTN, day.train.spikes_BTN)
+        assert again.train.n_heldout == 1
+
+
+def test_the_same_counts_in_other_sessions_are_another_recording():
+    one = recording(n_neurons=4)
+    whole = Recording(one.train, one.valid, "a", "x")
+    both = stack_sessions([whole, whole])
+    other = stack_sessions([whole, whole])
+    other.train.sessions.of_trial_B[:] = 0
+    assert both.train.fingerprint != other.train.fingerprint
+
+
+def test_sessions_of_other_bin_widths_or_with_forward_bins_are_refused():
+    one = _days()[0]
+    with pytest.raises(DataError, match="share one bin width"):
+        stack_sessions([one, *_days(bin_ms=20.0)[1:]])
+    with pytest.raises(DataError, match="forward bins"):
+        stack_sessions([one, *_days(n_forward=1)[1:]])
+
+
+# Training
+
+
+def test_neurons_of_another_session_are_neither_seen_nor_scored():
+    data = _both().train
+    trials = TrialSet.load(data, CPU)
+    everywhere = torch.ones(1, 1, 1, dtype=torch.bool)
+    stream = torch.Generator().manual_seed(0)
+    masked = hide(
+        trials.counts_BTN, trials.visible, trials.scorable, everywhere, SETTINGS.mask, 9, stream
+    )
+    present_B1N = torch.from_numpy(data.sessions.present_BN[:, None])
+    assert not (masked.input_BTN * ~present_B1N).any()
+    inside_BTN = torch.from_numpy(data.inside_BT[..., None]) & present_B1N
+    assert torch.equal(masked.scored_BTN.expand(trials.shape), inside_BTN)
+
+
+def test_the_read_out_of_each_neuron_starts_at_its_mean_rate_in_its_own_session():
+    network = new_network(SETTINGS, _both().train, CpuMath())
+    of_neuron_N = _both().train.sessions.of_neuron_N
+    for place, day in enumerate(_days()):
+        expected_N = np.log(day.train.spikes_BTN.mean(axis=(0, 1)))
+        found_N = network.readout.last.bias.detach().numpy()[of_neuron_N == place]
+        np.testing.assert_allclose(found_N, expected_N, rtol=1e-5)
+
+
+def test_each_batch_is_of_one_session_and_an_epoch_takes_every_trial_once(tmp_path, monkeypatch):
+    taken = []
+    take = TrialSet.take
+
+    def noted(self, trials):
+        if isinstance(trials, torch.Tensor) and trials.dtype == torch.int64:
+            taken.append(trials.tolist())
+        return take(self, trials)
+
+    monkeypatch.setattr(TrialSet, "take", noted)
+    data = _both()
+    train(SETTINGS, out=tmp_path / "run", recording=data, until_epoch=2)
+    assert len(taken) == 2 * (3 + 2)  # 7 and 5 trials in batches of 3
+    for epoch in (taken[:5], taken[5:]):
+        assert sorted(row for batch in epoch for row in batch) == list(range(12))
+    for batch in taken:
+        assert len(set(data.train.sessions.of_trial_B[batch])) == 1
+
+
+@pytest.mark.parametrize("loss", ["poisson", "cross-entropy"])
+def test_the_model_of_a_session_gives_what_the_model_of_all_gives(loss):
+    data = _both()
+    settings = changed(SETTINGS, "model", loss=loss)
+    network = build_network(settings.model, 7, 6, max_count=5)
+    checkpoint = Checkpoint.of_model(network, {})
+    for place, day in enumerate(split_sessions(data)):
+        columns = torch.from_numpy(np.flatnonzero(data.train.sessions.of_neuron_N == place))
+        rows = np.flatnonzero(data.train.sessions.of_trial_B == place)
+        alone = checkpoint.of_neurons(columns).build_model()
+        inside_BT = torch.from_numpy(day.train.inside_BT)
+        counts_BTN = torch.from_numpy(day.train.spikes_BTN)
+        whole_BTN = torch.from_numpy(data.train.spikes_BTN[rows])
+        with torch.inference_mode():
+            torch.testing.assert_close(
+                alone(counts_BTN, inside_BT), network(whole_BTN, inside_BT)[:, :, columns]
+            )
+
+
+def test_validation_scores_each_session_on_its_own_trials():
+    data = _both()
+    network = new_network(SETTINGS, data.train, CpuMath())
+    measured = Validator(data.valid, SETTINGS, CPU)(network)
+    r2_N = []
+    for place, day in enumerate(split_sessions(data)):
+        columns = torch.from_numpy(np.flatnonzero(data.train.sessions.of_neuron_N == place))
+        alone = Checkpoint.of_model(network, {}).of_neurons(columns).build_model()
+        trials = TrialSet.load(day.valid, CPU)
+        with torch.inference_mode():
+            rates = alone.rates(alone(trials.counts_BTN, trials.inside_BT))
+        sums = RateScoreSums(day.valid.n_neurons)
+        sums.add(rates.numpy(), day.valid.rates_BTN, day.valid.inside_BT)
+        r2_N += [sums.result().r2_mean] * day.valid.n_neurons
+    assert measured["valid_rate_r2"] == pytest.approx(np.mean(r2_N), rel=1e-5)
+
+
+def test_a_resumed_run_of_sessions_is_the_run_that_never_stopped(whole, tmp_path):
+    asked = iter(range(100))
+    train(SETTINGS, out=tmp_path / "run", recording=_both(), should_stop=lambda: next(asked) == 6)
+    found = resume_fit(tmp_path / "run", recording=_both())
+    assert_same_run(tmp_path / "run", whole)
+    assert list(found.sessions) == ["day1", "day2"]
+    for name in found.sessions:
+        assert_same_run(tmp_path / "run/sessions" / name, whole / "sessions" / name)
+
+
+# What a run of sessions leaves
+
+
+def test_each_session_has_a_run_folder_that_is_evaluated_like_any_other(whole):
+    for day in split_sessions(_both()):
+        run = whole / "sessions" / day.source
+        model = load_trained(run)
+        assert model.trained_on.n_neurons == day.train.n_neurons
+        rates_BTN = model.rates(day.valid)
+        assert rates_BTN.shape == day.valid.spikes_BTN.shape
+        found = evaluate(run, recording=day).to_json()
+        stored = json.loads((whole / "summary.json").read_text())["sessions"][day.source]
+        bits = [s["scores"]["NDT"]["hidden"]["bits_per_spike"] for s in (found, stored)]
+        assert bits[0] == pytest.approx(bits[1], rel=1e-6)
+        assert (run / "figures" / "rates.png").is_file()
+
+
+def test_where_the_model_of_one_session_is_needed_the_sessions_are_named(whole, tmp_path):
+    for use in (
+        lambda: evaluate(whole, recording=_both()),
+        lambda: load_trained(whole),
+        lambda: save_ensemble([whole], tmp_path / "ensemble"),
+    ):
+        with pytest.raises(RunError, match="a run of 2 sessions: day1, day2") as caught:
+            use()
+        assert str(whole / "sessions" / "day1") in caught.value.hint
+    with pytest.raises(RunError, match="is one session of"):
+        resume(whole / "sessions" / "day1")
+
+
+def test_what_several_sessions_cannot_do_is_refused(tmp_path, monkeypatch):
+    for model in ({"embedding": "identity"}, {"embedding": "linear"}):
+        with pytest.raises(SettingsError, match="linear embedding of a given width"):
+            train(tiny_settings(model=model), out=tmp_path / "run", recording=_both())
+    files = changed(SETTINGS, "data", files=(tmp_path / "a.npz", tmp_path / "b.npz"))
+    with pytest.raises(SettingsError, match="several seeds of several sessions"):
+        fit_seeds(files, 2, out=tmp_path / "seeds")
+    space = Space.from_tables("mine", {"mask": {"ratio": {"uniform": [0.1, 0.4]}}})
+    with pytest.raises(SettingsError, match="not on several"):
+        sweep(files, space, n_members=2, out=tmp_path / "sweep")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(SettingsError, match="trained by one process"):
+        train(SETTINGS, out=tmp_path / "run", recording=_both())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_new_session_starts_from_the_encoder_of_the_others(whole, tmp_path):
+    settings = changed(SETTINGS, "train", start_from=whole, max_epochs=1, frozen_share=1.0)
+    train(settings, out=tmp_path / "new", recording=recording(5, 3, n_neurons=5))
+    old, new = (
+        Checkpoint.load(RunFolder(run).checkpoint(name)).model
+        for run, name in ((whole, "best-masked-loss"), (tmp_path / "new", "last"))
+    )
+    for name in old:
+        if name.startswith("layers."):
+            assert torch.equal(old[name], new[name])
+
+
+def test_train_takes_several_files_and_prints_the_scores_of_each(tmp_path, capsys):
+    for name, n_neurons in (("day1", 3), ("day2", 5)):
+        counts_BTN = spike_data(12, n_neurons=n_neurons).spikes_BTN
+        np.savez(tmp_path / f"{name}.npz", spikes=counts_BTN, bin_ms=10.0)
+    files = [tmp_path / "day1.npz", tmp_path / "day2.npz"]
+    fast = ["train.max_epochs=1", "model.width=16", "model.n_layers=1", "inference.passes=1"]
+    with pytest.raises(SystemExit) as stopped:
+        main(
+            ["train", "--out", str(tmp_path / "run")]
+            + [word for file in files for word in ("--data", str(file))]
+            + [word for setting in fast for word in ("--set", setting)]
+        )
+    said = capsys.readouterr()
+    assert not stopped.value.code, said.err
+    assert "together, by neurons" in said.out
+    assert f"run of day2: {tmp_path / 'run' / 'sessions' / 'day2'}" in said.out
+    settings = RunFolder(tmp_path / "run").settings()
+    assert settings.data.files == tuple(files)
+    assert load_recording(settings.data).train.sessions.names == ("day1", "day2")
+    assert evaluate(tmp_path / "run/sessions/day2").data.n_neurons == 5
