@@ -151,7 +151,8 @@ def compare_runs(
     runs : sequence of Path or str
         Folders of runs or ensembles, each once.
     split, data, device
-        As in `ndt_cli.evaluation.evaluate`.
+        As in `ndt_cli.evaluation.evaluate`; validation trials of a file that one of the runs was
+        trained on.
     n_resamples : int
         Number of resamples.
     seed : int
@@ -211,6 +212,17 @@ def compare_runs(
             # The first row is the trials themselves.
             weights_RB = np.vstack([np.ones(n_trials), draws_RB])
             smoothed = _sampled(found, SMOOTHED, weights_RB)
+        elif split is None and found.split != first.split:
+            # One of them was trained on a part of this file, which can be a score of none.
+            return compare_runs(
+                runs,
+                split="valid",
+                data=data,
+                device=device,
+                n_resamples=n_resamples,
+                seed=seed,
+                recording=recording,
+            )
         elif found.data.fingerprint != first.data.fingerprint:
             raise RunError(
                 f"{path} is scored on other trials, bins or held-out neurons than {paths[0]}",

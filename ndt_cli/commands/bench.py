@@ -70,9 +70,9 @@ def bench(
     get random trials as large as those of the preset's data. On a GPU, memory is
     measured too.
 
-    With --stream, the time from the counts of a bin to its rates, on one CPU thread,
-    beside inferring a whole window for each new bin. Processor times leave out
-    what other programs take.
+    With --stream, the time from the counts of a bin to its rates, on one CPU
+    thread, beside inferring a whole window for each new bin. Processor times
+    leave out what other programs take.
     """
     config = config or ("recordings-causal" if stream else "chaotic-rnn")
     source = find_config(config)

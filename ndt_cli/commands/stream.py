@@ -50,13 +50,13 @@ def stream(
 ) -> None:
     """Infer rates bin by bin, in real time.
 
-    Reads a line of spike counts for each bin from standard input, of all channels
-    in the order of the spike file, separated by blanks or commas, or as a JSON list.
-    Prints a line of rates in Hz (and of decoded values) for each bin, as soon as they
-    are known.
+    Reads a line of spike counts for each bin from standard input, of all
+    channels in the order of the spike file, separated by blanks or commas, or
+    as a JSON list. Prints a line of rates in Hz (and of decoded values) for
+    each bin, as soon as they are known.
 
-    A line "-", an empty line or null is a lost bin: the model sees what it saw in place
-    of hidden bins in training. A line "reset" begins a new trial or recording.
+    A line "-", an empty line or null is a lost bin: the model sees what it saw
+    in place of hidden bins in training. A line "reset" begins a new trial.
     """
     # Threads take longer to wake than such products take, and wait for busy neighbors.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

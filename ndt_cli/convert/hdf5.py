@@ -23,6 +23,7 @@ from ndt_cli.data.files import (
     check_announced,
     damaged,
     own_item,
+    own_names,
     read_objects,
     text_array,
 )
@@ -68,7 +69,7 @@ def _walk(
     n_links: int = 0,
 ) -> int:
     """List a group and all below it; return the number of names so far."""
-    for key in group:
+    for key in own_names(group):
         n_links += 1
         if n_links > max_links:
             break

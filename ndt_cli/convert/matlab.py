@@ -29,6 +29,7 @@ from ndt_cli.data.files import (
     matlab_class,
     matlab_object,
     own_item,
+    own_names,
     text_array,
 )
 from ndt_cli.errors import DataError
@@ -409,7 +410,7 @@ _WORD_BYTES = 64  # of a short text in memory
 
 def is_mat73(file: h5py.File) -> bool:
     """Tell whether an HDF5 file was written by MATLAB."""
-    return any(_is_matlab(file, key) for key in file)
+    return any(_is_matlab(file, key) for key in own_names(file))
 
 
 def _is_matlab(file: h5py.File, key: str) -> bool:
@@ -431,7 +432,7 @@ def open_mat73(path: Path, file: h5py.File) -> Contents:
         max(_MOST_UNPACKED, _MOST_COMPRESSION * file_bytes),
     )
     try:
-        for name in file:
+        for name in own_names(file):
             if not name.startswith("#"):  # #refs# and #subsystem# are what cells refer to
                 contents.items.update(_items(name, reader.value(own_item(file, name))))
     except DAMAGE as error:

@@ -223,9 +223,14 @@ def own_item(group: h5py.Group, name: str) -> Item:
     return _follow(group, name, _MAX_LINKS)
 
 
+def own_names(group: h5py.Group) -> list[str]:
+    """Return the names in a group; one that is not UTF-8, which h5py gives as bytes, as text."""
+    return [n if isinstance(n, str) else bytes(n).decode(errors="replace") for n in group]
+
+
 def own_items(group: h5py.Group) -> dict[str, Item]:
     """Return the items of a group by name, each as `own_item` does."""
-    return {name: own_item(group, name) for name in group}
+    return {name: own_item(group, name) for name in own_names(group)}
 
 
 def _follow(group: h5py.Group, path: str, n_links: int) -> Item:
@@ -464,13 +469,13 @@ class ArrayFile:
 
     def _list_hdf5(self, file: h5py.File) -> None:
         groups = []
-        names = list(file)
+        names = own_names(file)
         table = TRIAL_TABLE.rstrip("/")
         if table in names:
             item = own_item(file, table)
             if isinstance(item, h5py.Group):
                 names.remove(table)
-                names += [TRIAL_TABLE + name for name in item]
+                names += [TRIAL_TABLE + name for name in own_names(item)]
         for key in names:
             try:
                 item = own_item(file, key)

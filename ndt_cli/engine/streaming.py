@@ -89,11 +89,10 @@ class RateStream:
     >>> from ndt_cli import load_trained
     >>> stream = load_trained("runs/first").stream()
     >>> stream.lag_bins, stream.delay_ms
-    (4, 80.0)
-    >>> counts_TN = np.ones((10, 4), dtype=int)
-    >>> rates = [stream.step(counts_N) for counts_N in counts_TN]
-    >>> rates[3] is None, rates[4].shape, len(list(stream.flush()))
-    (True, (4,), 4)
+    (40, 800.0)
+    >>> rates = [stream.step(counts_N) for counts_N in np.ones((10, 4), dtype=int)]
+    >>> rates[9] is None, len(list(stream.flush()))  # ten bins, each known 40 bins later
+    (True, 10)
     """
 
     def __init__(
@@ -316,6 +315,21 @@ def fit_decoder(model: "Model", train: SpikeData) -> Decoder:
     model : Model
     train : SpikeData
         Training trials, with behavior.
+
+    Returns
+    -------
+    Decoder
+        For the argument ``decoder`` of `RateStream`.
+
+    Examples
+    --------
+    >>> from dataclasses import replace
+    >>> from ndt_cli import load_recording, load_trained
+    >>> model = load_trained("runs/first")
+    >>> train = load_recording(model.settings.data).train
+    >>> hand_BTV = np.zeros((train.n_trials, train.n_bins, 2))
+    >>> fit_decoder(model, replace(train, behavior_BTV=hand_BTV)).weights_NV.shape
+    (4, 2)
     """
     rates_BTN = np.zeros(train.spikes_BTN.shape, dtype=np.float32)
     one_pass = model.settings.inference.model_copy(update={"passes": 1})
@@ -333,6 +347,14 @@ class SilenceWatch:
     trained_on : SplitFacts
         With the spikes of each neuron. Held-out neurons, and those that hardly fired, are not
         watched.
+
+    Examples
+    --------
+    >>> from ndt_cli import load_trained
+    >>> watch = SilenceWatch(load_trained("runs/first").trained_on)
+    >>> silent = [watch.step(np.array([0, 1, 1, 1])) for _ in range(200)]
+    >>> [channels for channels in silent if channels]
+    [[0]]
     """
 
     def __init__(self, trained_on: SplitFacts) -> None:

@@ -12,7 +12,15 @@ import h5py
 import numpy as np
 from typing_extensions import Self
 
-from ndt_cli.data.files import DAMAGE, Elsewhere, Item, check_announced, damaged, own_item
+from ndt_cli.data.files import (
+    DAMAGE,
+    Elsewhere,
+    Item,
+    check_announced,
+    damaged,
+    own_item,
+    own_names,
+)
 from ndt_cli.errors import DataError, nearest
 from ndt_cli.nlb.catalog import (
     AXES,
@@ -342,7 +350,7 @@ def _items(group: h5py.Group) -> dict[str, Item]:
     """Return the items of a group by name; None for one that cannot be opened."""
     items: dict[str, Item] = {}
     try:
-        names = list(group)
+        names = own_names(group)
     except DAMAGE as error:
         raise damaged(Path(group.file.filename), str(error)) from error
     for name in names:

@@ -69,7 +69,7 @@ class RunContents:
     >>> run.evaluation.rates_BTN.shape  # trials, bins, neurons
     (4, 10, 4)
     >>> run.attention.maps_LHTS.shape  # layers, heads, bins, bins
-    (1, 2, 10, 10)
+    (1, 4, 10, 10)
     """
 
     def __init__(
@@ -217,8 +217,8 @@ def draw(
     Examples
     --------
     >>> drawn = draw(RunContents("runs/first"), "rates", trial=2)
-    >>> drawn.caption[:43], drawn.figure.axes[-1].get_xlabel()
-    ('Trial 9 (number 2 of 4 validation trials of', 'time in trial (ms)')
+    >>> drawn.caption[:41], drawn.figure.axes[-1].get_xlabel()
+    ('Trial 10 (number 2 of 4 validation trials', 'time in trial (ms)')
     """
     _check_name(name, FIGURES, "run")
     selected: dict[str, Any] = {} if trial is None else {"trial": trial}

@@ -285,8 +285,9 @@ def test_help_at_80_columns_breaks_no_name_of_an_option_or_a_choice(ndt, monkeyp
     assert "\u2026" not in text  # what Rich puts where it cuts
     command = app.load_command(page[0])
     command = command.commands[page[1]] if len(page) > 1 else command
-    words = [name for parameter in command.params for name in parameter.opts if "--" in name]
-    for parameter in command.params:
+    shown = [p for p in command.params if not getattr(p, "hidden", False)]
+    words = [name for parameter in shown for name in parameter.opts if "--" in name]
+    for parameter in shown:
         if " One of " in (getattr(parameter, "help", None) or ""):
             words += parameter.help.rpartition(" One of ")[2].rstrip(".").split(", ")
     assert [word for word in words if word not in text] == []

@@ -18,7 +18,7 @@ BENCH = "bench --device cpu --threads 1 --steps 1"
 ALL = (
     "gen-data lorenz", "gen-data chaotic-rnn", "convert", "check-data", "presets", "train",
     "evaluate", "rates", "report", "plot", "compare", "sweep", "sweep show", "sweep spaces",
-    "ensemble", "bench",
+    "ensemble", "import-ndt1", "stream", "bench",
     "nlb-data", "nlb-submit", "nlb-check",
 )  # fmt: skip
 
@@ -290,6 +290,15 @@ CASES = [
     Case("the same twice", "ensemble run run --out new", "each of them once", 2),
     Case("of an ensemble", "ensemble ensemble --out new", "the runs that it was made of", 1),
     Case("a file as folder", "ensemble run --out spikes.h5", "spikes.h5 already exists", 1),
+    # import-ndt1, stream
+    Case(
+        "a model that is not",
+        "import-ndt1 nowhere.pth --out new --data spikes.h5",
+        "no.*nowhere.pth|nowhere.pth.*no",
+        1,
+    ),
+    Case("no model and no config", "import-ndt1 --out new", "CHECKPOINT|--config", 2),
+    Case("a stream of no run", "stream nowhere", "nowhere", 1),
     # bench
     Case("10^9 neurons", f"{BENCH} --neurons {BILLION}", "1000000000 neurons.*GB.*--neurons", 2),
     Case("10^9 bins", f"{BENCH} --bins {BILLION}", "1000000000 bins.*GB.*free", 2),

@@ -72,7 +72,7 @@ CASES = [
     Case(
         "data that are gone",
         "evaluate run",
-        "nowhere.h5: there is no such file",
+        "nowhere.h5: the spike file that run was trained on is not there.*--data FILE",
         1,
         changed("run/settings.toml", "spikes.h5", "nowhere.h5"),
     ),

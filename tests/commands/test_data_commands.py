@@ -8,6 +8,7 @@ from ndt_cli import app
 from ndt_cli.app import load_command
 from ndt_cli.data.loading import load_file
 from ndt_cli.data.synthetic import make_chaotic_rnn, make_lorenz
+from ndt_cli.errors import typed
 from ndt_cli.settings.tree import DataSettings
 
 SMALL = ("--n-conditions", "3", "--n-repeats", "5", "--n-neurons", "4")
@@ -87,7 +88,8 @@ def good(tmp_path):
 
 def test_check_data_passes_a_good_file(ndt, good):
     code, out, err = ndt("check-data", good)
-    assert (code, err) == (0, "")
+    assert code == 0
+    assert err == f"Next:  ndt train --data {typed(good)}\n"
     assert str(good) in out
     assert "10 ms, 60 ms per trial" in out
     assert "Good for: train" in out

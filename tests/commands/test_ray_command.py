@@ -18,6 +18,7 @@ from ndt_cli.search.pbt import Lineage
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(1800),
     pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra ray"),
 ]
 

@@ -4,8 +4,11 @@ import h5py
 import numpy as np
 import pytest
 
+from ndt_cli.convert import list_contents
 from ndt_cli.data.files import refuse_elsewhere
+from ndt_cli.data.loading import load_file
 from ndt_cli.errors import DataError
+from ndt_cli.settings.load import load_settings
 
 
 def _external_link(file, secret):
@@ -55,3 +58,14 @@ def test_the_benchmark_opens_no_other_file_either(tmp_path):
         open_nwb(tmp_path / "a.nwb", find_dataset("mc_maze_small")),
     ):
         pass
+
+
+def test_a_name_that_is_not_utf8_is_a_name_like_any_other(tmp_path):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["namex"] = np.arange(3)
+        file["other"] = np.arange(3)
+    path.write_bytes(path.read_bytes().replace(b"namex", b"nam\xffx"))
+    with pytest.raises(DataError, match=r"found `other`, group `nam.x/`"):
+        load_file(path, load_settings().data)
+    assert [entry.name for entry in list_contents(path).entries] == ["other"]

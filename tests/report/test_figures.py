@@ -155,7 +155,7 @@ def test_long_trials_are_drawn_in_seconds():
     assert figure.axes[-1].get_xlim() == (0, pytest.approx(4.0))
 
 
-def test_heatmaps_share_one_scale_and_one_order():
+def test_heatmaps_share_one_scale_for_each_neuron_and_one_order():
     data, inferred_BTN, smoothed_BTN = _data()
     figure = rate_heatmaps(data, inferred_BTN, smoothed_BTN, trial=0)
     true, ndt, smoothed, bar = figure.axes
@@ -170,7 +170,7 @@ def test_heatmaps_share_one_scale_and_one_order():
     assert np.asarray(ndt.images[0].get_array()) == pytest.approx(
         0.9 * np.asarray(true.images[0].get_array())
     )
-    assert bar.get_ylabel() == "rate (Hz)"
+    assert bar.get_ylabel() == "rate / peak of the neuron"
 
 
 def test_neurons_are_chosen_among_the_modulated_from_quiet_to_busy():

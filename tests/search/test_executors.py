@@ -40,7 +40,8 @@ SETTINGS = tiny_settings(
 )
 N_MEMBERS = 3
 
-pytestmark = pytest.mark.slow  # each starts processes that load PyTorch, and kills some
+# Each starts processes that load PyTorch, and kills some: on a busy machine that takes minutes.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def _data():
