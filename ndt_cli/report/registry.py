@@ -22,7 +22,6 @@ from ndt_cli.report.attention_weights import (
     draw_attention_lags,
     draw_attention_maps,
 )
-from ndt_cli.report.behavior import draw_behavior
 from ndt_cli.report.conditions import draw_conditions, draw_psth
 from ndt_cli.report.curves import draw_training, training_curves
 from ndt_cli.report.figures import FIGURE_SUFFIXES, CaptionedFigure, save_figure
@@ -41,7 +40,11 @@ from ndt_cli.report.sweep_figures import (
     draw_parallel,
     draw_settings,
 )
-from ndt_cli.report.trajectories import draw_trajectories_2d, draw_trajectories_3d
+from ndt_cli.report.trajectories import (
+    draw_behavior,
+    draw_trajectories_2d,
+    draw_trajectories_3d,
+)
 from ndt_cli.report.trial import (
     draw_heatmaps,
     draw_rates,

@@ -9,7 +9,6 @@ from builders import spike_data
 from ndt_cli.baselines import smooth
 from ndt_cli.data.spike_data import SpikeData
 from ndt_cli.errors import DataError
-from ndt_cli.report.behavior import decoded_beside_true, shown_trials
 from ndt_cli.report.conditions import (
     condition_groups,
     group_average,
@@ -19,7 +18,13 @@ from ndt_cli.report.conditions import (
     trial_groups,
 )
 from ndt_cli.report.neurons import per_neuron_scores
-from ndt_cli.report.trajectories import principal_components, trajectories_2d, trajectories_3d
+from ndt_cli.report.trajectories import (
+    decoded_beside_true,
+    principal_components,
+    shown_trials,
+    trajectories_2d,
+    trajectories_3d,
+)
 from ndt_cli.report.trial import rate_heatmaps, rates_over_raster, trial_text
 
 
