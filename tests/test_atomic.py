@@ -29,7 +29,7 @@ def test_text_is_written_and_replaces_an_older_file(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path):
+def test_the_old_file_is_kept_until_the_new_one_is_complete(tmp_path):
     path = tmp_path / "rates.npz"
     path.write_bytes(b"old")
 
@@ -74,7 +74,7 @@ def test_the_data_reach_the_disk_before_the_name_changes(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="folders cannot be opened there")
-def test_the_new_name_reaches_the_disk_before_the_writer_goes_on(tmp_path, monkeypatch):
+def test_the_new_name_reaches_the_disk_before_the_writer_continues(tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr("os.fsync", lambda fd: synced.append(stat.S_ISDIR(os.fstat(fd).st_mode)))
     write_text_atomic(tmp_path / "run.json", "{}", overwrite=True)

@@ -110,7 +110,7 @@ def here(files, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_an_example_gives_what_it_says(example, here):
+def test_an_example_prints_what_it_documents(example, here):
     said = []
     result = doctest.DocTestRunner(optionflags=FLAGS).run(example, out=said.append)
     assert result.attempted

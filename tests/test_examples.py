@@ -54,7 +54,7 @@ def test_own_spikes_gives_rates_for_every_trial_that_was_kept(own_spikes):
         assert np.isfinite(file["rates_hz"][:]).all()
 
 
-def test_own_spikes_says_what_is_in_the_file_and_how_good_the_fit_is(own_spikes):
+def test_the_own_spikes_example_describes_the_file_and_scores_the_fit(own_spikes):
     _, printed = own_spikes
     assert "go_cue " in printed
     assert "left out: 6 of 200 trials" in printed

@@ -230,7 +230,7 @@ BAD_WEIGHTS = {
 
 
 @pytest.mark.parametrize("name", BAD_WEIGHTS)
-def test_weights_that_are_not_right_are_refused(run, name):
+def test_weights_of_the_wrong_kind_are_refused(run, name):
     for path in (run / "checkpoints").iterdir():
         _resave(path, **BAD_WEIGHTS[name])
     for error in _refused(run, CheckpointError):
@@ -382,7 +382,7 @@ def test_a_data_file_of_the_settings_is_read_at_most(run, path):
         '{"epoch": ' + "9" * 5000 + "}",
     ],
 )
-def test_a_line_of_the_log_that_is_none_costs_that_line(run, line):
+def test_an_invalid_line_of_the_log_is_skipped(run, line):
     folder = RunFolder(run)
     records = folder.read_metrics()
     path = run / "metrics.jsonl"

@@ -79,7 +79,7 @@ def test_scores_that_are_lost_are_named_with_what_to_try():
     assert found.advice[-1] == "A search for better settings: `sweep()`."
 
 
-def test_a_model_that_loses_is_said_to_lose():
+def test_a_model_worse_than_smoothing_is_reported_as_worse():
     found = verdict(scores(-0.05, hidden_N=(-0.1, 0.3)), scores(0.129))
     assert found.sentence.startswith(
         "NDT predicts hidden bins worse than smoothing: -0.050 against 0.129 bits/spike, "

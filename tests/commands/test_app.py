@@ -100,7 +100,7 @@ def test_an_unknown_command_gets_the_nearest(ndt, typed, said):
     assert f"did you mean {said}?" in err
 
 
-def test_a_command_like_no_other_gets_the_list(ndt):
+def test_an_unknown_command_gets_the_list(ndt):
     code, _, err = ndt("qqqq")
     assert code == 2
     assert "gen-data" in err

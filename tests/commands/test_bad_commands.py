@@ -335,7 +335,7 @@ def _limited():
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.words[0]}: {case.what}")
-def test_a_bad_command_line_is_refused_in_words(case, lab, tmp_path, monkeypatch, capsys):
+def test_an_invalid_command_line_is_an_error_message(case, lab, tmp_path, monkeypatch, capsys):
     check_refused(case, lab, tmp_path, monkeypatch, capsys)
 
 

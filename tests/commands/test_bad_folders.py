@@ -231,7 +231,7 @@ def _limited():
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.words[0]}: {case.what}")
-def test_a_bad_file_or_folder_is_refused_in_words(case, lab, tmp_path, monkeypatch, capsys):
+def test_an_invalid_file_or_folder_is_an_error_message(case, lab, tmp_path, monkeypatch, capsys):
     check_refused(case, lab, tmp_path, monkeypatch, capsys)
 
 

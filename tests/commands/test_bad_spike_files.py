@@ -265,7 +265,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.words[0]}: {case.what}")
-def test_a_bad_spike_file_is_refused_in_words(case, tmp_path, monkeypatch, capsys):
+def test_an_invalid_spike_file_is_an_error_message(case, tmp_path, monkeypatch, capsys):
     check(case, tmp_path, monkeypatch, capsys)
     # Nothing was made of it, and no code in it has run.
     assert not (tmp_path / "runs").exists()

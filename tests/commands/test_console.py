@@ -92,7 +92,7 @@ def test_a_stream_without_the_characters_shows_others(tmp_path):
 
 
 @pytest.mark.parametrize("columns", ["0", "-3", "wide"])
-def test_a_width_that_is_none_is_ignored(columns):
+def test_an_invalid_width_is_ignored(columns):
     environment = {**os.environ, "COLUMNS": columns}
     done = _ndt(["presets"], env=environment, capture_output=True)
     assert "lorenz-quick" in done.stdout

@@ -51,7 +51,7 @@ def test_a_log_file_has_a_line_for_each_stage_with_its_seconds(shown):
     assert "\x1b" not in stream.getvalue()
 
 
-def test_a_stage_that_failed_is_not_said_to_be_done(shown):
+def test_a_failed_stage_is_not_reported_as_done(shown):
     stream = shown(terminal=False)
 
     def fail(progress):
@@ -75,7 +75,7 @@ def test_on_a_terminal_the_time_moves_while_a_stage_tells_nothing(shown):
         assert "0:00:00" in stream.getvalue()
 
 
-def test_on_a_terminal_it_is_said_how_far_a_stage_is_where_it_tells(shown):
+def test_a_terminal_shows_the_progress_of_a_stage(shown):
     stream = shown(terminal=True)
     with SubmitProgress() as progress:
         progress.stage("reading spikes", 2, 6)

@@ -98,7 +98,9 @@ def test_generations_on_a_cluster_of_its_own_are_those_of_a_sweep_here(spikes, t
     assert_same_sweep(tmp_path / "ray", tmp_path / "here")
 
 
-def test_ctrl_c_saves_says_how_to_go_on_and_leaves_a_running_cluster_as_it_is(spikes, tmp_path):
+def test_ctrl_c_saves_prints_the_resume_command_and_leaves_a_running_cluster_alone(
+    spikes, tmp_path
+):
     out = tmp_path / "ray"
     with ray_cluster(n_cpus=2) as address:
         import ray
@@ -119,7 +121,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_leaves_a_running_cluster_as_it_is(sp
     assert (out / "members/000/checkpoints/last.safetensors").is_file()
 
 
-def test_a_cluster_that_is_not_there_is_said_in_seconds(spikes, tmp_path):
+def test_a_missing_cluster_is_reported_within_seconds(spikes, tmp_path):
     begun = time.monotonic()
     for address, code, words in (
         ("127.0.0.1:1", 1, "127.0.0.1:1 cannot be reached"),

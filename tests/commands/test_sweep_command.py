@@ -55,7 +55,7 @@ def made(spikes, tmp_path_factory):
     return out, made
 
 
-def test_a_sweep_tells_its_members_best_first_and_its_folder(made):
+def test_a_sweep_prints_its_members_best_first_and_its_folder(made):
     out, said = made
     assert "settings: preset recordings" in said.stderr
     assert "space: recordings, 9 settings drawn" in said.stderr
@@ -68,7 +68,7 @@ def test_a_sweep_tells_its_members_best_first_and_its_folder(made):
     assert f"sweep: {out}" in said.stdout.replace("\n", "")
 
 
-def test_show_says_the_same_again_as_a_table_csv_or_json(made):
+def test_show_prints_the_same_table_csv_or_json(made):
     out, said = made
     shown = ndt("sweep", "show", out)
     assert shown.exit_code == 0, shown.output
@@ -104,7 +104,7 @@ def test_brackets_in_a_path_are_no_markup(spikes, tmp_path):
     assert f"run folder: {out}" in made.stderr.replace("\n", "")
 
 
-def test_a_first_ctrl_c_saves_and_says_how_to_go_on(spikes, tmp_path):
+def test_the_first_ctrl_c_saves_and_prints_the_resume_command(spikes, tmp_path):
     out = tmp_path / "my sweep"
     options = ("--members", "2", "--jobs", "2", "--out", str(out))
     process = subprocess.Popen(
@@ -166,7 +166,7 @@ def test_a_first_ctrl_c_saves_and_says_how_to_go_on(spikes, tmp_path):
         ),
     ],
 )
-def test_what_cannot_be_is_said_in_words(args, said, tmp_path, monkeypatch):
+def test_impossible_requests_are_error_messages(args, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = ndt("sweep", *args)
     assert result.exit_code in (1, 2)
@@ -203,7 +203,7 @@ def test_the_end_names_the_best_settings_and_how_to_use_them(made):
     ("package", "args"),
     [("ray", ("--backend", "ray")), ("wandb", ("--logger", "wandb"))],
 )
-def test_where_a_package_is_missing_one_line_says_what_to_install(
+def test_a_missing_package_is_one_line_with_the_command_to_install_it(
     package, args, spikes, tmp_path, monkeypatch
 ):
     module = {"ray": "ray_executor", "wandb": "loggers"}[package]
@@ -214,7 +214,7 @@ def test_where_a_package_is_missing_one_line_says_what_to_install(
     assert not (tmp_path / "x").exists()
 
 
-def test_members_side_by_side_are_told_one_by_one_and_ranked_by_seeds(spikes, tmp_path):
+def test_members_are_reported_one_by_one_and_ranked_over_seeds(spikes, tmp_path):
     out = tmp_path / "sweep"
     made = ndt(
         "sweep", "--data", spikes, "--out", out, "--members", 2, "--seeds", 2, "--jobs", 2,
@@ -225,7 +225,7 @@ def test_members_side_by_side_are_told_one_by_one_and_ranked_by_seeds(spikes, tm
     assert "(mean of 2 seeds)" in made.stdout
 
 
-def test_generations_tell_who_goes_on_from_whom_and_show_says_where_it_is_kept(spikes, tmp_path):
+def test_generations_show_who_copied_whom(spikes, tmp_path):
     out = tmp_path / "sweep"
     made = ndt(
         "sweep", "--data", spikes, "--out", out, "--members", 4, "--pbt-interval", 1, *settings()
@@ -282,7 +282,7 @@ def test_an_ensemble_of_a_sweep_is_evaluated_after_the_sweep_is_gone(made, tmp_p
     assert scores["rates"]["r2_mean"] == pytest.approx(best, abs=1e-5)
 
 
-def test_an_ensemble_of_so_many_members_or_of_runs(made, tmp_path):
+def test_an_ensemble_has_a_number_of_members_or_named_runs(made, tmp_path):
     runs = sorted((made[0] / "members").iterdir())
     result = ndt("ensemble", made[0], "--members", 2, "--out", tmp_path / "two", "--json")
     content = json.loads(result.stdout)
@@ -292,7 +292,7 @@ def test_an_ensemble_of_so_many_members_or_of_runs(made, tmp_path):
     assert [row["from"] for row in about["members"]] == [str(run) for run in runs]
 
 
-def test_a_wrong_ensemble_is_said_in_words(made, tmp_path):
+def test_an_invalid_ensemble_is_an_error_message(made, tmp_path):
     run = made[0] / "members" / "000"
     wrong = {
         ("--members", "2"): (run,),

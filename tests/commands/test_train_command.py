@@ -80,7 +80,7 @@ def test_a_run_is_never_overwritten(run, spikes):
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 
-def test_resume_goes_on_and_takes_only_its_own_settings(run):
+def test_resume_uses_only_the_settings_of_the_run(run):
     result = ndt("train", "--resume", run, "--set", "train.max_epochs=4")
     assert result.exit_code == 0, result.output
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 4

@@ -84,7 +84,7 @@ def test_padding_is_never_merged():
 
 
 @pytest.mark.parametrize(("n_bins", "window", "overlap"), [(0, 4, 1), (10, 4, 4), (10, 4, -1)])
-def test_windows_that_cannot_be_are_refused(n_bins, window, overlap):
+def test_impossible_windows_are_refused(n_bins, window, overlap):
     with pytest.raises(DataError, match="overlap shorter than the window"):
         chop_windows(n_bins, window, overlap)
     with pytest.raises(DataError, match="no windows"):

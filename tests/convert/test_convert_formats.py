@@ -103,7 +103,7 @@ def test_units_are_filtered_by_quality(tmp_path, name):
     assert converted.report.neurons == converted.recording.train.neuron_names == names
 
 
-def test_what_the_listing_says(tmp_path):
+def test_the_listing_shows_arrays_shapes_and_uses(tmp_path):
     listing = list_contents(write_nwb(tmp_path / "rat.nwb", session()))
     by_name = {entry.name: entry for entry in listing.entries}
     assert listing.format == "NWB"

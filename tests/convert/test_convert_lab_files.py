@@ -394,7 +394,7 @@ def test_a_phy_folder_without_a_sampling_rate_needs_one(phy):
     np.testing.assert_array_equal(data.spikes_BTN, expected_counts(recording()))
 
 
-def test_what_is_not_read_leads_on(tmp_path):
+def test_files_of_other_formats_get_the_next_step(tmp_path):
     np.save(tmp_path / "a.npy", np.arange(3))
     (tmp_path / "a.pkl").write_bytes(pickle.dumps({"spike_times": [1.0]}))
     (tmp_path / "a.zarr").mkdir()
@@ -502,7 +502,7 @@ def test_a_table_with_decimal_commas_and_comments_is_read(tmp_path):
     assert result.report.neurons == ("0", "1", "2", "3")
 
 
-def test_a_listing_says_what_would_be_taken(tmp_path):
+def test_a_listing_shows_what_would_be_used(tmp_path):
     times, units = pooled(recording())
     np.savez(tmp_path / "a.npz", spike_times=times, spike_units=units)
     assert list_contents(tmp_path / "a.npz").spikes == ("spike_times", "spike_times")

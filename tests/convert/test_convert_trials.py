@@ -51,7 +51,7 @@ def test_what_is_left_out_is_counted_by_reason(rat):
     assert lost["spikes", "are outside the trials' bins"] == (n_outside, n_spikes)
 
 
-def test_no_trial_left_says_why(rat):
+def test_no_trial_left_is_refused_with_the_reason(rat):
     with pytest.raises(DataError, match=r"no trial is left: 8 of 8 trials do not meet"):
         convert(rat(), ConvertOptions(bin_ms=50, where=("side == up",)))
 

@@ -207,7 +207,7 @@ def test_samples_at_no_time_are_left_out(tmp_path):
 
 
 @pytest.mark.parametrize("start", [1e300, 2e13, -2e13])
-def test_a_time_that_is_none_is_refused_without_a_warning(tmp_path, start):
+def test_an_invalid_time_is_refused_without_a_warning(tmp_path, start):
     starts = np.array([0.0, 0.5, start])
     path = continuous(tmp_path / "a.npz", start=starts, stop=starts + 0.4)
     with pytest.raises(SettingsError, match=r"found a time of .*e.* s"):
@@ -222,7 +222,7 @@ def test_unsigned_microseconds_do_not_wrap(tmp_path):
 
 
 @pytest.mark.parametrize("bin_ms", [0.0, -10.0, "wide"])
-def test_a_bin_width_that_is_none_is_refused(tmp_path, bin_ms):
+def test_a_bin_width_of_zero_or_less_is_refused(tmp_path, bin_ms):
     with pytest.raises(DataError, match=r"'bin_ms': found .*expected (a width|numbers)"):
         convert(continuous(tmp_path / "a.npz", bin_ms=bin_ms))
 

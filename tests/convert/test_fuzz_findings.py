@@ -104,7 +104,7 @@ def test_a_group_of_another_file_is_an_error(folder):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
-def test_what_a_link_leads_to_is_not_even_opened(tmp_path):
+def test_the_target_of_a_link_is_not_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe.h5")  # opening it waits for ever
     path = hdf5(tmp_path / "a.h5", far=h5py.ExternalLink("pipe.h5", "/"), bin_ms=20.0)
     assert [entry.name for entry in list_contents(path).entries] == ["bin_ms", "far"]
@@ -190,7 +190,7 @@ def test_forward_counts_of_held_out_neurons_need_their_window(tmp_path):
 @pytest.mark.parametrize(
     "shape", ["(True, 5, 3)", "(6.0, 5, 3)", f"({10**20}, 0, 3)", "(-6, 5, 3)"]
 )
-def test_a_shape_that_is_none_is_refused(tmp_path, shape):
+def test_an_invalid_shape_is_refused(tmp_path, shape):
     path = tmp_path / "a.npz"
     header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}}}\n".encode()
     magic = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header))

@@ -85,7 +85,7 @@ def test_unknown_counts_are_no_drop_of_the_rate(tmp_path):
     assert not warned(report, "Mean rates differ")
 
 
-def test_what_looks_odd_is_warned_of(save):
+def test_unusual_data_raise_a_warning(save):
     spikes = RNG.poisson(0.5, (40, 200, 6))
     spikes[..., 1] = 0
     spikes[..., 2] = 1
@@ -146,7 +146,7 @@ def test_a_file_that_cannot_be_opened_is_a_problem_not_an_error(tmp_path, conten
     assert report.arrays == ()
 
 
-def test_a_file_without_a_bin_width_says_what_to_do(tmp_path):
+def test_a_file_without_a_bin_width_is_refused_with_the_next_step(tmp_path):
     np.savez(tmp_path / "rat.npz", spikes=np.ones((4, 5, 6)))
     report = describe_file(tmp_path / "rat.npz", DEFAULTS)
     assert len(report.problems) == 1

@@ -58,7 +58,7 @@ def test_true_rates_become_spikes_per_bin(save, scale, stored, asked, said):
     assert "looks wrong" not in " ".join(recording.notes)
 
 
-def test_a_scale_that_fits_nothing_is_refused(save):
+def test_a_scale_that_fits_no_axis_is_refused(save):
     with pytest.raises(DataError, match=r"`conversion_factor`: found no such key.*expected 1") as e:
         load_file(save(**truth(17.0)), DEFAULTS)
     assert "data.conversion_factor" in e.value.hint

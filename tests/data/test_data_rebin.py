@@ -90,7 +90,7 @@ def test_a_trial_shorter_than_a_bin_is_refused():
         rebin(make_data([8, 2], 8), 20.0)
 
 
-def test_a_recording_says_what_was_dropped():
+def test_a_recording_lists_what_was_dropped():
     data = make_data([8, 7], 8)
     recording = Recording(data, replace(data), source="rat.h5", layout="ndt", notes=("first",))
     wide = rebin_recording(recording, 10.0)

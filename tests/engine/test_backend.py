@@ -58,7 +58,7 @@ def test_a_shape_that_comes_again_is_replayed_on_the_batch_given():
     assert capture.n_captured == 3
 
 
-def test_a_read_out_is_the_caller_s_own():
+def test_a_readout_is_a_copy_of_its_caller():
     captured = CapturedNetwork(_network(), Capture())
     outputs = [captured(counts_BTN(1, 20, 5, seed=seed)) for seed in range(6)]
     for seed, output in enumerate(outputs):

@@ -131,7 +131,7 @@ def test_a_capture_that_fails_leaves_generators_and_stream_as_they_were(mocked_c
     assert gc.isenabled()
 
 
-def test_after_a_failed_capture_none_is_tried_again(mocked_cuda):
+def test_a_failed_capture_is_not_retried(mocked_cuda):
     def fail():
         raise RuntimeError("operation not permitted when stream is capturing")
 

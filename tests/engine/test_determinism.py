@@ -148,7 +148,7 @@ def test_a_run_of_a_gpu_is_not_resumed_without_one(tmp_path):
     assert "start a new run here" in caught.value.hint
 
 
-def test_fewer_threads_than_before_are_said(tmp_path):
+def test_fewer_threads_than_before_are_reported(tmp_path):
     run = _half(tmp_path / "run", n_threads=0)
     _say(run, n_threads=1000)
     said = r"started with 1000 CPU threads \(available now: \d+\): .*round"
@@ -156,7 +156,7 @@ def test_fewer_threads_than_before_are_said(tmp_path):
         resume(run, recording=_data())
 
 
-def test_another_torch_than_before_is_said(tmp_path):
+def test_another_torch_version_is_reported(tmp_path):
     run = _half(tmp_path / "run")
     _say(run, packages={"torch": "2.0.1"})
     with pytest.warns(RunWarning, match=r"started with torch 2\.0\.1 \(installed now"):

@@ -52,7 +52,7 @@ def test_more_processes_than_gpus_is_refused(monkeypatch, wanted):
         ("mps", {}, "no Apple GPU"),
     ],
 )
-def test_a_device_that_is_not_there_is_refused_with_what_to_do(monkeypatch, wanted, machine, words):
+def test_a_missing_device_is_refused_with_the_next_step(monkeypatch, wanted, machine, words):
     _machine(monkeypatch, **machine)
     with pytest.raises(DeviceError, match=words) as caught:
         _choose(wanted)

@@ -103,7 +103,7 @@ def test_trials_of_another_kind_are_refused_in_its_own_name(ensemble):
 # The folder
 
 
-def test_it_holds_the_weights_it_needs_and_says_where_they_are_from(ensemble, runs):
+def test_an_ensemble_holds_its_weights_and_their_sources(ensemble, runs):
     member = ["checkpoints/best-masked-loss.safetensors", "run.json", "settings.toml"]
     expected = ["ensemble.json", "run.json", "settings.toml"]
     expected += [f"members/00{i}/{name}" for i in range(3) for name in member]
@@ -146,7 +146,7 @@ def test_runs_of_other_data_are_refused(runs, tmp_path, fields, said):
     assert not (tmp_path / "ensemble").exists()
 
 
-def test_a_run_twice_none_or_an_ensemble_are_refused(ensemble, runs, tmp_path):
+def test_repeated_runs_no_runs_and_ensembles_are_refused(ensemble, runs, tmp_path):
     out = tmp_path / "other"
     for given in ([], [runs[0], runs[0]]):
         with pytest.raises(SettingsError, match="each of them once"):

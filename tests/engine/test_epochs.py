@@ -165,7 +165,7 @@ def test_a_measure_that_the_data_do_not_allow_is_refused(tmp_path, choose_by):
     assert not (tmp_path / "run").exists()
 
 
-def test_an_improving_run_goes_on_to_its_last_epoch(tmp_path, monkeypatch):
+def test_an_improving_run_trains_to_its_last_epoch(tmp_path, monkeypatch):
     _scripted(monkeypatch, [1 / n for n in range(1, 9)])
     settings = tiny_settings(train={"max_epochs": 8, "patience_epochs": 1})
     result = train(settings, out=tmp_path, recording=recording())

@@ -383,7 +383,7 @@ def test_averaged_rates_of_a_trial_do_not_depend_on_the_trials_beside_it(run, sp
     assert width == load_trained(run).activations(data).shape[2]
 
 
-def test_what_the_hidden_scores_hide_is_told(run, spikes):
+def test_the_output_says_what_hidden_scores_hide(run, spikes):
     assert evaluate(run, recording=spikes).to_json()["hiding"] == "whole bins hidden, all zeros"
 
 

@@ -78,7 +78,7 @@ def _kill_at_random(folder, whole, n_kills, seed):
     return most_lost
 
 
-def test_a_run_killed_at_random_moments_goes_on_as_if_it_had_not_been(tmp_path, long):
+def test_a_run_killed_at_random_moments_resumes_exactly(tmp_path, long):
     assert _kill_at_random(tmp_path, long, n_kills=3, seed=0) <= INTERVAL_STEPS
 
 
@@ -104,7 +104,7 @@ def _kill_at_write(out, whole, n):
     shutil.rmtree(out)
 
 
-def test_a_run_killed_at_a_write_goes_on_as_if_it_had_not_been(tmp_path, short):
+def test_a_run_killed_at_a_write_resumes_exactly(tmp_path, short):
     n_writes = _count_writes(tmp_path / "run")
     assert n_writes > 50
     # As the folder is made, as the first checkpoint is, and between the best ones and the last.
@@ -114,13 +114,13 @@ def test_a_run_killed_at_a_write_goes_on_as_if_it_had_not_been(tmp_path, short):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_run_killed_at_each_of_its_writes_goes_on_as_if_it_had_not_been(tmp_path, short):
+def test_a_run_killed_at_each_of_its_writes_resumes_exactly(tmp_path, short):
     for n in range(1, _count_writes(tmp_path / "run") + 1):
         _kill_at_write(tmp_path / "run", short, n)
 
 
 @pytest.mark.slow
-def test_two_processes_that_are_killed_go_on_as_if_they_had_not_been(tmp_path):
+def test_two_killed_processes_resume_exactly(tmp_path):
     settings = changed(SHORT, "train", max_epochs=12)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert train_in_two(whole, settings) == [0, 0]

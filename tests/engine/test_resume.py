@@ -332,7 +332,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(tmp_path, whole, 
     assert_same_run(tmp_path, whole)
 
 
-def test_a_run_that_lost_its_last_checkpoint_is_not_begun_again(tmp_path):
+def test_a_run_that_lost_its_last_checkpoint_is_not_restarted(tmp_path):
     train(SETTINGS, out=tmp_path, recording=_data())
     RunFolder(tmp_path).checkpoint("last").unlink()
     before = _contents(tmp_path)
@@ -366,7 +366,7 @@ def test_a_checkpoint_that_lacks_a_tensor_is_refused(tmp_path, group):
         resume(tmp_path, recording=_data())
 
 
-def test_tensorboard_that_is_gone_is_said_in_words(tmp_path, monkeypatch):
+def test_missing_tensorboard_is_an_error_message(tmp_path, monkeypatch):
     train(SETTINGS, out=tmp_path, recording=_data(), **_stop_after(1))
     folder = RunFolder(tmp_path)
     folder.write_settings(changed(SETTINGS, "train", tensorboard=True))

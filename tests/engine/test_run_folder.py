@@ -96,7 +96,7 @@ def test_only_the_leftovers_of_the_run_itself_are_removed(tmp_path):
     assert {name: (tmp_path / name).exists() for name in names} == names
 
 
-def test_a_file_in_the_way_is_refused(tmp_path):
+def test_an_existing_file_is_refused(tmp_path):
     path = tmp_path / "run"
     path.write_text("notes")
     for taken in (path, path / "below"):

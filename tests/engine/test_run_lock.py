@@ -35,7 +35,7 @@ def test_a_folder_that_is_held_is_refused_with_who_holds_it_since_when(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": 1}', "\x00"])
-def test_a_folder_that_is_held_is_refused_whatever_its_note_says(tmp_path, text):
+def test_a_locked_folder_is_refused_whatever_its_note_contains(tmp_path, text):
     with hold_run(tmp_path):
         (tmp_path / HOLDER_FILE).write_text(text)
         with pytest.raises(RunError, match="another process is already training"):

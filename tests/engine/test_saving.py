@@ -92,7 +92,7 @@ def test_a_disk_that_stays_full_keeps_the_last_good_checkpoint(tmp_path, whole, 
     assert_same_run(tmp_path, whole)
 
 
-def test_training_stops_at_the_first_failure_where_it_is_told_to(tmp_path, whole, disk):
+def test_training_stops_at_the_first_failure_when_asked(tmp_path, whole, disk):
     watch = _epochs(disk, 2)
     with pytest.raises(RunError, match="cannot be written"):
         train(STOP, out=tmp_path, recording=data(), watch=watch)

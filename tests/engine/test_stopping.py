@@ -40,7 +40,7 @@ def _hang_up_handled(how):
 
 
 @needs_hang_up
-def test_a_terminal_that_closes_asks_however_often_it_says_so():
+def test_a_closing_terminal_requests_a_stop_each_time():
     with _hang_up_handled(signal.SIG_DFL), stop_request() as asked:
         for _ in range(3):
             signal.raise_signal(signal.SIGHUP)

@@ -65,7 +65,7 @@ def test_metrics_have_a_line_an_epoch_and_are_the_history(tmp_path):
     assert result.seconds == pytest.approx(seconds[-1], abs=0.5)
 
 
-def test_run_json_says_what_made_the_run(tmp_path):
+def test_run_json_records_what_made_the_run(tmp_path):
     data = recording()
     train(tiny_settings(), out=tmp_path, recording=data)
     content = RunFolder(tmp_path).read_json("run.json")
@@ -147,7 +147,7 @@ def test_one_seed_gives_one_run_and_another_seed_another(tmp_path):
     assert not same_tensors(runs["first"].model, runs["other"].model)
 
 
-def test_the_watcher_is_told_of_start_steps_and_epochs(tmp_path):
+def test_the_watcher_receives_start_steps_and_epochs(tmp_path):
     events = []
     result = train(tiny_settings(), out=tmp_path, recording=recording(), watch=events.append)
     started = events[0]
@@ -188,9 +188,7 @@ def test_data_that_cannot_be_trained_on_are_refused_before_anything_is_written(t
     assert not out.exists()
 
 
-def test_tensorboard_that_is_not_installed_is_said_before_anything_is_written(
-    tmp_path, monkeypatch
-):
+def test_missing_tensorboard_is_reported_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr("ndt_cli.engine.tensorboard.find_spec", lambda name: None)
     out = tmp_path / "run"
     with pytest.raises(MissingExtraError, match="TensorBoard") as caught:
@@ -249,7 +247,7 @@ def test_counts_that_training_never_saw_are_validated(tmp_path):
     assert all(math.isfinite(record["valid_masked_loss"]) for record in result.history)
 
 
-def test_a_read_out_starts_at_the_mean_rates_of_the_training_trials():
+def test_a_readout_starts_at_the_mean_rates_of_the_training_trials():
     data = spike_data(50, lengths_B=[6, 4] * 25)
     data.spikes_BTN[:, :, 2] = 0
     rates_N = starting_rates(data)
@@ -308,7 +306,7 @@ def test_a_run_on_a_gpu_is_reproducible_and_close_to_one_on_the_cpu(tmp_path):
         assert again["valid_masked_loss"] == gpu["valid_masked_loss"]
 
 
-def test_training_until_an_epoch_stops_there_and_goes_on_from_it(tmp_path):
+def test_training_until_an_epoch_stops_and_resumes_there(tmp_path):
     data, settings = recording(rates=True), tiny_settings(train={"max_epochs": 4})
     whole = train(settings, out=tmp_path / "whole", recording=data)
     part = train(settings, out=tmp_path / "part", recording=data, until_epoch=2)

@@ -173,7 +173,7 @@ def test_nll_is_the_log_of_a_probability():
     assert loss == pytest.approx(2 - (4 / 3) * math.log(2))
 
 
-def test_a_set_without_spikes_says_so():
+def test_a_set_without_spikes_is_refused():
     scores = bits_per_spike(_column(0.5, 2), _column(0, 0))
     assert (scores.n_spikes, scores.n_scored, scores.n_silent) == (0, 2, 1)
     assert math.isnan(scores.bits_per_spike)
@@ -186,7 +186,7 @@ def test_a_set_without_spikes_says_so():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -0.1])
-def test_a_rate_that_cannot_be_is_refused(bad):
+def test_an_impossible_rate_is_refused(bad):
     rates_BTN = _column(0.5, bad)
     with pytest.raises(ValueError, match=r"inferred rates.*\(0, 1, 0\)"):
         bits_per_spike(rates_BTN, _column(0, 1))

@@ -79,7 +79,7 @@ def test_wrap_initial_means_nothing_without_a_limit_behind():
 
 @pytest.mark.parametrize("full_context", [True, False])
 @pytest.mark.parametrize("norm_place", ["pre", "post"])
-def test_what_stands_in_padding_changes_no_rate_inside_the_trial(full_context, norm_place):
+def test_padding_changes_no_rate_inside_the_trial(full_context, norm_place):
     settings = model_settings(n_layers=2, full_context=full_context, norm_place=norm_place)
     network = build_network(settings, n_bins=8)
     input_BTN = counts_BTN(3, 8, 3)

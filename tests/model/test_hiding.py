@@ -268,7 +268,7 @@ def test_scores_hide_as_in_training_and_no_count_leaks(embedding, mask):
         ({"mode": "neuron", "zero_token": False}, "whole neurons hidden, all mask tokens"),
     ],
 )
-def test_what_scores_hide_is_told(mask, words):
+def test_the_output_says_what_the_scores_hide(mask, words):
     assert describe_scoring(MaskSettings(**mask)) == words
 
 

@@ -120,7 +120,7 @@ def test_the_loss_of_a_network_is_least_at_the_rates_that_made_the_counts(model)
         torch.testing.assert_close(network.rates(best), right)
 
 
-def test_a_rectified_read_out_gives_rates_that_are_never_negative():
+def test_a_rectified_readout_gives_no_negative_rates():
     network = build_network(model_settings(log_rates=False), n_neurons=5)
     output = network(counts_BTN(8, 6, 5))
     assert output.min() == 0

@@ -119,7 +119,7 @@ def test_tfixup_scales_the_encoder_weights_the_value_projection_too(n_layers):
 
 
 @pytest.mark.parametrize("readout", ["linear", "mlp"])
-def test_the_read_out_starts_uniform_within_a_tenth_and_without_bias(readout):
+def test_the_readout_starts_uniform_within_a_tenth_and_without_bias(readout):
     network = build_network(model_settings(readout=readout), n_neurons=40)
     last = network.readout.last
     assert last.weight.abs().max() <= 0.1
@@ -213,7 +213,7 @@ def test_relative_positions_start_as_none_and_end_at_no_length():
 
 @pytest.mark.parametrize("model", _LOSSES)
 @pytest.mark.parametrize("readout", ["linear", "mlp"])
-def test_a_read_out_that_starts_at_rates_gives_those_rates(model, readout):
+def test_a_readout_that_starts_at_rates_gives_those_rates(model, readout):
     network = build_network(model_settings(readout=readout, **model), n_neurons=3, max_count=12)
     rates_N = torch.tensor([0.05, 1.0, 2.5])
     network.readout.start_at(rates_N)

@@ -132,7 +132,7 @@ def test_several_candidates_are_refused(tmp_path):
         locate(DATASETS["mc_rtt"], tmp_path)
 
 
-def test_what_is_missing_is_said_with_size_address_and_command(tmp_path):
+def test_missing_files_are_named_with_size_address_and_command(tmp_path):
     dataset = DATASETS["mc_maze"]
     with pytest.raises(DataError) as caught:
         locate(dataset, tmp_path)

@@ -94,7 +94,7 @@ def test_a_group_of_another_name_would_be_skipped(arrays, expected):
     )
 
 
-def test_a_misspelled_group_is_told_the_name_that_fits_its_bins(arrays):
+def test_a_misspelled_group_gets_the_name_that_fits_its_bins(arrays):
     finding = only(errors(check_group("mc-maze-small", arrays)))
     assert f"`{GROUP}`" in finding.hint  # its bins are those of 20 ms
 

@@ -195,7 +195,7 @@ def test_another_file_of_the_name_is_not_overwritten(server, target):
     assert target.read_bytes() == b"mine"
 
 
-def test_a_check_tells_size_and_digest(target):
+def test_a_check_prints_size_and_digest(target):
     target.parent.mkdir()
     file = public("http://127.0.0.1:1/")
     assert check_file(file, target).state == "missing"

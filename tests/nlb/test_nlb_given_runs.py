@@ -175,7 +175,7 @@ def test_a_damaged_member_is_named_with_its_own_hint(swept, data_dir, tmp_path):
 
 
 # ------------------------------------------------------------------ what does not go together
-def test_a_sweep_that_is_none_or_too_small_is_refused(swept, data_dir, tmp_path):
+def test_a_folder_without_a_sweep_or_with_too_few_members_is_refused(swept, data_dir, tmp_path):
     with pytest.raises(RunError, match="is not a sweep"):
         make(tmp_path / "no-nwb-files", tmp_path / "out", sweep=tmp_path)
     with pytest.raises(SettingsError, match="4 ranked members"):

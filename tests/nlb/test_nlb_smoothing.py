@@ -188,7 +188,7 @@ def test_many_half_precision_counts_are_added_up_right():
     assert rates.eval_rates_heldout.max() == 1
 
 
-def test_without_scikit_learn_the_error_says_what_to_run(tensors, monkeypatch):
+def test_without_scikit_learn_the_error_names_the_command_to_install_it(tensors, monkeypatch):
     found = extra.find_spec
     monkeypatch.setattr(extra, "find_spec", lambda name: None if name == "sklearn" else found(name))
     with pytest.raises(MissingExtraError, match="sklearn") as caught:

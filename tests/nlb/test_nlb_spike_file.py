@@ -89,7 +89,7 @@ def test_the_command_writes_a_file_that_trains(data_dir, tmp_path):
     assert path.read_bytes() == before
 
 
-def test_json_says_what_is_in_it(data_dir, tmp_path):
+def test_json_lists_the_contents(data_dir, tmp_path):
     path = tmp_path / "spikes.npz"
     made = ndt("nlb-data", "mc_maze_small", "--spikes", path, "--data-dir", data_dir, "--json")
     assert json.loads(made.stdout) == {

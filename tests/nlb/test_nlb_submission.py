@@ -122,7 +122,7 @@ def test_a_failure_leaves_no_part_of_a_file(tmp_path, rates, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_is_no_submission_says_so(tmp_path, rates):
+def test_a_file_that_is_not_a_submission_is_named(tmp_path, rates):
     path = tmp_path / "s.h5"
     with pytest.raises(DataError, match="no such file"):
         read_submission(path)

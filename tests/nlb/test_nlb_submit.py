@@ -72,7 +72,7 @@ def test_members_differ_by_seed_and_their_rates_are_averaged(two_members, data_d
     assert seeds == [0, 1]
 
 
-def test_weights_are_chosen_by_co_bps_unless_said_otherwise(two_members):
+def test_weights_are_chosen_by_co_bps_by_default(two_members):
     settings = RunFolder.open(two_members.datasets[0].runs[0]).settings()
     assert settings.train.choose_by == "co-bps"
     assert dataset_settings(

@@ -198,7 +198,7 @@ def test_tensors_are_made_once(own_maze, monkeypatch):
     assert path.name.startswith("mc_maze_small_20ms_val_nlb0.0.4_pandas")
 
 
-def test_a_changed_file_or_another_width_or_phase_is_made_anew(own_maze, monkeypatch):
+def test_a_changed_file_width_or_phase_is_converted_again(own_maze, monkeypatch):
     calls = counted(monkeypatch)
     make_tensors("mc_maze_small", 20, "val", own_maze.root)
     make_tensors("mc_maze_small", 5, "val", own_maze.root)
@@ -209,7 +209,7 @@ def test_a_changed_file_or_another_width_or_phase_is_made_anew(own_maze, monkeyp
 
 
 @pytest.mark.parametrize("damage", ["cut short", "a byte changed"])
-def test_a_damaged_cache_is_made_anew(own_maze, monkeypatch, damage):
+def test_a_damaged_cache_is_rebuilt(own_maze, monkeypatch, damage):
     first = make_tensors("mc_maze_small", 20, "val", own_maze.root)
     (path,) = (own_maze.train.parent / "tensors").iterdir()
     content = bytearray(path.read_bytes())
@@ -247,7 +247,7 @@ def test_a_truncated_file_is_named(own_maze):
     assert f"`fetch_dataset('mc_maze_small', data_dir='{own_maze.root}')`" in caught.value.hint
 
 
-def test_a_file_is_fetched_anew_into_the_folder_that_it_was_looked_for_in(own_maze):
+def test_a_missing_file_is_downloaded_into_the_searched_folder(own_maze):
     flat = own_maze.root / "flat"
     flat.mkdir()
     path = own_maze.train.rename(flat / own_maze.train.name)
@@ -297,7 +297,7 @@ def test_bins_of_another_width_are_refused(maze):
         made(maze, 10)
 
 
-def test_what_is_missing_is_said_in_one_line_to_run(monkeypatch):
+def test_missing_packages_are_named_with_the_command_to_install_them(monkeypatch):
     monkeypatch.setattr(extra, "find_spec", lambda name: None if name == "nlb_tools" else name)
     with pytest.raises(MissingExtraError) as caught:
         extra.require_nlb_extra("nlb_tools", "pandas")

@@ -110,7 +110,7 @@ def test_a_wrong_name_gets_the_nearest(run, tmp_path, typed, said):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_figure_that_the_run_cannot_have_says_why(run, tmp_path):
+def test_a_figure_that_needs_missing_data_is_refused_with_the_reason(run, tmp_path):
     result = ndt("plot", run, "conditions", "--out", tmp_path / "a.png")
     assert result.exit_code == 1
     assert "have no conditions" in result.stderr

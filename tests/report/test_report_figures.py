@@ -146,7 +146,7 @@ def test_components_find_the_plane_in_which_rates_move():
     assert (components.axes_PN[np.arange(3), largest_P] > 0).all()
 
 
-def test_a_busy_neuron_is_not_the_whole_picture():
+def test_a_busy_neuron_does_not_dominate_the_picture():
     rng = np.random.default_rng(2)
     common_T = np.sin(np.linspace(0, 20, 300))
     quiet_TN = 10 + 5 * common_T[:, None] * np.ones(9)

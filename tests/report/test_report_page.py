@@ -184,7 +184,7 @@ def test_the_scores_are_those_of_the_evaluation(page, run, spikes):
     }
 
 
-def test_the_page_says_what_was_trained_on_what(page, run):
+def test_the_page_names_the_model_and_its_data(page, run):
     facts = {row[0]: "".join(row[1:]) for row in page.rows if len(row) >= 2}
     assert facts["trials"] == "12 training, 6 validation"
     assert facts["neurons"] == "4"
@@ -254,7 +254,7 @@ def test_no_name_from_a_file_is_taken_for_html(tmp_path, unpainted):
     assert all(image["src"].startswith("data:") for image in page.images)
 
 
-def test_a_template_that_misses_a_value_fails_aloud():
+def test_a_template_with_a_missing_value_is_an_error():
     with pytest.raises(Exception, match="undefined"):
         render("run.html", SETTINGS, {})
 
@@ -267,7 +267,7 @@ def page_of(spikes, tmp_path, settings=SETTINGS):
     return Page(run_html(RunContents(run, recording=spikes)))
 
 
-def test_one_neuron_without_conditions_has_a_page_that_says_what_is_missing(tmp_path, unpainted):
+def test_one_neuron_without_conditions_has_a_page_that_names_what_is_missing(tmp_path, unpainted):
     short = [6, 1, 3, 6, 5]
     splits = [
         spike_data(len(b), 6, 1, seed=s, lengths_B=b) for s, b in ((1, short * 2), (2, short))
@@ -322,7 +322,7 @@ def test_other_data_than_the_run_s_own_are_refused(run, tmp_path):
         run_html(RunContents(run, data=file))
 
 
-def test_an_interrupted_run_says_how_far_it_came(spikes, tmp_path):
+def test_an_interrupted_run_reports_its_last_epoch(spikes, tmp_path):
     ended = []
 
     def watch(event):
@@ -396,7 +396,7 @@ def test_a_run_that_cannot_be_written_to_is_named_before_the_page_is_made(run, m
     assert f"no permission to write to the folder {run}" in said
 
 
-def test_what_is_no_run_is_refused(tmp_path):
+def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(RunError):
         write_report(tmp_path / "nothing")
 

@@ -72,7 +72,7 @@ def test_each_setting_has_a_panel_with_every_ranked_member_and_the_best_once_mor
     assert "member 0" in figure.get_suptitle()
 
 
-def test_who_diverged_is_drawn_as_a_cross_and_counted():
+def test_diverged_members_are_drawn_as_crosses_and_counted():
     lost = member(5, 9.0, "diverged")
     figure = score_by_setting(results(*MEMBERS, lost), DRAWS)
     assert len(drawn_points(figure.axes[1], "x")) == 1
@@ -104,7 +104,7 @@ def test_limits_follow_the_better_direction():
     assert alone[0] < 0.4 < alone[1]
 
 
-def test_loss_stands_against_r2_where_it_is_known():
+def test_loss_is_drawn_against_r2_where_r2_is_known():
     scored = [member(i, 0.40 + 0.01 * i, r2=0.9 - 0.1 * i) for i in range(4)]
     figure = loss_against_measure(results(*scored))
     (axes,) = figure.axes

@@ -61,7 +61,7 @@ def _assert_same(found, expected):
         assert same_tensors(one.optimizer, two.optimizer), member.name
 
 
-def test_after_each_interval_the_worst_quarter_goes_on_from_the_best(whole):
+def test_after_each_interval_the_worst_quarter_copies_the_best(whole):
     lineage = Lineage.read(whole)
     assert [move.epoch for move in lineage.moves] == [2, 4]
     for move in lineage.moves:
@@ -86,7 +86,7 @@ def test_a_replaced_member_has_the_history_of_its_source_and_its_own_settings(wh
         assert RunFolder(member.folder).read_metrics()[-1]["learning_rate"] == rate
 
 
-def test_each_ranking_is_told_once_with_its_moves(tmp_path):
+def test_each_ranking_is_reported_once_with_its_copies(tmp_path):
     told = []
     watching = Watching(moves=lambda epoch, moves: told.append((epoch, *moves)))
     _sweep(tmp_path / "sweep", watching=watching)
@@ -109,7 +109,7 @@ def test_every_member_is_trained_to_the_end_and_ranked(whole):
 
 
 @pytest.mark.parametrize("after", [1, 7, 20, 26, 40, 52])
-def test_stopped_anywhere_it_goes_on_to_the_same_end(whole, tmp_path, after):
+def test_a_search_stopped_anywhere_ends_the_same(whole, tmp_path, after):
     taken = []
 
     def watch(event):
@@ -127,9 +127,7 @@ def test_stopped_anywhere_it_goes_on_to_the_same_end(whole, tmp_path, after):
 
 
 @pytest.mark.parametrize("at", ["copytree", "rename old", "rename new"])
-def test_killed_in_the_middle_of_a_move_it_goes_on_to_the_same_end(
-    whole, tmp_path, monkeypatch, at
-):
+def test_a_search_killed_while_copying_ends_the_same(whole, tmp_path, monkeypatch, at):
     class Killed(BaseException):
         pass
 

@@ -180,7 +180,7 @@ def test_a_space_that_is_written_reads_back_the_same(tmp_path):
         ({}, "no setting"),
     ],
 )
-def test_what_is_wrong_in_a_space_is_named(tables, said):
+def test_an_error_in_a_space_is_named(tables, said):
     with pytest.raises(SettingsError, match=said) as caught:
         space(**tables)
     assert "mine" in caught.value.message

@@ -87,7 +87,7 @@ def test_a_stopped_search_with_tpe_chooses_what_it_would_have_without_the_stop(
     assert _drawn(tmp_path / "halves") == _drawn(tmp_path / "whole")
 
 
-def test_a_sweep_whose_study_is_lost_goes_on_without_it(tmp_path):
+def test_a_sweep_continues_without_its_lost_study(tmp_path):
     out = tmp_path / "sweep"
     _sweep(out)
     (out / "study.journal").unlink()
@@ -323,7 +323,7 @@ class Recorder:
         self.told.append(("end", member, status))
 
 
-def test_a_tracker_is_told_of_every_epoch_of_every_member_once(tmp_path):
+def test_a_tracker_receives_every_epoch_of_every_member_once(tmp_path):
     tracker = Recorder()
     _sweep(tmp_path / "sweep", n_members=2, watching=Watching(loggers=[tracker]))
     expected = []

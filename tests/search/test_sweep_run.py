@@ -176,7 +176,7 @@ def test_a_sweep_that_was_stopped_and_resumed_is_the_whole_sweep(tmp_path, whole
 
 
 @pytest.mark.parametrize("epoch", [0, 1, 2])
-def test_a_killed_sweep_goes_on_to_the_whole_sweep(tmp_path, whole, epoch):
+def test_a_killed_sweep_resumes_to_the_whole_sweep(tmp_path, whole, epoch):
     # In member 1: before its first epoch ended, so without a checkpoint, or after one or two.
     seen = []
 
@@ -279,7 +279,7 @@ def _diverging_member(monkeypatch, index, n_epochs):
 
 
 @pytest.mark.parametrize("n_epochs", [0, 2])
-def test_a_member_that_diverges_is_said_to_and_the_sweep_goes_on(tmp_path, monkeypatch, n_epochs):
+def test_a_diverged_member_is_reported_and_the_sweep_continues(tmp_path, monkeypatch, n_epochs):
     _diverging_member(monkeypatch, 1, n_epochs)
     out = tmp_path / "sweep"
     results = sweep(SETTINGS, SPACE, n_members=3, seed=5, out=out, recording=_data()).results
@@ -340,7 +340,7 @@ def test_a_sweep_is_never_overwritten(whole):
     assert _rows(whole) == before
 
 
-def test_a_sweep_goes_on_with_its_own_data_alone(tmp_path):
+def test_a_sweep_resumes_with_its_own_data_only(tmp_path):
     out = tmp_path / "sweep"
     stopping = _stop_after(N_STEPS)
     sweep(SETTINGS, SPACE, n_members=2, out=out, recording=_data(), **stopping)

@@ -55,9 +55,7 @@ def test_a_file_goes_before_the_preset_of_that_name(tmp_path, monkeypatch):
         (".", "is a folder"),
     ],
 )
-def test_a_config_that_is_nowhere_is_named_with_the_nearest_preset(
-    tmp_path, monkeypatch, name, said
-):
+def test_a_missing_config_is_named_with_the_nearest_preset(tmp_path, monkeypatch, name, said):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SettingsError) as caught:
         find_config(name)
