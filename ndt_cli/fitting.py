@@ -99,7 +99,7 @@ def fit(
     >>> list(result.evaluation.scores)
     ['NDT', 'smoothed spikes', 'mean rate']
     >>> [figure.name for figure in result.figures]
-    ['rates.png', 'heatmaps.png', 'training.png']
+    ['rates.png', 'heatmaps.png', 'training.png', 'neurons.png']
     """
     recording = recording or load_recording(settings.data)
     result = train(settings, out=out, recording=recording, watch=watch, should_stop=should_stop)

@@ -7,7 +7,7 @@ import typer
 
 from ndt_cli.commands.console import log, next_step, print_json, say
 from ndt_cli.commands.evaluate import CheckpointChoice, SplitChoice
-from ndt_cli.commands.flags import JsonOption
+from ndt_cli.commands.flags import JsonOption, OverwriteOption
 from ndt_cli.commands.wording import as_typed
 from ndt_cli.errors import SettingsError, typed
 
@@ -32,7 +32,6 @@ CheckpointOption = Annotated[
 DeviceOption = Annotated[
     str | None, typer.Option("--device", help="auto, cpu, cuda or mps.", show_default="auto")
 ]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")]
 
 
 def report(

@@ -85,6 +85,7 @@ def log_results(
         for name, value in values.items()
     }
     final = {f"final/{name}": score for name, score in scores.items() if math.isfinite(score)}
+    _wait_for_the_next_second(folder.tensorboard)
     with SummaryWriter(str(folder.tensorboard)) as writer:
         # The name "." puts them into the run itself; any other would be a run of its own.
         writer.add_hparams(hyperparameters, final, run_name=".", global_step=epoch)

@@ -46,11 +46,15 @@ def open_nwb(path: Path, dataset: NlbDataset) -> "Iterator[NwbSource]":
     """Open a file and check its tables; a file that cannot be used raises DataError."""
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    refuse_elsewhere(path)
     try:
+        refuse_elsewhere(path)
         nwb_io = NWBHDF5IO(str(path), "r")
     except OSError as error:
         raise unreadable(path, dataset, error) from error
+    except DataError as error:
+        if isinstance(error.__cause__, OSError):  # damaged
+            raise unreadable(path, dataset, error.__cause__) from error
+        raise
     with nwb_io:
         try:
             with warnings.catch_warnings():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -170,6 +171,8 @@ def _process(run):
         [sys.executable, "-m", "ndt_cli", "stream", str(run)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # A shell's background job ignores Ctrl-C, and so would what it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 
@@ -184,7 +187,7 @@ def test_in_a_pipe_each_bin_is_answered_before_the_next_is_written_until_ctrl_c(
         assert process.stdout.read() == b""
         said = process.stderr.read().decode()
     assert "Traceback" not in said
-    assert "5 bins" in said
+    assert re.search("[45] bins", said)  # it may come before the fifth is counted
 
 
 def test_when_the_reader_has_gone_it_stops(runs):

@@ -93,6 +93,7 @@ def test_json_lists_the_contents(data_dir, tmp_path):
     path = tmp_path / "spikes.npz"
     made = ndt("nlb-data", "mc_maze_small", "--spikes", path, "--data-dir", data_dir, "--json")
     assert json.loads(made.stdout) == {
+        "schema": "ndt/nlb-spikes/1",
         "spikes": str(path),
         "dataset": "mc_maze_small",
         "bin_ms": 5,

@@ -2,6 +2,7 @@ import logging
 import sys
 import warnings
 
+import h5py
 import numpy as np
 import pytest
 
@@ -203,7 +204,11 @@ def test_a_changed_file_width_or_phase_is_converted_again(own_maze, monkeypatch)
     make_tensors("mc_maze_small", 20, "val", own_maze.root)
     make_tensors("mc_maze_small", 5, "val", own_maze.root)
     make_tensors("mc_maze_small", 20, "test", own_maze.root)
-    own_maze.train.touch()
+    own_maze.train.touch()  # the same content
+    make_tensors("mc_maze_small", 20, "val", own_maze.root)
+    assert len(calls) == 3
+    with h5py.File(own_maze.train, "r+") as file:
+        file["session_description"][()] = "another one"
     make_tensors("mc_maze_small", 20, "val", own_maze.root)
     assert len(calls) == 4
 
@@ -229,7 +234,7 @@ def test_a_folder_that_cannot_be_written_is_no_error(own_maze, monkeypatch):
     def refuse(path, write, overwrite):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(tensor_cache, "write_atomic", refuse)
+    monkeypatch.setattr(tensor_cache, "write_stream_atomic", refuse)
     tensors = make_tensors("mc_maze_small", 20, "val", own_maze.root)
     assert "cannot be written" in tensors.notes[-1]
 

@@ -1,5 +1,6 @@
 """Figures: what they show, their units, and how they are written."""
 
+import errno
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -269,7 +270,8 @@ def test_an_existing_figure_is_kept_unless_overwritten(tmp_path):
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = save_figure(training_curves(_history()), tmp_path / "curves.png")
     before = path.read_bytes()
-    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    full = OSError(errno.ENOSPC, "disk full")
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(full))
     with pytest.raises(OSError, match="disk full"):
         save_figure(training_curves(_history(5)), path, overwrite=True)
     assert path.read_bytes() == before

@@ -154,17 +154,22 @@ class _Ids(HTMLParser):
         self.words.append(data)
 
 
-def test_the_page_of_a_run_goes_into_its_folder_once(run, monkeypatch):
+def test_the_page_of_a_run_goes_into_its_folder_and_replaces_itself(run, monkeypatch):
     monkeypatch.setattr("ndt_cli.report.page.pages.data_uri", lambda figure: "data:,")
     first = ndt("report", run)
     assert first.exit_code == 0, first.output
     assert first.stdout == f"page: {run / 'report.html'}\n"
-    page = _Ids((run / "report.html").read_text(encoding="utf-8"))
+    page_text = (run / "report.html").read_text(encoding="utf-8")
+    page = _Ids(page_text)
     assert {"figure-training", "figure-attention-maps", "scores", "reproduce"} <= set(page.ids)
+    (run / "report.html").write_text(page_text.replace("scores", "other"), encoding="utf-8")
+    assert ndt("report", run).exit_code == 0
+    assert (run / "report.html").read_text(encoding="utf-8") == page_text
+    (run / "report.html").write_text("a page of someone else", encoding="utf-8")
     again = ndt("report", run)
     assert again.exit_code == 1
     assert "already exists" in again.stderr
-    assert f"ndt report {run} --overwrite" in " ".join("".join(page.words).split())
+    assert f"ndt report {run}" in " ".join("".join(page.words).split())
 
 
 def test_data_that_were_moved_can_be_named(run, settings, data, tmp_path):
