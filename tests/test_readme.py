@@ -74,7 +74,7 @@ def test_presets_that_are_named_exist():
 def test_both_commands_to_paste_set_everything_up():
     run, test = re.findall(r"```sh\n(python3 -m venv .*?)\n```", README)
     assert run.endswith(".venv/bin/ndt train")
-    assert test.endswith(".venv/bin/pytest -n 2")
+    assert test.endswith(".venv/bin/pytest -n 2 --dist loadfile")
     first_screen = README[: README.index("## ")]
     assert run in first_screen
     assert f"<!-- test command -->\n```sh\n{test}" in first_screen  # where .ci/run finds it

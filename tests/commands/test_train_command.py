@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -38,12 +39,20 @@ def spikes(tmp_path):
     return path
 
 
-@pytest.fixture
-def run(spikes, tmp_path):
-    out = tmp_path / "run"
-    result = ndt("train", "--data", spikes, "--out", out, *settings())
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    write_recording(recording(12, 6, rates=True, n_bins=8), folder / "spikes.h5")
+    data, out = folder / "spikes.h5", folder / "run"
+    result = ndt("train", "--data", data, "--out", out, *settings())
     assert result.exit_code == 0, result.output
     return out
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """Return a copy of a run that the test may change."""
+    return shutil.copytree(trained, tmp_path / "run")
 
 
 def test_training_prints_the_scores_and_the_run_folder(spikes, tmp_path):

@@ -108,7 +108,9 @@ def test_every_member_is_trained_to_the_end_and_ranked(whole):
     assert all(drawn[index] == values for index, values in final.items())
 
 
-@pytest.mark.parametrize("after", [1, 7, 20, 26, 40, 52])
+@pytest.mark.parametrize(
+    "after", [1, 26, 52, *(pytest.param(n, marks=pytest.mark.slow) for n in (7, 20, 40))]
+)
 def test_a_search_stopped_anywhere_ends_the_same(whole, tmp_path, after):
     taken = []
 
