@@ -213,7 +213,7 @@ def compare_runs(
             weights_RB = np.vstack([np.ones(n_trials), draws_RB])
             smoothed = _sampled(found, SMOOTHED, weights_RB)
         elif split is None and found.split != first.split:
-            # One of them was trained on a part of this file, which can be a score of none.
+            # One run was trained on a part of this file: none is scored on that part.
             return compare_runs(
                 runs,
                 split="valid",

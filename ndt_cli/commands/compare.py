@@ -9,8 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ndt_cli.commands.console import next_step, note, out, print_json, say
-from ndt_cli.commands.evaluate import SplitChoice
-from ndt_cli.commands.flags import JsonOption
+from ndt_cli.commands.flags import DeviceOption, JsonOption, SplitChoice
 from ndt_cli.errors import typed
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ def compare(
         int, typer.Option("--resamples", min=1, help="Number of bootstrap resamples of the trials.")
     ] = 1000,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the resamples.")] = 0,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
+    device: DeviceOption = "auto",
     as_csv: Annotated[
         bool, typer.Option("--csv", help="Print a CSV table on standard output, nothing else.")
     ] = False,

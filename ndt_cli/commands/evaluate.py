@@ -1,6 +1,5 @@
 """``ndt evaluate``: score a run, draw one trial."""
 
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +18,16 @@ from ndt_cli.commands.console import (
     say,
     warn,
 )
-from ndt_cli.commands.flags import AcceptChangesOption, JsonOption, SetOption
+from ndt_cli.commands.flags import (
+    AcceptChangesOption,
+    CheckpointOption,
+    DeviceOption,
+    JsonOption,
+    OtherNeuronsOption,
+    OtherWindowOption,
+    SetOption,
+    SplitChoice,
+)
 from ndt_cli.commands.wording import as_typed
 from ndt_cli.errors import SettingsError, typed
 
@@ -32,24 +40,6 @@ _FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 # Of the behavioral variables, as many as fit; --json prints all of them.
 _SHOWN_VARIABLES = 5
 _WIDEST_COLUMN = 16
-
-
-class SplitChoice(str, Enum):
-    """Which trials to score."""
-
-    train = "train"
-    valid = "valid"
-    all = "all"
-
-
-class CheckpointChoice(str, Enum):
-    """Which weights of the run."""
-
-    best_masked_loss = "best-masked-loss"
-    best_unmasked_loss = "best-unmasked-loss"
-    best_rate_r2 = "best-rate-r2"
-    best_co_bps = "best-co-bps"
-    last = "last"
 
 
 def evaluate(
@@ -68,12 +58,7 @@ def evaluate(
         ),
     ] = None,
     overrides: SetOption = None,
-    checkpoint: Annotated[
-        CheckpointChoice | None,
-        typer.Option(
-            "--checkpoint", help="Weights to use.", show_default="best by train.choose_by"
-        ),
-    ] = None,
+    checkpoint: CheckpointOption = None,
     rates_file: Annotated[Path | None, typer.Option("--rates", hidden=True)] = None,
     figure: Annotated[
         Path | None,
@@ -101,25 +86,13 @@ def evaluate(
             show_default="several from -80 to 160",
         ),
     ] = None,
-    other_neurons: Annotated[
-        bool,
-        typer.Option(
-            "--other-neurons",
-            help="Evaluate even if the file's neurons are known to differ from the run's.",
-        ),
-    ] = False,
-    other_window: Annotated[
-        bool,
-        typer.Option(
-            "--other-window",
-            help="Evaluate even if the file's trials are aligned otherwise than the run's.",
-        ),
-    ] = False,
+    other_neurons: OtherNeuronsOption = False,
+    other_window: OtherWindowOption = False,
     accept_changes: AcceptChangesOption = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing file of --figure.")
     ] = False,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
+    device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate a run.

@@ -1,10 +1,30 @@
 """Options shared by several commands."""
 
+from enum import Enum
 from typing import Annotated
 
 import typer
 
 from ndt_cli.errors import SettingsError
+
+
+class SplitChoice(str, Enum):
+    """Which trials to score."""
+
+    train = "train"
+    valid = "valid"
+    all = "all"
+
+
+class CheckpointChoice(str, Enum):
+    """Which weights of the run."""
+
+    best_masked_loss = "best-masked-loss"
+    best_unmasked_loss = "best-unmasked-loss"
+    best_rate_r2 = "best-rate-r2"
+    best_co_bps = "best-co-bps"
+    last = "last"
+
 
 ConfigOption = Annotated[
     str | None,
@@ -39,6 +59,29 @@ AcceptChangesOption = Annotated[
         help="Go on, with a warning, if a run's settings, data, log or checkpoints were changed.",
     ),
 ]
+
+OtherNeuronsOption = Annotated[
+    bool,
+    typer.Option(
+        "--other-neurons",
+        help="Go on even if the file's neurons are known to differ from the run's.",
+    ),
+]
+
+OtherWindowOption = Annotated[
+    bool,
+    typer.Option(
+        "--other-window",
+        help="Go on even if the file's trials are aligned otherwise than the run's.",
+    ),
+]
+
+CheckpointOption = Annotated[
+    CheckpointChoice | None,
+    typer.Option("--checkpoint", help="Weights to use.", show_default="best by train.choose_by"),
+]
+
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace the output file if it exists.")

@@ -6,8 +6,17 @@ from typing import Annotated
 import typer
 
 from ndt_cli.commands.console import next_step, print_json, run_warnings_shown, say
-from ndt_cli.commands.evaluate import CheckpointChoice, SplitChoice
-from ndt_cli.commands.flags import AcceptChangesOption, JsonOption, OverwriteOption, SetOption
+from ndt_cli.commands.flags import (
+    AcceptChangesOption,
+    CheckpointOption,
+    DeviceOption,
+    JsonOption,
+    OtherNeuronsOption,
+    OtherWindowOption,
+    OverwriteOption,
+    SetOption,
+    SplitChoice,
+)
 from ndt_cli.errors import typed
 
 
@@ -37,12 +46,7 @@ def rates(
         SplitChoice, typer.Option("--split", help="Trials; all are in the order of the file.")
     ] = SplitChoice.all,
     overrides: SetOption = None,
-    checkpoint: Annotated[
-        CheckpointChoice | None,
-        typer.Option(
-            "--checkpoint", help="Weights to use.", show_default="best by train.choose_by"
-        ),
-    ] = None,
+    checkpoint: CheckpointOption = None,
     n_components: Annotated[
         int,
         typer.Option("--pca", min=0, help="Add this many principal components of the activations."),
@@ -54,23 +58,11 @@ def rates(
             help="NWB file of the recording: an .nwb file written is a copy of it, with the rates.",
         ),
     ] = None,
-    other_neurons: Annotated[
-        bool,
-        typer.Option(
-            "--other-neurons",
-            help="Infer even if the file's neurons are known to differ from the run's.",
-        ),
-    ] = False,
-    other_window: Annotated[
-        bool,
-        typer.Option(
-            "--other-window",
-            help="Infer even if the file's trials are aligned otherwise than the run's.",
-        ),
-    ] = False,
+    other_neurons: OtherNeuronsOption = False,
+    other_window: OtherWindowOption = False,
     accept_changes: AcceptChangesOption = False,
     overwrite: OverwriteOption = False,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
+    device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Write the rates of a run's neurons to a file.

@@ -6,8 +6,13 @@ from typing import Annotated, Any
 import typer
 
 from ndt_cli.commands.console import log, next_step, print_json, say
-from ndt_cli.commands.evaluate import CheckpointChoice, SplitChoice
-from ndt_cli.commands.flags import JsonOption, OverwriteOption
+from ndt_cli.commands.flags import (
+    CheckpointChoice,
+    CheckpointOption,
+    JsonOption,
+    OverwriteOption,
+    SplitChoice,
+)
 from ndt_cli.commands.wording import as_typed
 from ndt_cli.errors import SettingsError, typed
 
@@ -25,11 +30,8 @@ MovedDataOption = Annotated[
     Path | None,
     typer.Option("--data", "-d", help="The run's data file, if it was moved."),
 ]
-CheckpointOption = Annotated[
-    CheckpointChoice | None,
-    typer.Option("--checkpoint", help="Weights to use.", show_default="best by train.choose_by"),
-]
-DeviceOption = Annotated[
+# Not the option of other commands: a sweep has a page too, and refuses a device that is given.
+DeviceIfRunOption = Annotated[
     str | None, typer.Option("--device", help="auto, cpu, cuda or mps.", show_default="auto")
 ]
 
@@ -43,7 +45,7 @@ def report(
     split: SplitOption = None,
     data: MovedDataOption = None,
     checkpoint: CheckpointOption = None,
-    device: DeviceOption = None,
+    device: DeviceIfRunOption = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -111,7 +113,7 @@ def plot(
     split: SplitOption = None,
     data: MovedDataOption = None,
     checkpoint: CheckpointOption = None,
-    device: DeviceOption = None,
+    device: DeviceIfRunOption = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -241,7 +241,7 @@ def test_openmp_threads_sleep_unless_the_user_wants_otherwise(ndt, monkeypatch, 
 
 
 def test_the_checkpoints_to_choose_from_are_those_of_the_measures():
-    from ndt_cli.commands.evaluate import CheckpointChoice
+    from ndt_cli.commands.flags import CheckpointChoice
     from ndt_cli.engine.measures import CHECKPOINTS
 
     assert [choice.value for choice in CheckpointChoice] == list(CHECKPOINTS)
