@@ -72,19 +72,19 @@ class Scores:
     Attributes
     ----------
     rates : RateScores or None
-        Against true rates, nothing hidden; None where these are not known.
+        Against true rates, from all counts; None where these are not known.
     hidden, seen : SpikeScores
         Against the counts of held-in neurons in the window: each predicted while it is hidden,
-        and with nothing hidden.
+        and from all counts.
     heldout : SpikeScores or None
         Against the counts of held-out neurons in the window (co-smoothing); None without
         held-out neurons, or where their counts are not known.
     forward : SpikeScores or None
         Against the counts of all neurons in the forward bins, likewise.
     behavior : DecodingScores or None
-        Behavior decoded from the rates of all neurons, nothing hidden; None without behavior.
+        Behavior decoded from these rates of all neurons; None without behavior.
     psth : PsthScores or None
-        Condition-averaged rates, nothing hidden, against PSTHs; None without conditions of
+        Condition-averaged rates, from all counts, against PSTHs; None without conditions of
         enough trials.
     """
 

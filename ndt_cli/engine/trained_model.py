@@ -85,7 +85,7 @@ class Model(Protocol):
         """Refuse trials of another kind than it was trained on; see `TrainedModel.check_fits`."""
 
     def rates(self, data: SpikeData) -> Float32Array:
-        """Infer rates with nothing hidden, (B, T, N) in spikes per bin."""
+        """Infer rates from all counts, (B, T, N) in spikes per bin; see `TrainedModel.rates`."""
 
     def rates_while_hidden(self, data: SpikeData, fold_BTN: NDArray[np.integer]) -> Float32Array:
         """Infer each rate while its own count is hidden; see `TrainedModel.rates_while_hidden`."""
