@@ -185,13 +185,14 @@ class Decoder:
 
 
 def save_decoders(
-    path: Path, decoders: Mapping[str, Decoder], checkpoint: str, names: Sequence[str]
+    path: Path, decoders: Mapping[str, Decoder], weights: str, names: Sequence[str]
 ) -> None:
     """Write the decoder of each estimate of the rates, by name; an earlier file is replaced.
 
-    ``checkpoint`` is that of the model's rates, ``names`` are the behavioral variables.
+    ``weights`` is the digest of those that the model's rates come from, ``names`` are the
+    behavioral variables.
     """
-    about = {"checkpoint": checkpoint, "variables": list(names), "estimates": list(decoders)}
+    about = {"weights": weights, "variables": list(names), "estimates": list(decoders)}
     content = {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)}
     for number, decoder in enumerate(decoders.values()):
         for part in fields(Decoder):
@@ -202,9 +203,9 @@ def save_decoders(
 
 
 def load_decoders(
-    path: Path, checkpoint: str, names: Sequence[str], n_neurons: int
+    path: Path, weights: str, names: Sequence[str], n_neurons: int
 ) -> dict[str, Decoder]:
-    """Read a file of `save_decoders`; nothing if it is of another checkpoint or other variables.
+    """Read a file of `save_decoders`; nothing if it is of other weights or other variables.
 
     Raises
     ------
@@ -214,7 +215,7 @@ def load_decoders(
     try:
         content = load(path.read_bytes())
         about = json.loads(content["about"].tobytes())
-        if about["checkpoint"] != checkpoint or about["variables"] != list(names):
+        if about.get("weights") != weights or about["variables"] != list(names):
             return {}
         decoders = {
             str(name): Decoder(**{f.name: content[f"{i}.{f.name}"] for f in fields(Decoder)})

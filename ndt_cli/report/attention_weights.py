@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -23,19 +24,17 @@ from ndt_cli.engine.trial_set import TrialSet
 from ndt_cli.model.attention import ContextAttention
 from ndt_cli.model.context import Blocks
 from ndt_cli.model.network import EncoderLayer, NeuralDataTransformer
-from ndt_cli.report.conditions import evenly_spaced
 from ndt_cli.report.figures import (
     MUTED,
     CaptionedFigure,
     add_color_bar,
     count,
-    label_beside,
     new_figure,
     sequence_colors,
     styled,
     trials_text,
 )
-from ndt_cli.report.trial import time_step
+from ndt_cli.report.trial import evenly_spaced, time_step
 
 if TYPE_CHECKING:
     from ndt_cli.report.registry import RunContents
@@ -314,13 +313,8 @@ def attention_by_lag(attention: AttentionAverage) -> Figure:
     panels[0, 0].set_ylim(bottom=0)
     figure.supxlabel(f"lag of the bin attended to ({unit}); negative: earlier", fontsize=8)
     figure.supylabel("mean weight", fontsize=8)
-    last: Axes = panels[0, columns - 1]
-    ends = [attention.by_lag_LHK[layers[columns - 1], head][-1] for head in heads]
-    label_beside(
-        figure,
-        last,
-        [*ends, attention.uniform_K[-1]],
-        [*(f"head {head + 1}" for head in heads), "even"],
-        [*colors, MUTED],
-    )
+    even = Line2D([], [], color=MUTED, ls="--", lw=0.9)
+    handles = [*panels[0, 0].get_legend_handles_labels()[0], even]
+    names = [*(f"head {head + 1}" for head in heads), "even"]
+    figure.legend(handles, names, loc="outside right upper", frameon=False)
     return figure

@@ -19,7 +19,6 @@ from ndt_cli.report.figures import (
     SMOOTHED,
     CaptionedFigure,
     count,
-    label_beside,
     new_figure,
     styled,
 )
@@ -38,9 +37,9 @@ class _Look(NamedTuple):
 
 
 _LOSSES = {
-    "train_loss": _Look("train,\nhidden bins", MUTED, "-", 0.7),
-    "valid_masked_loss": _Look("validation,\nhidden bins", MODEL, "-", 1.2),
-    "valid_unmasked_loss": _Look("validation,\nnothing hidden", SMOOTHED, "--", 1.2),
+    "train_loss": _Look("train, hidden bins", MUTED, "-", 0.7),
+    "valid_masked_loss": _Look("validation, hidden bins", MODEL, "-", 1.2),
+    "valid_unmasked_loss": _Look("validation, nothing hidden", SMOOTHED, "--", 1.2),
 }
 
 
@@ -107,10 +106,10 @@ def training_curves(history: History, choose_by: str = "masked-loss") -> Figure:
         panels["r2"].sharex(panels["rate"])
         panels["r2"].set_xlabel("")
         panels["r2"].tick_params(labelbottom=False)
-        _draw_r2(figure, panels["r2"], history, best if measure == "valid_rate_r2" else None)
+        _draw_r2(panels["r2"], history, best if measure == "valid_rate_r2" else None)
     _draw_learning_rate(panels["rate"], history)
     figure.align_ylabels([panels[name] for name in panels if name != "loss"])
-    _draw_losses(figure, panels["loss"], history)
+    _draw_losses(panels["loss"], history)
     if best is not None:
         _name_best(panels["loss"], best[0])
         if measure in _LOSSES:
@@ -118,7 +117,7 @@ def training_curves(history: History, choose_by: str = "masked-loss") -> Figure:
     return figure
 
 
-def _draw_losses(figure: Figure, axes: Axes, history: History) -> None:
+def _draw_losses(axes: Axes, history: History) -> None:
     axes.set_ylabel("loss (nats per bin)")
     lines = {key: finite_series(history, key) for key in _LOSSES}
     lines = {key: line for key, line in lines.items() if line[0]}
@@ -130,13 +129,7 @@ def _draw_losses(figure: Figure, axes: Axes, history: History) -> None:
         axes.plot(epochs, values, dashes, color=color, lw=width, label=label, marker=marker, ms=3)
     axes.set_ylim(*_loss_limits(np.concatenate([values for _, values in lines.values()])))
     axes.ticklabel_format(axis="y", useOffset=False)
-    label_beside(
-        figure,
-        axes,
-        [values[-1] for _, values in lines.values()],
-        [_LOSSES[key].label for key in lines],
-        [_LOSSES[key].color for key in lines],
-    )
+    axes.legend(frameon=False, loc="upper right")
 
 
 def _mark_best(axes: Axes, best: tuple[float, float], color: str) -> None:
@@ -158,9 +151,7 @@ def _name_best(axes: Axes, epoch: float) -> None:
     )
 
 
-def _draw_r2(
-    figure: Figure, axes: Axes, history: History, best: tuple[float, float] | None
-) -> None:
+def _draw_r2(axes: Axes, history: History, best: tuple[float, float] | None) -> None:
     epochs, values = finite_series(history, "valid_rate_r2")
     axes.plot(epochs, values, color=SECOND, marker=_marker(epochs), ms=3)
     if best is not None:
@@ -168,7 +159,7 @@ def _draw_r2(
     axes.set_ylabel("R² of the rate")
     # An untrained network can score far below zero, which would flatten the rest.
     axes.set_ylim(max(min(values), min(-0.5, max(values) - 1.0)) - 0.05, 1)
-    label_beside(figure, axes, [values[-1]], [f"{values[-1]:.3f}"], [SECOND])
+    axes.legend([f"last: {values[-1]:.3f}"], frameon=False, loc="lower right", handlelength=0)
 
 
 def _draw_learning_rate(axes: Axes, history: History) -> None:

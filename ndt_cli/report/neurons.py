@@ -21,7 +21,6 @@ from ndt_cli.report.figures import (
 
 if TYPE_CHECKING:
     from ndt_cli.evaluation import Evaluation, Scores
-    from ndt_cli.report.registry import RunContents
 
 Float64Array = NDArray[np.float64]
 
@@ -29,35 +28,33 @@ Float64Array = NDArray[np.float64]
 _LOWEST = -1.0
 
 
-def draw_neurons_r2(run: "RunContents") -> CaptionedFigure:
+def draw_neurons_r2(evaluation: "Evaluation") -> CaptionedFigure:
     """Draw each neuron's R2 against that of smoothed spikes."""
-    found = run.evaluation
-    pair = r2_of_neurons(found)
-    if pair is None:
+    model, smoothed = (scores.rates for scores in _both(evaluation))
+    if model is None or smoothed is None:
         raise DataError(
             "the true rates are unknown, so neurons have no R2",
             "The figure neurons-bits needs no true rates.",
         )
-    caption = f"R2 of the inferred rates against the true rates, over {trials_text(found)}."
-    return _score_figure("R2", *pair, caption, "no neuron's true rate changes")
+    caption = f"R2 of the inferred rates against the true rates, over {trials_text(evaluation)}."
+    return _score_figure("R2", model.r2_N, smoothed.r2_N, caption, "no neuron's true rate changes")
 
 
-def draw_neurons_bits(run: "RunContents") -> CaptionedFigure:
-    """Draw each neuron's bits per spike against those of smoothed spikes."""
-    found = run.evaluation
-    pair = bits_of_neurons(found)
-    held_in = "held-in " if found.data.n_heldout else ""
+def draw_neurons_bits(evaluation: "Evaluation") -> CaptionedFigure:
+    """Draw each held-in neuron's bits per spike, hidden, against those of smoothed spikes."""
+    model_N, smoothed_N = (scores.hidden.bits_per_spike_N for scores in _both(evaluation))
+    held_in = "held-in " if evaluation.data.n_heldout else ""
     caption = (
-        f"Bits per spike over the mean rate of each {held_in}neuron, over {trials_text(found)}; "
-        "each count is predicted while it is hidden."
+        f"Bits per spike over the mean rate of each {held_in}neuron, over "
+        f"{trials_text(evaluation)}; each count is predicted while it is hidden."
     )
-    return _score_figure("bits per spike", *pair, caption, "no neuron has a spike in these trials")
+    undefined = "no neuron has a spike in these trials"
+    return _score_figure("bits per spike", model_N, smoothed_N, caption, undefined)
 
 
-def draw_neurons_heldout(run: "RunContents") -> CaptionedFigure:
+def draw_neurons_heldout(evaluation: "Evaluation") -> CaptionedFigure:
     """Draw each held-out neuron's bits per spike against those of smoothed spikes."""
-    found = run.evaluation
-    model, smoothed = (scores.heldout for scores in _both(found))
+    model, smoothed = (scores.heldout for scores in _both(evaluation))
     if model is None or smoothed is None:
         raise DataError(
             "no neurons are held out, or their spike counts are unknown",
@@ -65,23 +62,11 @@ def draw_neurons_heldout(run: "RunContents") -> CaptionedFigure:
         )
     caption = (
         "Bits per spike over the mean rate of each held-out neuron, predicted from the other "
-        f"neurons (co-smoothing), over {trials_text(found)}."
+        f"neurons (co-smoothing), over {trials_text(evaluation)}."
     )
     pair = (model.bits_per_spike_N, smoothed.bits_per_spike_N)
     undefined = "no held-out neuron has a spike in these trials"
     return _score_figure("bits per spike", *pair, caption, undefined)
-
-
-def r2_of_neurons(evaluation: "Evaluation") -> tuple[Float64Array, Float64Array] | None:
-    """Return each neuron's R2 under the model and smoothed spikes; None without true rates."""
-    model, smoothed = (scores.rates for scores in _both(evaluation))
-    return None if model is None or smoothed is None else (model.r2_N, smoothed.r2_N)
-
-
-def bits_of_neurons(evaluation: "Evaluation") -> tuple[Float64Array, Float64Array]:
-    """Return bits per spike of each held-in neuron, hidden, under the model and smoothed spikes."""
-    model, smoothed = (scores.hidden for scores in _both(evaluation))
-    return model.bits_per_spike_N, smoothed.bits_per_spike_N
 
 
 def _both(evaluation: "Evaluation") -> "tuple[Scores, Scores]":

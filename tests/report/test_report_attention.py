@@ -153,4 +153,5 @@ def test_lags_have_a_line_a_head_and_the_even_one(trained):
         lines = {line.get_label(): line for line in axes.lines}
         assert lines["head 2"].get_xdata().tolist() == [-20.0, -10.0, 0.0, 10.0]
         assert lines["head 2"].get_ydata() == pytest.approx(average.by_lag_LHK[layer, 1])
-    assert {"head 1", "head 2", "even"} <= {text.get_text() for text in figure.axes[1].texts}
+    names = [text.get_text() for text in figure.legends[0].texts]
+    assert names == ["head 1", "head 2", "even"]

@@ -404,7 +404,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
 def test_trials_are_spread_from_quiet_to_busy(run, spikes):
     evaluation = evaluate(run, recording=spikes)
     counts = evaluation.data.spikes_BTN.sum(axis=(1, 2))
-    quiet, typical, busy = spread_trials(evaluation)
+    quiet, typical, busy = spread_trials(evaluation.data)
     assert counts[quiet] <= counts[typical] <= counts[busy]
     assert counts[quiet] < counts[busy]
 

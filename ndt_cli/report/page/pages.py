@@ -19,17 +19,18 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ndt_cli import __version__
-from ndt_cli.data.spike_data import FloatArray, Recording, SpikeData
+from ndt_cli.data.spike_data import Recording, SpikeData
 from ndt_cli.engine.measures import MEASURES
 from ndt_cli.engine.trained_model import Model
 from ndt_cli.errors import DataError, NdtError, RunError, called
-from ndt_cli.report.conditions import condition_label, evenly_spaced
+from ndt_cli.report.conditions import condition_label
 from ndt_cli.report.curves import MEASURE_NAMES
-from ndt_cli.report.figures import TWO_COLUMNS_INCHES, CaptionedFigure, count, styled
+from ndt_cli.report.figures import TWO_COLUMNS_INCHES, CaptionedFigure, count, write_figure
 from ndt_cli.report.registry import FIGURES, SWEEP_FIGURES, RunContents, draw, draw_sweep
 from ndt_cli.report.trial import (
     TimeAxis,
-    choose_neurons,
+    evenly_spaced,
+    modulated_neurons,
     neuron_label,
     spread_trials,
     trial_label,
@@ -82,22 +83,21 @@ class PageFigure:
         return cls(name, title, as_typed(f"{error.message}{hint}."))
 
 
-@styled
 def data_uri(figure: Figure) -> str:
     """Return a figure as a ``data:`` address: an SVG, or a PNG if that is smaller.
 
     Shown by an image element, scripts and links in an SVG do nothing, and its ids cannot meet
     those of the page.
     """
-    text = _written(figure, "svg", {"Date": None})
+    text = _written(figure, ".svg")
     if len(text) <= _MOST_SVG_BYTES:
         return f"data:image/svg+xml;base64,{base64.b64encode(text).decode()}"
-    return f"data:image/png;base64,{base64.b64encode(_written(figure, 'png', None)).decode()}"
+    return f"data:image/png;base64,{base64.b64encode(_written(figure, '.png')).decode()}"
 
 
-def _written(figure: Figure, kind: str, metadata: dict[str, None] | None) -> bytes:
+def _written(figure: Figure, suffix: str) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, metadata=metadata)
+    write_figure(figure, buffer, suffix)
     return buffer.getvalue()
 
 
@@ -238,7 +238,7 @@ def _section_figures(run: RunContents, heading: str, as_typed: AsTyped) -> list[
             continue
         trials: Sequence[int | None] = [None]
         if name == "rates" and run.evaluation.data.conditions_B is None:
-            trials = spread_trials(run.evaluation)
+            trials = spread_trials(run.evaluation.data)
         for trial in trials:
             try:
                 drawn = draw(run, name, trial=trial)
@@ -268,12 +268,10 @@ def _picker(run: RunContents) -> dict[str, Any]:
     values: dict[str, Any] = {"picker": None, "picker_section": "", "picker_note": ""}
     if n_trials == 0:
         return values
-    first = typical_trial(found)
+    first = typical_trial(data)
     trials = np.union1d(usable[evenly_spaced(len(usable), n_trials)], [first])
     some, order_N = found.take(trials), data.file_order_N
-    rates: dict[str, FloatArray] = {"NDT": some.rates_BTN, "smoothed spikes": some.smoothed_BTN}
-    if some.data.rates_BTN is not None:
-        rates = {"true rates": some.data.rates_BTN, **rates}
+    rates = some.sources
     peak_N = np.max([rates_BTN.max(axis=(0, 1)) for rates_BTN in rates.values()], axis=0)
     peak_N = np.maximum(peak_N, 1e-9)
     times = TimeAxis.of(data, data.n_bins)
@@ -285,8 +283,8 @@ def _picker(run: RunContents) -> dict[str, Any]:
         bytes_BNT = np.ascontiguousarray(values_BTN[:, :, order_N].transpose(0, 2, 1), np.uint8)
         return base64.b64encode(bytes_BNT.tobytes()).decode()
 
-    one = found.take(np.array([first]))
-    neurons = choose_neurons(one.data, one.rates_BTN, 0)
+    shown_TN = next(iter(rates.values()))[trials == first][0, : data.lengths_B[first]]
+    neurons = modulated_neurons(np.asarray(shown_TN, dtype=np.float64), 4)
     values["picker"] = {
         "trials": [
             {
@@ -302,7 +300,7 @@ def _picker(run: RunContents) -> dict[str, Any]:
         "time_label": times.label,
         "has_event": times.has_event,
         "first_trial": int(np.flatnonzero(trials == first)[0]),
-        "first_unit": neurons[-1] if neurons else 0,
+        "first_unit": order_N.tolist().index(neurons[-1]),
         "peak_hz": (peak_N * 1000 / data.bin_ms)[order_N].round(3).tolist(),
         "spikes": packed(np.minimum(some.data.spikes_BTN, 255)),
         "sources": [
