@@ -59,15 +59,16 @@ def condition_groups(data: SpikeData, most: int) -> list[TrialGroup]:
             "A file stores them in `conditions`, one label per trial.",
         )
     usable_B = np.asarray(data.lengths_B) > 0
-    labels = np.unique(data.conditions_B[usable_B])
-    chosen = labels[evenly_spaced(len(labels), most)]
+    found = np.unique(data.conditions_B[usable_B]).tolist()
+    found.sort(key=lambda c: _by_number(data.condition_names.get(c, str(c))))
+    chosen = [found[place] for place in evenly_spaced(len(found), most)]
     return [
         _group(
             data,
             condition_label(data, label),
             np.flatnonzero((data.conditions_B == label) & usable_B),
         )
-        for label in chosen.tolist()
+        for label in chosen
     ]
 
 
@@ -78,6 +79,16 @@ def condition_label(data: SpikeData, condition: int) -> str:
     return name if re.search("[^\\W\\d_]", name) else f"condition {name}"
 
 
+# A direction at the end of a name, in degrees or radians.
+_NUMBER = re.compile(r"(-?\d+(\.\d+)?)\s*(°|deg|rad)?$")
+
+
+def _by_number(name: str) -> tuple[str, float]:
+    """Return what sorts names by the number at their end: 45 comes before 180."""
+    number = _NUMBER.search(name)
+    return (name[: number.start()], float(number[1])) if number else (name, 0.0)
+
+
 def group_colors(data: SpikeData, groups: Sequence[TrialGroup]) -> list[str]:
     """Return a color for each group; around the circle where the conditions are directions.
 
@@ -85,7 +96,7 @@ def group_colors(data: SpikeData, groups: Sequence[TrialGroup]) -> list[str]:
     in degrees or radians, into equal parts.
     """
     names = [data.condition_names.get(c, str(c)) for c in _conditions(data)]
-    numbers = [re.search(r"(-?\d+(\.\d+)?)\s*(°|deg|rad)?$", name) for name in names]
+    numbers = [_NUMBER.search(name) for name in names]
     angles = sorted(float(found[1]) for found in numbers if found)
     if len(angles) < 3 or len(angles) < len(names) or data.conditions_B is None:
         return sequence_colors(len(groups))

@@ -159,7 +159,7 @@ def _draw_r2(axes: Axes, history: History, best: tuple[float, float] | None) -> 
     axes.set_ylabel("R² of the rate")
     # An untrained network can score far below zero, which would flatten the rest.
     axes.set_ylim(max(min(values), min(-0.5, max(values) - 1.0)) - 0.05, 1)
-    axes.legend([f"last: {values[-1]:.3f}"], frameon=False, loc="lower right", handlelength=0)
+    axes.set_title(f"last: {values[-1]:.3f}", loc="right", color=SECOND, fontsize=7)
 
 
 def _draw_learning_rate(axes: Axes, history: History) -> None:

@@ -24,13 +24,7 @@ from ndt_cli.report.conditions import draw_conditions, draw_psth
 from ndt_cli.report.curves import draw_training, training_curves
 from ndt_cli.report.figures import FIGURE_SUFFIXES, CaptionedFigure, save_figure
 from ndt_cli.report.neurons import draw_neurons_bits, draw_neurons_heldout, draw_neurons_r2
-from ndt_cli.report.sweep_figures import (
-    draw_curves,
-    draw_importance,
-    draw_measures,
-    draw_parallel,
-    draw_settings,
-)
+from ndt_cli.report.sweep_figures import SWEEP_FIGURES
 from ndt_cli.report.trajectories import (
     draw_behavior,
     draw_trajectories_2d,
@@ -146,13 +140,6 @@ class RunFigure(NamedTuple):
     suits: Callable[[SpikeData], bool] = lambda data: True  # otherwise a page leaves it out
 
 
-class SweepFigure(NamedTuple):
-    """A figure that a sweep may have."""
-
-    title: str
-    draw: Callable[[SweepFolder], CaptionedFigure]
-
-
 _CURVES, _RATES, _NEURONS = "Learning curves", "Spikes and inferred rates", "Single neurons"
 _STATES, _ATTENTION = "Population trajectories", "Attention"
 
@@ -189,14 +176,6 @@ FIGURES = {
     "attention-lags": RunFigure("Attention by lag", _ATTENTION, draw_attention_lags, of_run=True),
 }
 
-SWEEP_FIGURES = {
-    "settings": SweepFigure("Score by setting", draw_settings),
-    "measures": SweepFigure("Loss against R2 or co-bps", draw_measures),
-    "importance": SweepFigure("Importance of each setting", draw_importance),
-    "parallel": SweepFigure("Settings of all members", draw_parallel),
-    "curves": SweepFigure("Learning curves of all members", draw_curves),
-}
-
 
 def draw(
     run: RunContents, name: str, *, trial: int | None = None, neurons: Sequence[int | str] = ()
@@ -227,7 +206,8 @@ def draw(
 def draw_sweep(sweep: SweepFolder, name: str) -> CaptionedFigure:
     """Draw one figure of a sweep, a key of `SWEEP_FIGURES`."""
     _check_name(name, SWEEP_FIGURES, "sweep")
-    return SWEEP_FIGURES[name].draw(sweep)
+    _, draw = SWEEP_FIGURES[name]
+    return draw(sweep.results(), sweep.space.draws)
 
 
 def _check_name(name: str, figures: Mapping[str, object], kind: str) -> None:
