@@ -145,6 +145,7 @@ def plot(
     for file, one in drawn.items():
         log.print(one.caption, style="dim")
         say(f"figure: {file}")
+    next_step(f"ndt report {typed(run)}")
 
 
 def check_options(
