@@ -194,11 +194,7 @@ def _conclude(
     if 2 * 4 * rates.data.spikes_BTN.size <= KEPT_BYTES:
         write_rates(folder.rates, replace(rates, activations=None), overwrite=True)
     folder.write_json("summary.json", {**_outcome(result), "evaluation": evaluation.to_json()})
-    choose_by = folder.settings().train.choose_by
-    figures = (
-        write_run_figures(folder.figures, result.history, evaluation, choose_by) if draw else []
-    )
-    return evaluation, figures
+    return evaluation, write_run_figures(folder, evaluation) if draw else []
 
 
 def _outcome(result: TrainResult) -> dict[str, Any]:

@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.io import savemat
 
-from ndt_cli import __version__
 from ndt_cli.atomic import (
     check_may_write,
     check_suffix,
@@ -65,8 +64,8 @@ _AXES = {
     "component_axes": "channels x components",
 }
 
-# A variable of MATLAB's older format has at most 2 GB.
-_MAT5_BYTES = 2**31 - 2**20
+# Of a variable in the format that every version of MATLAB loads.
+_MAT_BYTES = 2**31 - 2**20
 
 
 class _Stream(NamedTuple):
@@ -118,7 +117,7 @@ def write_rates(
     Raises
     ------
     SettingsError
-        If the suffix is another, or an option does not go with it.
+        If the suffix is another, an option does not go with it, or an array is too large for it.
     ExistingFileError
         If the file exists and may not be replaced.
     DataError
@@ -146,6 +145,14 @@ def write_rates(
         ".parquet": _write_parquet,
         ".nwb": partial(_write_nwb, n_components=n_components, source=source),
     }[suffix]
+    large = [rates.inferred, rates.activations, rates.data.behavior_BTV]
+    n_bytes = 8 * max(v.shape[0] * v.shape[1] * v.shape[2] for v in large if v is not None)
+    if suffix == ".mat" and n_bytes > _MAT_BYTES:
+        raise SettingsError(
+            f"{path}: found an array of up to {n_bytes / 1e9:.1f} GB; expected at most "
+            f"{_MAT_BYTES / 1e9:.1f} GB in a .mat file",
+            f"MATLAB reads {path.with_suffix('.h5')} as well, with h5read, its axes reversed.",
+        )
     checked = _checked(path, rates)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_stream_atomic(path, lambda stream: write(stream, checked), overwrite=overwrite)
@@ -313,17 +320,10 @@ def _whole(values: NDArray[Any]) -> _Stream:
 
 # MATLAB -------------------------------------------------------------------------------------------
 #
-# Arrays have the axes that they have here: rates_hz(trial, bin, neuron). The older format, which
-# every version of MATLAB loads, holds arrays of up to 2 GB; larger ones are written as version 7.3,
-# which is HDF5 with the axes reversed and a class noted at each item.
+# Arrays have the axes that they have here: rates_hz(trial, bin, neuron).
 
 
 def _write_mat(stream: BinaryIO, rates: Rates, n_components: int) -> None:
-    large = [rates.inferred, rates.activations, rates.data.behavior_BTV]
-    n_entries = [v.shape[0] * v.shape[1] * v.shape[2] for v in large if v is not None]
-    if 8 * max(n_entries) > _MAT5_BYTES:
-        _write_mat73(stream, rates, n_components)
-        return
     rates_BTN = _in_file_order(rates)[:]
     kept = ByTrial(rates_BTN.shape, rates_BTN.dtype, lambda trials: rates_BTN[trials], keep=False)
     variables: dict[str, Any] = {"rates": rates_BTN}
@@ -355,58 +355,6 @@ def _matlab_name(name: str, taken: dict[str, Any]) -> str:
         number += 1
         found = f"{valid}_{number}"
     return found
-
-
-def _write_mat73(stream: BinaryIO, rates: Rates, n_components: int) -> None:
-    with h5py.File(stream, "w", userblock_size=512) as file:
-        texts = file.create_group("#refs#")
-
-        def classed(item: Any, name: str) -> Any:
-            item.attrs["MATLAB_class"] = np.bytes_(name)
-            return item
-
-        def add(key: str, values: _Stream) -> None:
-            dataset = file.create_dataset(key, values.shape[::-1], values.dtype)
-            start = 0
-            for part in values.parts:
-                dataset[..., start : start + len(part)] = part.T
-                start += len(part)
-            classed(dataset, {"float32": "single", "float64": "double"}[str(values.dtype)])
-
-        def add_text(group: Any, key: str, text: str) -> Any:
-            codes = np.frombuffer(text.encode("utf-16-le"), np.uint16)
-            item = group.create_dataset(key, data=codes[:, None])
-            item.attrs["MATLAB_int_decode"] = np.int32(2)
-            return classed(item, "char")
-
-        def add_label(group: Any, key: str, label: NDArray[Any]) -> None:
-            if label.dtype.kind != "U":
-                numbers = label if label.dtype.kind == "f" else label.astype(np.float64)
-                classed(group.create_dataset(key, data=numbers.reshape(1, -1)), "double")
-            elif not label.ndim:
-                add_text(group, key, str(label))
-            else:
-                cell = np.empty((1, len(label)), dtype=h5py.ref_dtype)
-                for i, text in enumerate(label.tolist()):
-                    cell[0, i] = add_text(texts, f"t{len(texts)}", text).ref
-                classed(group.create_dataset(key, data=cell), "cell")
-
-        rates_BTN = _in_file_order(rates)
-        add("rates", _trial_by_trial(rates_BTN))
-        for key, values in _derived(rates, rates_BTN, n_components):
-            add(key, values)
-        names: dict[str, Any] = {}
-        for key, label in rates.labels().items():
-            if not key.startswith(TRIAL_TABLE):
-                add_label(file, key, label)
-                continue
-            table = classed(file.require_group("trial_table"), "struct")
-            name = _matlab_name(key.removeprefix(TRIAL_TABLE), names)
-            names[name] = label
-            add_label(table, name, label)
-    header = f"MATLAB 7.3 MAT-file, written by ndt {__version__}".encode()
-    stream.seek(0)
-    stream.write(header.ljust(116) + bytes(8) + b"\x00\x02IM")
 
 
 # Long tables --------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ import scipy.io
 from builders import spike_data, tiny_settings
 
 from ndt_cli import rates_file
-from ndt_cli.convert import list_contents
 from ndt_cli.data.spike_data import Recording
 from ndt_cli.data.write import write_recording
 from ndt_cli.errors import DataError, MissingExtraError, SettingsError
@@ -117,18 +116,12 @@ def test_an_hdf5_file_says_units_and_axes(rates, tmp_path):
         assert file["time_ms"].attrs["unit"] == "ms"
 
 
-def test_matlab_files_above_two_gigabytes_are_of_version_7_3(rates, tmp_path, monkeypatch):
-    monkeypatch.setattr(rates_file, "_MAT5_BYTES", 100)
-    path = tmp_path / "rates.mat"
-    write_rates(path, rates)
-    assert path.read_bytes()[:20] == b"MATLAB 7.3 MAT-file,"
-    assert path.read_bytes()[124:128] == b"\x00\x02IM"
-    entries = {entry.name: entry for entry in list_contents(path).entries}
-    assert entries["rates_hz"].shape == (4, 6, 3)  # as MATLAB shows it
-    assert "left, right" in entries["condition_labels"].values
-    assert "a, b" in entries["trial_table/block"].values
-    with h5py.File(path) as file:
-        np.testing.assert_allclose(file["rates_hz"][()].T, expected_hz(rates), rtol=1e-6)
+def test_what_matlab_files_cannot_hold_is_refused_with_another_format(rates, tmp_path, monkeypatch):
+    monkeypatch.setattr(rates_file, "_MAT_BYTES", 100)
+    with pytest.raises(SettingsError, match=r"rates\.mat: found an array of up to") as caught:
+        write_rates(tmp_path / "rates.mat", rates)
+    assert "rates.h5" in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
 
 
 def check_long_table(table, rates):

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -51,43 +50,25 @@ MEASURE_NAMES = {
 }
 
 
-def draw_training(run: "RunContents") -> CaptionedFigure:
-    """Draw the learning curves of a run."""
-    if run.is_ensemble:
-        raise RunError(
-            f"{run.path} is an ensemble: each of its members was trained in a run of its own",
-            "Draw the curves of a run that ensemble.json names.",
-        )
-    if not run.history:
-        raise RunError(
-            f"{run.path}: no epoch is complete yet, so there are no learning curves",
-            f"Continue with {called('resume', run.path)}.",
-        )
-    choose_by = run.settings.train.choose_by
-    figure = training_curves(run.history, choose_by)
-    data = run.about["data"]
-    losses = [
-        record["valid_masked_loss"] for record in run.history if "valid_masked_loss" in record
-    ]
-    caption = (
-        f"{count(len(run.history), 'epoch')} of {count(data['train']['n_trials'], 'trial')}; "
-        f"validated {count(len(losses), 'time')} on {count(data['valid']['n_trials'], 'trial')} "
-        "with the same hidden bins each time. The dotted line marks the epoch of the best "
-        f"checkpoint, by {MEASURE_NAMES[choose_by]}."
-    )
-    ends = f", from {losses[0]:.4f} to {losses[-1]:.4f} on validation trials" if losses else ""
-    return CaptionedFigure(figure, caption, f"Learning curves: loss over the epochs{ends}.")
-
-
 @styled
-def training_curves(history: History, choose_by: str = "masked-loss") -> Figure:
+def draw_training(run: "RunContents") -> CaptionedFigure:
     """Draw losses, R2 (if true rates are known) and learning rate over the epochs.
 
     The epoch of the best checkpoint is marked. The loss axis leaves out the first epochs' largest
     values.
     """
+    history = run.history
+    if run.is_ensemble:
+        raise RunError(
+            f"{run.path} is an ensemble: each of its members was trained in a run of its own",
+            "Draw the curves of a run that ensemble.json names.",
+        )
     if not history:
-        raise ValueError("the history is empty: no epoch to draw")
+        raise RunError(
+            f"{run.path}: no epoch is complete yet, so there are no learning curves",
+            f"Continue with {called('resume', run.path)}.",
+        )
+    choose_by = run.settings.train.choose_by
     measure = MEASURES[choose_by].key
     best = _best(history, measure, MEASURES[choose_by].lower_is_better)
     has_r2 = bool(finite_series(history, "valid_rate_r2")[0])
@@ -114,7 +95,15 @@ def training_curves(history: History, choose_by: str = "masked-loss") -> Figure:
         _name_best(panels["loss"], best[0])
         if measure in _LOSSES:
             _mark_best(panels["loss"], best, _LOSSES[measure].color)
-    return figure
+    data, (_, losses) = run.about["data"], finite_series(history, "valid_masked_loss")
+    caption = (
+        f"{count(len(history), 'epoch')} of {count(data['train']['n_trials'], 'trial')}; "
+        f"validated {count(len(losses), 'time')} on {count(data['valid']['n_trials'], 'trial')} "
+        "with the same hidden bins each time. The dotted line marks the epoch of the best "
+        f"checkpoint, by {MEASURE_NAMES[choose_by]}."
+    )
+    ends = f", from {losses[0]:.4f} to {losses[-1]:.4f} on validation trials" if losses else ""
+    return CaptionedFigure(figure, caption, f"Learning curves: loss over the epochs{ends}.")
 
 
 def _draw_losses(axes: Axes, history: History) -> None:

@@ -21,7 +21,7 @@ from ndt_cli.report.attention_weights import (
     draw_attention_maps,
 )
 from ndt_cli.report.conditions import draw_conditions, draw_psth
-from ndt_cli.report.curves import draw_training, training_curves
+from ndt_cli.report.curves import draw_training
 from ndt_cli.report.figures import FIGURE_SUFFIXES, CaptionedFigure, save_figure
 from ndt_cli.report.neurons import draw_neurons_bits, draw_neurons_heldout, draw_neurons_r2
 from ndt_cli.report.sweep_figures import SWEEP_FIGURES
@@ -305,10 +305,8 @@ def plot(
     return drawn
 
 
-def write_run_figures(
-    folder: Path, history: Sequence[dict[str, float]], evaluation: Evaluation, choose_by: str
-) -> list[Path]:
-    """Write the figures that every run gets, replacing earlier ones.
+def write_run_figures(folder: RunFolder, evaluation: Evaluation) -> list[Path]:
+    """Write the figures that every run gets into its folder, replacing earlier ones.
 
     These are ``rates.png``, ``heatmaps.png``, ``training.png`` and ``neurons.png``: R2 of each
     neuron where true rates are known and vary, else bits per spike.
@@ -316,7 +314,7 @@ def write_run_figures(
     figures = {
         "rates.png": draw_rates(evaluation).figure,
         "heatmaps.png": draw_heatmaps(evaluation).figure,
-        "training.png": training_curves(history, choose_by),
+        "training.png": draw_training(RunContents(folder.path)).figure,
     }
     for draw_neurons in (draw_neurons_r2, draw_neurons_bits):
         try:
@@ -324,4 +322,7 @@ def write_run_figures(
             break
         except DataError:  # no true rates, or no spikes
             continue
-    return [save_figure(figure, folder / name, overwrite=True) for name, figure in figures.items()]
+    return [
+        save_figure(figure, folder.figures / name, overwrite=True)
+        for name, figure in figures.items()
+    ]

@@ -5,17 +5,18 @@ import errno
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from types import SimpleNamespace
 
 import matplotlib as mpl
 import numpy as np
 import pytest
-from builders import evaluation_of
+from builders import changed, evaluation_of, tiny_settings
 from matplotlib.image import imread
 
 from ndt_cli.baselines import smooth
 from ndt_cli.data.spike_data import SpikeData
-from ndt_cli.errors import DataError, ExistingFileError, SettingsError
-from ndt_cli.report.curves import training_curves
+from ndt_cli.errors import DataError, ExistingFileError, RunError, SettingsError
+from ndt_cli.report.curves import draw_training
 from ndt_cli.report.figures import save_figure
 from ndt_cli.report.neurons import per_neuron_scores
 from ndt_cli.report.trial import draw_heatmaps, draw_rates, modulated_neurons
@@ -31,6 +32,18 @@ def _data(with_rates=True, n_bins=40):
     spikes_BTN[~inside_BT] = 0
     data = SpikeData(spikes_BTN, 20.0, lengths_B, rates_BTN=rates_BTN if with_rates else None)
     return data, 0.9 * rates_BTN, smooth(spikes_BTN, inside_BT, 60.0, 20.0)
+
+
+def training_curves(history, choose_by="masked-loss"):
+    n_trials = {"n_trials": 3}
+    run = SimpleNamespace(
+        history=history,
+        is_ensemble=False,
+        path="run",
+        settings=changed(tiny_settings(), "train", choose_by=choose_by),
+        about={"data": {"train": n_trials, "valid": n_trials}},
+    )
+    return draw_training(run).figure
 
 
 def rates_over_raster(*arrays, **chosen):
@@ -109,7 +122,7 @@ def test_training_curves_leave_out_what_the_history_lacks():
     broken = [*_history(), {"epoch": 31, "train_loss": float("nan"), "learning_rate": 1e-3}]
     line = training_curves(broken).axes[0].lines[1]
     assert line.get_xdata()[-1] == 30
-    with pytest.raises(ValueError, match="empty"):
+    with pytest.raises(RunError, match="no epoch is complete"):
         training_curves([])
 
 
