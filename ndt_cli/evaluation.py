@@ -379,10 +379,10 @@ def _stored_decoders(trained: Model, data: SpikeData) -> dict[str, Decoder]:
     path = trained.run.decoders
     if not path.is_file():
         return {}
-    return load_decoders(path, _digest(trained), variable_names(data), data.n_neurons)
+    return load_decoders(path, weights_digest(trained), variable_names(data), data.n_neurons)
 
 
-def _digest(trained: Model) -> str:
+def weights_digest(trained: Model) -> str:
     """Return a digest of the weights: the same name may be of others after more training."""
     digest = hashlib.sha256()
     for member in trained.members:
@@ -399,7 +399,7 @@ def store_references(evaluation: Evaluation, train: SpikeData) -> None:
     """
     folder = RunFolder(Path(evaluation.run))
     if evaluation.decoders and evaluation.model is not None:
-        digest, names = _digest(evaluation.model), variable_names(evaluation.data)
+        digest, names = weights_digest(evaluation.model), variable_names(evaluation.data)
         save_decoders(folder.decoders, evaluation.decoders, digest, names)
     conditions = 0 if train.conditions_B is None else len(np.unique(train.conditions_B))
     if conditions and 4 * conditions * train.n_bins * train.n_neurons <= KEPT_BYTES:

@@ -160,10 +160,6 @@ class TimeAxis:
         axes.set_xlim(self.start, self.end)
         if label:
             axes.set_xlabel(self.label)
-        self.mark(axes)
-
-    def mark(self, axes: Any) -> None:
-        """Draw a line at the event."""
         if self.has_event and self.start < 0 < self.end:
             axes.axvline(0.0, color=MUTED, lw=0.7, ls=(0, (4, 3)), zorder=0)
 
