@@ -511,7 +511,7 @@ def _read_split(
     )
     within = "" if whole.conditions_B is None else ", in proportion within each condition"
     note = (
-        f"No `split` in the file: {len(valid)} of {whole.n_trials} trials were drawn for "
+        f"The file has no split: {len(valid)} of {whole.n_trials} trials were drawn for "
         f"validation{within} (`data.split_seed` {settings.split_seed})."
     )
     return train, valid, [note]
