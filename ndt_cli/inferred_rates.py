@@ -330,23 +330,8 @@ def infer_rates(
         The folder of a run or of an ensemble.
     split : {"all", "train", "valid"}
         Which trials; all are in the order of the file.
-    data : Path or str, optional
-        A spike file of the same neurons, bin width and window, read with the run's ``[data]``
-        settings. Default: the file that the run was trained on.
-    checkpoint : str, optional
-        Which weights: see `ndt_cli.engine.inference.load_trained`.
-    overrides : sequence of str
-        Changes to the ``[data]`` settings for that file, such as ``"data.file_bin_ms=5"``.
-    device : str
-        As the setting ``train.device``.
-    recording : Recording, optional
-        The run's own data, if they are in memory already.
-    other_neurons, other_window : bool
-        Infer even if the file's neurons, or what its trials are aligned to, are known to differ
-        from the run's.
-    accept_changes : bool
-        Warn, instead of refusing, if the settings, data or checkpoints of the run were changed
-        since it was saved.
+    data, checkpoint, overrides, device, recording, other_neurons, other_window, accept_changes
+        As in `ndt_cli.evaluation.evaluate`. Default: the file that the run was trained on.
 
     Returns
     -------

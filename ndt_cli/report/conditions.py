@@ -187,9 +187,14 @@ def draw_conditions(evaluation: "Evaluation", neurons: Sequence[int | str] = ())
         _draw_raster(top, data, groups, colors, column, times)
         shared: list[Axes] = list(panels[1:, place])
         for axes, name in zip(shared, names, strict=True):
+            rates_hz_BT1 = sources[name][:, :, [column]] * (1000.0 / data.bin_ms)
             for group, color in zip(groups, colors, strict=True):
-                single = name != "true rates"
-                _draw_rates(axes, data, sources[name], group, color, column, times, single)
+                for trial in _shown_trials(group) if name != "true rates" else ():
+                    n_bins = int(data.lengths_B[trial])
+                    rates_hz_T = rates_hz_BT1[trial, :n_bins, 0]
+                    axes.plot(times.centers(n_bins), rates_hz_T, color=color, lw=0.4, alpha=0.45)
+                average_T1 = group_average(data, rates_hz_BT1, group)
+                axes.plot(times.centers(group.n_bins), average_T1, color=color, lw=1.6)
         limit = max(axes.get_ylim()[1] for axes in shared)
         for axes in shared:
             axes.set_ylim(0, limit)
@@ -234,41 +239,18 @@ def _draw_raster(
     column: int,
     times: TimeAxis,
 ) -> None:
-    row = 0
-    for group, color in zip(groups, colors, strict=True):
-        at: list[float] = []
-        rows: list[int] = []
-        for trial in _shown_trials(group):
-            found = spike_times(data.spikes_BTN[trial, :, column], times.step, times.start)
-            at += found
-            rows += [row] * len(found)
-            row += 1
-        low = np.array(rows, dtype=float)
-        axes.vlines(at, low + 0.1, low + 0.9, color=color, lw=0.8)
-    axes.set_ylim(row, 0)
+    shown = [(t, c) for group, c in zip(groups, colors, strict=True) for t in _shown_trials(group)]
+    axes.eventplot(
+        [spike_times(data.spikes_BTN[t, :, column], times.step, times.start) for t, _ in shown],
+        colors=[color for _, color in shown],
+        lineoffsets=(np.arange(len(shown)) + 0.5).tolist(),
+        linelengths=0.8,
+        linewidths=0.8,
+    )
+    axes.set_ylim(len(shown), 0)
     axes.set_yticks([])
     axes.spines["bottom"].set_visible(False)
     axes.tick_params(bottom=False)
-
-
-def _draw_rates(
-    axes: Axes,
-    data: SpikeData,
-    rates_BTN: FloatArray,
-    group: TrialGroup,
-    color: str,
-    column: int,
-    times: TimeAxis,
-    single: bool,
-) -> None:
-    per_second = 1000.0 / data.bin_ms
-    if single:
-        for trial in _shown_trials(group):
-            n_bins = int(data.lengths_B[trial])
-            rates_T = np.asarray(rates_BTN[trial, :n_bins, column]) * per_second
-            axes.plot(times.centers(n_bins), rates_T, color=color, lw=0.4, alpha=0.45)
-    average_T = group_average(data, rates_BTN, group)[:, column] * per_second
-    axes.plot(times.centers(group.n_bins), average_T, color=color, lw=1.6)
 
 
 MOST_PSTH_CONDITIONS = 8

@@ -18,7 +18,7 @@ from ndt_cli.data.spike_data import SpikeData
 from ndt_cli.errors import DataError, ExistingFileError, RunError, SettingsError
 from ndt_cli.report.curves import draw_training
 from ndt_cli.report.figures import save_figure
-from ndt_cli.report.neurons import per_neuron_scores
+from ndt_cli.report.neurons import score_figure
 from ndt_cli.report.trial import draw_heatmaps, draw_rates, modulated_neurons
 
 
@@ -44,6 +44,10 @@ def training_curves(history, choose_by="masked-loss"):
         about={"data": {"train": n_trials, "valid": n_trials}},
     )
     return draw_training(run).figure
+
+
+def per_neuron_scores(model_N, smoothed_N):
+    return score_figure("R2", model_N, smoothed_N, "", "no neuron has a rate").figure
 
 
 def rates_over_raster(*arrays, **chosen):
@@ -214,7 +218,7 @@ def test_what_does_not_exist_is_refused():
         rates_over_raster(data, inferred_BTN, smoothed_BTN, trial=3)
     with pytest.raises(DataError, match="neuron 6 does not exist"):
         rates_over_raster(data, inferred_BTN, smoothed_BTN, trial=0, neurons=[6])
-    with pytest.raises(ValueError, match="no neuron"):
+    with pytest.raises(DataError, match="no neuron has a rate, so none has a score"):
         per_neuron_scores(np.array([np.nan]), np.array([0.5]))
     with pytest.raises(ValueError, match="1 and of 2"):
         per_neuron_scores(np.zeros(1), np.zeros(2))

@@ -18,7 +18,7 @@ from ndt_cli.report.conditions import (
     group_colors,
     trial_groups,
 )
-from ndt_cli.report.neurons import per_neuron_scores
+from ndt_cli.report.neurons import score_figure
 from ndt_cli.report.trajectories import (
     draw_behavior,
     draw_trajectories_2d,
@@ -215,13 +215,13 @@ def test_padding_is_in_no_trajectory():
 
 
 def test_scores_without_a_best_value_end_at_the_largest():
-    figure = per_neuron_scores(
-        np.array([0.1, 2.5]), np.array([0.0, 0.4]), score="bits per spike", highest=None
-    )
+    best, other = np.array([0.1, 2.5]), np.array([0.0, 0.4])
+    figure = score_figure("bits per spike", best, other, "", "").figure
     low, high = figure.axes[0].get_xlim()
     assert 2.5 < high < 3
     assert low < 0
-    assert per_neuron_scores(np.array([0.1]), np.array([0.2])).axes[0].get_xlim()[1] == 1.0
+    of_rates = score_figure("R2", np.array([0.1]), np.array([0.2]), "", "").figure
+    assert of_rates.axes[0].get_xlim()[1] == 1.0
 
 
 def recorded(**fields):
