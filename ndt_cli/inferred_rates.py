@@ -179,7 +179,9 @@ class Rates:
             inside_BT = data.inside_BT[block]
             trials_X, bins_X = np.nonzero(inside_BT)
             trials_X += block.start
-            columns = {"trial": self.trial_ids_B[trials_X].repeat(n_neurons)}
+            columns: dict[str, NDArray[Any]] = {
+                "trial": self.trial_ids_B[trials_X].repeat(n_neurons)
+            }
             for name, values_B in by_trial.items():
                 columns[name] = values_B[trials_X].repeat(n_neurons)
             columns["time_ms"] = data.times_ms_T[bins_X].repeat(n_neurons)

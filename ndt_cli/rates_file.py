@@ -7,7 +7,7 @@ import csv
 import io
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
@@ -137,14 +137,14 @@ def write_rates(
     path = Path(path)
     suffix = check_rates_path(path, n_components, nwb_source, overwrite)
     source = None if nwb_source is None else Path(nwb_source)
-    write = {
+    writers: dict[str, Callable[[BinaryIO, Rates], None]] = {
         ".h5": partial(_write_hdf5, n_components=n_components),
         ".npz": partial(_write_npz, n_components=n_components),
         ".mat": partial(_write_mat, n_components=n_components),
         ".csv": _write_csv,
         ".parquet": _write_parquet,
         ".nwb": partial(_write_nwb, n_components=n_components, source=source),
-    }[suffix]
+    }
     large = [rates.inferred, rates.activations, rates.data.behavior_BTV]
     n_bytes = 8 * max(v.shape[0] * v.shape[1] * v.shape[2] for v in large if v is not None)
     if suffix == ".mat" and n_bytes > _MAT_BYTES:
@@ -155,7 +155,7 @@ def write_rates(
         )
     checked = _checked(path, rates)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_stream_atomic(path, lambda stream: write(stream, checked), overwrite=overwrite)
+    write_stream_atomic(path, lambda stream: writers[suffix](stream, checked), overwrite=overwrite)
 
 
 def check_rates_path(

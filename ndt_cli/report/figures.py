@@ -133,12 +133,13 @@ FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 def write_figure(figure: Figure, file: BinaryIO, suffix: str) -> None:
     """Write a figure to an open file. The same figure gives the same bytes."""
     # A date would differ; and `savefig` draws twice, once for the layout.
-    if suffix == ".png":
-        FigureCanvasAgg(figure).print_png(file)
-    elif suffix == ".svg":
-        FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None})
-    else:
-        FigureCanvasPdf(figure).print_pdf(file, metadata={"CreationDate": None})
+    kinds: dict[str, tuple[Any, str, dict[str, None]]] = {
+        ".png": (FigureCanvasAgg, "print_png", {}),
+        ".svg": (FigureCanvasSVG, "print_svg", {"Date": None}),
+        ".pdf": (FigureCanvasPdf, "print_pdf", {"CreationDate": None}),
+    }
+    canvas, method, metadata = kinds[suffix]
+    getattr(canvas(figure), method)(file, metadata=metadata)
 
 
 def save_figure(figure: Figure, path: Path, *, overwrite: bool = False) -> Path:
