@@ -326,8 +326,6 @@ def evaluate(
             for name, estimate in estimates.items()
             if estimate.train_BTN is not None
         }
-    elif not estimates.keys() <= decoders.keys():  # all by the same trials, or none
-        decoders = {}
     psths = None
     if not is_own and train is None and trained.run.psths.is_file():
         psths = Psths.load(trained.run.psths, trials.n_neurons)
@@ -379,7 +377,9 @@ def _stored_decoders(trained: Model, data: SpikeData) -> dict[str, Decoder]:
     path = trained.run.decoders
     if not path.is_file():
         return {}
-    return load_decoders(path, weights_digest(trained), variable_names(data), data.n_neurons)
+    found = load_decoders(path, weights_digest(trained), variable_names(data), data.n_neurons)
+    scored = {MODEL, SMOOTHED, MEAN_RATE} | ({TRUE_RATES} if data.rates_BTN is not None else set())
+    return found if scored <= found.keys() else {}  # all by the same trials, or none
 
 
 def weights_digest(trained: Model) -> str:

@@ -59,7 +59,7 @@ class Psths:
     labels : tuple of str
         Name of each condition that has two trials or more.
     means_CTN : (conditions, bins, neurons) float32 array
-        Means of smoothed spikes per bin.
+        Means of smoothed spikes per bin, without forward bins.
     n_CT : (conditions, bins) int array
         Trials that have each bin.
     """
@@ -76,7 +76,8 @@ class Psths:
         conditions, n_trials = np.unique(data.conditions_B, return_counts=True)
         conditions = conditions[n_trials >= 2]
         names = tuple(data.condition_names.get(n, str(n)) for n in conditions.tolist())
-        means_CTN, n_CT = _psths(data, np.arange(data.n_trials), slice(None), conditions)
+        window = slice(data.n_bins - data.n_forward)
+        means_CTN, n_CT = _psths(data, np.arange(data.n_trials), window, conditions)
         return cls(names, means_CTN.astype(np.float32), n_CT)
 
     def save(self, path: Path) -> None:
@@ -118,10 +119,8 @@ class Psths:
         self, labels: list[str], n_bins: int, n_neurons: int
     ) -> tuple[Float64Array, IntArray]:
         """Return means and numbers of trials of these conditions, 0 where there are none."""
-        means_CTN, n_CT = (
-            np.zeros((len(labels), n_bins, n_neurons)),
-            np.zeros((len(labels), n_bins), int),
-        )
+        n_CT = np.zeros((len(labels), n_bins), dtype=np.int64)
+        means_CTN = np.zeros((*n_CT.shape, n_neurons))
         for row, label in enumerate(labels):
             if label in self.labels:
                 place, end = self.labels.index(label), min(n_bins, self.n_CT.shape[1])
