@@ -49,7 +49,6 @@ from ndt_cli.jsonable import jsonable
 from ndt_cli.metrics import (
     PSTH_SMOOTHING_MS,
     DecodingScores,
-    Psths,
     PsthScores,
     RateScores,
     RateScoreSums,
@@ -66,6 +65,7 @@ from ndt_cli.metrics.decoding import (
     save_decoders,
     variable_names,
 )
+from ndt_cli.metrics.psth import Psths
 from ndt_cli.model.masking import describe_scoring
 from ndt_cli.verdict import MEAN_RATE, MODEL, SMOOTHED, TRUE_RATES, TrainingFacts, Verdict, judge
 

@@ -6,7 +6,7 @@ Scores against rates and counts are computed from sums over batches of trials (`
 """
 
 from ndt_cli.metrics.decoding import DecodingScores, decode_behavior
-from ndt_cli.metrics.psth import PSTH_SMOOTHING_MS, Psths, PsthScores, psth_scores
+from ndt_cli.metrics.psth import PSTH_SMOOTHING_MS, PsthScores, psth_scores
 from ndt_cli.metrics.scores import (
     RateScores,
     RateScoreSums,
@@ -21,7 +21,6 @@ __all__ = [
     "PSTH_SMOOTHING_MS",
     "DecodingScores",
     "PsthScores",
-    "Psths",
     "RateScoreSums",
     "RateScores",
     "SpikeScoreSums",

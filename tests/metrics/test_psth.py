@@ -7,7 +7,8 @@ import pytest
 from builders import spike_data
 
 from ndt_cli.baselines import smooth
-from ndt_cli.metrics import PSTH_SMOOTHING_MS, Psths, psth_scores
+from ndt_cli.metrics import PSTH_SMOOTHING_MS, psth_scores
+from ndt_cli.metrics.psth import Psths
 
 RNG = np.random.default_rng(0)
 PROFILES_CTN = 0.3 + 0.25 * np.sin(
