@@ -4,8 +4,7 @@ Axes in names: B trials, T bins, N units, R rows of the table of trials.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +21,10 @@ from ndt_cli.convert.clock import (
 )
 from ndt_cli.convert.contents import guess, listed
 from ndt_cli.convert.counts import ContinuousCounts
-from ndt_cli.convert.job import ConvertJob
 from ndt_cli.convert.options import SplitBy
-from ndt_cli.convert.spikes import SpikeTimes
-from ndt_cli.convert.tables import Conditions, Table, read_conditions, short_name
-from ndt_cli.data.chop import chop_windows
+from ndt_cli.convert.spikes import ALWAYS_US, SpikeTimes
+from ndt_cli.convert.tables import ConvertJob, Table, plain_label, read_conditions, short_name
+from ndt_cli.data.bins import chop_windows
 from ndt_cli.data.spike_data import IntArray, SpikeData, split_trials
 from ndt_cli.errors import DataError, SettingsError
 from ndt_cli.memory import check_memory
@@ -48,54 +46,16 @@ _LONGER, _MOST_FAR = 50, 0.95
 # Of trials in fewer different windows, the times are not those of the recording.
 _FEWEST_DIFFERENT = 0.5
 
-_ALWAYS_US = 2**57
-
 _MAX_BLOCKS = 5
-
-
-@dataclass(frozen=True, eq=False)
-class Cut:
-    """Trials that were cut from a file.
-
-    Parameters
-    ----------
-    data : SpikeData
-        All trials, in the order of the recording.
-    unit_ids : (neurons,) array
-        Name of each neuron in the file.
-    conditions : Conditions or None
-        Condition of each trial.
-    is_valid_B : (trials,) bool array or None
-        Which trials validate, if that is settled already.
-    """
-
-    data: SpikeData
-    unit_ids: NDArray[Any]
-    conditions: Conditions | None = None
-    is_valid_B: NDArray[np.bool_] | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class _Plan:
-    """What is cut, one row per trial; the rest as in `Cut` and `SpikeData`."""
-
-    starts_us_B: TicksArray
-    n_bins_B: IntArray
-    trial_ids_B: IntArray
-    places_B: IntArray
-    conditions: Conditions | None
-    is_valid_B: NDArray[np.bool_] | None
-    start_bins_B: IntArray | None = None
-    trial_table: dict[str, NDArray[Any]] = field(default_factory=dict)
-    event: str = ""
-    start_ms: float = 0.0
-    on_clock: bool = True  # False: each trial has a clock of its own
 
 
 def cut_recording(
     job: ConvertJob, spikes: Spikes, table: Table | None, behavior: list[Behavior], bin_us: int
-) -> Cut:
-    """Cut a recording into trials, or chop it into windows."""
+) -> SpikeData:
+    """Cut a recording into trials, or chop it into windows, in the order of the recording.
+
+    ``is_valid_B`` is None if validation trials are still to be drawn.
+    """
     source, options = str(job.contents.path), job.options
     if table is None:
         for option in ("where", "valid_where", "condition"):
@@ -105,11 +65,11 @@ def cut_recording(
                     hint="Give one: `trials=NAME`.",
                 )
     else:
-        table = _with_duration(job, table)
+        _add_duration(job, table)
     if options.chop_ms is not None:
-        plan = _plan_chopped(job, spikes, table, bin_us)
+        starts_us_B, n_bins_B, known = _plan_windows(job, spikes, table, bin_us)
     elif table is not None:
-        plan = _plan_trials(job, spikes, table, bin_us)
+        starts_us_B, n_bins_B, known = _plan_trials(job, spikes, table, bin_us)
     else:
         raise SettingsError(
             f"{source}: found no trials; expected a table of them, or a length of windows to chop",
@@ -117,53 +77,35 @@ def cut_recording(
             "`align=NAME` and `window_ms=(-250, 450)`; or chop the recording: `chop_ms=1000` and "
             "`overlap_ms=200`.",
         )
-    starts_us_B, n_bins_B = plan.starts_us_B, plan.n_bins_B
     stops_us_B = starts_us_B + n_bins_B * bin_us
     n_outside = spikes.n_spikes - spikes.n_inside(starts_us_B, stops_us_B)
     job.drop("spikes", n_outside, spikes.n_spikes, "are outside the trials' bins")
     parts = [series.cut(starts_us_B, n_bins_B, bin_us) for series in behavior]
     for series, cut_BTV in zip(behavior, parts, strict=True):
         check_known(series, cut_BTV, starts_us_B, stops_us_B, source)
-    data = SpikeData(
+    on_clock = table is None or table.zero_us_R is None
+    return SpikeData(
         spikes_BTN=spikes.count(starts_us_B, n_bins_B, bin_us),
         bin_ms=bin_us / 1000,
         lengths_B=n_bins_B,
         behavior_BTV=np.concatenate(parts, axis=2) if parts else None,
         behavior_names=tuple(name for series in behavior for name in series.names),
-        trial_ids_B=plan.trial_ids_B,
-        places_B=plan.places_B,
-        start_bins_B=plan.start_bins_B,
-        start_times_s_B=starts_us_B / 1e6 if plan.on_clock else None,
-        trial_table=plan.trial_table,
-        event=plan.event,
-        start_ms=plan.start_ms,
+        neuron_names=tuple(plain_label(unit) for unit in spikes.unit_ids.tolist()),
+        start_times_s_B=starts_us_B / 1e6 if on_clock else None,
+        **known,
     )
-    return Cut(data, spikes.unit_ids, plan.conditions, plan.is_valid_B)
 
 
-def chosen_rows(job: ConvertJob, table: Table) -> NDArray[np.bool_]:
-    """Return which rows meet the conditions of ``where``."""
-    kept_R = np.ones(table.n_rows, dtype=bool)
-    for rule, holds_R in table.meeting(job.options.where, "where"):
-        job.keep("trials", holds_R, kept_R, f"do not meet {rule!r}")
-    return kept_R
-
-
-def valid_rows(job: ConvertJob, table: Table | None) -> NDArray[np.bool_] | None:
-    """Return which rows validate by ``valid_where``; None without it."""
-    rule = job.options.valid_where
-    if rule is None or table is None:
-        return None
-    return table.meeting([rule], "valid_where")[0][1]
-
-
-def _plan_trials(job: ConvertJob, spikes: Spikes, table: Table, bin_us: int) -> _Plan:
+def _plan_trials(
+    job: ConvertJob, spikes: Spikes, table: Table, bin_us: int
+) -> tuple[TicksArray, IntArray, dict[str, Any]]:
     """Plan a window around an event in each trial, or each trial from start to stop.
 
     A partial last bin of a whole trial is left out, and so is a trial in which a unit was not
-    recorded: the unit would look silent there.
+    recorded: the unit would look silent there. Returns start and bins of each trial, and what else
+    `SpikeData` holds of them.
     """
-    kept_R = chosen_rows(job, table)
+    kept_R = job.kept_rows(table)
     start_ms, event = 0.0, "the start of each trial"
     if job.options.window_ms is None:
         event = _named(job, table, "start") or event
@@ -208,19 +150,19 @@ def _plan_trials(job: ConvertJob, spikes: Spikes, table: Table, bin_us: int) -> 
             "and may be in training and validation. `split='blocks'` parts them in time."
         )
     _check_size(job, spikes, len(rows) * int(n_bins_B.max()), bin_us)
-    is_valid_R = valid_rows(job, table)
-    return _Plan(
-        starts_us_B,
-        n_bins_B,
-        table.ids(rows),
-        rows,
-        read_conditions(table, job.options.condition, rows),
-        None if is_valid_R is None else is_valid_R[rows],
-        trial_table=table.at(rows),
-        event=short_name(event),
-        start_ms=start_ms,
-        on_clock=table.zero_us_R is None,
-    )
+    conditions_B, condition_names = read_conditions(table, job.options.condition, rows)
+    is_valid_R = job.valid_rows(table)
+    known = {
+        "trial_ids_B": table.ids(rows),
+        "places_B": rows,
+        "conditions_B": conditions_B,
+        "condition_names": condition_names,
+        "is_valid_B": None if is_valid_R is None else is_valid_R[rows],
+        "trial_table": table.at(rows),
+        "event": short_name(event),
+        "start_ms": start_ms,
+    }
+    return starts_us_B, n_bins_B, known
 
 
 def _rarest(
@@ -316,18 +258,18 @@ def _check_clocks(
     )
 
 
-def _with_duration(job: ConvertJob, table: Table) -> Table:
+def _add_duration(job: ConvertJob, table: Table) -> None:
     """Add a column ``duration_ms`` to a table with start and stop that has none.
 
     By it, one endless trial can be left out that would pad all the others.
     """
     start, stop = _named(job, table, "start"), _named(job, table, "stop")
     if start is None or stop is None or "duration_ms" in table.columns:
-        return table
+        return
     starts, has_start = table.times_us(start, "start")
     stops, has_stop = table.times_us(stop, "stop")
     duration_ms = np.where(has_start & has_stop, (stops - starts) / 1000, np.nan)
-    return table.with_column("duration_ms", duration_ms)
+    table.added["duration_ms"] = duration_ms
 
 
 def _whole_trials(job: ConvertJob, table: Table, kept_R: NDArray[np.bool_]) -> TicksArray:
@@ -404,12 +346,14 @@ def _check_size(job: ConvertJob, spikes: Spikes, n_bins: int, bin_us: int) -> No
 # are chopped each on its own.
 #
 # Windows start on a grid of bins from time 0 of the recording's clock. So the start bin of each
-# says when it was, and `ndt_cli.data.chop.merge` can put them back.
+# says when it was, and `ndt_cli.data.bins.merge` can put them back.
 # ------------------------------------------------------------------------------------------------
 
 
-def _plan_chopped(job: ConvertJob, spikes: Spikes, table: Table | None, bin_us: int) -> _Plan:
-    """Plan windows all along the recording, or along each trial."""
+def _plan_windows(
+    job: ConvertJob, spikes: Spikes, table: Table | None, bin_us: int
+) -> tuple[TicksArray, IntArray, dict[str, Any]]:
+    """Plan windows all along the recording, or along each trial; returns as `_plan_trials`."""
     options = job.options
     window_bins = in_bins(options.chop_ms or 0, bin_us, "chop_ms")
     overlap_bins = in_bins(options.overlap_ms, bin_us, "overlap_ms")
@@ -417,8 +361,10 @@ def _plan_chopped(job: ConvertJob, spikes: Spikes, table: Table | None, bin_us: 
     stretches_us[:, 0] = spikes.snapped(stretches_us[:, 0])
     if len(stretches_us) == 0 or (stretches_us[:, 1] - stretches_us[:, 0]).max() < 2 * bin_us:
         raise job.nothing_left("bin")
-    conditions = None if table is None else read_conditions(table, options.condition, rows)
-    is_valid_R = valid_rows(job, table)
+    numbers, condition_names = (
+        (None, {}) if table is None else read_conditions(table, options.condition, rows)
+    )
+    is_valid_R = job.valid_rows(table)
 
     def draw(stretch_of_cell: IntArray) -> NDArray[np.bool_]:
         if is_valid_R is not None:
@@ -428,7 +374,7 @@ def _plan_chopped(job: ConvertJob, spikes: Spikes, table: Table | None, bin_us: 
             options.split or "blocks",
             valid_fraction=options.valid_fraction,
             seed=options.seed,
-            conditions_B=None if conditions is None else conditions.numbers_B[stretch_of_cell],
+            conditions_B=None if numbers is None else numbers[stretch_of_cell],
             source=str(job.contents.path),
         )
 
@@ -436,23 +382,21 @@ def _plan_chopped(job: ConvertJob, spikes: Spikes, table: Table | None, bin_us: 
     n_bins = int((stretches_us[:, 1] - stretches_us[:, 0]).sum()) // bin_us
     _check_size(job, spikes, n_bins, bin_us)
     pieces = plan_pieces(stretches_us, bin_us, window_bins, overlap_bins, draw)
+    n_windows = len(pieces.n_bins_B)
     job.taken["windows"] = (
-        f"{len(pieces.n_bins_B)} of {window_bins} bins, overlapping by {overlap_bins}, in "
+        f"{n_windows} of {window_bins} bins, overlapping by {overlap_bins}, in "
         f"{len(stretches_us)} {'stretch' if len(stretches_us) == 1 else 'stretches'}"
     )
-    if conditions is not None:
-        conditions = replace(conditions, numbers_B=conditions.numbers_B[pieces.stretch_B])
-    places_B = np.arange(len(pieces.n_bins_B))
-    return _Plan(
-        pieces.start_bins_B.astype(np.int64) * bin_us,
-        pieces.n_bins_B,
-        places_B,
-        places_B,
-        conditions,
-        pieces.is_valid_B,
-        pieces.start_bins_B,
-        trial_table={} if table is None else table.at(rows[pieces.stretch_B]),
-    )
+    known = {
+        "trial_ids_B": np.arange(n_windows),
+        "places_B": np.arange(n_windows),
+        "conditions_B": None if numbers is None else numbers[pieces.stretch_B],
+        "condition_names": condition_names,
+        "is_valid_B": pieces.is_valid_B,
+        "start_bins_B": pieces.start_bins_B,
+        "trial_table": {} if table is None else table.at(rows[pieces.stretch_B]),
+    }
+    return pieces.start_bins_B.astype(np.int64) * bin_us, pieces.n_bins_B, known
 
 
 def _stretches(
@@ -461,7 +405,7 @@ def _stretches(
     """Return the stretches to chop, disjoint and in order, and the row of the table of each."""
     observed_us, invalid_us = spikes.observed_by_all_us, merge_intervals(_invalid_us(job))
     if len(invalid_us):
-        edges_us = np.array([-_ALWAYS_US, *invalid_us.reshape(-1), _ALWAYS_US])
+        edges_us = np.array([-ALWAYS_US, *invalid_us.reshape(-1), ALWAYS_US])
         valid_us = edges_us.reshape(-1, 2)
         sets = [valid_us] if observed_us is None else [valid_us, observed_us]
         observed_us = common_intervals(sets)
@@ -473,7 +417,7 @@ def _stretches(
         else:
             stretches_us = clipped(observed_us, start_us, stop_us)
         return stretches_us, np.zeros(len(stretches_us), dtype=np.int64)
-    kept_R = chosen_rows(job, table)
+    kept_R = job.kept_rows(table)
     spans_us_R2 = _whole_trials(job, table, kept_R)
     if observed_us is not None:
         observed_R = contained(spans_us_R2[:, 0], spans_us_R2[:, 1], observed_us)
@@ -490,8 +434,7 @@ def _stretches(
     return stretches_us, rows
 
 
-@dataclass(frozen=True, eq=False)
-class Pieces:
+class Pieces(NamedTuple):
     """Windows of the stretches: one row per window."""
 
     start_bins_B: IntArray  # counted from time 0 of the clock

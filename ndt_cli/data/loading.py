@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ndt_cli.data.bins import rebin_recording
 from ndt_cli.data.files import ArrayFile
 from ndt_cli.data.layouts import (
     LFADS_COUNT_KEYS,
@@ -18,7 +19,6 @@ from ndt_cli.data.layouts import (
     read_nlb,
     read_own,
 )
-from ndt_cli.data.rebin import rebin_recording
 from ndt_cli.data.sessions import stack_sessions
 from ndt_cli.data.spike_data import IntArray, Recording, SpikeData, check_recording
 from ndt_cli.data.synthetic import make_chaotic_rnn, make_lorenz
