@@ -72,23 +72,12 @@ def held(values: NDArray[Any]) -> Item:
 
 @dataclass
 class Contents:
-    """An open file, to be closed, or used in a ``with``.
-
-    Attributes
-    ----------
-    path : Path
-    layout : str
-        ``"npz"``, ``"HDF5"``, ``"NWB"``, ``"MATLAB"``, ``"CSV"`` or ``"phy"``.
-    items : dict of str to Item
-        By name, in the file's order.
-    spike_clock : Clock or None
-        Of the spike times, where the format says so.
-    """
+    """An open file, to be closed, or used in a ``with``."""
 
     path: Path
-    layout: str = ""
-    items: dict[str, Item] = field(default_factory=dict)
-    spike_clock: Clock | None = None
+    layout: str = ""  # "npz", "HDF5", "NWB", "MATLAB", "CSV" or "phy"
+    items: dict[str, Item] = field(default_factory=dict)  # by name, in the file's order
+    spike_clock: Clock | None = None  # of the spike times, where the format says so
     on_close: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> Self:
@@ -99,7 +88,7 @@ class Contents:
 
     def has_array(self, name: str | None, shape: tuple[int, ...] | None = None) -> bool:
         """Tell whether there is an array of this name, and of this shape if one is given."""
-        item = self.items.get(name or "")
+        item = None if name is None else self.items.get(name)
         return item is not None and item.kind == "array" and shape in (None, item.shape)
 
     @property
@@ -347,25 +336,16 @@ class Entry:
 class Listing:
     """What a file holds.
 
-    Attributes
-    ----------
-    source, format : str
-    entries : tuple of Entry
-    tables : dict of str to int
-        Groups of columns of equal length, with the number of their rows: choices for the options
-        ``trials`` and ``units``.
-    spikes : tuple of str or None
-        What would be taken as spikes: ``"spike_times"`` or ``"counts"``, and its name.
-    trials : str or None
-        Table that would be taken as that of trials; empty for columns at the top of the file.
+    ``tables`` are groups of columns of equal length, with the number of their rows: choices for the
+    options ``trials`` and ``units``.
     """
 
     source: str
     format: str
     entries: tuple[Entry, ...]
     tables: dict[str, int]
-    spikes: tuple[str, str] | None = None
-    trials: str | None = None
+    spikes: tuple[str, str] | None = None  # "spike_times" or "counts" that would be used: its name
+    trials: str | None = None  # table that would be used; empty for columns at the top of the file
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -379,15 +359,12 @@ def make_listing(contents: Contents) -> Listing:
         for name, item in contents.items.items()
     )
     times, counts = guess_spikes(contents)
-    named = ("spike_times", times) if times else ("counts", counts)
-    return Listing(
-        str(contents.path),
-        contents.layout,
-        entries,
-        contents.tables(),
-        (named[0], named[1]) if named[1] else None,
-        guess(contents, "trials", contents.groups) or ("" if guess(contents, "start") else None),
+    spikes = ("spike_times", times) if times else ("counts", counts) if counts else None
+    trials = guess(contents, "trials", contents.groups) or (
+        "" if guess(contents, "start") else None
     )
+    source = str(contents.path)
+    return Listing(source, contents.layout, entries, contents.tables(), spikes, trials)
 
 
 def _first_values(item: Item) -> str:

@@ -21,10 +21,9 @@ from ndt_cli.convert.contents import (
 )
 from ndt_cli.convert.counts import (
     check_trials_first,
-    chosen_bin_us,
-    continuous_counts,
     cut_counted_trials,
     read_axes,
+    read_continuous,
     read_matrices,
 )
 from ndt_cli.convert.options import ConvertOptions
@@ -182,12 +181,11 @@ def _cut(job: ConvertJob) -> SpikeData:
         job.taken["counts"] = found
         if values.ndim == 3:
             return cut_counted_trials(job, found, values)
-        counts = continuous_counts(job, found, values)
+        spikes, middles_us_T, bin_us = read_continuous(job, found, values)
         table = job.find_trials()
-        behavior = read_behavior(job, counts.centers_us_T)
-        kept = counts.take(job.kept_units(counts.unit_ids))
-        bin_us = chosen_bin_us(job, counts.source_bin_us)
-        return cut_recording(job, kept, table, behavior, bin_us)
+        behavior = read_behavior(job, middles_us_T)
+        spikes = spikes.take(job.kept_units(spikes.unit_ids))
+        return cut_recording(job, spikes, table, behavior, bin_us)
     if times_name is None:
         raise _no_spikes(contents)
     if options.bin_ms is None:

@@ -3,15 +3,16 @@
 Axes in names: B trials, T bins, N neurons, V behavioral variables, K any channel.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ndt_cli.convert.behavior import variable_names
-from ndt_cli.convert.clock import TicksArray, in_bins, inside, merge_intervals, ms_to_us
+from ndt_cli.convert.clock import TicksArray, in_bins, ms_to_us
 from ndt_cli.convert.contents import Contents, guess
+from ndt_cli.convert.spikes import SpikeTimes
 from ndt_cli.convert.tables import ConvertJob, plain_label, read_conditions, short_name
 from ndt_cli.data.bins import rebin
 from ndt_cli.data.spike_data import MAX_COUNT, FloatArray, IntArray, SpikeData, compact_counts
@@ -24,85 +25,30 @@ _ORDER = ("trials", "bins", "neurons")
 _DEFAULT_AXES = {3: ",".join(_ORDER), 2: "bins,neurons", 1: "bins"}
 
 
-@dataclass(frozen=True, eq=False)
-class ContinuousCounts:
-    """Counts of one continuous recording; used in place of `SpikeTimes`."""
+def read_continuous(
+    job: ConvertJob, name: str, values_TN: NDArray[Any]
+) -> tuple[SpikeTimes, TicksArray, int]:
+    """Return counts without trials as spikes in the middle of their bins.
 
-    counts_TN: IntArray
-    unit_ids: NDArray[Any]  # name of each neuron in the file
-    source_bin_us: int  # width of the bins
-    start_us: int = 0  # of the first one
-
-    @property
-    def n_units(self) -> int:
-        return int(self.counts_TN.shape[1])
-
-    @property
-    def n_spikes(self) -> int:
-        return int(self.counts_TN.sum(dtype=np.int64))
-
-    @property
-    def span_us(self) -> tuple[int, int]:
-        """Start of the first bin and end of the last one."""
-        return self.start_us, self.start_us + len(self.counts_TN) * self.source_bin_us
-
-    @property
-    def observed_by_all_us(self) -> TicksArray:
-        """The one interval that was recorded, (1, 2)."""
-        return np.array([self.span_us], dtype=np.int64)
-
-    @property
-    def centers_us_T(self) -> TicksArray:
-        """Middle of each bin."""
-        n_bins = len(self.counts_TN)
-        return self.start_us + self.source_bin_us // 2 + self.source_bin_us * np.arange(n_bins)
-
-    def take(self, units: IntArray) -> "ContinuousCounts":
-        """Return some of the neurons, in this order."""
-        counts_TN, unit_ids = self.counts_TN[:, units], self.unit_ids[units]
-        return replace(self, counts_TN=counts_TN, unit_ids=unit_ids)
-
-    def snapped(self, starts_us_B: TicksArray) -> TicksArray:
-        """Return the nearest bin edge for each time: where in a bin a spike was is not known."""
-        half = self.source_bin_us // 2
-        bins = (starts_us_B - self.start_us + half) // self.source_bin_us
-        return np.asarray(self.start_us + bins * self.source_bin_us)
-
-    def count(self, starts_us_B: TicksArray, n_bins_B: IntArray, bin_us: int) -> IntArray:
-        """Sum the counts in each trial's bins, whole multiples of the recording's.
-
-        Trials start at bin edges of the recording (see `snapped`) and lie inside it.
-        """
-        k = bin_us // self.source_bin_us
-        shape = (len(starts_us_B), int(np.max(n_bins_B, initial=0)), self.n_units)
-        spikes_BTN = np.zeros(shape, dtype=np.uint32)
-        firsts = (starts_us_B - self.start_us) // self.source_bin_us
-        for trial, (first, n_bins) in enumerate(
-            zip(firsts.tolist(), n_bins_B.tolist(), strict=True)
-        ):
-            grouped = self.counts_TN[first : first + n_bins * k].reshape(n_bins, k, self.n_units)
-            spikes_BTN[trial, :n_bins] = grouped.sum(axis=1, dtype=np.uint32)
-        return compact_counts(spikes_BTN)
-
-    def n_inside(self, starts_us_B: TicksArray, stops_us_B: TicksArray) -> int:
-        """Spikes inside at least one of the trials, each counted once."""
-        together = merge_intervals(np.stack([starts_us_B, stops_us_B], axis=1))
-        return int(self.counts_TN[inside(self.centers_us_T, together)].sum(dtype=np.int64))
-
-
-def continuous_counts(job: ConvertJob, name: str, values_TN: NDArray[Any]) -> ContinuousCounts:
-    """Return counts without trials, on the clock of the recording."""
-    source_us, start_us = source_bin_us(job, name), 0
+    Returns also the middle of each bin, and the width of the bins to make, in microseconds.
+    """
+    contents = job.contents
+    width_us, start_us = source_bin_us(job, name), 0
     times_name = job.options.counts_times
     if times_name is not None:
-        times = job.contents.numbers(times_name, "counts_times")
+        times = contents.numbers(times_name, "counts_times")
         if times.shape != (len(values_TN),):
             expected = f"{len(values_TN)} times, one per bin"
-            raise job.contents.wrong("counts_times", times_name, f"shape {times.shape}", expected)
+            raise contents.wrong("counts_times", times_name, f"shape {times.shape}", expected)
         start_us = int(job.options.clock.to_us(times[:1])[0])
-    counts_TN = as_counts(job.contents, name, values_TN)
-    unit_ids = unit_names(job.contents, counts_TN.shape[1])
-    return ContinuousCounts(counts_TN, unit_ids, source_us, start_us)
+    counts_TN = as_counts(contents, name, values_TN)
+    n_spikes = int(counts_TN.sum(dtype=np.int64))
+    check_memory(8 * n_spikes, f"{contents.path}: {name!r}, {n_spikes} spikes,")
+    middles_us_T = start_us + width_us // 2 + width_us * np.arange(len(counts_TN))
+    times_us = tuple(np.repeat(middles_us_T, counts_T) for counts_T in counts_TN.T)
+    bins_us = start_us, start_us + len(counts_TN) * width_us, width_us
+    spikes = SpikeTimes(times_us, unit_names(contents, len(times_us)), bins_us=bins_us)
+    return spikes, middles_us_T, chosen_bin_us(job, width_us)
 
 
 def read_axes(

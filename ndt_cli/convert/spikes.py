@@ -46,10 +46,8 @@ class SpikeTimes:
     times_us: tuple[TicksArray, ...]  # of each unit's spikes, ascending
     unit_ids: NDArray[Any]  # name of each unit in the file
     observed_us: tuple[TicksArray, ...] | None = None  # (intervals, 2) of each, if the file says so
-
-    @property
-    def n_units(self) -> int:
-        return len(self.times_us)
+    # Start, stop and width of bins that the spikes are in the middle of, where these were counts.
+    bins_us: tuple[int, int, int] | None = None
 
     @property
     def n_spikes(self) -> int:
@@ -57,29 +55,32 @@ class SpikeTimes:
 
     @property
     def span_us(self) -> tuple[int, int]:
-        """From the first spike to just after the last one."""
+        """From the first spike to just after the last one; from the first bin to the last."""
         fired = [times for times in self.times_us if len(times)]
-        if not fired:
-            return 0, 0
+        if self.bins_us is not None or not fired:
+            return self.bins_us[:2] if self.bins_us else (0, 0)
         return int(min(t[0] for t in fired)), int(max(t[-1] for t in fired)) + 1
 
     @property
     def observed_by_all_us(self) -> TicksArray | None:
         """Intervals in which every unit was observed, (intervals, 2); None if not known."""
+        if self.bins_us is not None:
+            return np.array([self.span_us], dtype=np.int64)
         return None if self.observed_us is None else common_intervals(self.observed_us)
 
     def take(self, units: IntArray) -> "SpikeTimes":
         """Return some of the units, in this order."""
-        observed = self.observed_us
-        return SpikeTimes(
-            tuple(self.times_us[i] for i in units),
-            self.unit_ids[units],
-            None if observed is None else tuple(observed[i] for i in units),
-        )
+        times_us, observed = tuple(self.times_us[i] for i in units), self.observed_us
+        some = None if observed is None else tuple(observed[i] for i in units)
+        return replace(self, times_us=times_us, unit_ids=self.unit_ids[units], observed_us=some)
 
     def snapped(self, starts_us_B: TicksArray) -> TicksArray:
-        """Return the times as they are: a trial may start at any microsecond."""
-        return starts_us_B
+        """Return the nearest edge of a bin for each time: where in it a spike was is not known."""
+        if self.bins_us is None:
+            return starts_us_B
+        start_us, _, width_us = self.bins_us
+        bins = (starts_us_B - start_us + width_us // 2) // width_us
+        return np.asarray(start_us + bins * width_us)
 
     def count(self, starts_us_B: TicksArray, n_bins_B: IntArray, bin_us: int) -> IntArray:
         """Count the spikes in each trial's bins, (trials, bins, neurons); zero past its end.
@@ -90,7 +91,7 @@ class SpikeTimes:
         # Edges past a trial's end all lie at its end, so that nothing falls between them.
         edges_BT = np.minimum(np.arange(n_bins + 1), np.asarray(n_bins_B)[:, None])
         edges_us_BT = starts_us_B[:, None] + bin_us * edges_BT
-        spikes_BTN = np.zeros((len(starts_us_B), n_bins, self.n_units), dtype=np.uint32)
+        spikes_BTN = np.zeros((len(starts_us_B), n_bins, len(self.times_us)), dtype=np.uint32)
         for unit, times_us in enumerate(self.times_us):
             spikes_BTN[..., unit] = np.diff(np.searchsorted(times_us, edges_us_BT), axis=1)
         return compact_counts(spikes_BTN)

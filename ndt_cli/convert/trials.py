@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from ndt_cli.convert.behavior import Behavior, check_known
 from ndt_cli.convert.clock import (
     TicksArray,
-    clipped,
     common_intervals,
     contained,
     in_bins,
@@ -20,7 +19,6 @@ from ndt_cli.convert.clock import (
     ms_to_us,
 )
 from ndt_cli.convert.contents import guess, listed
-from ndt_cli.convert.counts import ContinuousCounts
 from ndt_cli.convert.options import SplitBy
 from ndt_cli.convert.spikes import ALWAYS_US, SpikeTimes
 from ndt_cli.convert.tables import ConvertJob, Table, plain_label, read_conditions, short_name
@@ -28,8 +26,6 @@ from ndt_cli.data.bins import chop_windows
 from ndt_cli.data.spike_data import IntArray, SpikeData, split_trials
 from ndt_cli.errors import DataError, SettingsError
 from ndt_cli.memory import check_memory
-
-Spikes = SpikeTimes | ContinuousCounts
 
 # While they are counted: a count, and where its bin starts, in microseconds and in bins.
 _COUNT_BYTES, _EDGE_BYTES = 4, 16
@@ -46,11 +42,12 @@ _LONGER, _MOST_FAR = 50, 0.95
 # Of trials in fewer different windows, the times are not those of the recording.
 _FEWEST_DIFFERENT = 0.5
 
+_FOREVER_S = 1e9
 _MAX_BLOCKS = 5
 
 
 def cut_recording(
-    job: ConvertJob, spikes: Spikes, table: Table | None, behavior: list[Behavior], bin_us: int
+    job: ConvertJob, spikes: SpikeTimes, table: Table | None, behavior: list[Behavior], bin_us: int
 ) -> SpikeData:
     """Cut a recording into trials, or chop it into windows, in the order of the recording.
 
@@ -97,7 +94,7 @@ def cut_recording(
 
 
 def _plan_trials(
-    job: ConvertJob, spikes: Spikes, table: Table, bin_us: int
+    job: ConvertJob, spikes: SpikeTimes, table: Table, bin_us: int
 ) -> tuple[TicksArray, IntArray, dict[str, Any]]:
     """Plan a window around an event in each trial, or each trial from start to stop.
 
@@ -125,9 +122,8 @@ def _plan_trials(
     observed_us = spikes.observed_by_all_us
     if observed_us is not None:
         observed_R = contained(starts_us_R, stops_us_R, observed_us)
-        why = "lie, in part, where not all units were recorded" + _rarest(
-            job, spikes, kept_R, starts_us_R, stops_us_R
-        )
+        why = "lie, in part, where not all units were recorded"
+        why += _rarest(spikes, starts_us_R[kept_R], stops_us_R[kept_R])
         job.keep("trials", observed_R, kept_R, why)
     invalid_us = _invalid_us(job)
     meets_R = [
@@ -135,7 +131,7 @@ def _plan_trials(
         for start, stop in zip(starts_us_R, stops_us_R, strict=True)
     ]
     job.keep("trials", ~np.array(meets_R, dtype=bool), kept_R, "lie, in part, in 'invalid_times'")
-    _check_repeats(job, table, starts_us_R, stops_us_R, kept_R)
+    _leave_out_repeats(job, starts_us_R, stops_us_R, kept_R)
     rows = np.flatnonzero(kept_R)
     if len(rows) == 0:
         raise job.nothing_left("trial")
@@ -165,22 +161,15 @@ def _plan_trials(
     return starts_us_B, n_bins_B, known
 
 
-def _rarest(
-    job: ConvertJob,
-    spikes: Spikes,
-    kept_R: NDArray[np.bool_],
-    starts_us_R: TicksArray,
-    stops_us_R: TicksArray,
-) -> str:
-    """Return the unit that was recorded in the fewest trials, for a message."""
-    if not isinstance(spikes, SpikeTimes) or spikes.observed_us is None:
+def _rarest(spikes: SpikeTimes, starts_us: TicksArray, stops_us: TicksArray) -> str:
+    """Return the unit that was recorded in the fewest of these trials, for a message."""
+    if not spikes.observed_us:
         return ""
-    starts_us, stops_us = starts_us_R[kept_R], stops_us_R[kept_R]
     n_held = [
         int(contained(starts_us, stops_us, merge_intervals(o)).sum()) for o in spikes.observed_us
     ]
-    fewest = int(np.argmin(n_held)) if n_held else 0
-    if not n_held or n_held[fewest] == len(starts_us):
+    fewest = int(np.argmin(n_held))
+    if n_held[fewest] == len(starts_us):
         return ""
     return (
         f" ('obs_intervals': unit {spikes.unit_ids[fewest]} in {n_held[fewest]} of them; "
@@ -195,16 +184,11 @@ def _invalid_us(job: ConvertJob) -> TicksArray:
         return np.zeros((0, 2), dtype=np.int64)
     times = np.stack([job.contents.numbers(name, None) for name in names], axis=1)
     times = times[~np.isnan(times).any(axis=1)]
-    limit_s = 1e9
-    return job.options.clock.to_us(np.clip(times, -limit_s, limit_s))
+    return job.options.clock.to_us(np.clip(times, -_FOREVER_S, _FOREVER_S))
 
 
-def _check_repeats(
-    job: ConvertJob,
-    table: Table,
-    starts_us_R: TicksArray,
-    stops_us_R: TicksArray,
-    kept_R: NDArray[np.bool_],
+def _leave_out_repeats(
+    job: ConvertJob, starts_us_R: TicksArray, stops_us_R: TicksArray, kept_R: NDArray[np.bool_]
 ) -> None:
     """Leave out trials with the very window of another: they would train and validate."""
     rows = np.flatnonzero(kept_R)
@@ -218,21 +202,21 @@ def _check_repeats(
             "If they count from the start of each trial, so must the spikes: give the trial of "
             "each one, `spike_trials=NAME`.",
         )
-    is_first_R = np.zeros(table.n_rows, dtype=bool)
+    is_first_R = np.zeros(len(kept_R), dtype=bool)
     is_first_R[rows[firsts]] = True
     job.keep("trials", is_first_R, kept_R, "have the window of another trial")
 
 
 def _check_clocks(
-    job: ConvertJob, spikes: Spikes, starts_us_B: TicksArray, stops_us_B: TicksArray
+    job: ConvertJob, spikes: SpikeTimes, starts_us_B: TicksArray, stops_us_B: TicksArray
 ) -> None:
     """Refuse spikes and trials that are on different clocks, or rates that no neuron has."""
     first_us, last_us = spikes.span_us
-    if spikes.n_spikes < _MANY_SPIKES or not isinstance(spikes, SpikeTimes):
+    if spikes.n_spikes < _MANY_SPIKES or spikes.bins_us is not None:
         return
     begin_us, end_us = int(starts_us_B.min()), int(stops_us_B.max())
     n_outside = int(((stops_us_B <= first_us) | (starts_us_B >= last_us)).sum())
-    rate_hz = spikes.n_spikes / spikes.n_units / max((last_us - first_us) / 1e6, 1e-6)
+    rate_hz = spikes.n_spikes / len(spikes.unit_ids) / max((last_us - first_us) / 1e6, 1e-6)
     hull_us = np.array([begin_us]), np.array([end_us])
     n_far = spikes.n_spikes - spikes.n_inside(*hull_us)
     is_far = last_us - first_us > _LONGER * (end_us - begin_us)
@@ -245,7 +229,9 @@ def _check_clocks(
     elif is_far and n_far > _MOST_FAR * spikes.n_spikes:
         found = f"{spans}: {n_far} of {spikes.n_spikes} spikes are outside of all of them"
     elif rate_hz > _HIGHEST_RATE_HZ:
-        found = f"{spikes.n_spikes} spikes of {spikes.n_units} units from {first_us / 1e6:g} to "
+        found = (
+            f"{spikes.n_spikes} spikes of {len(spikes.unit_ids)} units from {first_us / 1e6:g} to "
+        )
         found += f"{last_us / 1e6:g} s: {rate_hz:.3g} spikes per second and unit"
     else:
         if n_outside:
@@ -319,7 +305,7 @@ def _named(job: ConvertJob, table: Table, what: str) -> str | None:
     return chosen or guess(table.contents, what, table.columns)
 
 
-def _check_size(job: ConvertJob, spikes: Spikes, n_bins: int, bin_us: int) -> None:
+def _check_size(job: ConvertJob, spikes: SpikeTimes, n_bins: int, bin_us: int) -> None:
     """Refuse more bins than memory holds, or than the spikes can fill, before counting."""
     contents, n_units = job.contents, len(spikes.unit_ids)
     n_entries, seconds = n_bins * n_units, n_bins * bin_us / 1e6
@@ -351,7 +337,7 @@ def _check_size(job: ConvertJob, spikes: Spikes, n_bins: int, bin_us: int) -> No
 
 
 def _plan_windows(
-    job: ConvertJob, spikes: Spikes, table: Table | None, bin_us: int
+    job: ConvertJob, spikes: SpikeTimes, table: Table | None, bin_us: int
 ) -> tuple[TicksArray, IntArray, dict[str, Any]]:
     """Plan windows all along the recording, or along each trial; returns as `_plan_trials`."""
     options = job.options
@@ -400,7 +386,7 @@ def _plan_windows(
 
 
 def _stretches(
-    job: ConvertJob, spikes: Spikes, table: Table | None, bin_us: int
+    job: ConvertJob, spikes: SpikeTimes, table: Table | None, bin_us: int
 ) -> tuple[TicksArray, IntArray]:
     """Return the stretches to chop, disjoint and in order, and the row of the table of each."""
     observed_us, invalid_us = spikes.observed_by_all_us, merge_intervals(_invalid_us(job))
@@ -415,7 +401,8 @@ def _stretches(
             whole_us = [start_us // bin_us * bin_us, -(-stop_us // bin_us) * bin_us]
             stretches_us = np.array([whole_us], dtype=np.int64)
         else:
-            stretches_us = clipped(observed_us, start_us, stop_us)
+            stretches_us = np.clip(observed_us, start_us, stop_us)
+            stretches_us = stretches_us[stretches_us[:, 0] < stretches_us[:, 1]]
         return stretches_us, np.zeros(len(stretches_us), dtype=np.int64)
     kept_R = job.kept_rows(table)
     spans_us_R2 = _whole_trials(job, table, kept_R)
@@ -531,11 +518,10 @@ def draw_blocks(
     n_train = n_trials - n_valid
     n_blocks = min(_MAX_BLOCKS, n_valid, n_train)
     rng = np.random.default_rng(seed)
-    is_valid_B: list[NDArray[np.bool_]] = []
+    is_valid_B, begin = np.zeros(n_trials, dtype=bool), 0
     for i in range(n_blocks):
         block, rest = (n * (i + 1) // n_blocks - n * i // n_blocks for n in (n_valid, n_train))
-        section = np.zeros(block + rest, dtype=bool)
-        at = int(rng.integers(0, rest + 1))
-        section[at : at + block] = True
-        is_valid_B.append(section)
-    return np.concatenate(is_valid_B)
+        at = begin + int(rng.integers(0, rest + 1))
+        is_valid_B[at : at + block] = True
+        begin += block + rest
+    return is_valid_B

@@ -41,19 +41,12 @@ PER_TRIAL = (
 class Sessions:
     """Which trials and which neurons belong to which of several sessions.
 
-    Parameters
-    ----------
-    names : tuple of str
-        One of each session.
-    of_trial_B : (trials,) int array
-        The session of each trial, a position in ``names``.
-    of_neuron_N : (neurons,) int array
-        The session of each neuron: its counts in trials of others are unknown, and stand as zero.
+    The counts of a neuron in trials of other sessions are unknown, and stand as zero.
     """
 
     names: tuple[str, ...]
-    of_trial_B: IntArray
-    of_neuron_N: IntArray
+    of_trial_B: IntArray  # the session of each trial, a position in `names`
+    of_neuron_N: IntArray  # the session of each neuron
 
     @property
     def present_BN(self) -> NDArray[np.bool_]:

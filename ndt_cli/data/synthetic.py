@@ -391,10 +391,8 @@ def _check_size(*, n_rates: int, n_counts: int, n_more: int, **sizes: float) -> 
 
 def _check_highest_rate(highest_per_bin: float, arguments: str) -> None:
     if not highest_per_bin <= MAX_COUNT:
-        raise SettingsError(
-            f"{arguments} give a rate of {highest_per_bin:g} spikes per bin; expected at most "
-            f"{MAX_COUNT}"
-        )
+        found = f"a rate of {highest_per_bin:g} spikes per bin"
+        raise SettingsError(f"{arguments} give {found}; expected at most {MAX_COUNT}")
 
 
 def _check_some_spikes(data: SpikeData, arguments: str) -> None:
