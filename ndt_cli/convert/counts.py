@@ -15,7 +15,14 @@ from ndt_cli.convert.contents import Contents, guess
 from ndt_cli.convert.spikes import SpikeTimes
 from ndt_cli.convert.tables import ConvertJob, plain_label, read_conditions, short_name
 from ndt_cli.data.bins import rebin
-from ndt_cli.data.spike_data import MAX_COUNT, FloatArray, IntArray, SpikeData, compact_counts
+from ndt_cli.data.spike_data import (
+    MAX_COUNT,
+    FloatArray,
+    IntArray,
+    SpikeData,
+    compact_counts,
+    looks_neurons_first,
+)
 from ndt_cli.errors import SettingsError
 from ndt_cli.memory import check_memory
 
@@ -33,6 +40,7 @@ def read_continuous(
     Returns also the middle of each bin, and the width of the bins to make, in microseconds.
     """
     contents = job.contents
+    counts_TN = as_counts(contents, name, values_TN)
     width_us, start_us = source_bin_us(job, name), 0
     times_name = job.options.counts_times
     if times_name is not None:
@@ -41,7 +49,6 @@ def read_continuous(
             expected = f"{len(values_TN)} times, one per bin"
             raise contents.wrong("counts_times", times_name, f"shape {times.shape}", expected)
         start_us = int(job.options.clock.to_us(times[:1])[0])
-    counts_TN = as_counts(contents, name, values_TN)
     n_spikes = int(counts_TN.sum(dtype=np.int64))
     check_memory(8 * n_spikes, f"{contents.path}: {name!r}, {n_spikes} spikes,")
     middles_us_T = start_us + width_us // 2 + width_us * np.arange(len(counts_TN))
@@ -312,6 +319,11 @@ def cut_counted_trials(job: ConvertJob, name: str, values_BTN: NDArray[Any]) -> 
         event=short_name(event),
         start_ms=before_ms,
     )
+    if options.axes is None and looks_neurons_first(data):
+        job.notes.append(
+            "Mean rates differ far more along the first axis than along the last: if it is "
+            "neurons, give the order, `axes='neurons,bins,trials'`."
+        )
     data = rebin(data, bin_us / 1000)
     is_count = (stored_BTN >= 0) & (stored_BTN <= MAX_COUNT)  # padding may be anything
     n_all = int(stored_BTN.sum(dtype=np.float64, where=is_count))

@@ -373,6 +373,8 @@ class ConvertJob:
         if chosen:
             option = "align" if options.align else "start"
             raise contents.unknown(option, chosen, contents.items)
+        if options.chop_ms is None:  # a table of MATLAB is listed by its name alone
+            contents.check_readable(guess(contents, "trials") or "", "trials")
         return None
 
     def kept_rows(self, table: Table) -> NDArray[np.bool_]:

@@ -14,7 +14,13 @@ from ndt_cli.data.arrays import read_counts
 from ndt_cli.data.files import ArrayFile
 from ndt_cli.data.layouts import LFADS_COUNT_KEYS, NLB_COUNT_KEYS
 from ndt_cli.data.loading import detect_layout, load_file
-from ndt_cli.data.spike_data import MAX_COUNT, Recording, SpikeData, trial_blocks
+from ndt_cli.data.spike_data import (
+    MAX_COUNT,
+    Recording,
+    SpikeData,
+    looks_neurons_first,
+    trial_blocks,
+)
 from ndt_cli.errors import DataError
 from ndt_cli.jsonable import jsonable
 from ndt_cli.settings.tree import DataSettings
@@ -247,6 +253,11 @@ def _warnings(train: SpikeData, valid: SpikeData, rates_N: NDArray[np.float64]) 
         warnings.append(
             f"Mean rates differ: {rates_hz[0]:.3g} Hz in training, {rates_hz[1]:.3g} Hz in "
             "validation trials"
+        )
+    if looks_neurons_first(train):
+        warnings.append(
+            "Mean rates differ far more along the first axis than along the last: is the order "
+            "trials x bins x neurons?"
         )
     n_padded = sum(int((~d.inside_BT).sum()) for d in (train, valid))
     if n_padded:

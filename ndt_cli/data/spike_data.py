@@ -428,6 +428,9 @@ TrialValues: TypeAlias = FloatArray | ByTrial
 MAX_COUNT = int(np.iinfo(np.uint16).max)
 """Largest spike count of a bin."""
 
+# Rates of trials do not differ by half of their mean, and four times as much as those of neurons.
+_FEW, _UNLIKE_TRIALS, _FAR_MORE = 5, 0.25, 4
+
 
 def check_recording(recording: Recording) -> None:
     """Refuse a recording that cannot be trained on: no spikes, or splits that do not match."""
@@ -454,6 +457,24 @@ def check_recording(recording: Recording) -> None:
             f"{source}: found no spike in {train.n_trials} training trials; expected some",
             hint="Was the right array saved? See `describe_file(FILE)`.",
         )
+
+
+def looks_neurons_first(data: SpikeData) -> bool:
+    """Tell whether the first axis looks like neurons, and the last like trials.
+
+    Mean rates differ far more between neurons than between trials. Compared is their squared
+    coefficient of variation, less that of Poisson counts.
+    """
+    totals_B = data.spikes_BTN.sum(axis=(1, 2), dtype=np.int64)
+    totals_N = data.spikes_BTN.sum(axis=(0, 1), dtype=np.int64)
+    if min(len(totals_B), len(totals_N)) < _FEW or not totals_B.sum():
+        return False
+    rates_B = totals_B / data.lengths_B
+    first, last = (
+        np.var(rates) / np.mean(rates) ** 2 - 1 / np.mean(totals)
+        for rates, totals in ((rates_B, totals_B), (totals_N, totals_N))
+    )
+    return bool(first > max(_UNLIKE_TRIALS, _FAR_MORE * last))
 
 
 def compact_counts(counts: IntArray) -> IntArray:

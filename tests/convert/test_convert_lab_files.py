@@ -237,6 +237,7 @@ def test_an_object_of_matlab_is_named_and_never_read_as_numbers(tmp_path):
     assert kinds["session/outcome"] == "MATLAB categorical, not read"
     for options, name in (
         ({"trials": "trials"}, "table"),
+        ({}, "table"),
         ({"trials": "session", "condition": ("outcome",)}, "categorical"),
         ({"trials": "session", "where": ("outcome == R",)}, "categorical"),
     ):
