@@ -11,14 +11,7 @@ import numpy as np
 
 from ndt_cli.convert.behavior import read_behavior
 from ndt_cli.convert.clock import ms_to_us
-from ndt_cli.convert.contents import (
-    Contents,
-    Listing,
-    guess,
-    guess_spikes,
-    listed,
-    make_listing,
-)
+from ndt_cli.convert.contents import Contents, Listing, guess, guess_spikes, listed, make_listing
 from ndt_cli.convert.counts import (
     check_trials_first,
     cut_counted_trials,

@@ -253,31 +253,24 @@ def _check_values(parts: list[_Element], order: str) -> None:
     what, is_complex = flags & 0xFF, bool(flags & 0x800)
     if what in (_FUNCTION, _OPAQUE):
         return
-    n_entries = _n_entries(parts, order)
-    n_held = sum(kind == _MATRIX for kind, _ in parts)
+    kinds = [kind for kind, _ in parts]
+    if len(kinds) < _BEFORE_VALUES or kinds[1] not in _SHAPES or kinds[2] not in _NAMES:
+        raise ValueError("an array without a shape or a name")
+    n_axes, rest = divmod(len(parts[1][1]), 4)
+    if rest or not 2 <= n_axes <= _MOST_AXES:
+        raise ValueError(f"an array whose shape has {len(parts[1][1])} bytes")
+    shape = struct.unpack_from(f"{order}{n_axes}i", parts[1][1])
+    if min(shape) < 0:
+        raise ValueError(f"an array of shape {shape}")
+    n_entries, n_held = math.prod(shape), kinds.count(_MATRIX)
     if what in _OF_ARRAYS and n_entries > max(n_held, _FEW):
         raise ValueError(f"an array of {n_entries} cells or structs, with {n_held} in it")
-    needed = {_SPARSE: 3, **dict.fromkeys(_PLAIN, 1)}.get(what)
-    if needed is None:
-        return
-    values = [kind for kind, _ in parts[_BEFORE_VALUES:]][: needed + is_complex]
-    if len(values) < needed + is_complex or not set(values) <= set(_TYPES):
-        raise ValueError(f"an array of class {what} without its values")
-
-
-def _n_entries(parts: list[_Element], order: str) -> int:
-    """Return the number of entries that an array declares."""
-    kinds = [kind for kind, _ in parts[1:_BEFORE_VALUES]]
-    if len(kinds) < 2 or kinds[0] not in _SHAPES or kinds[1] not in _NAMES:
-        raise ValueError("an array without a shape or a name")
-    shape = parts[1][1]
-    n_axes, rest = divmod(len(shape), 4)
-    if rest or not 2 <= n_axes <= _MOST_AXES:
-        raise ValueError(f"an array whose shape has {len(shape)} bytes")
-    sizes = struct.unpack_from(f"{order}{n_axes}i", shape)
-    if min(sizes) < 0:
-        raise ValueError(f"an array of shape {sizes}")
-    return math.prod(sizes)
+    n_needed = {_SPARSE: 3, **dict.fromkeys(_PLAIN, 1)}.get(what, 0)
+    if n_needed:
+        n_needed += is_complex
+        values = kinds[_BEFORE_VALUES:][:n_needed]
+        if len(values) < n_needed or not set(values) <= set(_TYPES):
+            raise ValueError(f"an array of class {what} without its values")
 
 
 # ------------------------------------------------------------------------------------------------
@@ -457,7 +450,8 @@ class _Reader:
         if h5py.check_ref_dtype(item.dtype) is not None:
             return self._cells(item, depth)
         if kind == "char" and item.dtype.kind in "ui":
-            rows = [_word(row) for row in read_dataset(self.path, item).T]
+            codes = read_dataset(self.path, item).T.astype(np.uint16)
+            rows = [r.tobytes().decode("utf-16-le", errors="replace").rstrip() for r in codes]
             return rows[0] if len(rows) == 1 else Cells((len(rows), 1), list(rows))
         if item.dtype.kind not in "buif":
             return _object(MatlabObject(kind or f"array of {item.dtype}"))
@@ -490,17 +484,17 @@ class _Reader:
     def _struct(self, group: h5py.Group, depth: int) -> Value:
         fields = {name: self.value(own_item(group, name), depth + 1) for name in group}
         # An array of structs stores each field as an array of references without a class.
-        shapes = {
-            name: value.shape
+        columns = {
+            name: value
             for name, value in fields.items()
             if isinstance(value, Cells) and not matlab_class(group[name])
         }
-        if shapes and len(shapes) == len(fields) and len(set(shapes.values())) == 1:
-            shape = next(iter(shapes.values()))
-            columns = {name: v for name, v in fields.items() if isinstance(v, Cells)}
+        shapes = {column.shape for column in columns.values()}
+        if len(columns) == len(fields) and len(shapes) == 1:
+            (shape,) = shapes
             rows: list[Value] = [
                 {name: column.values[i] for name, column in columns.items()}
-                for i in range(int(np.prod(shape)))
+                for i in range(math.prod(shape))
             ]
             return Cells(shape, rows)
         return fields
@@ -517,7 +511,3 @@ def _empty(kind: str, item: h5py.Dataset) -> Value:
         raise ValueError(f"an empty array of size {shape}")
     empty = np.zeros(shape)
     return Cells(shape, []) if kind == "cell" else Item(shape, "float64", lambda: empty)
-
-
-def _word(codes: NDArray[Any]) -> str:
-    return codes.astype(np.uint16).tobytes().decode("utf-16-le", errors="replace").rstrip()

@@ -19,7 +19,7 @@ from ndt_cli.convert.clock import (
     merge_intervals,
     ms_to_us,
 )
-from ndt_cli.convert.contents import PLAIN_KINDS, Contents, Item, guess, guess_beside
+from ndt_cli.convert.contents import PLAIN_KINDS, Item, guess, guess_beside
 from ndt_cli.convert.tables import TRIAL_IDS, ConvertJob, Table, match_rows
 from ndt_cli.data.spike_data import IntArray, compact_counts
 from ndt_cli.errors import SettingsError
@@ -152,12 +152,12 @@ def bin_spikes(
 
 
 # ------------------------------------------------------------------------------------------------
-# Every arrangement in a file is laid end to end first.
+# Reading: each arrangement in a file is laid end to end first.
 # ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
-class _Laid:
+class _Spikes:
     """Times of all spikes with the unit of each, end to end."""
 
     values: NDArray[Any]
@@ -168,12 +168,11 @@ class _Laid:
     observed: tuple[TicksArray, ...] | None = None
 
 
-def _end_to_end(lists: Sequence[NDArray[Any]], labels: NDArray[Any], **more: Any) -> _Laid:
+def _end_to_end(lists: Sequence[NDArray[Any]], labels: NDArray[Any], **more: Any) -> _Spikes:
     """Lay one list of times per unit end to end."""
     values = np.concatenate([np.reshape(v, -1) for v in lists]) if lists else np.zeros(0)
-    return _Laid(
-        values, np.repeat(np.arange(len(lists)), list(map(np.size, lists))), labels, **more
-    )
+    unit_of = np.repeat(np.arange(len(lists)), [np.size(v) for v in lists])
+    return _Spikes(values, unit_of, labels, **more)
 
 
 def read_spike_times(job: ConvertJob, name: str) -> tuple[SpikeTimes, Table | None]:
@@ -183,21 +182,22 @@ def read_spike_times(job: ConvertJob, name: str) -> tuple[SpikeTimes, Table | No
     unit; a list per unit; a group with an array per unit; lists of trials x units, or of channels x
     units.
     """
-    laid = _lay(job, name)
-    has_unit = laid.unit_of >= 0
+    spikes = _read_arrangement(job, name)
+    has_unit = spikes.unit_of >= 0
     job.drop("spikes", int((~has_unit).sum()), len(has_unit), "have no unit")
-    times_us, is_time = _finite_times(job, name, laid.values[has_unit])
-    kept = np.flatnonzero(has_unit)[is_time]
-    table = job.find_trials() if laid.table is None else laid.table
-    if laid.trial_of is not None and table is not None:
+    times_us, is_time = _finite_times(job, name, spikes.values[has_unit])
+    kept = has_unit.copy()
+    kept[has_unit] = is_time
+    table = job.find_trials() if spikes.table is None else spikes.table
+    if spikes.trial_of is not None and table is not None:
         zero_us = _DAY_US * np.arange(table.n_rows)
-        times_us = times_us + zero_us[laid.trial_of[kept]]
+        times_us = times_us + zero_us[spikes.trial_of[kept]]
         table = replace(table, zero_us_R=zero_us)
-    parts_us = _by_unit(times_us, laid.unit_of[kept], len(laid.labels))
-    return _ascending(job, name, SpikeTimes(parts_us, laid.labels, laid.observed)), table
+    parts_us = _by_unit(times_us, spikes.unit_of[kept], len(spikes.labels))
+    return _ascending(job, name, SpikeTimes(parts_us, spikes.labels, spikes.observed)), table
 
 
-def _lay(job: ConvertJob, name: str) -> _Laid:
+def _read_arrangement(job: ConvertJob, name: str) -> _Spikes:
     """Read the spikes of this name, by the arrangement that they have."""
     contents = job.contents
     found = contents.resolve(name) or name
@@ -207,25 +207,25 @@ def _lay(job: ConvertJob, name: str) -> _Laid:
         raise contents.wrong("spike_times", found, "matrices", "lists of times", hint)
     by_trial = job.options.spike_trials is not None
     if item is not None and item.kind == "lists" and (len(item.shape) == 2 or not by_trial):
-        return _lay_lists(job, found, item)
+        return _read_lists(job, found, item)
     if by_trial:
         values = contents.numbers(name, "spike_times")
         job.taken["spike times"] = name
         trial_of, table = _trial_of_each(job, name, values)
-        return _Laid(values, *_unit_of_each(job, found, len(values)), trial_of, table)
+        return _Spikes(values, *_unit_of_each(job, found, len(values)), trial_of, table)
     if item is None or item.kind != "array":
-        return _lay_group(job, name)
+        return _read_group(job, name)
     values = contents.numbers(found, "spike_times")
     job.taken["spike times"] = found
     if values.ndim == 1:
-        return _Laid(values, *_unit_of_each(job, found, len(values)))
+        return _Spikes(values, *_unit_of_each(job, found, len(values)))
     if values.ndim != 2:
         shape = f"{values.ndim} axes, {values.shape}"
         raise contents.wrong("spike_times", found, shape, "one or two")
     return _end_to_end(_rows_of_units(job, found, values), np.arange(len(values)))
 
 
-def _lay_group(job: ConvertJob, name: str) -> _Laid:
+def _read_group(job: ConvertJob, name: str) -> _Spikes:
     """Read a group with one array per unit, or columns of a text table by a pattern."""
     contents = job.contents
     group = contents.resolve_table(name) or ""
@@ -240,14 +240,14 @@ def _lay_group(job: ConvertJob, name: str) -> _Laid:
     return _end_to_end(lists, np.array([n.rpartition("/")[2] for n in members]))
 
 
-def _lay_lists(job: ConvertJob, name: str, item: Item) -> _Laid:
+def _read_lists(job: ConvertJob, name: str, item: Item) -> _Spikes:
     """Read one list per unit; or lists on two axes, of channels and units or trials and units."""
     contents, options = job.contents, job.options
     words = (options.axes or "trials,neurons").replace(" ", "").split(",")
     if len(item.shape) == 2:
         if "channels" in words:
-            return _lay_channels(job, name, item, words)
-        return _lay_trials(job, name, item, words)
+            return _read_channels(job, name, item, words)
+        return _read_trials(job, name, item, words)
     job.taken["spike times"] = name
     group, labels, observed = name.rpartition("/")[0], np.arange(int(np.prod(item.shape))), None
     if contents.has_array(f"{group}/id", item.shape):
@@ -259,7 +259,7 @@ def _lay_lists(job: ConvertJob, name: str, item: Item) -> _Laid:
     return _end_to_end(item.read(), labels, observed=observed)
 
 
-def _lay_channels(job: ConvertJob, name: str, item: Item, words: list[str]) -> _Laid:
+def _read_channels(job: ConvertJob, name: str, item: Item, words: list[str]) -> _Spikes:
     """Read one list per channel and unit; units without spikes are left out."""
     if sorted(words) != ["channels", "neurons"]:
         raise SettingsError(f"`axes={job.options.axes!r}`: expected channels,neurons")
@@ -273,7 +273,7 @@ def _lay_channels(job: ConvertJob, name: str, item: Item, words: list[str]) -> _
     return _end_to_end([lists[i] for i in held], labels[held])
 
 
-def _lay_trials(job: ConvertJob, name: str, item: Item, words: list[str]) -> _Laid:
+def _read_trials(job: ConvertJob, name: str, item: Item, words: list[str]) -> _Spikes:
     """Read one list per trial and unit, such as MATLAB's cells."""
     if sorted(words) != ["neurons", "trials"]:
         raise SettingsError(
@@ -297,10 +297,10 @@ def _lay_trials(job: ConvertJob, name: str, item: Item, words: list[str]) -> _La
             "`axes='neurons,trials'`.",
         )
     job.taken["spike times"] = f"{name}, {n_trials} trials x {n_units} units"
-    laid = _end_to_end([lists[i] for i in grid_BN.reshape(-1)], np.arange(n_units))
-    trial_of, unit_of = np.divmod(laid.unit_of, n_units)
+    spikes = _end_to_end([lists[i] for i in grid_BN.reshape(-1)], np.arange(n_units))
+    trial_of, unit_of = np.divmod(spikes.unit_of, n_units)
     table = job.trials_beside(n_trials, "spikes")
-    return replace(laid, unit_of=unit_of, trial_of=trial_of, table=table)
+    return replace(spikes, unit_of=unit_of, trial_of=trial_of, table=table)
 
 
 def _observed(
@@ -413,36 +413,21 @@ def _trial_of_each(
             f"Trials are those in {chosen!r}: a trial without any spike is not among them. Give a "
             "table of trials to include it: `trials=NAME`."
         )
-        added = _constant_columns(contents, len(values), first_of, trial_of)
+        added = {}
+        for column, item in contents.items.items():
+            if item.kind != "array" or item.shape != labels.shape:
+                continue
+            each = item.read()
+            same = each[first_of][trial_of]
+            is_float, is_plain = each.dtype.kind == "f", each.dtype.kind in PLAIN_KINDS
+            if is_plain and np.array_equal(each, same, equal_nan=is_float):
+                added[column] = each[first_of]
         added.setdefault(TRIAL_IDS[0], trial_ids)
         return trial_of, job.columns_of(len(trial_ids), "spike_trials", added=added)
     table = job.find_table(trials, "trials")
     job.taken["trials"] = trials
     id_columns = (chosen.rpartition("/")[2], *TRIAL_IDS)
     return match_rows(table, trial_ids, id_columns, job.notes)[trial_of], table
-
-
-def _constant_columns(
-    contents: Contents,
-    n_spikes: int,
-    first_of: NDArray[np.integer],
-    trial_of: NDArray[np.integer],
-) -> dict[str, NDArray[Any]]:
-    """Return the arrays with one value per spike that are constant within each trial."""
-    columns = {}
-    for name, item in contents.items.items():
-        if item.kind != "array" or item.shape != (n_spikes,):
-            continue
-        values = item.read()
-        if values.dtype.kind not in PLAIN_KINDS:
-            continue
-        firsts = values[first_of]
-        same = values == firsts[trial_of]
-        if values.dtype.kind == "f":
-            same |= np.isnan(values) & np.isnan(firsts[trial_of])
-        if same.all():
-            columns[name] = firsts
-    return columns
 
 
 def _spike_clock(job: ConvertJob) -> Clock:

@@ -125,12 +125,10 @@ def _plan_trials(
         why = "lie, in part, where not all units were recorded"
         why += _rarest(spikes, starts_us_R[kept_R], stops_us_R[kept_R])
         job.keep("trials", observed_R, kept_R, why)
-    invalid_us = _invalid_us(job)
-    meets_R = [
-        ((start < invalid_us[:, 1]) & (stop > invalid_us[:, 0])).any()
-        for start, stop in zip(starts_us_R, stops_us_R, strict=True)
-    ]
-    job.keep("trials", ~np.array(meets_R, dtype=bool), kept_R, "lie, in part, in 'invalid_times'")
+    is_valid_R = np.ones(table.n_rows, dtype=bool)
+    for start_us, stop_us in _invalid_us(job):
+        is_valid_R &= (stops_us_R <= start_us) | (starts_us_R >= stop_us)
+    job.keep("trials", is_valid_R, kept_R, "lie, in part, in 'invalid_times'")
     _leave_out_repeats(job, starts_us_R, stops_us_R, kept_R)
     rows = np.flatnonzero(kept_R)
     if len(rows) == 0:
@@ -147,13 +145,13 @@ def _plan_trials(
         )
     _check_size(job, spikes, len(rows) * int(n_bins_B.max()), bin_us)
     conditions_B, condition_names = read_conditions(table, job.options.condition, rows)
-    is_valid_R = job.valid_rows(table)
+    validates_R = job.valid_rows(table)
     known = {
         "trial_ids_B": table.ids(rows),
         "places_B": rows,
         "conditions_B": conditions_B,
         "condition_names": condition_names,
-        "is_valid_B": None if is_valid_R is None else is_valid_R[rows],
+        "is_valid_B": None if validates_R is None else validates_R[rows],
         "trial_table": table.at(rows),
         "event": short_name(event),
         "start_ms": start_ms,
@@ -216,7 +214,8 @@ def _check_clocks(
         return
     begin_us, end_us = int(starts_us_B.min()), int(stops_us_B.max())
     n_outside = int(((stops_us_B <= first_us) | (starts_us_B >= last_us)).sum())
-    rate_hz = spikes.n_spikes / len(spikes.unit_ids) / max((last_us - first_us) / 1e6, 1e-6)
+    n_units = len(spikes.unit_ids)
+    rate_hz = spikes.n_spikes / n_units / max((last_us - first_us) / 1e6, 1e-6)
     hull_us = np.array([begin_us]), np.array([end_us])
     n_far = spikes.n_spikes - spikes.n_inside(*hull_us)
     is_far = last_us - first_us > _LONGER * (end_us - begin_us)
@@ -229,9 +228,7 @@ def _check_clocks(
     elif is_far and n_far > _MOST_FAR * spikes.n_spikes:
         found = f"{spans}: {n_far} of {spikes.n_spikes} spikes are outside of all of them"
     elif rate_hz > _HIGHEST_RATE_HZ:
-        found = (
-            f"{spikes.n_spikes} spikes of {len(spikes.unit_ids)} units from {first_us / 1e6:g} to "
-        )
+        found = f"{spikes.n_spikes} spikes of {n_units} units from {first_us / 1e6:g} to "
         found += f"{last_us / 1e6:g} s: {rate_hz:.3g} spikes per second and unit"
     else:
         if n_outside:

@@ -346,9 +346,8 @@ def read_own(file: ArrayFile, settings: DataSettings) -> Recording:
         if "condition_names" in file:
             names = read_names(file, "condition_names", len(numbers))
             condition_names = dict(zip(numbers, names, strict=True))
-    behavior_key = (
-        "behaviour" if "behaviour" in file else "behavior"
-    )  # British spelling is read too
+    # British spelling is read too.
+    behavior_key = "behaviour" if "behaviour" in file else "behavior"
     behavior_BTV = optional(behavior_key, read_series, n_trials, n_bins)
     behavior_names: list[str] = []
     if behavior_BTV is not None:
