@@ -232,9 +232,7 @@ def listed(names: Iterable[str]) -> str:
     return (", ".join(repr(n) for n in names[:_N_NAMES]) or "none") + more
 
 
-# ------------------------------------------------------------------------------------------------
-# Usual names, tried where the user gives none.
-# ------------------------------------------------------------------------------------------------
+# Usual names, tried where the user gives none -----------------------------------------------------
 
 _NAMES = {
     "spike_times": ("units/spike_times", "spike_times", "spiketimes", "spike_time", "spikes"),
@@ -313,9 +311,7 @@ def _first_like(names: Iterable[str], known: Iterable[str]) -> str | None:
     return next((by_plain[plain(n)] for n in names if plain(n) in by_plain), None)
 
 
-# ------------------------------------------------------------------------------------------------
-# A listing of an unknown file, so that its names can be chosen.
-# ------------------------------------------------------------------------------------------------
+# A listing of an unknown file, so that its names can be chosen ------------------------------------
 
 _N_VALUES = 4
 _MAX_CHARS = 40

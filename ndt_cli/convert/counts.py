@@ -256,9 +256,7 @@ def unit_names(contents: Contents, n_units: int) -> NDArray[Any]:
     return np.arange(n_units)
 
 
-# ------------------------------------------------------------------------------------------------
-# Trials of counts: a window of each, in wider bins.
-# ------------------------------------------------------------------------------------------------
+# Trials of counts: a window of each, in wider bins ------------------------------------------------
 
 
 def cut_counted_trials(job: ConvertJob, name: str, values_BTN: NDArray[Any]) -> SpikeData:

@@ -119,13 +119,11 @@ def _words(codes: NDArray[Any], words: dict[int, str]) -> NDArray[Any]:
     return np.array(found, dtype=str).reshape(codes.shape)
 
 
-# ------------------------------------------------------------------------------------------------
-# Tables and time series of an NWB file, read as the HDF5 file that it is.
+# Tables and time series of an NWB file, read as the HDF5 file that it is --------------------------
 #
 # A column of a table may be ragged: its values lie end to end, and ``NAME_index`` holds the end of
 # each row. A time series is a group of ``data`` with ``timestamps``, or with ``starting_time`` and
 # a rate. Times are in seconds.
-# ------------------------------------------------------------------------------------------------
 
 
 def _as_nwb(contents: Contents, file: h5py.File) -> None:

@@ -39,10 +39,10 @@ from ndt_cli.memory import check_memory, in_gb
 # Of what lies in one another, in files of either format.
 _MAX_DEPTH = 32
 
-# ------------------------------------------------------------------------------------------------
-# What files of both formats hold: numbers in an array of MATLAB's shape, which loads them; text;
-# cells; a struct; or what is named in a list of the file, and refused where it is asked for.
-# ------------------------------------------------------------------------------------------------
+# What files of both formats hold ------------------------------------------------------------------
+#
+# Numbers in an array of MATLAB's shape, which loads them; text; cells; a struct; or what is named
+# in a list of the file, and refused where it is asked for.
 
 
 @dataclass(frozen=True)
@@ -162,12 +162,10 @@ def _no_mat(path: Path, error: Exception) -> DataError:
     )
 
 
-# ------------------------------------------------------------------------------------------------
-# Versions 5 to 7: a check of the layout before scipy reads it.
+# Versions 5 to 7: a check of the layout before scipy reads it -------------------------------------
 #
 # `scipy.io.loadmat` trusts the type and size that each element declares; one damaged byte there
 # can crash the process. The layout is that of MathWorks' "MAT-File Format", chapter 1.
-# ------------------------------------------------------------------------------------------------
 
 _HEADER_BYTES = 128
 
@@ -273,9 +271,7 @@ def _check_values(parts: list[_Element], order: str) -> None:
             raise ValueError(f"an array of class {what} without its values")
 
 
-# ------------------------------------------------------------------------------------------------
-# Versions 4 to 7, through `scipy.io.loadmat`, which executes nothing.
-# ------------------------------------------------------------------------------------------------
+# Versions 4 to 7, through `scipy.io.loadmat`, which executes nothing ------------------------------
 
 # Major version by scipy's count of versions 5 to 7, which share a layout.
 _VERSION_5 = 1
@@ -368,9 +364,7 @@ def _sparse(raw: Any, where: str) -> Item:
     return Item(tuple(raw.shape), str(raw.dtype), read)
 
 
-# ------------------------------------------------------------------------------------------------
-# Version 7.3: HDF5 with axes reversed, cells as references, text as numbers.
-# ------------------------------------------------------------------------------------------------
+# Version 7.3: HDF5 with axes reversed, cells as references, text as numbers -----------------------
 
 
 _OBJECTS = (h5py.Group, h5py.Dataset, h5py.Datatype)

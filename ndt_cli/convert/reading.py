@@ -105,10 +105,9 @@ def _unknown(path: Path, head: bytes) -> DataError:
     )
 
 
-# ------------------------------------------------------------------------------------------------
-# A folder of Kilosort or phy: spike_times.npy in samples, spike_clusters.npy, cluster_*.tsv, and
-# params.py with the sampling rate, which is read as text.
-# ------------------------------------------------------------------------------------------------
+# A folder of Kilosort or phy ----------------------------------------------------------------------
+#
+# spike_times.npy is in samples; params.py has the sampling rate, and is read as text.
 
 _SAMPLE_RATE = re.compile(r"^\s*sample_rate\s*=\s*([0-9.eE+]+)", re.MULTILINE)
 

@@ -151,9 +151,7 @@ def bin_spikes(
     return spikes.count(starts_us_B, lengths_B, bin_us), lengths_B
 
 
-# ------------------------------------------------------------------------------------------------
-# Reading: each arrangement in a file is laid end to end first.
-# ------------------------------------------------------------------------------------------------
+# Reading: each arrangement in a file is laid end to end first -------------------------------------
 
 
 @dataclass(frozen=True, eq=False)

@@ -276,9 +276,7 @@ def _is_whole(values: NDArray[np.generic]) -> bool:
     return bool(whole.all() and (numbers % 1 == 0).all())
 
 
-# ------------------------------------------------------------------------------------------------
-# The journal, and where tables are found.
-# ------------------------------------------------------------------------------------------------
+# The journal, and where tables are found ----------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -321,8 +321,7 @@ def _check_size(job: ConvertJob, spikes: SpikeTimes, n_bins: int, bin_us: int) -
     )
 
 
-# ------------------------------------------------------------------------------------------------
-# Chopping stretches of a recording into windows that never straddle training and validation.
+# Windows that never straddle training and validation ----------------------------------------------
 #
 # Windows overlap, so a window drawn for validation would share bins with its training neighbors.
 # The draw is therefore made first, over cells of one window's length; runs of cells of one split
@@ -330,7 +329,6 @@ def _check_size(job: ConvertJob, spikes: SpikeTimes, n_bins: int, bin_us: int) -
 #
 # Windows start on a grid of bins from time 0 of the recording's clock. So the start bin of each
 # says when it was, and `ndt_cli.data.bins.merge` can put them back.
-# ------------------------------------------------------------------------------------------------
 
 
 def _plan_windows(
@@ -462,9 +460,7 @@ def plan_pieces(
     )
 
 
-# ------------------------------------------------------------------------------------------------
-# The draw of validation trials.
-# ------------------------------------------------------------------------------------------------
+# The draw of validation trials --------------------------------------------------------------------
 
 
 def draw_valid(

@@ -420,9 +420,7 @@ TrialValues: TypeAlias = FloatArray | ByTrial
 """An array (trials, bins, channels), or one whose trials are computed when indexed."""
 
 
-# ------------------------------------------------------------------------------------------------
-# Checks of counts and recordings, wherever they come from.
-# ------------------------------------------------------------------------------------------------
+# Checks of counts and recordings, wherever they come from -----------------------------------------
 
 
 MAX_COUNT = int(np.iinfo(np.uint16).max)
@@ -488,9 +486,7 @@ def compact_counts(counts: IntArray) -> IntArray:
     return counts.astype(np.uint8 if largest < 256 else np.uint16)
 
 
-# ------------------------------------------------------------------------------------------------
-# A seeded split into training and validation trials, for data without one.
-# ------------------------------------------------------------------------------------------------
+# A seeded split into training and validation trials, for data without one -------------------------
 
 
 def split_trials(
