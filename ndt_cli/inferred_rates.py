@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt_cli import __version__
-from ndt_cli.data.chop import merge, merged_bins
+from ndt_cli.data.bins import merge, merged_bins
 from ndt_cli.data.spike_data import (
     ByTrial,
     FloatArray,
