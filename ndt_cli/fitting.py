@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ndt_cli.baselines.smoothing_reference import SmoothingReference
-from ndt_cli.data.loading import load_file, load_recording
+from ndt_cli.data.loading import load_files, load_recording
 from ndt_cli.data.sessions import split_sessions
 from ndt_cli.data.spike_data import KEPT_BYTES, Recording
 from ndt_cli.engine.checkpoint import Checkpoint, Origin
@@ -221,12 +221,14 @@ def _finish_sessions(
     assert sessions is not None
     files = settings.data.files
     # From the files again: they have conditions, behavior and names of neurons.
-    alone = [load_file(file, settings.data) for file in files] or split_sessions(recording)
+    alone = load_files(settings.data) if files else split_sessions(recording)
     evaluations: dict[str, Evaluation] = {}
     figures: list[Path] = []
     for place, (name, session) in enumerate(zip(sessions.names, alone, strict=True)):
         file = files[place] if files else None
         data = settings.data.model_copy(update={"file": file, "files": ()})
+        if place < len(alone) - 1:
+            data = data.model_copy(update={"train_trials": None})
         own = RunFolder(folder.path / "sessions" / name)
         (own.path / "checkpoints").mkdir(parents=True, exist_ok=True)
         own.figures.mkdir(exist_ok=True)

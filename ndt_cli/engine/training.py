@@ -94,7 +94,6 @@ def train(
     ranks = Ranks.from_environment()
     compute = choose_compute(settings.train, ranks.local_rank)
     check_trainable(recording, settings)
-    _check_processes(recording, ranks)
     check_limits(recording.train, settings, compute.device, ranks.world_size)
     start_weights = _start(settings)
     if start_weights is not None:
@@ -205,7 +204,6 @@ def resume(
     check_same_data(folder, recording, accept_changes=accept_changes)
     check_trainable(recording, settings)
     ranks = Ranks.from_environment()
-    _check_processes(recording, ranks)
     compute, n_threads = _compute_as_started(
         settings.train, folder.facts(), folder.path, ranks.local_rank
     )
@@ -272,14 +270,6 @@ def _compute_as_started(
             stacklevel=3,
         )
     return compute, n_threads
-
-
-def _check_processes(recording: Recording, ranks: Ranks) -> None:
-    if recording.train.sessions is not None and ranks.world_size > 1:
-        raise SettingsError(
-            f"several sessions are trained by one process, not by {ranks.world_size} together",
-            "Start it without torchrun.",
-        )
 
 
 def _start(settings: Settings) -> Start | None:
