@@ -18,6 +18,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from ndt_cli.across_sessions import activations_of, decode_across
 from ndt_cli.baselines import constant_rates
 from ndt_cli.baselines.smoothing_reference import SmoothingReference
 from ndt_cli.data.loading import load_recording
@@ -128,6 +129,9 @@ class Evaluation:
     decoders : dict of str to Decoder
         Decoders of behavior that were fitted to other trials than the scored ones, for each
         estimate of the rates.
+    across : dict of str to DecodingScores
+        Behavior decoded from the encoder's activations, by whose behavior the decoder was fitted
+        to: ``"other sessions"`` and ``"this session"``. Empty for an encoder of one session.
     """
 
     run: str
@@ -146,6 +150,7 @@ class Evaluation:
     verdict: Verdict
     warnings: tuple[str, ...] = ()
     decoders: dict[str, Decoder] = field(default_factory=dict)
+    across: dict[str, DecodingScores] = field(default_factory=dict)
 
     @cached_property
     def rates_BTN(self) -> FloatArray:
@@ -192,6 +197,7 @@ class Evaluation:
             "warnings": list(self.warnings),
             "verdict": self.verdict.to_json(),
             "scores": jsonable(self.scores),
+            "behavior_from_activations": jsonable(self.across),
         }
 
 
@@ -319,6 +325,7 @@ def evaluate(
         for name, estimate in estimates.items()
     }
     unlike = unlike_neurons(trained.trained_on, trials)
+    across = decode_across(trained, trials, train)
     return Evaluation(
         run=str(trained.run.path),
         checkpoint=trained.checkpoint,
@@ -329,17 +336,14 @@ def evaluate(
         smoothed=_by_trial(smoothed.seen_BTN),
         inferred_while_hidden=_by_trial(model.hidden_BTN),
         smoothed_while_hidden=_by_trial(smoothed.hidden_BTN),
-        activations=ByTrial(
-            (trials.n_trials, trials.n_bins, trained.width),
-            np.float32,
-            lambda places: trained.activations(trials.take(places)),
-        ),
+        activations=activations_of(trained, trials),
         smoothing_ms=smoothing.smoother.width_ms,
         scores=scores,
         hiding=describe_scoring(trained.settings.mask),
-        verdict=judge(scores, _training_facts(trained), trials.n_trials),
+        verdict=judge(scores, _training_facts(trained), trials.n_trials, across),
         warnings=(unlike,) if unlike else (),
         decoders=decoders,
+        across=across,
     )
 
 

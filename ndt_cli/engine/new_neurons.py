@@ -191,7 +191,9 @@ def fit_new_neurons(
     new as well then; else True.
     """
     device = network.readout.last.weight.device
-    train, valid = (_Bins(trials, settings, device) for trials in (recording.train, recording.valid))
+    train, valid = (
+        _Bins(trials, settings, device) for trials in (recording.train, recording.valid)
+    )
     known, n_trained = _Weights.of(network), len(trained.read_in_MD)
     best = _Found(math.inf, known, known_N)
 

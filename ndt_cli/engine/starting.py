@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ndt_cli.atomic import write_atomic
 from ndt_cli.data.spike_data import Recording, SpikeData
 from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.ensembles import Ensemble
@@ -73,6 +74,13 @@ class Start:
         checkpoint = Checkpoint.load(path)
         checkpoint.build_model()  # damaged weights are found before a run folder is made
         return cls(run, checkpoint, folder.facts().data.train)
+
+    def keep_decoder(self, folder: RunFolder) -> None:
+        """Copy the run's decoder of behavior from activations to a new run that starts from it."""
+        path = RunFolder(self.run).own_decoder
+        if path.is_file():
+            content = path.read_bytes()
+            write_atomic(folder.other_decoder, lambda to: to.write_bytes(content), overwrite=True)
 
     def settings(self, overrides: Sequence[str] = ()) -> Settings:
         """Return settings to train from this run with: of its model, for data of another size.

@@ -113,6 +113,8 @@ def train(
             folder.check_unused()  # another process may have been here meanwhile
             folder.remove_leftovers()
             folder.write_json("run.json", describe_run(recording, compute, n_threads))
+            if start_weights is not None:
+                start_weights.keep_decoder(folder)
             folder.write_settings(settings)  # last: it makes the folder a run
 
         _in_first_process(start, ranks, compute)
