@@ -35,7 +35,8 @@ from ndt_cli.settings.tree import InferenceSettings, Settings
 _FEWEST_TRAINED = 4
 
 _N_STARTS, _N_ROUNDS, _N_LAST_ROUNDS = 6, 4, 8
-_MOST_BINS = 20_000  # to regress on: more take longer, and are left to the training
+# To regress on, and to choose by: more take longer, and are left to the training.
+_MOST_BINS, _MOST_VALID_BINS = 20_000, 5_000
 _BATCH_SIZE = 64
 _PASSES = InferenceSettings(passes=4, hidden_ratio=0.25)  # each bin is hidden in one of them
 
@@ -75,8 +76,10 @@ class _Weights(NamedTuple):
 class _Bins:
     """The bins of some trials: their counts, and what an encoder makes of them while hidden."""
 
-    def __init__(self, data: SpikeData, settings: Settings, device: torch.device) -> None:
-        n_trials = min(data.n_trials, max(1, _MOST_BINS // data.n_bins))
+    def __init__(
+        self, data: SpikeData, most_bins: int, settings: Settings, device: torch.device
+    ) -> None:
+        n_trials = min(data.n_trials, max(1, most_bins // data.n_bins))
         rows = np.linspace(0, data.n_trials - 1, n_trials).round().astype(np.int64)
         data = data.take(rows)
         known = data.hidden_counts_known
@@ -191,9 +194,8 @@ def fit_new_neurons(
     new as well then; else True.
     """
     device = network.readout.last.weight.device
-    train, valid = (
-        _Bins(trials, settings, device) for trials in (recording.train, recording.valid)
-    )
+    train = _Bins(recording.train, _MOST_BINS, settings, device)
+    valid = _Bins(recording.valid, _MOST_VALID_BINS, settings, device)
     known, n_trained = _Weights.of(network), len(trained.read_in_MD)
     best = _Found(math.inf, known, known_N)
 
