@@ -59,9 +59,9 @@ class _Weights(NamedTuple):
         return cls(*(w.detach().cpu().double() for w in (read_in_ND, last.weight, last.bias)))
 
     def put(self, network: NeuralDataTransformer) -> None:
-        network.embedding.projection.weight.copy_(self.read_in_ND.T)
-        network.readout.last.weight.copy_(self.read_out_ND)
-        network.readout.last.bias.copy_(self.bias_N)
+        network.embedding.projection.weight.copy_(self.read_in_ND.T.float())
+        network.readout.last.weight.copy_(self.read_out_ND.float())
+        network.readout.last.bias.copy_(self.bias_N.float())
 
     def keep(self, kept_N: Tensor, others: "_Weights") -> "_Weights":
         """Return these, and the others' where ``kept_N`` is true."""
@@ -117,7 +117,8 @@ class _Bins:
                 encoded_BTD[:, hidden_T] = found_BTD[:, hidden_T]
             assert encoded_BTD is not None
             parts.append(encoded_BTD.cpu())
-        return torch.cat(parts)[self.inside_BT].double()
+        encoded_XD: Tensor = torch.cat(parts)[self.inside_BT].double()
+        return encoded_XD
 
     def loss(self, network: NeuralDataTransformer, weights: _Weights) -> float:
         """Return the mean Poisson loss of the counts, each while it is hidden."""
@@ -235,10 +236,24 @@ class _Found(NamedTuple):
 def fit_read_out(
     encoded_XD: Tensor, counts_XN: Tensor, trained: TrainedNeurons
 ) -> tuple[Tensor, Tensor]:
-    """Return the most probable read-out of each neuron, (N, D), and its bias, (N,).
+    """Find the most probable read-out of each neuron, by Poisson regression.
 
-    Poisson regression whose prior is the normal distribution of the trained read-outs. Steps are
-    Newton's with the curvature at the mean rate, halved where they do not help.
+    The prior is the normal distribution of the trained read-outs. Steps are Newton's with the
+    curvature at the mean rate, halved where they do not help.
+
+    Parameters
+    ----------
+    encoded_XD : (entries, D) Tensor
+        Activations of the encoder.
+    counts_XN : (entries, neurons) Tensor
+        Spike counts in the same bins.
+    trained : TrainedNeurons
+        Whose read-outs are the prior.
+
+    Returns
+    -------
+    read_out_ND, bias_N : Tensor
+        Of which ``encoded_XD @ read_out_ND.T + bias_N`` are log-rates.
     """
     prior_D, covariance_DD = trained.prior()
     center_D = encoded_XD.mean(0)
