@@ -176,6 +176,9 @@ def fit_new_neurons(
 ) -> bool:
     """Find read-in and read-out of the neurons that are not known, and set the network to them.
 
+    Names may repeat from day to day without naming the same neurons: known neurons, too, lose
+    their weights where others predict hidden bins better.
+
     Parameters
     ----------
     network : NeuralDataTransformer
@@ -214,13 +217,14 @@ def fit_new_neurons(
     if known_N.any():
         nothing_ND = torch.zeros_like(known.read_in_ND)
         start = known._replace(read_in_ND=nothing_ND).keep(known_N, known)
-        alternate(start, known_N, _N_ROUNDS)
+        alternate(start, known_N, 1 if known_N.all() else _N_ROUNDS)
     stream = make_stream(settings.train.seed, "new-neurons", torch.device("cpu"))
     for _ in range(_N_STARTS):
         dealt_N = torch.randperm(max(len(known_N), n_trained), generator=stream)[: len(known_N)]
         start = known._replace(read_in_ND=trained.read_in_MD[dealt_N % n_trained])
         alternate(start, torch.zeros_like(known_N), _N_ROUNDS)
-    alternate(best.weights, best.kept_N, _N_LAST_ROUNDS)
+    if not best.kept_N.all():
+        alternate(best.weights, best.kept_N, _N_LAST_ROUNDS)
     best.weights.put(network)
     return bool(best.kept_N.equal(known_N))
 

@@ -289,15 +289,18 @@ class Start:
         )
         trained = TrainedNeurons.of(self.checkpoint.build_model(), self.trained_on.n_heldout)
         alone = recording.train.sessions is None
-        if n_known == n or trained is None or not alone or not settings.train.start_fit:
+        same = self.trained_on.fingerprint == recording.train.fingerprint
+        sure = n_known == n and (same or settings.train.start_neurons == "same")
+        if sure or trained is None or not alone or not settings.train.start_fit:
             return notes
         known_N = torch.from_numpy(columns_N >= 0)
         if fit_new_neurons(network, trained, recording, known_N, settings):
-            return (*notes, f"read-in and read-out of the other {n - n_known} start fitted to them")
+            fitted = f"read-in and read-out of the other {n - n_known} start fitted to them"
+            return notes if n_known == n else (*notes, fitted)
         return (
             f"weights start from {self.run}: the encoder; read-in and read-out start fitted to all "
-            f"{n} neurons, which predicts hidden bins better than to start with the {n_known} that "
-            "have the same name there: are they the same neurons?",
+            f"{n} neurons, which predicts hidden bins better than the weights of the {n_known} of "
+            "the same name",
         )
 
 

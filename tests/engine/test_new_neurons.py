@@ -9,6 +9,7 @@ from builders import build_network, changed, model_settings, recording, tiny_set
 
 from ndt_cli import make_lorenz
 from ndt_cli.data.spike_data import Recording
+from ndt_cli.engine import new_neurons
 from ndt_cli.engine.new_neurons import TrainedNeurons, fit_new_neurons, fit_read_out
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.starting import Start
@@ -49,6 +50,12 @@ def _day(neurons, n_trials=None):
 
 
 OLD, NEW = np.arange(14), np.arange(10, 24)  # four in common
+
+
+@pytest.fixture(autouse=True)
+def _few_starts(monkeypatch):
+    for name, number in (("_N_STARTS", 2), ("_N_ROUNDS", 3), ("_N_LAST_ROUNDS", 2)):
+        monkeypatch.setattr(new_neurons, name, number)
 
 
 @pytest.fixture(scope="module")
@@ -102,10 +109,10 @@ def test_read_in_goes_with_read_out_as_in_the_trained_neurons():
     new_ND = read_out_MD.mean(0) + torch.randn(3, 4, generator=rng).double()
     found_ND = trained.read_in(new_ND)
     expected_ND = new_ND @ rule_DD + 1.0
-    # Ridge regression halves what stands out from the mean.
+    # Ridge regression shrinks what stands out from the mean.
     mean_D = read_out_MD.mean(0) @ rule_DD + 1.0
     ratio_ND = (found_ND - mean_D) / (expected_ND - mean_D)
-    assert ((ratio_ND > 0.4) & (ratio_ND < 1.1)).all()
+    assert ((ratio_ND > 0.2) & (ratio_ND < 1.2)).all()
 
 
 def test_new_neurons_predict_hidden_bins_before_any_training(first):
@@ -132,24 +139,27 @@ def _best_loss(run):
     )
 
 
-def test_known_neurons_keep_their_weights_unless_others_have_their_names(first):
-    day = _day(NEW, n_trials=20)
+def test_known_neurons_keep_their_weights(first, monkeypatch):
+    monkeypatch.setattr(new_neurons, "_N_STARTS", 0)  # nothing else is tried
     old = Start.load(first).checkpoint.model
-    network, said = _started(first, day)
-    read_in_DN = network.embedding.projection.weight
+    network, said = _started(first, _day(NEW, n_trials=20))
+    read_in_DN, read_out_ND = network.embedding.projection.weight, network.readout.last.weight
     assert torch.equal(read_in_DN[:, :4], old["embedding.projection.weight"][:, 10:])
+    assert torch.equal(read_out_ND[:4], old["readout.last.weight"][10:])
     assert "4 of the 14 neurons" in said[0]
-    wrong = np.array([3, 0, 2, 5, 1, 7, 4, 6])  # each under the name of another
-    names = tuple(f"unit {n}" for n in np.roll(wrong, 3))
-    day = _day(wrong, n_trials=20)
-    day = replace(
-        day,
-        train=replace(day.train, neuron_names=names),
-        valid=replace(day.valid, neuron_names=names),
-    )
-    kept = _started(first, day, start_fit=False)[0]
-    network, said = _started(first, day)
-    assert _loss(network, day) < _loss(kept, day)
+
+
+def test_neurons_under_wrong_names_do_not_keep_the_weights_of_others(first):
+    names = {"neuron_names": tuple(f"unit {n}" for n in np.roll(OLD, 5))}
+    day = _day(OLD, n_trials=20)
+    day = replace(day, train=replace(day.train, **names), valid=replace(day.valid, **names))
+    named, _ = _started(first, day, start_fit=False)
+    fitted, said = _started(first, day)
+    assert _loss(fitted, day) < _loss(named, day)
+    assert "better than the weights of the 14 of the same name" in said[0]
+    sure, said = _started(first, day, start_neurons="same")
+    assert torch.equal(sure.readout.last.weight, named.readout.last.weight)
+    assert "of all 14 neurons" in said[0]
 
 
 def test_the_start_is_the_same_each_time(first):
