@@ -25,8 +25,7 @@ import torch
 from torch import Tensor
 
 from ndt_cli.data.spike_data import Recording, SpikeData
-from ndt_cli.engine.streams import make_stream, stream_seed
-from ndt_cli.engine.trial_set import TrialSet
+from ndt_cli.engine.batches import TrialSet, make_stream, stream_seed
 from ndt_cli.model.masking import draw_passes, hide, scoring_mask
 from ndt_cli.model.network import NeuralDataTransformer
 from ndt_cli.settings.tree import InferenceSettings, Settings
