@@ -151,7 +151,7 @@ class TrainedNeurons:
         out_MD = self.read_out_MD - mean_out_D
         products_DD = out_MD.T @ out_MD
         ridge_DD = _RIDGE * products_DD.diagonal().mean() * torch.eye(len(products_DD)).double()
-        rule_DD = torch.linalg.solve(
+        rule_DD: Tensor = torch.linalg.solve(
             products_DD + ridge_DD, out_MD.T @ (self.read_in_MD - mean_in_D)
         )
         return (read_out_ND - mean_out_D) @ rule_DD + mean_in_D
