@@ -7,7 +7,7 @@ import csv
 import io
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +59,18 @@ class ComparedRun:
     scores, differences : dict of str to Interval
         By label: each score, and the score less that of the first run. Resamples are the same
         trials for all runs, so that an interval of a difference tells more than two of scores.
+    n_training_trials : int
+        Training trials of these neurons; 0 for smoothed spikes.
+    trained : {"alone", "adapted", "jointly", ""}
+        Whether the run began with random weights, started from another run, or was trained
+        together with other sessions.
     """
 
     run: str
     scores: dict[str, Interval]
     differences: dict[str, Interval]
+    n_training_trials: int = 0
+    trained: str = ""
 
 
 @dataclass(frozen=True)
@@ -223,8 +230,9 @@ def compare_runs(
     labels = [s for s in COMPARED if any(s.label in scores for _, scores in samples)]
     if any(score.section in ("psth", "behavior") for score in labels):
         notes.append("PSTH and behavior have no interval")
+    compared = _compared(samples, labels)
     return RunComparison(
-        runs=_compared(samples, labels),
+        runs=[*(_described(run) for run in compared[:-1]), compared[-1]],
         units={score.label: score.unit for score in labels},
         split=first.split,
         source=first.source,
@@ -251,6 +259,15 @@ def _compared(
             differences[label] = _interval(value - base, values_R - base_R)
         compared.append(ComparedRun(name, own, differences))
     return compared
+
+
+def _described(run: ComparedRun) -> ComparedRun:
+    """Add on how many trials it was trained, and from where it began."""
+    folder = RunFolder.open(Path(run.run))
+    trained = "alone" if folder.settings().train.start_from is None else "adapted"
+    if "trained_in" in folder.read_json("run.json"):
+        trained = "jointly"
+    return replace(run, n_training_trials=folder.facts().data.train.n_trials, trained=trained)
 
 
 def _interval(value: float, values_R: Float64Array) -> Interval:

@@ -19,6 +19,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from ndt_cli.across_sessions import activations_of, decode_across
 from ndt_cli.baselines import constant_rates
 from ndt_cli.baselines.smoothing_reference import SmoothingReference
 from ndt_cli.data.loading import load_recording
@@ -135,6 +136,9 @@ class Evaluation:
         estimate of the rates.
     model : Model or None
         The model itself.
+    across : dict of str to DecodingScores
+        Behavior decoded from the encoder's activations, by whose behavior the decoder was fitted
+        to: ``"other sessions"`` and ``"this session"``. Empty for an encoder of one session.
     """
 
     run: str
@@ -154,6 +158,7 @@ class Evaluation:
     warnings: tuple[str, ...] = ()
     decoders: dict[str, Decoder] = field(default_factory=dict)
     model: Model | None = None
+    across: dict[str, DecodingScores] = field(default_factory=dict)
 
     @cached_property
     def rates_BTN(self) -> FloatArray:
@@ -206,6 +211,7 @@ class Evaluation:
             "warnings": list(self.warnings),
             "verdict": self.verdict.to_json(),
             "scores": jsonable(self.scores),
+            "behavior_from_activations": jsonable(self.across),
         }
 
 
@@ -334,6 +340,7 @@ def evaluate(
         for name, estimate in estimates.items()
     }
     unlike = unlike_neurons(trained.trained_on, trials)
+    across = decode_across(trained, trials, train)
     return Evaluation(
         run=str(trained.run.path),
         checkpoint=trained.checkpoint,
@@ -344,18 +351,15 @@ def evaluate(
         smoothed=_by_trial(smoothed.seen_BTN),
         inferred_while_hidden=_by_trial(model.hidden_BTN),
         smoothed_while_hidden=_by_trial(smoothed.hidden_BTN),
-        activations=ByTrial(
-            (trials.n_trials, trials.n_bins, trained.width),
-            np.float32,
-            lambda places: trained.activations(trials.take(places)),
-        ),
+        activations=activations_of(trained, trials),
         smoothing_ms=smoothing.smoother.width_ms,
         scores=scores,
         hiding=describe_scoring(trained.settings.mask),
-        verdict=judge(scores, _training_facts(trained), trials.n_trials),
+        verdict=judge(scores, _training_facts(trained), trials.n_trials, across),
         warnings=(unlike,) if unlike else (),
         decoders=decoders,
         model=trained,
+        across=across,
     )
 
 

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from ndt_cli.across_sessions import activations_of, fit_decoder, save_decoder
 from ndt_cli.baselines.smoothing_reference import SmoothingReference
-from ndt_cli.data.loading import load_file, load_recording
+from ndt_cli.data.loading import load_files, load_recording
 from ndt_cli.data.sessions import split_sessions
 from ndt_cli.data.spike_data import KEPT_BYTES, Recording
 from ndt_cli.engine.checkpoint import Checkpoint, Origin
 from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.events import Watcher
+from ndt_cli.engine.inference import load_trained
 from ndt_cli.engine.measures import CHECKPOINTS
 from ndt_cli.engine.run_folder import RunFolder, describe_data
 from ndt_cli.engine.tensorboard import log_results
@@ -169,6 +171,11 @@ def _finish(
     evaluation, figures = _conclude(
         folder, result, recording, draw=draw, accept_changes=accept_changes
     )
+    if recording.train.behavior_BTV is not None:  # for sessions that start from this run
+        model = load_trained(folder.path, accept_changes=accept_changes)
+        decoder = fit_decoder([(activations_of(model, recording.train), recording.train)])
+        assert decoder is not None
+        save_decoder(folder.own_decoder, decoder, recording.train)
     settings = folder.settings()
     if settings.train.tensorboard:
         log_results(folder, settings, final_scores(evaluation), figures, len(result.history))
@@ -214,13 +221,13 @@ def _finish_sessions(
     assert sessions is not None
     files = settings.data.files
     # From the files again: they have conditions, behavior and names of neurons.
-    alone = [load_file(file, settings.data) for file in files] or split_sessions(recording)
-    evaluations: dict[str, Evaluation] = {}
-    figures: list[Path] = []
-    for place, (name, session) in enumerate(zip(sessions.names, alone, strict=True)):
+    alone = load_files(settings.data) if files else split_sessions(recording)
+    folders = [RunFolder(folder.path / "sessions" / name) for name in sessions.names]
+    for place, (own, session) in enumerate(zip(folders, alone, strict=True)):
         file = files[place] if files else None
         data = settings.data.model_copy(update={"file": file, "files": ()})
-        own = RunFolder(folder.path / "sessions" / name)
+        if place < len(alone) - 1:
+            data = data.model_copy(update={"train_trials": None})
         (own.path / "checkpoints").mkdir(parents=True, exist_ok=True)
         own.figures.mkdir(exist_ok=True)
         about = {"data": describe_data(session), "trained_in": str(folder.path.absolute())}
@@ -233,7 +240,11 @@ def _finish_sessions(
             if folder.checkpoint(kind).is_file():
                 model = Checkpoint.load(folder.checkpoint(kind)).of_neurons(columns)
                 replace(model, origin=origin).save(own.checkpoint(kind))
-        evaluations[name], drawn = _conclude(own, result, session, draw=draw)
+    _decode_each_from_the_others(folder, folders, alone)
+    evaluations: dict[str, Evaluation] = {}
+    figures: list[Path] = []
+    for own, session in zip(folders, alone, strict=True):
+        evaluations[own.path.name], drawn = _conclude(own, result, session, draw=draw)
         figures += drawn
     scores = {name: evaluation.to_json() for name, evaluation in evaluations.items()}
     folder.write_json("summary.json", {**_outcome(result), "sessions": scores})
@@ -255,3 +266,24 @@ def complete_ensemble(path: Path) -> None:
     if any(RunFolder(run).decoders.is_file() for run in made_of):
         recording = load_recording(folder.settings().data)
         store_references(evaluate(path, recording=recording), recording.train)
+
+
+def _decode_each_from_the_others(
+    folder: RunFolder, folders: list[RunFolder], recordings: list[Recording]
+) -> None:
+    """Fit decoders of behavior from activations: of each session, of the others, and of all."""
+    trains = [recording.train for recording in recordings]
+    if not all(variable_names(train) for train in trains):
+        return
+    models = [load_trained(own.path) for own in folders]
+    sessions = [
+        (activations_of(model, train), train) for model, train in zip(models, trains, strict=True)
+    ]
+    wanted = [(folder.own_decoder, sessions)]
+    for own, session in zip(folders, sessions, strict=True):
+        wanted.append((own.own_decoder, [session]))
+        wanted.append((own.other_decoder, [one for one in sessions if one is not session]))
+    for path, some in wanted:
+        decoder = fit_decoder(some)
+        if decoder is not None:
+            save_decoder(path, decoder, some[0][1])

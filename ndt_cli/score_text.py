@@ -63,6 +63,10 @@ def score_tables(evaluation: Evaluation, most_variables: int | None = None) -> l
     behavior = evaluation.scores[MODEL].behavior
     if behavior is not None and len(behavior.names) > 1:
         tables.append(_table(evaluation, variables, "behavior R2"))
+    if evaluation.across:
+        columns = tuple(f"fitted in {whose}" for whose in evaluation.across)
+        values = tuple(found.r2_mean for found in evaluation.across.values())
+        tables.append(ScoreTable("behavior R2 from activations", columns, {MODEL: values}))
     return tables
 
 
@@ -117,6 +121,11 @@ def score_notes(evaluation: Evaluation, most_variables: int | None = None) -> li
         )
     if model.behavior is not None:
         notes.append(_behavior_note(model.behavior, most_variables))
+    if evaluation.across:
+        notes.append(
+            "behavior from activations: ridge regression from the encoder's activations, which the "
+            "sessions share; fitted in the other sessions, it knows no behavior of this one"
+        )
     silent = model.hidden.n_silent
     if silent:
         notes.append(f"{silent} neurons have no spike in these trials")

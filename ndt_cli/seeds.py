@@ -5,12 +5,13 @@ The folder of several seeds::
     seeds.json             the seeds
     seeds.toml             the settings that they share
     seed-0/, seed-1/, ...  an ordinary run of each
-    ensemble/              the mean of their rates, once all are trained
+    ensemble/              the mean of their rates, once all are trained; of several sessions, a
+                           folder for each
     summary.json           mean and standard deviation of each score, once all are trained
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 
 from ndt_cli.atomic import write_text_atomic
 from ndt_cli.data.loading import load_recording
+from ndt_cli.data.sessions import split_sessions
 from ndt_cli.data.spike_data import Recording
 from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.ensembles import Ensemble, save_ensemble
@@ -81,6 +83,9 @@ class SeedsFit:
         Every score that the data allow.
     evaluation : Evaluation or None
         Of the ensemble, on the validation trials.
+    sessions : dict of str to SeedsFit
+        Of several sessions, by name, with the folder of the session's ensemble as ``path``;
+        ``scores`` and ``evaluation`` are those of the sessions then.
     """
 
     path: Path
@@ -88,6 +93,7 @@ class SeedsFit:
     finished: bool
     scores: list[SeedScore]
     evaluation: Evaluation | None
+    sessions: "dict[str, SeedsFit]" = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return folders and scores as JSON values."""
@@ -108,6 +114,7 @@ class SeedsFit:
                 for score in self.scores
             ],
             "ensemble": None if self.evaluation is None else self.evaluation.to_json(),
+            "sessions": {name: found.to_json() for name, found in self.sessions.items()},
         }
 
 
@@ -162,11 +169,6 @@ def fit_seeds(
             "the models of several seeds are trained one after another by one process, and "
             "several processes were started",
             "Start one process, or train each seed by itself: `train.seed=1`.",
-        )
-    if settings.data.files:
-        raise SettingsError(
-            "several seeds of several sessions cannot be averaged in one call",
-            "Train one run per seed (`train.seed=1`), then average those of a session.",
         )
     if settings.train.seed + n_seeds > 2**31:
         raise SettingsError(f"train.seed is {settings.train.seed}: no {n_seeds} seeds follow it")
@@ -256,16 +258,39 @@ def _fit_all(
             train = settings.train.model_copy(update={"seed": seed})
             own = settings.model_copy(update={"train": train})
             done = fit(own, out=run, recording=recording, watch=watch, should_stop=should_stop)
-        if done.evaluation is None:
+        if done.training.stopped == "interrupted":
             return SeedsFit(path, runs, False, [], None)
     ensemble = path / "ensemble"
-    if not Ensemble.is_at(ensemble):
-        save_ensemble(runs, ensemble, about={"seeds": seeds})
-    evaluation = evaluate(ensemble, recording=recording)
-    store_references(evaluation, recording.train)
-    result = SeedsFit(path, runs, True, _scores(runs, evaluation), evaluation)
+    if recording.train.sessions is None:
+        result = _averaged(path, ensemble, runs, seeds, recording)
+    else:
+        sessions = {
+            name: _averaged(
+                ensemble / name,
+                ensemble / name,
+                [run / "sessions" / name for run in runs],
+                seeds,
+                None if settings.data.files else alone,
+            )
+            for name, alone in zip(
+                recording.train.sessions.names, split_sessions(recording), strict=True
+            )
+        }
+        result = SeedsFit(path, runs, True, [], None, sessions)
     RunFolder(path).write_json("summary.json", result.to_json())
     return result
+
+
+def _averaged(
+    path: Path, ensemble: Path, runs: list[Path], seeds: list[int], recording: Recording | None
+) -> SeedsFit:
+    """Average the rates of the runs, and score them."""
+    if not Ensemble.is_at(ensemble):
+        save_ensemble(runs, ensemble, about={"seeds": seeds})
+    recording = recording or load_recording(RunFolder.open(ensemble).settings().data)
+    evaluation = evaluate(ensemble, recording=recording)
+    store_references(evaluation, recording.train)
+    return SeedsFit(path, runs, True, _scores(runs, evaluation), evaluation)
 
 
 def _scores(runs: list[Path], evaluation: Evaluation) -> list[SeedScore]:

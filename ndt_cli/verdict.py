@@ -17,6 +17,7 @@ from ndt_cli.settings.tree import Settings
 
 if TYPE_CHECKING:
     from ndt_cli.evaluation import Scores
+    from ndt_cli.metrics import DecodingScores
 
 MODEL, SMOOTHED, MEAN_RATE, TRUE_RATES = "NDT", "smoothed spikes", "mean rate", "true rates"
 """Names of the estimates of the rates."""
@@ -110,6 +111,8 @@ class Verdict:
         What is wrong with the training or makes the scores uncertain.
     advice : tuple of str
         What to try, the most promising first; empty where NDT is better on every score.
+    across_sessions : str
+        A sentence about behavior decoded with decoders of other sessions; empty without.
     """
 
     sentence: str
@@ -120,6 +123,7 @@ class Verdict:
     n_neurons: int
     warnings: tuple[str, ...]
     advice: tuple[str, ...]
+    across_sessions: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the verdict as JSON values."""
@@ -132,6 +136,7 @@ class Verdict:
             "n_neurons": self.n_neurons,
             "warnings": list(self.warnings),
             "advice": list(self.advice),
+            "across_sessions": self.across_sessions,
         }
 
 
@@ -160,7 +165,12 @@ class TrainingFacts(NamedTuple):
     n_spikes: int
 
 
-def judge(scores: Mapping[str, "Scores"], training: TrainingFacts, n_scored_trials: int) -> Verdict:
+def judge(
+    scores: Mapping[str, "Scores"],
+    training: TrainingFacts,
+    n_scored_trials: int,
+    across: Mapping[str, "DecodingScores"] | None = None,
+) -> Verdict:
     """Compare NDT with smoothed spikes on every score there is.
 
     Parameters
@@ -171,6 +181,8 @@ def judge(scores: Mapping[str, "Scores"], training: TrainingFacts, n_scored_tria
         About the run.
     n_scored_trials : int
         Trials that the scores come from.
+    across : mapping of str to DecodingScores, optional
+        As in `ndt_cli.evaluation.Evaluation`.
     """
     model, smoothed = scores[MODEL], scores[SMOOTHED]
     found = (Comparison(s.label, s.unit, s.of(model), s.of(smoothed)) for s in COMPARED)
@@ -198,7 +210,13 @@ def judge(scores: Mapping[str, "Scores"], training: TrainingFacts, n_scored_tria
         n_neurons=n_neurons,
         warnings=tuple(warnings),
         advice=() if wins_all else tuple(_advice(training, bool(overfits), bool(longer))),
+        across_sessions=_across_sentence(across or {}),
     )
+
+
+def _across_sentence(across: Mapping[str, "DecodingScores"]) -> str:
+    parts = [f"R2 {found.r2_mean:.3f} fitted in {whose}" for whose, found in across.items()]
+    return f"Behavior decoded from the encoder's activations: {_listed(parts)}." if parts else ""
 
 
 def _sentence(comparisons: Sequence[Comparison], n_better: int, n_neurons: int) -> str:

@@ -18,7 +18,9 @@ from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.training import train
 from ndt_cli.errors import RunError, SettingsError
 from ndt_cli.evaluation import evaluate
+from ndt_cli.fitting import fit
 from ndt_cli.metrics import bits_per_spike, rate_scores
+from ndt_cli.report.curves import trial_curves
 
 SETTINGS = tiny_settings(train={"max_epochs": 1})
 
@@ -130,3 +132,41 @@ def test_the_command_prints_a_table_csv_or_json(files):
     hidden = content["runs"][1]["scores"]["hidden bins"]
     assert float(rows[3]["value"]) == hidden["value"]
     assert float(rows[3]["low"]) == hidden["low"]
+
+
+def test_a_figure_shows_scores_over_training_trials_by_how_a_run_was_trained(tmp_path):
+    days = {name: recording(n, 6, n_neurons=4) for name, n in (("day1", 12), ("day2", 9))}
+    for name, day in days.items():
+        write_recording(day, tmp_path / f"{name}.h5")
+    linear = tiny_settings(model={"embedding": "linear", "width": 16}, train={"max_epochs": 1})
+    first = changed(linear, "data", file=tmp_path / "day1.h5")
+    train(first, out=tmp_path / "first")
+    for n_trials in (4, 8):
+        settings = changed(linear, "data", file=tmp_path / "day2.h5", train_trials=n_trials)
+        train(settings, out=tmp_path / f"alone{n_trials}")
+        adapted = changed(settings, "train", start_from=tmp_path / "first")
+        train(adapted, out=tmp_path / f"adapted{n_trials}")
+    files = (tmp_path / "day1.h5", tmp_path / "day2.h5")
+    fit(changed(linear, "data", files=files), out=tmp_path / "both", draw=False)
+    runs = [f"{way}{n}" for way in ("alone", "adapted") for n in (4, 8)] + ["both/sessions/day2"]
+    command = ["compare", *(str(tmp_path / run) for run in runs), "--resamples", "5", "--json"]
+    drawn = CliRunner().invoke(app, [*command, "--figure", str(tmp_path / "curve.png")])
+    assert drawn.exit_code == 0, drawn.output
+    assert (tmp_path / "curve.png").is_file()
+    found = compare_runs([tmp_path / run for run in runs], n_resamples=5)
+    assert [(run.trained, run.n_training_trials) for run in found.runs[:-1]] == [
+        ("alone", 4),
+        ("alone", 8),
+        ("adapted", 4),
+        ("adapted", 8),
+        ("jointly", 9),
+    ]
+    axes = trial_curves(found).axes[0]
+    lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    for way in ("alone", "adapted", "jointly"):
+        own = [run for run in found.runs if run.trained == way]
+        assert lines[way] == [
+            [run.n_training_trials, run.scores["hidden bins"].value] for run in own
+        ]
+    again = CliRunner().invoke(app, [*command, "--figure", str(tmp_path / "curve.png")])
+    assert again.exit_code != 0  # nothing is overwritten

@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from ndt_cli.atomic import check_may_write, check_suffix
 from ndt_cli.commands.console import next_step, note, out, print_json, say
 from ndt_cli.commands.flags import DeviceOption, JsonOption, SplitChoice
 from ndt_cli.errors import typed
@@ -33,6 +34,17 @@ def compare(
         int, typer.Option("--resamples", min=1, help="Number of bootstrap resamples of the trials.")
     ] = 1000,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the resamples.")] = 0,
+    figure: Annotated[
+        Path | None,
+        typer.Option(
+            "--figure",
+            help="Draw the scores over the number of training trials to this .png, .svg or .pdf "
+            "file.",
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing file of --figure.")
+    ] = False,
     device: DeviceOption = "auto",
     as_csv: Annotated[
         bool, typer.Option("--csv", help="Print a CSV table on standard output, nothing else.")
@@ -46,6 +58,9 @@ def compare(
     """
     if as_csv and as_json:
         raise typer.BadParameter("give --csv or --json, not both")
+    if figure is not None:  # before minutes of computing, not after
+        check_suffix(figure, (".png", ".svg", ".pdf"))
+        check_may_write(figure, overwrite)
     from ndt_cli.comparing import compare_runs
 
     found = compare_runs(
@@ -56,6 +71,12 @@ def compare(
         n_resamples=n_resamples,
         seed=seed,
     )
+    if figure is not None:
+        from ndt_cli.report.curves import trial_curves
+        from ndt_cli.report.figures import save_figure
+
+        save_figure(trial_curves(found), figure, overwrite=overwrite)
+        note(f"picture: {figure}")
     if as_json:
         print_json("compare/1", found.to_json())
     elif as_csv:

@@ -164,6 +164,8 @@ def print_verdict(verdict: "Verdict") -> None:
     for warning in verdict.warnings:
         warn(warning)
     say(verdict.sentence, style="bold")
+    if verdict.across_sessions:
+        say(verdict.across_sessions)
     if verdict.advice:
         say("What to try, in this order:")
     for number, advice in enumerate(verdict.advice, start=1):

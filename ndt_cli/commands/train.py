@@ -243,6 +243,20 @@ def _print_seeds(found: "SeedsFit", as_json: bool) -> None:
     if as_json:
         print_json("train-seeds/1", found.to_json())
         return
+    for name, of_session in found.sessions.items():
+        say(f"{name}:")
+        _print_seed_scores(of_session)
+    if not found.sessions:
+        _print_seed_scores(found)
+    for run in found.runs:
+        say(f"run: {run}")
+    ensembles = [one.path for one in found.sessions.values()] or [found.path / "ensemble"]
+    for ensemble in ensembles:
+        say(f"ensemble: {ensemble}")
+    next_step(f"ndt report {typed(ensembles[0])}")
+
+
+def _print_seed_scores(found: "SeedsFit") -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("")
     for name in ("mean", "SD", "ensemble", "smoothed spikes"):
@@ -255,7 +269,3 @@ def _print_seeds(found: "SeedsFit", as_json: bool) -> None:
     stdout.print(table)
     if found.evaluation is not None:
         print_verdict(found.evaluation.verdict)
-    for run in found.runs:
-        say(f"run: {run}")
-    say(f"ensemble: {found.path / 'ensemble'}")
-    next_step(f"ndt report {typed(found.path / 'ensemble')}")

@@ -60,16 +60,43 @@ def load_recording(settings: DataSettings) -> Recording:
     20.0
     """
     if settings.files:
-        return stack_sessions([load_file(file, settings) for file in settings.files])
+        return stack_sessions(load_files(settings))
     if settings.file is not None:
-        return load_file(settings.file, settings)
+        return limit_training(load_file(settings.file, settings), settings)
     if settings.synthetic == "none":
         raise DataError(
             'no spike file was given, and `data.synthetic` is "none"',
             hint="Give a file: `data.file=FILE`.",
         )
     made = make_lorenz() if settings.synthetic == "lorenz" else make_chaotic_rnn()
-    return hold_out_neurons(rebin_recording(made, settings.bin_ms), settings)
+    made = hold_out_neurons(rebin_recording(made, settings.bin_ms), settings)
+    return limit_training(made, settings)
+
+
+def load_files(settings: DataSettings) -> list[Recording]:
+    """Load the files of several sessions."""
+    recordings = [load_file(file, settings) for file in settings.files]
+    return [*recordings[:-1], limit_training(recordings[-1], settings)]
+
+
+def limit_training(recording: Recording, settings: DataSettings) -> Recording:
+    """Keep as many training trials as ``train_trials``; a larger number includes a smaller one's.
+
+    Raises
+    ------
+    SettingsError
+        If there are not so many.
+    """
+    n_trials, n_kept = recording.train.n_trials, settings.train_trials
+    if n_kept is None:
+        return recording
+    if n_kept > n_trials:
+        raise SettingsError(
+            f"data.train_trials is {n_kept}, and {recording.source} has {n_trials} training trials",
+            "Ask for fewer, or leave it out.",
+        )
+    drawn = np.random.default_rng(settings.split_seed).permutation(n_trials)[:n_kept]
+    return replace(recording, train=recording.train.take(np.sort(drawn)))
 
 
 def load_file(path: Path | str, settings: DataSettings) -> Recording:

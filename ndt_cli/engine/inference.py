@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt_cli.data.loading import load_file, load_recording
+from ndt_cli.data.loading import limit_training, load_file, load_recording
 from ndt_cli.data.spike_data import IntArray, Recording, SpikeData
 from ndt_cli.engine.batches import stream_seed
 from ndt_cli.engine.ensembles import Ensemble
@@ -111,8 +111,13 @@ def recording_of(
         If the run's own file holds other trials now.
     """
     if data is not None:
-        recording = load_file(data, trained.run.settings(overrides).data)
-        return recording, is_same_data(trained.run, recording)
+        settings = trained.run.settings(overrides).data
+        recording = load_file(data, settings)
+        if recording.train.n_trials >= (settings.train_trials or 0):
+            as_trained = limit_training(recording, settings)
+            if is_same_data(trained.run, as_trained):
+                return as_trained, True
+        return recording, False
     file = trained.settings.data.file
     if file is not None and not Path(file).exists():
         raise DataError(

@@ -9,6 +9,9 @@
     smoothing.safetensors  the smoothing that they are compared with, once training has ended
     decoders.safetensors   decoders of behavior, if the data have some, once training has ended
     psths.safetensors      averages of the training trials by condition, likewise
+    activations-decoder.safetensors, other-decoder.safetensors
+                           decoders of behavior from the encoder's activations: fitted here, and
+                           in the other sessions that the encoder was trained in
     rates.h5               rates of all trials, unless they are very large
     checkpoints/           last, and the best by each validation measure (.safetensors)
     sessions/              of several sessions: a run folder of each, to evaluate
@@ -265,7 +268,8 @@ def package_version(name: str) -> str | None:
 
 LOCK_FILE, HOLDER_FILE = "run.lock", "running.json"
 # Files that a start writes before settings.toml, which makes the folder a run.
-_BEFORE_SETTINGS = ("run.json", LOCK_FILE, HOLDER_FILE)
+_OTHER_DECODER = "other-decoder.safetensors"
+_BEFORE_SETTINGS = ("run.json", LOCK_FILE, HOLDER_FILE, _OTHER_DECODER)
 
 
 class RunFolder:
@@ -330,6 +334,16 @@ class RunFolder:
     def psths(self) -> Path:
         """File of the PSTHs of the training trials."""
         return self.path / "psths.safetensors"
+
+    @property
+    def own_decoder(self) -> Path:
+        """File of the decoder of behavior from activations, fitted to the training trials."""
+        return self.path / "activations-decoder.safetensors"
+
+    @property
+    def other_decoder(self) -> Path:
+        """File of the decoder from activations that was fitted to trials of other sessions."""
+        return self.path / _OTHER_DECODER
 
     @property
     def rates(self) -> Path:
@@ -422,7 +436,7 @@ class RunFolder:
         """Remove half-written files of killed processes; only for the process that trains."""
         mine = (
             *("settings.toml", "metrics.jsonl", "summary.json", self.smoothing.name),
-            *(self.decoders.name, self.psths.name, self.rates.name),
+            *(self.decoders.name, self.own_decoder.name, self.psths.name, self.rates.name),
             *_BEFORE_SETTINGS,
         )
         for folder, names in (

@@ -16,10 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ndt_cli.data.spike_data import SpikeData
+from ndt_cli.atomic import write_atomic
+from ndt_cli.data.spike_data import Recording, SpikeData
 from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.ensembles import Ensemble
 from ndt_cli.engine.measures import best_checkpoint
+from ndt_cli.engine.new_neurons import TrainedNeurons, fit_new_neurons
 from ndt_cli.engine.run_folder import RunFolder, SplitFacts
 from ndt_cli.errors import DataError, RunError, SettingsError
 from ndt_cli.model.embedding import encoder_width
@@ -72,6 +74,13 @@ class Start:
         checkpoint = Checkpoint.load(path)
         checkpoint.build_model()  # damaged weights are found before a run folder is made
         return cls(run, checkpoint, folder.facts().data.train)
+
+    def keep_decoder(self, folder: RunFolder) -> None:
+        """Copy the run's decoder of behavior from activations to a new run that starts from it."""
+        path = RunFolder(self.run).own_decoder
+        if path.is_file():
+            content = path.read_bytes()
+            write_atomic(folder.other_decoder, lambda to: to.write_bytes(content), overwrite=True)
 
     def settings(self, overrides: Sequence[str] = ()) -> Settings:
         """Return settings to train from this run with: of its model, for data of another size.
@@ -248,15 +257,51 @@ class Start:
             table[network.shape.max_count + 1] = old_table[old.shape.max_count + 1]
         _fill_readout(network, old, known_N, columns)
 
+    def fit(
+        self,
+        network: NeuralDataTransformer,
+        recording: Recording,
+        columns_N: NDArray[np.int64],
+        settings: Settings,
+    ) -> tuple[str, ...]:
+        """Fit read-in and read-out of new neurons (`ndt_cli.engine.new_neurons`), where possible.
 
-def describe_start(start: Start, columns_N: NDArray[np.int64]) -> str:
-    """Return in a sentence what was taken over."""
-    n_known, n = int((columns_N >= 0).sum()), len(columns_N)
-    which = "all" if n_known == n else f"{n_known} of the"
-    return (
-        f"weights start from {start.run}: the encoder, and read-in and read-out of {which} {n} "
-        "neurons"
-    )
+        Parameters
+        ----------
+        network : NeuralDataTransformer
+            From `fill`, on the device that computes.
+        recording : Recording
+            Trials of the new run.
+        columns_N : (neurons,) int array
+            From `match`.
+        settings : Settings
+            Of the new run.
+
+        Returns
+        -------
+        Sentences that say what was taken over, and what was fitted.
+        """
+        n_known, n = int((columns_N >= 0).sum()), len(columns_N)
+        which = "all" if n_known == n else f"{n_known} of the"
+        notes = (
+            f"weights start from {self.run}: the encoder, and read-in and read-out of {which} {n} "
+            "neurons",
+        )
+        trained = TrainedNeurons.of(self.checkpoint.build_model(), self.trained_on.n_heldout)
+        alone = recording.train.sessions is None
+        same = self.trained_on.fingerprint == recording.train.fingerprint
+        sure = n_known == n and (same or settings.train.start_neurons == "same")
+        if sure or trained is None or not alone or not settings.train.start_fit:
+            return notes
+        known_N = torch.from_numpy(columns_N >= 0)
+        if fit_new_neurons(network, trained, recording, known_N, settings):
+            fitted = f"read-in and read-out of the other {n - n_known} start fitted to them"
+            return notes if n_known == n else (*notes, fitted)
+        return (
+            f"weights start from {self.run}: the encoder; read-in and read-out start fitted to all "
+            f"{n} neurons, which predicts hidden bins better than the weights of the {n_known} of "
+            "the same name",
+        )
 
 
 def _other_reach(network: NeuralDataTransformer, old: NeuralDataTransformer, layer: int) -> Tensor:

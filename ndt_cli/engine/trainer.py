@@ -34,7 +34,7 @@ from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.events import EpochDone, Event, Started, StepDone, Watcher
 from ndt_cli.engine.measures import measures_of
 from ndt_cli.engine.run_folder import RunFolder
-from ndt_cli.engine.starting import Start, describe_start
+from ndt_cli.engine.starting import Start
 from ndt_cli.engine.step import StepParts, make_optimizer, set_learning_rate
 from ndt_cli.engine.tensorboard import EventLog
 from ndt_cli.errors import TrainingError
@@ -108,11 +108,13 @@ class Trainer:
         self.validator = Validator(recording.valid, settings, device)
         network = new_network(settings, recording.train, backend.math)
         self.notes = recording.notes
-        if start is not None:
+        if start is None:
+            self.network = network.to(device)
+        else:
             columns_N = start.match(settings, recording.train, recording.source)
             start.fill(network, columns_N)
-            self.notes += (describe_start(start, columns_N),)
-        self.network = network.to(device)
+            self.network = network.to(device)
+            self.notes += start.fit(self.network, recording, columns_N, settings)
         self.optimizer = make_optimizer(_groups(self.network, settings.train), settings, device)
         self.streams = Streams.from_seed(settings.train.seed, device, ranks.rank)
         several = ranks.world_size > 1
@@ -172,6 +174,9 @@ class Trainer:
         stopped: Stopped = "finished"
         try:
             if self._is_new:  # from now on it can be resumed; and a full disk shows at once
+                if settings.start_from is not None:  # few trials may not improve on the start
+                    for name in progress.validated(self._validate()):
+                        self._save(name)
                 self._save("last", must=True)
             for epoch in range(progress.epoch, last_epoch):
                 waited = progress.epochs_without_improvement(settings.choose_by)
@@ -223,7 +228,7 @@ class Trainer:
             n_valid_trials=self.recording.valid.n_trials,
             first_epoch=self.progress.epoch,
             max_epochs=self.settings.train.max_epochs,
-            steps_per_epoch=self._steps_per_epoch(),
+            steps_per_epoch=sum(self._n_batches()),
             notes=self.notes,
         )
 
@@ -241,15 +246,23 @@ class Trainer:
         # Each from one session: the loss is a mean over a batch, and so over one session's
         # neurons. In random order, so that sessions alternate.
         of_session: list[Tensor] = []
-        for trials, _ in session_parts(self.recording.train):
+        parts = [trials for trials, _ in session_parts(self.recording.train)]
+        for trials, n_batches in zip(parts, self._n_batches(), strict=True):
             rows = torch.from_numpy(trials).to(self.compute.device)
-            of_session += rows[order(len(rows))].split(size)
+            found: list[Tensor] = []
+            while len(found) < n_batches:
+                found += rows[order(len(rows))].split(size)
+            of_session += found[:n_batches]
         return tuple(of_session[place] for place in order(len(of_session)).tolist())
 
-    def _steps_per_epoch(self) -> int:
-        train, size = self.recording.train, self.settings.train.batch_size
+    def _n_batches(self) -> list[int]:
+        """Return the batches of an epoch from each session; without sessions, of all trials."""
+        train, settings = self.recording.train, self.settings.train
         parts = [np.arange(train.n_trials)[trials] for trials, _ in session_parts(train)]
-        return sum(math.ceil(len(part) / size) for part in parts)
+        numbers = [math.ceil(len(part) / settings.batch_size) for part in parts]
+        if settings.session_batches == "equal":
+            return [max(1, round(sum(numbers) / len(numbers)))] * len(numbers)
+        return numbers
 
     def _read(self, sums: Tensor) -> None:
         """Read the loss of the epoch so far; the host waits for the device here."""

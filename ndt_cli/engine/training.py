@@ -94,7 +94,6 @@ def train(
     ranks = Ranks.from_environment()
     compute = choose_compute(settings.train, ranks.local_rank)
     check_trainable(recording, settings)
-    _check_processes(recording, ranks)
     check_limits(recording.train, settings, compute.device, ranks.world_size)
     start_weights = _start(settings)
     if start_weights is not None:
@@ -114,6 +113,8 @@ def train(
             folder.check_unused()  # another process may have been here meanwhile
             folder.remove_leftovers()
             folder.write_json("run.json", describe_run(recording, compute, n_threads))
+            if start_weights is not None:
+                start_weights.keep_decoder(folder)
             folder.write_settings(settings)  # last: it makes the folder a run
 
         _in_first_process(start, ranks, compute)
@@ -205,7 +206,6 @@ def resume(
     check_same_data(folder, recording, accept_changes=accept_changes)
     check_trainable(recording, settings)
     ranks = Ranks.from_environment()
-    _check_processes(recording, ranks)
     compute, n_threads = _compute_as_started(
         settings.train, folder.facts(), folder.path, ranks.local_rank
     )
@@ -272,14 +272,6 @@ def _compute_as_started(
             stacklevel=3,
         )
     return compute, n_threads
-
-
-def _check_processes(recording: Recording, ranks: Ranks) -> None:
-    if recording.train.sessions is not None and ranks.world_size > 1:
-        raise SettingsError(
-            f"several sessions are trained by one process, not by {ranks.world_size} together",
-            "Start it without torchrun.",
-        )
 
 
 def _start(settings: Settings) -> Start | None:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from ndt_cli.engine.measures import MEASURES
@@ -23,6 +24,7 @@ from ndt_cli.report.figures import (
 )
 
 if TYPE_CHECKING:
+    from ndt_cli.comparing import ComparedRun, RunComparison
     from ndt_cli.report.registry import RunContents
 
 History = Sequence[Mapping[str, float]]
@@ -48,6 +50,48 @@ MEASURE_NAMES = {
     "rate-r2": "R2 of the rates",
     "co-bps": "co-bps",
 }
+
+
+_WAYS = {"alone": (MUTED, "s"), "adapted": (MODEL, "o"), "jointly": (SECOND, "^")}
+
+
+@styled
+def trial_curves(found: "RunComparison") -> Figure:
+    """Draw the scores of runs over their number of training trials, one panel for each score.
+
+    A point is a run, a line the mean of runs with as many trials (such as several seeds), by how
+    they were trained: alone, adapted from another run, or jointly with other sessions. The dashed
+    line is smoothing, as fitted to the trials of the first run.
+    """
+    runs, smoothed = found.runs[:-1], found.runs[-1]
+    figure = new_figure("two", 2.4)
+    panels = figure.subplots(1, len(found.units), squeeze=False)[0]
+    ticks = sorted({run.n_training_trials for run in runs})
+    for axes, (label, unit) in zip(panels, found.units.items(), strict=True):
+        for way, (color, marker) in _WAYS.items():
+            own = [run for run in runs if run.trained == way]
+            if own:
+                _draw_way(axes, own, label, way, color, marker)
+        axes.axhline(smoothed.scores[label].value, color=SMOOTHED, ls="--", lw=0.8)
+        axes.set_xscale("log")
+        axes.set_xticks(ticks, [str(n) for n in ticks])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xlabel("training trials")
+        axes.set_ylabel(f"{label} ({unit})")
+    panels[0].legend(frameon=False, handlelength=1.5)
+    return figure
+
+
+def _draw_way(
+    axes: Axes, runs: "Sequence[ComparedRun]", label: str, way: str, color: str, marker: str
+) -> None:
+    counts = sorted({run.n_training_trials for run in runs})
+    by_count = [
+        [run.scores[label].value for run in runs if run.n_training_trials == n] for n in counts
+    ]
+    for n, values in zip(counts, by_count, strict=True):
+        axes.plot([n] * len(values), values, marker, color=color, ms=3, mew=0, alpha=0.6)
+    axes.plot(counts, [np.mean(values) for values in by_count], color=color, label=way)
 
 
 @styled

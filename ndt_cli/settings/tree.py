@@ -74,6 +74,10 @@ class DataSettings(_Section):
     split_seed: int = Field(0, ge=0, lt=2**31)
     """Seed of the validation split."""
 
+    train_trials: int | None = Field(None, ge=2, le=_MANY)
+    """Train on this many of the training trials only, drawn with split_seed; of several files, of
+    the last. For curves of scores over the number of trials."""
+
     heldout_fraction: float = Field(0.0, ge=0, lt=1)
     """Share of the neurons to hold out: the model predicts them without seeing them
     (co-smoothing). Drawn at random."""
@@ -309,6 +313,11 @@ class TrainSettings(_Section):
     batch_size: int = Field(64, ge=1, le=_MANY)
     """Trials per step, over all devices together; a smaller last batch is kept."""
 
+    session_batches: Literal["trials", "equal"] = "trials"
+    """With several sessions, batches from each in an epoch. trials: in proportion to its trials,
+    each of which is taken once; equal: as many from each, so that trials of a short session are
+    taken more often."""
+
     learning_rate: float = Field(1e-3, gt=0, le=1)
     """Peak learning rate of AdamW."""
 
@@ -364,6 +373,11 @@ class TrainSettings(_Section):
     start_neurons: Literal["auto", "same", "other"] = "auto"
     """Which neurons are those of the run started from. auto: those of the same name, or all if the
     trials are the same; same: all, in the same order; other: none."""
+
+    start_fit: bool = True
+    """After a start from a run, fit read-in and read-out of new neurons before the training, by
+    regression on what the encoder makes of their counts. If false, they start at random. Needs a
+    linear embedding and readout, and a Poisson loss of log-rates."""
 
     frozen_share: float = Field(0.7, ge=0, le=1)
     """After a start from a run, the share of the epochs in which only the read-in and the read-out

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import NO_DROPOUT, recording, same_tensors, tiny_settings
+from builders import NO_DROPOUT, changed, recording, same_tensors, tiny_settings
 
+from ndt_cli.data.sessions import stack_sessions
 from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.distributed import Ranks, process_group
 from ndt_cli.engine.run_folder import RunFolder
@@ -36,6 +37,13 @@ EVEN, ODD = 10, 9  # in batches of four, the last one has two trials or one
 
 def _train(out, settings, n_train, **options):
     return train(settings, out=out, recording=recording(n_train, rates=True), **options)
+
+
+def _train_sessions(out):
+    """Two sessions, with batches of one trial among theirs."""
+    days = [recording(n, n_neurons=n_neurons, rates=True) for n, n_neurons in ((ODD, 3), (EVEN, 2))]
+    linear = changed(STILL, "model", embedding="linear", width=16)
+    return train(linear, out=out, recording=stack_sessions(days))
 
 
 def _stop_in_second_process(rank, n_epochs):
@@ -65,6 +73,7 @@ def _worker_even(folder, rank):
 
 def _worker_odd(folder, rank):
     result = _train(folder / "odd", STILL, ODD)
+    _train_sessions(folder / "sessions")
     return {"stopped": [result.stopped], "initialized": torch.distributed.is_initialized()}
 
 
@@ -248,6 +257,9 @@ def test_a_batch_smaller_than_the_processes_trains(tmp_path):
     _assert_losses_close(folder / "odd", tmp_path / "one")
     _close(folder / "odd", tmp_path / "one")
     assert [report["initialized"] for report in reports] == [False, False]
+    _train_sessions(tmp_path / "one-sessions")
+    _assert_losses_close(folder / "sessions", tmp_path / "one-sessions")
+    _close(folder / "sessions", tmp_path / "one-sessions")
 
 
 def test_more_processes_than_saved_a_run_are_refused(tmp_path, monkeypatch):

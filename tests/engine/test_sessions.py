@@ -1,6 +1,8 @@
 """Several sessions in one run: each is trained, scored and resumed as if it were alone."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +21,8 @@ from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.trainer import Validator, new_network
 from ndt_cli.engine.training import resume, train
 from ndt_cli.errors import DataError, RunError, SettingsError
-from ndt_cli.metrics import RateScoreSums
+from ndt_cli.metrics import RateScoreSums, decode_behavior
+from ndt_cli.metrics.decoding import load_decoders, variable_names
 from ndt_cli.model.cpu.kernels import CpuMath
 from ndt_cli.model.masking import hide
 from ndt_cli.search.space import Space
@@ -127,9 +130,9 @@ def test_the_read_out_of_each_neuron_starts_at_its_mean_rate_in_its_own_session(
         np.testing.assert_allclose(found_N, expected_N, rtol=1e-5)
 
 
-def test_each_batch_is_of_one_session_and_an_epoch_takes_every_trial_once(tmp_path, monkeypatch):
-    taken = []
-    take = TrialSet.take
+def _taken(monkeypatch):
+    """Note the trials of each batch in a list."""
+    taken, take = [], TrialSet.take
 
     def noted(self, trials):
         if isinstance(trials, torch.Tensor) and trials.dtype == torch.int64:
@@ -137,6 +140,11 @@ def test_each_batch_is_of_one_session_and_an_epoch_takes_every_trial_once(tmp_pa
         return take(self, trials)
 
     monkeypatch.setattr(TrialSet, "take", noted)
+    return taken
+
+
+def test_each_batch_is_of_one_session_and_an_epoch_takes_every_trial_once(tmp_path, monkeypatch):
+    taken = _taken(monkeypatch)
     data = _both()
     train(SETTINGS, out=tmp_path / "run", recording=data, until_epoch=2)
     assert len(taken) == 2 * (3 + 2)  # 7 and 5 trials in batches of 3
@@ -222,22 +230,51 @@ def test_where_the_model_of_one_session_is_needed_the_sessions_are_named(whole, 
         resume(whole / "sessions" / "day1")
 
 
-def test_what_several_sessions_cannot_do_is_refused(tmp_path, monkeypatch):
+def test_what_several_sessions_cannot_do_is_refused(tmp_path):
     for model in ({"embedding": "identity"}, {"embedding": "linear"}):
         with pytest.raises(SettingsError, match="linear embedding of a given width"):
             train(tiny_settings(model=model), out=tmp_path / "run", recording=_both())
     files = changed(SETTINGS, "data", files=(tmp_path / "a.npz", tmp_path / "b.npz"))
-    with pytest.raises(SettingsError, match="several seeds of several sessions"):
-        fit_seeds(files, 2, out=tmp_path / "seeds")
     space = Space.from_tables("mine", {"mask": {"ratio": {"uniform": [0.1, 0.4]}}})
     with pytest.raises(SettingsError, match="not on several"):
         sweep(files, space, n_members=2, out=tmp_path / "sweep")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("LOCAL_RANK", "0")
-    with pytest.raises(SettingsError, match="trained by one process"):
-        train(SETTINGS, out=tmp_path / "run", recording=_both())
-    assert not (tmp_path / "run").exists()
+
+
+def test_each_session_has_an_ensemble_of_several_seeds(tmp_path):
+    found = fit_seeds(
+        changed(SETTINGS, "train", max_epochs=1), 2, out=tmp_path / "seeds", recording=_both()
+    )
+    assert found.finished
+    assert list(found.sessions) == ["day1", "day2"]
+    for name, day in zip(found.sessions, split_sessions(_both()), strict=True):
+        of_session = found.sessions[name]
+        assert len(of_session.scores[0].values) == 2
+        rates_BTN = [load_trained(run / "sessions" / name).rates(day.valid) for run in found.runs]
+        mean_BTN = load_trained(tmp_path / "seeds/ensemble" / name).rates(day.valid)
+        np.testing.assert_allclose(mean_BTN, np.mean(rates_BTN, axis=0), rtol=1e-5)
+    assert json.loads((tmp_path / "seeds/summary.json").read_text())["sessions"].keys() == {
+        "day1",
+        "day2",
+    }
+
+
+def test_equal_batches_take_trials_of_a_short_session_more_often(tmp_path, monkeypatch):
+    taken = _taken(monkeypatch)
+    data = stack_sessions(
+        [
+            Recording(
+                recording(n, 2, n_neurons=3).train, recording(2, 2, n_neurons=3).valid, name, "x"
+            )
+            for n, name in ((12, "long"), (4, "short"))
+        ]
+    )
+    settings = changed(SETTINGS, "train", session_batches="equal")
+    train(settings, out=tmp_path / "run", recording=data, until_epoch=1)
+    of_batch = [set(data.train.sessions.of_trial_B[rows]) for rows in taken]
+    assert sorted(of_batch, key=min) == [{0}] * 3 + [{1}] * 3
+    times = np.bincount(np.concatenate(taken), minlength=16)
+    assert times[:12].max() == 1
+    assert times[12:].min() >= 1
 
 
 def test_a_new_session_starts_from_the_encoder_of_the_others(whole, tmp_path):
@@ -250,6 +287,75 @@ def test_a_new_session_starts_from_the_encoder_of_the_others(whole, tmp_path):
     for name in old:
         if name.startswith("layers."):
             assert torch.equal(old[name], new[name])
+
+
+def _with_behavior(day, names=("x", "y"), seed=0):
+    """The day with behavior that its mean count decides, as both days' counts do."""
+
+    def known(data):
+        mean_BT = data.spikes_BTN.mean(axis=2) + data.spikes_BTN.sum(axis=(1, 2))[:, None] / 20
+        behavior_BTV = np.stack([mean_BT, -mean_BT], axis=2).astype(np.float32)
+        return replace(data, behavior_BTV=behavior_BTV, behavior_names=names)
+
+    return replace(day, train=known(day.train), valid=known(day.valid))
+
+
+def test_behavior_is_decoded_with_the_decoders_of_the_other_sessions(tmp_path):
+    files = []
+    for day in _days():
+        day = _with_behavior(day)
+        files.append(tmp_path / f"{day.source}.npz")
+        both = [day.train, day.valid]
+        np.savez(
+            files[-1],
+            spikes=np.concatenate([data.spikes_BTN for data in both]),
+            behavior=np.concatenate([data.behavior_BTV for data in both]),
+            split=np.repeat(["train", "valid"], [data.n_trials for data in both]),
+            bin_ms=10.0,
+        )
+    settings = changed(changed(SETTINGS, "data", files=tuple(files)), "train", max_epochs=1)
+    found = fit(settings, out=tmp_path / "both", draw=False)
+    for name, evaluation in found.sessions.items():
+        assert list(evaluation.across) == ["other sessions", "this session"]
+        # The decoder of the other day, and not another: applied by hand it gives the same score.
+        other = tmp_path / "both/sessions" / ({"day1", "day2"} - {name}).pop()
+        names = variable_names(evaluation.data)
+        decoder = load_decoders(RunFolder(other).own_decoder, "", names, 16)["activations"]
+        by_hand = decode_behavior(evaluation.activations, evaluation.data, decoder=decoder)
+        assert evaluation.across["other sessions"].r2_mean == pytest.approx(by_hand.r2_mean)
+        assert "fitted in other sessions" in evaluation.verdict.across_sessions
+        assert "behavior_from_activations" in evaluation.to_json()
+
+
+def test_a_session_without_known_behavior_is_scored_by_the_decoder_of_the_run_it_starts_from(
+    tmp_path,
+):
+    day1, day2 = (_with_behavior(day) for day in _days())
+    first = fit(changed(SETTINGS, "train", max_epochs=1), out=tmp_path / "day1", recording=day1)
+    assert first.evaluation.across == {}
+    settings = changed(SETTINGS, "train", max_epochs=1, start_from=tmp_path / "day1")
+    unlabeled = replace(day2.train, behavior_BTV=np.full_like(day2.train.behavior_BTV, np.nan))
+    found = fit(settings, out=tmp_path / "new", recording=replace(day2, train=unlabeled))
+    across = found.evaluation.across
+    assert np.isfinite(across["other sessions"].r2_mean)
+    assert np.isnan(across["this session"].r2_mean)
+    shutil.rmtree(tmp_path / "day1")  # the new run does not need it
+    again = evaluate(tmp_path / "new", recording=replace(day2, train=unlabeled)).across
+    assert again["other sessions"].r2_mean == pytest.approx(across["other sessions"].r2_mean)
+
+
+def test_decoders_of_other_variables_are_not_used(tmp_path):
+    day1, day2 = _days()
+    fit(
+        changed(SETTINGS, "train", max_epochs=1),
+        out=tmp_path / "day1",
+        recording=_with_behavior(day1),
+    )
+    settings = changed(SETTINGS, "train", max_epochs=1, start_from=tmp_path / "day1")
+    other = _with_behavior(day2, names=("pupil", "running"))
+    found = fit(settings, out=tmp_path / "new", recording=other)
+    assert found.evaluation.across == {}
+    assert found.evaluation.verdict.across_sessions == ""
 
 
 def test_train_takes_several_files_and_prints_the_scores_of_each(tmp_path, capsys):
