@@ -358,10 +358,8 @@ def _stored_smoothing(trained: Model) -> SmoothingReference | None:
 
 
 def _stored_decoders(trained: Model, data: SpikeData) -> dict[str, Decoder]:
-    path = trained.run.decoders
-    if not path.is_file():
-        return {}
-    return load_decoders(path, trained.checkpoint, variable_names(data), data.n_neurons)
+    names, decoders = load_decoders(trained.run.decoders, trained.checkpoint, data.n_neurons)
+    return decoders if names == variable_names(data) else {}
 
 
 def _training_facts(trained: Model) -> TrainingFacts:

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from ndt_cli.data.loading import load_recording
 from ndt_cli.data.write import write_recording
 from ndt_cli.engine.inference import load_trained
 from ndt_cli.engine.training import train
+from ndt_cli.fitting import fit
 from ndt_cli.settings.tree import DataSettings
 
 CAUSAL = {"positions": "relative", "context_forward": 0, "context_back": 4}
@@ -157,6 +159,22 @@ def test_behavior_is_decoded_in_columns_of_its_own(runs):
     assert "has no behavior to decode" in refused.stderr
 
 
+def test_behavior_is_decoded_by_the_decoder_stored_with_the_run(runs, tmp_path):
+    run = tmp_path / "run"
+    settings = tiny_settings(model=CAUSAL, inference={"passes": 1})
+    file = runs / "causal.h5"
+    settings = settings.model_copy(update={"data": DataSettings(file=file)})
+    fit(settings, out=run, draw=False)
+    fitted = numbers(stream(runs / "causal", LINES, "--decode"))  # same data, no stored decoder
+    moved = file.rename(tmp_path / "moved.h5")
+    try:
+        found_TN = numbers(stream(run, LINES, "--decode"))
+        assert stream(runs / "causal", LINES, "--decode").exit_code == 1
+    finally:
+        moved.rename(file)
+    np.testing.assert_allclose(found_TN, fitted, rtol=1e-4)
+
+
 def test_a_channel_that_falls_silent_is_reported_once(runs):
     silent = "".join(f"{1 + t % 2} 0 1\n" for t in range(400))
     result = stream(runs / "causal", silent)
@@ -188,6 +206,25 @@ def test_in_a_pipe_each_bin_is_answered_before_the_next_is_written_until_ctrl_c(
         said = process.stderr.read().decode()
     assert "Traceback" not in said
     assert re.search("[45] bins", said)  # it may come before the fifth is counted
+
+
+def test_bins_that_come_late_are_named(runs):
+    lines = LINES.splitlines()
+    with _process(runs / "causal") as process:
+        for line, pause_s in ((lines[0], 0.1), ("reset", 0.1), (lines[1], 0), (lines[2], 0.1),
+                              (lines[3], 0.2), (lines[4], 0)):  # fmt: skip
+            process.stdin.write(line.encode() + b"\n")
+            process.stdin.flush()
+            if line != "reset":
+                process.stdout.readline()
+            time.sleep(pause_s)
+        process.stdin.close()
+        assert process.wait(60) == 0
+        said = process.stderr.read().decode()
+    # Pauses of 100 and 200 ms, in bins of 10 ms; those around a reset are none.
+    assert said.count("ms late, in bins of 10 ms") == 1
+    assert re.search(r"line 1 came|line 5 came", said)
+    assert re.search(r"[23] came late, by (19|2[0-9])\d ms at most", said)
 
 
 def test_when_the_reader_has_gone_it_stops(runs):
