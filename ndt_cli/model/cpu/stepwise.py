@@ -81,9 +81,7 @@ class StepwiseNetwork:
 
         self._embed = _Embed(network, columns_N, n_heldout, token)
         layers = [layer for layer in network.layers if isinstance(layer, EncoderLayer)]
-        self._layers = [
-            _LayerStream(layer, window, network) for layer in layers
-        ]
+        self._layers = [_LayerStream(layer, window, network) for layer in layers]
         self.memory: Float32Array = np.zeros(
             sum(layer.n_remembered for layer in self._layers), dtype=np.float32
         )
