@@ -212,15 +212,16 @@ class _Lines:
         return [self._number(value, channel) for channel, value in enumerate(values)]
 
     def _number(self, value: object, channel: int) -> float:
-        if isinstance(value, str | int | float) and not isinstance(value, bool):
+        number = value
+        if isinstance(value, str):
             try:
-                return int(value) if isinstance(value, str) else value
+                # Python reads 1_0 as ten.
+                number = int(value) if value.isdecimal() else float(value.replace("_", "?"))
             except ValueError:
-                pass
-            try:
-                return float(value)
-            except ValueError:
-                pass
+                number = None
+        # Larger whole numbers fit into no array of numbers.
+        if isinstance(number, float) or (type(number) is int and abs(number) < 2**63):
+            return number
         found = "null" if value is None else str(value)[:40]
         raise self._error(
             f"has {found!r} as the count of channel {channel}; expected a whole number",

@@ -123,6 +123,8 @@ def test_a_lost_bin_is_a_bin_without_counts(runs, lost):
         ("1 2 -3", "line 3: the count of channel 2 is negative: -3"),
         ("0.5 2 3", "line 3: the count of channel 0 is not a whole number: 0.5"),
         ("1 two 3", "line 3 has 'two' as the count of channel 1; expected a whole number"),
+        ("1 1_0 3", "line 3 has '1_0' as the count of channel 1; expected a whole number"),
+        ("1 99999999999999999999 3", "line 3 has '99999999999999999999' as the count of channel 1"),
         ("[1, null, 3]", "line 3 has 'null' as the count of channel 1"),
         ("[1, [2], 3]", "line 3 has '[2]' as the count of channel 1"),
         ("[1, 2", "line 3 is not a JSON list"),
