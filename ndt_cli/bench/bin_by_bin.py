@@ -153,14 +153,11 @@ def run_stream_bench(
                 actions[f"{kind}, {name}"] = _last_of(infer, counts_TN[:n])
                 window_bins[f"{kind}, {name}"] = n
         watch(f"{n_bins} bins")
-        before = _resident_bytes()
-        seconds = _timed({**bins, **actions}, n_bins)
-        after = _resident_bytes()
-        grown = None if before is None or after is None else after - before
+        seconds, grown = _timed({**bins, **actions}, n_bins)
         for where, cpus in _neighbors().items():
             watch(f"beside a busy process on {where}")
             with _busy_neighbor(*cpus):
-                found = _timed(bins, math.ceil(n_bins * _SHARE_BUSY))
+                found, _ = _timed(bins, math.ceil(n_bins * _SHARE_BUSY))
             seconds |= {f"{name}, {where} busy": both for name, both in found.items()}
     times, processor = (
         {name: Times(tuple(both[:, clock].tolist())) for name, both in seconds.items()}
@@ -187,7 +184,7 @@ def _plain_loop_as_long_as(action: Callable[[int], object]) -> Callable[[int], o
         for _ in range(n):
             matrix.dot(vector, out)
 
-    both = _timed({"action": action, "ten": lambda t: multiply(10)}, 10 * _WARM_UP)
+    both, _ = _timed({"action": action, "ten": lambda t: multiply(10)}, 10 * _WARM_UP)
     action_s, ten_s = (np.median(seconds[:, 1]) for seconds in both.values())
     n = max(1, round(10 * float(action_s / ten_s)))
     return lambda t: multiply(n)
@@ -195,21 +192,24 @@ def _plain_loop_as_long_as(action: Callable[[int], object]) -> Callable[[int], o
 
 def _timed(
     actions: dict[str, Callable[[int], object]], n_bins: int
-) -> dict[str, NDArray[np.float64]]:
+) -> tuple[dict[str, NDArray[np.float64]], int | None]:
     """Let them take turns; return of each the seconds on the clock and of the processor, (n, 2).
 
-    Those of windows, by their names, are called less often.
+    Those of windows, by their names, are called less often. Also returns the bytes by which the
+    process has grown.
     """
     n_rounds = min(_N_ROUNDS, n_bins)
     rounds = np.linspace(0, n_bins, n_rounds + 1).astype(int).tolist()
     windows = range(0, n_rounds * _WINDOWS_IN_A_ROW + 1, _WINDOWS_IN_A_ROW)
     turns = {name: windows if "," in name else rounds for name in actions}
-    seconds = {name: np.zeros((turns[name][-1], 2)) for name in actions}
+    # Filled, so that their memory is taken before the first bin.
+    seconds = {name: np.full((turns[name][-1], 2), np.nan) for name in actions}
     for action in actions.values():
         for _ in range(_WARM_UP):
             action(0)
     gc.collect()
     gc.disable()
+    before = _resident_bytes()
     try:
         for i in range(n_rounds):
             for name, action in actions.items():
@@ -218,9 +218,10 @@ def _timed(
                     action(t)
                     stop = time.perf_counter()
                     seconds[name][t] = stop - start, time.thread_time() - own
+        after = _resident_bytes()
     finally:
         gc.enable()
-    return seconds
+    return seconds, None if before is None or after is None else after - before
 
 
 def _neighbors() -> dict[str, tuple[int, set[int]]]:
