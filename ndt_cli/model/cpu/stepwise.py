@@ -11,7 +11,6 @@ hidden units, W bins of a context window, O offsets, J values with a one after t
 """
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -72,16 +71,16 @@ class StepwiseNetwork:
         name: str,
     ) -> None:
         settings, shape = network.settings, network.shape
-        window = _window(network, name)
-        self.lag_bins = window.forward * settings.n_layers
+        back, forward = _window(network, name)
+        self.lag_bins = forward * settings.n_layers
         in_trial = settings.positions in ("learned", "sinusoid")
         self._limit = shape.n_bins if in_trial or network.context.back is None else None
         self._limited_by = "learned" if in_trial else "back"
         self._name = name
 
         self._embed = _Embed(network, columns_N, n_heldout, token)
-        layers = [layer for layer in network.layers if isinstance(layer, EncoderLayer)]
-        self._layers = [_LayerStream(layer, window, network) for layer in layers]
+        layers = (layer for layer in network.layers if isinstance(layer, EncoderLayer))
+        self._layers = [_LayerStream(layer, back, forward, network) for layer in layers]
         self.memory: Float32Array = np.zeros(
             sum(layer.n_remembered for layer in self._layers), dtype=np.float32
         )
@@ -121,7 +120,7 @@ class StepwiseNetwork:
         """Return the rates of the bins that wait for bins that will not come."""
         found = []
         for first, layer in enumerate(self._layers):
-            for _ in range(layer.window.forward):
+            for _ in range(layer.forward):
                 with np.errstate(over="ignore", invalid="ignore"):
                     rates_N = self._through(None, first)
                 if rates_N is not None:
@@ -165,18 +164,8 @@ class StepwiseNetwork:
         )
 
 
-@dataclass(frozen=True)
-class _Window:
-    back: int
-    forward: int
-
-    @property
-    def n_bins(self) -> int:
-        """W."""
-        return self.back + 1 + self.forward
-
-
-def _window(network: NeuralDataTransformer, name: str) -> _Window:
+def _window(network: NeuralDataTransformer, name: str) -> tuple[int, int]:
+    """Return the bins back and forward that a layer sees."""
     context = network.context
     if context.forward is None:
         key = "full_context=true" if network.settings.full_context else "context_forward=-1"
@@ -193,7 +182,7 @@ def _window(network: NeuralDataTransformer, name: str) -> _Window:
     in_trial = network.settings.positions in ("learned", "sinusoid")
     most = network.shape.n_bins - 1
     back = most if context.back is None else context.back
-    return _Window(min(back, most) if in_trial else back, context.forward)
+    return min(back, most) if in_trial else back, context.forward
 
 
 class _Embed:
@@ -322,9 +311,10 @@ class _LayerStream:
     """
 
     def __init__(
-        self, layer: EncoderLayer, window: _Window, network: NeuralDataTransformer
+        self, layer: EncoderLayer, back: int, forward: int, network: NeuralDataTransformer
     ) -> None:
-        self.window, self.pre_norm, self.activation = window, layer.pre_norm, layer.activation
+        self.n_bins, self.forward = back + 1 + forward, forward  # n_bins is W
+        self.pre_norm, self.activation = layer.pre_norm, layer.activation
         attention = layer.attention
         self.n_heads, self.width = attention.n_heads, attention.out.in_features
         self.size = (self.n_heads, self.width // self.n_heads)
@@ -342,7 +332,7 @@ class _LayerStream:
         self.read_D, self.attended_HE = self.read_I[:-1], self.attended_I[:-1].reshape(self.size)
         self.hidden_I = _ones(layer.expand.out_features)
         self.hidden_F = self.hidden_I[:-1]
-        self.scores_HW = np.zeros((self.n_heads, window.n_bins), dtype=np.float32)
+        self.scores_HW = np.zeros((self.n_heads, self.n_bins), dtype=np.float32)
         self.weights_HW = np.zeros_like(self.scores_HW)
         self.scores_HW1, self.weights_H1W = self.scores_HW[:, :, None], self.weights_HW[:, None]
         self.mixed_H1J = np.zeros((self.n_heads, 1, self.size[1] + 1), dtype=np.float32)
@@ -370,12 +360,12 @@ class _LayerStream:
         parts = [queries * self.size[1] ** -0.5, keys, by_head.reshape(-1, self.width + 1)]
         return np.asfortranarray(np.concatenate(parts))
 
-    def _bias(self, layer: EncoderLayer, context: Context) -> list[Float32Array] | None:
+    def _bias(self, layer: EncoderLayer, context: Context) -> Float32Array | None:
         """Return what is added to the scores of the ring, for each place of the newest bin."""
         relative = layer.attention.relative
         if relative is None and not context.head_spans:
             return None
-        n_bins, forward = self.window.n_bins, self.window.forward
+        n_bins, forward = self.n_bins, self.forward
         offset_U = forward - -np.arange(2 * n_bins) % n_bins
         distance_1U = torch.from_numpy(np.abs(offset_U))[None].float()
         twice_HU = context.lowered(distance_1U)[:, 0].numpy()
@@ -384,19 +374,18 @@ class _LayerStream:
             twice_HU = (
                 twice_HU + bias_HO[:, (offset_U + relative.back).clip(0, bias_HO.shape[1] - 1)]
             )
-        # Copies, one after the other in memory: views take twice as long to add.
-        return [twice_HU[:, n_bins - slot : 2 * n_bins - slot].copy() for slot in range(n_bins)]
+        # One after the other in memory: views take twice as long to add.
+        return np.stack([twice_HU[:, n_bins - slot :][:, :n_bins] for slot in range(n_bins)])
 
     @property
     def n_remembered(self) -> int:
         """Numbers to remember: a row and a mark for each bin of the window, and waiting inputs."""
-        n_bins, forward = self.window.n_bins, self.window.forward
-        waiting = (forward + 1) * self.width if forward else 0
-        return n_bins * (len(self.w_qkv) + 1) + waiting
+        waiting = (self.forward + 1) * self.width if self.forward else 0
+        return self.n_bins * (len(self.w_qkv) + 1) + waiting
 
     def remember_in(self, memory: Float32Array) -> None:
         """Use this memory."""
-        n_bins, width = self.window.n_bins, self.width
+        n_bins, width = self.n_bins, self.width
         n_rows = n_bins * len(self.w_qkv)
         self.rows = memory[:n_rows].reshape(n_bins, -1)
         self.absent_W = memory[n_rows : n_rows + n_bins]
@@ -413,27 +402,26 @@ class _LayerStream:
 
     def push(self, x_D: Float32Array | None, n_before: int) -> Float32Array | None:
         """Take the next bin, or none at the end; return the bin that has all of its window now."""
-        window = self.window
-        slot, is_end = n_before % window.n_bins, x_D is None
+        slot, is_end = n_before % self.n_bins, x_D is None
         if x_D is None:
             self.absent_W[slot] = -np.inf
         else:
             self._normalize(x_D, self.norm_attention)
             self.w_qkv.dot(self.read_I, self.row_at[slot])
-            if n_before < window.n_bins:
+            if n_before < self.n_bins:
                 self.absent_W[slot] = 0
-        now = n_before - window.forward
-        if window.forward:
+        now = n_before - self.forward
+        if self.forward:
             if x_D is not None:
                 self.inputs[n_before % len(self.inputs)] = x_D
             if now < 0:
                 return None
             self.x_D[:] = self.inputs[now % len(self.inputs)]
             x_D = self.x_D
-        some_absent = is_end or n_before + 1 < window.n_bins
+        some_absent = is_end or n_before + 1 < self.n_bins
         assert x_D is not None
         self.x_D = x_D
-        self._attend(now % window.n_bins, slot, some_absent)
+        self._attend(now % self.n_bins, slot, some_absent)
         x_D += self.w_out.dot(self.attended_I, self.change_D)
         if not self.pre_norm:
             self.norm_attention.apply(x_D)
