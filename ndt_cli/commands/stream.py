@@ -173,10 +173,11 @@ class _Lines:
     def __iter__(self) -> Iterator["list[Any] | str | None"]:
         asked_s = None
         for line in getattr(sys.stdin, "buffer", ()):
+            came_s = time.perf_counter()
             self.number += 1
-            if asked_s is not None:
-                self._note_late((time.perf_counter() - asked_s) * 1000 - self.rates.bin_ms)
             counts = self._parsed(line.decode("utf-8", "replace").strip())
+            if asked_s is not None and counts != "reset":
+                self._note_late((came_s - asked_s) * 1000 - self.rates.bin_ms)
             yield counts
             # Between trials, nothing is late.
             asked_s = None if counts == "reset" else time.perf_counter()
