@@ -212,7 +212,7 @@ def test_in_a_pipe_each_bin_is_answered_before_the_next_is_written_until_ctrl_c(
 
 def test_bins_that_come_late_are_named(runs, monkeypatch):
     # Bins of 10 ms. Nothing is late at the start and around a reset, nor by less than a bin.
-    waits_ms = {0: 500, 3: 19, 4: 60, 5: 300, 6: 500, 9: 20, 11: 90}
+    waits_ms = {0: 500, 3: 15, 4: 60, 5: 300, 6: 500, 9: 19, 11: 90}
     lines, now_s = LINES.splitlines()[:12], 0.0
     lines[5] = "reset"
 
