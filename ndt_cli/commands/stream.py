@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import time
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,7 +70,7 @@ def stream(
     note(_about(run, rates, names))
     printer = _Printer(rates, names, as_json)
     lines = _Lines(str(run), rates, model.trained_on)
-    times_ms: list[float] = [0.0] * _MOST_TIMES
+    times_ms = array("d", [0.0]) * _MOST_TIMES  # a list would grow by a number for each bin
     n_bins = n_slow = 0
     with _undisturbed():
         try:
