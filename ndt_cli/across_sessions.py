@@ -106,9 +106,10 @@ def decode_across(
     path, names = model.run.other_decoder, variable_names(data)
     if not names or not path.is_file():
         return {}
-    others = load_decoders(path, "", names, model.width).get(_ESTIMATE)
-    if others is None:
+    variables, decoders = load_decoders(path, "", model.width)
+    if variables != names or _ESTIMATE not in decoders:
         return {}
+    others = decoders[_ESTIMATE]
     values_BTD, own = activations_of(model, data), None
     if train is not None and variable_names(train) == names:
         own = Decoder.fit(activations_of(model, train), train, others.lags_L)

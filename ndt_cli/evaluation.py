@@ -9,7 +9,6 @@ count that it is asked to predict:
 Axes in names: B trials, T bins, N neurons, V behavioral variables.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -381,18 +380,10 @@ def _stored_decoders(trained: Model, data: SpikeData) -> dict[str, Decoder]:
     path = trained.run.decoders
     if not path.is_file():
         return {}
-    found = load_decoders(path, weights_digest(trained), variable_names(data), data.n_neurons)
+    names, found = load_decoders(path, trained.weights_digest, data.n_neurons)
     scored = {MODEL, SMOOTHED, MEAN_RATE} | ({TRUE_RATES} if data.rates_BTN is not None else set())
-    return found if scored <= found.keys() else {}  # all by the same trials, or none
-
-
-def weights_digest(trained: Model) -> str:
-    """Return a digest of the weights: the same name may be of others after more training."""
-    digest = hashlib.sha256()
-    for member in trained.members:
-        for weights in member.network.state_dict().values():
-            digest.update(weights.cpu().numpy().tobytes())
-    return digest.hexdigest()
+    # All by the same trials, or none.
+    return found if names == variable_names(data) and scored <= found.keys() else {}
 
 
 def store_references(evaluation: Evaluation, train: SpikeData) -> None:
@@ -403,7 +394,7 @@ def store_references(evaluation: Evaluation, train: SpikeData) -> None:
     """
     folder = RunFolder(Path(evaluation.run))
     if evaluation.decoders and evaluation.model is not None:
-        digest, names = weights_digest(evaluation.model), variable_names(evaluation.data)
+        digest, names = evaluation.model.weights_digest, variable_names(evaluation.data)
         save_decoders(folder.decoders, evaluation.decoders, digest, names)
     conditions = 0 if train.conditions_B is None else len(np.unique(train.conditions_B))
     if conditions and 4 * conditions * train.n_bins * train.n_neurons <= KEPT_BYTES:

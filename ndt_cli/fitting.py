@@ -25,6 +25,7 @@ from ndt_cli.engine.trainer import TrainResult
 from ndt_cli.engine.training import resume, train
 from ndt_cli.evaluation import Evaluation, evaluate, store_references
 from ndt_cli.inferred_rates import infer_rates
+from ndt_cli.metrics.decoding import variable_names
 from ndt_cli.rates_file import write_rates
 from ndt_cli.report.registry import write_run_figures
 from ndt_cli.score_text import final_scores

@@ -16,7 +16,7 @@ from ndt_cli.data.spike_data import Recording, all_trials
 from ndt_cli.data.write import write_recording
 from ndt_cli.engine.ensembles import save_ensemble
 from ndt_cli.errors import DataError, MissingExtraError, RunError, SettingsError
-from ndt_cli.evaluation import evaluate, weights_digest
+from ndt_cli.evaluation import evaluate
 from ndt_cli.fitting import complete_ensemble, fit
 from ndt_cli.inferred_rates import Rates, infer_rates
 from ndt_cli.metrics.decoding import load_decoders
@@ -400,7 +400,7 @@ def test_another_file_is_scored_by_what_is_stored_with_the_run(folder):
         assert not scores.psth.split_half  # PSTHs of the training trials
     assert np.isfinite(found.scores["NDT"].behavior.r2_V).all()
     last = evaluate(folder / "run", data=folder / "other.h5", checkpoint="last")
-    same = weights_digest(last.model) == weights_digest(found.model)
+    same = last.model.weights_digest == found.model.weights_digest
     assert (last.scores["NDT"].behavior.n_folds == 0) == same
 
 
@@ -438,9 +438,10 @@ def test_stored_decoders_are_those_of_the_weights(folder):
     before = decoders.read_bytes()
     own = evaluate(folder / "run", data=folder / "moved.h5")
     fitted = own.decoders["NDT"].weights_NV
-    stored = load_decoders(decoders, weights_digest(own.model), ("hand x", "hand y"), 3)
+    names, stored = load_decoders(decoders, own.model.weights_digest, 3)
+    assert names == ("hand x", "hand y")
     assert np.array_equal(stored["NDT"].weights_NV, fitted)
-    assert load_decoders(decoders, "other weights", ("hand x", "hand y"), 3) == {}
+    assert load_decoders(decoders, "other weights", 3) == ((), {})
     assert decoders.read_bytes() == before
 
 

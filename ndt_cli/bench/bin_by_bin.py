@@ -4,8 +4,13 @@ Axes: B trials, T bins, N neurons.
 """
 
 import gc
+import math
+import os
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,6 +33,10 @@ from ndt_cli.model.network import ModelShape
 _N_ROUNDS, _WINDOWS_IN_A_ROW = 100, 5
 # Before anything is timed.
 _WARM_UP = 50
+# Of the bins, beside each busy neighbor.
+_SHARE_BUSY = 0.25
+# Copies 32 MB over and over: takes its core, and the cache that cores share.
+_NEIGHBOR = "data = bytearray(2**25)\nwhile True: data[:] = bytes(data)"
 
 
 @dataclass(frozen=True)
@@ -41,8 +50,11 @@ class StreamBenchResult:
     lag_bins : int
         Bins that the model looks ahead: a delay beside that of computing.
     times : dict of str to Times
-        What was timed: ``stream``; of ndt and of the stock layers the window of all bins that
-        matter to a bin, and the window of one layer, which gives other rates.
+        What was timed: ``stream``; ``plain loop``, as many products of a matrix and a vector as
+        take as long as a bin, which shows what of the slowest bins is the machine's; of ndt and of
+        the stock layers the window of all bins that matter to a bin, and the window of one layer,
+        which gives other rates. On Linux also the stream and the plain loop beside a busy process
+        on another core, if there is one, and on the same core.
     processor_times : dict of str to Times
         The same without waiting: what the thread itself computed, whatever else ran beside it.
     window_bins : dict of str to int
@@ -100,7 +112,8 @@ def run_stream_bench(
 ) -> StreamBenchResult:
     """Time ``n_bins`` bins of a stream, and windows of ndt and of stock layers in between.
 
-    On one CPU thread. The stock model has no relative positions: they are left out there.
+    Then a quarter as many beside each busy neighbor. On one CPU thread. The stock model has no
+    relative positions: they are left out there.
 
     Raises
     ------
@@ -125,7 +138,11 @@ def run_stream_bench(
         forward = choose_backend(settings.train, compute).inference(network)
         of_layer = model.context_back + 1 + model.context_forward
         windows = {"all": model.n_layers * (of_layer - 1) + 1, "of a layer": of_layer}
-        actions: dict[str, Callable[[NDArray[Any]], object]] = {}
+        bins: dict[str, Callable[[int], object]] = {
+            "stream": lambda t: stream.step(counts_TN[t % len(counts_TN)])
+        }
+        bins["plain loop"] = _plain_loop_as_long_as(bins["stream"])
+        actions: dict[str, Callable[[int], object]] = {}
         window_bins: dict[str, int] = {}
         for name, n in windows.items():
             stock = StockModel(model, ModelShape(workload.n_neurons, n, one.max_count)).eval()
@@ -133,10 +150,15 @@ def run_stream_bench(
                 ("ndt", lambda x, f=forward: network.rates(f(x))),
                 ("stock", lambda x, f=stock: f.rates(f(x))),
             ):
-                actions[f"{kind}, {name}"] = _last_of(infer)
+                actions[f"{kind}, {name}"] = _last_of(infer, counts_TN[:n])
                 window_bins[f"{kind}, {name}"] = n
         watch(f"{n_bins} bins")
-        seconds, grown = _timed(stream, actions, window_bins, counts_TN, n_bins)
+        seconds, grown = _timed({**bins, **actions}, n_bins)
+        for where, cpus in _neighbors().items():
+            watch(f"beside a busy process on {where}")
+            with _busy_neighbor(*cpus):
+                found, _ = _timed(bins, math.ceil(n_bins * _SHARE_BUSY))
+            seconds |= {f"{name}, {where} busy": both for name, both in found.items()}
     times, processor = (
         {name: Times(tuple(both[:, clock].tolist())) for name, both in seconds.items()}
         for clock in (0, 1)
@@ -147,56 +169,82 @@ def run_stream_bench(
     )
 
 
-def _last_of(infer: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[NDArray[Any]], object]:
-    return lambda window_TN: infer(torch.from_numpy(window_TN)[None])[0, -1].numpy()
+def _last_of(
+    infer: Callable[[torch.Tensor], torch.Tensor], window_TN: NDArray[Any]
+) -> Callable[[int], object]:
+    return lambda t: infer(torch.from_numpy(window_TN)[None])[0, -1].numpy()
+
+
+def _plain_loop_as_long_as(action: Callable[[int], object]) -> Callable[[int], object]:
+    """Return products of a matrix and a vector that take together as long as a call of this."""
+    matrix, vector = np.ones((64, 65), dtype=np.float32), np.ones(65, dtype=np.float32)
+    out = np.zeros(64, dtype=np.float32)
+
+    def multiply(n: int) -> None:
+        for _ in range(n):
+            matrix.dot(vector, out)
+
+    both, _ = _timed({"action": action, "ten": lambda t: multiply(10)}, 10 * _WARM_UP)
+    action_s, ten_s = (np.median(seconds[:, 1]) for seconds in both.values())
+    n = max(1, round(10 * float(action_s / ten_s)))
+    return lambda t: multiply(n)
 
 
 def _timed(
-    stream: RateStream,
-    actions: dict[str, Callable[[NDArray[Any]], object]],
-    window_bins: dict[str, int],
-    counts_TN: NDArray[Any],
-    n_bins: int,
+    actions: dict[str, Callable[[int], object]], n_bins: int
 ) -> tuple[dict[str, NDArray[np.float64]], int | None]:
-    """Take turns; return the seconds of each call, and the bytes that the process took.
+    """Let them take turns; return of each the seconds on the clock and of the processor, (n, 2).
 
-    Seconds are (calls, 2): on the clock, and of the processor.
+    Those of windows, by their names, are called less often. Also returns the bytes by which the
+    process has grown.
     """
     n_rounds = min(_N_ROUNDS, n_bins)
-    n_windows = n_rounds * _WINDOWS_IN_A_ROW
-    seconds = {name: np.zeros((n_windows, 2)) for name in actions}
-    stream_s = np.zeros((n_bins, 2))
-    for _ in range(_WARM_UP):
-        stream.step(counts_TN[0])
-        for name, action in actions.items():
-            action(counts_TN[: window_bins[name]])
+    rounds = np.linspace(0, n_bins, n_rounds + 1).astype(int).tolist()
+    windows = range(0, n_rounds * _WINDOWS_IN_A_ROW + 1, _WINDOWS_IN_A_ROW)
+    turns = {name: windows if "," in name else rounds for name in actions}
+    # Filled, so that their memory is taken before the first bin.
+    seconds = {name: np.full((turns[name][-1], 2), np.nan) for name in actions}
+    for action in actions.values():
+        for _ in range(_WARM_UP):
+            action(0)
     gc.collect()
     gc.disable()
+    before = _resident_bytes()
     try:
-        before, done, done_windows = _resident_bytes(), 0, 0
         for i in range(n_rounds):
-            until = n_bins * (i + 1) // n_rounds
-            for t in range(done, until):
-                counts_N = counts_TN[t % len(counts_TN)]
-                own, start = time.thread_time(), time.perf_counter()
-                stream.step(counts_N)
-                stop = time.perf_counter()
-                stream_s[t] = stop - start, time.thread_time() - own
-            done = until
             for name, action in actions.items():
-                window_TN = counts_TN[: window_bins[name]]
-                action(window_TN)
-                for k in range(_WINDOWS_IN_A_ROW):
+                for t in range(turns[name][i], turns[name][i + 1]):
                     own, start = time.thread_time(), time.perf_counter()
-                    action(window_TN)
+                    action(t)
                     stop = time.perf_counter()
-                    seconds[name][done_windows + k] = stop - start, time.thread_time() - own
-            done_windows += _WINDOWS_IN_A_ROW
+                    seconds[name][t] = stop - start, time.thread_time() - own
         after = _resident_bytes()
     finally:
         gc.enable()
-    grown = None if before is None or after is None else after - before
-    return {"stream": stream_s, **seconds}, grown
+    return seconds, None if before is None or after is None else after - before
+
+
+def _neighbors() -> dict[str, tuple[int, set[int]]]:
+    """Return where a neighbor can be put: the own CPU, and those of the neighbor."""
+    if not hasattr(os, "sched_getaffinity"):
+        return {}
+    own, *others = sorted(os.sched_getaffinity(0))
+    found = {"another core": (own, set(others))} if others else {}
+    return {**found, "the same core": (own, {own})}
+
+
+@contextmanager
+def _busy_neighbor(own: int, cpus: set[int]) -> Iterator[None]:
+    """Keep to one CPU, and have these CPUs kept busy by another process, one at a time."""
+    before = os.sched_getaffinity(0)
+    with subprocess.Popen([sys.executable, "-c", _NEIGHBOR]) as neighbor:
+        try:
+            os.sched_setaffinity(neighbor.pid, cpus)
+            os.sched_setaffinity(0, {own})
+            yield
+        finally:
+            neighbor.kill()
+            os.sched_setaffinity(0, before)
 
 
 def _resident_bytes() -> int | None:

@@ -72,8 +72,10 @@ def bench(
     measured too.
 
     With --stream, the time from the counts of a bin to its rates, on one CPU
-    thread, beside inferring a whole window for each new bin. Processor times
-    leave out what other programs take.
+    thread, beside inferring a whole window for each new bin, and beside busy
+    processes on another core and on its own. Processor times leave out what
+    other programs take. A plain loop as long as a bin shows how much of the
+    slowest times is the machine's.
     """
     config = config or ("recordings-causal" if stream else "chaotic-rnn")
     source = find_config(config)
@@ -134,12 +136,16 @@ def _bench_stream(
         row = [_number(times.percentile_ms(percent)) for percent in (50, 99, 99.9, 100)]
         processor = result.processor_times[what]
         row += [_number(processor.percentile_ms(percent)) for percent in (50, 99)]
-        n_window = result.window_bins.get(what)
-        kind = what.partition(",")[0]
-        label = f"{kind}: the last {n_window} bins again" if n_window else "ndt: bin by bin"
-        table.add_row(label, *row, f"{result.speedup(what):.1f}")
+        kind, _, place = what.partition(", ")
+        if n_window := result.window_bins.get(what):
+            label, speedup = f"{kind}: the last {n_window} bins again", result.speedup(what)
+        else:
+            label = f"ndt: bin by bin, {place}" if kind == "stream" else f"{kind}, {place}"
+            label, speedup = label.rstrip(", "), None
+        table.add_row(label, *row, "" if speedup is None else f"{speedup:.1f}")
     out.print(table)
     out.print()
+    say("plain loop: products of a matrix and a vector that take as long as a bin, to compare with")
     grown = result.grown_bytes
     say(
         f"weights and memory of the stream: {result.n_bytes / 1e6:.2f} MB"

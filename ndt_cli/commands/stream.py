@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import time
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,13 +65,13 @@ def stream(
     from ndt_cli.engine.inference import load_trained
 
     model = load_trained(run, device="cpu")
-    decoder, names = _fit(model) if decode else (None, ())
+    decoder, names = _decoder(model) if decode else (None, ())
     rates = model.stream(provisional=provisional, decoder=decoder)
     note(_about(run, rates, names))
     printer = _Printer(rates, names, as_json)
     lines = _Lines(str(run), rates, model.trained_on)
-    times_ms: list[float] = [0.0] * _MOST_TIMES
-    n_bins = n_late = 0
+    times_ms = array("d", [0.0]) * _MOST_TIMES  # a list would grow by a number for each bin
+    n_bins = n_slow = 0
     with _undisturbed():
         try:
             for counts in lines:
@@ -84,7 +85,7 @@ def stream(
                     printer(rates_N)
                 took_ms = (time.perf_counter() - start) * 1000
                 times_ms[n_bins % _MOST_TIMES] = took_ms
-                n_bins, n_late = n_bins + 1, n_late + (took_ms > rates.bin_ms)
+                n_bins, n_slow = n_bins + 1, n_slow + (took_ms > rates.bin_ms)
                 if printer.reader_left:
                     break
         finally:
@@ -92,16 +93,23 @@ def stream(
             if not printer.reader_left:
                 printer.rest()
             if n_bins:
-                note(_timing(sorted(times_ms[: min(n_bins, _MOST_TIMES)]), n_bins, n_late, rates))
+                text = _timing(sorted(times_ms[: min(n_bins, _MOST_TIMES)]), n_bins)
+                if n_slow:
+                    text += f"; {n_slow} took longer than {rates.bin_ms:g} ms"
+                if lines.n_late:
+                    text += f"; {lines.n_late} came late, by {lines.most_late_ms:.0f} ms at most"
+                note(text)
 
 
-def _fit(model: "Model") -> tuple["Decoder", tuple[str, ...]]:
-    """Fit a decoder to the training trials of a run."""
+def _decoder(model: "Model") -> tuple["Decoder", tuple[str, ...]]:
+    """Return the decoder stored with a run, or fit one to its training trials."""
     from ndt_cli.data.loading import load_recording
     from ndt_cli.engine.preflight import check_same_data
-    from ndt_cli.engine.streaming import fit_decoder
+    from ndt_cli.engine.streaming import fit_decoder, stored_decoder
     from ndt_cli.metrics.decoding import variable_names
 
+    if (stored := stored_decoder(model)) is not None:
+        return stored
     recording = load_recording(model.settings.data)
     check_same_data(model.run, recording)
     if recording.train.behavior_BTV is None:
@@ -128,10 +136,13 @@ def _about(run: Path, rates: "RateStream", names: tuple[str, ...]) -> str:
     return text
 
 
-def _timing(times_ms: list[float], n_bins: int, n_late: int, rates: "RateStream") -> str:
+def _timing(times_ms: list[float], n_bins: int) -> str:
     median, p99, most = (times_ms[int(share * (len(times_ms) - 1))] for share in (0.5, 0.99, 1))
-    text = f"{n_bins} bins; a bin took {median:.2f} ms (median), {p99:.2f} (p99), {most:.2f} (most)"
-    return f"{text}; {n_late} took longer than {rates.bin_ms:g} ms" if n_late else text
+    return f"{n_bins} bins; a bin took {median:.2f} ms (median), {p99:.2f} (p99), {most:.2f} (most)"
+
+
+def _warn(text: str) -> None:
+    note(labeled("Warning", "bold yellow", text))
 
 
 @contextmanager
@@ -157,12 +168,29 @@ class _Lines:
 
         self.run, self.rates, self.facts = run, rates, trained_on
         self.watch = SilenceWatch(trained_on)
-        self.number = 0
+        self.number = self.n_late = 0
+        self.most_late_ms = 0.0
 
     def __iter__(self) -> Iterator["list[Any] | str | None"]:
+        asked_s = None
         for line in getattr(sys.stdin, "buffer", ()):
+            came_s = time.perf_counter()
             self.number += 1
-            yield self._parsed(line.decode("utf-8", "replace").strip())
+            counts = self._parsed(line.decode("utf-8", "replace").strip())
+            if asked_s is not None and counts != "reset":
+                self._note_late((came_s - asked_s) * 1000 - self.rates.bin_ms)
+            yield counts
+            # Between trials, nothing is late.
+            asked_s = None if counts == "reset" else time.perf_counter()
+
+    def _note_late(self, late_ms: float) -> None:
+        """Count a bin that came more than its own width late; report the first."""
+        if late_ms <= self.rates.bin_ms:
+            return
+        self.n_late, self.most_late_ms = self.n_late + 1, max(self.most_late_ms, late_ms)
+        if self.n_late == 1:
+            text = f"line {self.number} came {late_ms:.0f} ms late, in bins of "
+            _warn(f"{text}{self.rates.bin_ms:g} ms; more such lines are counted, not reported")
 
     def _parsed(self, text: str) -> "list[Any] | str | None":
         if text in ("", "-", "null"):
@@ -186,15 +214,16 @@ class _Lines:
         return [self._number(value, channel) for channel, value in enumerate(values)]
 
     def _number(self, value: object, channel: int) -> float:
-        if isinstance(value, str | int | float) and not isinstance(value, bool):
+        number = value
+        if isinstance(value, str):
             try:
-                return int(value) if isinstance(value, str) else value
+                # Python reads 1_0 as ten.
+                number = int(value) if value.isdecimal() else float(value.replace("_", "?"))
             except ValueError:
-                pass
-            try:
-                return float(value)
-            except ValueError:
-                pass
+                number = None
+        # Larger whole numbers fit into no array of numbers.
+        if isinstance(number, float) or (type(number) is int and abs(number) < 2**63):
+            return number
         found = "null" if value is None else str(value)[:40]
         raise self._error(
             f"has {found!r} as the count of channel {channel}; expected a whole number",
@@ -225,11 +254,7 @@ class _Lines:
         silent_s = self.watch.silent_bins_N[channel] * bin_s
         rate_hz = self.watch.rate_N[channel] / bin_s
         text = f"channel {channel}{name} has been silent for {silent_s:.3g} s"
-        note(
-            labeled(
-                "Warning", "bold yellow", f"{text}, and fired {rate_hz:.3g} spikes/s in training"
-            )
-        )
+        _warn(f"{text}, and fired {rate_hz:.3g} spikes/s in training")
 
     def _error(self, what: str, hint: str) -> DataError:
         return DataError(f"line {self.number} {what}", hint)

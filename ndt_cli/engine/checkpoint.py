@@ -1,11 +1,12 @@
 """Checkpoints: where training stands, the file that holds it, and saving it while a run trains."""
 
+import hashlib
 import json
 import math
 import time
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -413,6 +414,15 @@ class Checkpoint:
 
 def _kind(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
+def digest_weights(networks: Iterable[nn.Module]) -> str:
+    """Return a digest of the weights of networks."""
+    digest = hashlib.sha256()
+    for network in networks:
+        for weights in network.state_dict().values():
+            digest.update(weights.cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def optimizer_tensors(

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from ndt_cli import __version__
 from ndt_cli.atomic import write_atomic
 from ndt_cli.data.spike_data import SpikeData
-from ndt_cli.engine.checkpoint import Checkpoint
+from ndt_cli.engine.checkpoint import Checkpoint, digest_weights
 from ndt_cli.engine.measures import best_checkpoint
 from ndt_cli.engine.run_folder import RunFolder, SplitFacts
 from ndt_cli.engine.streaming import RateStream
@@ -94,6 +94,10 @@ class Ensemble:
         """
         first = replace(self.members[0], run=self.run)
         first.check_fits(data, source, other_neurons=other_neurons, other_window=other_window)
+
+    @property
+    def weights_digest(self) -> str:
+        return digest_weights(member.network for member in self.members)
 
     @property
     def width(self) -> int:

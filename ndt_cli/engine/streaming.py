@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from ndt_cli.data.spike_data import SpikeData
 from ndt_cli.engine.run_folder import SplitFacts
 from ndt_cli.errors import DataError
-from ndt_cli.metrics.decoding import Decoder, lag_bins
+from ndt_cli.metrics.decoding import Decoder, lag_bins, load_decoders
 from ndt_cli.model.cpu.stepwise import StepwiseNetwork
 from ndt_cli.model.network import NeuralDataTransformer
 from ndt_cli.settings.tree import MaskSettings
@@ -305,6 +305,31 @@ def _columns_N(trained_on: SplitFacts) -> NDArray[np.int64]:
 def _file_order_N(trained_on: SplitFacts) -> NDArray[np.int64]:
     """Return which column of the model each channel of the file is."""
     return np.argsort(_columns_N(trained_on))
+
+
+def stored_decoder(model: "Model") -> tuple[Decoder, tuple[str, ...]] | None:
+    """Return the decoder that `ndt_cli.fit` stored with a run, for `RateStream`.
+
+    Parameters
+    ----------
+    model : Model
+
+    Returns
+    -------
+    (Decoder, tuple of str) or None
+        With the names of its variables. None if there is none, or if it was fitted to rates of
+        several passes: those of a stream are of one, so that `fit_decoder` has to fit another.
+
+    Raises
+    ------
+    RunError
+        If its file is damaged.
+    """
+    if any(member.settings.inference.passes != 1 for member in model.members):
+        return None
+    n_neurons = model.trained_on.n_neurons
+    names, decoders = load_decoders(model.run.decoders, model.weights_digest, n_neurons)
+    return (decoders["NDT"], names) if "NDT" in decoders else None
 
 
 def fit_decoder(model: "Model", train: SpikeData) -> Decoder:

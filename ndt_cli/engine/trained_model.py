@@ -19,7 +19,7 @@ from torch import Tensor
 from ndt_cli.data.spike_data import SpikeData, trial_blocks
 from ndt_cli.engine.backend import Inference, choose_backend
 from ndt_cli.engine.batches import TrialSet, mean_over_passes, pass_inputs, stream_seed
-from ndt_cli.engine.checkpoint import Checkpoint, Origin
+from ndt_cli.engine.checkpoint import Checkpoint, Origin, digest_weights
 from ndt_cli.engine.device import Compute, choose_compute, cpu_threads
 from ndt_cli.engine.measures import CHECKPOINTS, best_checkpoint
 from ndt_cli.engine.run_folder import RunFolder, SplitFacts, observed_spikes
@@ -67,6 +67,10 @@ class Model(Protocol):
     @property
     def members(self) -> "tuple[TrainedModel, ...]":
         """The models whose rates are averaged, best first; a single model is its only member."""
+
+    @property
+    def weights_digest(self) -> str:
+        """A digest of the weights: the same checkpoint has others after more training."""
 
     @property
     def width(self) -> int:
@@ -217,6 +221,10 @@ class TrainedModel:
     def members(self) -> "tuple[TrainedModel, ...]":
         """The model itself."""
         return (self,)
+
+    @property
+    def weights_digest(self) -> str:
+        return digest_weights([self.network])
 
     @property
     def width(self) -> int:

@@ -203,20 +203,25 @@ def save_decoders(
 
 
 def load_decoders(
-    path: Path, weights: str, names: Sequence[str], n_neurons: int
-) -> dict[str, Decoder]:
-    """Read a file of `save_decoders`; nothing if it is of other weights or other variables.
+    path: Path, weights: str, n_neurons: int
+) -> tuple[tuple[str, ...], dict[str, Decoder]]:
+    """Read a file of `save_decoders`: the variables' names, and the decoder of each estimate.
+
+    Nothing if there is no such file, or if it is of other weights.
 
     Raises
     ------
     RunError
         If the file is damaged.
     """
+    if not path.is_file():
+        return (), {}
     try:
         content = load(path.read_bytes())
         about = json.loads(content["about"].tobytes())
-        if about.get("weights") != weights or about["variables"] != list(names):
-            return {}
+        names = tuple(str(name) for name in about["variables"])
+        if about.get("weights") != weights:
+            return (), {}
         decoders = {
             str(name): Decoder(**{f.name: content[f"{i}.{f.name}"] for f in fields(Decoder)})
             for i, name in enumerate(about["estimates"])
@@ -226,9 +231,9 @@ def load_decoders(
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunError(
             f"{path} cannot be read: {error}",
-            "The file is damaged; without it, decoders are fitted to parts of the scored trials.",
+            "The file is damaged; without it, decoders are fitted again where they are needed.",
         ) from error
-    return decoders
+    return names, decoders
 
 
 def _is_whole(decoder: Decoder, n_neurons: int, n_variables: int) -> bool:

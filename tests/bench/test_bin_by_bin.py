@@ -1,6 +1,8 @@
 """``ndt bench --stream``: a new bin, beside inferring a window for it."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 from builders import tiny_settings
@@ -30,7 +32,7 @@ def test_windows_hold_the_bins_that_matter_to_one():
     assert result.window_bins == {
         "ndt, all": 9, "stock, all": 9, "ndt, of a layer": 5, "stock, of a layer": 5,
     }  # fmt: skip
-    assert len(result.times["stream"].seconds) == 51
+    assert len(result.times["stream"].seconds) == len(result.times["plain loop"].seconds) == 51
     assert {len(result.times[name].seconds) for name in result.window_bins} == {6}
     assert result.times.keys() == result.processor_times.keys()
     assert all(min(times.seconds) > 0 for times in result.times.values())
@@ -58,3 +60,20 @@ def test_the_command_prints_times_ratios_and_bytes():
     assert found["times"]["stream"]["n"] == 40
     assert found["times"]["ndt, all"]["window_bins"] == 17
     assert found["lag_bins"] == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs Linux")
+def test_a_busy_neighbor_is_on_the_core_that_is_named_and_gone_afterwards():
+    before = os.sched_getaffinity(0)
+    result = run_stream_bench(tiny(), n_bins=21)
+    places = ["another core", "the same core"] if len(before) > 1 else ["the same core"]
+    for place in places:
+        assert len(result.times[f"stream, {place} busy"].seconds) == 6
+        assert len(result.times[f"plain loop, {place} busy"].seconds) == 6
+    assert os.sched_getaffinity(0) == before
+    own, cpus = bin_by_bin._neighbors()["the same core"]
+    with bin_by_bin._busy_neighbor(own, cpus):
+        assert os.sched_getaffinity(0) == cpus == {own}
+        (child,) = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        assert os.sched_getaffinity(int(child)) == {own}
+    assert not Path(f"/proc/{child}").exists()

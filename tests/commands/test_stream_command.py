@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from ndt_cli.data.loading import load_recording
 from ndt_cli.data.write import write_recording
 from ndt_cli.engine.inference import load_trained
 from ndt_cli.engine.training import train
+from ndt_cli.fitting import fit
 from ndt_cli.settings.tree import DataSettings
 
 CAUSAL = {"positions": "relative", "context_forward": 0, "context_back": 4}
@@ -121,6 +123,8 @@ def test_a_lost_bin_is_a_bin_without_counts(runs, lost):
         ("1 2 -3", "line 3: the count of channel 2 is negative: -3"),
         ("0.5 2 3", "line 3: the count of channel 0 is not a whole number: 0.5"),
         ("1 two 3", "line 3 has 'two' as the count of channel 1; expected a whole number"),
+        ("1 1_0 3", "line 3 has '1_0' as the count of channel 1; expected a whole number"),
+        ("1 99999999999999999999 3", "line 3 has '99999999999999999999' as the count of channel 1"),
         ("[1, null, 3]", "line 3 has 'null' as the count of channel 1"),
         ("[1, [2], 3]", "line 3 has '[2]' as the count of channel 1"),
         ("[1, 2", "line 3 is not a JSON list"),
@@ -157,6 +161,22 @@ def test_behavior_is_decoded_in_columns_of_its_own(runs):
     assert "has no behavior to decode" in refused.stderr
 
 
+def test_behavior_is_decoded_by_the_decoder_stored_with_the_run(runs, tmp_path):
+    run = tmp_path / "run"
+    settings = tiny_settings(model=CAUSAL, inference={"passes": 1})
+    file = runs / "causal.h5"
+    settings = settings.model_copy(update={"data": DataSettings(file=file)})
+    fit(settings, out=run, draw=False)
+    fitted = numbers(stream(runs / "causal", LINES, "--decode"))  # same data, no stored decoder
+    moved = file.rename(tmp_path / "moved.h5")
+    try:
+        found_TN = numbers(stream(run, LINES, "--decode"))
+        assert stream(runs / "causal", LINES, "--decode").exit_code == 1
+    finally:
+        moved.rename(file)
+    np.testing.assert_allclose(found_TN, fitted, rtol=1e-4)
+
+
 def test_a_channel_that_falls_silent_is_reported_once(runs):
     silent = "".join(f"{1 + t % 2} 0 1\n" for t in range(400))
     result = stream(runs / "causal", silent)
@@ -188,6 +208,29 @@ def test_in_a_pipe_each_bin_is_answered_before_the_next_is_written_until_ctrl_c(
         said = process.stderr.read().decode()
     assert "Traceback" not in said
     assert re.search("[45] bins", said)  # it may come before the fifth is counted
+
+
+def test_bins_that_come_late_are_named(runs, monkeypatch):
+    # Bins of 10 ms. Nothing is late at the start and around a reset, nor by less than a bin.
+    waits_ms = {0: 500, 3: 15, 4: 60, 5: 300, 6: 500, 9: 19, 11: 90}
+    lines, now_s = LINES.splitlines()[:12], 0.0
+    lines[5] = "reset"
+
+    def source():
+        nonlocal now_s
+        for number, line in enumerate(lines):
+            now_s += waits_ms.get(number, 10) / 1000
+            yield line.encode() + b"\n"
+
+    command = "ndt_cli.commands.stream"
+    stdin = SimpleNamespace(stdin=SimpleNamespace(buffer=source()))
+    monkeypatch.setattr(f"{command}.sys", stdin)
+    monkeypatch.setattr(f"{command}.time", SimpleNamespace(perf_counter=lambda: now_s))
+    result = stream(runs / "causal", "")
+    assert result.exit_code == 0, result.output
+    assert result.stderr.count("in bins of 10 ms") == 1
+    assert "line 5 came 50 ms late" in result.stderr
+    assert "2 came late, by 80 ms at most" in result.stderr
 
 
 def test_when_the_reader_has_gone_it_stops(runs):

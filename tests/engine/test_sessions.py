@@ -319,8 +319,9 @@ def test_behavior_is_decoded_with_the_decoders_of_the_other_sessions(tmp_path):
         assert list(evaluation.across) == ["other sessions", "this session"]
         # The decoder of the other day, and not another: applied by hand it gives the same score.
         other = tmp_path / "both/sessions" / ({"day1", "day2"} - {name}).pop()
-        names = variable_names(evaluation.data)
-        decoder = load_decoders(RunFolder(other).own_decoder, "", names, 16)["activations"]
+        names, decoders = load_decoders(RunFolder(other).own_decoder, "", 16)
+        assert names == variable_names(evaluation.data)
+        decoder = decoders["activations"]
         by_hand = decode_behavior(evaluation.activations, evaluation.data, decoder=decoder)
         assert evaluation.across["other sessions"].r2_mean == pytest.approx(by_hand.r2_mean)
         assert "fitted in other sessions" in evaluation.verdict.across_sessions

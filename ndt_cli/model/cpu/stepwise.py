@@ -11,7 +11,6 @@ hidden units, W bins of a context window, O offsets, J values with a one after t
 """
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,8 @@ Float32Array = NDArray[np.float32]
 
 # Sums of exponentials from this to its inverse are exact in float32, and so are their ratios.
 _LEAST_SUM = 1e-30
+# Numbers of Python take NumPy longer.
+_ZERO = np.zeros((), dtype=np.float32)
 
 
 class StepwiseNetwork:
@@ -70,18 +71,16 @@ class StepwiseNetwork:
         name: str,
     ) -> None:
         settings, shape = network.settings, network.shape
-        window = _window(network, name)
-        self.lag_bins = window.forward * settings.n_layers
+        back, forward = _window(network, name)
+        self.lag_bins = forward * settings.n_layers
         in_trial = settings.positions in ("learned", "sinusoid")
         self._limit = shape.n_bins if in_trial or network.context.back is None else None
         self._limited_by = "learned" if in_trial else "back"
         self._name = name
 
         self._embed = _Embed(network, columns_N, n_heldout, token)
-        layers = [layer for layer in network.layers if isinstance(layer, EncoderLayer)]
-        self._layers = [
-            _LayerStream(layer, window, network, i == 0) for i, layer in enumerate(layers)
-        ]
+        layers = (layer for layer in network.layers if isinstance(layer, EncoderLayer))
+        self._layers = [_LayerStream(layer, back, forward, network) for layer in layers]
         self.memory: Float32Array = np.zeros(
             sum(layer.n_remembered for layer in self._layers), dtype=np.float32
         )
@@ -121,7 +120,7 @@ class StepwiseNetwork:
         """Return the rates of the bins that wait for bins that will not come."""
         found = []
         for first, layer in enumerate(self._layers):
-            for _ in range(layer.window.forward):
+            for _ in range(layer.forward):
                 with np.errstate(over="ignore", invalid="ignore"):
                     rates_N = self._through(None, first)
                 if rates_N is not None:
@@ -165,18 +164,8 @@ class StepwiseNetwork:
         )
 
 
-@dataclass(frozen=True)
-class _Window:
-    back: int
-    forward: int
-
-    @property
-    def n_bins(self) -> int:
-        """W."""
-        return self.back + 1 + self.forward
-
-
-def _window(network: NeuralDataTransformer, name: str) -> _Window:
+def _window(network: NeuralDataTransformer, name: str) -> tuple[int, int]:
+    """Return the bins back and forward that a layer sees."""
     context = network.context
     if context.forward is None:
         key = "full_context=true" if network.settings.full_context else "context_forward=-1"
@@ -193,7 +182,7 @@ def _window(network: NeuralDataTransformer, name: str) -> _Window:
     in_trial = network.settings.positions in ("learned", "sinusoid")
     most = network.shape.n_bins - 1
     back = most if context.back is None else context.back
-    return _Window(min(back, most) if in_trial else back, context.forward)
+    return min(back, most) if in_trial else back, context.forward
 
 
 class _Embed:
@@ -207,92 +196,93 @@ class _Embed:
         token: int,
     ) -> None:
         embedding, n_neurons = network.embedding, len(columns_N)
-        self.kind, self.max_index = embedding.kind, embedding.max_index
-        self.scale = np.float32(math.sqrt(embedding.width))
-        self.columns_N, self.n_seen, self.token = columns_N, n_neurons - n_heldout, token
-        table = self.kind == "count-table"
-        self.input_N: NDArray[Any] = np.zeros(n_neurons, dtype=np.intp if table else np.float32)
-        self.x_D = np.zeros(embedding.width, dtype=np.float32)
-        self.rows_NE: Float32Array | None = None
-        if table:
-            self.table_CE = _array(embedding.table.weight) * self.scale
-            size = n_neurons * self.table_CE.shape[1]
-            self.rows_NE = self.x_D[:size].reshape(n_neurons, -1)
-        elif self.kind == "linear":
-            self.weights_DN = np.asfortranarray(_array(embedding.projection.weight) * self.scale)
-            self.bias_D = _array(embedding.projection.bias) * self.scale
+        scale, width = np.float32(math.sqrt(embedding.width)), embedding.width
+        self.seen_N, self.token = columns_N[: n_neurons - n_heldout], token
+        self.x_D = np.zeros(width, dtype=np.float32)
+        self.weights_DI: Float32Array | None = None
+        if embedding.kind == "count-table":
+            self.table_CE = _array(embedding.table.weight) * scale
+            self.input_N: NDArray[Any] = np.zeros(n_neurons, dtype=np.intp)
+            rows = self.x_D[: n_neurons * self.table_CE.shape[1]]
+            self.rows_NE = rows.reshape(n_neurons, -1)
+        else:
+            weight_DN, bias_D = np.eye(width, n_neurons, dtype=np.float32), np.zeros_like(self.x_D)
+            if embedding.kind == "linear":
+                weight_DN, bias_D = (_array(p) for p in embedding.projection.parameters())
+            by_channel_DN = np.zeros_like(weight_DN)
+            by_channel_DN[:, self.seen_N] = weight_DN[:, : len(self.seen_N)]
+            self.weights_DI = _with_bias(by_channel_DN * scale, bias_D * scale)
+            self.input_I = _ones(n_neurons)
+            self.input_N = self.input_I[:-1]
         self.positions_TD = None
         if embedding.positions is not None:
             self.positions_TD = _array(embedding.positions)
+        self.means_D = None
+        if _is_centered(network):
+            self.means_D = np.full_like(self.x_D, 1 / width)
 
     def __call__(self, counts_N: NDArray[Any] | None, bin_: int) -> Float32Array:
         x_D, input_N = self.x_D, self.input_N
-        if counts_N is None:
-            input_N[: self.n_seen] = self.token
+        if self.weights_DI is not None:
+            input_N[:] = self.token if counts_N is None else counts_N
+            self.weights_DI.dot(self.input_I, x_D)
         else:
-            input_N[:] = counts_N[self.columns_N]
-        input_N[self.n_seen :] = 0
-        if self.rows_NE is not None:
+            seen_N = self.token if counts_N is None else counts_N[self.seen_N]
+            input_N[: len(self.seen_N)] = seen_N
             np.take(self.table_CE, input_N, axis=0, out=self.rows_NE, mode="clip")
             x_D[self.rows_NE.size :] = 0
-        elif self.kind == "linear":
-            np.dot(self.weights_DN, input_N, out=x_D)
-            x_D += self.bias_D
-        else:
-            np.multiply(input_N, self.scale, out=x_D[: len(input_N)])
-            x_D[len(input_N) :] = 0
         if self.positions_TD is not None:
             x_D += self.positions_TD[bin_]
+        if self.means_D is not None:
+            x_D -= x_D.dot(self.means_D)
         return x_D
 
 
-class _Norm:
-    """A norm, of which `factor` is computed, and the rest is part of the weights that follow.
+def _is_centered(network: NeuralDataTransformer) -> bool:
+    """Whether the mean can be taken out of the residual stream, as each LayerNorm would do."""
+    return network.settings.norm_place == "pre" and isinstance(network.norm, nn.LayerNorm)
 
-    LayerNorm takes the mean out of the residual stream itself: where all that reads the stream is a
-    LayerNorm, nothing else changes.
-    """
+
+class _Norm:
+    """A norm, of which `factor` is computed, and the rest is part of the weights that follow."""
 
     def __init__(self, norm: nn.Module, is_centered: bool) -> None:
-        self.eps = 0.0
         self._factor = np.zeros((), dtype=np.float32)
+        self.is_layer, self.is_centered = isinstance(norm, nn.LayerNorm), is_centered
         if isinstance(norm, ScaleNorm):
-            self.layer = False
-            self.gain = float(norm.gain.detach())
-            self.eps = norm.eps
+            self.gain, self.eps = float(norm.gain.detach()), norm.eps
         else:
             assert isinstance(norm, nn.LayerNorm)
-            self.layer = True
-            self.gain_D, self.shift_D = _array(norm.weight), _array(norm.bias)
-            self.eps, self.width = norm.eps, len(self.gain_D)
-            self.centers = not is_centered
+            self.gain_D, self.shift_D, self.eps = _array(norm.weight), _array(norm.bias), norm.eps
+            self.width = len(self.gain_D)
             self.means_D = np.full(self.width, 1 / self.width, dtype=np.float32)
 
     def factor(self, x_D: Float32Array) -> Float32Array:
-        """Return what to multiply with, after taking out the mean."""
-        # In an array without axes: numbers of Python and NumPy take longer to multiply with.
-        self._factor[()] = self._of(x_D)
+        """Return what to multiply with."""
+        squares = float(x_D.dot(x_D))
+        if self.is_layer:
+            variance = squares / self.width
+            if not self.is_centered:
+                variance = max(0.0, variance - float(x_D.dot(self.means_D)) ** 2)
+            factor = 1 / math.sqrt(variance + self.eps)
+        else:
+            factor = self.gain / max(math.sqrt(squares), self.eps)
+        self._factor[()] = factor
         return self._factor
-
-    def _of(self, x_D: Float32Array) -> float:
-        if not self.layer:
-            return self.gain / max(math.sqrt(float(x_D.dot(x_D))), self.eps)
-        if self.centers:
-            x_D -= x_D.dot(self.means_D)
-        return 1 / math.sqrt(float(x_D.dot(x_D)) / self.width + self.eps)
 
     def apply(self, x_D: Float32Array) -> None:
         """Normalize in place."""
+        x_D -= x_D.dot(self.means_D)
         x_D *= self.factor(x_D)
-        if self.layer:
-            x_D *= self.gain_D
-            x_D += self.shift_D
+        x_D *= self.gain_D
+        x_D += self.shift_D
 
     def folded(self, linear: nn.Linear) -> Float32Array:
         """Return the weights of what follows, with the bias as the last column."""
         weight, bias = _array(linear.weight), _array(linear.bias)
-        if self.layer:
+        if self.is_layer:
             weight, bias = weight * self.gain_D, bias + weight @ self.shift_D
+            weight -= weight.mean(axis=1, keepdims=True)
         return _with_bias(weight, bias)
 
 
@@ -314,64 +304,68 @@ def _ones(width: int) -> Float32Array:
 
 
 class _LayerStream:
-    """A layer, and what it remembers of the bins of its window."""
+    """A layer, and what it remembers of the bins of its window.
+
+    A bin is a row of the ring: its queries, its keys, and of each head its values and a one, which
+    adds up the weights of attention.
+    """
 
     def __init__(
-        self, layer: EncoderLayer, window: _Window, network: NeuralDataTransformer, is_first: bool
+        self, layer: EncoderLayer, back: int, forward: int, network: NeuralDataTransformer
     ) -> None:
-        self.window, self.pre_norm, self.activation = window, layer.pre_norm, layer.activation
+        self.n_bins, self.forward = back + 1 + forward, forward  # n_bins is W
+        self.pre_norm, self.activation = layer.pre_norm, layer.activation
         attention = layer.attention
-        self.n_heads = attention.n_heads
-        self.width = width = attention.out.in_features
-        # The embedding has a mean; what pre-norm layers add is free of it, by their weights.
-        # Unless the last norm, a ScaleNorm, needs the mean.
-        self.keeps_mean = layer.pre_norm and isinstance(network.norm, ScaleNorm)
-        frees = layer.pre_norm and not self.keeps_mean
-        is_centered = frees and not is_first
-        self.norm_attention = _Norm(layer.norm_attention, is_centered)
-        self.norm_feedforward = _Norm(layer.norm_feedforward, is_centered=frees)
-        self.w_qkv = self._read(layer, self.norm_attention, attention.qkv)
-        self.w_qkv[:width] *= (width // self.n_heads) ** -0.5
-        self.w_out = self._write(layer, attention.out)
-        self.w_expand = self._read(layer, self.norm_feedforward, layer.expand)
-        self.w_contract = self._write(layer, layer.contract)
+        self.n_heads, self.width = attention.n_heads, attention.out.in_features
+        self.size = (self.n_heads, self.width // self.n_heads)
+        self.is_centered = _is_centered(network)
+        self.norm_attention = _Norm(layer.norm_attention, self.is_centered)
+        self.norm_feedforward = _Norm(layer.norm_feedforward, self.is_centered)
+        self.w_qkv = self._qkv(self._read(self.norm_attention, attention.qkv))
+        self.w_out = self._write(attention.out)
+        self.w_expand = self._read(self.norm_feedforward, layer.expand)
+        self.w_contract = self._write(layer.contract)
 
-        self.x_D: Float32Array = np.zeros(width, dtype=np.float32)
-        self.read_I, self.attended_I = _ones(width), _ones(width)
-        self.read_D = self.read_I[:-1]
+        self.x_D: Float32Array = np.zeros(self.width, dtype=np.float32)
+        self.change_D = np.zeros_like(self.x_D)
+        self.read_I, self.attended_I = _ones(self.width), _ones(self.width)
+        self.read_D, self.attended_HE = self.read_I[:-1], self.attended_I[:-1].reshape(self.size)
         self.hidden_I = _ones(layer.expand.out_features)
         self.hidden_F = self.hidden_I[:-1]
-        self.change_D = np.zeros(width, dtype=np.float32)
-        n_bins, n_heads = window.n_bins, self.n_heads
-        size = (n_heads, width // n_heads)
-        self.queries_HD = np.zeros((n_heads, width), dtype=np.float32)
-        self.scores_HW = np.zeros((n_heads, n_bins), dtype=np.float32)
+        self.scores_HW = np.zeros((self.n_heads, self.n_bins), dtype=np.float32)
         self.weights_HW = np.zeros_like(self.scores_HW)
-        # The last column adds up the weights: the values end with a one.
-        self.mixed_HJ = np.zeros((n_heads, width + 1), dtype=np.float32)
-        self.sums_H1 = self.mixed_HJ[:, -1:]
-        self.attended_HE = self.attended_I[:-1].reshape(size)
-        self.own_queries_HE = _blocks(self.queries_HD, size)
-        self.own_mixed_HE = _blocks(self.mixed_HJ, size)
+        self.scores_HW1, self.weights_H1W = self.scores_HW[:, :, None], self.weights_HW[:, None]
+        self.mixed_H1J = np.zeros((self.n_heads, 1, self.size[1] + 1), dtype=np.float32)
+        self.mixed_HE, self.sums_H1 = self.mixed_H1J[:, 0, :-1], self.mixed_H1J[:, 0, -1:]
+        self.sums_H = self.mixed_H1J[:, 0, -1]
         self.bias_at = self._bias(layer, network.context)
 
-    def _read(self, layer: EncoderLayer, norm: _Norm, linear: nn.Linear) -> Float32Array:
-        if layer.pre_norm:
+    def _read(self, norm: _Norm, linear: nn.Linear) -> Float32Array:
+        if self.pre_norm:
             return norm.folded(linear)
         return _with_bias(_array(linear.weight), _array(linear.bias))
 
-    def _write(self, layer: EncoderLayer, linear: nn.Linear) -> Float32Array:
+    def _write(self, linear: nn.Linear) -> Float32Array:
         weight, bias = _array(linear.weight), _array(linear.bias)
-        if layer.pre_norm and not self.keeps_mean:
+        if self.is_centered:
             weight, bias = weight - weight.mean(axis=0), bias - bias.mean()
         return _with_bias(weight, bias)
 
-    def _bias(self, layer: EncoderLayer, context: Context) -> list[Float32Array] | None:
+    def _qkv(self, weights: Float32Array) -> Float32Array:
+        """Scale the queries, and add the ones to the values, as rows without weights."""
+        queries, keys, values = np.split(weights, 3)
+        one = np.zeros((self.n_heads, 1, self.width + 1), dtype=np.float32)
+        one[:, :, -1] = 1
+        by_head = np.concatenate([values.reshape(*self.size, -1), one], axis=1)
+        parts = [queries * self.size[1] ** -0.5, keys, by_head.reshape(-1, self.width + 1)]
+        return np.asfortranarray(np.concatenate(parts))
+
+    def _bias(self, layer: EncoderLayer, context: Context) -> Float32Array | None:
         """Return what is added to the scores of the ring, for each place of the newest bin."""
         relative = layer.attention.relative
         if relative is None and not context.head_spans:
             return None
-        n_bins, forward = self.window.n_bins, self.window.forward
+        n_bins, forward = self.n_bins, self.forward
         offset_U = forward - -np.arange(2 * n_bins) % n_bins
         distance_1U = torch.from_numpy(np.abs(offset_U))[None].float()
         twice_HU = context.lowered(distance_1U)[:, 0].numpy()
@@ -380,115 +374,104 @@ class _LayerStream:
             twice_HU = (
                 twice_HU + bias_HO[:, (offset_U + relative.back).clip(0, bias_HO.shape[1] - 1)]
             )
-        return [twice_HU[:, n_bins - slot : 2 * n_bins - slot] for slot in range(n_bins)]
+        # One after the other in memory: views take twice as long to add.
+        return np.stack([twice_HU[:, n_bins - slot :][:, :n_bins] for slot in range(n_bins)])
 
     @property
     def n_remembered(self) -> int:
         """Numbers to remember: a row and a mark for each bin of the window, and waiting inputs."""
-        n_bins, forward = self.window.n_bins, self.window.forward
-        waiting = (forward + 1) * self.width if forward else 0
-        return n_bins * (3 * self.width + 2) + waiting
+        waiting = (self.forward + 1) * self.width if self.forward else 0
+        return self.n_bins * (len(self.w_qkv) + 1) + waiting
 
     def remember_in(self, memory: Float32Array) -> None:
         """Use this memory."""
-        n_bins, width = self.window.n_bins, self.width
-        n_rows = n_bins * (3 * width + 1)
-        self.ring = memory[:n_rows].reshape(n_bins, 3 * width + 1)
+        n_bins, width = self.n_bins, self.width
+        n_rows = n_bins * len(self.w_qkv)
+        self.rows = memory[:n_rows].reshape(n_bins, -1)
         self.absent_W = memory[n_rows : n_rows + n_bins]
         self.inputs = memory[n_rows + n_bins :].reshape(-1, width)
-        self.keys_DW, self.values_WJ = self.ring[:, width : 2 * width].T, self.ring[:, 2 * width :]
-        self.rows = [row[:-1] for row in self.ring]
-        size = self.attended_HE.shape
-        self.queries = [row[:width].reshape(size) for row in self.ring]
+        self.row_at = list(self.rows)
+        self.query_at = [row[:width].reshape(*self.size, 1) for row in self.rows]
+        keys_WHE = self.rows[:, width : 2 * width].reshape(n_bins, *self.size)
+        values_WHJ = self.rows[:, 2 * width :].reshape(n_bins, self.n_heads, -1)
+        self.keys_HWE, self.values_HWJ = keys_WHE.swapaxes(0, 1), values_WHJ.swapaxes(0, 1)
 
     def reset(self) -> None:
-        self.ring[:] = 0
-        self.ring[:, -1] = 1
+        self.rows[:] = 0
         self.absent_W[:] = -np.inf
 
     def push(self, x_D: Float32Array | None, n_before: int) -> Float32Array | None:
         """Take the next bin, or none at the end; return the bin that has all of its window now."""
-        window = self.window
-        slot, is_end = n_before % window.n_bins, x_D is None
+        slot, is_end = n_before % self.n_bins, x_D is None
         if x_D is None:
             self.absent_W[slot] = -np.inf
         else:
-            self._read_from(x_D, self.norm_attention)
-            np.dot(self.w_qkv, self.read_I, out=self.rows[slot])
-            if n_before < window.n_bins:
+            self._normalize(x_D, self.norm_attention)
+            self.w_qkv.dot(self.read_I, self.row_at[slot])
+            if n_before < self.n_bins:
                 self.absent_W[slot] = 0
-        now = n_before - window.forward
-        if window.forward:
+        now = n_before - self.forward
+        if self.forward:
             if x_D is not None:
                 self.inputs[n_before % len(self.inputs)] = x_D
             if now < 0:
                 return None
             self.x_D[:] = self.inputs[now % len(self.inputs)]
             x_D = self.x_D
-        some_absent = is_end or n_before + 1 < window.n_bins
+        some_absent = is_end or n_before + 1 < self.n_bins
         assert x_D is not None
         self.x_D = x_D
-        self._attend(now % window.n_bins, slot, some_absent)
-        x_D += np.dot(self.w_out, self.attended_I, out=self.change_D)
+        self._attend(now % self.n_bins, slot, some_absent)
+        x_D += self.w_out.dot(self.attended_I, self.change_D)
         if not self.pre_norm:
             self.norm_attention.apply(x_D)
         self._feed(x_D)
         return x_D
 
+    def _normalize(self, x_D: Float32Array, norm: _Norm) -> None:
+        """Put the input of the next product, normalized where norms come first, into `read_D`."""
+        if self.pre_norm:
+            np.multiply(x_D, norm.factor(x_D), self.read_D)
+        else:
+            self.read_D[:] = x_D
+
     def _attend(self, own: int, newest: int, some_absent: bool) -> None:
         """Mix the values of the window by the weights of the bin in this place of the ring."""
         scores_HW, weights_HW = self.scores_HW, self.weights_HW
-        self.own_queries_HE[...] = self.queries[own]
-        np.dot(self.queries_HD, self.keys_DW, out=scores_HW)
+        np.matmul(self.keys_HWE, self.query_at[own], self.scores_HW1)
         if self.bias_at is not None:
-            np.add(scores_HW, self.bias_at[newest], out=scores_HW)
+            scores_HW += self.bias_at[newest]
         if some_absent:
             scores_HW += self.absent_W
         # The softmax without its usual shift by the largest score, a sixth of the time of a layer.
-        np.exp(scores_HW, out=weights_HW)
-        np.dot(weights_HW, self.values_WJ, out=self.mixed_HJ)
-        sums_H = self.sums_H1[:, 0].tolist()
+        np.exp(scores_HW, weights_HW)
+        np.matmul(self.weights_H1W, self.values_HWJ, self.mixed_H1J)
+        sums_H = self.sums_H.tolist()
         if min(sums_H) < _LEAST_SUM or max(sums_H) > 1 / _LEAST_SUM:
             scores_HW -= scores_HW.max(axis=1, keepdims=True)
-            np.exp(scores_HW, out=weights_HW)
-            np.dot(weights_HW, self.values_WJ, out=self.mixed_HJ)
-        np.divide(self.own_mixed_HE, self.sums_H1, out=self.attended_HE)
-
-    def _read_from(self, x_D: Float32Array, norm: _Norm) -> None:
-        """Take the input of the next product, normalized where norms come first."""
-        if self.pre_norm and not self.keeps_mean:
-            np.multiply(x_D, norm.factor(x_D), out=self.read_D)
-        elif self.pre_norm:
-            self.read_D[:] = x_D
-            self.read_D *= norm.factor(self.read_D)
-        else:
-            self.read_D[:] = x_D
+            np.exp(scores_HW, weights_HW)
+            np.matmul(self.weights_H1W, self.values_HWJ, self.mixed_H1J)
+        np.divide(self.mixed_HE, self.sums_H1, self.attended_HE)
 
     def _feed(self, x_D: Float32Array) -> None:
         hidden_F = self.hidden_F
-        self._read_from(x_D, self.norm_feedforward)
-        np.dot(self.w_expand, self.read_I, out=hidden_F)
+        self._normalize(x_D, self.norm_feedforward)
+        self.w_expand.dot(self.read_I, hidden_F)
         if self.activation == "relu":
-            np.maximum(hidden_F, 0, out=hidden_F)
+            np.maximum(hidden_F, _ZERO, out=hidden_F)
         else:
             hidden_F *= 0.5 * (1 + erf(hidden_F * np.float32(0.5**0.5)))
-        x_D += np.dot(self.w_contract, self.hidden_I, out=self.change_D)
+        x_D += self.w_contract.dot(self.hidden_I, self.change_D)
         if not self.pre_norm:
             self.norm_feedforward.apply(x_D)
-
-
-def _blocks(x_HD: Float32Array, size: tuple[int, int]) -> Float32Array:
-    """Return of each row the numbers of its own head, as a view, (H, E)."""
-    row, number = x_HD.strides
-    return np.lib.stride_tricks.as_strided(x_HD, size, (row + size[1] * number, number))
 
 
 class _Readout:
     """From the encoder's vector to rates in the order of the file."""
 
     def __init__(self, network: NeuralDataTransformer, order_N: NDArray[np.int64]) -> None:
-        readout, settings = network.readout, network.settings
-        self.norm = _Norm(network.norm, is_centered=settings.norm_place == "pre")
+        readout = network.readout
+        self.norm = _Norm(network.norm, _is_centered(network))
         self.n_classes, self.rectify = readout.n_classes, readout.rectify
         self.w_hidden: Float32Array | None = None
         if readout.hidden is None:
@@ -504,16 +487,16 @@ class _Readout:
 
     def __call__(self, x_D: Float32Array) -> Float32Array:
         read_I = self.read_I
-        np.multiply(x_D, self.norm.factor(x_D), out=read_I[:-1])
+        np.multiply(x_D, self.norm.factor(x_D), read_I[:-1])
         if self.w_hidden is not None:
             hidden = self.hidden_I[:-1]
-            np.maximum(np.dot(self.w_hidden, read_I, out=hidden), 0, out=hidden)
+            np.maximum(self.w_hidden.dot(read_I, hidden), _ZERO, out=hidden)
             read_I = self.hidden_I
         # In memory of its own: it is the caller's to keep.
-        output: Float32Array = np.dot(self.weights, read_I)
+        output: Float32Array = self.weights.dot(read_I)
         if self.n_classes is not None:
             scores_NC = output.reshape(-1, self.n_classes)
             weights_NC = np.exp(scores_NC - scores_NC.max(axis=1, keepdims=True))
             expected_N: Float32Array = (weights_NC @ self.counts_C) / weights_NC.sum(axis=1)
             return expected_N
-        return np.maximum(output, 0, out=output) if self.rectify else np.exp(output, out=output)
+        return np.maximum(output, _ZERO, out=output) if self.rectify else np.exp(output, output)
