@@ -37,7 +37,7 @@ from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.starting import Start, describe_start
 from ndt_cli.engine.step import StepParts, make_optimizer, set_learning_rate
 from ndt_cli.engine.streams import Streams, make_stream, stream_seed
-from ndt_cli.engine.tensorboard import EventLog
+from ndt_cli.engine.trackers import EventLog
 from ndt_cli.engine.trial_set import TrialSet
 from ndt_cli.errors import TrainingError
 from ndt_cli.metrics import RateScoreSums, SpikeScoreSums
