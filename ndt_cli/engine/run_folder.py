@@ -533,6 +533,16 @@ def hold_run(path: Path) -> Iterator[None]:
         lock.release()
 
 
+def wait_until_free(path: Path, seconds: float) -> None:
+    """Wait, no longer than this, for a process that trains in a run folder to save and stop."""
+    if (path / LOCK_FILE).exists():
+        with (
+            suppress(OSError, NotImplementedError),
+            FileLock(path / LOCK_FILE).acquire(timeout=seconds),
+        ):
+            pass
+
+
 def _acquire(lock: FileLock, path: Path) -> None:
     try:
         lock.acquire(timeout=0)

@@ -20,8 +20,6 @@ What is drawn at random for a member can be drawn again from the plan; what a sa
 earlier results stands in the member's own settings.
 """
 
-import json
-import math
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -29,20 +27,19 @@ from typing import Any, Literal
 
 import numpy as np
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ndt_cli import __version__
 from ndt_cli.atomic import leftovers, write_text_atomic
 from ndt_cli.data.loading import load_recording
 from ndt_cli.data.spike_data import Recording
-from ndt_cli.engine.checkpoint import Progress
-from ndt_cli.engine.executors import Task
 from ndt_cli.engine.inference import ensemble_curve
-from ndt_cli.engine.measures import MEASURES, ValidationScores, best_checkpoint
+from ndt_cli.engine.measures import MEASURES, ValidationScores
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.errors import RunError, SettingsError, called
 from ndt_cli.jsonable import json_text
-from ndt_cli.search.results import Ended, MemberResult, SweepResults
+from ndt_cli.search.member import Member, progress_of, read_record
+from ndt_cli.search.results import MemberResult, SweepResults
 from ndt_cli.search.space import Space, Value, read_space
 from ndt_cli.settings.load import (
     ConfigSource,
@@ -113,43 +110,8 @@ class _PlanFile(SweepPlan):
     space: str
 
 
-@dataclass(frozen=True)
-class Member(Task):
-    """One model of a sweep, to be trained or resumed in its run folder.
-
-    The number of the run with the default settings is below 0. With ``until_epoch``, training is
-    interrupted after that epoch.
-    """
-
-    index: int
-    settings: Settings
-    drawn: dict[str, Value]
-    until_epoch: int | None = None
-
-    @property
-    def name(self) -> str:
-        """What messages call it."""
-        return f"member {self.index}" if self.index >= 0 else "the default run"
-
-    def end(self, status: Ended, message: str, scores: ValidationScores) -> None:
-        """Write ``member.json``: the member has ended."""
-        progress = progress_of(self.folder)
-        best = progress.best.get(best_checkpoint(self.settings.train.choose_by))
-        content = {
-            "status": status,
-            "scores": scores,
-            "best_epoch": best and best[1],
-            "epochs": progress.epoch,
-            "seconds": round(progress.seconds, 3),
-            "message": message,
-            "drawn": self.drawn,
-        }
-        RunFolder(self.folder).write_json("member.json", content)
-
-
 _MEMBER = TypeAdapter(MemberResult)
 _REFERENCES = TypeAdapter(dict[str, ValidationScores])
-_RUNGS = TypeAdapter(dict[int, FiniteFloat | None])
 
 
 @dataclass(frozen=True)
@@ -291,33 +253,6 @@ class SweepFolder:
         ours |= set(leftovers(self.path, ("base.toml", "space.toml", _PLAN)))
         nested = (path for path in ours if path.is_dir() and any(path.iterdir()))
         return set(self.path.iterdir()) <= ours and not any(nested)
-
-
-def read_record(adapter: TypeAdapter[Any], file: Path, hint: str, **known: Any) -> Any:
-    """Read a JSON object that may be damaged; what is ``known`` stands in no file."""
-    try:
-        content = {**json.loads(file.read_text(encoding="utf-8")), **known}
-        # As JSON: the strict check of Python values takes no dict for a dataclass.
-        return adapter.validate_json(json_text(content), strict=True)
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-        raise RunError(f"{file}: damaged ({why})", hint) from error
-
-
-def read_rungs(run: Path) -> dict[int, float]:
-    """Return the scores of a member by epoch, NaN where it had none yet."""
-    file = run / "rungs.json"
-    content = read_record(_RUNGS, file, "Remove it.") if file.is_file() else {}
-    return {epoch: math.nan if score is None else score for epoch, score in content.items()}
-
-
-def progress_of(run: Path) -> Progress:
-    """Return how far a run is, from its metrics."""
-    progress = Progress()
-    for record in RunFolder(run).read_metrics():
-        progress.epoch, progress.seconds = int(record["epoch"]), record.get("seconds", 0.0)
-        progress.validated(record)
-    return progress
 
 
 # ------------------------------------------------------------------------------------------------

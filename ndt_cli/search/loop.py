@@ -5,40 +5,29 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
-
-from filelock import FileLock
+from typing import Protocol
 
 from ndt_cli.atomic import write_text_atomic
 from ndt_cli.data.loading import load_recording
 from ndt_cli.data.spike_data import Recording
-from ndt_cli.engine.device import choose_compute, cpu_threads
+from ndt_cli.engine.device import choose_compute
 from ndt_cli.engine.distributed import Ranks
-from ndt_cli.engine.events import EpochDone, Event, Watcher
-from ndt_cli.engine.executors import SECONDS_TO_SAVE, Executor, InTurn, Job, Report, StopRequest
-from ndt_cli.engine.inference import reference_scores, run_scores
-from ndt_cli.engine.measures import ValidationScores, best_checkpoint
+from ndt_cli.engine.events import Watcher
+from ndt_cli.engine.executors import Executor, InTurn, Job, Report, StopRequest
+from ndt_cli.engine.inference import reference_scores
 from ndt_cli.engine.preflight import check_same_data, check_trainable
-from ndt_cli.engine.run_folder import LOCK_FILE, NewMetrics, RunFolder, default_path, hold_run
+from ndt_cli.engine.run_folder import NewMetrics, RunFolder, default_path, hold_run
 from ndt_cli.engine.trackers import MemberLogger, log_results, require_tensorboard
-from ndt_cli.engine.trainer import Stopped, ignore
-from ndt_cli.engine.training import for_trials, resume, train
-from ndt_cli.errors import NdtError, RunError, RunWarning, SettingsError, TrainingError, called
-from ndt_cli.search.folder import (
-    Member,
-    Pruner,
-    Sampler,
-    SweepFolder,
-    SweepPlan,
-    progress_of,
-    read_rungs,
-)
+from ndt_cli.engine.trainer import ignore
+from ndt_cli.engine.training import for_trials
+from ndt_cli.errors import NdtError, RunError, RunWarning, SettingsError, called
+from ndt_cli.search.folder import Pruner, Sampler, SweepFolder, SweepPlan
+from ndt_cli.search.member import Member, progress_of, train_member
 from ndt_cli.search.pbt import MovesWatcher, PopulationStrategy, check_population
-from ndt_cli.search.results import Ended, MemberResult, SweepResults
+from ndt_cli.search.results import MemberResult, SweepResults
 from ndt_cli.search.space import Space
 from ndt_cli.search.study import OptunaStrategy, check_draws, rung_epochs
 from ndt_cli.settings.tree import Settings
@@ -395,72 +384,3 @@ class _Loop:
             for logger in self._watching.loggers:
                 logger.log(index, int(record["epoch"]), record)
         return self._metrics[index].epoch
-
-
-# ------------------------------------------------------------------------------------------------
-# Training a member, wherever that is
-# ------------------------------------------------------------------------------------------------
-
-
-def train_member(
-    rungs: tuple[int, ...], member: Member, job: Job, watch: Watcher, should_stop: StopRequest
-) -> None:
-    """Train or resume a member; once it has ended, measure it and write ``member.json``.
-
-    It is also measured after the epochs ``rungs``. An error other than divergence is raised.
-    """
-    scores = read_rungs(member.folder) if rungs else {}
-
-    def tell(event: Event) -> None:
-        watch(event)
-        if not isinstance(event, EpochDone) or "valid_masked_loss" not in event.record:
-            return
-        epoch, last = int(event.record["epoch"]), max(scores, default=0)
-        # A member may validate at other epochs than the rest, if that is drawn.
-        if any(last < rung <= epoch for rung in rungs):
-            scores[epoch] = _scores(member, job).get(job.settings.train.choose_by, math.nan)
-            RunFolder(member.folder).write_json(
-                "rungs.json", {str(rung): score for rung, score in scores.items()}
-            )
-
-    how: dict[str, Any] = {
-        "recording": job.recording,
-        "watch": tell,
-        "should_stop": should_stop,
-        "until_epoch": member.until_epoch,
-    }
-    _wait_until_free(member.folder)
-    status: Stopped | Ended
-    message = ""
-    try:
-        if (member.folder / "settings.toml").is_file():
-            status = resume(member.folder, **how).stopped
-        else:
-            status = train(member.settings, out=member.folder, **how).stopped
-    except TrainingError as error:
-        status, message = "diverged", error.message
-    if status == "interrupted":
-        message = member.stop_file.read_text("utf-8") if member.stop_file.exists() else ""
-        if not message:  # to be resumed
-            return
-        status = "stopped"
-    member.end(status, message, _scores(member, job))
-
-
-def _scores(member: Member, job: Job) -> ValidationScores:
-    """Measure the best checkpoint of a member, if it has one."""
-    chosen = best_checkpoint(member.settings.train.choose_by)
-    if not RunFolder(member.folder).checkpoint(chosen).is_file():
-        return {}
-    with cpu_threads(job.settings.train.n_threads):
-        return run_scores(member.folder, job.recording.valid, job.settings)
-
-
-def _wait_until_free(run: Path) -> None:
-    """Wait for a worker of a killed sweep, which saves and stops by itself."""
-    if (run / LOCK_FILE).exists():
-        with (
-            suppress(OSError, NotImplementedError),
-            FileLock(run / LOCK_FILE).acquire(timeout=SECONDS_TO_SAVE),
-        ):
-            pass

@@ -28,7 +28,8 @@ from ndt_cli.engine.measures import MEASURES, best_checkpoint
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.errors import SettingsError
 from ndt_cli.jsonable import json_text
-from ndt_cli.search.folder import Member, SweepFolder, SweepPlan, progress_of, read_record
+from ndt_cli.search.folder import SweepFolder, SweepPlan
+from ndt_cli.search.member import Member, progress_of, read_record
 from ndt_cli.search.results import MemberResult, SweepResults
 from ndt_cli.search.space import Draw, Space, Value
 from ndt_cli.settings.tree import Settings
@@ -82,16 +83,15 @@ def check_population(plan: SweepPlan, settings: Settings) -> None:
             f"population-based training needs at least {fewest} members, got {plan.members}",
             f"Use `n_members={fewest}` or more, or leave out `pbt_interval`.",
         )
+    given = f"`pbt_interval={interval}`"
     if interval >= train.max_epochs:
         raise SettingsError(
-            f"`pbt_interval={interval}`: members train for {train.max_epochs} epochs and would "
-            "never be ranked",
+            f"{given}: members train for {train.max_epochs} epochs and would never be ranked",
             "Use a smaller interval, or a larger train.max_epochs.",
         )
     if interval < train.val_interval_epochs:
         raise SettingsError(
-            f"`pbt_interval={interval}`: members are ranked by validation, every "
-            f"{train.val_interval_epochs} epochs",
+            f"{given}: members are ranked by validation, every {train.val_interval_epochs} epochs",
             "Use a larger interval, or a smaller train.val_interval_epochs.",
         )
 

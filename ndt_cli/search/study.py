@@ -18,7 +18,8 @@ from optuna.trial import TrialState
 
 from ndt_cli.engine.measures import MEASURES
 from ndt_cli.errors import SettingsError
-from ndt_cli.search.folder import Member, SweepFolder, read_rungs
+from ndt_cli.search.folder import SweepFolder
+from ndt_cli.search.member import Member, read_rungs
 from ndt_cli.search.results import MemberResult, SweepResults
 from ndt_cli.search.space import Draw, Value
 
