@@ -13,7 +13,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt_cli.data.chop import merge, merged_bins
+from ndt_cli.data.bins import merge, merged_bins
 from ndt_cli.data.spike_data import (
     ByTrial,
     FloatArray,

@@ -24,7 +24,7 @@ from ndt_cli.atomic import (
     check_suffix,
     write_stream_atomic,
 )
-from ndt_cli.data.chop import merge_blocks, merged_bins
+from ndt_cli.data.bins import merge_blocks, merged_bins
 from ndt_cli.data.files import TRIAL_TABLE, refuse_elsewhere
 from ndt_cli.data.spike_data import (
     ByTrial,
