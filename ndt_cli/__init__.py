@@ -35,7 +35,7 @@ _MODULES = {
     "SpikeData": "data.spike_data",
     "all_trials": "data.spike_data",
     "baselines": None,
-    "choose_members": "search.choose",
+    "choose_members": "search.folder",
     "compare_runs": "comparing",
     "convert": None,
     "describe_file": "data.describe",
@@ -96,7 +96,7 @@ if TYPE_CHECKING:
     from ndt_cli.rates_file import write_rates as write_rates
     from ndt_cli.report.page import write_report as write_report
     from ndt_cli.report.registry import plot as plot
-    from ndt_cli.search.choose import choose_members as choose_members
+    from ndt_cli.search.folder import choose_members as choose_members
     from ndt_cli.search.loop import resume_sweep as resume_sweep
     from ndt_cli.search.loop import sweep as sweep
     from ndt_cli.search.space import find_space as find_space

@@ -20,7 +20,7 @@ from ndt_cli.engine.events import Watcher
 from ndt_cli.engine.inference import load_trained
 from ndt_cli.engine.measures import CHECKPOINTS
 from ndt_cli.engine.run_folder import RunFolder, describe_data
-from ndt_cli.engine.tensorboard import log_results
+from ndt_cli.engine.trackers import log_results
 from ndt_cli.engine.trainer import TrainResult
 from ndt_cli.engine.training import resume, train
 from ndt_cli.evaluation import Evaluation, evaluate, store_references

@@ -12,7 +12,7 @@ from ndt_cli.commands.flags import JsonOption
 from ndt_cli.errors import DataError, RunError, SettingsError, typed
 
 if TYPE_CHECKING:
-    from ndt_cli.search.choose import EnsembleChoice
+    from ndt_cli.search.folder import EnsembleChoice
 
 
 def ensemble(
@@ -44,8 +44,7 @@ def ensemble(
     """
     from ndt_cli.engine.ensembles import save_ensemble
     from ndt_cli.engine.run_folder import default_path
-    from ndt_cli.search.choose import choose_members
-    from ndt_cli.search.folder import SweepFolder
+    from ndt_cli.search.folder import SweepFolder, choose_members
 
     folder = out or default_path("ensemble")
     if not any(SweepFolder.is_at(path) for path in paths):

@@ -16,7 +16,7 @@ from ndt_cli.errors import SettingsError, typed
 
 if TYPE_CHECKING:
     from ndt_cli.nlb.submit import DatasetResult
-    from ndt_cli.search.choose import EnsembleChoice
+    from ndt_cli.search.folder import EnsembleChoice
 
 
 class PhaseChoice(str, Enum):

@@ -16,7 +16,7 @@ from ndt_cli.errors import SettingsError, typed
 from ndt_cli.settings.load import RECORDING_PRESET, find_config, load_settings
 
 if TYPE_CHECKING:
-    from ndt_cli.search.executors import Executor
+    from ndt_cli.engine.executors import Executor
     from ndt_cli.search.loop import Watching
 
 sweep_app = typer.Typer(invoke_without_command=True)
@@ -333,12 +333,10 @@ def _executor(
     cpus_per_worker: int | None,
     gpus_per_worker: float | None,
 ) -> "Executor":
-    from ndt_cli.search.executors import InTurn, Processes
+    from ndt_cli.engine.executors import InTurn, Processes, RayTasks
 
     if backend is BackendName.local:
         return InTurn() if jobs == 1 else Processes(jobs)
-    from ndt_cli.search.ray_executor import RayTasks
-
     return RayTasks(ray_address, cpus_per_worker, gpus_per_worker)
 
 
@@ -353,8 +351,8 @@ def _watching(
         tell_member,
         tell_moves,
     )
-    from ndt_cli.search.executors import InTurn
-    from ndt_cli.search.loggers import find_logger
+    from ndt_cli.engine.executors import InTurn
+    from ndt_cli.engine.trackers import find_logger
     from ndt_cli.search.loop import Watching
 
     loggers = [find_logger(logger.value, sweep_name)] if logger else []

@@ -9,8 +9,9 @@ from rich.table import Table
 
 from ndt_cli.commands.console import next_step, note, out, print_json, say
 from ndt_cli.commands.flags import JsonOption
+from ndt_cli.engine.measures import MEASURES, score_text
 from ndt_cli.errors import typed
-from ndt_cli.search.space import heading, score_text, value_text
+from ndt_cli.settings.explain import heading, value_text
 from ndt_cli.settings.load import at_home
 
 if TYPE_CHECKING:
@@ -94,8 +95,6 @@ def sweep_tables(results: "SweepResults", console: Console) -> list[Table]:
 
 
 def _label(measure: str) -> str:
-    from ndt_cli.engine.measures import MEASURES
-
     return MEASURES[measure].label
 
 
@@ -107,8 +106,6 @@ def _fits(results: "SweepResults", columns: dict[str, list[str]], console: Conso
 
 def _measures(results: "SweepResults") -> list[str]:
     """Return the measures that some member has, the one that ranks first."""
-    from ndt_cli.engine.measures import MEASURES
-
     known = [name for name in MEASURES if any(name in m.scores for m in results.members)]
     return list(dict.fromkeys([results.choose_by, *known]))
 

@@ -23,7 +23,7 @@ from ndt_cli.data.spike_data import MAX_COUNT
 from ndt_cli.engine.batches import Streams
 from ndt_cli.engine.measures import BEST_CHECKPOINTS, best_checkpoint
 from ndt_cli.engine.run_folder import RunFolder
-from ndt_cli.engine.tensorboard import EventLog
+from ndt_cli.engine.trackers import EventLog
 from ndt_cli.errors import CheckpointError, RunError, RunWarning, called
 from ndt_cli.model.network import LayerMath, ModelShape, NeuralDataTransformer
 from ndt_cli.settings.tree import ModelSettings, Settings, TrainSettings

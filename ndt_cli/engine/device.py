@@ -141,6 +141,23 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and cpu_multiplies_bfloat16()
 
 
+def n_cores() -> int:
+    """Return how many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def visible_gpus(wanted: str) -> tuple[str, ...]:
+    """Return the names of the GPUs that runs may be spread over, as CUDA_VISIBLE_DEVICES has them.
+
+    None if ``wanted``, the setting ``train.device``, is the CPU or one GPU.
+    """
+    if wanted not in ("auto", "cuda") or not torch.cuda.is_available():
+        return ()
+    n_gpus, visible = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else map(str, range(n_gpus))
+    return tuple(names)[:n_gpus]
+
+
 @contextmanager
 def cpu_threads(n_threads: int) -> Iterator[int]:
     """Compute with this many CPU threads (0: as many as help), and restore the number after."""

@@ -1,19 +1,23 @@
-"""Load a trained model or an ensemble, and choose which entries are hidden to score it.
+"""Load a trained model or an ensemble, and score it on validation trials.
 
 Axes: B trials, T bins, N neurons.
 """
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ndt_cli.baselines import constant_rates, mean_rate
+from ndt_cli.baselines.smoothing_reference import SmoothingReference
 from ndt_cli.data.loading import limit_training, load_file, load_recording
 from ndt_cli.data.spike_data import IntArray, Recording, SpikeData
 from ndt_cli.engine.batches import stream_seed
 from ndt_cli.engine.ensembles import Ensemble
+from ndt_cli.engine.measures import ValidationScores, scores_of_rates
 from ndt_cli.engine.preflight import check_same_data, is_same_data
 from ndt_cli.engine.trained_model import Float32Array, Model, TrainedModel
 from ndt_cli.errors import DataError
@@ -24,9 +28,12 @@ __all__ = [
     "Float32Array",
     "Model",
     "TrainedModel",
+    "ensemble_curve",
     "hiding_folds",
     "load_trained",
     "recording_of",
+    "reference_scores",
+    "run_scores",
 ]
 
 
@@ -173,3 +180,49 @@ def hiding_folds(
         # Ranks of random numbers, dealt round: folds of a trial differ by one entry at most.
         fold_X[:] = rng.random(n_entries).argsort().argsort() % n_folds
     return folds.reshape(len(rows), n_bins, n_neurons)
+
+
+def run_scores(run: Path, data: SpikeData, settings: Settings) -> ValidationScores:
+    """Measure the best checkpoint of a run or ensemble on validation trials.
+
+    The settings say which bins are hidden, and are the same for all that are compared.
+    """
+    trained = load_trained(run, device=settings.train.device)
+    folds_BTN = hiding_folds(data, settings)
+    return scores_of_rates(data, trained.rates(data), trained.rates_while_hidden(data, folds_BTN))
+
+
+def reference_scores(recording: Recording, settings: Settings) -> dict[str, ValidationScores]:
+    """Measure each neuron's mean rate in the training trials, and smoothed spikes.
+
+    The kernel is chosen on the training trials, and held-out neurons are predicted from the
+    smoothed held-in ones. Without their counts, smoothing is left out.
+    """
+    train, data = recording.train, recording.valid
+    mean_BTN = constant_rates(mean_rate(train), data)
+    scores = {"mean rate": scores_of_rates(data, mean_BTN, mean_BTN)}
+    with suppress(DataError):
+        smoothing = SmoothingReference.fit(train)
+        seen_BTN = smoothing.rates(data)
+        hidden_BTN = smoothing.rates_while_hidden(data, hiding_folds(data, settings))
+        heldout = slice(data.n_neurons - data.n_heldout, None)
+        hidden_BTN[:, :, heldout] = seen_BTN[:, :, heldout]
+        scores["smoothing"] = scores_of_rates(data, seen_BTN, hidden_BTN)
+    return scores
+
+
+def ensemble_curve(runs: Sequence[Path], data: SpikeData, settings: Settings) -> list[float]:
+    """Return the score of the mean rates of the first 1, 2, ... runs on validation trials.
+
+    The measure is ``train.choose_by`` of the settings, which also say which bins are hidden.
+    """
+    folds_BTN = hiding_folds(data, settings)
+    seen_BTN, hidden_BTN = np.zeros(data.spikes_BTN.shape), np.zeros(data.spikes_BTN.shape)
+    curve = []
+    for n, run in enumerate(runs, start=1):
+        trained = load_trained(run, device=settings.train.device)
+        # Running means: the rates of all members need not be in memory together.
+        seen_BTN += (trained.rates(data) - seen_BTN) / n
+        hidden_BTN += (trained.rates_while_hidden(data, folds_BTN) - hidden_BTN) / n
+        curve.append(scores_of_rates(data, seen_BTN, hidden_BTN)[settings.train.choose_by])
+    return curve

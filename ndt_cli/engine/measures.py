@@ -3,11 +3,16 @@
 This is the one list of them; the log, checkpoints, options, figures and sweeps read it.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import get_args
 
-from ndt_cli.data.spike_data import SpikeData
+import numpy as np
+from pydantic import FiniteFloat
+
+from ndt_cli.data.spike_data import FloatArray, SpikeData
+from ndt_cli.metrics import bits_per_spike, rate_scores
 from ndt_cli.settings.tree import ChooseBy
 
 
@@ -93,3 +98,61 @@ CHECKPOINTS = (*BEST_CHECKPOINTS, "last")
 def measures_of(valid: SpikeData) -> list[Measure]:
     """Return the measures that are defined on these validation trials."""
     return [measure for measure in MEASURES.values() if measure.is_defined(valid)]
+
+
+ValidationScores = dict[str, FiniteFloat]
+"""By names of `MEASURES`; those that are not finite are left out."""
+
+
+def scores_of_rates(
+    data: SpikeData, seen_BTN: FloatArray, hidden_BTN: FloatArray
+) -> ValidationScores:
+    """Measure rates in every way that the trials allow.
+
+    Parameters
+    ----------
+    data : SpikeData
+        Trials.
+    seen_BTN, hidden_BTN : (trials, bins, neurons) float array
+        Rates in spikes per bin, inferred from all counts, and each while its own count is
+        hidden.
+
+    Returns
+    -------
+    dict of str to float
+        ``"masked-loss"``: rate - y log rate, mean over all entries with a known count.
+        ``"unmasked-loss"``: the same with nothing hidden, of the entries that the model sees.
+        ``"rate-r2"``, where true rates are known: R2, mean over neurons. ``"co-bps"``, where
+        held-out neurons have counts: their bits per spike in the window. Empty if a rate is not
+        finite.
+    """
+    if not (np.isfinite(seen_BTN).all() and np.isfinite(hidden_BTN).all()):
+        return {}
+    window = slice(0, data.n_bins - data.n_forward)
+    heldout = slice(data.n_neurons - data.n_heldout, None)
+    inside_BTN = np.broadcast_to(data.inside_BT[:, :, None], data.spikes_BTN.shape)
+    visible_BTN = inside_BTN.copy()
+    visible_BTN[:, :, heldout] = visible_BTN[:, window.stop :] = False
+    known_BTN = inside_BTN if data.hidden_counts_known else visible_BTN
+
+    def measured(name: str) -> float:
+        if name == "masked-loss":
+            return bits_per_spike(hidden_BTN, data.spikes_BTN, known_BTN).poisson_loss
+        if name == "unmasked-loss":
+            return bits_per_spike(seen_BTN, data.spikes_BTN, visible_BTN).poisson_loss
+        if name == "rate-r2":
+            assert data.rates_BTN is not None
+            return rate_scores(seen_BTN, data.rates_BTN, data.inside_BT).r2_mean
+        return bits_per_spike(
+            seen_BTN[:, window, heldout],
+            data.spikes_BTN[:, window, heldout],
+            data.inside_BT[:, window],
+        ).bits_per_spike
+
+    scores = {measure.name: measured(measure.name) for measure in measures_of(data)}
+    return {name: score for name, score in scores.items() if math.isfinite(score)}
+
+
+def score_text(score: float | None) -> str:
+    """Return a score with four decimals; a dash if there is none."""
+    return "-" if score is None or not math.isfinite(score) else f"{score:.4f}"

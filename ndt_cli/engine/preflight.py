@@ -6,7 +6,7 @@ import torch
 
 from ndt_cli.data.spike_data import Recording, SpikeData, check_recording
 from ndt_cli.engine.checkpoint import RESUMABLE, refuse_unless
-from ndt_cli.engine.device import free_gpu_bytes
+from ndt_cli.engine.device import choose_compute, free_gpu_bytes, n_cores, visible_gpus
 from ndt_cli.engine.measures import MEASURES
 from ndt_cli.engine.run_folder import RunFolder, SplitFacts
 from ndt_cli.errors import DataError, SettingsError
@@ -126,6 +126,21 @@ def memory_needs(settings: Settings, shape: ModelShape, n_trials: int) -> Memory
         batch=n_trials * shape.n_bins * (layer + output),
         context=8 * shape.n_bins**2 + 2 * n_trials * model.n_heads * n_scores,
     )
+
+
+def runs_that_fit(settings: Settings, train: SpikeData) -> int:
+    """Return how many runs can train here at the same time: by GPU memory, or by CPU cores."""
+    device = choose_compute(settings.train).device
+    if device.type != "cuda":
+        return n_cores()
+    shape = ModelShape(train.n_neurons, train.n_bins, train.max_count)
+    needs = memory_needs(settings, shape, min(settings.train.batch_size, train.n_trials))
+    counts = train.n_trials * train.n_bins * train.n_neurons
+    # The estimate is a lower bound; torch itself and captured graphs come on top.
+    one = 3 * needs.total + 8 * counts + 2**30
+    on_one_gpu = int(0.8 * free_gpu_bytes(device) // one)
+    n_gpus = len(visible_gpus(settings.train.device)) or 1  # one that is named
+    return max(1, min(on_one_gpu * n_gpus, n_cores()))
 
 
 def check_limits(

@@ -64,7 +64,7 @@ def _to_line(record: Mapping[str, float]) -> str:
     return json_text(record, indent=None) + "\n"
 
 
-def read_metrics_line(line: str) -> dict[str, float] | None:
+def _read_line(line: str) -> dict[str, float] | None:
     """Return the record of an epoch that a line holds, or None where it holds none."""
     try:
         record = json.loads(line)
@@ -415,7 +415,7 @@ class RunFolder:
         if not self._metrics.is_file():  # nor a pipe, which would wait
             return []
         lines = self._metrics.read_text(encoding="utf-8", errors="replace").splitlines()
-        return [record for record in map(read_metrics_line, lines) if record is not None]
+        return [record for record in map(_read_line, lines) if record is not None]
 
     def keep_metrics(self, last_epoch: int) -> list[dict[str, float]]:
         """Drop records after an epoch, which a resumed run will write again; return the rest."""
@@ -446,6 +446,29 @@ class RunFolder:
         ):
             for path in leftovers(folder, names):
                 path.unlink(missing_ok=True)
+
+
+class NewMetrics:
+    """Reads what a ``metrics.jsonl`` that grows has got since the last time."""
+
+    def __init__(self, run: Path) -> None:
+        self._path, self._offset, self.epoch = run / "metrics.jsonl", 0, 0
+
+    def read(self) -> list[dict[str, float]]:
+        """Return the records of new epochs; ``epoch`` is that of the last one."""
+        try:
+            with self._path.open("rb") as file:
+                # A resumed run has dropped lines.
+                file.seek(self._offset if self._offset <= file.seek(0, 2) else 0)
+                start, new = file.tell(), file.read()
+        except OSError:
+            return []
+        new = new[: new.rfind(b"\n") + 1]
+        self._offset = start + len(new)
+        records = [_read_line(line) for line in new.decode(errors="replace").splitlines()]
+        found = [record for record in records if record and record["epoch"] > self.epoch]
+        self.epoch = int(found[-1]["epoch"]) if found else self.epoch
+        return found
 
 
 def default_path(name: str, now: datetime | None = None) -> Path:
@@ -528,6 +551,16 @@ def hold_run(path: Path) -> Iterator[None]:
         with suppress(OSError):  # without the lock it means nothing
             (path / HOLDER_FILE).unlink(missing_ok=True)
         lock.release()
+
+
+def wait_until_free(path: Path, seconds: float) -> None:
+    """Wait, no longer than this, for a process that trains in a run folder to save and stop."""
+    if (path / LOCK_FILE).exists():
+        with (
+            suppress(OSError, NotImplementedError),
+            FileLock(path / LOCK_FILE).acquire(timeout=seconds),
+        ):
+            pass
 
 
 def _acquire(lock: FileLock, path: Path) -> None:

@@ -36,7 +36,7 @@ from ndt_cli.engine.measures import measures_of
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.starting import Start
 from ndt_cli.engine.step import StepParts, make_optimizer, set_learning_rate
-from ndt_cli.engine.tensorboard import EventLog
+from ndt_cli.engine.trackers import EventLog
 from ndt_cli.errors import TrainingError
 from ndt_cli.metrics import RateScoreSums, SpikeScoreSums
 from ndt_cli.model.losses import masked_sum

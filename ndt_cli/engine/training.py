@@ -31,7 +31,7 @@ from ndt_cli.engine.run_folder import (
     package_version,
 )
 from ndt_cli.engine.starting import Start
-from ndt_cli.engine.tensorboard import require_tensorboard
+from ndt_cli.engine.trackers import require_tensorboard
 from ndt_cli.engine.trainer import Trainer, TrainResult, ignore
 from ndt_cli.errors import DeviceError, NdtError, RunError, RunWarning, SettingsError
 from ndt_cli.settings.load import Overrides

@@ -22,8 +22,7 @@ from ndt_cli.errors import RunError, called
 from ndt_cli.nlb.catalog import Progress, StopRequest, no_progress, stop_if_asked
 from ndt_cli.nlb.submission import SubmissionRates, split_rates
 from ndt_cli.nlb.tensors import NlbTensors, to_recording
-from ndt_cli.search.choose import EnsembleChoice, choose_members
-from ndt_cli.search.folder import SweepFolder
+from ndt_cli.search.folder import EnsembleChoice, SweepFolder, choose_members
 from ndt_cli.settings.tree import Settings
 
 

@@ -38,8 +38,7 @@ from ndt_cli.nlb.members import (
 )
 from ndt_cli.nlb.submission import SubmissionRates, write_submission
 from ndt_cli.nlb.tensors import Arrays, NlbTensors, make_tensors, scored_inputs, to_recording
-from ndt_cli.search.choose import EnsembleChoice
-from ndt_cli.search.folder import SweepFolder
+from ndt_cli.search.folder import EnsembleChoice, SweepFolder
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ndt_cli import __version__
 from ndt_cli.atomic import check_may_write, check_suffix, write_text_atomic
 from ndt_cli.data.spike_data import Recording, Split
-from ndt_cli.engine.measures import MEASURES
+from ndt_cli.engine.measures import MEASURES, score_text
 from ndt_cli.engine.trained_model import Model
 from ndt_cli.errors import DataError, NdtError, RunError, called
 from ndt_cli.report.conditions import condition_label
@@ -40,8 +40,8 @@ from ndt_cli.report.trial import (
 from ndt_cli.score_text import score_notes, score_number, score_tables, score_title
 from ndt_cli.search.folder import SweepFolder
 from ndt_cli.search.results import STATUSES, SweepResults
-from ndt_cli.search.space import Draw, heading, score_text, value_text
-from ndt_cli.settings.explain import field_table, plain_values
+from ndt_cli.search.space import Draw
+from ndt_cli.settings.explain import field_table, heading, plain_values, value_text
 from ndt_cli.settings.load import settings_to_toml
 from ndt_cli.settings.tree import Settings
 from ndt_cli.verdict import MODEL, SMOOTHED

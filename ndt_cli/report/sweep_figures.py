@@ -24,7 +24,8 @@ from ndt_cli.report.figures import (
     styled,
 )
 from ndt_cli.search.results import MemberResult, SweepResults
-from ndt_cli.search.space import Draw, Value, heading, value_text
+from ndt_cli.search.space import Draw, Value
+from ndt_cli.settings.explain import heading, value_text
 
 _COLUMNS = 4
 _COMPARED = ("rate-r2", "co-bps")  # measures that the masked loss is compared with

@@ -1,4 +1,4 @@
-"""The folder of a sweep, and the one place that reads and writes it.
+"""The folder of a sweep: the one place that reads and writes it, and chooses members from it.
 
 ::
 
@@ -20,31 +20,26 @@ What is drawn at random for a member can be drawn again from the plan; what a sa
 earlier results stands in the member's own settings.
 """
 
-import json
-import math
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import tomli_w
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    FiniteFloat,
-    TypeAdapter,
-    ValidationError,
-)
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ndt_cli import __version__
 from ndt_cli.atomic import leftovers, write_text_atomic
-from ndt_cli.engine.checkpoint import Progress
-from ndt_cli.engine.measures import best_checkpoint
+from ndt_cli.data.loading import load_recording
+from ndt_cli.data.spike_data import Recording
+from ndt_cli.engine.inference import ensemble_curve
+from ndt_cli.engine.measures import MEASURES, ValidationScores
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.errors import RunError, SettingsError, called
 from ndt_cli.jsonable import json_text
-from ndt_cli.search.results import MemberResult, Scores, Status, SweepResults
+from ndt_cli.search.member import Member, progress_of, read_record
+from ndt_cli.search.results import MemberResult, SweepResults
 from ndt_cli.search.space import Space, Value, read_space
 from ndt_cli.settings.load import (
     ConfigSource,
@@ -58,9 +53,6 @@ from ndt_cli.settings.tree import Settings
 Sampler = Literal["random", "tpe"]
 Pruner = Literal["none", "halving", "hyperband"]
 
-MOST_MEMBERS = 10_000
-"""Members that a sweep may have."""
-
 _PLAN = "sweep.toml"
 _DAMAGED = "Restore a copy, or start a new sweep."
 # Written before the plan, which makes the folder a sweep.
@@ -72,7 +64,7 @@ class SweepPlan(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
-    members: int = Field(ge=1, le=MOST_MEMBERS)  # settings to draw
+    members: int = Field(ge=1, le=10_000)  # settings to draw
     seed: int = Field(ge=0)  # of the draws
     # Members trained with each of the drawn settings, which differ in `train.seed`.
     seeds: int = Field(default=1, ge=1)
@@ -95,7 +87,7 @@ class SweepPlan(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             name = str(first["loc"][0])
-            name = {"members": "n_members", "seeds": "n_seeds"}.get(name, name)
+            name = f"n_{name}" if name in ("members", "seeds") else name
             raise SettingsError(f"`{name}={first['input']}`: {first['msg'].lower()}") from error
         if plan.pbt_interval and (plan.sampler, plan.pruner, plan.seeds) != ("random", "none", 1):
             raise SettingsError(
@@ -118,39 +110,16 @@ class _PlanFile(SweepPlan):
     space: str
 
 
-@dataclass(frozen=True)
-class Member:
-    """One model of a sweep, to be trained or resumed in its run folder.
-
-    The number of the run with the default settings is below 0. With ``until_epoch``, training is
-    interrupted after that epoch.
-    """
-
-    index: int
-    settings: Settings
-    folder: Path
-    drawn: dict[str, Value]
-    until_epoch: int | None = None
-
-    @property
-    def name(self) -> str:
-        """What messages call it."""
-        return f"member {self.index}" if self.index >= 0 else "the default run"
-
-    @property
-    def stop_file(self) -> Path:
-        """File that asks the process that trains it to save and stop."""
-        return self.folder.with_name(f"{self.folder.name}.stop")
-
-
 _MEMBER = TypeAdapter(MemberResult)
-_REFERENCES = TypeAdapter(dict[str, Scores])
-_RUNGS = TypeAdapter(dict[int, FiniteFloat | None])
+_REFERENCES = TypeAdapter(dict[str, ValidationScores])
 
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """A sweep on disk: its folder, the settings that all members share, and what is drawn."""
+    """A sweep on disk: its folder, the settings that all members share, and what is drawn.
+
+    Members go by number; below 0, the run with the shared settings alone is meant.
+    """
 
     path: Path
     settings: Settings
@@ -175,8 +144,8 @@ class SweepFolder:
             raise RunError(f"{path} is not a sweep: {what}", "Sweeps are in runs/ by default.")
         file = path / _PLAN
         text = read_toml_text(file, "the plan of a sweep", _DAMAGED)
-        content = parse_config(ConfigSource(str(file), "file", text, file))
         try:
+            content = parse_config(ConfigSource(str(file), "file", text, file))
             plan = _PlanFile.model_validate(content)
         except ValidationError as error:
             first = error.errors()[0]
@@ -200,8 +169,8 @@ class SweepFolder:
             (self.path / "figures").mkdir(exist_ok=True)
         except OSError as error:
             raise RunError(f"{self.path}: cannot be made ({error.strerror})") from error
-        write_text_atomic(self.path / "base.toml", settings_to_toml(self.settings), overwrite=True)
-        write_text_atomic(self.path / "space.toml", self.space.to_toml(), overwrite=True)
+        self._write("base.toml", settings_to_toml(self.settings))
+        self._write("space.toml", self.space.to_toml())
         self.write_plan()
 
     def write_plan(self) -> None:
@@ -212,33 +181,39 @@ class SweepFolder:
             "ndt": __version__,
             "written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
-        write_text_atomic(self.path / _PLAN, tomli_w.dumps(content), overwrite=True)
+        self._write(_PLAN, tomli_w.dumps(content))
+
+    def write_references(self, references: dict[str, ValidationScores]) -> None:
+        """Write ``references.json``."""
+        self._write("references.json", json_text(references) + "\n")
+
+    def write_results(self, results: SweepResults) -> None:
+        """Write ``results.json`` and ``results.csv`` of the members that have ended."""
+        ended = replace(results, members=tuple(m for m in results.members if m.has_ended))
+        self._write("results.json", json_text(ended.to_json()) + "\n")
+        self._write("results.csv", ended.to_csv())
 
     def member_folder(self, index: int) -> Path:
-        """Return the run folder of a member; below 0, of the default run."""
+        """Return the run folder of a member."""
         return self.path / (f"members/{index:03d}" if index >= 0 else "default")
 
     def member(self, index: int, drawn: dict[str, Value] | None = None) -> Member:
         """Return a member, with what was drawn for it or, if given, these values."""
         drawn = self.drawn(index) if drawn is None else drawn
-        settings = self.space.settings_with(self.settings, drawn, index)
-        return Member(index, settings, self.member_folder(index), drawn)
-
-    def default_run(self) -> Member:
-        """Return the run with the settings that all members share, and none drawn."""
-        return Member(-1, self.settings, self.member_folder(-1), {})
+        settings = self.space.settings_with(self.settings, drawn, max(index, 0))
+        return Member(self.member_folder(index), index, settings, drawn)
 
     def drawn(self, index: int) -> dict[str, Value]:
         """Return what was drawn for a member; empty if a sampler has not chosen it yet."""
         run = RunFolder(self.member_folder(index))
-        if (run.path / "settings.toml").is_file():
+        if index >= 0 and (run.path / "settings.toml").is_file():
             return self.space.values_in(run.settings())
-        if self.plan.sampler != "random":
+        if index < 0 or self.plan.sampler != "random":
             return {}
         return self.space.draw(self.plan.seed, index // self.plan.seeds)
 
     def result(self, index: int) -> MemberResult:
-        """Return what is known of a member; below 0, of the default run."""
+        """Return what is known of a member."""
         folder = self.member_folder(index)
         file = folder / "member.json"
         if file.is_file():
@@ -246,9 +221,9 @@ class SweepFolder:
             result: MemberResult = read_record(_MEMBER, file, self._hint, **known)
             return result
         progress = progress_of(folder)
-        status: Status = "unfinished" if progress.epoch else "waiting"
-        drawn = self.drawn(index) if index >= 0 else {}
-        result = MemberResult(index, folder, drawn, status)
+        result = MemberResult(
+            index, folder, self.drawn(index), "unfinished" if progress.epoch else "waiting"
+        )
         return replace(result, epochs=progress.epoch, seconds=progress.seconds)
 
     def results(self) -> SweepResults:
@@ -264,21 +239,12 @@ class SweepFolder:
         default = self.result(-1)
         return results.with_member(default) if default.has_ended else results
 
-    def write_references(self, references: dict[str, Scores]) -> None:
-        """Write ``references.json``."""
-        text = json_text(references) + "\n"
-        write_text_atomic(self.path / "references.json", text, overwrite=True)
-
-    def write_results(self, results: SweepResults) -> None:
-        """Write ``results.json`` and ``results.csv`` of the members that have ended."""
-        ended = replace(results, members=tuple(m for m in results.members if m.has_ended))
-        text = json_text(ended.to_json()) + "\n"
-        write_text_atomic(self.path / "results.json", text, overwrite=True)
-        write_text_atomic(self.path / "results.csv", ended.to_csv(), overwrite=True)
-
     @property
     def _hint(self) -> str:
         return f"Remove it; {called('resume_sweep', self.path)} makes it again."
+
+    def _write(self, name: str, text: str) -> None:
+        write_text_atomic(self.path / name, text, overwrite=True)
 
     def _is_of_a_start(self) -> bool:
         if not self.path.is_dir():
@@ -289,44 +255,71 @@ class SweepFolder:
         return set(self.path.iterdir()) <= ours and not any(nested)
 
 
-def read_record(adapter: TypeAdapter[Any], file: Path, hint: str, **known: Any) -> Any:
-    """Read a JSON object that may be damaged; what is ``known`` stands in no file."""
-    try:
-        content = {**json.loads(file.read_text(encoding="utf-8")), **known}
-        # As JSON: the strict check of Python values takes no dict for a dataclass.
-        return adapter.validate_json(json_text(content), strict=True)
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-        raise RunError(f"{file}: damaged ({why})", hint) from error
+# ------------------------------------------------------------------------------------------------
+# Which members make an ensemble, by the validation trials alone
+# ------------------------------------------------------------------------------------------------
 
 
-def read_rungs(run: Path) -> dict[int, float]:
-    """Return the scores of a member by epoch, NaN where it had none yet."""
-    file = run / "rungs.json"
-    content = read_record(_RUNGS, file, "Remove it.") if file.is_file() else {}
-    return {epoch: math.nan if score is None else score for epoch, score in content.items()}
+@dataclass(frozen=True)
+class EnsembleChoice:
+    """The best ``n_members`` of a sweep's ranked members."""
+
+    sweep: Path
+    ranked: list[Path]
+    n_members: int
+    settings: Settings
+    choose_by: str
+    # Validation score of the mean rates of the best 1, 2, ... members; empty if their number was
+    # given.
+    curve: list[float]
+
+    @property
+    def runs(self) -> list[Path]:
+        """Run folders of the chosen members, best first."""
+        return self.ranked[: self.n_members]
 
 
-def progress_of(run: Path) -> Progress:
-    """Return how far a run is, from its metrics."""
-    progress = Progress()
-    for record in RunFolder(run).read_metrics():
-        progress.epoch, progress.seconds = int(record["epoch"]), record.get("seconds", 0.0)
-        progress.validated(record)
-    return progress
+def choose_members(
+    sweep: Path | str, n_members: int | None = None, *, recording: Recording | None = None
+) -> EnsembleChoice:
+    """Choose the best members of a sweep.
 
+    Parameters
+    ----------
+    sweep : Path or str
+        A sweep's folder; a RunError says if it is none, or no member is ranked yet.
+    n_members : int, optional
+        How many; a SettingsError says that fewer are ranked. Default: members are added in order
+        of rank, and the number whose mean rates score best on the validation trials is kept.
+    recording : Recording, optional
+        The data of the sweep, if they are in memory already.
 
-def write_member(member: Member, status: str, message: str, scores: Scores) -> None:
-    """Write ``member.json``: the member has ended."""
-    progress = progress_of(member.folder)
-    best = progress.best.get(best_checkpoint(member.settings.train.choose_by))
-    content = {
-        "status": status,
-        "scores": scores,
-        "best_epoch": best and best[1],
-        "epochs": progress.epoch,
-        "seconds": round(progress.seconds, 3),
-        "message": message,
-        "drawn": member.drawn,
-    }
-    RunFolder(member.folder).write_json("member.json", content)
+    Examples
+    --------
+    >>> from ndt_cli import save_ensemble
+    >>> choice = choose_members("runs/sweep")
+    >>> len(choice.curve) == len(choice.ranked) == 2
+    True
+    >>> save_ensemble(choice.runs, Path("runs/best"), settings=choice.settings).name
+    'best'
+    """
+    folder = SweepFolder.open(Path(sweep))
+    results = folder.results()
+    runs = [member.folder for member in results.ranked]
+    others = len(results.members) - len(runs)
+    if not runs:
+        hint = f"Resume it: {called('resume_sweep', sweep)}"
+        raise RunError(f"{sweep}: no member is ranked yet", hint)
+    if n_members is not None and not 1 <= n_members <= len(runs):
+        more = f"; {others} more have diverged or are not trained" if others else ""
+        raise SettingsError(
+            f"`n_members={n_members}`: {sweep} has {len(runs)} ranked members{more}",
+            f"Ask for at most {len(runs)}.",
+        )
+    curve: list[float] = []
+    if n_members is None:
+        data = (recording or load_recording(folder.settings.data)).valid
+        curve = ensemble_curve(runs, data, folder.settings)
+        best = np.argmin if MEASURES[results.choose_by].lower_is_better else np.argmax
+        n_members = int(best(curve)) + 1
+    return EnsembleChoice(Path(sweep), runs, n_members, folder.settings, results.choose_by, curve)

@@ -6,6 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -15,17 +16,18 @@ from ndt_cli.data.spike_data import Recording
 from ndt_cli.engine.device import choose_compute
 from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.events import Watcher
+from ndt_cli.engine.executors import Executor, InTurn, Job, Report, StopRequest
+from ndt_cli.engine.inference import reference_scores
 from ndt_cli.engine.preflight import check_same_data, check_trainable
-from ndt_cli.engine.run_folder import RunFolder, default_path, hold_run, read_metrics_line
-from ndt_cli.engine.tensorboard import log_results, require_tensorboard
+from ndt_cli.engine.run_folder import NewMetrics, RunFolder, default_path, hold_run
+from ndt_cli.engine.trackers import MemberLogger, log_results, require_tensorboard
 from ndt_cli.engine.trainer import ignore
 from ndt_cli.engine.training import for_trials
 from ndt_cli.errors import NdtError, RunError, RunWarning, SettingsError, called
-from ndt_cli.search.executors import Executor, InTurn, Job, Report, StopRequest
-from ndt_cli.search.folder import Member, Pruner, Sampler, SweepFolder, SweepPlan, progress_of
-from ndt_cli.search.loggers import MemberLogger
+from ndt_cli.search.folder import Pruner, Sampler, SweepFolder, SweepPlan
+from ndt_cli.search.member import Member, progress_of, train_member
 from ndt_cli.search.pbt import MovesWatcher, PopulationStrategy, check_population
-from ndt_cli.search.results import MemberResult, SweepResults, reference_scores
+from ndt_cli.search.results import MemberResult, SweepResults
 from ndt_cli.search.space import Space
 from ndt_cli.search.study import OptunaStrategy, check_draws, rung_epochs
 from ndt_cli.settings.tree import Settings
@@ -151,7 +153,6 @@ def sweep(
         pbt_interval=pbt_interval,
         default_run=default_run,
     )
-    check_one_process()
     # Wherever members train, they are measured here.
     choose_compute(settings.train)
     if settings.train.tensorboard:
@@ -163,10 +164,8 @@ def sweep(
         )
     recording = recording or load_recording(settings.data)
     settings = for_trials(settings, recording.train)
-    if plan.pbt_interval is not None:
-        check_population(plan, settings)
-    name = f"sweep-{Path(recording.source).stem}"
-    path = Path(out) if out is not None else default_path(name)
+    check_population(plan, settings)
+    path = Path(out) if out is not None else default_path(f"sweep-{Path(recording.source).stem}")
     folder = SweepFolder(path, settings, space, plan)
     check_draws(folder)
     check_trainable(recording, settings)
@@ -195,31 +194,21 @@ def resume_sweep(
     >>> len(results.members), results.to_do
     (3, [])
     """
-    check_one_process()
     folder = SweepFolder.open(Path(path))
-    plan = folder.plan
-    if n_members is not None and n_members < plan.members:
+    before = folder.plan.members
+    members = before if n_members is None else n_members
+    if members < before:
         raise SettingsError(
-            f"`n_members={n_members}`: {path} has {plan.members} members already",
+            f"`n_members={n_members}`: {path} has {before} members already",
             "Leave out `n_members`, or ask for more.",
         )
+    folder = replace(folder, plan=SweepPlan.of(**{**folder.plan.model_dump(), "members": members}))
     recording = recording or load_recording(folder.settings.data)
-    if n_members is not None and n_members > plan.members:
-        values = {**plan.model_dump(), "members": n_members}
-        folder = replace(folder, plan=SweepPlan.of(**values))
+    loop = _Loop(folder, recording, executor, watching, time_budget, should_stop)
+    if members > before:
         check_draws(folder)
         folder.write_plan()
-    return _Loop(folder, recording, executor, watching, time_budget, should_stop).run()
-
-
-def check_one_process() -> None:
-    """Refuse to run a sweep under torchrun."""
-    n_processes = Ranks.from_environment().world_size
-    if n_processes > 1:
-        raise SettingsError(
-            f"a sweep runs in one process, and torchrun started {n_processes}",
-            "Start it without torchrun.",
-        )
+    return loop.run()
 
 
 class _Loop:
@@ -234,16 +223,21 @@ class _Loop:
         time_budget: float | None,
         should_stop: StopRequest,
     ) -> None:
+        if (n_processes := Ranks.from_environment().world_size) > 1:
+            raise SettingsError(
+                f"a sweep runs in one process, and torchrun started {n_processes}",
+                "Start it without torchrun.",
+            )
         if time_budget is not None and not time_budget > 0:
             raise SettingsError(f"`time_budget={time_budget:g}`: expected minutes above 0")
         self._folder, self._recording, self._should_stop = folder, recording, should_stop
-        self._executor = executor or InTurn()
-        self._watching = watching or Watching()
+        self._executor, self._watching = executor or InTurn(), watching or Watching()
         self._seconds = math.inf if time_budget is None else 60 * time_budget
-        self._job = Job(recording, folder.settings, rung_epochs(folder))
+        train = partial(train_member, rung_epochs(folder))
+        self._job = Job(recording, folder.settings, train)
         self._running: dict[int, Member] = {}
         self._again: list[Member] = []
-        self._lines: dict[int, _NewLines] = {}
+        self._metrics: dict[int, NewMetrics] = {}
         self._deaths: Counter[int] = Counter()
         self._problem: NdtError | None = None  # of one member; the others go on
         self._refusal: NdtError | None = None  # would meet the others too
@@ -294,7 +288,7 @@ class _Loop:
             else PopulationStrategy(folder, results, recording, self._watching.moves)
         )
         wants_default = folder.plan.default_run and "default run" not in results.references
-        self._last = [folder.default_run()] if wants_default else []
+        self._last = [folder.member(-1)] if wants_default else []
 
     def _start_members(self) -> bool:
         """Start members wherever there is room; return whether one was started."""
@@ -306,7 +300,7 @@ class _Loop:
             if member is None:
                 break
             self._running[member.index] = member
-            self._lines[member.index] = _NewLines(member.folder / "metrics.jsonl")
+            self._metrics[member.index] = NewMetrics(member.folder)
             for logger in self._watching.loggers:
                 logger.begin(member.index, member.settings)
             self._executor.submit(member)
@@ -334,16 +328,16 @@ class _Loop:
 
     def _take(self, report: Report) -> None:
         """Note how a member's training stopped, and rank it if it has ended."""
-        member = self._running.pop(report.member.index)
+        member = self._running.pop(report.task.index)
         self._read(member.index)
         for note in report.notes:
             warnings.warn(note, RunWarning, stacklevel=2)
         self._refusal = self._refusal or report.refusal
-        result = None if report.died or report.refusal else self._folder.result(member.index)
-        if result is None:
-            if report.died:
-                self._lost(member, report.died)
+        if report.died:
+            self._lost(member, report.died)
+        if report.died or report.refusal:
             return
+        result = self._folder.result(member.index)
         member.stop_file.unlink(missing_ok=True)
         if result.has_ended:
             self._end(member, result)
@@ -386,29 +380,7 @@ class _Loop:
 
     def _read(self, index: int) -> int:
         """Pass new epochs of a member to the loggers; return how many are complete."""
-        for record in self._lines[index].read():
+        for record in self._metrics[index].read():
             for logger in self._watching.loggers:
                 logger.log(index, int(record["epoch"]), record)
-        return self._lines[index].epoch
-
-
-class _NewLines:
-    """The epochs that a ``metrics.jsonl`` has got since it was last read."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._offset, self.epoch = path, 0, 0
-
-    def read(self) -> list[dict[str, float]]:
-        try:
-            with self._path.open("rb") as file:
-                # A resumed run has dropped lines.
-                file.seek(self._offset if self._offset <= file.seek(0, 2) else 0)
-                start, new = file.tell(), file.read()
-        except OSError:
-            return []
-        new = new[: new.rfind(b"\n") + 1]
-        self._offset = start + len(new)
-        records = [read_metrics_line(line) for line in new.decode(errors="replace").splitlines()]
-        found = [record for record in records if record and record["epoch"] > self.epoch]
-        self.epoch = int(found[-1]["epoch"]) if found else self.epoch
-        return found
+        return self._metrics[index].epoch

@@ -23,12 +23,14 @@ from pydantic import TypeAdapter
 from ndt_cli.atomic import write_text_atomic
 from ndt_cli.data.spike_data import Recording
 from ndt_cli.engine.checkpoint import Checkpoint, Origin
+from ndt_cli.engine.inference import run_scores
 from ndt_cli.engine.measures import MEASURES, best_checkpoint
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.errors import SettingsError
 from ndt_cli.jsonable import json_text
-from ndt_cli.search.folder import Member, SweepFolder, SweepPlan, progress_of, read_record
-from ndt_cli.search.results import MemberResult, SweepResults, run_scores
+from ndt_cli.search.folder import SweepFolder, SweepPlan
+from ndt_cli.search.member import Member, progress_of, read_record
+from ndt_cli.search.results import MemberResult, SweepResults
 from ndt_cli.search.space import Draw, Space, Value
 from ndt_cli.settings.tree import Settings
 
@@ -67,34 +69,29 @@ class Lineage:
         file = sweep / "pbt.json"
         if not file.is_file():
             return None
-        lineage: Lineage = read_record(_LINEAGE, file, "Restore a copy.")
+        lineage: Lineage = read_record(TypeAdapter(cls), file, "Restore a copy.")
         return lineage
-
-    def write(self, sweep: Path) -> None:
-        """Write ``pbt.json``, before any of its moves is made."""
-        write_text_atomic(sweep / "pbt.json", json_text(self) + "\n", overwrite=True)
-
-
-_LINEAGE = TypeAdapter(Lineage)
 
 
 def check_population(plan: SweepPlan, settings: Settings) -> None:
-    """Refuse a sweep in which no member would ever be copied."""
-    interval, train = plan.pbt_interval or 1, settings.train
-    fewest, called = math.ceil(1 / _SHARE), f"`pbt_interval={interval}`"
+    """Refuse a population in which no member would ever be copied."""
+    interval, train, fewest = plan.pbt_interval, settings.train, math.ceil(1 / _SHARE)
+    if interval is None:
+        return
     if plan.members < fewest:
         raise SettingsError(
             f"population-based training needs at least {fewest} members, got {plan.members}",
             f"Use `n_members={fewest}` or more, or leave out `pbt_interval`.",
         )
+    given = f"`pbt_interval={interval}`"
     if interval >= train.max_epochs:
         raise SettingsError(
-            f"{called}: members train for {train.max_epochs} epochs and would never be ranked",
+            f"{given}: members train for {train.max_epochs} epochs and would never be ranked",
             "Use a smaller interval, or a larger train.max_epochs.",
         )
     if interval < train.val_interval_epochs:
         raise SettingsError(
-            f"{called}: members are ranked by validation, every {train.val_interval_epochs} epochs",
+            f"{given}: members are ranked by validation, every {train.val_interval_epochs} epochs",
             "Use a larger interval, or a smaller train.val_interval_epochs.",
         )
 
@@ -112,15 +109,15 @@ class PopulationStrategy:
         self._folder, self._recording, self._tell_moves = folder, recording, tell_moves
         self._to_do, self._training = results.to_do, set[int]()
         self._waiting: list[Member] = []
+        self._until: int | None = None
         assert folder.plan.pbt_interval is not None
         self._lineage = Lineage.read(folder.path) or Lineage(folder.plan.pbt_interval, 0, ())
-        self._until: int | None = None
         if self._to_do:
             self._next_generation()
 
     def ask(self) -> Member | None:
         if not self._waiting and not self._training and self._until is not None:
-            moves = _moves(self._folder, self._until, self._recording)
+            moves = self._moves(self._until)
             self._lineage = replace(
                 self._lineage, last_epoch=self._until, moves=(*self._lineage.moves, *moves)
             )
@@ -140,38 +137,39 @@ class PopulationStrategy:
 
     def _next_generation(self) -> None:
         """Make the moves of the last ranking, and prepare training to the next, or to the end."""
-        self._lineage.write(self._folder.path)
-        for move in self._lineage.moves:
-            if move.epoch == self._lineage.last_epoch:
-                _make(self._folder, move)
-        until = self._lineage.last_epoch + self._lineage.interval_epochs
-        self._until = until if until < self._folder.settings.train.max_epochs else None
+        folder, lineage = self._folder, self._lineage
+        # Before any move is made: one that is cut off is completed on resuming.
+        write_text_atomic(folder.path / "pbt.json", json_text(lineage) + "\n", overwrite=True)
+        for move in lineage.moves:
+            if move.epoch == lineage.last_epoch:
+                _make(folder, move)
+        until = lineage.last_epoch + lineage.interval_epochs
+        self._until = until if until < folder.settings.train.max_epochs else None
         for index in self._to_do:
-            member = replace(self._folder.member(index), until_epoch=self._until)
+            member = replace(folder.member(index), until_epoch=self._until)
             if self._until is None or progress_of(member.folder).epoch < self._until:
                 self._waiting.append(member)
 
-
-def _moves(folder: SweepFolder, epoch: int, recording: Recording) -> list[Move]:
-    """Rank the members and choose which is replaced by which, with what settings."""
-    choose_by = folder.settings.train.choose_by
-    sign = 1 if MEASURES[choose_by].lower_is_better else -1
-    scores = []
-    for index in range(folder.n_members):
-        run, measured = RunFolder(folder.member_folder(index)), {}
-        if run.checkpoint(best_checkpoint(choose_by)).is_file():
-            measured = run_scores(run.path, recording.valid, folder.settings)
-        scores.append(sign * measured.get(choose_by, sign * np.inf))
-    order = np.argsort(scores, kind="stable").tolist()
-    n_moves = int(_SHARE * len(order))
-    rng = np.random.default_rng([folder.plan.seed, epoch])
-    moves = []
-    for member in order[len(order) - n_moves :]:
-        source = int(rng.choice(order[:n_moves]))
-        if np.isfinite(scores[source]):
-            drawn = explore(folder.drawn(source), folder.space, rng)
-            moves.append(Move(epoch, member, source, drawn))
-    return moves
+    def _moves(self, epoch: int) -> list[Move]:
+        """Rank the members and choose which is replaced by which, with what settings."""
+        folder, choose_by = self._folder, self._folder.settings.train.choose_by
+        sign = 1 if MEASURES[choose_by].lower_is_better else -1
+        scores = []
+        for index in range(folder.n_members):
+            run, measured = RunFolder(folder.member_folder(index)), {}
+            if run.checkpoint(best_checkpoint(choose_by)).is_file():
+                measured = run_scores(run.path, self._recording.valid, folder.settings)
+            scores.append(sign * measured.get(choose_by, sign * np.inf))
+        order = np.argsort(scores, kind="stable").tolist()
+        n_moves = int(_SHARE * len(order))
+        rng = np.random.default_rng([folder.plan.seed, epoch])
+        moves = []
+        for member in order[len(order) - n_moves :]:
+            source = int(rng.choice(order[:n_moves]))
+            if np.isfinite(scores[source]):
+                drawn = explore(folder.drawn(source), folder.space, rng)
+                moves.append(Move(epoch, member, source, drawn))
+        return moves
 
 
 def explore(drawn: Mapping[str, Value], space: Space, rng: np.random.Generator) -> dict[str, Value]:

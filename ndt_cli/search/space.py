@@ -317,29 +317,3 @@ def read_space(path: Path, name: str) -> Space:
 
 def _parsed(name: str, text: str, path: Path | None) -> Space:
     return Space.from_tables(name, parse_config(ConfigSource(name, "file", text, path)))
-
-
-# ------------------------------------------------------------------------------------------------
-# Settings, values and scores as text, for tables and pages
-# ------------------------------------------------------------------------------------------------
-
-
-def heading(key: str) -> str:
-    """Return the heading of a drawn setting, such as ``learning rate``."""
-    section, _, name = key.partition(".")
-    # "ratio" alone would not say of what.
-    return name.replace("_", " ") if "_" in name else f"{section} {name}"
-
-
-def value_text(value: Value | None) -> str:
-    """Return a drawn value with three significant digits; a dash if it was not drawn."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if value is None:
-        return "-"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def score_text(score: float | None) -> str:
-    """Return a score with four decimals; a dash if there is none."""
-    return "-" if score is None or not math.isfinite(score) else f"{score:.4f}"

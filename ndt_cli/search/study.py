@@ -8,7 +8,6 @@ starts or resumes.
 import math
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,8 @@ from optuna.trial import TrialState
 
 from ndt_cli.engine.measures import MEASURES
 from ndt_cli.errors import SettingsError
-from ndt_cli.search.folder import Member, SweepFolder, read_rungs
+from ndt_cli.search.folder import SweepFolder
+from ndt_cli.search.member import Member, read_rungs
 from ndt_cli.search.results import MemberResult, SweepResults
 from ndt_cli.search.space import Draw, Value
 
@@ -43,18 +43,15 @@ def rung_epochs(folder: SweepFolder) -> tuple[int, ...]:
     # A member whose learning rate still rises is not judged.
     warmups = [train.warmup_epochs] if drawn is None else [int(v) for v in drawn.values]
     first = plan.grace_epochs or max(math.ceil(train.max_epochs * _FIRST_RUNG), *warmups)
-    interval = train.val_interval_epochs
-    rung = math.ceil(first / interval) * interval
-    if rung >= train.max_epochs:
+    rungs = [math.ceil(first / train.val_interval_epochs) * train.val_interval_epochs]
+    if rungs[0] >= train.max_epochs:
         raise SettingsError(
-            f"members would be compared for the first time after {rung} epochs, and train for "
+            f"members would be compared for the first time after {rungs[0]} epochs, and train for "
             f"{train.max_epochs}",
             "Use a smaller `grace_epochs`, a smaller train.val_interval_epochs, or `pruner=none`.",
         )
-    rungs = []
-    while rung < train.max_epochs:
-        rungs.append(rung)
-        rung *= _REDUCTION
+    while rungs[-1] * _REDUCTION < train.max_epochs:
+        rungs.append(rungs[-1] * _REDUCTION)
     return tuple(rungs)
 
 
@@ -79,21 +76,26 @@ class OptunaStrategy:
             results.choose_by,
             study_name="sweep",
             storage=JournalStorage(JournalFileBackend(str(file))),
-            pruner=self._pruner(),
+            pruner=_pruner(folder),
         )
         self._trials: dict[int, Any] = {}  # by draw, which several seeds share
-        self._rungs_read: dict[int, int] = {}
+        self._reported: dict[int, int] = {}  # by member: the last epoch that its trial knows of
         for member in results.members:
             if member.status != "waiting":
                 self._trial(member.index, member.drawn)
-                self._report(member.index, folder.member_folder(member.index))
+                self._report(member)
                 self.tell(member, results)
 
     def ask(self) -> Member | None:
+        """Return the next member, with values that are chosen now unless they were before."""
         if not self._pending:
             return None
         index = self._pending.pop(0)
-        return self._folder.member(index, self._values(index))
+        plan, draw = self._folder.plan, index // self._folder.plan.seeds
+        if draw not in self._trials and plan.sampler == "tpe" and draw >= N_RANDOM:
+            self._trials[draw] = self._chosen(index)
+        trial = self._trial(index, self._folder.space.draw(plan.seed, draw))
+        return self._folder.member(index, dict(trial.params))
 
     def tell(self, member: MemberResult, results: SweepResults) -> None:
         """Learn the score of a member, or the mean of its seeds once all have ended."""
@@ -110,64 +112,44 @@ class OptunaStrategy:
             self._study.tell(trial, float(np.mean(scores)), skip_if_finished=True)
 
     def to_stop(self, member: Member) -> str | None:
-        if self._folder.plan.pruner == "none":
-            return None
-        lagging = self._report(member.index, member.folder)
-        if lagging is None:
-            return None
-        epoch, score = lagging
-        return (
-            f"{self._folder.settings.train.choose_by} {score:.4f} after {epoch} epochs, not among "
-            f"the best 1 in {_REDUCTION} of those that reached it"
+        """Say that a member's newest score is not among the best of those that got as far."""
+        lagging = None if self._folder.plan.pruner == "none" else self._report(member)
+        return lagging and (
+            f"{self._folder.settings.train.choose_by} {lagging[1]:.4f} after {lagging[0]} epochs, "
+            f"not among the best 1 in {_REDUCTION} of those that reached it"
         )
 
-    def _report(self, index: int, run: Path) -> tuple[int, float] | None:
+    def _report(self, member: Member | MemberResult) -> tuple[int, float] | None:
         """Report a member's new scores; return the epoch and score at which it lags behind."""
-        file = run / "rungs.json"
-        changed = file.stat().st_mtime_ns if file.is_file() else 0
-        if self._rungs_read.get(index, 0) == changed:
-            return None
-        self._rungs_read[index] = changed
-        trial = self._trials[index // self._folder.plan.seeds]
-        known = self._study.get_trials(deepcopy=False)[trial.number].intermediate_values
+        trial, lagging = self._trials[member.index // self._folder.plan.seeds], None
         worst = math.inf if self._study.direction.name == "MINIMIZE" else -math.inf
-        lagging = None
-        for epoch, score in sorted(read_rungs(run).items()):
-            if epoch not in known:
+        for epoch, score in sorted(read_rungs(member.folder).items()):
+            if epoch > self._reported.get(member.index, 0):
+                self._reported[member.index] = epoch
                 trial.report(score if math.isfinite(score) else worst, epoch)
                 if trial.should_prune():
                     lagging = lagging or (epoch, score)
         return lagging
 
-    def _pruner(self) -> Any:
-        rungs = rung_epochs(self._folder)
-        if not rungs:
-            return optuna.pruners.NopPruner()
-        how = {"min_resource": rungs[0], "reduction_factor": _REDUCTION}
-        if self._folder.plan.pruner == "halving":
-            return optuna.pruners.SuccessiveHalvingPruner(**how)
-        most = self._folder.settings.train.max_epochs
-        return optuna.pruners.HyperbandPruner(max_resource=most, **how)
+    def _trial(self, index: int, drawn: Mapping[str, Value]) -> Any:
+        """Return the trial of a member; a new one has values that Optuna did not choose."""
+        draw = index // self._folder.plan.seeds
+        if draw not in self._trials:
+            self._trials[draw] = _known_trial(self._study, drawn, self._folder.space.draws)
+        return self._trials[draw]
 
-    def _values(self, index: int) -> dict[str, Value]:
-        """Return the values of a member, chosen now unless they were before."""
+    def _chosen(self, index: int) -> Any:
+        """Return a trial with values chosen by what earlier members scored."""
         folder, draw = self._folder, index // self._folder.plan.seeds
-        if draw in self._trials:
-            return dict(self._trials[draw].params)
-        if folder.plan.sampler == "random" or draw < N_RANDOM:
-            drawn = folder.space.draw(folder.plan.seed, draw)
-            self._trial(index, drawn)
-            return drawn
         for attempt in range(_MOST_REFUSALS):
             rng = np.random.default_rng([folder.plan.seed, draw, attempt])
             seed = int(rng.integers(2**32))
             self._study.sampler = (
                 optuna.samplers.RandomSampler(seed=seed)
-                if attempt  # it knows nothing of values that are not possible together
+                if attempt  # TPE knows nothing of values that are not possible together
                 else optuna.samplers.TPESampler(seed=seed, n_startup_trials=0)
             )
-            trial = self._study.ask()
-            drawn = {}
+            trial, drawn = self._study.ask(), dict[str, Value]()
             for key, how in folder.space.draws.items():  # in order: some depend on earlier ones
                 if folder.space.applies(key, drawn):
                     drawn[key] = _suggest(trial, key, how)
@@ -176,16 +158,25 @@ class OptunaStrategy:
             except SettingsError as error:
                 refusal = error
                 self._study.tell(trial.number, state=TrialState.FAIL)
-                continue
-            self._trials[draw] = trial
-            return drawn
+            else:
+                return trial
         raise refusal
 
-    def _trial(self, index: int, drawn: Mapping[str, Value]) -> None:
-        """Add a trial with values that were not chosen by Optuna, unless there is one."""
-        draw = index // self._folder.plan.seeds
-        if draw not in self._trials:
-            self._trials[draw] = _known_trial(self._study, drawn, self._folder.space.draws)
+
+def _pruner(folder: SweepFolder) -> Any:
+    if folder.plan.pruner == "none":
+        return optuna.pruners.NopPruner()
+    how = {"min_resource": rung_epochs(folder)[0], "reduction_factor": _REDUCTION}
+    if folder.plan.pruner == "halving":
+        return optuna.pruners.SuccessiveHalvingPruner(**how)
+    return optuna.pruners.HyperbandPruner(max_resource=folder.settings.train.max_epochs, **how)
+
+
+def _new_study(choose_by: str, **options: Any) -> Any:
+    # Optuna announces every trial otherwise.
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    lower = MEASURES[choose_by].lower_is_better
+    return optuna.create_study(direction="minimize" if lower else "maximize", **options)
 
 
 def _known_trial(study: Any, drawn: Mapping[str, Value], draws: Mapping[str, Draw]) -> Any:
@@ -203,13 +194,6 @@ def _suggest(trial: Any, key: str, draw: Draw) -> Any:
     if draw.kind == "integer":
         return trial.suggest_int(key, *draw.values)
     return trial.suggest_float(key, *draw.values, log=draw.kind == "log-uniform")
-
-
-def _new_study(choose_by: str, **options: Any) -> Any:
-    # Optuna announces every trial otherwise.
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    lower = MEASURES[choose_by].lower_is_better
-    return optuna.create_study(direction="minimize" if lower else "maximize", **options)
 
 
 def importance(results: SweepResults, draws: Mapping[str, Draw]) -> dict[str, float]:

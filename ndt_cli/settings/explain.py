@@ -129,6 +129,22 @@ def commented_toml(settings: Settings, title: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def heading(key: str) -> str:
+    """Return the heading of a setting in a table, such as ``learning rate``."""
+    section, _, name = key.partition(".")
+    # "ratio" alone would not say of what.
+    return name.replace("_", " ") if "_" in name else f"{section} {name}"
+
+
+def value_text(value: int | float | str | bool | None) -> str:
+    """Return a value for a table, with three significant digits; a dash if there is none."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
 # Error messages ----------------------------------------------------------------------------------
 
 

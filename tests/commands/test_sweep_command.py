@@ -176,7 +176,7 @@ def test_impossible_requests_are_error_messages(args, said, tmp_path, monkeypatc
 
 
 def test_where_tensorboard_is_missing_nothing_is_written(spikes, tmp_path, monkeypatch):
-    monkeypatch.setattr("ndt_cli.engine.tensorboard.find_spec", lambda name: None)
+    monkeypatch.setattr("ndt_cli.engine.trackers.find_spec", lambda name: None)
     result = ndt(
         "sweep", "--data", spikes, "--out", tmp_path / "sweep",
         *settings("train.tensorboard=true"),
@@ -206,8 +206,8 @@ def test_the_end_names_the_best_settings_and_how_to_use_them(made):
 def test_a_missing_package_is_one_line_with_the_command_to_install_it(
     package, args, spikes, tmp_path, monkeypatch
 ):
-    module = {"ray": "ray_executor", "wandb": "loggers"}[package]
-    monkeypatch.setattr(f"ndt_cli.search.{module}.find_spec", lambda name: None)
+    module = {"ray": "executors", "wandb": "trackers"}[package]
+    monkeypatch.setattr(f"ndt_cli.engine.{module}.find_spec", lambda name: None)
     result = ndt("sweep", "--data", spikes, "--out", tmp_path / "x", *args, *settings())
     assert result.exit_code == 1
     assert f'pip install "ndt-cli[{package}]"' in result.stderr.splitlines()[-1]

@@ -1,9 +1,14 @@
 """Device, precision and threads: what is chosen, and what is refused in words."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from builders import recording, tiny_settings
 
+from ndt_cli.engine import executors
 from ndt_cli.engine.device import choose_compute, cpu_threads, multiplies_bfloat16
+from ndt_cli.engine.preflight import runs_that_fit
 from ndt_cli.errors import DeviceError
 from ndt_cli.settings.tree import TrainSettings
 
@@ -134,3 +139,89 @@ def test_zero_threads_takes_what_torch_would_up_to_eight(monkeypatch):
         with cpu_threads(0) as n_threads:
             assert n_threads == expected
         assert asked == [expected, n_torch]
+
+
+# Several runs at the same time
+
+
+def _gpu_memory(monkeypatch, free_gb):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free_gb * 2**30), 2**40))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
+    monkeypatch.setattr("ndt_cli.engine.preflight.n_cores", lambda: 64)
+
+
+@pytest.mark.parametrize(
+    ("n_cuda", "free_gb", "device", "expected"),
+    [
+        # A tiny network needs little more than what torch itself takes, 1 GB; a fifth stays free.
+        (1, 16, "auto", 12),
+        (4, 16, "auto", 48),
+        (4, 16, "cuda:1", 12),  # all of them on the one that is named
+        (4, 64, "cuda", 64),  # no more than there are CPU cores
+        (1, 0.5, "auto", 1),
+    ],
+)
+def test_as_many_runs_fit_at_the_same_time_as_the_memory_of_all_gpus_holds(
+    monkeypatch, n_cuda, free_gb, device, expected
+):
+    _machine(monkeypatch, n_cuda=n_cuda)
+    _gpu_memory(monkeypatch, free_gb)
+    settings = tiny_settings(train={"device": device})
+    assert runs_that_fit(settings, recording().train) == expected
+
+
+def test_without_a_gpu_one_run_fits_on_each_core(monkeypatch):
+    _machine(monkeypatch)
+    monkeypatch.setattr("ndt_cli.engine.preflight.n_cores", lambda: 6)
+    assert runs_that_fit(tiny_settings(), recording().train) == 6
+
+
+class _Connection:
+    def close(self):
+        pass
+
+
+class _Processes:
+    """Stands in for `multiprocessing`: notes what each process would be started with."""
+
+    def __init__(self):
+        self.started = []
+
+    def Pipe(self):
+        return _Connection(), _Connection()
+
+    def Process(self, target, args, daemon):
+        self.started.append(args)
+        return self
+
+    def start(self):
+        pass
+
+    def set_forkserver_preload(self, names):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("visible", "device", "expected"),
+    [
+        (None, "auto", ["0", "1", "0", "1"]),
+        ("3,5", "auto", ["3", "5", "3", "5"]),
+        (None, "cuda:1", [None] * 4),  # each process sees all, and takes the one that is named
+    ],
+)
+def test_runs_side_by_side_are_dealt_out_to_the_gpus(monkeypatch, visible, device, expected):
+    _machine(monkeypatch, n_cuda=2)
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    context = _Processes()
+    monkeypatch.setattr(executors.multiprocessing, "get_context", lambda method: context)
+    several = executors.Processes(4)
+    settings = tiny_settings(train={"device": device, "n_threads": 1})
+    several.open(executors.Job(recording(), settings, None), None)
+    for number in range(4):
+        several.submit(executors.Task(Path(f"runs/{number}")))
+    environments = [arguments[1] for arguments in context.started]
+    assert [its.get("CUDA_VISIBLE_DEVICES") for its in environments] == expected

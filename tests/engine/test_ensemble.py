@@ -8,15 +8,13 @@ import pytest
 from builders import changed, recording, run_files, tiny_settings
 
 from ndt_cli.engine.ensembles import Ensemble, save_ensemble
-from ndt_cli.engine.inference import hiding_folds, load_trained
+from ndt_cli.engine.inference import hiding_folds, load_trained, run_scores
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.training import train
 from ndt_cli.errors import CheckpointError, DataError, ExistingFileError, RunError, SettingsError
 from ndt_cli.evaluation import evaluate
-from ndt_cli.search.choose import choose_members
-from ndt_cli.search.folder import SweepFolder
+from ndt_cli.search.folder import SweepFolder, choose_members
 from ndt_cli.search.loop import sweep
-from ndt_cli.search.results import run_scores
 from ndt_cli.search.space import Space
 
 SETTINGS = tiny_settings(train={"learning_rate": 0.02, "max_epochs": 4})

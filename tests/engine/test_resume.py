@@ -370,7 +370,7 @@ def test_missing_tensorboard_is_an_error_message(tmp_path, monkeypatch):
     train(SETTINGS, out=tmp_path, recording=_data(), **_stop_after(1))
     folder = RunFolder(tmp_path)
     folder.write_settings(changed(SETTINGS, "train", tensorboard=True))
-    monkeypatch.setattr("ndt_cli.engine.tensorboard.find_spec", lambda name: None)
+    monkeypatch.setattr("ndt_cli.engine.trackers.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match="TensorBoard"):
         resume(tmp_path, recording=_data())
 

@@ -189,7 +189,7 @@ def test_data_that_cannot_be_trained_on_are_refused_before_anything_is_written(t
 
 
 def test_missing_tensorboard_is_reported_before_anything_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr("ndt_cli.engine.tensorboard.find_spec", lambda name: None)
+    monkeypatch.setattr("ndt_cli.engine.trackers.find_spec", lambda name: None)
     out = tmp_path / "run"
     with pytest.raises(MissingExtraError, match="TensorBoard") as caught:
         train(tiny_settings(train={"tensorboard": True}), out=out, recording=recording())

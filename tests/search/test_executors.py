@@ -15,9 +15,9 @@ from builders import recording, tiny_settings
 from ray_cluster import ray_cluster, ray_environment
 from test_sweep_run import assert_same_sweep
 
+from ndt_cli.engine.executors import InTurn, Processes
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.errors import CheckpointError, DeviceError, RunError, RunWarning, SettingsError
-from ndt_cli.search.executors import InTurn, Processes
 from ndt_cli.search.folder import SweepFolder
 from ndt_cli.search.loop import Watching, resume_sweep, sweep
 from ndt_cli.search.space import Space
@@ -203,7 +203,7 @@ def cluster():
 
 @needs_ray
 def test_members_on_ray_are_those_that_train_in_turn(cluster, whole, tmp_path):
-    from ndt_cli.search.ray_executor import RayTasks
+    from ndt_cli.engine.executors import RayTasks
 
     executor = RayTasks()
     assert not _sweep(tmp_path / "sweep", executor=executor).interrupted
@@ -213,7 +213,7 @@ def test_members_on_ray_are_those_that_train_in_turn(cluster, whole, tmp_path):
 
 @needs_ray
 def test_a_member_on_ray_whose_worker_is_killed_resumes(cluster, whole, tmp_path):
-    from ndt_cli.search.ray_executor import RayTasks
+    from ndt_cli.engine.executors import RayTasks
 
     out = tmp_path / "sweep"
     with (
@@ -227,7 +227,7 @@ def test_a_member_on_ray_whose_worker_is_killed_resumes(cluster, whole, tmp_path
 
 @needs_ray
 def test_a_sweep_on_ray_asked_to_stop_resumes_without_ray(cluster, whole, tmp_path):
-    from ndt_cli.search.ray_executor import RayTasks
+    from ndt_cli.engine.executors import RayTasks
 
     out = tmp_path / "sweep"
 
@@ -241,7 +241,7 @@ def test_a_sweep_on_ray_asked_to_stop_resumes_without_ray(cluster, whole, tmp_pa
 
 @needs_ray
 def test_more_than_any_machine_of_the_cluster_has_is_refused(cluster, tmp_path):
-    from ndt_cli.search.ray_executor import RayTasks
+    from ndt_cli.engine.executors import RayTasks
 
     with pytest.raises(DeviceError, match="CPU: 64"):
         _sweep(tmp_path / "sweep", executor=RayTasks(cpus_per_worker=64))
@@ -251,7 +251,7 @@ _RAY_DRIVER = """
 import sys
 from pathlib import Path
 from test_executors import _sweep
-from ndt_cli.search.ray_executor import RayTasks
+from ndt_cli.engine.executors import RayTasks
 _sweep(Path(sys.argv[1]), executor=RayTasks())
 """
 _CODE = "raise SystemExit('a module of the working folder was imported')"

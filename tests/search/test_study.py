@@ -9,8 +9,9 @@ from builders import changed, recording, tiny_settings
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.errors import SettingsError
 from ndt_cli.search import loop, study
-from ndt_cli.search.folder import SweepFolder, SweepPlan, read_rungs
+from ndt_cli.search.folder import SweepFolder, SweepPlan
 from ndt_cli.search.loop import Watching, resume_sweep, sweep
+from ndt_cli.search.member import read_rungs
 from ndt_cli.search.pbt import Lineage
 from ndt_cli.search.results import MemberResult, SweepResults
 from ndt_cli.search.space import Space

@@ -11,14 +11,16 @@ from builders import changed, recording, same_tensors, tiny_settings
 
 from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.events import EpochDone, StepDone
+from ndt_cli.engine.executors import InTurn
+from ndt_cli.engine.inference import run_scores
+from ndt_cli.engine.measures import scores_of_rates
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.step import TrainingStep
 from ndt_cli.engine.training import train
 from ndt_cli.errors import DataError, RunError, SettingsError
-from ndt_cli.search.executors import InTurn
 from ndt_cli.search.folder import SweepFolder
 from ndt_cli.search.loop import Watching, resume_sweep, sweep
-from ndt_cli.search.results import MemberResult, SweepResults, run_scores, scores_of_rates
+from ndt_cli.search.results import MemberResult, SweepResults
 from ndt_cli.search.space import Space
 
 SETTINGS = tiny_settings(train={"max_epochs": 3, "learning_rate": 0.01})
