@@ -5,10 +5,13 @@ import io
 import os
 import re
 import secrets
+import signal
+import threading
 import time
-from collections.abc import Callable, Container, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any, BinaryIO, cast
 
 from ndt_cli.errors import ExistingFileError, NdtError, SettingsError
@@ -75,7 +78,7 @@ class _SteadyFile(io.RawIOBase):
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("x+b", buffering=0)
-        self.error: OSError | None = None
+        self.error: BaseException | None = None
 
     def readable(self) -> bool:
         return True
@@ -120,16 +123,39 @@ class _SteadyFile(io.RawIOBase):
         super().close()
 
 
+@contextmanager
+def _interrupts_kept(file: _SteadyFile) -> Iterator[None]:
+    """Keep what a signal raises for later too: HDF5, which calls the file, would lose it."""
+
+    def keep(number: int, frame: FrameType | None) -> None:
+        try:
+            before[number](number, frame)
+        except BaseException as error:
+            file.error = file.error or error
+
+    here = threading.current_thread() is threading.main_thread()
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM) if here}
+    before: dict[int, Any] = {n: handler for n, handler in handlers.items() if callable(handler)}
+    try:
+        for number in before:
+            signal.signal(number, keep)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def write_stream_atomic(
     path: Path, write: Callable[[BinaryIO], object], *, overwrite: bool
 ) -> None:
     """Let ``write`` fill an open file, for libraries that do not survive a full disk.
 
-    As `write_atomic`, but the first error in writing is raised after ``write`` has returned.
+    As `write_atomic`, but the first error in writing, or Ctrl-C, is raised after ``write`` has
+    returned.
     """
 
     def fill(temporary: Path) -> None:
-        with _SteadyFile(temporary) as file:
+        with _SteadyFile(temporary) as file, _interrupts_kept(file):
             try:
                 write(cast(BinaryIO, file))
             finally:

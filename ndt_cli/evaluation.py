@@ -353,7 +353,11 @@ def _stored_smoothing(trained: Model) -> SmoothingReference | None:
     if not path.is_file():
         return None
     return SmoothingReference.load(
-        path, n_neurons=facts.n_neurons, n_heldout=facts.n_heldout, bin_ms=facts.bin_ms
+        path,
+        n_neurons=facts.n_neurons,
+        n_heldout=facts.n_heldout,
+        bin_ms=facts.bin_ms,
+        trained_on=facts.fingerprint,
     )
 
 
@@ -361,7 +365,8 @@ def _stored_decoders(trained: Model, data: SpikeData) -> dict[str, Decoder]:
     path = trained.run.decoders
     if not path.is_file():
         return {}
-    return load_decoders(path, trained.checkpoint, variable_names(data), data.n_neurons)
+    names, run = variable_names(data), trained.run.facts().id
+    return load_decoders(path, trained.checkpoint, names, data.n_neurons, run)
 
 
 def _training_facts(trained: Model) -> TrainingFacts:

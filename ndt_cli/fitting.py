@@ -191,7 +191,8 @@ def _conclude(
     evaluation = evaluate(folder.path, recording=recording, accept_changes=accept_changes)
     if evaluation.decoders:
         names = variable_names(evaluation.data)
-        save_decoders(folder.decoders, evaluation.decoders, evaluation.checkpoint, names)
+        run = folder.facts().id
+        save_decoders(folder.decoders, evaluation.decoders, evaluation.checkpoint, names, run)
     rates = infer_rates(folder.path, recording=recording, accept_changes=accept_changes)
     # Larger ones take their time and place only when asked for.
     if 2 * 4 * rates.data.spikes_BTN.size <= KEPT_BYTES:

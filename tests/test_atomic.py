@@ -3,19 +3,24 @@
 import errno
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 
 from ndt_cli.atomic import (
+    _SteadyFile,
     check_may_write,
     check_suffix,
     leftovers,
     write_atomic,
+    write_stream_atomic,
     write_text_atomic,
 )
 from ndt_cli.errors import ExistingFileError, NdtError, SettingsError
@@ -315,6 +320,33 @@ def test_a_full_disk_ends_every_writer_with_its_reason_and_leaves_the_old_file(t
     assert "bug in ndt" not in done.stderr
     assert sorted(tmp_path.iterdir()) == sorted(paths)
     assert {path.read_bytes() for path in paths} == {b"old"}
+
+
+@pytest.mark.parametrize("method", ["write", "seek"])
+def test_an_interrupt_inside_hdf5_ends_the_writing_and_leaves_the_old_file(
+    tmp_path, monkeypatch, method
+):
+    path = tmp_path / "x.h5"
+    path.write_text("old")
+    real, called = getattr(_SteadyFile, method), []
+
+    def interrupted(self, *args):
+        if not called:  # here HDF5 calls Python, and would drop what is raised
+            called.append(True)
+            signal.raise_signal(signal.SIGINT)
+        return real(self, *args)
+
+    def write(stream):
+        with h5py.File(stream, "w") as file:
+            monkeypatch.setattr(_SteadyFile, method, interrupted)
+            file["counts"] = np.ones(100_000)
+
+    with pytest.raises(KeyboardInterrupt):
+        write_stream_atomic(path, write, overwrite=True)
+    assert called
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_name_as_long_as_the_file_system_allows_can_be_written(tmp_path):

@@ -13,7 +13,8 @@ from ndt_cli import rates_file
 from ndt_cli.convert import list_contents
 from ndt_cli.data.spike_data import Recording
 from ndt_cli.data.write import write_recording
-from ndt_cli.errors import DataError, MissingExtraError, SettingsError
+from ndt_cli.engine.run_folder import RunFolder
+from ndt_cli.errors import DataError, MissingExtraError, RunError, SettingsError
 from ndt_cli.evaluation import evaluate
 from ndt_cli.fitting import fit
 from ndt_cli.inferred_rates import Rates, infer_rates
@@ -323,6 +324,18 @@ def test_damaged_decoders_are_named(folder):
     try:
         path.write_bytes(content[:-5])
         with pytest.raises(Exception, match=r"decoders\.safetensors cannot be read"):
+            evaluate(folder / "run", data=folder / "other.h5")
+    finally:
+        path.write_bytes(content)
+
+
+def test_decoders_of_another_run_are_refused(folder):
+    path = folder / "run" / "decoders.safetensors"
+    content, run = path.read_bytes(), RunFolder(folder / "run").facts().id.encode()
+    assert run in content
+    try:
+        path.write_bytes(content.replace(run, b"0" * len(run)))
+        with pytest.raises(RunError, match=r"decoders\.safetensors: .* of another run"):
             evaluate(folder / "run", data=folder / "other.h5")
     finally:
         path.write_bytes(content)

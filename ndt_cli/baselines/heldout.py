@@ -10,11 +10,9 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from typing_extensions import Self
 
-from ndt_cli.baselines.smoothing import Smoother
+from ndt_cli.baselines.smoothing import Float64Array, Smoother
 from ndt_cli.data.spike_data import SpikeData
 from ndt_cli.errors import DataError
-
-Float64Array = NDArray[np.float64]
 
 PENALTIES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 """Ridge penalties that are tried."""
