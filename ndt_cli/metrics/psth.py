@@ -99,27 +99,21 @@ def psth_scores(
     sums = RateScoreSums(n_neurons)
     for scored, spikes, others in pairs:
 
-        def smoothed(trials: IntArray, spikes: SpikeData = spikes) -> FloatArray:
-            return smooth(
-                spikes.spikes_BTN[trials, window, neurons],
-                spikes.inside_BT[trials, window],
+        def smoothed(values_BTN: TrialValues, of: SpikeData) -> Callable[[IntArray], FloatArray]:
+            return lambda trials: smooth(
+                values_BTN[trials][:, window, neurons],
+                of.inside_BT[trials, window],
                 PSTH_SMOOTHING_MS,
-                spikes.bin_ms,
-            )
-
-        def given(trials: IntArray) -> FloatArray:
-            return smooth(
-                rates_BTN[trials][:, window, neurons],
-                data.inside_BT[trials, window],
-                PSTH_SMOOTHING_MS,
-                data.bin_ms,
+                of.bin_ms,
             )
 
         conditions = _shared_conditions(data, scored, spikes, others)
         for block in trial_blocks(len(conditions), data.n_bins * n_neurons):
             some = conditions[block]
-            average_CTN, n_CT = _averages(given, data, scored, window, some)
-            target_CTN, n_target_CT = _averages(smoothed, spikes, others, window, some)
+            average_CTN, n_CT = _averages(smoothed(rates_BTN, data), data, scored, window, some)
+            target_CTN, n_target_CT = _averages(
+                smoothed(spikes.spikes_BTN, spikes), spikes, others, window, some
+            )
             compared_CT = (n_CT >= 1) & (n_target_CT >= 2)
             sums.add(average_CTN, target_CTN, compared_CT)
             compared.update(some[compared_CT.any(axis=1)].tolist())
