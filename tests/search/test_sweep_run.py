@@ -4,7 +4,10 @@ import csv
 import io
 import json
 import math
+import os
 import shutil
+import sys
+from types import SimpleNamespace
 
 import pytest
 from builders import changed, recording, same_tensors, tiny_settings
@@ -15,6 +18,7 @@ from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.step import TrainingStep
 from ndt_cli.engine.training import train
 from ndt_cli.errors import DataError, RunError, SettingsError
+from ndt_cli.search import ray_executor
 from ndt_cli.search.executors import InTurn
 from ndt_cli.search.folder import SweepFolder
 from ndt_cli.search.loop import Watching, resume_sweep, sweep
@@ -402,3 +406,14 @@ def test_a_folder_that_is_no_sweep_is_refused(tmp_path):
     for path in (tmp_path, tmp_path / "none"):
         with pytest.raises(RunError, match="not a sweep"):
             SweepFolder.open(path)
+
+
+@pytest.mark.parametrize(("n_letters", "folder"), [(38, None), (39, "/tmp")])
+def test_ray_puts_its_sockets_where_their_names_are_not_too_long(monkeypatch, n_letters, folder):
+    seen = {}
+    fake = SimpleNamespace(init=lambda **options: seen.update(os.environ))
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    monkeypatch.setenv("TMPDIR", "/" + "t" * (n_letters - 1))
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    ray_executor._start("local")
+    assert seen.get("RAY_TMPDIR") == folder
