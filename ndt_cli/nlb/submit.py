@@ -31,7 +31,6 @@ from ndt_cli.nlb.catalog import (
     Progress,
     StopRequest,
     dataset_settings,
-    find_dataset,
     no_progress,
     stop_if_asked,
     submission_key,
@@ -160,7 +159,7 @@ def submit(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ExistingFileError(out, "Choose another folder.")
     for name in names:
-        submission_key(find_dataset(name).name, bin_ms)
+        submission_key(name, bin_ms)
     runs = _expanded(runs)
     if sweep is not None:
         SweepFolder.open(sweep)
