@@ -16,12 +16,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from ndt_cli.bench.workload import INFERENCE_BATCH_SIZE, BenchResult, Kind, Machine, Times, Workload
 from ndt_cli.data.spike_data import SpikeData
 from ndt_cli.engine.backend import choose_backend
+from ndt_cli.engine.batches import Streams, TrialSet
 from ndt_cli.engine.device import Compute, choose_compute, cpu_threads
 from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.step import StepParts, make_optimizer
-from ndt_cli.engine.streams import Streams
 from ndt_cli.engine.trainer import new_network
-from ndt_cli.engine.trial_set import TrialSet
 from ndt_cli.errors import SettingsError
 from ndt_cli.model.context import Blocks, Context
 from ndt_cli.model.embedding import encoder_width, sinusoid_TD

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from ndt_cli.commands.console import log, next_step, print_json, run_warnings_shown
+from ndt_cli.commands.console import log, next_step, print_json, run_warnings_shown, stop_request
 from ndt_cli.commands.console import out as stdout
 from ndt_cli.commands.flags import JsonOption, SetOption
 from ndt_cli.commands.wording import as_typed
@@ -95,7 +95,6 @@ def nlb_submit(
     nlb-submit DATASET --sweep SWEEP.
     """
     from ndt_cli.commands.progress import SubmitProgress
-    from ndt_cli.commands.stopping import stop_request
     from ndt_cli.engine.run_folder import default_path
     from ndt_cli.nlb.catalog import Interrupted
     from ndt_cli.nlb.download import verify_label_file

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ndt_cli.commands.console import note, run_warnings_shown
+from ndt_cli.commands.console import note, run_warnings_shown, stop_request
 from ndt_cli.commands.flags import ConfigOption, JsonOption, SetOption, with_flag
-from ndt_cli.commands.stopping import stop_request
 from ndt_cli.commands.sweep_show import show, show_results, spaces
 from ndt_cli.errors import SettingsError, typed
 from ndt_cli.settings.load import RECORDING_PRESET, find_config, load_settings

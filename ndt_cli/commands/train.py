@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from ndt_cli.commands.console import next_step, note, print_json, run_warnings_shown, say
+from ndt_cli.commands.console import (
+    next_step,
+    note,
+    print_json,
+    run_warnings_shown,
+    say,
+    stop_request,
+)
 from ndt_cli.commands.console import out as stdout
 from ndt_cli.commands.evaluate import print_scores, print_verdict
 from ndt_cli.commands.flags import (
@@ -18,7 +25,6 @@ from ndt_cli.commands.flags import (
     SetOption,
     with_flag,
 )
-from ndt_cli.commands.stopping import stop_request
 from ndt_cli.errors import SettingsError, typed
 from ndt_cli.settings.load import RECORDING_PRESET, find_config, load_settings
 

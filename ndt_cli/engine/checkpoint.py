@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from ndt_cli.atomic import write_atomic
 from ndt_cli.data.spike_data import MAX_COUNT
+from ndt_cli.engine.batches import Streams
 from ndt_cli.engine.measures import BEST_CHECKPOINTS, best_checkpoint
 from ndt_cli.engine.run_folder import RunFolder
-from ndt_cli.engine.streams import Streams
 from ndt_cli.engine.tensorboard import EventLog
 from ndt_cli.errors import CheckpointError, RunError, RunWarning, called
 from ndt_cli.model.network import LayerMath, ModelShape, NeuralDataTransformer

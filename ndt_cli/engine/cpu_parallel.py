@@ -14,8 +14,8 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from ndt_cli.engine.batches import TrialSet
 from ndt_cli.engine.step import StepParts, Sums, TrainingStep
-from ndt_cli.engine.trial_set import TrialSet
 from ndt_cli.model.cpu.kernels import CpuMath
 from ndt_cli.model.cpu.prepared import PreparedNetwork
 from ndt_cli.model.cpu.processor import torch_threads

@@ -16,8 +16,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from ndt_cli.engine.batches import TrialSet
 from ndt_cli.engine.step import StepParts, Sums, TrainingStep
-from ndt_cli.engine.trial_set import TrialSet
 from ndt_cli.errors import RunWarning
 from ndt_cli.model.network import NeuralDataTransformer, PlainMath
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from ndt_cli.data.loading import load_file, load_recording
 from ndt_cli.data.spike_data import IntArray, Recording, SpikeData
+from ndt_cli.engine.batches import stream_seed
 from ndt_cli.engine.ensembles import Ensemble
 from ndt_cli.engine.preflight import check_same_data, is_same_data
-from ndt_cli.engine.streams import stream_seed
 from ndt_cli.engine.trained_model import Float32Array, Model, TrainedModel
 from ndt_cli.errors import DataError
 from ndt_cli.settings.tree import Settings

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ndt_cli.engine.batches import Streams, TrialSet
 from ndt_cli.engine.distributed import Ranks
-from ndt_cli.engine.streams import Streams
-from ndt_cli.engine.trial_set import TrialSet
 from ndt_cli.model.dropout import Dropout
 from ndt_cli.model.losses import keep_worst, masked_sum, only_scored
 from ndt_cli.model.masking import HiddenBatch, draw_hidden, hide, span_probability

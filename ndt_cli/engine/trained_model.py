@@ -18,14 +18,12 @@ from torch import Tensor
 
 from ndt_cli.data.spike_data import SpikeData, trial_blocks
 from ndt_cli.engine.backend import Inference, choose_backend
+from ndt_cli.engine.batches import TrialSet, mean_over_passes, pass_inputs, stream_seed
 from ndt_cli.engine.checkpoint import Checkpoint, Origin
 from ndt_cli.engine.device import Compute, choose_compute, cpu_threads
 from ndt_cli.engine.measures import CHECKPOINTS, best_checkpoint
-from ndt_cli.engine.passes import mean_over_passes, pass_inputs
 from ndt_cli.engine.run_folder import RunFolder, SplitFacts, observed_spikes
 from ndt_cli.engine.streaming import RateStream
-from ndt_cli.engine.streams import stream_seed
-from ndt_cli.engine.trial_set import TrialSet
 from ndt_cli.errors import CheckpointError, DataError, RunError
 from ndt_cli.metrics.decoding import Decoder
 from ndt_cli.model.masking import hide, scoring_mask

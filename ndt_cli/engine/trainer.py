@@ -19,6 +19,7 @@ from ndt_cli.baselines import starting_rates
 from ndt_cli.data.sessions import session_parts
 from ndt_cli.data.spike_data import Recording, SpikeData
 from ndt_cli.engine.backend import choose_backend
+from ndt_cli.engine.batches import Streams, TrialSet, make_stream, mean_over_passes, stream_seed
 from ndt_cli.engine.checkpoint import (
     Checkpoint,
     Origin,
@@ -32,13 +33,10 @@ from ndt_cli.engine.device import Compute
 from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.events import EpochDone, Event, Started, StepDone, Watcher
 from ndt_cli.engine.measures import measures_of
-from ndt_cli.engine.passes import mean_over_passes
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.starting import Start, describe_start
 from ndt_cli.engine.step import StepParts, make_optimizer, set_learning_rate
-from ndt_cli.engine.streams import Streams, make_stream, stream_seed
 from ndt_cli.engine.tensorboard import EventLog
-from ndt_cli.engine.trial_set import TrialSet
 from ndt_cli.errors import TrainingError
 from ndt_cli.metrics import RateScoreSums, SpikeScoreSums
 from ndt_cli.model.losses import masked_sum

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ndt_cli.data.spike_data import SpikeData
+from ndt_cli.engine.batches import TrialSet
 from ndt_cli.engine.device import cpu_threads
 from ndt_cli.engine.trained_model import TrainedModel
-from ndt_cli.engine.trial_set import TrialSet
 from ndt_cli.model.attention import ContextAttention
 from ndt_cli.model.context import Blocks
 from ndt_cli.model.network import EncoderLayer, NeuralDataTransformer

@@ -7,12 +7,12 @@ import torch
 from builders import build_network, counts_BTN, model_settings, tiny_settings
 
 from ndt_cli.engine.backend import PlainBackend, choose_backend
+from ndt_cli.engine.batches import Streams
 from ndt_cli.engine.cpu_parallel import CpuBackend, ShardedStep
 from ndt_cli.engine.cuda_graphs import CapturedNetwork, CapturedStep, CudaGraphBackend
 from ndt_cli.engine.device import Compute
 from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.step import StepParts, TrainingStep, make_optimizer
-from ndt_cli.engine.streams import Streams
 from ndt_cli.errors import RunWarning
 from ndt_cli.model.cpu.prepared import PreparedNetwork
 from ndt_cli.model.network import PlainMath

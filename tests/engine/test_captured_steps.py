@@ -23,13 +23,12 @@ from builders import (
 from op_recorder import capture_operations
 from same_run import assert_same_run
 
+from ndt_cli.engine.batches import Streams, TrialSet, make_stream
 from ndt_cli.engine.checkpoint import optimizer_tensors
 from ndt_cli.engine.cuda_graphs import WARM_UP_STEPS, CapturedStep
 from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.step import StepParts, TrainingStep, make_optimizer, set_learning_rate
-from ndt_cli.engine.streams import Streams, make_stream
 from ndt_cli.engine.training import resume, train
-from ndt_cli.engine.trial_set import TrialSet
 from ndt_cli.errors import RunWarning
 from ndt_cli.model.network import ModelShape, NeuralDataTransformer
 

@@ -20,13 +20,12 @@ from hypothesis import strategies as st
 from same_run import assert_same_run
 
 from ndt_cli.engine import cpu_parallel
+from ndt_cli.engine.batches import Streams, TrialSet
 from ndt_cli.engine.cpu_parallel import ShardedStep
 from ndt_cli.engine.device import cpu_threads
 from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.step import StepParts, TrainingStep, make_optimizer
-from ndt_cli.engine.streams import Streams
 from ndt_cli.engine.training import resume, train
-from ndt_cli.engine.trial_set import TrialSet
 
 CPU = torch.device("cpu")
 UNEVEN = {"lengths_B": [6] * 8 + [5, 3, 2]}

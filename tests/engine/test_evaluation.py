@@ -14,9 +14,9 @@ from ndt_cli.baselines import Smoother
 from ndt_cli.baselines.smoothing_reference import SmoothingReference
 from ndt_cli.data.spike_data import Recording, SpikeData, all_trials
 from ndt_cli.data.write import write_recording
+from ndt_cli.engine.batches import stream_seed
 from ndt_cli.engine.ensembles import save_ensemble
 from ndt_cli.engine.inference import hiding_folds, load_trained
-from ndt_cli.engine.streams import stream_seed
 from ndt_cli.engine.training import train
 from ndt_cli.errors import (
     CheckpointError,

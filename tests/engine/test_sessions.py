@@ -12,12 +12,12 @@ from ndt_cli import evaluate, fit, fit_seeds, load_recording, load_trained, resu
 from ndt_cli.app import main
 from ndt_cli.data.sessions import split_sessions, stack_sessions
 from ndt_cli.data.spike_data import Recording
+from ndt_cli.engine.batches import TrialSet
 from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.ensembles import save_ensemble
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.trainer import Validator, new_network
 from ndt_cli.engine.training import resume, train
-from ndt_cli.engine.trial_set import TrialSet
 from ndt_cli.errors import DataError, RunError, SettingsError
 from ndt_cli.metrics import RateScoreSums
 from ndt_cli.model.cpu.kernels import CpuMath

@@ -15,11 +15,10 @@ from builders import (
     with_spikes,
 )
 
+from ndt_cli.engine.batches import Streams, TrialSet
 from ndt_cli.engine.checkpoint import optimizer_tensors
 from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.step import StepParts, TrainingStep, make_optimizer
-from ndt_cli.engine.streams import Streams
-from ndt_cli.engine.trial_set import TrialSet
 from ndt_cli.model.network import PlainMath
 
 CPU = torch.device("cpu")

@@ -10,7 +10,7 @@ import time
 import pytest
 from builders import last_checkpoint, recording
 
-from ndt_cli.commands.stopping import stop_request
+from ndt_cli.commands.console import stop_request
 from ndt_cli.data.write import write_recording
 
 needs_hang_up = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from builders import build_network, counts_BTN, model_settings, spike_data
 
-from ndt_cli.engine.trial_set import TrialSet
+from ndt_cli.engine.batches import TrialSet
 from ndt_cli.model.masking import (
     describe_scoring,
     draw_hidden,
