@@ -266,7 +266,8 @@ def choose_kernel(train: SpikeData, candidates_ms: Sequence[float] | None = None
     >>> choose_kernel(recording.train, candidates_ms=[40.0, 5000.0]).width_ms
     40.0
     """
-    some = _some_trials(train)
+    n_entries = max(1, train.n_bins * train.n_neurons)
+    some = some_trials(train, max(1, _ENTRIES // n_entries))
     inside = some.inside_BT[:, :, None]
     n_bins = int(some.lengths_B.sum())
     counts_BTN = np.where(inside, some.spikes_BTN, 0)
@@ -290,8 +291,8 @@ def choose_kernel(train: SpikeData, candidates_ms: Sequence[float] | None = None
     return min(losses, key=losses.__getitem__)
 
 
-def _some_trials(train: SpikeData) -> SpikeData:
-    n_trials = max(1, _ENTRIES // max(1, train.n_bins * train.n_neurons))
+def some_trials(train: SpikeData, n_trials: int) -> SpikeData:
+    """Return at most so many trials, drawn with a fixed seed, in their order."""
     if train.n_trials <= n_trials:
         return train
     drawn = np.random.default_rng(_SEED).permutation(train.n_trials)[:n_trials]

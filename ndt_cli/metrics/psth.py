@@ -99,7 +99,9 @@ def psth_scores(
     sums = RateScoreSums(n_neurons)
     for scored, spikes, others in pairs:
 
-        def smoothed(values_BTN: TrialValues, of: SpikeData) -> Callable[[IntArray], FloatArray]:
+        def smoothed(
+            values_BTN: TrialValues | IntArray, of: SpikeData
+        ) -> Callable[[IntArray], FloatArray]:
             return lambda trials: smooth(
                 values_BTN[trials][:, window, neurons],
                 of.inside_BT[trials, window],
