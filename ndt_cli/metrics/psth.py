@@ -97,18 +97,18 @@ def psth_scores(
     neurons, window = slice(n_neurons), slice(data.n_bins - data.n_forward)
     compared: set[int] = set()
     sums = RateScoreSums(n_neurons)
+
+    def smoothed(
+        values_BTN: TrialValues | IntArray, of: SpikeData
+    ) -> Callable[[IntArray], FloatArray]:
+        return lambda trials: smooth(
+            values_BTN[trials][:, window, neurons],
+            of.inside_BT[trials, window],
+            PSTH_SMOOTHING_MS,
+            of.bin_ms,
+        )
+
     for scored, spikes, others in pairs:
-
-        def smoothed(
-            values_BTN: TrialValues | IntArray, of: SpikeData
-        ) -> Callable[[IntArray], FloatArray]:
-            return lambda trials: smooth(
-                values_BTN[trials][:, window, neurons],
-                of.inside_BT[trials, window],
-                PSTH_SMOOTHING_MS,
-                of.bin_ms,
-            )
-
         conditions = _shared_conditions(data, scored, spikes, others)
         for block in trial_blocks(len(conditions), data.n_bins * n_neurons):
             some = conditions[block]
