@@ -197,7 +197,8 @@ def _conclude(
     # Larger ones take their time and place only when asked for.
     if 2 * 4 * rates.data.spikes_BTN.size <= KEPT_BYTES:
         write_rates(folder.rates, replace(rates, activations=None), overwrite=True)
-    folder.write_json("summary.json", {**_outcome(result), "evaluation": evaluation.to_json()})
+    scores = evaluation.to_json()
+    folder.write_json("summary.json", {**_outcome(folder, result), "evaluation": scores})
     choose_by = folder.settings().train.choose_by
     figures = (
         write_run_figures(folder.figures, result.history, evaluation, choose_by) if draw else []
@@ -205,8 +206,9 @@ def _conclude(
     return evaluation, figures
 
 
-def _outcome(result: TrainResult) -> dict[str, Any]:
+def _outcome(folder: RunFolder, result: TrainResult) -> dict[str, Any]:
     return {
+        "run": folder.facts().id,
         "stopped": result.stopped,
         "epochs": len(result.history),
         "seconds": result.seconds,
@@ -244,5 +246,5 @@ def _finish_sessions(
         evaluations[name], drawn = _conclude(own, result, session, draw=draw)
         figures += drawn
     scores = {name: evaluation.to_json() for name, evaluation in evaluations.items()}
-    folder.write_json("summary.json", {**_outcome(result), "sessions": scores})
+    folder.write_json("summary.json", {**_outcome(folder, result), "sessions": scores})
     return Fit(result, None, figures, evaluations)
