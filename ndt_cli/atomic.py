@@ -1,5 +1,6 @@
 """Write files in one piece, and replace an existing one only when asked to."""
 
+import _thread
 import errno
 import io
 import os
@@ -78,7 +79,7 @@ class _SteadyFile(io.RawIOBase):
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("x+b", buffering=0)
-        self.error: BaseException | None = None
+        self.error: OSError | None = None
 
     def readable(self) -> bool:
         return True
@@ -123,22 +124,32 @@ class _SteadyFile(io.RawIOBase):
         super().close()
 
 
-@contextmanager
-def _interrupts_kept(file: _SteadyFile) -> Iterator[None]:
-    """Keep what a signal raises for later too: HDF5, which calls the file, would lose it."""
+# HDF5 calls these, and drops what they raise.
+_CALLED = {
+    method.__code__
+    for method in (_SteadyFile.seek, _SteadyFile.readinto, _SteadyFile.write, _SteadyFile.truncate)
+}
 
-    def keep(number: int, frame: FrameType | None) -> None:
-        try:
+
+@contextmanager
+def _interrupts_put_off() -> Iterator[None]:
+    """Put off a signal that comes while HDF5 calls the file until it does not."""
+
+    def put_off(number: int, frame: FrameType | None) -> None:
+        inner = frame
+        while inner is not None and inner.f_code not in _CALLED:
+            inner = inner.f_back
+        if inner is None:
             before[number](number, frame)
-        except BaseException as error:
-            file.error = file.error or error
+        else:
+            threading.Timer(0.05, _thread.interrupt_main, [number]).start()
 
     here = threading.current_thread() is threading.main_thread()
     handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM) if here}
     before: dict[int, Any] = {n: handler for n, handler in handlers.items() if callable(handler)}
     try:
         for number in before:
-            signal.signal(number, keep)
+            signal.signal(number, put_off)
         yield
     finally:
         for number, handler in before.items():
@@ -150,12 +161,11 @@ def write_stream_atomic(
 ) -> None:
     """Let ``write`` fill an open file, for libraries that do not survive a full disk.
 
-    As `write_atomic`, but the first error in writing, or Ctrl-C, is raised after ``write`` has
-    returned.
+    As `write_atomic`, but the first error in writing is raised after ``write`` has returned.
     """
 
     def fill(temporary: Path) -> None:
-        with _SteadyFile(temporary) as file, _interrupts_kept(file):
+        with _SteadyFile(temporary) as file, _interrupts_put_off():
             try:
                 write(cast(BinaryIO, file))
             finally:
