@@ -323,20 +323,21 @@ def test_a_full_disk_ends_every_writer_with_its_reason_and_leaves_the_old_file(t
     assert {path.read_bytes() for path in paths} == {b"old"}
 
 
-def test_an_interrupt_inside_hdf5_ends_the_writing_and_leaves_the_old_file(tmp_path, monkeypatch):
+@pytest.mark.parametrize("nth", range(1, 20, 3))
+def test_an_interrupt_inside_hdf5_is_an_interrupt_and_no_crash(tmp_path, monkeypatch, nth):
     path = tmp_path / "x.h5"
     path.write_text("old")
-    pressed = []
+    writes = []
 
     class Interrupted:
-        """A file while whose method runs, which HDF5 has called, Ctrl-C is pressed once."""
+        """A file in whose n-th write, which HDF5 has called, Ctrl-C is pressed."""
 
         def __init__(self, file):
             self.file = file
 
         def write(self, content):
-            if not pressed:
-                pressed.append(True)
+            writes.append(content)
+            if len(writes) == nth:
                 signal.raise_signal(signal.SIGINT)
             return self.file.write(content)
 
@@ -351,14 +352,16 @@ def test_an_interrupt_inside_hdf5_ends_the_writing_and_leaves_the_old_file(tmp_p
 
     def write(stream):
         with h5py.File(stream, "w") as file:
-            file["counts"] = np.ones(100_000)
-            file.flush()
-            assert pressed
-            time.sleep(10)  # the next values are computed
+            file["rates"] = np.ones(1000)
+            file.create_group("group").attrs["unit"] = "Hz"
+            file["group"].create_dataset("counts", data=np.arange(5000), compression="gzip")
+            file["names"] = ["a", "b"]
+        time.sleep(10)  # what else is computed
 
     monkeypatch.setattr(_SteadyFile, "__init__", with_interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_stream_atomic(path, write, overwrite=True)
+    assert len(writes) > nth
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
