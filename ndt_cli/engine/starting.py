@@ -29,7 +29,7 @@ from ndt_cli.settings.load import RECORDING_PRESET, ConfigSource, read_preset, r
 from ndt_cli.settings.tree import ModelSettings, Settings
 
 # What may differ from the run started from; all else decides what its weights mean.
-_FREE = ("dropout", "dropout_embedding", "dropout_rates", "dropout_spikes", "readout_init")
+_FREE = ("dropout", "dropout_embedding", "dropout_rates", "dropout_bins", "readout_init")
 
 # Of [train], what goes with the model; lengths and schedule go with the amount of data.
 _KEPT = ("batch_size", "learning_rate", "weight_decay", "clip_norm", "topk_fraction")

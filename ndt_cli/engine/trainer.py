@@ -49,6 +49,10 @@ _log = logging.getLogger(__name__)
 # Trials in a validation batch: bounds memory, and part of what fixes the masks.
 VALIDATION_BATCH_SIZE = 64
 
+# Bins of all validation trials below which they are masked several times.
+VALIDATION_BINS = 10_000
+MOST_VALIDATION_DRAWS = 16
+
 Stopped = Literal["finished", "early", "interrupted"]
 """How training ended: all epochs done, early stopping, or asked to stop."""
 
@@ -335,7 +339,8 @@ class Validator:
     """Measures a model on the validation trials.
 
     The masks are drawn from the same seed each time, with spans as after the ramp, so that two
-    measurements differ only by the model.
+    measurements differ only by the model. Few trials are masked several times: the loss on one mask
+    depends on it so much that the best checkpoint would be chosen by chance.
 
     Parameters
     ----------
@@ -353,6 +358,8 @@ class Validator:
         self.device = device
         self.trials = TrialSet.load(data, device)
         self.keys = [measure.key for measure in measures_of(data)]
+        n_bins = int(data.lengths_B.sum())
+        self._n_draws = min(MOST_VALIDATION_DRAWS, max(1, VALIDATION_BINS // n_bins))
 
     @torch.no_grad()
     def __call__(self, model: NeuralDataTransformer) -> dict[str, float]:
@@ -362,28 +369,31 @@ class Validator:
         if mask.empty_ratio:  # as scores hide: whole bins
             mask = mask.model_copy(update={"empty_ratio": 1.0})
         p_span = span_probability(mask, mask.span_ramp_end_epoch)
-        sums: list[torch.Tensor] = []  # read at the end: the host waits for the device once
+        # Read at the end: the host waits for the device once.
+        masked_sums: list[torch.Tensor] = []
+        seen_sums: list[torch.Tensor] = []
         scores = [_SessionScores(self.data, *part) for part in session_parts(self.data)]
         diverged = False
         for i, batch in enumerate(self.trials.batches(VALIDATION_BATCH_SIZE)):
-            hidden = draw_hidden(batch.shape, mask, p_span, stream)
-            masked = hide(
-                batch.counts_BTN,
-                batch.visible,
-                batch.scorable & (batch.visible | self.data.hidden_counts_known),
-                hidden,
-                mask,
-                model.shape.max_count,
-                stream,
-            )
-            output = model(masked.input_BTN, batch.inside_BT)
-            loss_BTN = model.loss_BTN(output, batch.counts_BTN)
-            sums.append(torch.stack(masked_sum(loss_BTN, masked.scored_BTN.expand(batch.shape))))
+            for _ in range(self._n_draws):
+                masked = hide(
+                    batch.counts_BTN,
+                    batch.visible,
+                    batch.scorable & (batch.visible | self.data.hidden_counts_known),
+                    draw_hidden(batch.shape, mask, p_span, stream),
+                    mask,
+                    model.shape.max_count,
+                    stream,
+                )
+                output = model(masked.input_BTN, batch.inside_BT)
+                loss_BTN = model.loss_BTN(output, batch.counts_BTN)
+                scored_BTN = masked.scored_BTN.expand(batch.shape)
+                masked_sums.append(torch.stack(masked_sum(loss_BTN, scored_BTN)))
 
             output = model(torch.where(batch.visible, batch.counts_BTN, 0), batch.inside_BT)
             loss_BTN = model.loss_BTN(output, batch.counts_BTN)
             seen_BTN = (batch.visible & batch.scorable).expand(batch.shape)
-            sums.append(torch.stack(masked_sum(loss_BTN, seen_BTN)))
+            seen_sums.append(torch.stack(masked_sum(loss_BTN, seen_BTN)))
             if not {"valid_co_bps", "valid_rate_r2"} & set(self.keys):
                 continue
             here = slice(i * VALIDATION_BATCH_SIZE, (i + 1) * VALIDATION_BATCH_SIZE)
@@ -396,8 +406,9 @@ class Validator:
                 continue
             for of_session in scores:
                 of_session.add(rates_BTN, here)
-        totals = torch.stack(sums).cpu().double().view(-1, 2, 2).sum(0)
-        (masked_total, n_masked), (seen_total, n_seen) = totals.tolist()
+        sums = torch.stack([*masked_sums, *seen_sums]).cpu().double()
+        masked_total, n_masked = sums[: len(masked_sums)].sum(0).tolist()
+        seen_total, n_seen = sums[len(masked_sums) :].sum(0).tolist()
         measures = {
             "valid_masked_loss": masked_total / max(n_masked, 1),
             "valid_unmasked_loss": seen_total / max(n_seen, 1),

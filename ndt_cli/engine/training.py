@@ -290,8 +290,7 @@ def _start(settings: Settings) -> Start | None:
 def for_trials(settings: Settings, train: SpikeData) -> Settings:
     """Return the settings with what they leave to the size of the training data."""
     n_bins = int(train.lengths_B.sum())
-    n_spikes = int(train.spikes_BTN.sum())
-    return settings.for_size(train.n_trials, n_bins, n_spikes, train.n_neurons)
+    return settings.for_size(train.n_trials, n_bins, train.n_neurons)
 
 
 @contextmanager

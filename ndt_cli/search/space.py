@@ -250,10 +250,9 @@ _DEFAULT_SPACE = "generic"
 # ablations are of mc_maze, and short runs search near the best settings found for them.
 _PRESETS_OF_SPACE = {
     "quick": "chaotic-rnn-quick lorenz-quick",
-    "nlb-quick": "nlb-quick",
     "maze-rtt": "mc_maze mc_maze_large mc_maze_medium mc_maze_small mc_rtt ablation-low-dropout "
     "ablation-mask-token ablation-no-span ablation-postnorm ablation-rates",
-    "recordings": "recordings",
+    "recordings": "recordings nlb-quick",
     "recordings-causal": "recordings-causal",
     "area2_bump": "area2_bump",
     "dmfc_rsg": "dmfc_rsg",

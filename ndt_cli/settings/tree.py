@@ -4,6 +4,7 @@ The string below a field is its help, which ``ndt presets`` prints. "NDT1" is th
 Ye & Pandarinath 2021.
 """
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -169,9 +170,9 @@ class ModelSettings(_Section):
     dropout_rates: float = Field(0.2, ge=0, lt=1)
     """Dropout of the encoder's output, before the readout."""
 
-    dropout_spikes: int | None = Field(None, ge=1, le=_MANY)
-    """With more training spikes than this, the dropouts above are reduced in proportion, to 0.3 of
-    their value at least: large data are not overfitted. Default: not reduced."""
+    dropout_bins: int | None = Field(None, ge=1, le=_MANY)
+    """With more training bins than this, over all trials, the dropouts above are divided by the
+    square root of the ratio: large data are overfitted less. Default: not reduced."""
 
     readout: Literal["linear", "mlp"] = "linear"
     """linear: one layer; mlp: two layers with 16 hidden units between them."""
@@ -410,13 +411,13 @@ class Settings(_Section):
     inference: InferenceSettings = InferenceSettings()
     train: TrainSettings = TrainSettings()
 
-    def for_size(self, n_trials: int, n_bins: int, n_spikes: int, n_neurons: int = 1) -> "Settings":
+    def for_size(self, n_trials: int, n_bins: int, n_neurons: int = 1) -> "Settings":
         """Return the settings for training data of this size: lengths in epochs, dropout given.
 
         Parameters
         ----------
-        n_trials, n_bins, n_spikes : int
-            Of the training trials, bins and spikes of all of them together.
+        n_trials, n_bins : int
+            Number of training trials, and of bins of all of them together.
         n_neurons : int
             Number of neurons.
         """
@@ -434,10 +435,10 @@ class Settings(_Section):
             epochs = min(epochs, train["max_epochs"] // 10) if name == "warmup" else max(epochs, 1)
             train[f"{name}_epochs"] = min(epochs, train[f"{name}_epochs"])
         model = self.model.model_dump()
-        full = model.pop("dropout_spikes")
-        if full is not None and n_spikes > full:
+        few_bins = model.pop("dropout_bins")
+        if few_bins is not None and n_bins > few_bins:
             for name in ("dropout", "dropout_embedding", "dropout_rates"):
-                model[name] *= max(0.3, full / n_spikes)
+                model[name] *= math.sqrt(few_bins / n_bins)
         return self.model_copy(
             update={
                 "train": TrainSettings.model_validate(train),

@@ -277,3 +277,20 @@ def test_co_smoothing_and_r2_are_of_the_rates_that_inference_averages():
         assert plain[measure] != averaged[measure]
     for measure in ("valid_masked_loss", "valid_unmasked_loss"):
         assert plain[measure] == averaged[measure]
+
+
+def test_a_few_trials_are_masked_often_enough_that_the_masks_hardly_matter(monkeypatch):
+    data = spike_data(4)
+    network = _network(data)
+
+    def spread_over_masks():
+        losses = [
+            _validate(data, tiny_settings(train={"seed": seed}), network)["valid_masked_loss"]
+            for seed in range(20)
+        ]
+        return np.std(losses)
+
+    often = spread_over_masks()
+    monkeypatch.setattr("ndt_cli.engine.trainer.MOST_VALIDATION_DRAWS", 1)
+    # Sixteen masks: a quarter of the deviation, but that masks of one trial overlap.
+    assert often < 0.5 * spread_over_masks()

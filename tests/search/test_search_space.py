@@ -25,7 +25,7 @@ PAPER = {
     "dmfc_rsg": ((0.3, 0.7), (40, 240), (0.9, 1), Draw("log-uniform", (0.5, 1)), (1, 7), (0, 2000)),
 }
 OURS = {
-    "quick": "chaotic-rnn-quick", "nlb-quick": "nlb-quick", "recordings": "recordings",
+    "quick": "chaotic-rnn-quick", "recordings": "recordings",
     "recordings-causal": "recordings-causal",
 }  # fmt: skip
 

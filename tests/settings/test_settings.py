@@ -315,7 +315,7 @@ def test_settings_that_contradict_each_other_are_refused(wrong, right, said):
 
 def _lengths(n_trials, n_bins=0, n_neurons=1, **train):
     train = TrainSettings(batch_size=10, schedule="cosine", **train)
-    found = Settings(train=train).for_size(n_trials, n_bins, 0, n_neurons).train
+    found = Settings(train=train).for_size(n_trials, n_bins, n_neurons).train
     assert (found.max_steps, found.warmup_steps, found.patience_steps) == (None, None, None)
     return found.max_epochs, found.warmup_epochs, found.val_interval_epochs, found.patience_epochs
 
@@ -344,17 +344,16 @@ def test_the_length_of_training_follows_the_size_of_the_data():
     assert n_steps(1000, 250, n_neurons=1000) == 400  # of 2.5 million counts
 
 
-def test_dropout_shrinks_with_the_number_of_spikes_where_that_is_asked():
-    def dropouts(n_spikes, **model):
+def test_dropout_shrinks_with_the_number_of_bins_where_that_is_asked():
+    def dropouts(n_bins, **model):
         settings = Settings(model=ModelSettings(dropout=0.2, dropout_rates=0.1, **model))
-        found = settings.for_size(10, 10, n_spikes).model
-        assert found.dropout_spikes is None
+        found = settings.for_size(10, n_bins).model
+        assert found.dropout_bins is None
         return found.dropout, found.dropout_rates
 
     assert dropouts(10**7) == (0.2, 0.1)
-    assert dropouts(1000, dropout_spikes=1000) == (0.2, 0.1)
-    assert dropouts(2000, dropout_spikes=1000) == pytest.approx((0.1, 0.05))
-    assert dropouts(10**7, dropout_spikes=1000) == pytest.approx((0.06, 0.03))
+    assert dropouts(1000, dropout_bins=1000) == (0.2, 0.1)
+    assert dropouts(4000, dropout_bins=1000) == pytest.approx((0.1, 0.05))
 
 
 def test_lengths_in_epochs_stay():
