@@ -5,6 +5,7 @@ import errno
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from enum import Enum
@@ -287,8 +288,15 @@ class NdtGroup(TyperGroup):
 
         The parent's ``main`` has handled wrong usage and exits by then.
         """
-        from ndt_cli.commands.console import labeled, note, set_verbosity, want_next_steps
+        from ndt_cli.commands.console import (
+            labeled,
+            note,
+            plain_warning,
+            set_verbosity,
+            want_next_steps,
+        )
 
+        warnings.formatwarning = plain_warning
         if sys.unraisablehook is sys.__unraisablehook__:
             sys.unraisablehook = interrupt_again
         _wanted.update(dict.fromkeys(_wanted, 0))

@@ -28,13 +28,6 @@ def split_rates(
 
     Held-out neurons are the last columns, forward bins the last bins; train rates may have the
     window only.
-
-    Examples
-    --------
-    >>> train_BTN, eval_BTN = np.full((3, 140, 4), 0.1), np.full((2, 180, 4), 0.1)
-    >>> rates = split_rates(train_BTN, eval_BTN, n_heldout=1, n_forward=40)
-    >>> rates["eval_rates_heldout_forward"].shape
-    (2, 40, 1)
     """
     n_window, n_heldin = eval_rates_BTN.shape[1] - n_forward, eval_rates_BTN.shape[2] - n_heldout
     n_train_bins = train_rates_BTN.shape[1]
@@ -77,7 +70,16 @@ def write_submission(
 
 
 def read_groups(path: Path) -> dict[str, dict[str, NDArray[Any]]]:
-    """Read the arrays of a submission or target file, by group and key."""
+    """Read the arrays of a submission or target file, by group and key.
+
+    Examples
+    --------
+    >>> train_BTN, eval_BTN = np.full((3, 140, 4), 0.1), np.full((2, 180, 4), 0.1)
+    >>> rates = split_rates(train_BTN, eval_BTN, n_heldout=1, n_forward=40)
+    >>> write_submission(Path("submission.h5"), {"mc_maze": rates})
+    >>> read_groups(Path("submission.h5"))["mc_maze"]["eval_rates_heldout_forward"].shape
+    (2, 40, 1)
+    """
     try:
         with h5py.File(path, "r") as file:
             groups = {
