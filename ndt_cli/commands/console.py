@@ -39,12 +39,12 @@ _format_warning = warnings.formatwarning
 def plain_warning(
     message: Warning | str,
     category: type[Warning],
-    file: str,
-    line_number: int,
+    filename: str,
+    lineno: int,
     line: str | None = None,
 ) -> str:
     """Return the text of a warning of a library, which may quote names of a file."""
-    return _CONTROL.sub("\ufffd", _format_warning(message, category, file, line_number, line))
+    return _CONTROL.sub("\ufffd", _format_warning(message, category, filename, lineno, line))
 
 
 class OutputError(NdtError):

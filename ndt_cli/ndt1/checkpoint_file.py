@@ -251,6 +251,8 @@ class Ndt1File:
             If it is not a checkpoint of NDT1, is damaged, or holds anything but tensors, plain
             values and NDT1's config; the message names what.
         """
+        if path.exists() and not path.is_file():
+            raise not_a_checkpoint(path, ValueError("it is a folder, device or pipe"))
         try:
             with path.open("rb") as file:
                 zipped = zipfile.is_zipfile(file)
