@@ -27,7 +27,11 @@ logging.getLogger("ndt_cli").addHandler(logging.NullHandler())
 # beside this file: importing the module would replace the name.
 _MODULES = {
     "NDT": "estimator",
+    "Evaluation": "evaluation",
+    "Fit": "fitting",
+    "Rates": "inferred_rates",
     "Recording": "data.spike_data",
+    "Settings": "settings.tree",
     "SpikeData": "data.spike_data",
     "all_trials": "data.spike_data",
     "baselines": None,
@@ -81,9 +85,12 @@ if TYPE_CHECKING:
     from ndt_cli.engine.training import resume as resume
     from ndt_cli.engine.training import train as train
     from ndt_cli.estimator import NDT as NDT
+    from ndt_cli.evaluation import Evaluation as Evaluation
     from ndt_cli.evaluation import evaluate as evaluate
+    from ndt_cli.fitting import Fit as Fit
     from ndt_cli.fitting import fit as fit
     from ndt_cli.fitting import resume_fit as resume_fit
+    from ndt_cli.inferred_rates import Rates as Rates
     from ndt_cli.inferred_rates import infer_rates as infer_rates
     from ndt_cli.ndt1.importing import import_ndt1 as import_ndt1
     from ndt_cli.rates_file import write_rates as write_rates
@@ -96,6 +103,7 @@ if TYPE_CHECKING:
     from ndt_cli.seeds import fit_seeds as fit_seeds
     from ndt_cli.seeds import resume_seeds as resume_seeds
     from ndt_cli.settings.load import load_settings as load_settings
+    from ndt_cli.settings.tree import Settings as Settings
 
 
 def __getattr__(name: str) -> Any:

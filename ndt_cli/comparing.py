@@ -27,6 +27,7 @@ from ndt_cli.data.spike_data import (
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.errors import RunError, SettingsError
 from ndt_cli.evaluation import Evaluation, evaluate
+from ndt_cli.jsonable import jsonable
 from ndt_cli.metrics.scores import ZERO_RATE
 from ndt_cli.settings.tree import DataSettings
 from ndt_cli.verdict import COMPARED, MODEL, SMOOTHED, ComparedScore
@@ -53,14 +54,14 @@ class ComparedRun:
 
     Attributes
     ----------
-    name : str
+    run : str
         The run folder, or ``"smoothed spikes"``.
     scores, differences : dict of str to Interval
         By label: each score, and the score less that of the first run. Resamples are the same
         trials for all runs, so that an interval of a difference tells more than two of scores.
     """
 
-    name: str
+    run: str
     scores: dict[str, Interval]
     differences: dict[str, Interval]
 
@@ -94,24 +95,7 @@ class RunComparison:
 
     def to_json(self) -> dict[str, Any]:
         """Return the comparison as JSON values."""
-        return {
-            "source": self.source,
-            "split": self.split,
-            "n_trials": self.n_trials,
-            "n_resamples": self.n_resamples,
-            "interval": INTERVAL,
-            "seed": self.seed,
-            "units": self.units,
-            "notes": list(self.notes),
-            "runs": [
-                {
-                    "run": run.name,
-                    "scores": {k: vars(interval) for k, interval in run.scores.items()},
-                    "differences": {k: vars(interval) for k, interval in run.differences.items()},
-                }
-                for run in self.runs
-            ],
-        }
+        return {**jsonable(self), "interval": INTERVAL}
 
     def to_csv(self) -> str:
         """Return one row per run and score; a number that is not defined is empty."""
@@ -125,7 +109,7 @@ class RunComparison:
                 both = (run.scores[label], run.differences[label])
                 numbers = [number for i in both for number in (i.value, i.low, i.high)]
                 cells = [repr(number) if math.isfinite(number) else "" for number in numbers]
-                writer.writerow([run.name, label, unit, *cells])
+                writer.writerow([run.run, label, unit, *cells])
         return text.getvalue()
 
 
@@ -172,7 +156,7 @@ def compare_runs(
     Examples
     --------
     >>> found = compare_runs(["runs/first"], n_resamples=100)
-    >>> [run.name for run in found.runs], list(found.units)
+    >>> [run.run for run in found.runs], list(found.units)
     (['runs/first', 'smoothed spikes'], ['hidden bins', 'PSTH'])
     >>> hidden = found.runs[0].scores["hidden bins"]
     >>> hidden.low <= hidden.high

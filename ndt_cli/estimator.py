@@ -222,6 +222,12 @@ class NDT:
         model, data, _ = self._prepared(X)
         return _as_given(model.activations(data), X, data)
 
+    @overload
+    def transform(self, X: NDArray[Any] | SpikeData) -> NDArray[np.float32]: ...
+
+    @overload
+    def transform(self, X: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]: ...
+
     def transform(self, X: Trials) -> Values:
         """Return rates in spikes per second, or latents where ``output="latents"``."""
         if self.output not in ("rates", "latents"):
@@ -393,19 +399,18 @@ class NDT:
         return load_settings(self.preset, {**changes, "data.file": None, "data.synthetic": "none"})
 
     def _bin_ms(self, X: Trials, given: float | None = None) -> float:
-        fitted = (
-            self._model().trained_on.bin_ms if hasattr(self, "run_") and given is None else None
-        )
         candidates = [given, self.bin_ms, X.bin_ms if isinstance(X, SpikeData) else None]
         known = [float(value) for value in candidates if value is not None]
-        if not known and fitted is None:
+        if not known and hasattr(self, "run_"):
+            known = [float(self._model().trained_on.bin_ms)]
+        if not known:
             raise SettingsError(
                 "`bin_ms` is missing: the width of a bin of `X` in ms",
                 "Give it: NDT(bin_ms=20), or fit(X, bin_ms=20).",
             )
         if len(set(known)) > 1:
             raise SettingsError(f"`bin_ms`: found {known[0]:g} and {known[1]:g} ms; expected one")
-        bin_ms = known[0] if known else float(fitted or 0)
+        [bin_ms] = set(known)
         if not MIN_BIN_MS <= bin_ms <= MAX_BIN_MS:
             raise SettingsError(
                 f"`bin_ms={bin_ms:g}`: expected {MIN_BIN_MS:g} to {MAX_BIN_MS:g} ms"

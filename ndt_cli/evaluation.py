@@ -9,6 +9,7 @@ count that it is asked to predict:
 Axes in names: B trials, T bins, N neurons, V behavioral variables.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -22,6 +23,7 @@ from ndt_cli.baselines import constant_rates
 from ndt_cli.baselines.smoothing_reference import SmoothingReference
 from ndt_cli.data.loading import load_recording
 from ndt_cli.data.spike_data import (
+    KEPT_BYTES,
     ByTrial,
     FloatArray,
     IntArray,
@@ -40,6 +42,7 @@ from ndt_cli.engine.inference import (
     recording_of,
 )
 from ndt_cli.engine.preflight import check_same_data
+from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.trained_model import unlike_neurons
 from ndt_cli.errors import RunError, SettingsError
 from ndt_cli.jsonable import jsonable
@@ -59,8 +62,10 @@ from ndt_cli.metrics.decoding import (
     check_lags,
     lag_bins,
     load_decoders,
+    save_decoders,
     variable_names,
 )
+from ndt_cli.metrics.psth import Psths
 from ndt_cli.model.masking import describe_scoring
 from ndt_cli.verdict import MEAN_RATE, MODEL, SMOOTHED, TRUE_RATES, TrainingFacts, Verdict, judge
 
@@ -128,6 +133,8 @@ class Evaluation:
     decoders : dict of str to Decoder
         Decoders of behavior that were fitted to other trials than the scored ones, for each
         estimate of the rates.
+    model : Model or None
+        The model itself.
     """
 
     run: str
@@ -146,6 +153,7 @@ class Evaluation:
     verdict: Verdict
     warnings: tuple[str, ...] = ()
     decoders: dict[str, Decoder] = field(default_factory=dict)
+    model: Model | None = None
 
     @cached_property
     def rates_BTN(self) -> FloatArray:
@@ -156,6 +164,12 @@ class Evaluation:
     def smoothed_BTN(self) -> FloatArray:
         """Smoothed spikes in spikes per bin; held-out neurons are predicted from the others."""
         return self.smoothed[:]
+
+    @property
+    def sources(self) -> dict[str, FloatArray]:
+        """Rates of each estimate in spikes per bin, the true ones first, where they are known."""
+        true = {} if self.data.rates_BTN is None else {TRUE_RATES: self.data.rates_BTN}
+        return {**true, MODEL: self.rates_BTN, SMOOTHED: self.smoothed_BTN}
 
     def take(self, trials: IntArray) -> "Evaluation":
         """Return the trials at these positions with their rates; scores stay those of all."""
@@ -219,9 +233,9 @@ def evaluate(
     another file.
 
     On validation trials, decoders of behavior are fitted to the training trials of the same
-    data, which also give the PSTHs. On all trials of another file, the decoders are those stored
-    with the run, if they are of this checkpoint and the same variables. Otherwise decoders and
-    PSTHs come from parts of the scored trials.
+    data, which also give the PSTHs. Both are stored with the run, and are used on all trials of
+    another file: the decoders if they are of these weights and the same variables, the PSTHs if
+    conditions have the same names. Otherwise both come from parts of the scored trials.
 
     Parameters
     ----------
@@ -295,14 +309,16 @@ def evaluate(
     source = evaluated.source
     del evaluated  # trials that are not scored need not stay in memory
 
-    decoded = train is not None and train.behavior_BTV is not None
+    decoders: dict[str, Decoder] = {}
+    if trials.behavior_BTV is not None and not lags_ms and (train is not None or not is_own):
+        decoders = _stored_decoders(trained, trials)
+    decoded = train is not None and train.behavior_BTV is not None and not decoders
     decoder_trials = train if decoded and trials.behavior_BTV is not None else None
     folds_of = partial(hiding_folds, trials, trained.settings)
     model = _model_estimate(trained, trials, folds_of, decoder_trials)
     references = _reference_estimates(smoothing, trials, folds_of, decoder_trials)
     smoothed = references[SMOOTHED]
     estimates = {MODEL: model, **references}
-    decoders: dict[str, Decoder] = {}
     if decoder_trials is not None:
         lags_L = lag_bins(trials, lags_ms)
         decoders = {
@@ -310,12 +326,11 @@ def evaluate(
             for name, estimate in estimates.items()
             if estimate.train_BTN is not None
         }
-    elif trials.behavior_BTV is not None and not is_own and not lags_ms:
-        decoders = _stored_decoders(trained, trials)
-        if not estimates.keys() <= decoders.keys():  # all by the same trials, or none
-            decoders = {}
+    psths = None
+    if not is_own and train is None and trained.run.psths.is_file():
+        psths = Psths.load(trained.run.psths, trials.n_neurons)
     scores = {
-        name: _score(estimate, trials, train, lags_ms, decoders.get(name))
+        name: _score(estimate, trials, train, lags_ms, decoders.get(name), psths)
         for name, estimate in estimates.items()
     }
     unlike = unlike_neurons(trained.trained_on, trials)
@@ -340,6 +355,7 @@ def evaluate(
         verdict=judge(scores, _training_facts(trained), trials.n_trials),
         warnings=(unlike,) if unlike else (),
         decoders=decoders,
+        model=trained,
     )
 
 
@@ -365,8 +381,35 @@ def _stored_decoders(trained: Model, data: SpikeData) -> dict[str, Decoder]:
     path = trained.run.decoders
     if not path.is_file():
         return {}
-    names, run = variable_names(data), trained.run.facts().id
-    return load_decoders(path, trained.checkpoint, names, data.n_neurons, run)
+    found = load_decoders(path, weights_digest(trained), variable_names(data), data.n_neurons)
+    scored = {MODEL, SMOOTHED, MEAN_RATE} | ({TRUE_RATES} if data.rates_BTN is not None else set())
+    return found if scored <= found.keys() else {}  # all by the same trials, or none
+
+
+def weights_digest(trained: Model) -> str:
+    """Return a digest of the weights: the same name may be of others after more training."""
+    digest = hashlib.sha256()
+    for member in trained.members:
+        for weights in member.network.state_dict().values():
+            digest.update(weights.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def store_references(evaluation: Evaluation, train: SpikeData) -> None:
+    """Store with a run what it takes to score other files without the training trials.
+
+    These are the decoders of behavior of an evaluation of the validation trials, and the PSTHs of
+    the training trials, unless they are very large.
+    """
+    folder = RunFolder(Path(evaluation.run))
+    if evaluation.decoders and evaluation.model is not None:
+        digest, names = weights_digest(evaluation.model), variable_names(evaluation.data)
+        save_decoders(folder.decoders, evaluation.decoders, digest, names)
+    conditions = 0 if train.conditions_B is None else len(np.unique(train.conditions_B))
+    if conditions and 4 * conditions * train.n_bins * train.n_neurons <= KEPT_BYTES:
+        psths = Psths.of(train)
+        if psths is not None:
+            psths.save(folder.psths)
 
 
 def _training_facts(trained: Model) -> TrainingFacts:
@@ -498,6 +541,7 @@ def _score(
     train: SpikeData | None,
     lags_ms: Sequence[float] | None,
     decoder: Decoder | None,
+    psths: Psths | None,
 ) -> Scores:
     """Score an estimate in every way that the trials allow, a block of trials at a time."""
     known = data.hidden_counts_known
@@ -532,5 +576,5 @@ def _score(
         heldout=sums["heldout"].result() if "heldout" in sums else None,
         forward=sums["forward"].result() if "forward" in sums else None,
         behavior=behavior,
-        psth=psth_scores(estimate.seen_BTN, data, train),
+        psth=psth_scores(estimate.seen_BTN, data, train, psths=psths),
     )

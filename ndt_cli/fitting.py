@@ -21,9 +21,8 @@ from ndt_cli.engine.run_folder import RunFolder, describe_data
 from ndt_cli.engine.tensorboard import log_results
 from ndt_cli.engine.trainer import TrainResult
 from ndt_cli.engine.training import resume, train
-from ndt_cli.evaluation import Evaluation, evaluate
+from ndt_cli.evaluation import Evaluation, evaluate, store_references
 from ndt_cli.inferred_rates import infer_rates
-from ndt_cli.metrics.decoding import save_decoders, variable_names
 from ndt_cli.rates_file import write_rates
 from ndt_cli.report.registry import write_run_figures
 from ndt_cli.score_text import final_scores
@@ -189,21 +188,14 @@ def _conclude(
         SmoothingReference.fit(recording.train).save(folder.smoothing)
     _log.info("scoring %d validation trials", recording.valid.n_trials)
     evaluation = evaluate(folder.path, recording=recording, accept_changes=accept_changes)
-    if evaluation.decoders:
-        names = variable_names(evaluation.data)
-        run = folder.facts().id
-        save_decoders(folder.decoders, evaluation.decoders, evaluation.checkpoint, names, run)
+    store_references(evaluation, recording.train)
     rates = infer_rates(folder.path, recording=recording, accept_changes=accept_changes)
     # Larger ones take their time and place only when asked for.
     if 2 * 4 * rates.data.spikes_BTN.size <= KEPT_BYTES:
         write_rates(folder.rates, replace(rates, activations=None), overwrite=True)
     scores = evaluation.to_json()
     folder.write_json("summary.json", {**_outcome(folder, result), "evaluation": scores})
-    choose_by = folder.settings().train.choose_by
-    figures = (
-        write_run_figures(folder.figures, result.history, evaluation, choose_by) if draw else []
-    )
-    return evaluation, figures
+    return evaluation, write_run_figures(folder, evaluation) if draw else []
 
 
 def _outcome(folder: RunFolder, result: TrainResult) -> dict[str, Any]:
@@ -248,3 +240,20 @@ def _finish_sessions(
     scores = {name: evaluation.to_json() for name, evaluation in evaluations.items()}
     folder.write_json("summary.json", {**_outcome(folder, result), "sessions": scores})
     return Fit(result, None, figures, evaluations)
+
+
+def complete_ensemble(path: Path) -> None:
+    """Fit decoders of behavior to the rates of a new ensemble, if its runs have some.
+
+    With them it scores other files without the training trials, as a run does.
+
+    Raises
+    ------
+    DataError, RunError
+        If the file that the runs were trained on cannot be read.
+    """
+    folder = RunFolder.open(path)
+    made_of = [Path(member["from"]) for member in folder.read_json("ensemble.json")["members"]]
+    if any(RunFolder(run).decoders.is_file() for run in made_of):
+        recording = load_recording(folder.settings().data)
+        store_references(evaluate(path, recording=recording), recording.train)

@@ -13,7 +13,8 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt_cli.data.chop import merge, merged_bins
+from ndt_cli import __version__
+from ndt_cli.data.bins import merge, merged_bins
 from ndt_cli.data.spike_data import (
     ByTrial,
     FloatArray,
@@ -92,7 +93,23 @@ class Rates:
         if data.start_bins_B is not None:
             found["continuous_start_ms"] = float(data.start_bins_B.min() * data.bin_ms)
         found |= {f"trial_table/{name}": column for name, column in data.trial_table.items()}
+        found["written_by"] = f"ndt {__version__}"
         return {key: np.asarray(value) for key, value in found.items() if value is not None}
+
+    @property
+    def trial_ids_B(self) -> IntArray:
+        """Number of each trial in the recording; its place, from 0, if it has none."""
+        known_B = self.data.trial_ids_B
+        return np.arange(self.data.n_trials) if known_B is None else known_B
+
+    @property
+    def trial_columns(self) -> dict[str, NDArray[Any]]:
+        """What is known about each trial, by name: split, condition and the table of trials."""
+        known: dict[str, Any] = {"split": self.splits, "condition": self.data.condition_labels}
+        known |= {
+            name: column for name, column in self.data.trial_table.items() if name not in known
+        }
+        return {name: np.asarray(column) for name, column in known.items() if column is not None}
 
     @property
     def splits(self) -> tuple[str, ...] | None:
@@ -155,18 +172,18 @@ class Rates:
         """Yield the columns of a long table, one row for each trial, bin and neuron, in blocks."""
         data = self.data
         n_neurons, order_N = data.n_neurons, data.file_order_N
-        ids_B = np.arange(data.n_trials) if data.trial_ids_B is None else data.trial_ids_B
-        names_N = np.array(self.neuron_names)
-        by_trial: dict[str, Any] = {"split": self.splits, "condition": data.condition_labels}
+        names_N, known = np.array(self.neuron_names), self.trial_columns
+        by_trial = {name: known[name] for name in ("split", "condition") if name in known}
         # A row of names and numbers takes ten times the memory of a rate.
         for block in trial_blocks(data.n_trials, 10 * data.n_bins * n_neurons):
             inside_BT = data.inside_BT[block]
             trials_X, bins_X = np.nonzero(inside_BT)
             trials_X += block.start
-            columns: dict[str, NDArray[Any]] = {"trial": ids_B[trials_X].repeat(n_neurons)}
-            for name, values in by_trial.items():
-                if values is not None:
-                    columns[name] = np.array(values)[trials_X].repeat(n_neurons)
+            columns: dict[str, NDArray[Any]] = {
+                "trial": self.trial_ids_B[trials_X].repeat(n_neurons)
+            }
+            for name, values_B in by_trial.items():
+                columns[name] = values_B[trials_X].repeat(n_neurons)
             columns["time_ms"] = data.times_ms_T[bins_X].repeat(n_neurons)
             columns["neuron"] = np.tile(names_N, len(trials_X))
             if data.hidden_counts_known:
@@ -230,21 +247,14 @@ class Rates:
         """
         xarray = needed("xarray")
         data = self.data
-        ids_B = np.arange(data.n_trials) if data.trial_ids_B is None else data.trial_ids_B
         coordinates: dict[str, Any] = {
-            "trial": ids_B,
+            "trial": self.trial_ids_B,
             "time_ms": ("time_ms", data.times_ms_T, {"units": "ms", "from": data.event}),
             "neuron": list(self.neuron_names),
         }
-        by_trial = {
-            "split": self.splits,
-            "condition": data.condition_labels,
-            "start_time_s": data.start_times_s_B,
-            **data.trial_table,
-        }
-        for name, values in by_trial.items():
-            if values is not None and name not in coordinates:
-                coordinates[name] = ("trial", np.asarray(values))
+        starts = {} if data.start_times_s_B is None else {"start_time_s": data.start_times_s_B}
+        for name, values_B in {**self.trial_columns, **starts}.items():
+            coordinates.setdefault(name, ("trial", values_B))
         axes = ("trial", "time_ms", "neuron")
         variables = {"rate_hz": (axes, self.rates_hz_BTN, {"units": "spikes/s"})}
         outside_BT = ~data.inside_BT
@@ -322,23 +332,8 @@ def infer_rates(
         The folder of a run or of an ensemble.
     split : {"all", "train", "valid"}
         Which trials; all are in the order of the file.
-    data : Path or str, optional
-        A spike file of the same neurons, bin width and window, read with the run's ``[data]``
-        settings. Default: the file that the run was trained on.
-    checkpoint : str, optional
-        Which weights: see `ndt_cli.engine.inference.load_trained`.
-    overrides : sequence of str
-        Changes to the ``[data]`` settings for that file, such as ``"data.file_bin_ms=5"``.
-    device : str
-        As the setting ``train.device``.
-    recording : Recording, optional
-        The run's own data, if they are in memory already.
-    other_neurons, other_window : bool
-        Infer even if the file's neurons, or what its trials are aligned to, are known to differ
-        from the run's.
-    accept_changes : bool
-        Warn, instead of refusing, if the settings, data or checkpoints of the run were changed
-        since it was saved.
+    data, checkpoint, overrides, device, recording, other_neurons, other_window, accept_changes
+        As in `ndt_cli.evaluation.evaluate`. Default: the file that the run was trained on.
 
     Returns
     -------

@@ -29,18 +29,9 @@ def free_bytes() -> int | None:
 def check_memory(
     n_bytes: int, what: str, hint: str | None = None, kind: type[NdtError] = DataError
 ) -> None:
-    """Raise an error of this kind if ``what`` needs more memory than is free.
+    """Raise an error of this kind if ``what``, as the message begins, needs more than is free.
 
-    Parameters
-    ----------
-    n_bytes : int
-        The least that is needed, in bytes.
-    what : str
-        What needs it: the beginning of the message.
-    hint : str, optional
-        What to change.
-    kind : type of NdtError
-        The error to raise.
+    It needs at least ``n_bytes``; the hint says what to change.
     """
     free = free_bytes()
     if free is not None and n_bytes > free:

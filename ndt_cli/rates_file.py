@@ -7,9 +7,10 @@ import csv
 import io
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -18,13 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.io import savemat
 
-from ndt_cli import __version__
 from ndt_cli.atomic import (
     check_may_write,
     check_suffix,
     write_stream_atomic,
 )
-from ndt_cli.data.chop import merge_blocks, merged_bins
+from ndt_cli.data.bins import merge_blocks, merged_bins
 from ndt_cli.data.files import TRIAL_TABLE, refuse_elsewhere
 from ndt_cli.data.spike_data import (
     ByTrial,
@@ -64,8 +64,8 @@ _AXES = {
     "component_axes": "channels x components",
 }
 
-# A variable of MATLAB's older format has at most 2 GB.
-_MAT5_BYTES = 2**31 - 2**20
+# Of a variable in the format that every version of MATLAB loads.
+_MAT_BYTES = 2**31 - 2**20
 
 
 class _Stream(NamedTuple):
@@ -117,7 +117,7 @@ def write_rates(
     Raises
     ------
     SettingsError
-        If the suffix is another, or an option does not go with it.
+        If the suffix is another, an option does not go with it, or an array is too large for it.
     ExistingFileError
         If the file exists and may not be replaced.
     DataError
@@ -136,17 +136,26 @@ def write_rates(
     """
     path = Path(path)
     suffix = check_rates_path(path, n_components, nwb_source, overwrite)
-    made = _Made(path, rates, n_components, None if nwb_source is None else Path(nwb_source))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write = {
-        ".h5": _write_hdf5,
-        ".npz": _write_npz,
-        ".mat": _write_mat,
+    source = None if nwb_source is None else Path(nwb_source)
+    writers: dict[str, Callable[[BinaryIO, Rates], None]] = {
+        ".h5": partial(_write_hdf5, n_components=n_components),
+        ".npz": partial(_write_npz, n_components=n_components),
+        ".mat": partial(_write_mat, n_components=n_components),
         ".csv": _write_csv,
         ".parquet": _write_parquet,
-        ".nwb": _write_nwb,
-    }[suffix]
-    write_stream_atomic(path, lambda stream: write(stream, made), overwrite=overwrite)
+        ".nwb": partial(_write_nwb, n_components=n_components, source=source),
+    }
+    large = [rates.inferred, rates.activations, rates.data.behavior_BTV]
+    n_bytes = 8 * max(v.shape[0] * v.shape[1] * v.shape[2] for v in large if v is not None)
+    if suffix == ".mat" and n_bytes > _MAT_BYTES:
+        raise SettingsError(
+            f"{path}: found an array of up to {n_bytes / 1e9:.1f} GB; expected at most "
+            f"{_MAT_BYTES / 1e9:.1f} GB in a .mat file",
+            f"MATLAB reads {path.with_suffix('.h5')} as well, with h5read, its axes reversed.",
+        )
+    checked = _checked(path, rates)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_stream_atomic(path, lambda stream: writers[suffix](stream, checked), overwrite=overwrite)
 
 
 def check_rates_path(
@@ -173,72 +182,59 @@ def check_rates_path(
     return suffix
 
 
-class _Made(NamedTuple):
-    """What is to be written, and where."""
+def _checked(path: Path, rates: Rates) -> Rates:
+    """Return the rates; those of a trial that are not finite are refused as they are read."""
 
-    path: Path
-    rates: Rates
-    n_components: int
-    nwb_source: Path | None
+    def checked(trials: IntArray) -> FloatArray:
+        found_BTN: FloatArray = rates.inferred[trials]
+        finite_B = np.isfinite(found_BTN).all(axis=(1, 2))
+        if not finite_B.all():
+            raise DataError(
+                f"{path} was not written: rates of trial {trials[finite_B.argmin()]} are not "
+                "finite, so the run has diverged",
+                "Try `checkpoint='best-masked-loss'`, or train again with a lower "
+                "`train.learning_rate`.",
+            )
+        return found_BTN
 
-    @property
-    def in_file_order(self) -> ByTrial:
-        """Rates per bin, neurons in the order of the file; not finite ones are refused."""
-        inferred, order_N = self.rates.inferred, self.rates.data.file_order_N
+    shape, dtype = rates.inferred.shape, rates.inferred.dtype
+    return replace(rates, inferred=ByTrial(shape, dtype, checked, keep=False))
 
-        def ordered(trials: IntArray) -> FloatArray:
-            found_BTN: FloatArray = inferred[trials][:, :, order_N]
-            finite_B = np.isfinite(found_BTN).all(axis=(1, 2))
-            if not finite_B.all():
-                raise DataError(
-                    f"{self.path} was not written: rates of trial {trials[finite_B.argmin()]} are "
-                    "not finite, so the run has diverged",
-                    "Try `checkpoint='best-masked-loss'`, or train again with a lower "
-                    "`train.learning_rate`.",
-                )
-            return found_BTN
 
-        return ByTrial(inferred.shape, inferred.dtype, ordered, keep=False)
+def _in_file_order(rates: Rates) -> ByTrial:
+    """Return rates per bin, neurons in the order of the file."""
+    inferred, order_N = rates.inferred, rates.data.file_order_N
+    return ByTrial(
+        inferred.shape, inferred.dtype, lambda trials: inferred[trials][:, :, order_N], keep=False
+    )
 
-    def checked(self) -> Rates:
-        """Return the rates; one that is not finite is refused as it is read."""
-        ordered, back_N = self.in_file_order, np.argsort(self.rates.data.file_order_N)
-        inferred = ByTrial(
-            ordered.shape, ordered.dtype, lambda some: ordered[some][:, :, back_N], keep=False
-        )
-        return replace(self.rates, inferred=inferred)
 
-    def derived(self, rates_BTN: ByTrial) -> Iterator[tuple[str, _Stream]]:
-        """Yield the arrays that follow the rates in spikes per bin, each with its key."""
-        rates, data = self.rates, self.rates.data
-        per_second = np.float32(1000.0 / data.bin_ms)
+def _derived(rates: Rates, rates_BTN: ByTrial, n_components: int) -> Iterator[tuple[str, _Stream]]:
+    """Yield the arrays that follow the rates in spikes per bin, each with its key."""
+    data, per_second = rates.data, np.float32(1000.0 / rates.data.bin_ms)
 
-        def in_hz(stream: _Stream) -> _Stream:
-            return stream._replace(parts=(part * per_second for part in stream.parts))
+    def in_hz(stream: _Stream) -> _Stream:
+        return stream._replace(parts=(part * per_second for part in stream.parts))
 
-        yield "rates_hz", in_hz(_trial_by_trial(rates_BTN))
-        if rates.activations is not None:
-            yield "activations", _trial_by_trial(_without_padding(data, rates.activations))
-        if self.n_components:
-            scores_BTK, axes_DK, share_K = rates.components(self.n_components)
-            yield "components", _trial_by_trial(scores_BTK)
-            yield "component_axes", _whole(axes_DK)
-            yield "component_shares", _whole(share_K)
-        if data.behavior_BTV is not None:
-            yield "behavior", _whole(data.behavior_BTV)
-        if data.start_bins_B is not None:
-            yield "continuous_rates", _merged(data, rates_BTN)
-            yield "continuous_rates_hz", in_hz(_merged(data, rates_BTN))
-
-    def labels(self) -> dict[str, NDArray[Any]]:
-        """Return what is known about the trials, bins and neurons, and who wrote the file."""
-        return {**self.rates.labels(), "written_by": np.asarray(f"ndt {__version__}")}
+    yield "rates_hz", in_hz(_trial_by_trial(rates_BTN))
+    if rates.activations is not None:
+        yield "activations", _trial_by_trial(_without_padding(data, rates.activations))
+    if n_components:
+        scores_BTK, axes_DK, share_K = rates.components(n_components)
+        yield "components", _trial_by_trial(scores_BTK)
+        yield "component_axes", _whole(axes_DK)
+        yield "component_shares", _whole(share_K)
+    if data.behavior_BTV is not None:
+        yield "behavior", _whole(data.behavior_BTV)
+    if data.start_bins_B is not None:
+        yield "continuous_rates", _merged(data, rates_BTN)
+        yield "continuous_rates_hz", in_hz(_merged(data, rates_BTN))
 
 
 # Arrays: HDF5 and .npz ----------------------------------------------------------------------------
 
 
-def _write_hdf5(stream: BinaryIO, made: _Made) -> None:
+def _write_hdf5(stream: BinaryIO, rates: Rates, n_components: int) -> None:
     with h5py.File(stream, "w") as file:
 
         def add(key: str, values: _Stream) -> None:
@@ -247,11 +243,11 @@ def _write_hdf5(stream: BinaryIO, made: _Made) -> None:
                 dataset[start : start + len(part)] = part
                 start += len(part)
 
-        add("rates", _trial_by_trial(made.in_file_order))
+        add("rates", _trial_by_trial(_in_file_order(rates)))
         # Reading rates back is faster than inferring them again.
-        for key, values in made.derived(_read_back(file["rates"])):
+        for key, values in _derived(rates, _read_back(file["rates"]), n_components):
             add(key, values)
-        for key, label in made.labels().items():
+        for key, label in rates.labels().items():
             if label.dtype.kind != "U":
                 file[key] = label
             elif label.ndim:
@@ -264,7 +260,7 @@ def _write_hdf5(stream: BinaryIO, made: _Made) -> None:
                     file[key].attrs[name] = facts[key]
 
 
-def _write_npz(stream: BinaryIO, made: _Made) -> None:
+def _write_npz(stream: BinaryIO, rates: Rates, n_components: int) -> None:
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
 
         def add(key: str, values: _Stream) -> None:
@@ -278,11 +274,11 @@ def _write_npz(stream: BinaryIO, made: _Made) -> None:
                 for part in values.parts:
                     member.write(part.tobytes())
 
-        rates_BTN = made.in_file_order
+        rates_BTN = _in_file_order(rates)
         add("rates", _trial_by_trial(rates_BTN))
-        for key, values in made.derived(rates_BTN):
+        for key, values in _derived(rates, rates_BTN, n_components):
             add(key, values)
-        for key, label in made.labels().items():
+        for key, label in rates.labels().items():
             add(key, _whole(label))
 
 
@@ -324,24 +320,17 @@ def _whole(values: NDArray[Any]) -> _Stream:
 
 # MATLAB -------------------------------------------------------------------------------------------
 #
-# Arrays have the axes that they have here: rates_hz(trial, bin, neuron). The older format, which
-# every version of MATLAB loads, holds arrays of up to 2 GB; larger ones are written as version 7.3,
-# which is HDF5 with the axes reversed and a class noted at each item.
+# Arrays have the axes that they have here: rates_hz(trial, bin, neuron).
 
 
-def _write_mat(stream: BinaryIO, made: _Made) -> None:
-    large = [made.rates.inferred, made.rates.activations, made.rates.data.behavior_BTV]
-    n_entries = [v.shape[0] * v.shape[1] * v.shape[2] for v in large if v is not None]
-    if 8 * max(n_entries) > _MAT5_BYTES:
-        _write_mat73(stream, made)
-        return
-    rates_BTN = made.in_file_order[:]
+def _write_mat(stream: BinaryIO, rates: Rates, n_components: int) -> None:
+    rates_BTN = _in_file_order(rates)[:]
     kept = ByTrial(rates_BTN.shape, rates_BTN.dtype, lambda trials: rates_BTN[trials], keep=False)
     variables: dict[str, Any] = {"rates": rates_BTN}
-    for key, values in made.derived(kept):
+    for key, values in _derived(rates, kept, n_components):
         variables[key] = np.concatenate(list(values.parts))
     table: dict[str, Any] = {}
-    for key, label in made.labels().items():
+    for key, label in rates.labels().items():
         # MATLAB calculates with doubles; whole numbers of other types round their results.
         kinds = {"U": object, "i": np.float64, "u": np.float64}
         value: Any = label.astype(kinds.get(label.dtype.kind, label.dtype))
@@ -368,65 +357,13 @@ def _matlab_name(name: str, taken: dict[str, Any]) -> str:
     return found
 
 
-def _write_mat73(stream: BinaryIO, made: _Made) -> None:
-    with h5py.File(stream, "w", userblock_size=512) as file:
-        texts = file.create_group("#refs#")
-
-        def classed(item: Any, name: str) -> Any:
-            item.attrs["MATLAB_class"] = np.bytes_(name)
-            return item
-
-        def add(key: str, values: _Stream) -> None:
-            dataset = file.create_dataset(key, values.shape[::-1], values.dtype)
-            start = 0
-            for part in values.parts:
-                dataset[..., start : start + len(part)] = part.T
-                start += len(part)
-            classed(dataset, {"float32": "single", "float64": "double"}[str(values.dtype)])
-
-        def add_text(group: Any, key: str, text: str) -> Any:
-            codes = np.frombuffer(text.encode("utf-16-le"), np.uint16)
-            item = group.create_dataset(key, data=codes[:, None])
-            item.attrs["MATLAB_int_decode"] = np.int32(2)
-            return classed(item, "char")
-
-        def add_label(group: Any, key: str, label: NDArray[Any]) -> None:
-            if label.dtype.kind != "U":
-                numbers = label if label.dtype.kind == "f" else label.astype(np.float64)
-                classed(group.create_dataset(key, data=numbers.reshape(1, -1)), "double")
-            elif not label.ndim:
-                add_text(group, key, str(label))
-            else:
-                cell = np.empty((1, len(label)), dtype=h5py.ref_dtype)
-                for i, text in enumerate(label.tolist()):
-                    cell[0, i] = add_text(texts, f"t{len(texts)}", text).ref
-                classed(group.create_dataset(key, data=cell), "cell")
-
-        rates_BTN = made.in_file_order
-        add("rates", _trial_by_trial(rates_BTN))
-        for key, values in made.derived(rates_BTN):
-            add(key, values)
-        names: dict[str, Any] = {}
-        for key, label in made.labels().items():
-            if not key.startswith(TRIAL_TABLE):
-                add_label(file, key, label)
-                continue
-            table = classed(file.require_group("trial_table"), "struct")
-            name = _matlab_name(key.removeprefix(TRIAL_TABLE), names)
-            names[name] = label
-            add_label(table, name, label)
-    header = f"MATLAB 7.3 MAT-file, written by ndt {__version__}".encode()
-    stream.seek(0)
-    stream.write(header.ljust(116) + bytes(8) + b"\x00\x02IM")
-
-
 # Long tables --------------------------------------------------------------------------------------
 
 
-def _write_csv(stream: BinaryIO, made: _Made) -> None:
+def _write_csv(stream: BinaryIO, rates: Rates) -> None:
     text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
     writer = csv.writer(text)
-    for number, columns in enumerate(made.checked().table()):
+    for number, columns in enumerate(rates.table()):
         if number == 0:
             writer.writerow(columns)
         rates_hz = [f"{rate:.6g}" for rate in columns["rate_hz"].tolist()]
@@ -435,11 +372,11 @@ def _write_csv(stream: BinaryIO, made: _Made) -> None:
     text.detach()  # flushed, and not closed
 
 
-def _write_parquet(stream: BinaryIO, made: _Made) -> None:
+def _write_parquet(stream: BinaryIO, rates: Rates) -> None:
     pyarrow, parquet = needed("pyarrow"), needed("pyarrow.parquet")
-    about = {key: str(label) for key, label in made.labels().items() if label.ndim == 0}
+    about = {key: str(label) for key, label in rates.labels().items() if label.ndim == 0}
     writer = None
-    for columns in made.checked().table():
+    for columns in rates.table():
         table = pyarrow.table(columns).replace_schema_metadata({**about, "rate_hz": "spikes/s"})
         writer = writer or parquet.ParquetWriter(stream, table.schema)
         writer.write_table(table)
@@ -450,21 +387,20 @@ def _write_parquet(stream: BinaryIO, made: _Made) -> None:
 # NWB ----------------------------------------------------------------------------------------------
 
 
-def _write_nwb(stream: BinaryIO, made: _Made) -> None:
+def _write_nwb(stream: BinaryIO, rates: Rates, n_components: int, source: Path | None) -> None:
     pynwb = needed("pynwb")
-    if made.nwb_source is not None:
-        refuse_elsewhere(made.nwb_source)
-        with made.nwb_source.open("rb") as source:
-            shutil.copyfileobj(source, stream)
-    is_new = made.nwb_source is None
+    if source is not None:
+        refuse_elsewhere(source)
+        with source.open("rb") as copied:
+            shutil.copyfileobj(copied, stream)
     with (
-        h5py.File(stream, "w" if is_new else "r+") as stored,
-        pynwb.NWBHDF5IO(file=stored, mode="w" if is_new else "a") as io,
+        h5py.File(stream, "w" if source is None else "r+") as stored,
+        pynwb.NWBHDF5IO(file=stored, mode="w" if source is None else "a") as io,
     ):
-        if made.nwb_source is None:
+        if source is None:
             file = pynwb.NWBFile(
-                session_description=f"rates inferred by ndt from {made.rates.source}",
-                identifier=f"{made.rates.source} {made.rates.run}",
+                session_description=f"rates inferred by ndt from {rates.source}",
+                identifier=f"{rates.source} {rates.run}",
                 # NWB requires one; that of the recording is not known here.
                 session_start_time=datetime(1970, 1, 1, tzinfo=timezone.utc),
             )
@@ -472,16 +408,16 @@ def _write_nwb(stream: BinaryIO, made: _Made) -> None:
             file = io.read()
             if "ndt" in file.processing:
                 raise DataError(
-                    f"{made.nwb_source}: found a processing module `ndt` already",
+                    f"{source}: found a processing module `ndt` already",
                     "Give the file as it was before rates were added.",
                 )
-        _add_module(pynwb, file, made)
+        _add_module(pynwb, file, rates, n_components)
         io.write(file)
 
 
-def _add_module(pynwb: Any, file: Any, made: _Made) -> None:
-    rates, data = made.checked(), made.rates.data
-    about = "; ".join(f"{key}: {label}" for key, label in made.labels().items() if not label.ndim)
+def _add_module(pynwb: Any, file: Any, rates: Rates, n_components: int) -> None:
+    data = rates.data
+    about = "; ".join(f"{key}: {label}" for key, label in rates.labels().items() if not label.ndim)
     module = file.create_processing_module("ndt", f"Neural Data Transformer. {about}")
     times_s_X, rates_hz_XN = rates.on_clock()
 
@@ -495,8 +431,8 @@ def _add_module(pynwb: Any, file: Any, made: _Made) -> None:
     if rates.activations is not None:
         values_XD = rates.on_clock(rates.activations)[1]
         add("activations", values_XD, "a.u.", "activations of the encoder, bins x channels")
-    if made.n_components:
-        values_XK = rates.on_clock(rates.components(made.n_components)[0])[1]
+    if n_components:
+        values_XK = rates.on_clock(rates.components(n_components)[0])[1]
         add("components", values_XK, "a.u.", "principal components of the activations")
     names = pynwb.core.VectorData(
         name="neuron_name", description="name in the recording", data=list(rates.neuron_names)
@@ -510,17 +446,11 @@ def _add_module(pynwb: Any, file: Any, made: _Made) -> None:
     stops_s_B = data.start_times_s_B + np.asarray(data.lengths_B) * data.bin_ms / 1000
     for start_s, stop_s in zip(data.start_times_s_B, stops_s_B, strict=True):
         trials.add_interval(start_time=float(start_s), stop_time=float(stop_s))
-    columns: dict[str, Any] = {
-        "trial_id": data.trial_ids_B,
-        "split": rates.splits,
-        "condition": data.condition_labels,
-        **data.trial_table,
-    }
-    for name, values in columns.items():
-        if values is not None:
-            # Some names have a meaning of their own in NWB, and "/" and ":" none.
-            own = name in ("id", "start_time", "stop_time", "tags", "timeseries")
-            plain = name.replace("/", "_").replace(":", "_")
-            kept = f"source_{plain}" if own else plain
-            trials.add_column(kept, f"{name} of each trial", data=np.asarray(values).tolist())
+    ids = {} if data.trial_ids_B is None else {"trial_id": data.trial_ids_B}
+    for name, values in {**ids, **rates.trial_columns}.items():
+        # Some names have a meaning of their own in NWB, and "/" and ":" none.
+        own = name in ("id", "start_time", "stop_time", "tags", "timeseries")
+        plain = name.replace("/", "_").replace(":", "_")
+        kept = f"source_{plain}" if own else plain
+        trials.add_column(kept, f"{name} of each trial", data=values.tolist())
     module.add(trials)

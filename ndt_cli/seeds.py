@@ -24,7 +24,7 @@ from ndt_cli.engine.ensembles import Ensemble, save_ensemble
 from ndt_cli.engine.events import Watcher
 from ndt_cli.engine.run_folder import RunFolder, claim_default_path
 from ndt_cli.errors import ExistingFileError, RunError, SettingsError, called
-from ndt_cli.evaluation import Evaluation, evaluate
+from ndt_cli.evaluation import Evaluation, evaluate, store_references
 from ndt_cli.fitting import fit, resume_fit
 from ndt_cli.settings.load import load_settings, settings_to_toml
 from ndt_cli.settings.tree import Settings
@@ -262,6 +262,7 @@ def _fit_all(
     if not Ensemble.is_at(ensemble):
         save_ensemble(runs, ensemble, about={"seeds": seeds})
     evaluation = evaluate(ensemble, recording=recording)
+    store_references(evaluation, recording.train)
     result = SeedsFit(path, runs, True, _scores(runs, evaluation), evaluation)
     RunFolder(path).write_json("summary.json", result.to_json())
     return result

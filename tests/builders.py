@@ -140,3 +140,23 @@ def run_metrics(run):
 def last_checkpoint(run):
     """The checkpoint that a run resumes from."""
     return Checkpoint.load(RunFolder(run).checkpoint("last"))
+
+
+def evaluation_of(data, inferred_BTN, smoothed_BTN=None, **fields):
+    """An evaluation whose rates are these, for figures; scores are given or absent."""
+    from ndt_cli.data.spike_data import ByTrial
+    from ndt_cli.evaluation import Evaluation
+
+    def by_trial(values_BTK):
+        return ByTrial(values_BTK.shape, values_BTK.dtype, lambda trials: values_BTK[trials])
+
+    inferred = by_trial(inferred_BTN)
+    smoothed = by_trial(inferred_BTN if smoothed_BTN is None else smoothed_BTN)
+    return Evaluation(
+        **{
+            "run": "run", "checkpoint": "last", "source": "made", "split": "valid", "data": data,
+            "inferred": inferred, "smoothed": smoothed, "inferred_while_hidden": inferred,
+            "smoothed_while_hidden": smoothed, "activations": inferred, "smoothing_ms": 60.0,
+            "scores": {}, "hiding": "", "verdict": None, **fields,
+        }
+    )  # fmt: skip

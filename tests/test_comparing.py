@@ -42,9 +42,9 @@ def files(tmp_path_factory):
 def test_values_are_those_of_the_evaluation(files):
     found = compare_runs([files / "a", files / "b"], n_resamples=20)
     assert list(found.units) == ["hidden bins", "held-out neurons", "true rates"]
-    assert [run.name for run in found.runs][2] == "smoothed spikes"
+    assert [run.run for run in found.runs][2] == "smoothed spikes"
     for run in found.runs[:2]:
-        scores = evaluate(run.name).scores["NDT"]
+        scores = evaluate(run.run).scores["NDT"]
         assert run.scores["hidden bins"].value == scores.hidden.bits_per_spike
         assert run.scores["held-out neurons"].value == scores.heldout.bits_per_spike
         assert run.scores["true rates"].value == scores.rates.r2_mean

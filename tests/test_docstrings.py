@@ -20,8 +20,9 @@ SCRIPTS = Path(__file__).resolve().parents[1] / "examples"
 
 # Public names without an example of their own: settings of a call, or what a call returns.
 PLAIN = {
-    "ConvertReport", "Converted", "DecodingScores", "KernelChoice", "Listing", "MeanPrior",
-    "PSTH_SMOOTHING_MS", "PsthScores", "RateScores", "SpikeScores", "__version__",
+    "ConvertReport", "Converted", "DecodingScores", "Evaluation", "Fit", "KernelChoice", "Listing",
+    "MeanPrior", "PSTH_SMOOTHING_MS", "PsthScores", "RateScores", "Rates", "Settings",
+    "SpikeScores", "__version__",
 }  # fmt: skip
 EXTRAS = {"nlb_tools", "optuna", "pandas", "pynwb", "ray", "requests", "tensorboard"}
 # Their examples need the network, minutes, or a file of another program.

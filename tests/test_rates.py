@@ -1,6 +1,7 @@
 """Rates in every format, with the units, trials, conditions and times that they are of."""
 
 import json
+import re
 from dataclasses import replace
 
 import h5py
@@ -10,14 +11,15 @@ import scipy.io
 from builders import spike_data, tiny_settings
 
 from ndt_cli import rates_file
-from ndt_cli.convert import list_contents
-from ndt_cli.data.spike_data import Recording
+from ndt_cli.data.loading import load_file
+from ndt_cli.data.spike_data import Recording, all_trials
 from ndt_cli.data.write import write_recording
-from ndt_cli.engine.run_folder import RunFolder
+from ndt_cli.engine.ensembles import save_ensemble
 from ndt_cli.errors import DataError, MissingExtraError, RunError, SettingsError
-from ndt_cli.evaluation import evaluate
-from ndt_cli.fitting import fit
+from ndt_cli.evaluation import evaluate, weights_digest
+from ndt_cli.fitting import complete_ensemble, fit
 from ndt_cli.inferred_rates import Rates, infer_rates
+from ndt_cli.metrics.decoding import load_decoders
 from ndt_cli.rates_file import write_rates
 
 NAMES = ("u12", "u3", "u7")
@@ -118,18 +120,12 @@ def test_an_hdf5_file_says_units_and_axes(rates, tmp_path):
         assert file["time_ms"].attrs["unit"] == "ms"
 
 
-def test_matlab_files_above_two_gigabytes_are_of_version_7_3(rates, tmp_path, monkeypatch):
-    monkeypatch.setattr(rates_file, "_MAT5_BYTES", 100)
-    path = tmp_path / "rates.mat"
-    write_rates(path, rates)
-    assert path.read_bytes()[:20] == b"MATLAB 7.3 MAT-file,"
-    assert path.read_bytes()[124:128] == b"\x00\x02IM"
-    entries = {entry.name: entry for entry in list_contents(path).entries}
-    assert entries["rates_hz"].shape == (4, 6, 3)  # as MATLAB shows it
-    assert "left, right" in entries["condition_labels"].values
-    assert "a, b" in entries["trial_table/block"].values
-    with h5py.File(path) as file:
-        np.testing.assert_allclose(file["rates_hz"][()].T, expected_hz(rates), rtol=1e-6)
+def test_what_matlab_files_cannot_hold_is_refused_with_another_format(rates, tmp_path, monkeypatch):
+    monkeypatch.setattr(rates_file, "_MAT_BYTES", 100)
+    with pytest.raises(SettingsError, match=r"rates\.mat: found an array of up to") as caught:
+        write_rates(tmp_path / "rates.mat", rates)
+    assert "rates.h5" in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
 
 
 def check_long_table(table, rates):
@@ -271,6 +267,95 @@ def test_a_package_that_is_missing_is_named(rates, tmp_path, monkeypatch):
 # A run and its data ------------------------------------------------------------------------------
 
 
+def first_of_each(columns, key, name):
+    """The value of a column of a long table for each trial or neuron, in order."""
+    return [columns[name][row] for row in np.sort(np.unique(columns[key], return_index=True)[1])]
+
+
+def told_by(path):
+    """What a file of rates says about its trials, neurons and times, whatever its format."""
+    if path.suffix == ".nwb":
+        pynwb = pytest.importorskip("pynwb", reason='needs "ndt-cli[rates]"')
+        with pynwb.NWBHDF5IO(str(path), "r") as io:
+            module = io.read().processing["ndt"]
+            trials = module["trials"].to_dataframe()
+            return {
+                "neurons": list(module["neurons"]["neuron_name"][:]),
+                "trials": trials["trial_id"].tolist(),
+                "split": trials["split"].tolist(),
+                "condition": trials["condition"].tolist(),
+                "starts_s": trials["start_time"].tolist(),
+                "block": trials["block"].tolist(),
+                "event": re.search("event: ([^;]+)", module.description)[1],
+                "start_ms": float(re.search("start_ms: ([^;]+)", module.description)[1]),
+            }
+    if path.suffix in (".csv", ".parquet"):
+        pandas = pytest.importorskip("pandas", reason='needs "ndt-cli[rates]"')
+        read = pandas.read_csv if path.suffix == ".csv" else pandas.read_parquet
+        table = read(path).to_dict("list")
+        told = {
+            "neurons": first_of_each(table, "neuron", "neuron"),
+            "trials": first_of_each(table, "trial", "trial"),
+            "split": first_of_each(table, "trial", "split"),
+            "condition": first_of_each(table, "trial", "condition"),
+            "time_ms": sorted(set(table["time_ms"])),
+        }
+        return {**told, "neurons": [name for name in NAMES if name in told["neurons"]]}
+    found = as_dict(path)
+    return {
+        "neurons": list(found["neuron_names"]),
+        "trials": list(found["trial_ids"]),
+        "split": list(found["split"]),
+        "condition": list(found["condition_labels"]),
+        "time_ms": list(found["time_ms"]),
+        "lengths": list(found["lengths"]),
+        "starts_s": list(found["start_times_s"]),
+        "block": list(found["trial_table/block"]),
+        "event": str(found["event"]),
+        "start_ms": float(found["start_ms"]),
+        "bin_ms": float(found["bin_ms"]),
+        "source": str(found["source"]),
+        "heldout": np.ravel(found["heldout_neurons"]).tolist(),
+        "behavior": list(found["behavior_names"]),
+    }
+
+
+@pytest.mark.parametrize("source", [".npz", ".h5"])
+@pytest.mark.parametrize("suffix", rates_file.RATES_SUFFIXES)
+def test_what_a_spike_file_says_comes_back_from_every_format(tmp_path, source, suffix):
+    if suffix in (".parquet", ".nwb"):
+        package = "pyarrow" if suffix == ".parquet" else "pynwb"
+        pytest.importorskip(package, reason='needs "ndt-cli[rates]"')
+    whole = labeled()
+    halves = [whole.take(np.flatnonzero(whole.is_valid_B == half)) for half in (False, True)]
+    file = tmp_path / f"rat{source}"
+    write_recording(Recording(*halves, "", ""), file)
+    settings = tiny_settings().data.model_copy(update={"heldout_neurons": (0,)})
+    data = all_trials(load_file(file, settings))
+    inferred = np.ones(data.spikes_BTN.shape, np.float32)
+    path = tmp_path / f"rates{suffix}"
+    write_rates(path, Rates(data, inferred, source=str(file)))
+    expected = {
+        "neurons": list(NAMES),
+        "trials": IDS,
+        "split": ["train", "valid"] * 2,
+        "condition": LABELS,
+        "time_ms": [-15, -5, 5, 15, 25, 35],
+        "lengths": [6, 4, 6, 5],
+        "starts_s": STARTS_S,
+        "block": ["a", "b", "a", "b"],
+        "event": "go cue",
+        "start_ms": -20,
+        "bin_ms": 10,
+        "source": str(file),
+        "heldout": [0],
+        "behavior": ["hand x", "hand y"],
+    }
+    told = told_by(path)
+    assert {"neurons", "trials", "split", "condition"} <= told.keys()
+    assert told == {name: expected[name] for name in told}
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A run, the file that it was trained on, and another session's file."""
@@ -312,33 +397,51 @@ def test_another_file_is_scored_by_what_is_stored_with_the_run(folder):
     assert (found.split, found.data.n_trials) == ("all", 20)
     for scores in found.scores.values():
         assert scores.behavior.n_folds == 0  # decoded by the fit to the training trials
+        assert not scores.psth.split_half  # PSTHs of the training trials
     assert np.isfinite(found.scores["NDT"].behavior.r2_V).all()
     last = evaluate(folder / "run", data=folder / "other.h5", checkpoint="last")
-    if last.checkpoint != found.checkpoint:
-        assert last.scores["NDT"].behavior.n_folds == 5
+    same = weights_digest(last.model) == weights_digest(found.model)
+    assert (last.scores["NDT"].behavior.n_folds == 0) == same
 
 
-def test_damaged_decoders_are_named(folder):
-    path = folder / "run" / "decoders.safetensors"
+def test_an_ensemble_scores_another_file_by_what_is_stored_with_it(folder, tmp_path):
+    ensemble = save_ensemble([folder / "run"], tmp_path / "ensemble")
+    without = evaluate(ensemble, data=folder / "other.h5")
+    assert without.scores["NDT"].behavior.n_folds == 5
+    assert not without.scores["NDT"].psth.split_half
+    (folder / "moved.h5").rename(folder / "own.h5")
+    try:
+        complete_ensemble(ensemble)
+    finally:
+        (folder / "own.h5").rename(folder / "moved.h5")
+    found = evaluate(ensemble, data=folder / "other.h5").scores["NDT"].behavior
+    alone = evaluate(folder / "run", data=folder / "other.h5").scores["NDT"].behavior
+    assert found.n_folds == 0
+    np.testing.assert_allclose(found.r2_V, alone.r2_V, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["decoders", "psths"])
+def test_a_damaged_file_of_what_is_stored_is_named(folder, name):
+    path = folder / "run" / f"{name}.safetensors"
     content = path.read_bytes()
     try:
         path.write_bytes(content[:-5])
-        with pytest.raises(Exception, match=r"decoders\.safetensors cannot be read"):
+        with pytest.raises(RunError, match=rf"{name}\.safetensors cannot be read"):
             evaluate(folder / "run", data=folder / "other.h5")
     finally:
         path.write_bytes(content)
 
 
-def test_decoders_of_another_run_are_refused(folder):
-    path = folder / "run" / "decoders.safetensors"
-    content, run = path.read_bytes(), RunFolder(folder / "run").facts().id.encode()
-    assert run in content
-    try:
-        path.write_bytes(content.replace(run, b"0" * len(run)))
-        with pytest.raises(RunError, match=r"decoders\.safetensors: .* of another run"):
-            evaluate(folder / "run", data=folder / "other.h5")
-    finally:
-        path.write_bytes(content)
+def test_stored_decoders_are_those_of_the_weights(folder):
+    """Weights that were trained further keep their name, not their decoders."""
+    decoders = folder / "run" / "decoders.safetensors"
+    before = decoders.read_bytes()
+    own = evaluate(folder / "run", data=folder / "moved.h5")
+    fitted = own.decoders["NDT"].weights_NV
+    stored = load_decoders(decoders, weights_digest(own.model), ("hand x", "hand y"), 3)
+    assert np.array_equal(stored["NDT"].weights_NV, fitted)
+    assert load_decoders(decoders, "other weights", ("hand x", "hand y"), 3) == {}
+    assert decoders.read_bytes() == before
 
 
 @pytest.mark.parametrize(

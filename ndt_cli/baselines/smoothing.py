@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import correlate1d
-from scipy.signal import fftconvolve
 from typing_extensions import Self
 
 from ndt_cli.data.spike_data import FloatArray, IntArray, SpikeData
@@ -195,6 +194,8 @@ def _along_time(
     if len(weights) < _FOURIER_TAPS:
         correlate1d(values_BTK, weights, axis=1, output=sums_BTK, mode="constant")
         return sums_BTK
+    from scipy.signal import fftconvolve  # takes most of a second to load, for wide kernels alone
+
     # Trial by trial: the transform of all trials would take several times their memory.
     for trial, values_TK in enumerate(values_BTK):
         sums_BTK[trial] = fftconvolve(values_TK.astype(float), weights[:, None], "same", axes=0)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from ndt_cli.commands.console import log, out, print_json, say
+from ndt_cli.commands.console import log, next_step, out, print_json, say
 from ndt_cli.commands.flags import JsonOption, SetOption, with_flag
+from ndt_cli.errors import typed
 from ndt_cli.settings.load import find_config, load_settings
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ def bench(
     for table in (_step_table(result), _inference_table(result)):
         out.print()
         out.print(table)
+    next_step(f"ndt train --config {typed(config)} --data spikes.npz")
 
 
 def _bench_stream(
@@ -143,6 +145,7 @@ def _bench_stream(
         f"weights and memory of the stream: {result.n_bytes / 1e6:.2f} MB"
         + ("" if grown is None else f"; grown over {n_bins} bins: {grown / 1e6:.2f} MB")
     )
+    next_step(f"ndt train --config {typed(name)} --data spikes.npz", "ndt stream RUN")
 
 
 def _title(result: "BenchResult") -> list[str]:

@@ -68,7 +68,7 @@ def compare(
 def _print(found: "RunComparison") -> None:
     say(f"{found.split} trials of {found.source}: {found.n_trials} trials")
     for number, run in enumerate(found.runs[:-1], start=1):
-        say(f"run {number}: {run.name}")
+        say(f"run {number}: {run.run}")
     say()
     say("Scores, with 95 % intervals:")
     out.print(_table(found, lambda run, label: run.scores[label]))
@@ -91,7 +91,7 @@ def _table(
     for label, unit in found.units.items():
         table.add_column(f"{label}\n({unit})", justify="right")
     for number, run in list(enumerate(found.runs, start=1))[skip:]:
-        name = run.name if number == len(found.runs) else f"run {number}"
+        name = run.run if number == len(found.runs) else f"run {number}"
         cells = []
         for label in found.units:
             shown = interval_of(run, label)

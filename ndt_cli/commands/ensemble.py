@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from ndt_cli.commands.console import next_step, note, print_json, say
+from ndt_cli.commands.console import next_step, note, print_json, say, warn
 from ndt_cli.commands.console import out as stdout
 from ndt_cli.commands.flags import JsonOption
-from ndt_cli.errors import SettingsError, typed
+from ndt_cli.errors import DataError, RunError, SettingsError, typed
 
 if TYPE_CHECKING:
     from ndt_cli.search.choose import EnsembleChoice
@@ -55,6 +55,7 @@ def ensemble(
                 "Leave it out: all runs that are named are averaged.",
             )
         save_ensemble(paths, folder)
+        _complete(folder)
         _print(folder, len(paths), None, as_json)
         next_step(f"ndt evaluate {typed(folder)}")
         return
@@ -71,8 +72,18 @@ def ensemble(
         "validation_curve": choice.curve,
     }
     save_ensemble(choice.runs, folder, settings=choice.settings, about=about)
+    _complete(folder)
     _print(folder, len(choice.runs), choice, as_json)
     next_step(f"ndt evaluate {typed(folder)}")
+
+
+def _complete(folder: Path) -> None:
+    from ndt_cli.fitting import complete_ensemble
+
+    try:
+        complete_ensemble(folder)
+    except (DataError, RunError) as error:  # the ensemble is whole without
+        warn(f"no decoders of behavior are stored with the ensemble: {error.message}")
 
 
 def _print(folder: Path, n_members: int, choice: "EnsembleChoice | None", as_json: bool) -> None:
@@ -94,4 +105,3 @@ def _print(folder: Path, n_members: int, choice: "EnsembleChoice | None", as_jso
         if n_members == 1 < len(curve):
             note("the best member alone validates best; --members N averages more of them")
     say(f"ensemble of {n_members}: {folder}")
-    note(f"score it with: ndt evaluate {typed(folder)}")

@@ -69,11 +69,11 @@ def evaluate(
         typer.Option("--trial", min=0, help="Trial to draw.", show_default="a typical one"),
     ] = None,
     neurons: Annotated[
-        list[int] | None,
+        list[str] | None,
         typer.Option(
             "--neuron",
-            min=0,
-            help="Neuron to draw. May be repeated.",
+            metavar="NAME|N",
+            help="Neuron to draw, by its name or its place in the file, from 0. May be repeated.",
             show_default="the most modulated",
         ),
     ] = None,
@@ -133,10 +133,10 @@ def evaluate(
         )
     if figure is not None:
         from ndt_cli.report.figures import save_figure
-        from ndt_cli.report.trial import draw_trial
+        from ndt_cli.report.trial import draw_rates
 
-        drawn = draw_trial(evaluation, trial, list(dict.fromkeys(neurons or ())))
-        save_figure(drawn, figure, overwrite=overwrite)
+        drawn = draw_rates(evaluation, trial, neurons or ())
+        save_figure(drawn.figure, figure, overwrite=overwrite)
         note(f"picture: {figure}")
     if as_json:
         print_json("evaluate/1", evaluation.to_json())

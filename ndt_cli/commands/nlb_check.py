@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from ndt_cli.commands.console import labeled, out, print_json
+from ndt_cli.commands.console import labeled, next_step, out, print_json
 from ndt_cli.commands.flags import JsonOption
 from ndt_cli.commands.wording import as_typed
+from ndt_cli.errors import typed
 
 if TYPE_CHECKING:
     from ndt_cli.nlb.check import Finding
@@ -67,6 +68,8 @@ def nlb_check(
         _show(file, shapes, findings)
     if wrong:
         raise typer.Exit(1)
+    if targets is None:
+        next_step(f"ndt nlb-check {typed(file)} --targets TARGETS.h5")
 
 
 def _show(file: Path, shapes: "dict[str, dict[str, Shape]]", findings: "Sequence[Finding]") -> None:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from ndt_cli.commands.console import next_step, out, print_json
 from ndt_cli.commands.flags import JsonOption
+from ndt_cli.errors import typed
 from ndt_cli.settings.explain import commented_toml, field_table
 from ndt_cli.settings.load import preset_names, read_preset
 
@@ -65,6 +66,8 @@ def _show_preset(name: str, as_json: bool) -> None:
         )
     else:
         out.out(text, end="", highlight=False)
+    data = "" if info.settings.data.synthetic != "none" else " --data spikes.npz"
+    next_step(f"ndt train --config {typed(name)}{data}", f"ndt presets {typed(name)} > mine.toml")
 
 
 def _show_fields(as_json: bool) -> None:
@@ -76,3 +79,4 @@ def _show_fields(as_json: bool) -> None:
         default = "" if field.default is None else json.dumps(field.default)
         table.add_row(field.key, field.expected, default, field.doc)
     out.print(table)
+    next_step("ndt train --set train.max_epochs=10")

@@ -1,7 +1,7 @@
 """``ndt report`` and ``ndt plot``: the page of a run, an ensemble or a sweep, or one figure."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -102,11 +102,12 @@ def plot(
         ),
     ] = None,
     neurons: Annotated[
-        list[int] | None,
+        list[str] | None,
         typer.Option(
             "--neuron",
-            min=0,
-            help="Neuron to draw, by its place in the file: rates, conditions. May be repeated.",
+            metavar="NAME|N",
+            help="Neuron to draw, by its name in the recording or its place in the file, from 0: "
+            "rates, conditions, psth. May be repeated.",
             show_default="the most modulated",
         ),
     ] = None,
@@ -122,23 +123,20 @@ def plot(
     The same figures as in ndt report, at the width of two journal columns. The
     caption is printed too.
     """
-    from ndt_cli.report.registry import plot as plot_figure
-    from ndt_cli.report.registry import plot_all
+    from ndt_cli.report.registry import plot as plot_figures
 
     check_options(run, split, data, checkpoint, device, trial=trial, neuron=neurons)
-    how: dict[str, Any] = {
-        "trial": trial,
-        "neurons": neurons or (),
-        "split": split.value if split else "valid",
-        "data": data,
-        "checkpoint": checkpoint.value if checkpoint else None,
-        "device": device or "auto",
-        "overwrite": overwrite,
-    }
-    drawn = (
-        plot_all(run, out, **how)
-        if figure == "all"
-        else {out: plot_figure(run, figure, out, **how)}
+    drawn = plot_figures(
+        run,
+        figure,
+        out,
+        trial=trial,
+        neurons=neurons or (),
+        split=split.value if split else "valid",
+        data=data,
+        checkpoint=checkpoint.value if checkpoint else None,
+        device=device or "auto",
+        overwrite=overwrite,
     )
     if as_json:
         records = [{"file": file, "caption": one.caption} for file, one in drawn.items()]
@@ -147,6 +145,7 @@ def plot(
     for file, one in drawn.items():
         log.print(one.caption, style="dim")
         say(f"figure: {file}")
+    next_step(f"ndt report {typed(run)}")
 
 
 def check_options(

@@ -11,7 +11,7 @@ from ndt_cli.convert.contents import Listing
 from ndt_cli.convert.conversion import Converted, ConvertReport, convert, list_contents
 from ndt_cli.convert.options import ConvertOptions
 from ndt_cli.convert.spikes import bin_spikes
-from ndt_cli.data.chop import chop, merge
+from ndt_cli.data.bins import chop, merge
 
 __all__ = [
     "ConvertOptions",

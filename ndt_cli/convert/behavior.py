@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt_cli.convert.clock import Clock, TicksArray
-from ndt_cli.convert.contents import ArrayItem, SeriesItem, guess, listed
-from ndt_cli.convert.job import ConvertJob
+from ndt_cli.convert.contents import guess, listed
 from ndt_cli.convert.reading import open_file
+from ndt_cli.convert.tables import ConvertJob
 from ndt_cli.data.spike_data import FloatArray, IntArray
 from ndt_cli.errors import DataError, SettingsError
 
@@ -23,21 +23,11 @@ _WIDEST_GAP = 3.0  # sampling intervals: a camera may drop a frame or two
 
 @dataclass(frozen=True, eq=False)
 class Behavior:
-    """Samples with their times.
+    """Samples with their times."""
 
-    Parameters
-    ----------
-    times_us_S : (samples,) int array
-        Times in microseconds, ascending.
-    values_SV : (samples, variables) float array
-        NaN where a value is missing.
-    names : tuple of str
-        Name of each variable.
-    """
-
-    times_us_S: TicksArray
-    values_SV: FloatArray
-    names: tuple[str, ...]
+    times_us_S: TicksArray  # ascending
+    values_SV: FloatArray  # NaN where a value is missing
+    names: tuple[str, ...]  # of the variables
 
     def cut(self, starts_us_B: TicksArray, n_bins_B: IntArray, bin_us: int) -> FloatArray:
         """Return the behavior in each trial's bins, (trials, bins, variables).
@@ -132,7 +122,7 @@ def read_behavior(job: ConvertJob, bins_us_T: TicksArray | None = None) -> list[
             continue
         found, item = contents.find(name, "behavior")
         clock = Clock()
-        if isinstance(item, SeriesItem):
+        if item.kind == "series":
             times, values = item.read()
         else:
             values = contents.numbers(found, "behavior")
@@ -193,8 +183,7 @@ def _read_file(job: ConvertJob, path: Path) -> Behavior:
             name: contents.numbers(name, "behavior")
             for name, item in list(contents.items.items())
             if name != contents.resolve(times_name)
-            and isinstance(item, ArrayItem)
-            and item.shape == times.shape
+            and contents.has_array(name, times.shape)
             and item.dtype != "text"
         }
         if not columns:

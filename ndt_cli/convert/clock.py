@@ -5,6 +5,7 @@ would fall to either side of it by chance. Every time is therefore rounded to th
 microsecond first. No recording is sampled faster.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -98,28 +99,15 @@ def merge_intervals(intervals: TicksArray) -> TicksArray:
 
 def common_intervals(sets: Sequence[TicksArray]) -> TicksArray:
     """Return the times that are in all of the sets, as disjoint intervals."""
-    if not sets:
-        return np.zeros((0, 2), dtype=np.int64)
-    steps: dict[int, int] = {}
+    steps: Counter[int] = Counter()  # how many more sets are open from a time on
     for intervals in sets:
         for start, stop in merge_intervals(intervals).tolist():
-            steps[start] = steps.get(start, 0) + 1
-            steps[stop] = steps.get(stop, 0) - 1
+            steps[start] += 1
+            steps[stop] -= 1
     times = sorted(steps)
-    n_open, common = 0, []
-    for time, following in pairwise(times):
-        n_open += steps[time]
-        if n_open == len(sets):
-            common.append([time, following])
+    n_open = np.cumsum([steps[time] for time in times])
+    common = [pair for pair, n in zip(pairwise(times), n_open, strict=False) if n == len(sets)]
     return merge_intervals(np.array(common, dtype=np.int64).reshape(-1, 2))
-
-
-def inside(times: TicksArray, disjoint: TicksArray) -> NDArray[np.bool_]:
-    """Return for each time whether it is in one of the disjoint, ascending intervals."""
-    if len(disjoint) == 0:
-        return np.zeros(len(times), dtype=bool)
-    at = np.searchsorted(disjoint[:, 0], times, side="right") - 1
-    return np.asarray((at >= 0) & (times < disjoint[np.maximum(at, 0), 1]))
 
 
 def contained(starts: TicksArray, stops: TicksArray, disjoint: TicksArray) -> NDArray[np.bool_]:
@@ -130,7 +118,6 @@ def contained(starts: TicksArray, stops: TicksArray, disjoint: TicksArray) -> ND
     return np.asarray((at >= 0) & (stops <= disjoint[np.maximum(at, 0), 1]))
 
 
-def clipped(disjoint: TicksArray, start: int, stop: int) -> TicksArray:
-    """Return the parts of the intervals that are between two times."""
-    cut = np.clip(disjoint, start, stop)
-    return cut[cut[:, 0] < cut[:, 1]]
+def inside(times: TicksArray, disjoint: TicksArray) -> NDArray[np.bool_]:
+    """Return for each time whether it is in one of the disjoint, ascending intervals."""
+    return contained(times, times + 1, disjoint)

@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,83 +28,68 @@ PLAIN_KINDS = "buifSU"
 
 
 @dataclass(frozen=True)
-class ArrayItem:
-    """An array of numbers or text; ``read`` loads it.
+class Item:
+    """Something in a file that ``read`` loads.
 
-    ``refused`` is what is found instead, and the next step, where it is listed but cannot be read.
+    It is an ``array`` of numbers or text; ``lists``, arrays of unequal length in C order of
+    ``shape``, such as cells or a ragged column; ``matrices``, lists of two axes each, such as the
+    counts of one trial; or a ``series``: times in seconds, and samples x channels. ``unread`` is
+    what is found instead, and the next step, where it is listed but cannot be read.
     """
 
     shape: tuple[int, ...]
     dtype: str
-    read: Callable[[], NDArray[Any]]
-    refused: tuple[str, str] | None = None
+    read: Callable[[], Any]
+    kind: Literal["array", "lists", "matrices", "series"] = "array"
+    unread: tuple[str, str] | None = None
 
 
-@dataclass(frozen=True)
-class ListsItem:
-    """Arrays of unequal length: cells, or a ragged column.
-
-    ``shape`` is that of the collection; ``read`` loads its arrays in C order. Matrices have two
-    axes each, such as the counts of one trial.
-    """
-
-    shape: tuple[int, ...]
-    dtype: str
-    read: Callable[[], list[NDArray[Any]]]
-    are_matrices: bool = False
-
-
-@dataclass(frozen=True)
-class SeriesItem:
-    """A time series; ``read`` loads times in seconds, and samples x channels."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    read: Callable[[], tuple[NDArray[Any], NDArray[Any]]]
-
-
-Item = ArrayItem | ListsItem | SeriesItem
-
-
-def array_item(shape: tuple[int, ...], dtype: str, read: Callable[[], NDArray[Any]]) -> ArrayItem:
+def array_item(shape: tuple[int, ...], dtype: str, read: Callable[[], NDArray[Any]]) -> Item:
     """Return an array; a column (n, 1) or a row (1, n) becomes a vector."""
     if len(shape) != 2 or 1 not in shape:
-        return ArrayItem(shape, dtype, read)
+        return Item(shape, dtype, read)
     vector = tuple(n for n in shape if n != 1) or (1,)
-    return ArrayItem(vector, dtype, lambda: read().reshape(vector))
+    return Item(vector, dtype, lambda: read().reshape(vector))
+
+
+def fields_of(
+    name: str, shape: tuple[int, ...], dtype: np.dtype[Any], read: Callable[[], NDArray[Any]]
+) -> dict[str, Item]:
+    """Return each column of an array of rows."""
+
+    def column(field: str) -> Item:
+        base, own_shape = dtype[field].base, dtype[field].shape
+        return array_item((*shape, *own_shape), str(base), lambda: np.asarray(read()[field]))
+
+    return {f"{name}/{field}": column(field) for field in dtype.names or ()}
+
+
+def held(values: NDArray[Any]) -> Item:
+    """Return an array that is in memory already."""
+    dtype = "text" if values.dtype.kind == "U" else str(values.dtype)
+    return Item(values.shape, dtype, lambda: np.asarray(values))
 
 
 @dataclass
 class Contents:
-    """An open file, to be closed, or used in a ``with``.
-
-    Attributes
-    ----------
-    path : Path
-    layout : str
-        ``"npz"``, ``"HDF5"``, ``"NWB"``, ``"MATLAB"``, ``"CSV"`` or ``"phy"``.
-    items : dict of str to Item
-        By name, in the file's order.
-    spike_clock : Clock or None
-        Of the spike times, where the format says so.
-    """
+    """An open file, to be closed, or used in a ``with``."""
 
     path: Path
-    layout: str
-    items: dict[str, Item] = field(default_factory=dict)
-    spike_clock: Clock | None = None
+    layout: str = ""  # "npz", "HDF5", "NWB", "MATLAB", "CSV" or "phy"
+    items: dict[str, Item] = field(default_factory=dict)  # by name, in the file's order
+    spike_clock: Clock | None = None  # of the spike times, where the format says so
     on_close: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.on_close.close()
+
+    def has_array(self, name: str | None, shape: tuple[int, ...] | None = None) -> bool:
+        """Tell whether there is an array of this name, and of this shape if one is given."""
+        item = None if name is None else self.items.get(name)
+        return item is not None and item.kind == "array" and shape in (None, item.shape)
 
     @property
     def groups(self) -> list[str]:
@@ -118,14 +102,13 @@ class Contents:
             if spelling in self.items:
                 return spelling
             whole, _, number = spelling.rpartition(":")
-            item = self.items.get(whole)
-            if not isinstance(item, ArrayItem) or len(item.shape) != 2 or not number.isdecimal():
+            if not self.has_array(whole) or not number.isdecimal():
                 continue
-            column = int(number)
-            if column < item.shape[1]:
+            item, column = self.items[whole], int(number)
+            if len(item.shape) == 2 and column < item.shape[1]:
                 self.items[spelling] = _column_of(item, column)
                 return spelling
-        series = [n for n, item in self.items.items() if isinstance(item, SeriesItem)]
+        series = [n for n, item in self.items.items() if item.kind == "series"]
         short = [n for n in series if n.rpartition("/")[2] == name]
         return short[0] if len(short) == 1 else None
 
@@ -145,7 +128,7 @@ class Contents:
     def column_lengths(self, table: str) -> "Counter[int]":
         """How many columns of a group have each length."""
         items = [self.items[n] for n in self.children(table)]
-        return Counter(i.shape[0] for i in items if not isinstance(i, SeriesItem) and i.shape)
+        return Counter(i.shape[0] for i in items if i.kind != "series" and i.shape)
 
     def n_rows(self, table: str) -> int:
         """Rows of a table: the most frequent length of its columns."""
@@ -174,35 +157,31 @@ class Contents:
         group = self.resolve_table(name)
         members = self.children(group) if group else []
         parts = [self.items[n] for n in members]
-        if not all(isinstance(part, ArrayItem) and len(part.shape) == 2 for part in parts):
-            return None
         if group is None or len({part.dtype for part in parts}) != 1:
+            return None
+        if not all(part.kind == "array" and len(part.shape) == 2 for part in parts):
             return None
         # By number: trial_2 comes before trial_10.
         by_number = [re.split(r"(\d+)", n) for n in members]
         keys = [[int(word) if word.isdecimal() else word for word in words] for words in by_number]
         reads = [parts[i].read for i in sorted(range(len(keys)), key=keys.__getitem__)]
-        self.items[group] = ListsItem(
-            (len(parts),),
-            f"matrices of {parts[0].dtype}",
-            lambda: [np.asarray(read()) for read in reads],
-            are_matrices=True,
-        )
+        kind = f"matrices of {parts[0].dtype}"
+        self.items[group] = Item((len(parts),), kind, lambda: [r() for r in reads], "matrices")
         return group
 
     def check_readable(self, name: str, option: str | None) -> None:
         """Refuse an item that is listed but cannot be read; a name that is not there passes."""
         item = self.items.get(name)
-        if isinstance(item, ArrayItem) and item.refused is not None:
-            found, hint = item.refused
+        if item is not None and item.unread is not None:
+            found, hint = item.unread
             raise self.wrong(option, name, found, "numbers or text", hint)
 
     def array(self, name: str, option: str | None) -> NDArray[Any]:
         """Read an array of numbers or text."""
         found, item = self.find(name, option or "name")
-        if not isinstance(item, ArrayItem):
-            raise self.wrong(option, found, f"{item.dtype}", "one array")
-        values = item.read()
+        if item.kind != "array":
+            raise self.wrong(option, found, item.dtype, "one array")
+        values: NDArray[Any] = item.read()
         if values.dtype.kind not in PLAIN_KINDS:  # references, lists
             raise self.wrong(option, found, f"values of type {values.dtype}", "numbers or text")
         return values
@@ -217,7 +196,8 @@ class Contents:
     def unknown(self, option: str, name: str, known: Iterable[str]) -> SettingsError:
         """Return the error for a name that is not in the file; the hint has the nearest one."""
         known = list(known)
-        like = nearest(name, known) or _same_ending(name, known)
+        last = {n.rpartition("/")[2]: n for n in known}  # `trials/go_cue` for `go_cue`
+        like = nearest(name, known) or last.get(nearest(name.rpartition("/")[2], last) or "")
         return SettingsError(
             f"{self.path}: `{option}={name!r}`: found no such name; there are {listed(known)}",
             hint=f"Did you mean {like}?" if like else f"See all of them: {self.called_list}",
@@ -241,8 +221,8 @@ class Contents:
         return f"{self.called_list} shows the first values of each column."
 
 
-def _column_of(item: ArrayItem, column: int) -> ArrayItem:
-    return ArrayItem(item.shape[:1], item.dtype, lambda: item.read()[:, column])
+def _column_of(item: Item, column: int) -> Item:
+    return Item(item.shape[:1], item.dtype, lambda: item.read()[:, column])
 
 
 def listed(names: Iterable[str]) -> str:
@@ -252,16 +232,7 @@ def listed(names: Iterable[str]) -> str:
     return (", ".join(repr(n) for n in names[:_N_NAMES]) or "none") + more
 
 
-def _same_ending(name: str, known: list[str]) -> str | None:
-    """Return a path whose last part is like the name: `trials/go_cue` for `go_cue`."""
-    last = {n.rpartition("/")[2]: n for n in known}
-    like = nearest(name.rpartition("/")[2], last)
-    return last[like] if like else None
-
-
-# ------------------------------------------------------------------------------------------------
-# Usual names, tried where the user gives none.
-# ------------------------------------------------------------------------------------------------
+# Usual names, tried where the user gives none -----------------------------------------------------
 
 _NAMES = {
     "spike_times": ("units/spike_times", "spike_times", "spiketimes", "spike_time", "spikes"),
@@ -311,25 +282,23 @@ def guess_spikes(contents: Contents) -> tuple[str | None, str | None]:
     items = contents.items
     for name in _NAMES["spike_times"]:
         found = _first_like((name,), items)
-        item = None if found is None else items[found]
         n_axes = (1,) if name == "spikes" else (1, 2)  # a matrix called spikes holds counts
-        if (isinstance(item, ListsItem) and not item.are_matrices) or (
-            isinstance(item, ArrayItem) and len(item.shape) in n_axes
-        ):
+        if found is None or items[found].kind in ("matrices", "series"):
+            continue
+        if items[found].kind == "lists" or len(items[found].shape) in n_axes:
             return found, None
     units = guess(contents, "spike_units")
-    if units is not None:
-        for name in _COLUMN_TIMES:
-            found = _first_like((name,), items)
-            if found is not None and items[found].shape == items[units].shape:
-                return found, None
-    matrices = [n for n, item in items.items() if isinstance(item, ListsItem) and item.are_matrices]
+    for name in _COLUMN_TIMES if units is not None else ():
+        found = _first_like((name,), items)
+        if found is not None and items[found].shape == items[units or ""].shape:
+            return found, None
+    matrices = [n for n, item in items.items() if item.kind == "matrices"]
     matrices = [n for n in matrices if n.lower().endswith(("spikes", "counts"))]
     if len(matrices) == 1:
         return None, matrices[0]
     counts = guess(contents, "counts")
-    item = None if counts is None else items[counts]
-    return None, counts if isinstance(item, ArrayItem) and len(item.shape) in (2, 3) else None
+    is_counts = contents.has_array(counts) and len(items[counts or ""].shape) in (2, 3)
+    return None, counts if is_counts else None
 
 
 def _first_like(names: Iterable[str], known: Iterable[str]) -> str | None:
@@ -342,9 +311,7 @@ def _first_like(names: Iterable[str], known: Iterable[str]) -> str | None:
     return next((by_plain[plain(n)] for n in names if plain(n) in by_plain), None)
 
 
-# ------------------------------------------------------------------------------------------------
-# A listing of an unknown file, so that its names can be chosen.
-# ------------------------------------------------------------------------------------------------
+# A listing of an unknown file, so that its names can be chosen ------------------------------------
 
 _N_VALUES = 4
 _MAX_CHARS = 40
@@ -353,48 +320,28 @@ _READ_ENTRIES = 10**6  # larger arrays are listed without a look inside
 
 @dataclass(frozen=True)
 class Entry:
-    """One array, ragged column or time series.
+    """One array, ragged column or time series."""
 
-    Attributes
-    ----------
-    name : str
-        As the options of `convert` take it.
-    shape : tuple of int
-    kind : str
-        Type of its values.
-    values : str
-        The first distinct values of a vector; empty for anything larger.
-    """
-
-    name: str
+    name: str  # as the options of `convert` take it
     shape: tuple[int, ...]
-    kind: str
-    values: str
+    kind: str  # type of its values
+    values: str  # the first distinct ones of a vector; empty for anything larger
 
 
 @dataclass(frozen=True)
 class Listing:
     """What a file holds.
 
-    Attributes
-    ----------
-    source, format : str
-    entries : tuple of Entry
-    tables : dict of str to int
-        Groups of columns of equal length, with the number of their rows: choices for the options
-        ``trials`` and ``units``.
-    spikes : tuple of str or None
-        What would be taken as spikes: ``"spike_times"`` or ``"counts"``, and its name.
-    trials : str or None
-        Table that would be taken as that of trials; empty for columns at the top of the file.
+    ``tables`` are groups of columns of equal length, with the number of their rows: choices for the
+    options ``trials`` and ``units``.
     """
 
     source: str
     format: str
     entries: tuple[Entry, ...]
     tables: dict[str, int]
-    spikes: tuple[str, str] | None = None
-    trials: str | None = None
+    spikes: tuple[str, str] | None = None  # "spike_times" or "counts" that would be used: its name
+    trials: str | None = None  # table that would be used; empty for columns at the top of the file
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -408,22 +355,19 @@ def make_listing(contents: Contents) -> Listing:
         for name, item in contents.items.items()
     )
     times, counts = guess_spikes(contents)
-    named = ("spike_times", times) if times else ("counts", counts)
-    return Listing(
-        str(contents.path),
-        contents.layout,
-        entries,
-        contents.tables(),
-        (named[0], named[1]) if named[1] else None,
-        guess(contents, "trials", contents.groups) or ("" if guess(contents, "start") else None),
+    spikes = ("spike_times", times) if times else ("counts", counts) if counts else None
+    trials = guess(contents, "trials", contents.groups) or (
+        "" if guess(contents, "start") else None
     )
+    source = str(contents.path)
+    return Listing(source, contents.layout, entries, contents.tables(), spikes, trials)
 
 
 def _first_values(item: Item) -> str:
     """Return the first distinct values of a vector or a number as text."""
-    if not isinstance(item, ArrayItem) or len(item.shape) > 1:
+    if item.kind != "array" or len(item.shape) > 1 or item.unread is not None:
         return ""
-    if int(np.prod(item.shape)) > _READ_ENTRIES or item.refused is not None:
+    if int(np.prod(item.shape)) > _READ_ENTRIES:
         return ""
     try:
         flat = np.atleast_1d(item.read())

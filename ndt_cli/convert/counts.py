@@ -1,18 +1,28 @@
-"""Spike counts that are binned already: reading them, and one continuous recording of them.
+"""Spike counts that are binned already: reading them, one continuous recording, or trials.
 
-Axes in names: B trials, T bins, N neurons.
+Axes in names: B trials, T bins, N neurons, V behavioral variables, K any channel.
 """
 
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt_cli.convert.clock import TicksArray, inside, merge_intervals, ms_to_us
-from ndt_cli.convert.contents import ArrayItem, Contents, ListsItem, guess
-from ndt_cli.convert.job import ConvertJob
-from ndt_cli.data.spike_data import MAX_COUNT, IntArray, compact_counts
+from ndt_cli.convert.behavior import variable_names
+from ndt_cli.convert.clock import TicksArray, in_bins, ms_to_us
+from ndt_cli.convert.contents import Contents, guess
+from ndt_cli.convert.spikes import SpikeTimes
+from ndt_cli.convert.tables import ConvertJob, plain_label, read_conditions, short_name
+from ndt_cli.data.bins import rebin
+from ndt_cli.data.spike_data import (
+    MAX_COUNT,
+    FloatArray,
+    IntArray,
+    SpikeData,
+    compact_counts,
+    looks_neurons_first,
+)
 from ndt_cli.errors import SettingsError
 from ndt_cli.memory import check_memory
 
@@ -22,98 +32,30 @@ _ORDER = ("trials", "bins", "neurons")
 _DEFAULT_AXES = {3: ",".join(_ORDER), 2: "bins,neurons", 1: "bins"}
 
 
-@dataclass(frozen=True, eq=False)
-class ContinuousCounts:
-    """Counts of one continuous recording; used in place of `SpikeTimes`.
+def read_continuous(
+    job: ConvertJob, name: str, values_TN: NDArray[Any]
+) -> tuple[SpikeTimes, TicksArray, int]:
+    """Return counts without trials as spikes in the middle of their bins.
 
-    Parameters
-    ----------
-    counts_TN : (bins, neurons) unsigned int array
-        Spike counts.
-    unit_ids : (neurons,) array
-        Name of each neuron in the file.
-    source_bin_us : int
-        Width of those bins in microseconds.
-    start_us : int
-        Start of the first one.
+    Returns also the middle of each bin, and the width of the bins to make, in microseconds.
     """
-
-    counts_TN: IntArray
-    unit_ids: NDArray[Any]
-    source_bin_us: int
-    start_us: int = 0
-
-    @property
-    def n_units(self) -> int:
-        return int(self.counts_TN.shape[1])
-
-    @property
-    def n_spikes(self) -> int:
-        return int(self.counts_TN.sum(dtype=np.int64))
-
-    @property
-    def span_us(self) -> tuple[int, int]:
-        """Start of the first bin and end of the last one."""
-        return self.start_us, self.start_us + len(self.counts_TN) * self.source_bin_us
-
-    @property
-    def observed_by_all_us(self) -> TicksArray:
-        """The one interval that was recorded, (1, 2)."""
-        return np.array([self.span_us], dtype=np.int64)
-
-    @property
-    def centers_us_T(self) -> TicksArray:
-        """Middle of each bin."""
-        n_bins = len(self.counts_TN)
-        return self.start_us + self.source_bin_us // 2 + self.source_bin_us * np.arange(n_bins)
-
-    def take(self, units: IntArray) -> "ContinuousCounts":
-        """Return some of the neurons, in this order."""
-        return ContinuousCounts(
-            self.counts_TN[:, units], self.unit_ids[units], self.source_bin_us, self.start_us
-        )
-
-    def snapped(self, starts_us_B: TicksArray) -> TicksArray:
-        """Return the nearest bin edge for each time: where in a bin a spike was is not known."""
-        half = self.source_bin_us // 2
-        bins = (starts_us_B - self.start_us + half) // self.source_bin_us
-        return np.asarray(self.start_us + bins * self.source_bin_us)
-
-    def count(self, starts_us_B: TicksArray, n_bins_B: IntArray, bin_us: int) -> IntArray:
-        """Sum the counts in each trial's bins, whole multiples of the recording's.
-
-        Trials start at bin edges of the recording (see `snapped`) and lie inside it.
-        """
-        k = bin_us // self.source_bin_us
-        shape = (len(starts_us_B), int(np.max(n_bins_B, initial=0)), self.n_units)
-        spikes_BTN = np.zeros(shape, dtype=np.uint32)
-        firsts = (starts_us_B - self.start_us) // self.source_bin_us
-        for trial, (first, n_bins) in enumerate(
-            zip(firsts.tolist(), n_bins_B.tolist(), strict=True)
-        ):
-            grouped = self.counts_TN[first : first + n_bins * k].reshape(n_bins, k, self.n_units)
-            spikes_BTN[trial, :n_bins] = grouped.sum(axis=1, dtype=np.uint32)
-        return compact_counts(spikes_BTN)
-
-    def n_inside(self, starts_us_B: TicksArray, stops_us_B: TicksArray) -> int:
-        """Spikes inside at least one of the trials, each counted once."""
-        together = merge_intervals(np.stack([starts_us_B, stops_us_B], axis=1))
-        return int(self.counts_TN[inside(self.centers_us_T, together)].sum(dtype=np.int64))
-
-
-def continuous_counts(job: ConvertJob, name: str, values_TN: NDArray[Any]) -> ContinuousCounts:
-    """Return counts without trials, on the clock of the recording."""
-    source_us, start_us = source_bin_us(job, name), 0
+    contents = job.contents
+    counts_TN = as_counts(contents, name, values_TN)
+    width_us, start_us = source_bin_us(job, name), 0
     times_name = job.options.counts_times
     if times_name is not None:
-        times = job.contents.numbers(times_name, "counts_times")
+        times = contents.numbers(times_name, "counts_times")
         if times.shape != (len(values_TN),):
             expected = f"{len(values_TN)} times, one per bin"
-            raise job.contents.wrong("counts_times", times_name, f"shape {times.shape}", expected)
+            raise contents.wrong("counts_times", times_name, f"shape {times.shape}", expected)
         start_us = int(job.options.clock.to_us(times[:1])[0])
-    counts_TN = as_counts(job.contents, name, values_TN)
-    unit_ids = unit_names(job.contents, counts_TN.shape[1])
-    return ContinuousCounts(counts_TN, unit_ids, source_us, start_us)
+    n_spikes = int(counts_TN.sum(dtype=np.int64))
+    check_memory(8 * n_spikes, f"{contents.path}: {name!r}, {n_spikes} spikes,")
+    middles_us_T = start_us + width_us // 2 + width_us * np.arange(len(counts_TN))
+    times_us = tuple(np.repeat(middles_us_T, counts_T) for counts_T in counts_TN.T)
+    bins_us = start_us, start_us + len(counts_TN) * width_us, width_us
+    spikes = SpikeTimes(times_us, unit_names(contents, len(times_us)), bins_us=bins_us)
+    return spikes, middles_us_T, chosen_bin_us(job, width_us)
 
 
 def read_axes(
@@ -165,7 +107,6 @@ def read_matrices(
     Matrices are bins x neurons or neurons x bins: the number of neurons is the same in all.
     """
     found, item = contents.find(name, option)
-    assert isinstance(item, ListsItem)
     parts = [np.atleast_2d(part) for part in item.read()]
     shapes = {part.shape for part in parts if part.size}
     kinds = {part.dtype.kind for part in parts}
@@ -244,7 +185,7 @@ def source_bin_us(job: ConvertJob, name: str) -> int:
     fronts = [f"{group}/", ""] if group else [""]
     for width_name, ms_per_unit in (("bin_ms", 1.0), ("dt", 1000.0), ("bin_size", 1000.0)):
         known = [f"{front}{width_name}" for front in fronts]
-        for name in [n for n in known if isinstance(contents.items.get(n), ArrayItem)]:
+        for name in [n for n in known if contents.has_array(n)]:
             widths = contents.numbers(name, None)
             if widths.size == 0 or (widths != widths.flat[0]).any():
                 continue
@@ -310,7 +251,128 @@ def read_lengths(job: ConvertJob, n_trials: int, source_us: int) -> IntArray | N
 def unit_names(contents: Contents, n_units: int) -> NDArray[Any]:
     """Return the names of the neurons in the file, else their numbers."""
     name = guess(contents, "spike_units")
-    item = None if name is None else contents.items[name]
-    if isinstance(item, ArrayItem) and item.shape == (n_units,):
-        return item.read()
+    if name is not None and contents.has_array(name, (n_units,)):
+        return np.asarray(contents.items[name].read())
     return np.arange(n_units)
+
+
+# Trials of counts: a window of each, in wider bins ------------------------------------------------
+
+
+def cut_counted_trials(job: ConvertJob, name: str, values_BTN: NDArray[Any]) -> SpikeData:
+    """Cut trials of counts, as they are stored, to a window and to wider bins."""
+    contents, options = job.contents, job.options
+    if options.chop_ms is not None:
+        raise SettingsError(
+            f"`chop_ms`: {name!r} has trials already, {values_BTN.shape}; expected a continuous "
+            "recording, bins x neurons"
+        )
+    n_trials, _, n_neurons = values_BTN.shape
+    source_us = source_bin_us(job, name)
+    bin_us = chosen_bin_us(job, source_us)
+    table = job.trials_beside(n_trials, "counts", name)
+    kept_B = job.kept_rows(table)
+    lengths_B = own_lengths(values_BTN)
+    stated_B = read_lengths(job, n_trials, source_us)
+    if stated_B is not None:
+        lengths_B = np.minimum(lengths_B, stated_B)
+    firsts_B, event, before_ms = np.zeros(n_trials, dtype=np.int64), "", 0.0
+    if options.window_ms is not None:
+        before_ms, after_ms = options.window_ms
+        event, events_us_B = "the first bin", firsts_B
+        if options.align is not None:
+            event = options.align
+            events_us_B, known_B = table.times_us(event, "align")
+            job.keep("trials", known_B, kept_B, f"have no {event}")
+        job.taken["window"] = f"{before_ms:g} to {after_ms:g} ms around {event}"
+        n_source = in_bins(after_ms - before_ms, bin_us, "window_ms") * (bin_us // source_us)
+        firsts_us_B = events_us_B + ms_to_us(before_ms, "window_ms")
+        firsts_B = (firsts_us_B + source_us // 2) // source_us
+        holds_B = (firsts_B >= 0) & (firsts_B + n_source <= lengths_B)
+        job.keep("trials", holds_B, kept_B, "do not hold the whole window")
+        lengths_B = np.full(n_trials, n_source)
+    job.keep("trials", lengths_B >= bin_us // source_us, kept_B, "are shorter than one bin")
+    if not kept_B.any():
+        raise job.nothing_left("trial")
+
+    rows = np.flatnonzero(kept_B)
+    firsts_B, lengths_B = firsts_B[rows], lengths_B[rows]
+    unit_ids = unit_names(contents, n_neurons)
+    units = job.kept_units(unit_ids)
+    stored_BTN = values_BTN[rows][..., units]
+    window_BTN = _shifted(stored_BTN, firsts_B, lengths_B, blank=0)
+    behavior_BTV, behavior_names = _read_behavior(job, values_BTN.shape[:2])
+    if behavior_BTV is not None:
+        behavior_BTV = _shifted(behavior_BTV[rows], firsts_B, lengths_B, blank=np.nan)
+    data = SpikeData(
+        spikes_BTN=compact_counts(as_counts(contents, name, window_BTN)),
+        bin_ms=source_us / 1000,
+        lengths_B=lengths_B,
+        behavior_BTV=behavior_BTV,
+        behavior_names=behavior_names,
+        neuron_names=tuple(plain_label(unit) for unit in unit_ids[units].tolist()),
+        trial_ids_B=table.ids(rows),
+        places_B=rows,
+        trial_table=table.at(rows),
+        event=short_name(event),
+        start_ms=before_ms,
+    )
+    if options.axes is None and looks_neurons_first(data):
+        job.notes.append(
+            "Mean rates differ far more along the first axis than along the last: if it is "
+            "neurons, give the order, `axes='neurons,bins,trials'`."
+        )
+    data = rebin(data, bin_us / 1000)
+    is_count = (stored_BTN >= 0) & (stored_BTN <= MAX_COUNT)  # padding may be anything
+    n_all = int(stored_BTN.sum(dtype=np.float64, where=is_count))
+    n_kept = int(data.spikes_BTN.sum(dtype=np.int64))
+    job.drop("spikes", n_all - n_kept, n_all, "are outside the trials' bins")
+    conditions_B, condition_names = read_conditions(table, options.condition, rows)
+    is_valid_B = job.valid_rows(table)
+    return replace(
+        data,
+        conditions_B=conditions_B,
+        condition_names=condition_names,
+        is_valid_B=None if is_valid_B is None else is_valid_B[rows],
+    )
+
+
+def _shifted(
+    values_BTK: NDArray[Any], firsts_B: IntArray, lengths_B: IntArray, blank: float
+) -> NDArray[Any]:
+    """Return each trial from its first bin on, ``blank`` past its end."""
+    shape = (len(values_BTK), int(lengths_B.max()), *values_BTK.shape[2:])
+    shifted_BTK = np.full(shape, blank, dtype=values_BTK.dtype)
+    for trial, (first, n_bins) in enumerate(zip(firsts_B, lengths_B, strict=True)):
+        shifted_BTK[trial, :n_bins] = values_BTK[trial, first : first + n_bins]
+    return shifted_BTK
+
+
+def _read_behavior(
+    job: ConvertJob, shape: tuple[int, ...]
+) -> tuple[FloatArray | None, tuple[str, ...]]:
+    """Read behavior in the bins of the counts, with a name for each variable."""
+    contents = job.contents
+    parts: list[FloatArray] = []
+    names: list[str] = []
+    for name in job.options.behavior:
+        _, item = contents.find(name, "behavior")
+        if item.kind in ("lists", "matrices"):
+            part_BTV = read_matrices(contents, name, job.options.axes, "behavior")
+            n_missing = max(shape[1] - part_BTV.shape[1], 0)
+            blank = ((0, 0), (0, n_missing), (0, 0))
+            part_BTV = np.pad(part_BTV.astype(np.float64), blank, constant_values=np.nan)
+        else:
+            axes = job.options.axes or "trials,bins,neurons"
+            if len(item.shape) == 2:  # a single variable
+                axes = ",".join(word for word in axes.split(",") if word.strip() != "neurons")
+            part_BTV = read_axes(contents, name, axes, "behavior").astype(np.float64)
+        if part_BTV.ndim != 3 or part_BTV.shape[:2] != shape:
+            expected = f"{shape[0]} trials x {shape[1]} bins x variables, as the counts"
+            raise contents.wrong("behavior", name, f"shape {part_BTV.shape}", expected)
+        parts.append(part_BTV)
+        names.extend(variable_names(name, part_BTV.shape[2]))
+    if not parts:
+        return None, ()
+    job.taken["behavior"] = ", ".join(job.options.behavior)
+    return np.concatenate(parts, axis=2), tuple(names)

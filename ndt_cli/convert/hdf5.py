@@ -1,6 +1,7 @@
 """HDF5 files: datasets by their path, and compound tables by their columns. NWB files."""
 
 import math
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,19 +10,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt_cli.convert.contents import (
-    ArrayItem,
-    Contents,
-    Item,
-    ListsItem,
-    SeriesItem,
-    array_item,
-)
+from ndt_cli.convert.contents import Contents, Item, array_item, fields_of
 from ndt_cli.data.files import (
     DAMAGE,
     Elsewhere,
     check_announced,
-    damaged,
     own_item,
     own_names,
     read_objects,
@@ -38,55 +31,37 @@ _FEW_LINKS, _MAX_LINKS, _LINK_BYTES = 5_000, 100_000, 64
 _NO_DATA = ("specifications/", "general/")
 
 
-def open_h5(path: Path) -> h5py.File:
-    """Open an HDF5 file."""
-    try:
-        return h5py.File(path, "r")
-    except DAMAGE as error:
-        raise damaged(path, str(error)) from error
-
-
-def hdf5_contents(path: Path, file: h5py.File) -> Contents:
-    """List the arrays of an open HDF5 file."""
-    contents = Contents(path, "HDF5")
-    contents.on_close.callback(file.close)
+def list_hdf5(contents: Contents, file: h5py.File) -> None:
+    """List the arrays of an open HDF5 file, or the tables and time series of an NWB file."""
+    contents.layout, path = "HDF5", contents.path
     max_links = min(_MAX_LINKS, max(_FEW_LINKS, file.id.get_filesize() // _LINK_BYTES))
-    if _walk(contents, file, "", max_links) > max_links:
-        contents.on_close.close()
-        raise DataError(
-            f"{path}: found more than {max_links} names; expected a recording",
-            hint="Do its groups link to one another? Copy what you need to a new file.",
-        )
-    return contents
+    for n_links, (name, item) in enumerate(_below(file)):
+        if n_links >= max_links:
+            raise DataError(
+                f"{path}: found more than {max_links} names; expected a recording",
+                hint="Do its groups link to one another? Copy what you need to a new file.",
+            )
+        if isinstance(item, h5py.Dataset) and item.shape is not None:
+            contents.items.update(_dataset_items(path, name, item))
+        elif isinstance(item, Elsewhere):
+            contents.items[name] = _elsewhere(path, name, item)
+    if "nwb_version" in file.attrs:
+        _as_nwb(contents, file)
 
 
-def _walk(
-    contents: Contents,
-    group: h5py.Group,
-    front: str,
-    max_links: int,
-    depth: int = 0,
-    n_links: int = 0,
-) -> int:
-    """List a group and all below it; return the number of names so far."""
+def _below(group: h5py.Group, front: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Yield the path and item of all that is below a group; None for what is damaged."""
     for key in own_names(group):
-        n_links += 1
-        if n_links > max_links:
-            break
         try:
             item = own_item(group, key)
         except DAMAGE:
-            continue
+            item = None
+        yield f"{front}{key}", item
         if isinstance(item, h5py.Group) and depth < _MAX_DEPTH:
-            n_links = _walk(contents, item, f"{front}{key}/", max_links, depth + 1, n_links)
-        elif isinstance(item, h5py.Dataset) and item.shape is not None:
-            contents.items.update(_dataset_items(contents.path, f"{front}{key}", item))
-        elif isinstance(item, Elsewhere):
-            contents.items[f"{front}{key}"] = _elsewhere(contents.path, f"{front}{key}", item)
-    return n_links
+            yield from _below(item, f"{front}{key}/", depth + 1)
 
 
-def _elsewhere(path: Path, name: str, item: Elsewhere) -> ArrayItem:
+def _elsewhere(path: Path, name: str, item: Elsewhere) -> Item:
     """Return an item that is listed, and refused when it is read."""
 
     def read() -> NDArray[Any]:
@@ -94,7 +69,7 @@ def _elsewhere(path: Path, name: str, item: Elsewhere) -> ArrayItem:
             f"{path}: {name!r}: found {item.found}; expected the array itself", hint=item.hint
         )
 
-    return ArrayItem((), f"in another file, {item.file}", read)
+    return Item((), f"in another file, {item.file}", read)
 
 
 def _dataset_items(path: Path, name: str, dataset: h5py.Dataset) -> dict[str, Item]:
@@ -103,30 +78,19 @@ def _dataset_items(path: Path, name: str, dataset: h5py.Dataset) -> dict[str, It
         dtype = dataset.dtype
     except DAMAGE:  # a type that numpy does not have
         return {}
+    read = partial(read_dataset, path, dataset)
     if dtype.names:
-        return {
-            f"{name}/{column}": array_item(
-                (*dataset.shape, *dtype[column].shape),
-                str(dtype[column].base),
-                partial(_read_column, path, dataset, column),
-            )
-            for column in dtype.names
-        }
+        return fields_of(name, dataset.shape, dtype, read)
     if h5py.check_ref_dtype(dtype) is not None:
         return {}
     is_text = h5py.check_string_dtype(dtype) is not None
     if not is_text and h5py.check_vlen_dtype(dtype) is not None:
 
         def read_lists() -> list[NDArray[Any]]:
-            return [np.asarray(values) for values in read_dataset(path, dataset).reshape(-1)]
+            return [np.asarray(values) for values in read().reshape(-1)]
 
-        return {name: ListsItem(dataset.shape, "lists of numbers", read_lists)}
-    shown = "text" if is_text else str(dtype)
-    return {name: array_item(dataset.shape, shown, partial(read_dataset, path, dataset))}
-
-
-def _read_column(path: Path, dataset: h5py.Dataset, column: str) -> NDArray[Any]:
-    return np.asarray(read_dataset(path, dataset)[column])
+        return {name: Item(dataset.shape, "lists of numbers", read_lists, "lists")}
+    return {name: array_item(dataset.shape, "text" if is_text else str(dtype), read)}
 
 
 def read_dataset(path: Path, dataset: h5py.Dataset) -> NDArray[Any]:
@@ -155,21 +119,14 @@ def _words(codes: NDArray[Any], words: dict[int, str]) -> NDArray[Any]:
     return np.array(found, dtype=str).reshape(codes.shape)
 
 
-# ------------------------------------------------------------------------------------------------
-# Tables and time series of an NWB file, read as the HDF5 file that it is.
+# Tables and time series of an NWB file, read as the HDF5 file that it is --------------------------
 #
 # A column of a table may be ragged: its values lie end to end, and ``NAME_index`` holds the end of
 # each row. A time series is a group of ``data`` with ``timestamps``, or with ``starting_time`` and
 # a rate. Times are in seconds.
-# ------------------------------------------------------------------------------------------------
 
 
-def is_nwb(file: h5py.File) -> bool:
-    """Tell whether an HDF5 file is an NWB file."""
-    return "nwb_version" in file.attrs
-
-
-def as_nwb(contents: Contents, file: h5py.File) -> None:
+def _as_nwb(contents: Contents, file: h5py.File) -> None:
     """Replace the datasets of ragged columns and of time series by one item each."""
     contents.layout = "NWB"
     for name in list(contents.items):
@@ -197,7 +154,7 @@ def _name_elements(contents: Contents, file: h5py.File, name: str) -> None:
         words = dict(enumerate(read_dataset(contents.path, elements).tolist()))
         return _words(read_dataset(contents.path, codes), words)
 
-    contents.items[name] = ArrayItem(codes.shape, "text", read)
+    contents.items[name] = Item(codes.shape, "text", read)
 
 
 def _join_ragged(contents: Contents, file: h5py.File, index_name: str) -> None:
@@ -228,7 +185,7 @@ def _join_ragged(contents: Contents, file: h5py.File, index_name: str) -> None:
         return np.split(flat, stops.astype(np.int64))[:-1]
 
     del contents.items[index_name]
-    contents.items[name] = ListsItem(ends.shape, f"lists of {values.dtype}", read)
+    contents.items[name] = Item(ends.shape, f"lists of {values.dtype}", read, "lists")
 
 
 def _join_series(contents: Contents, file: h5py.File, name: str) -> None:
@@ -265,9 +222,12 @@ def _join_series(contents: Contents, file: h5py.File, name: str) -> None:
 
     for part in ("data", "timestamps", "starting_time"):
         contents.items.pop(f"{name}/{part}", None)
-    unit = _unit(data)
-    item: Item = SeriesItem(data.shape, f"time series, {unit}" if unit else "time series", read)
-    contents.items[name] = item
+    try:
+        unit = data.attrs.get("unit")
+    except DAMAGE:
+        unit = None
+    kind = f"time series, {unit}" if unit and isinstance(unit, str) else "time series"
+    contents.items[name] = Item(data.shape, kind, read, "series")
 
 
 def _regular_times(start: Any, n_samples: int) -> NDArray[np.float64]:
@@ -275,11 +235,3 @@ def _regular_times(start: Any, n_samples: int) -> NDArray[np.float64]:
     if not 0 < rate_hz < math.inf or not math.isfinite(first_s):
         raise ValueError(f"{rate_hz:g} samples per second from {first_s:g} s")
     return first_s + np.arange(n_samples) / rate_hz
-
-
-def _unit(data: h5py.Dataset) -> str:
-    try:
-        unit = data.attrs.get("unit", "")
-    except DAMAGE:
-        return ""
-    return unit if isinstance(unit, str) else ""

@@ -9,7 +9,8 @@ import math
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, Union
@@ -20,7 +21,7 @@ import scipy.io
 import scipy.sparse
 from numpy.typing import NDArray
 
-from ndt_cli.convert.contents import ArrayItem, Contents, Item, ListsItem
+from ndt_cli.convert.contents import Contents, Item
 from ndt_cli.convert.hdf5 import read_dataset
 from ndt_cli.data.files import (
     DAMAGE,
@@ -38,18 +39,10 @@ from ndt_cli.memory import check_memory, in_gb
 # Of what lies in one another, in files of either format.
 _MAX_DEPTH = 32
 
-# ------------------------------------------------------------------------------------------------
-# What files of both formats hold.
-# ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A numeric array of MATLAB's shape; ``read`` loads it."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    read: Callable[[], NDArray[Any]]
+# What files of both formats hold ------------------------------------------------------------------
+#
+# Numbers in an array of MATLAB's shape, which loads them; text; cells; a struct; or what is named
+# in a list of the file, and refused where it is asked for.
 
 
 @dataclass(frozen=True)
@@ -60,37 +53,33 @@ class Cells:
     values: "list[Value]"
 
 
-@dataclass(frozen=True)
-class Unread:
-    """What is named in a list of the file, and refused where it is asked for."""
-
-    kind: str
-    found: str
-    hint: str
-
-    @property
-    def item(self) -> ArrayItem:
-        """The item that is listed."""
-        return ArrayItem((), f"{self.kind}, not read", lambda: np.zeros(0), (self.found, self.hint))
+Value = Union[Item, str, Cells, "dict[str, Value]"]
+_NOT_READ = ", not read"
 
 
-Value = Union[Stored, str, Cells, Unread, "dict[str, Value]"]
+def _unread(kind: str, found: str, hint: str) -> Item:
+    return Item((), kind + _NOT_READ, lambda: np.zeros(0), unread=(found, hint))
 
 
-def _unread(what: MatlabObject) -> Unread:
-    return Unread(f"MATLAB {what.class_name}", what.found, what.hint)
+def _object(what: MatlabObject) -> Item:
+    return _unread(f"MATLAB {what.class_name}", what.found, what.hint)
 
 
-def _several_kinds(values: list[Value]) -> Unread:
+def _several_kinds(values: list[Value]) -> Item:
     """Return what stands for cells that are no list, table or text together."""
-    words = {Stored: "numbers", str: "text", Cells: "cells", dict: "structs", Unread: "objects"}
-    kinds = [value.kind if isinstance(value, Unread) else words[type(value)] for value in values]
+    words = {Item: "numbers", str: "text", Cells: "cells", dict: "structs"}
+    unread = {i: v for i, v in enumerate(values) if isinstance(v, Item) and v.unread is not None}
+    kinds = [
+        unread[i].dtype.removesuffix(_NOT_READ) if i in unread else words[type(value)]
+        for i, value in enumerate(values)
+    ]
     most = max(sorted(set(kinds)), key=kinds.count)
-    other = next((i for i, kind in enumerate(kinds) if kind != most), 0)
-    found = f"cells of {most}, but {kinds[other]} in cell {other + 1}"
-    found = found if len(set(kinds)) > 1 else f"cells of {most}"
-    hint = next((v.hint for v in values if isinstance(v, Unread)), "Save cells of one kind.")
-    return Unread(found, found, hint)
+    found = f"cells of {most}"
+    if len(set(kinds)) > 1:
+        other = next(i for i, kind in enumerate(kinds) if kind != most)
+        found += f", but {kinds[other]} in cell {other + 1}"
+    hints = [item.unread[1] for item in unread.values() if item.unread is not None]
+    return _unread(found, found, hints[0] if hints else "Save cells of one kind.")
 
 
 def _items(name: str, value: Value) -> dict[str, Item]:
@@ -102,12 +91,12 @@ def _items(name: str, value: Value) -> dict[str, Item]:
         return items
     if isinstance(value, Cells):
         return _cell_items(name, value)
-    if isinstance(value, Unread):
-        return {name: value.item}
     if isinstance(value, str):
         return {name: _text(name, (), [value])}
+    if value.unread is not None:
+        return {name: value}
     shape = _squeezed(value.shape)
-    return {name: ArrayItem(shape, value.dtype, lambda: value.read().reshape(shape))}
+    return {name: Item(shape, value.dtype, lambda: value.read().reshape(shape))}
 
 
 def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -120,15 +109,14 @@ def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
 def _cell_items(name: str, cells: Cells) -> dict[str, Item]:
     """Return the items of a cell array: a table of structs, text, numbers or lists."""
     shape, values = _squeezed(cells.shape), cells.values
+    if not values:
+        return {name: Item((0,), "empty cells", list, "lists")}
+    if any(isinstance(v, str) for v in values):  # an empty array stands for missing text
+        values = ["" if isinstance(v, Item) and not math.prod(v.shape) else v for v in values]
     structs = [v for v in values if isinstance(v, dict)]
     words = [v for v in values if isinstance(v, str)]
-    if words:  # an empty array stands for missing text
-        values = ["" if isinstance(v, Stored) and not math.prod(v.shape) else v for v in values]
-        words = [v for v in values if isinstance(v, str)]
     inner = [v for v in values if isinstance(v, Cells)]
-    arrays = [v for v in values if isinstance(v, Stored)]
-    if not values:
-        return {name: ListsItem((0,), "empty cells", list)}
+    arrays = [v for v in values if isinstance(v, Item) and v.unread is None]
     if len(structs) == len(values):
         items: dict[str, Item] = {}
         for column in structs[0]:
@@ -142,28 +130,29 @@ def _cell_items(name: str, cells: Cells) -> dict[str, Item]:
         flat = [part for v in inner for part in v.values]
         return _cell_items(name, Cells((*shape, *_squeezed(inner[0].shape)), flat))
     if len(arrays) < len(values):
-        return {name: _several_kinds(values).item}
+        return {name: _several_kinds(values)}
     dtype = arrays[0].dtype
     if all(v.shape == (1, 1) for v in arrays):
 
         def read_numbers() -> NDArray[Any]:
             return np.array([v.read().reshape(()) for v in arrays]).reshape(shape)
 
-        return {name: ArrayItem(shape, dtype, read_numbers)}
+        return {name: Item(shape, dtype, read_numbers)}
+    if any(len(v.shape) == 2 and min(v.shape) > 1 for v in arrays):
 
-    are_matrices = any(len(v.shape) == 2 and min(v.shape) > 1 for v in arrays)
+        def read_matrices() -> list[NDArray[Any]]:  # one bin or one neuron is a matrix too
+            return [v.read() for v in arrays]
+
+        return {name: Item(shape, f"matrices of {dtype}", read_matrices, "matrices")}
 
     def read_lists() -> list[NDArray[Any]]:
-        if are_matrices:  # one bin or one neuron is a matrix too
-            return [v.read() for v in arrays]
         return [v.read().reshape(_squeezed(v.shape)) for v in arrays]
 
-    kind = f"{'matrices' if are_matrices else 'lists'} of {dtype}"
-    return {name: ListsItem(shape, kind, read_lists, are_matrices)}
+    return {name: Item(shape, f"lists of {dtype}", read_lists, "lists")}
 
 
-def _text(name: str, shape: tuple[int, ...], words: list[str]) -> ArrayItem:
-    return ArrayItem(shape, "text", lambda: text_array(repr(name), words).reshape(shape))
+def _text(name: str, shape: tuple[int, ...], words: list[str]) -> Item:
+    return Item(shape, "text", lambda: text_array(repr(name), words).reshape(shape))
 
 
 def _no_mat(path: Path, error: Exception) -> DataError:
@@ -173,12 +162,10 @@ def _no_mat(path: Path, error: Exception) -> DataError:
     )
 
 
-# ------------------------------------------------------------------------------------------------
-# Versions 5 to 7: a check of the layout before scipy reads it.
+# Versions 5 to 7: a check of the layout before scipy reads it -------------------------------------
 #
 # `scipy.io.loadmat` trusts the type and size that each element declares; one damaged byte there
 # can crash the process. The layout is that of MathWorks' "MAT-File Format", chapter 1.
-# ------------------------------------------------------------------------------------------------
 
 _HEADER_BYTES = 128
 
@@ -264,36 +251,27 @@ def _check_values(parts: list[_Element], order: str) -> None:
     what, is_complex = flags & 0xFF, bool(flags & 0x800)
     if what in (_FUNCTION, _OPAQUE):
         return
-    n_entries = _n_entries(parts, order)
-    n_held = sum(kind == _MATRIX for kind, _ in parts)
+    kinds = [kind for kind, _ in parts]
+    if len(kinds) < _BEFORE_VALUES or kinds[1] not in _SHAPES or kinds[2] not in _NAMES:
+        raise ValueError("an array without a shape or a name")
+    n_axes, rest = divmod(len(parts[1][1]), 4)
+    if rest or not 2 <= n_axes <= _MOST_AXES:
+        raise ValueError(f"an array whose shape has {len(parts[1][1])} bytes")
+    shape = struct.unpack_from(f"{order}{n_axes}i", parts[1][1])
+    if min(shape) < 0:
+        raise ValueError(f"an array of shape {shape}")
+    n_entries, n_held = math.prod(shape), kinds.count(_MATRIX)
     if what in _OF_ARRAYS and n_entries > max(n_held, _FEW):
         raise ValueError(f"an array of {n_entries} cells or structs, with {n_held} in it")
-    needed = {_SPARSE: 3, **dict.fromkeys(_PLAIN, 1)}.get(what)
-    if needed is None:
-        return
-    values = [kind for kind, _ in parts[_BEFORE_VALUES:]][: needed + is_complex]
-    if len(values) < needed + is_complex or not set(values) <= set(_TYPES):
-        raise ValueError(f"an array of class {what} without its values")
+    n_needed = {_SPARSE: 3, **dict.fromkeys(_PLAIN, 1)}.get(what, 0)
+    if n_needed:
+        n_needed += is_complex
+        values = kinds[_BEFORE_VALUES:][:n_needed]
+        if len(values) < n_needed or not set(values) <= set(_TYPES):
+            raise ValueError(f"an array of class {what} without its values")
 
 
-def _n_entries(parts: list[_Element], order: str) -> int:
-    """Return the number of entries that an array declares."""
-    kinds = [kind for kind, _ in parts[1:_BEFORE_VALUES]]
-    if len(kinds) < 2 or kinds[0] not in _SHAPES or kinds[1] not in _NAMES:
-        raise ValueError("an array without a shape or a name")
-    shape = parts[1][1]
-    n_axes, rest = divmod(len(shape), 4)
-    if rest or not 2 <= n_axes <= _MOST_AXES:
-        raise ValueError(f"an array whose shape has {len(shape)} bytes")
-    sizes = struct.unpack_from(f"{order}{n_axes}i", shape)
-    if min(sizes) < 0:
-        raise ValueError(f"an array of shape {sizes}")
-    return math.prod(sizes)
-
-
-# ------------------------------------------------------------------------------------------------
-# Versions 4 to 7, through `scipy.io.loadmat`, which executes nothing.
-# ------------------------------------------------------------------------------------------------
+# Versions 4 to 7, through `scipy.io.loadmat`, which executes nothing ------------------------------
 
 # Major version by scipy's count of versions 5 to 7, which share a layout.
 _VERSION_5 = 1
@@ -301,8 +279,9 @@ _VERSION_5 = 1
 _FEW_BYTES, _MOST_SPARSE = 2**26, 10_000
 
 
-def open_mat5(path: Path) -> Contents:
+def list_mat5(contents: Contents) -> None:
     """Read a MATLAB file of version 4 to 7."""
+    path, contents.layout = contents.path, "MATLAB"
     try:
         if scipy.io.matlab.matfile_version(path)[0] == _VERSION_5:
             check_elements(path)
@@ -318,7 +297,6 @@ def open_mat5(path: Path) -> Contents:
             variables = scipy.io.loadmat(path, struct_as_record=True, squeeze_me=False)
     except Exception as error:  # scipy raises many kinds over damaged content
         raise _no_mat(path, error) from error
-    contents = Contents(path, "MATLAB")
     for name, raw in variables.items():
         if name.startswith("__"):
             continue
@@ -326,33 +304,28 @@ def open_mat5(path: Path) -> Contents:
         if isinstance(raw, scipy.io.matlab.MatlabOpaque):  # whose name scipy does not read
             name = _opaque_part(raw, "s0") or name
         contents.items.update(_items(name, value))
-    return contents
 
 
 def _value(raw: Any, where: str) -> Value:
     """Return the content of a variable."""
+    if hasattr(raw, "toarray"):
+        return _sparse(raw, where)
     if type(raw) is not np.ndarray:  # functions and objects are subclasses
-        if hasattr(raw, "toarray"):
-            return _sparse(raw, where)
-        return _unread(MatlabObject(_class_name(raw)))
+        if isinstance(raw, scipy.io.matlab.MatlabFunction):
+            return _object(MatlabObject("function handle"))
+        named = str(getattr(raw, "classname", "")) or _opaque_part(raw, "s2")
+        return _object(MatlabObject(named or "object"))
     if raw.dtype.names:
-        rows = [_struct(row, raw.dtype.names, where) for row in raw.reshape(-1)]
-        return rows[0] if len(rows) == 1 else Cells(raw.shape, list(rows))
+        rows: list[Value] = [
+            {name: _value(row[name], where) for name in raw.dtype.names} for row in raw.reshape(-1)
+        ]
+        return rows[0] if len(rows) == 1 else Cells(raw.shape, rows)
     if raw.dtype.kind == "O":
         return Cells(raw.shape, [_value(part, where) for part in raw.reshape(-1)])
     if raw.dtype.kind == "U":
-        words = [str(word).rstrip() for word in raw.reshape(-1)]
-        return words[0] if len(words) == 1 else Cells(raw.shape, list(words))
-    return Stored(raw.shape, str(raw.dtype), lambda: raw)
-
-
-def _class_name(raw: Any) -> str:
-    """Return the class of a function or object, as far as scipy tells."""
-    if isinstance(raw, scipy.io.matlab.MatlabFunction):
-        return "function handle"
-    if isinstance(raw, scipy.io.matlab.MatlabObject):
-        return str(raw.classname)
-    return _opaque_part(raw, "s2") or "object"
+        words: list[Value] = [str(word).rstrip() for word in raw.reshape(-1)]
+        return words[0] if len(words) == 1 else Cells(raw.shape, words)
+    return Item(raw.shape, str(raw.dtype), lambda: raw)
 
 
 def _opaque_part(raw: Any, part: str) -> str:
@@ -364,11 +337,7 @@ def _opaque_part(raw: Any, part: str) -> str:
     return text.decode(errors="replace") if isinstance(text, bytes) else str(text)
 
 
-def _struct(row: Any, names: tuple[str, ...], where: str) -> dict[str, Value]:
-    return {name: _value(row[name], where) for name in names}
-
-
-def _sparse(raw: Any, where: str) -> Stored:
+def _sparse(raw: Any, where: str) -> Item:
     """Return a sparse array."""
 
     def read() -> NDArray[Any]:
@@ -392,12 +361,10 @@ def _sparse(raw: Any, where: str) -> Stored:
             )
         return np.asarray(matrix.toarray())
 
-    return Stored(tuple(raw.shape), str(raw.dtype), read)
+    return Item(tuple(raw.shape), str(raw.dtype), read)
 
 
-# ------------------------------------------------------------------------------------------------
-# Version 7.3: HDF5 with axes reversed, cells as references, text as numbers.
-# ------------------------------------------------------------------------------------------------
+# Version 7.3: HDF5 with axes reversed, cells as references, text as numbers -----------------------
 
 
 _OBJECTS = (h5py.Group, h5py.Dataset, h5py.Datatype)
@@ -410,21 +377,17 @@ _WORD_BYTES = 64  # of a short text in memory
 
 def is_mat73(file: h5py.File) -> bool:
     """Tell whether an HDF5 file was written by MATLAB."""
-    return any(_is_matlab(file, key) for key in own_names(file))
+    for key in own_names(file):
+        with suppress(*DAMAGE):
+            item = own_item(file, key)
+            if isinstance(item, _OBJECTS) and "MATLAB_class" in item.attrs:
+                return True
+    return False
 
 
-def _is_matlab(file: h5py.File, key: str) -> bool:
-    try:
-        item = own_item(file, key)
-        return isinstance(item, _OBJECTS) and "MATLAB_class" in item.attrs
-    except DAMAGE:
-        return False
-
-
-def open_mat73(path: Path, file: h5py.File) -> Contents:
+def list_mat73(contents: Contents, file: h5py.File) -> None:
     """List the variables of an open MATLAB file of version 7.3."""
-    contents = Contents(path, "MATLAB")
-    contents.on_close.callback(file.close)
+    path, contents.layout = contents.path, "MATLAB"
     file_bytes = file.id.get_filesize()
     reader = _Reader(
         path,
@@ -436,9 +399,7 @@ def open_mat73(path: Path, file: h5py.File) -> Contents:
             if not name.startswith("#"):  # #refs# and #subsystem# are what cells refer to
                 contents.items.update(_items(name, reader.value(own_item(file, name))))
     except DAMAGE as error:
-        contents.on_close.close()
         raise _no_mat(path, error) from error
-    return contents
 
 
 @dataclass
@@ -466,12 +427,12 @@ class _Reader:
         if isinstance(item, h5py.Group | h5py.Dataset):
             unread = matlab_object(item)
             if unread is not None:
-                return _unread(unread)
+                return _object(unread)
         if isinstance(item, h5py.Group):
             is_sparse = "MATLAB_sparse" in item.attrs
             return self._sparse(item) if is_sparse else self._struct(item, depth)
         if not isinstance(item, h5py.Dataset) or item.shape is None:
-            return _unread(MatlabObject("object"))
+            return _object(MatlabObject("object"))
         kind = matlab_class(item)
         # Text is read at once, each row of it; numbers at the top of the file one by one.
         n_words = item.shape[-1] if kind == "char" and item.shape else 0
@@ -483,17 +444,18 @@ class _Reader:
         if h5py.check_ref_dtype(item.dtype) is not None:
             return self._cells(item, depth)
         if kind == "char" and item.dtype.kind in "ui":
-            rows = [_word(row) for row in read_dataset(self.path, item).T]
+            codes = read_dataset(self.path, item).T.astype(np.uint16)
+            rows = [r.tobytes().decode("utf-16-le", errors="replace").rstrip() for r in codes]
             return rows[0] if len(rows) == 1 else Cells((len(rows), 1), list(rows))
         if item.dtype.kind not in "buif":
-            return _unread(MatlabObject(kind or f"array of {item.dtype}"))
+            return _object(MatlabObject(kind or f"array of {item.dtype}"))
 
         def read() -> NDArray[Any]:
             return read_dataset(self.path, item).T
 
-        return Stored(item.shape[::-1], str(item.dtype), read)
+        return Item(item.shape[::-1], str(item.dtype), read)
 
-    def _sparse(self, group: h5py.Group) -> Stored:
+    def _sparse(self, group: h5py.Group) -> Item:
         """Return a sparse array: its values, their rows, and where each column begins."""
         columns = own_item(group, "jc")
         if not isinstance(columns, h5py.Dataset):
@@ -516,17 +478,17 @@ class _Reader:
     def _struct(self, group: h5py.Group, depth: int) -> Value:
         fields = {name: self.value(own_item(group, name), depth + 1) for name in group}
         # An array of structs stores each field as an array of references without a class.
-        shapes = {
-            name: value.shape
+        columns = {
+            name: value
             for name, value in fields.items()
             if isinstance(value, Cells) and not matlab_class(group[name])
         }
-        if shapes and len(shapes) == len(fields) and len(set(shapes.values())) == 1:
-            shape = next(iter(shapes.values()))
-            columns = {name: v for name, v in fields.items() if isinstance(v, Cells)}
+        shapes = {column.shape for column in columns.values()}
+        if len(columns) == len(fields) and len(shapes) == 1:
+            (shape,) = shapes
             rows: list[Value] = [
                 {name: column.values[i] for name, column in columns.items()}
-                for i in range(int(np.prod(shape)))
+                for i in range(math.prod(shape))
             ]
             return Cells(shape, rows)
         return fields
@@ -542,8 +504,4 @@ def _empty(kind: str, item: h5py.Dataset) -> Value:
     if math.prod(shape):
         raise ValueError(f"an empty array of size {shape}")
     empty = np.zeros(shape)
-    return Cells(shape, []) if kind == "cell" else Stored(shape, "float64", lambda: empty)
-
-
-def _word(codes: NDArray[Any]) -> str:
-    return codes.astype(np.uint16).tobytes().decode("utf-16-le", errors="replace").rstrip()
+    return Cells(shape, []) if kind == "cell" else Item(shape, "float64", lambda: empty)

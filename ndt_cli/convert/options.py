@@ -179,11 +179,7 @@ class ConvertOptions(BaseModel):
     def _check(self) -> Self:
         for one, other, expected in (
             ("counts", "spike_times", "counts in bins, or spike times"),
-            (
-                "window_ms",
-                "chop_ms",
-                "a window around an event, or windows to chop",
-            ),
+            ("window_ms", "chop_ms", "a window around an event, or windows to chop"),
             ("split", "valid_where", "a random draw, or a condition for validation trials"),
         ):
             if getattr(self, one) is not None and getattr(self, other) is not None:
@@ -202,10 +198,9 @@ class ConvertOptions(BaseModel):
                 "Give one in ms: `window_ms=(-250, 450)`.",
             )
         if self.window_ms is not None and not self.window_ms[0] < self.window_ms[1]:
+            first, last = self.window_ms
             raise SettingsError(
-                "`window_ms`: found {:g} to {:g} ms; expected the beginning first".format(
-                    *self.window_ms
-                ),
+                f"`window_ms`: found {first:g} to {last:g} ms; expected the beginning first",
                 "Negative times are before the event: `window_ms=(-250, 450)`.",
             )
         if self.overlap_ms and self.chop_ms is None:

@@ -1,4 +1,4 @@
-"""Open a recording of any format; its content tells which. Here: CSV and .npz themselves."""
+"""Open a recording of any format; its content tells which. Here: CSV, .npz and phy themselves."""
 
 import csv
 import re
@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt_cli.convert.clock import Clock
-from ndt_cli.convert.contents import ArrayItem, Contents, Item, array_item
-from ndt_cli.convert.hdf5 import as_nwb, hdf5_contents, is_nwb, open_h5
-from ndt_cli.convert.matlab import is_mat73, open_mat5, open_mat73
+from ndt_cli.convert.contents import Contents, array_item, fields_of, held
+from ndt_cli.convert.hdf5 import list_hdf5
+from ndt_cli.convert.matlab import is_mat73, list_mat5, list_mat73
 from ndt_cli.data.files import DAMAGE, ArrayFile, check_text, damaged, text_array
 from ndt_cli.errors import DataError
 
@@ -33,10 +33,14 @@ def open_file(path: Path) -> Contents:
 
     Damage in a file becomes a DataError here: as it is opened, and as its items are read.
     """
-    contents = _guarded(path, lambda: _open(path))
+    contents = Contents(path)
+    try:
+        _guarded(path, lambda: _list(contents))
+    except BaseException:
+        contents.on_close.close()
+        raise
     for name, item in contents.items.items():
-        read: Any = partial(_guarded, path, item.read)
-        contents.items[name] = replace(item, read=read)
+        contents.items[name] = replace(item, read=partial(_guarded, path, item.read))
     return contents
 
 
@@ -51,30 +55,34 @@ def _guarded(path: Path, read: Callable[[], _Read]) -> _Read:
     return found
 
 
-def _open(path: Path) -> Contents:
+def _list(contents: Contents) -> None:
+    """List what a file holds, by its format."""
+    path = contents.path
     if path.is_dir():
-        return _open_phy(path)
-    if not path.is_file():
-        return _open_npz(path)  # which says what is there instead
-    if h5py.is_hdf5(path):
-        file = open_h5(path)
-        if is_mat73(file):
-            return open_mat73(path, file)
-        contents = hdf5_contents(path, file)
-        if is_nwb(file):
-            as_nwb(contents, file)
-        return contents
-    if path.suffix.lower() in _TEXT_ENDINGS:
-        return _open_csv(path)
-    with path.open("rb") as stream:
-        head = stream.read(16)
-    # Version 4 of MATLAB's files has no mark of its own, so the file's name has to tell.
-    if head.startswith(b"MATLAB 5.0") or (head and path.suffix.lower() == ".mat"):
-        return open_mat5(path)
-    # What is empty, cut short or a Git LFS pointer is best explained there.
-    if zipfile.is_zipfile(path) or not head or head.startswith((b"PK", b"version https:")):
-        return _open_npz(path)
-    raise _unknown(path, head)
+        _list_phy(contents)
+    elif not path.is_file():
+        _list_npz(contents)  # which says what is there instead
+    elif h5py.is_hdf5(path):
+        try:
+            file = contents.on_close.enter_context(h5py.File(path, "r"))
+        except DAMAGE as error:
+            raise damaged(path, str(error)) from error
+        list_h5 = list_mat73 if is_mat73(file) else list_hdf5
+        list_h5(contents, file)
+    elif path.suffix.lower() in _TEXT_ENDINGS:
+        contents.layout = "CSV"
+        contents.items = {name: held(values) for name, values in _read_csv(path).items()}
+    else:
+        with path.open("rb") as stream:
+            head = stream.read(16)
+        # Version 4 of MATLAB's files has no mark of its own, so the file's name has to tell.
+        if head.startswith(b"MATLAB 5.0") or (head and path.suffix.lower() == ".mat"):
+            list_mat5(contents)
+        # What is empty, cut short or a Git LFS pointer is best explained there.
+        elif zipfile.is_zipfile(path) or not head or head.startswith((b"PK", b"version https:")):
+            _list_npz(contents)
+        else:
+            raise _unknown(path, head)
 
 
 def _unknown(path: Path, head: bytes) -> DataError:
@@ -97,16 +105,16 @@ def _unknown(path: Path, head: bytes) -> DataError:
     )
 
 
-# ------------------------------------------------------------------------------------------------
-# A folder of Kilosort or phy: spike_times.npy in samples, spike_clusters.npy, cluster_*.tsv, and
-# params.py with the sampling rate, which is read as text.
-# ------------------------------------------------------------------------------------------------
+# A folder of Kilosort or phy ----------------------------------------------------------------------
+#
+# spike_times.npy is in samples; params.py has the sampling rate, and is read as text.
 
 _SAMPLE_RATE = re.compile(r"^\s*sample_rate\s*=\s*([0-9.eE+]+)", re.MULTILINE)
 
 
-def _open_phy(folder: Path) -> Contents:
+def _list_phy(contents: Contents) -> None:
     """List the spikes of a folder and, as ``units``, one row per cluster of all its tables."""
+    folder, contents.layout = contents.path, "phy"
     if not (folder / "spike_times.npy").is_file():
         marks = (".zgroup", ".zattrs", "zarr.json")
         is_zarr = folder.suffix == ".zarr" or any((folder / name).exists() for name in marks)
@@ -115,10 +123,14 @@ def _open_phy(folder: Path) -> Contents:
             "expected a file, or a folder of Kilosort or phy",
             "Export it to HDF5 or NWB, in one file." if is_zarr else "Give one file in it.",
         )
-    contents = Contents(folder, "phy")
     names = ("spike_times", "spike_clusters", "spike_templates")
     for path in [p for name in names if (p := folder / f"{name}.npy").is_file()]:
-        values = _npy(path)
+        try:
+            values = np.load(path, mmap_mode="r", allow_pickle=False)
+        except DAMAGE as error:
+            raise DataError(
+                f"{path}: the file is damaged or incomplete ({error})", "Copy the folder again."
+            ) from error
         read = partial(np.array, values)
         contents.items[path.stem] = array_item(values.shape, str(values.dtype), read)
     if "spike_clusters" not in contents.items and "spike_templates" in contents.items:
@@ -127,56 +139,35 @@ def _open_phy(folder: Path) -> Contents:
     found = _SAMPLE_RATE.search(params.read_text(errors="replace")) if params.is_file() else None
     rate_hz = float(found[1]) if found and _is_number(found[1]) else None
     contents.spike_clock = Clock("samples", rate_hz)
-    clusters = contents.items.get("spike_clusters")
-    if isinstance(clusters, ArrayItem):
-        contents.items.update(_phy_units(folder, np.unique(clusters.read())))
-    return contents
+    if "spike_clusters" in contents.items:
+        columns = _phy_units(folder, np.unique(contents.items["spike_clusters"].read()))
+        contents.items |= {f"units/{name}": held(values) for name, values in columns.items()}
 
 
-def _npy(path: Path) -> NDArray[Any]:
-    try:
-        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except DAMAGE as error:
-        raise DataError(
-            f"{path}: the file is damaged or incomplete ({error})", "Copy the folder again."
-        ) from error
-
-
-def _phy_units(folder: Path, ids: NDArray[Any]) -> dict[str, Item]:
+def _phy_units(folder: Path, ids: NDArray[Any]) -> dict[str, NDArray[Any]]:
     """Return the columns of all tables of clusters; NaN or empty text for one without a row."""
     columns: dict[str, NDArray[Any]] = {"cluster_id": ids}
     # cluster_info.tsv, which repeats the others, may be older than they are.
-    tables = sorted(folder.glob("cluster_*.tsv"), key=lambda path: path.stem == "cluster_info")
-    for path in tables:
+    for path in sorted(folder.glob("cluster_*.tsv"), key=lambda p: p.stem == "cluster_info"):
         text = path.read_text(encoding="utf-8-sig", errors="replace")
         if not text.partition("\n")[2].strip():
             continue  # names of columns, and no cluster yet
-        table = _open_csv(path)
-        key = next((name for name in ("cluster_id", "id") if name in table.items), None)
+        table = _read_csv(path)
+        key = next((name for name in ("cluster_id", "id") if name in table), None)
         if key is None:
             raise DataError(f"{path}: found no column 'cluster_id'; expected one")
-        row_of = {number: row for row, number in enumerate(table.numbers(key, None).tolist())}
+        if table[key].dtype.kind == "U":
+            found = f"values of type {table[key].dtype}"
+            raise DataError(f"{path}: {key!r}: found {found}; expected numbers")
+        row_of = {number: row for row, number in enumerate(table[key].tolist())}
         rows = np.array([row_of.get(number, -1) for number in ids.tolist()])
-        for name in table.items:
-            if name == key or name in columns:
-                continue
-            values = table.array(name, None)
-            known = values[rows]
-            if (rows < 0).any():
-                known = known.astype(np.float64) if known.dtype.kind != "U" else known
-                known[rows < 0] = "" if known.dtype.kind == "U" else np.nan
-            columns[name] = known
-    return {
-        f"units/{name}": ArrayItem(
-            values.shape,
-            "text" if values.dtype.kind == "U" else str(values.dtype),
-            partial(np.asarray, values),
-        )
-        for name, values in columns.items()
-    }
+        for name in [n for n in table if n != key and n not in columns]:
+            columns[name] = table[name][rows]
+            columns[name][rows < 0] = "" if table[name].dtype.kind == "U" else np.nan
+    return columns
 
 
-def _open_csv(path: Path) -> Contents:
+def _read_csv(path: Path) -> dict[str, NDArray[Any]]:
     """Read a text table with names in its first row; a gap in a column of numbers becomes NaN."""
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -202,12 +193,10 @@ def _open_csv(path: Path) -> Contents:
         raise DataError(f"{path}: found {len(rows)} rows; expected names and at least one row")
     names = [name.strip() for name in rows[0]]
     _check_rows(path, names, rows)
-    contents = Contents(path, "CSV")
-    for name, cells in zip(names, zip(*rows[1:], strict=True), strict=True):
-        values = _column(f"{path}: {name!r}", cells, decimal_comma=delimiter != ",")
-        kind = "text" if values.dtype.kind == "U" else str(values.dtype)
-        contents.items[name] = ArrayItem(values.shape, kind, partial(np.asarray, values))
-    return contents
+    return {
+        name: _column(f"{path}: {name!r}", cells, decimal_comma=delimiter != ",")
+        for name, cells in zip(names, zip(*rows[1:], strict=True), strict=True)
+    }
 
 
 def _check_rows(path: Path, names: list[str], rows: list[list[str]]) -> None:
@@ -254,24 +243,15 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _open_npz(path: Path) -> Contents:
+def _list_npz(contents: Contents) -> None:
     """List an .npz file by the headers of its arrays; Python objects in it are never loaded."""
-    contents = Contents(path, "npz")
-    file = contents.on_close.enter_context(ArrayFile(path))
+    contents.layout = "npz"
+    file = contents.on_close.enter_context(ArrayFile(contents.path))
     for key in file.keys:
-        shape, dtype = file.shape(key), file.dtype(key)
-        for name in dtype.names or ():  # of an array of rows
-            contents.items[f"{key}/{name}"] = array_item(
-                (*shape, *dtype[name].shape),
-                str(dtype[name].base),
-                partial(_read_field, file, key, name),
-            )
-        if not dtype.names:
-            kind = "Python objects, not read" if dtype.hasobject else str(dtype)
-            kind = "text" if dtype.kind in "SU" else kind
-            contents.items[key] = array_item(shape, kind, partial(file.read, key))
-    return contents
-
-
-def _read_field(file: ArrayFile, key: str, name: str) -> NDArray[Any]:
-    return np.asarray(file.read(key)[name])
+        shape, dtype, read = file.shape(key), file.dtype(key), partial(file.read, key)
+        if dtype.names:  # of an array of rows
+            contents.items |= fields_of(key, shape, dtype, read)
+            continue
+        kind = "Python objects, not read" if dtype.hasobject else str(dtype)
+        kind = "text" if dtype.kind in "SU" else kind
+        contents.items[key] = array_item(shape, kind, read)

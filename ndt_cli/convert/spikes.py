@@ -19,16 +19,8 @@ from ndt_cli.convert.clock import (
     merge_intervals,
     ms_to_us,
 )
-from ndt_cli.convert.contents import (
-    PLAIN_KINDS,
-    ArrayItem,
-    Contents,
-    ListsItem,
-    guess,
-    guess_beside,
-)
-from ndt_cli.convert.job import ConvertJob
-from ndt_cli.convert.tables import TRIAL_IDS, Table, match_rows
+from ndt_cli.convert.contents import PLAIN_KINDS, Item, guess, guess_beside
+from ndt_cli.convert.tables import TRIAL_IDS, ConvertJob, Table, match_rows
 from ndt_cli.data.spike_data import IntArray, compact_counts
 from ndt_cli.errors import SettingsError
 
@@ -41,7 +33,7 @@ _FAR_BACK_US, _FEW_STEPS = 100_000, 0.2
 _MANY, _MOST_SAME, _FEW_SAME = 100, 0.5, 0.01
 
 # Observed without an end; and gaps that are of rounding, or of a sample, and not of recording.
-_ALWAYS_US, _HAIRLINE_US = 2**57, 1000
+ALWAYS_US, _HAIRLINE_US = 2**57, 1000
 
 # A matrix with more rows than this and fewer columns has a row per spike, not per unit.
 _FEWEST_COLUMNS = 5
@@ -49,25 +41,13 @@ _FEWEST_COLUMNS = 5
 
 @dataclass(frozen=True, eq=False)
 class SpikeTimes:
-    """Spikes of each unit.
+    """Spikes of each unit."""
 
-    Parameters
-    ----------
-    times_us : tuple of int arrays
-        Times of each unit's spikes in microseconds, ascending.
-    unit_ids : (units,) array
-        Name of each unit in the file.
-    observed_us : tuple of (intervals, 2) int arrays, optional
-        When each unit was observed, where the file says so.
-    """
-
-    times_us: tuple[TicksArray, ...]
-    unit_ids: NDArray[Any]
-    observed_us: tuple[TicksArray, ...] | None = None
-
-    @property
-    def n_units(self) -> int:
-        return len(self.times_us)
+    times_us: tuple[TicksArray, ...]  # of each unit's spikes, ascending
+    unit_ids: NDArray[Any]  # name of each unit in the file
+    observed_us: tuple[TicksArray, ...] | None = None  # (intervals, 2) of each, if the file says so
+    # Start, stop and width of bins that the spikes are in the middle of, where these were counts.
+    bins_us: tuple[int, int, int] | None = None
 
     @property
     def n_spikes(self) -> int:
@@ -75,29 +55,32 @@ class SpikeTimes:
 
     @property
     def span_us(self) -> tuple[int, int]:
-        """From the first spike to just after the last one."""
+        """From the first spike to just after the last one; from the first bin to the last."""
         fired = [times for times in self.times_us if len(times)]
-        if not fired:
-            return 0, 0
+        if self.bins_us is not None or not fired:
+            return self.bins_us[:2] if self.bins_us else (0, 0)
         return int(min(t[0] for t in fired)), int(max(t[-1] for t in fired)) + 1
 
     @property
     def observed_by_all_us(self) -> TicksArray | None:
         """Intervals in which every unit was observed, (intervals, 2); None if not known."""
+        if self.bins_us is not None:
+            return np.array([self.span_us], dtype=np.int64)
         return None if self.observed_us is None else common_intervals(self.observed_us)
 
     def take(self, units: IntArray) -> "SpikeTimes":
         """Return some of the units, in this order."""
-        observed = self.observed_us
-        return SpikeTimes(
-            tuple(self.times_us[i] for i in units),
-            self.unit_ids[units],
-            None if observed is None else tuple(observed[i] for i in units),
-        )
+        times_us, observed = tuple(self.times_us[i] for i in units), self.observed_us
+        some = None if observed is None else tuple(observed[i] for i in units)
+        return replace(self, times_us=times_us, unit_ids=self.unit_ids[units], observed_us=some)
 
     def snapped(self, starts_us_B: TicksArray) -> TicksArray:
-        """Return the times as they are: a trial may start at any microsecond."""
-        return starts_us_B
+        """Return the nearest edge of a bin for each time: where in it a spike was is not known."""
+        if self.bins_us is None:
+            return starts_us_B
+        start_us, _, width_us = self.bins_us
+        bins = (starts_us_B - start_us + width_us // 2) // width_us
+        return np.asarray(start_us + bins * width_us)
 
     def count(self, starts_us_B: TicksArray, n_bins_B: IntArray, bin_us: int) -> IntArray:
         """Count the spikes in each trial's bins, (trials, bins, neurons); zero past its end.
@@ -108,7 +91,7 @@ class SpikeTimes:
         # Edges past a trial's end all lie at its end, so that nothing falls between them.
         edges_BT = np.minimum(np.arange(n_bins + 1), np.asarray(n_bins_B)[:, None])
         edges_us_BT = starts_us_B[:, None] + bin_us * edges_BT
-        spikes_BTN = np.zeros((len(starts_us_B), n_bins, self.n_units), dtype=np.uint32)
+        spikes_BTN = np.zeros((len(starts_us_B), n_bins, len(self.times_us)), dtype=np.uint32)
         for unit, times_us in enumerate(self.times_us):
             spikes_BTN[..., unit] = np.diff(np.searchsorted(times_us, edges_us_BT), axis=1)
         return compact_counts(spikes_BTN)
@@ -168,99 +151,154 @@ def bin_spikes(
     return spikes.count(starts_us_B, lengths_B, bin_us), lengths_B
 
 
+# Reading: each arrangement in a file is laid end to end first -------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Spikes:
+    """Times of all spikes with the unit of each, end to end."""
+
+    values: NDArray[Any]
+    unit_of: NDArray[np.integer]  # -1: no unit
+    labels: NDArray[Any]  # of the units
+    trial_of: NDArray[np.integer] | None = None  # where times count from the start of a trial
+    table: Table | None = None  # of these trials
+    observed: tuple[TicksArray, ...] | None = None
+
+
+def _end_to_end(lists: Sequence[NDArray[Any]], labels: NDArray[Any], **more: Any) -> _Spikes:
+    """Lay one list of times per unit end to end."""
+    values = np.concatenate([np.reshape(v, -1) for v in lists]) if lists else np.zeros(0)
+    unit_of = np.repeat(np.arange(len(lists)), [np.size(v) for v in lists])
+    return _Spikes(values, unit_of, labels, **more)
+
+
 def read_spike_times(job: ConvertJob, name: str) -> tuple[SpikeTimes, Table | None]:
     """Read spike times in any arrangement, and the table of trials, if there is one.
 
     Arrangements: one array, with the unit of each spike (and its trial); a matrix with a row per
-    unit; a list per unit; a group with an array per unit; lists of trials x units. Each is laid
-    end to end first: time, unit and (where times count from the start of a trial) trial of each
-    spike.
+    unit; a list per unit; a group with an array per unit; lists of trials x units, or of channels x
+    units.
     """
+    spikes = _read_arrangement(job, name)
+    has_unit = spikes.unit_of >= 0
+    job.drop("spikes", int((~has_unit).sum()), len(has_unit), "have no unit")
+    times_us, is_time = _finite_times(job, name, spikes.values[has_unit])
+    kept = has_unit.copy()
+    kept[has_unit] = is_time
+    table = job.find_trials() if spikes.table is None else spikes.table
+    if spikes.trial_of is not None and table is not None:
+        zero_us = _DAY_US * np.arange(table.n_rows)
+        times_us = times_us + zero_us[spikes.trial_of[kept]]
+        table = replace(table, zero_us_R=zero_us)
+    parts_us = _by_unit(times_us, spikes.unit_of[kept], len(spikes.labels))
+    return _ascending(job, name, SpikeTimes(parts_us, spikes.labels, spikes.observed)), table
+
+
+def _read_arrangement(job: ConvertJob, name: str) -> _Spikes:
+    """Read the spikes of this name, by the arrangement that they have."""
     contents = job.contents
-    found = contents.resolve(name)
-    item = None if found is None else contents.items[found]
-    observed: tuple[TicksArray, ...] | None = None
-    trial_of: NDArray[np.integer] | None = None
-    table: Table | None = None
-    if found is not None and isinstance(item, ListsItem) and item.are_matrices:
+    found = contents.resolve(name) or name
+    item = contents.items.get(found)
+    if item is not None and item.kind == "matrices":
         hint = f"Counts, one matrix per trial, are chosen with `counts={found!r}`."
         raise contents.wrong("spike_times", found, "matrices", "lists of times", hint)
-    words = (job.options.axes or "").replace(" ", "").split(",")
-    if isinstance(item, ListsItem) and len(item.shape) == 2 and "channels" in words:
-        if sorted(words) != ["channels", "neurons"]:
-            raise SettingsError(f"`axes={job.options.axes!r}`: expected channels,neurons")
-        values, unit_of, labels = _lists_of_channels(job, found or name, item, words)
-    elif found is not None and isinstance(item, ListsItem) and len(item.shape) == 2:
-        values, unit_of, trial_of, labels, table = _lists_of_trials(job, found, item)
-    elif job.options.spike_trials is not None:
+    by_trial = job.options.spike_trials is not None
+    if item is not None and item.kind == "lists" and (len(item.shape) == 2 or not by_trial):
+        return _read_lists(job, found, item)
+    if by_trial:
         values = contents.numbers(name, "spike_times")
         job.taken["spike times"] = name
         trial_of, table = _trial_of_each(job, name, values)
-        unit_of, labels = _unit_of_each(job, contents.resolve(name) or name, len(values))
-    elif isinstance(item, ArrayItem) and len(item.shape) == 1 and found is not None:
-        values = contents.numbers(found, "spike_times")
-        job.taken["spike times"] = found
-        unit_of, labels = _unit_of_each(job, found, len(values))
-    else:
-        lists, labels, observed = _lists_of_units(job, name)
-        values = np.concatenate([np.reshape(v, -1) for v in lists]) if lists else np.zeros(0)
-        unit_of = np.repeat(np.arange(len(lists)), [np.size(v) for v in lists])
-    has_unit = unit_of >= 0
-    job.drop("spikes", int((~has_unit).sum()), len(values), "have no unit")
-    values, unit_of = values[has_unit], unit_of[has_unit]
-    trial_of = None if trial_of is None else trial_of[has_unit]
-    times_us, kept = _finite_times(job, name, values)
-    if table is None:
-        table = job.find_trials()
-    if trial_of is not None and table is not None:
-        zero_us = _DAY_US * np.arange(table.n_rows)
-        times_us = times_us + zero_us[trial_of[kept]]
-        table = replace(table, zero_us_R=zero_us)
-    spikes = SpikeTimes(_by_unit(times_us, unit_of[kept], len(labels)), labels, observed)
-    return _ascending(job, name, spikes), table
+        return _Spikes(values, *_unit_of_each(job, found, len(values)), trial_of, table)
+    if item is None or item.kind != "array":
+        return _read_group(job, name)
+    values = contents.numbers(found, "spike_times")
+    job.taken["spike times"] = found
+    if values.ndim == 1:
+        return _Spikes(values, *_unit_of_each(job, found, len(values)))
+    if values.ndim != 2:
+        shape = f"{values.ndim} axes, {values.shape}"
+        raise contents.wrong("spike_times", found, shape, "one or two")
+    return _end_to_end(_rows_of_units(job, found, values), np.arange(len(values)))
 
 
-def _lists_of_units(
-    job: ConvertJob, name: str
-) -> tuple[list[NDArray[Any]], NDArray[Any], tuple[TicksArray, ...] | None]:
-    """Read one list per unit; return the lists, names of the units, and when each was observed."""
+def _read_group(job: ConvertJob, name: str) -> _Spikes:
+    """Read a group with one array per unit, or columns of a text table by a pattern."""
     contents = job.contents
-    found = contents.resolve(name)
-    item = None if found is None else contents.items[found]
-    if isinstance(item, ListsItem) and found is not None:
-        job.taken["spike times"] = found
-        group = found.rpartition("/")[0]
-        ids = contents.items.get(f"{group}/id")
-        labels = (
-            ids.read()
-            if isinstance(ids, ArrayItem) and ids.shape == item.shape
-            else np.arange(int(np.prod(item.shape)))
-        )
-        intervals, observed = contents.items.get(f"{group}/obs_intervals"), None
-        is_known = isinstance(intervals, ListsItem) and intervals.shape == item.shape  # of NWB
-        if is_known and not job.options.ignore_intervals:
-            assert isinstance(intervals, ListsItem)
-            observed = _observed(job, intervals.read(), labels)
-        return item.read(), labels, observed
-    if isinstance(item, ArrayItem) and found is not None:
-        values = contents.numbers(found, "spike_times")
-        if values.ndim != 2:
-            shape = f"{values.ndim} axes, {values.shape}"
-            raise contents.wrong("spike_times", found, shape, "one or two")
-        job.taken["spike times"] = found
-        return _rows_of_units(job, found, values), np.arange(len(values)), None
     group = contents.resolve_table(name) or ""
     members = contents.children(group) if group else []
-    if not group and "*" in name:  # columns of a text table, one per unit
+    if not group and "*" in name:
         members = [n for n in contents.items if fnmatchcase(n, name)]
-        group = name if members else ""
-    items = [contents.items[m] for m in members]
-    if not group or not all(isinstance(i, ArrayItem) and len(i.shape) == 1 for i in items):
+    items = [contents.items[n] for n in members]
+    if not items or not all(i.kind == "array" and len(i.shape) == 1 for i in items):
         raise contents.unknown("spike_times", name, contents.items)
-    shown = group if "*" in group else f"{group}/"
-    job.taken["spike times"] = f"{shown}, {len(members)} arrays"
-    lists = [contents.numbers(m, "spike_times") for m in members]
-    return lists, np.array([m.rpartition("/")[2] for m in members]), None
+    job.taken["spike times"] = f"{f'{group}/' if group else name}, {len(members)} arrays"
+    lists = [contents.numbers(n, "spike_times") for n in members]
+    return _end_to_end(lists, np.array([n.rpartition("/")[2] for n in members]))
+
+
+def _read_lists(job: ConvertJob, name: str, item: Item) -> _Spikes:
+    """Read one list per unit; or lists on two axes, of channels and units or trials and units."""
+    contents, options = job.contents, job.options
+    words = (options.axes or "trials,neurons").replace(" ", "").split(",")
+    if len(item.shape) == 2:
+        if "channels" in words:
+            return _read_channels(job, name, item, words)
+        return _read_trials(job, name, item, words)
+    job.taken["spike times"] = name
+    group, labels, observed = name.rpartition("/")[0], np.arange(int(np.prod(item.shape))), None
+    if contents.has_array(f"{group}/id", item.shape):
+        labels = contents.items[f"{group}/id"].read()
+    intervals = contents.items.get(f"{group}/obs_intervals")  # of NWB
+    known = intervals is not None and (intervals.kind, intervals.shape) == ("lists", item.shape)
+    if intervals is not None and known and not options.ignore_intervals:
+        observed = _observed(job, intervals.read(), labels)
+    return _end_to_end(item.read(), labels, observed=observed)
+
+
+def _read_channels(job: ConvertJob, name: str, item: Item, words: list[str]) -> _Spikes:
+    """Read one list per channel and unit; units without spikes are left out."""
+    if sorted(words) != ["channels", "neurons"]:
+        raise SettingsError(f"`axes={job.options.axes!r}`: expected channels,neurons")
+    lists = [np.reshape(part, -1) for part in item.read()]
+    job.taken["spike times"] = f"{name}, {item.shape[0]} {words[0]} x {item.shape[1]} {words[1]}"
+    places = [np.unravel_index(i, item.shape) for i in range(len(lists))]
+    channel = words.index("channels")
+    labels = np.array([f"channel {p[channel]} unit {p[1 - channel]}" for p in places])
+    held = [i for i, part in enumerate(lists) if len(part)]
+    job.drop("units", len(lists) - len(held), len(lists), "have no spike")
+    return _end_to_end([lists[i] for i in held], labels[held])
+
+
+def _read_trials(job: ConvertJob, name: str, item: Item, words: list[str]) -> _Spikes:
+    """Read one list per trial and unit, such as MATLAB's cells."""
+    if sorted(words) != ["neurons", "trials"]:
+        raise SettingsError(
+            f"`axes={job.options.axes!r}`: found lists of spike times with two axes; expected "
+            "trials,neurons or neurons,trials"
+        )
+    lists = item.read()
+    if not lists:
+        raise job.contents.wrong("spike_times", name, f"no lists, {item.shape}", "at least one")
+    grid = np.arange(len(lists)).reshape(item.shape)
+    grid_BN = grid if words[0] == "trials" else grid.T
+    n_trials, n_units = grid_BN.shape
+    known = job.find_trials() if job.options.axes is None else None
+    if known is not None and known.n_rows not in (1, n_trials):
+        raise job.contents.wrong(
+            "spike_times",
+            name,
+            f"{n_trials} x {n_units} lists, and {known.n_rows} trials",
+            "a row of lists per trial",
+            "Of channels and their units: `axes='channels,neurons'`. Of units and trials: "
+            "`axes='neurons,trials'`.",
+        )
+    job.taken["spike times"] = f"{name}, {n_trials} trials x {n_units} units"
+    spikes = _end_to_end([lists[i] for i in grid_BN.reshape(-1)], np.arange(n_units))
+    trial_of, unit_of = np.divmod(spikes.unit_of, n_units)
+    table = job.trials_beside(n_trials, "spikes")
+    return replace(spikes, unit_of=unit_of, trial_of=trial_of, table=table)
 
 
 def _observed(
@@ -272,7 +310,7 @@ def _observed(
     with NaN, was observed for an unknown time, which is taken as all of it.
     """
     observed, unknown, gaps_us = [], [], np.zeros(0)
-    ends = (-_ALWAYS_US, _ALWAYS_US)
+    ends = (-ALWAYS_US, ALWAYS_US)
     for label, part in zip(labels.tolist(), intervals, strict=True):
         times = np.asarray(part, dtype=np.float64).reshape(-1, 2)
         if len(times) == 0 or np.isnan(times).any():
@@ -317,56 +355,6 @@ def _rows_of_units(job: ConvertJob, name: str, values: NDArray[Any]) -> list[NDA
     n_zero = values.size - sum(len(row) for row in rows)
     job.drop("spikes", n_zero, values.size, "are 0 after the last spike of their row (padding)")
     return rows
-
-
-def _lists_of_channels(
-    job: ConvertJob, name: str, item: ListsItem, words: list[str]
-) -> tuple[NDArray[Any], NDArray[np.integer], NDArray[Any]]:
-    """Read one list per channel and unit; units without spikes are left out."""
-    lists = [np.reshape(part, -1) for part in item.read()]
-    job.taken["spike times"] = f"{name}, {item.shape[0]} {words[0]} x {item.shape[1]} {words[1]}"
-    places = [np.unravel_index(i, item.shape) for i in range(len(lists))]
-    channel = words.index("channels")
-    labels = np.array([f"channel {p[channel]} unit {p[1 - channel]}" for p in places])
-    held = [i for i, part in enumerate(lists) if len(part)]
-    job.drop("units", len(lists) - len(held), len(lists), "have no spike")
-    values = np.concatenate([lists[i] for i in held]) if held else np.zeros(0)
-    return values, np.repeat(np.arange(len(held)), [len(lists[i]) for i in held]), labels[held]
-
-
-def _lists_of_trials(
-    job: ConvertJob, name: str, item: ListsItem
-) -> tuple[NDArray[Any], NDArray[np.integer], NDArray[np.integer], NDArray[Any], Table]:
-    """Read one list per trial and unit, such as MATLAB's cells."""
-    axes = (job.options.axes or "trials,neurons").replace(" ", "").split(",")
-    if sorted(axes) != ["neurons", "trials"]:
-        raise SettingsError(
-            f"`axes={job.options.axes!r}`: found lists of spike times with two axes; expected "
-            "trials,neurons or neurons,trials"
-        )
-    lists = item.read()
-    if not lists:
-        raise job.contents.wrong("spike_times", name, f"no lists, {item.shape}", "at least one")
-    grid = np.arange(len(lists)).reshape(item.shape)
-    grid_BN = grid if axes[0] == "trials" else grid.T
-    n_trials, n_units = grid_BN.shape
-    known = job.find_trials() if job.options.axes is None else None
-    if known is not None and known.n_rows not in (1, n_trials):
-        raise job.contents.wrong(
-            "spike_times",
-            name,
-            f"{n_trials} x {n_units} lists, and {known.n_rows} trials",
-            "a row of lists per trial",
-            "Of channels and their units: `axes='channels,neurons'`. Of units and trials: "
-            "`axes='neurons,trials'`.",
-        )
-    job.taken["spike times"] = f"{name}, {n_trials} trials x {n_units} units"
-    ordered = [np.reshape(lists[i], -1) for i in grid_BN.reshape(-1)]
-    sizes = [len(times) for times in ordered]
-    trial_of = np.repeat(np.repeat(np.arange(n_trials), n_units), sizes)
-    unit_of = np.repeat(np.tile(np.arange(n_units), n_trials), sizes)
-    table = job.trials_beside(n_trials, "spikes")
-    return np.concatenate(ordered), unit_of, trial_of, np.arange(n_units), table
 
 
 def _unit_of_each(
@@ -427,35 +415,21 @@ def _trial_of_each(
             f"Trials are those in {chosen!r}: a trial without any spike is not among them. Give a "
             "table of trials to include it: `trials=NAME`."
         )
-        added = _constant_columns(contents, len(values), first_of, trial_of)
+        added = {}
+        for column, item in contents.items.items():
+            if item.kind != "array" or item.shape != labels.shape:
+                continue
+            each = item.read()
+            same = each[first_of][trial_of]
+            is_float, is_plain = each.dtype.kind == "f", each.dtype.kind in PLAIN_KINDS
+            if is_plain and np.array_equal(each, same, equal_nan=is_float):
+                added[column] = each[first_of]
         added.setdefault(TRIAL_IDS[0], trial_ids)
         return trial_of, job.columns_of(len(trial_ids), "spike_trials", added=added)
     table = job.find_table(trials, "trials")
     job.taken["trials"] = trials
     id_columns = (chosen.rpartition("/")[2], *TRIAL_IDS)
     return match_rows(table, trial_ids, id_columns, job.notes)[trial_of], table
-
-
-def _constant_columns(
-    contents: Contents,
-    n_spikes: int,
-    first_of: NDArray[np.integer],
-    trial_of: NDArray[np.integer],
-) -> dict[str, NDArray[Any]]:
-    """Return the arrays with one value per spike that are constant within each trial."""
-    columns = {}
-    for name, item in contents.items.items():
-        if isinstance(item, ArrayItem) and item.shape == (n_spikes,):
-            values = item.read()
-            if values.dtype.kind not in PLAIN_KINDS:
-                continue
-            firsts = values[first_of]
-            same = values == firsts[trial_of]
-            if values.dtype.kind == "f":
-                same |= np.isnan(values) & np.isnan(firsts[trial_of])
-            if same.all():
-                columns[name] = firsts
-    return columns
 
 
 def _spike_clock(job: ConvertJob) -> Clock:

@@ -1,19 +1,22 @@
-"""Tables of trials or of units: choosing rows, matching them by name, conditions of trials.
+"""A conversion at work: the open file, a journal, and the tables of trials and of units.
 
-Axes in names: B trials, R rows of a table.
+Axes in names: B trials, R rows of a table, N units.
 """
 
 import operator
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ndt_cli.convert.clock import Clock, TicksArray
-from ndt_cli.convert.contents import ArrayItem, Contents, listed
+from ndt_cli.convert.contents import Contents, guess, listed
+from ndt_cli.convert.options import ConvertOptions
+from ndt_cli.convert.reading import open_file
 from ndt_cli.data.spike_data import IntArray
 from ndt_cli.errors import DataError, SettingsError
 
@@ -32,6 +35,7 @@ _N_MISSING = 5
 
 TRIAL_IDS = ("trial", "trial_id", "id", "trial_number")
 """Columns that may hold the numbers of the trials."""
+_UNIT_IDS = ("id", "unit_id", "cluster_id", "unit", "neuron_id", "neuron", "cluster")
 _LARGEST_WHOLE = 2.0**53  # beyond it a float skips numbers
 
 
@@ -106,47 +110,25 @@ def _bare(value: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Columns of equal length, somewhere in a file.
-
-    Parameters
-    ----------
-    contents : Contents
-        The file.
-    name : str
-        Group of the columns; empty for the top of the file.
-    n_rows : int
-        Rows.
-    option : str
-        The option that chose it, for messages.
-    clock : Clock
-        Of its times.
-    added : dict of str to array
-        Columns that are not in the file.
-    zero_us_R : (rows,) int array, optional
-        Time that times in each row count from, where it is not the recording's own zero.
-    shape : tuple of int, optional
-        Of the columns, where they are fields of an n x k array of structs.
-    """
+    """Columns of equal length, somewhere in a file."""
 
     contents: Contents
-    name: str
+    name: str  # group of the columns; empty for the top of the file
     n_rows: int
-    option: str
+    option: str  # that chose it, for messages
     clock: Clock
-    added: dict[str, NDArray[Any]] = field(default_factory=dict)
-    zero_us_R: TicksArray | None = None
-    shape: tuple[int, ...] | None = None
+    added: dict[str, NDArray[Any]] = field(default_factory=dict)  # columns not in the file
+    zero_us_R: TicksArray | None = None  # that times in a row count from, if not the recording's
+    shape: tuple[int, ...] | None = None  # of columns that are fields of n x k structs
 
     @property
     def columns(self) -> list[str]:
         """Names of the columns, without that of the group."""
-        front = f"{self.name}/" if self.name else ""
         below = (n for n in self.contents.children(self.name) if self._is_column(n))
-        return [*self.added, *(n[len(front) :] for n in below)]
+        return [*self.added, *(n[len(self.name) :].lstrip("/") for n in below)]
 
     def _is_column(self, full_name: str) -> bool:
-        item = self.contents.items.get(full_name)
-        return isinstance(item, ArrayItem) and item.shape == (self.shape or (self.n_rows,))
+        return self.contents.has_array(full_name, self.shape or (self.n_rows,))
 
     def column(self, name: str, option: str) -> NDArray[Any]:
         """Read a column, which has one value per row."""
@@ -174,10 +156,6 @@ class Table:
         known_R = np.isfinite(values)
         times_us_R = self.clock.to_us(np.where(known_R, values, 0))
         return times_us_R if self.zero_us_R is None else times_us_R + self.zero_us_R, known_R
-
-    def with_column(self, name: str, values: NDArray[Any]) -> "Table":
-        """Return the table with one more column."""
-        return replace(self, added={**self.added, name: values})
 
     def ids(self, rows: IntArray) -> IntArray:
         """Return the number of some trials: that of a column of numbers, else the row."""
@@ -257,37 +235,20 @@ def plain_label(label: Any) -> str:
     return f"{label:.15g}" if isinstance(label, float) else str(label)
 
 
-@dataclass(frozen=True, eq=False)
-class Conditions:
-    """Condition of each trial.
-
-    Parameters
-    ----------
-    numbers_B : (trials,) int array
-        Number of each trial's condition.
-    names : dict of int to str
-        Name of each of them in the file.
-    """
-
-    numbers_B: IntArray
-    names: dict[int, str]
-
-    def sizes(self) -> dict[str, int]:
-        """Trials of each condition, by name."""
-        return {name: int((self.numbers_B == n).sum()) for n, name in self.names.items()}
-
-
-def read_conditions(table: Table, columns: Sequence[str], rows_B: IntArray) -> Conditions | None:
-    """Number the conditions of some rows; several columns together name one condition.
+def read_conditions(
+    table: Table, columns: Sequence[str], rows_B: IntArray
+) -> tuple[IntArray | None, dict[int, str]]:
+    """Number the conditions of some rows; return numbers, and the name of each condition.
 
     A single column of whole numbers keeps its numbers; any other is numbered in sorted order.
+    Several columns together name one condition.
     """
     if not columns:
-        return None
+        return None, {}
     values = [table.column(name, "condition")[rows_B] for name in columns]
     if len(values) == 1 and _is_whole(values[0]):
         numbers_B = values[0].astype(np.int64)
-        return Conditions(numbers_B, {int(n): str(n) for n in np.unique(numbers_B)})
+        return numbers_B, {int(n): str(n) for n in np.unique(numbers_B)}
     parts = [np.unique(v, return_inverse=True) for v in values]
     levels = np.stack([inverse for _, inverse in parts], axis=1)
     rows, numbers_B = np.unique(levels, axis=0, return_inverse=True)
@@ -295,7 +256,7 @@ def read_conditions(table: Table, columns: Sequence[str], rows_B: IntArray) -> C
         i: "/".join(_label(level[j]) for (level, _), j in zip(parts, row, strict=True))
         for i, row in enumerate(rows)
     }
-    return Conditions(numbers_B.reshape(-1).astype(np.int64), names)
+    return numbers_B.reshape(-1).astype(np.int64), names
 
 
 def _label(value: object) -> str:
@@ -313,3 +274,136 @@ def _is_whole(values: NDArray[np.generic]) -> bool:
     numbers = values.astype(np.float64)
     whole = np.abs(numbers) < _LARGEST_WHOLE
     return bool(whole.all() and (numbers % 1 == 0).all())
+
+
+# The journal, and where tables are found ----------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """So many of all trials, units, spikes or samples were left out."""
+
+    what: str
+    n: int
+    n_all: int
+    why: str  # the end of a sentence
+
+
+@dataclass
+class ConvertJob:
+    """The open file, the options, and the journal that the user is shown in the end."""
+
+    contents: Contents
+    options: ConvertOptions
+    taken: dict[str, str] = field(default_factory=dict)  # name in the file, by what it was used as
+    dropped: list[Dropped] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # assumptions, one sentence each
+
+    def drop(self, what: str, n: int, n_all: int, why: str) -> None:
+        """Note that some were left out, if any."""
+        if n:
+            self.dropped.append(Dropped(what, n, n_all, why))
+
+    def keep(self, what: str, kept: NDArray[np.bool_], among: NDArray[np.bool_], why: str) -> None:
+        """Remove from ``among``, in place, all that are not ``kept``, for the reason given."""
+        n_all = int(among.sum())
+        among &= kept
+        self.drop(what, n_all - int(among.sum()), n_all, why)
+
+    def nothing_left(self, what: str) -> DataError:
+        """Return the error that everything was left out, with the reasons."""
+        reasons = "; ".join(f"{d.n} of {d.n_all} {d.what} {d.why}" for d in self.dropped)
+        return DataError(
+            f"{self.contents.path}: no {what} is left: {reasons or 'no spikes'}", self.contents.look
+        )
+
+    def find_table(self, name: str, option: str) -> Table:
+        """Return a table by name: a group of this file, or another file."""
+        # A group comes first: its name may be the file's own, and must not lead to another file.
+        contents, found, path = self.contents, self.contents.resolve_table(name), Path(name)
+        if found is None and (path.is_file() or path.suffix):
+            contents = contents.on_close.enter_context(open_file(path))
+            found = ""
+        if found is None:
+            contents.check_readable(name, option)
+            raise contents.unknown(option, name, contents.groups)
+        n_rows = contents.n_rows(found)
+        if n_rows == 0:
+            raise contents.wrong(option, name, "no rows", "at least one")
+        return Table(contents, found, n_rows, option, self.options.trials_clock)
+
+    def columns_of(self, n_rows: int, option: str = "trials", **more: Any) -> Table:
+        """Return the table of all arrays at the top of the file that have this many rows."""
+        return Table(self.contents, "", n_rows, option, self.options.trials_clock, **more)
+
+    def trials_beside(self, n_trials: int, what: str, beside: str = "") -> Table:
+        """Return the chosen table of trials, one row for each of ``what``, else the columns.
+
+        They are those at the top of the file, or of the array of structs that ``beside`` is from.
+        """
+        contents, name = self.contents, self.options.trials
+        if name in (None, "none"):
+            group, item = beside.rpartition("/")[0], contents.items.get(beside)
+            shape = (n_trials,) if item is None or item.kind == "array" else item.shape
+            if shape[0] not in contents.column_lengths(group):
+                group = ""
+            clock = self.options.trials_clock
+            return Table(contents, group, n_trials, "trials", clock, shape=shape)
+        table = self.find_table(str(name), "trials")
+        if table.n_rows != n_trials:
+            found, expected = f"{table.n_rows} rows", f"{n_trials}, one per trial of {what}"
+            raise contents.wrong("trials", str(name), found, expected)
+        return table
+
+    def find_trials(self) -> Table | None:
+        """Return the table of trials: the chosen one, a usual one, or columns at the top."""
+        contents, options = self.contents, self.options
+        if options.trials == "none":
+            return None
+        name = options.trials or guess(contents, "trials", contents.groups)
+        if name is not None:
+            self.taken["trials"] = name
+            return self.find_table(name, "trials")
+        chosen = options.align or options.start
+        column = chosen or guess(contents, "start")
+        if contents.has_array(column) and len(contents.items[column or ""].shape) == 1:
+            return self.columns_of(contents.items[column or ""].shape[0])
+        if chosen:
+            option = "align" if options.align else "start"
+            raise contents.unknown(option, chosen, contents.items)
+        if options.chop_ms is None:  # a table of MATLAB is listed by its name alone
+            contents.check_readable(guess(contents, "trials") or "", "trials")
+        return None
+
+    def kept_rows(self, table: Table) -> NDArray[np.bool_]:
+        """Return which trials of a table meet the conditions of ``where``."""
+        kept_R = np.ones(table.n_rows, dtype=bool)
+        for rule, holds_R in table.meeting(self.options.where, "where"):
+            self.keep("trials", holds_R, kept_R, f"do not meet {rule!r}")
+        return kept_R
+
+    def valid_rows(self, table: Table | None) -> NDArray[np.bool_] | None:
+        """Return which trials of a table validate by ``valid_where``; None without it."""
+        rule = self.options.valid_where
+        if rule is None or table is None:
+            return None
+        return table.meeting([rule], "valid_where")[0][1]
+
+    def kept_units(self, unit_ids: NDArray[Any]) -> IntArray:
+        """Return the positions of the units that meet the conditions of ``units_where``.
+
+        Rows of the table are matched by a column of the units' names, else in order.
+        """
+        kept_N, rules = np.ones(len(unit_ids), dtype=bool), self.options.units_where
+        if rules:
+            name = self.options.units or guess(self.contents, "units", self.contents.groups)
+            if name is None:
+                table = self.columns_of(len(unit_ids), "units")
+            else:
+                table = self.find_table(name, "units")
+            rows_N = match_rows(table, unit_ids, _UNIT_IDS, self.notes)
+            for rule, holds_R in table.meeting(rules, "units_where"):
+                self.keep("units", holds_R[rows_N], kept_N, f"do not meet {rule!r}")
+            if not kept_N.any():
+                raise self.nothing_left("unit")
+        return np.flatnonzero(kept_N)

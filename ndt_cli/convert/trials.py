@@ -4,8 +4,7 @@ Axes in names: B trials, T bins, N units, R rows of the table of trials.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 from ndt_cli.convert.behavior import Behavior, check_known
 from ndt_cli.convert.clock import (
     TicksArray,
-    clipped,
     common_intervals,
     contained,
     in_bins,
@@ -21,17 +19,13 @@ from ndt_cli.convert.clock import (
     ms_to_us,
 )
 from ndt_cli.convert.contents import guess, listed
-from ndt_cli.convert.counts import ContinuousCounts
-from ndt_cli.convert.job import ConvertJob
 from ndt_cli.convert.options import SplitBy
-from ndt_cli.convert.spikes import SpikeTimes
-from ndt_cli.convert.tables import Conditions, Table, read_conditions, short_name
-from ndt_cli.data.chop import chop_windows
+from ndt_cli.convert.spikes import ALWAYS_US, SpikeTimes
+from ndt_cli.convert.tables import ConvertJob, Table, plain_label, read_conditions, short_name
+from ndt_cli.data.bins import chop_windows
 from ndt_cli.data.spike_data import IntArray, SpikeData, split_trials
 from ndt_cli.errors import DataError, SettingsError
 from ndt_cli.memory import check_memory
-
-Spikes = SpikeTimes | ContinuousCounts
 
 # While they are counted: a count, and where its bin starts, in microseconds and in bins.
 _COUNT_BYTES, _EDGE_BYTES = 4, 16
@@ -48,54 +42,17 @@ _LONGER, _MOST_FAR = 50, 0.95
 # Of trials in fewer different windows, the times are not those of the recording.
 _FEWEST_DIFFERENT = 0.5
 
-_ALWAYS_US = 2**57
-
+_FOREVER_S = 1e9
 _MAX_BLOCKS = 5
 
 
-@dataclass(frozen=True, eq=False)
-class Cut:
-    """Trials that were cut from a file.
-
-    Parameters
-    ----------
-    data : SpikeData
-        All trials, in the order of the recording.
-    unit_ids : (neurons,) array
-        Name of each neuron in the file.
-    conditions : Conditions or None
-        Condition of each trial.
-    is_valid_B : (trials,) bool array or None
-        Which trials validate, if that is settled already.
-    """
-
-    data: SpikeData
-    unit_ids: NDArray[Any]
-    conditions: Conditions | None = None
-    is_valid_B: NDArray[np.bool_] | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class _Plan:
-    """What is cut, one row per trial; the rest as in `Cut` and `SpikeData`."""
-
-    starts_us_B: TicksArray
-    n_bins_B: IntArray
-    trial_ids_B: IntArray
-    places_B: IntArray
-    conditions: Conditions | None
-    is_valid_B: NDArray[np.bool_] | None
-    start_bins_B: IntArray | None = None
-    trial_table: dict[str, NDArray[Any]] = field(default_factory=dict)
-    event: str = ""
-    start_ms: float = 0.0
-    on_clock: bool = True  # False: each trial has a clock of its own
-
-
 def cut_recording(
-    job: ConvertJob, spikes: Spikes, table: Table | None, behavior: list[Behavior], bin_us: int
-) -> Cut:
-    """Cut a recording into trials, or chop it into windows."""
+    job: ConvertJob, spikes: SpikeTimes, table: Table | None, behavior: list[Behavior], bin_us: int
+) -> SpikeData:
+    """Cut a recording into trials, or chop it into windows, in the order of the recording.
+
+    ``is_valid_B`` is None if validation trials are still to be drawn.
+    """
     source, options = str(job.contents.path), job.options
     if table is None:
         for option in ("where", "valid_where", "condition"):
@@ -105,11 +62,11 @@ def cut_recording(
                     hint="Give one: `trials=NAME`.",
                 )
     else:
-        table = _with_duration(job, table)
+        _add_duration(job, table)
     if options.chop_ms is not None:
-        plan = _plan_chopped(job, spikes, table, bin_us)
+        starts_us_B, n_bins_B, known = _plan_windows(job, spikes, table, bin_us)
     elif table is not None:
-        plan = _plan_trials(job, spikes, table, bin_us)
+        starts_us_B, n_bins_B, known = _plan_trials(job, spikes, table, bin_us)
     else:
         raise SettingsError(
             f"{source}: found no trials; expected a table of them, or a length of windows to chop",
@@ -117,53 +74,35 @@ def cut_recording(
             "`align=NAME` and `window_ms=(-250, 450)`; or chop the recording: `chop_ms=1000` and "
             "`overlap_ms=200`.",
         )
-    starts_us_B, n_bins_B = plan.starts_us_B, plan.n_bins_B
     stops_us_B = starts_us_B + n_bins_B * bin_us
     n_outside = spikes.n_spikes - spikes.n_inside(starts_us_B, stops_us_B)
     job.drop("spikes", n_outside, spikes.n_spikes, "are outside the trials' bins")
     parts = [series.cut(starts_us_B, n_bins_B, bin_us) for series in behavior]
     for series, cut_BTV in zip(behavior, parts, strict=True):
         check_known(series, cut_BTV, starts_us_B, stops_us_B, source)
-    data = SpikeData(
+    on_clock = table is None or table.zero_us_R is None
+    return SpikeData(
         spikes_BTN=spikes.count(starts_us_B, n_bins_B, bin_us),
         bin_ms=bin_us / 1000,
         lengths_B=n_bins_B,
         behavior_BTV=np.concatenate(parts, axis=2) if parts else None,
         behavior_names=tuple(name for series in behavior for name in series.names),
-        trial_ids_B=plan.trial_ids_B,
-        places_B=plan.places_B,
-        start_bins_B=plan.start_bins_B,
-        start_times_s_B=starts_us_B / 1e6 if plan.on_clock else None,
-        trial_table=plan.trial_table,
-        event=plan.event,
-        start_ms=plan.start_ms,
+        neuron_names=tuple(plain_label(unit) for unit in spikes.unit_ids.tolist()),
+        start_times_s_B=starts_us_B / 1e6 if on_clock else None,
+        **known,
     )
-    return Cut(data, spikes.unit_ids, plan.conditions, plan.is_valid_B)
 
 
-def chosen_rows(job: ConvertJob, table: Table) -> NDArray[np.bool_]:
-    """Return which rows meet the conditions of ``where``."""
-    kept_R = np.ones(table.n_rows, dtype=bool)
-    for rule, holds_R in table.meeting(job.options.where, "where"):
-        job.keep("trials", holds_R, kept_R, f"do not meet {rule!r}")
-    return kept_R
-
-
-def valid_rows(job: ConvertJob, table: Table | None) -> NDArray[np.bool_] | None:
-    """Return which rows validate by ``valid_where``; None without it."""
-    rule = job.options.valid_where
-    if rule is None or table is None:
-        return None
-    return table.meeting([rule], "valid_where")[0][1]
-
-
-def _plan_trials(job: ConvertJob, spikes: Spikes, table: Table, bin_us: int) -> _Plan:
+def _plan_trials(
+    job: ConvertJob, spikes: SpikeTimes, table: Table, bin_us: int
+) -> tuple[TicksArray, IntArray, dict[str, Any]]:
     """Plan a window around an event in each trial, or each trial from start to stop.
 
     A partial last bin of a whole trial is left out, and so is a trial in which a unit was not
-    recorded: the unit would look silent there.
+    recorded: the unit would look silent there. Returns start and bins of each trial, and what else
+    `SpikeData` holds of them.
     """
-    kept_R = chosen_rows(job, table)
+    kept_R = job.kept_rows(table)
     start_ms, event = 0.0, "the start of each trial"
     if job.options.window_ms is None:
         event = _named(job, table, "start") or event
@@ -183,17 +122,14 @@ def _plan_trials(job: ConvertJob, spikes: Spikes, table: Table, bin_us: int) -> 
     observed_us = spikes.observed_by_all_us
     if observed_us is not None:
         observed_R = contained(starts_us_R, stops_us_R, observed_us)
-        why = "lie, in part, where not all units were recorded" + _rarest(
-            job, spikes, kept_R, starts_us_R, stops_us_R
-        )
+        why = "lie, in part, where not all units were recorded"
+        why += _rarest(spikes, starts_us_R[kept_R], stops_us_R[kept_R])
         job.keep("trials", observed_R, kept_R, why)
-    invalid_us = _invalid_us(job)
-    meets_R = [
-        ((start < invalid_us[:, 1]) & (stop > invalid_us[:, 0])).any()
-        for start, stop in zip(starts_us_R, stops_us_R, strict=True)
-    ]
-    job.keep("trials", ~np.array(meets_R, dtype=bool), kept_R, "lie, in part, in 'invalid_times'")
-    _check_repeats(job, table, starts_us_R, stops_us_R, kept_R)
+    is_valid_R = np.ones(table.n_rows, dtype=bool)
+    for start_us, stop_us in _invalid_us(job):
+        is_valid_R &= (stops_us_R <= start_us) | (starts_us_R >= stop_us)
+    job.keep("trials", is_valid_R, kept_R, "lie, in part, in 'invalid_times'")
+    _leave_out_repeats(job, starts_us_R, stops_us_R, kept_R)
     rows = np.flatnonzero(kept_R)
     if len(rows) == 0:
         raise job.nothing_left("trial")
@@ -208,37 +144,30 @@ def _plan_trials(job: ConvertJob, spikes: Spikes, table: Table, bin_us: int) -> 
             "and may be in training and validation. `split='blocks'` parts them in time."
         )
     _check_size(job, spikes, len(rows) * int(n_bins_B.max()), bin_us)
-    is_valid_R = valid_rows(job, table)
-    return _Plan(
-        starts_us_B,
-        n_bins_B,
-        table.ids(rows),
-        rows,
-        read_conditions(table, job.options.condition, rows),
-        None if is_valid_R is None else is_valid_R[rows],
-        trial_table=table.at(rows),
-        event=short_name(event),
-        start_ms=start_ms,
-        on_clock=table.zero_us_R is None,
-    )
+    conditions_B, condition_names = read_conditions(table, job.options.condition, rows)
+    validates_R = job.valid_rows(table)
+    known = {
+        "trial_ids_B": table.ids(rows),
+        "places_B": rows,
+        "conditions_B": conditions_B,
+        "condition_names": condition_names,
+        "is_valid_B": None if validates_R is None else validates_R[rows],
+        "trial_table": table.at(rows),
+        "event": short_name(event),
+        "start_ms": start_ms,
+    }
+    return starts_us_B, n_bins_B, known
 
 
-def _rarest(
-    job: ConvertJob,
-    spikes: Spikes,
-    kept_R: NDArray[np.bool_],
-    starts_us_R: TicksArray,
-    stops_us_R: TicksArray,
-) -> str:
-    """Return the unit that was recorded in the fewest trials, for a message."""
-    if not isinstance(spikes, SpikeTimes) or spikes.observed_us is None:
+def _rarest(spikes: SpikeTimes, starts_us: TicksArray, stops_us: TicksArray) -> str:
+    """Return the unit that was recorded in the fewest of these trials, for a message."""
+    if not spikes.observed_us:
         return ""
-    starts_us, stops_us = starts_us_R[kept_R], stops_us_R[kept_R]
     n_held = [
         int(contained(starts_us, stops_us, merge_intervals(o)).sum()) for o in spikes.observed_us
     ]
-    fewest = int(np.argmin(n_held)) if n_held else 0
-    if not n_held or n_held[fewest] == len(starts_us):
+    fewest = int(np.argmin(n_held))
+    if n_held[fewest] == len(starts_us):
         return ""
     return (
         f" ('obs_intervals': unit {spikes.unit_ids[fewest]} in {n_held[fewest]} of them; "
@@ -253,16 +182,11 @@ def _invalid_us(job: ConvertJob) -> TicksArray:
         return np.zeros((0, 2), dtype=np.int64)
     times = np.stack([job.contents.numbers(name, None) for name in names], axis=1)
     times = times[~np.isnan(times).any(axis=1)]
-    limit_s = 1e9
-    return job.options.clock.to_us(np.clip(times, -limit_s, limit_s))
+    return job.options.clock.to_us(np.clip(times, -_FOREVER_S, _FOREVER_S))
 
 
-def _check_repeats(
-    job: ConvertJob,
-    table: Table,
-    starts_us_R: TicksArray,
-    stops_us_R: TicksArray,
-    kept_R: NDArray[np.bool_],
+def _leave_out_repeats(
+    job: ConvertJob, starts_us_R: TicksArray, stops_us_R: TicksArray, kept_R: NDArray[np.bool_]
 ) -> None:
     """Leave out trials with the very window of another: they would train and validate."""
     rows = np.flatnonzero(kept_R)
@@ -276,21 +200,22 @@ def _check_repeats(
             "If they count from the start of each trial, so must the spikes: give the trial of "
             "each one, `spike_trials=NAME`.",
         )
-    is_first_R = np.zeros(table.n_rows, dtype=bool)
+    is_first_R = np.zeros(len(kept_R), dtype=bool)
     is_first_R[rows[firsts]] = True
     job.keep("trials", is_first_R, kept_R, "have the window of another trial")
 
 
 def _check_clocks(
-    job: ConvertJob, spikes: Spikes, starts_us_B: TicksArray, stops_us_B: TicksArray
+    job: ConvertJob, spikes: SpikeTimes, starts_us_B: TicksArray, stops_us_B: TicksArray
 ) -> None:
     """Refuse spikes and trials that are on different clocks, or rates that no neuron has."""
     first_us, last_us = spikes.span_us
-    if spikes.n_spikes < _MANY_SPIKES or not isinstance(spikes, SpikeTimes):
+    if spikes.n_spikes < _MANY_SPIKES or spikes.bins_us is not None:
         return
     begin_us, end_us = int(starts_us_B.min()), int(stops_us_B.max())
     n_outside = int(((stops_us_B <= first_us) | (starts_us_B >= last_us)).sum())
-    rate_hz = spikes.n_spikes / spikes.n_units / max((last_us - first_us) / 1e6, 1e-6)
+    n_units = len(spikes.unit_ids)
+    rate_hz = spikes.n_spikes / n_units / max((last_us - first_us) / 1e6, 1e-6)
     hull_us = np.array([begin_us]), np.array([end_us])
     n_far = spikes.n_spikes - spikes.n_inside(*hull_us)
     is_far = last_us - first_us > _LONGER * (end_us - begin_us)
@@ -303,7 +228,7 @@ def _check_clocks(
     elif is_far and n_far > _MOST_FAR * spikes.n_spikes:
         found = f"{spans}: {n_far} of {spikes.n_spikes} spikes are outside of all of them"
     elif rate_hz > _HIGHEST_RATE_HZ:
-        found = f"{spikes.n_spikes} spikes of {spikes.n_units} units from {first_us / 1e6:g} to "
+        found = f"{spikes.n_spikes} spikes of {n_units} units from {first_us / 1e6:g} to "
         found += f"{last_us / 1e6:g} s: {rate_hz:.3g} spikes per second and unit"
     else:
         if n_outside:
@@ -316,18 +241,18 @@ def _check_clocks(
     )
 
 
-def _with_duration(job: ConvertJob, table: Table) -> Table:
+def _add_duration(job: ConvertJob, table: Table) -> None:
     """Add a column ``duration_ms`` to a table with start and stop that has none.
 
     By it, one endless trial can be left out that would pad all the others.
     """
     start, stop = _named(job, table, "start"), _named(job, table, "stop")
     if start is None or stop is None or "duration_ms" in table.columns:
-        return table
+        return
     starts, has_start = table.times_us(start, "start")
     stops, has_stop = table.times_us(stop, "stop")
     duration_ms = np.where(has_start & has_stop, (stops - starts) / 1000, np.nan)
-    return table.with_column("duration_ms", duration_ms)
+    table.added["duration_ms"] = duration_ms
 
 
 def _whole_trials(job: ConvertJob, table: Table, kept_R: NDArray[np.bool_]) -> TicksArray:
@@ -377,7 +302,7 @@ def _named(job: ConvertJob, table: Table, what: str) -> str | None:
     return chosen or guess(table.contents, what, table.columns)
 
 
-def _check_size(job: ConvertJob, spikes: Spikes, n_bins: int, bin_us: int) -> None:
+def _check_size(job: ConvertJob, spikes: SpikeTimes, n_bins: int, bin_us: int) -> None:
     """Refuse more bins than memory holds, or than the spikes can fill, before counting."""
     contents, n_units = job.contents, len(spikes.unit_ids)
     n_entries, seconds = n_bins * n_units, n_bins * bin_us / 1e6
@@ -396,20 +321,20 @@ def _check_size(job: ConvertJob, spikes: Spikes, n_bins: int, bin_us: int) -> No
     )
 
 
-# ------------------------------------------------------------------------------------------------
-# Chopping stretches of a recording into windows that never straddle training and validation.
+# Windows that never straddle training and validation ----------------------------------------------
 #
 # Windows overlap, so a window drawn for validation would share bins with its training neighbors.
 # The draw is therefore made first, over cells of one window's length; runs of cells of one split
 # are chopped each on its own.
 #
 # Windows start on a grid of bins from time 0 of the recording's clock. So the start bin of each
-# says when it was, and `ndt_cli.data.chop.merge` can put them back.
-# ------------------------------------------------------------------------------------------------
+# says when it was, and `ndt_cli.data.bins.merge` can put them back.
 
 
-def _plan_chopped(job: ConvertJob, spikes: Spikes, table: Table | None, bin_us: int) -> _Plan:
-    """Plan windows all along the recording, or along each trial."""
+def _plan_windows(
+    job: ConvertJob, spikes: SpikeTimes, table: Table | None, bin_us: int
+) -> tuple[TicksArray, IntArray, dict[str, Any]]:
+    """Plan windows all along the recording, or along each trial; returns as `_plan_trials`."""
     options = job.options
     window_bins = in_bins(options.chop_ms or 0, bin_us, "chop_ms")
     overlap_bins = in_bins(options.overlap_ms, bin_us, "overlap_ms")
@@ -417,8 +342,10 @@ def _plan_chopped(job: ConvertJob, spikes: Spikes, table: Table | None, bin_us: 
     stretches_us[:, 0] = spikes.snapped(stretches_us[:, 0])
     if len(stretches_us) == 0 or (stretches_us[:, 1] - stretches_us[:, 0]).max() < 2 * bin_us:
         raise job.nothing_left("bin")
-    conditions = None if table is None else read_conditions(table, options.condition, rows)
-    is_valid_R = valid_rows(job, table)
+    numbers, condition_names = (
+        (None, {}) if table is None else read_conditions(table, options.condition, rows)
+    )
+    is_valid_R = job.valid_rows(table)
 
     def draw(stretch_of_cell: IntArray) -> NDArray[np.bool_]:
         if is_valid_R is not None:
@@ -428,7 +355,7 @@ def _plan_chopped(job: ConvertJob, spikes: Spikes, table: Table | None, bin_us: 
             options.split or "blocks",
             valid_fraction=options.valid_fraction,
             seed=options.seed,
-            conditions_B=None if conditions is None else conditions.numbers_B[stretch_of_cell],
+            conditions_B=None if numbers is None else numbers[stretch_of_cell],
             source=str(job.contents.path),
         )
 
@@ -436,32 +363,30 @@ def _plan_chopped(job: ConvertJob, spikes: Spikes, table: Table | None, bin_us: 
     n_bins = int((stretches_us[:, 1] - stretches_us[:, 0]).sum()) // bin_us
     _check_size(job, spikes, n_bins, bin_us)
     pieces = plan_pieces(stretches_us, bin_us, window_bins, overlap_bins, draw)
+    n_windows = len(pieces.n_bins_B)
     job.taken["windows"] = (
-        f"{len(pieces.n_bins_B)} of {window_bins} bins, overlapping by {overlap_bins}, in "
+        f"{n_windows} of {window_bins} bins, overlapping by {overlap_bins}, in "
         f"{len(stretches_us)} {'stretch' if len(stretches_us) == 1 else 'stretches'}"
     )
-    if conditions is not None:
-        conditions = replace(conditions, numbers_B=conditions.numbers_B[pieces.stretch_B])
-    places_B = np.arange(len(pieces.n_bins_B))
-    return _Plan(
-        pieces.start_bins_B.astype(np.int64) * bin_us,
-        pieces.n_bins_B,
-        places_B,
-        places_B,
-        conditions,
-        pieces.is_valid_B,
-        pieces.start_bins_B,
-        trial_table={} if table is None else table.at(rows[pieces.stretch_B]),
-    )
+    known = {
+        "trial_ids_B": np.arange(n_windows),
+        "places_B": np.arange(n_windows),
+        "conditions_B": None if numbers is None else numbers[pieces.stretch_B],
+        "condition_names": condition_names,
+        "is_valid_B": pieces.is_valid_B,
+        "start_bins_B": pieces.start_bins_B,
+        "trial_table": {} if table is None else table.at(rows[pieces.stretch_B]),
+    }
+    return pieces.start_bins_B.astype(np.int64) * bin_us, pieces.n_bins_B, known
 
 
 def _stretches(
-    job: ConvertJob, spikes: Spikes, table: Table | None, bin_us: int
+    job: ConvertJob, spikes: SpikeTimes, table: Table | None, bin_us: int
 ) -> tuple[TicksArray, IntArray]:
     """Return the stretches to chop, disjoint and in order, and the row of the table of each."""
     observed_us, invalid_us = spikes.observed_by_all_us, merge_intervals(_invalid_us(job))
     if len(invalid_us):
-        edges_us = np.array([-_ALWAYS_US, *invalid_us.reshape(-1), _ALWAYS_US])
+        edges_us = np.array([-ALWAYS_US, *invalid_us.reshape(-1), ALWAYS_US])
         valid_us = edges_us.reshape(-1, 2)
         sets = [valid_us] if observed_us is None else [valid_us, observed_us]
         observed_us = common_intervals(sets)
@@ -471,9 +396,10 @@ def _stretches(
             whole_us = [start_us // bin_us * bin_us, -(-stop_us // bin_us) * bin_us]
             stretches_us = np.array([whole_us], dtype=np.int64)
         else:
-            stretches_us = clipped(observed_us, start_us, stop_us)
+            stretches_us = np.clip(observed_us, start_us, stop_us)
+            stretches_us = stretches_us[stretches_us[:, 0] < stretches_us[:, 1]]
         return stretches_us, np.zeros(len(stretches_us), dtype=np.int64)
-    kept_R = chosen_rows(job, table)
+    kept_R = job.kept_rows(table)
     spans_us_R2 = _whole_trials(job, table, kept_R)
     if observed_us is not None:
         observed_R = contained(spans_us_R2[:, 0], spans_us_R2[:, 1], observed_us)
@@ -490,8 +416,7 @@ def _stretches(
     return stretches_us, rows
 
 
-@dataclass(frozen=True, eq=False)
-class Pieces:
+class Pieces(NamedTuple):
     """Windows of the stretches: one row per window."""
 
     start_bins_B: IntArray  # counted from time 0 of the clock
@@ -535,9 +460,7 @@ def plan_pieces(
     )
 
 
-# ------------------------------------------------------------------------------------------------
-# The draw of validation trials.
-# ------------------------------------------------------------------------------------------------
+# The draw of validation trials --------------------------------------------------------------------
 
 
 def draw_valid(
@@ -588,11 +511,10 @@ def draw_blocks(
     n_train = n_trials - n_valid
     n_blocks = min(_MAX_BLOCKS, n_valid, n_train)
     rng = np.random.default_rng(seed)
-    is_valid_B: list[NDArray[np.bool_]] = []
+    is_valid_B, begin = np.zeros(n_trials, dtype=bool), 0
     for i in range(n_blocks):
         block, rest = (n * (i + 1) // n_blocks - n * i // n_blocks for n in (n_valid, n_train))
-        section = np.zeros(block + rest, dtype=bool)
-        at = int(rng.integers(0, rest + 1))
-        section[at : at + block] = True
-        is_valid_B.append(section)
-    return np.concatenate(is_valid_B)
+        at = begin + int(rng.integers(0, rest + 1))
+        is_valid_B[at : at + block] = True
+        begin += block + rest
+    return is_valid_B

@@ -170,15 +170,24 @@ def _read_numbers(file: ArrayFile, key: str) -> FloatArray:
 # Numbers, labels and names -----------------------------------------------------------------------
 
 
-def read_scalar(file: ArrayFile, key: str) -> float:
+def read_positive(file: ArrayFile, key: str) -> float:
     """Read one finite number above 0."""
     shape, dtype = file.shape(key), file.dtype(key)
     if math.prod(shape) != 1 or dtype.kind not in "uif":
         raise file.wrong(key, f"shape {shape} of type {dtype}", "one number")
     value = float(file.read(key).reshape(()))
-    if not (np.isfinite(value) and value > 0):
+    if not 0 < value < math.inf:
         raise file.wrong(key, f"{value:g}", "a finite number above 0")
     return value
+
+
+def read_size(file: ArrayFile, key: str, n_all: int) -> int:
+    """Read one whole number below ``n_all``."""
+    values = file.read(key)
+    if values.size != 1 or values.dtype.kind not in "ui" or not 0 <= values.item() < n_all:
+        found = str(values.reshape(-1)[:3].tolist())
+        raise file.wrong(key, found, f"one whole number from 0 to {n_all - 1}")
+    return int(values.item())
 
 
 def read_per_trial(file: ArrayFile, key: str, n_trials: int) -> NDArray[Any]:
@@ -246,11 +255,6 @@ def read_columns(file: ArrayFile, n_trials: int) -> tuple[dict[str, NDArray[Any]
     return columns, notes
 
 
-def read_words(file: ArrayFile, key: str, n_trials: int) -> list[str]:
-    """Read one word per trial, however the file stores text."""
-    return as_words(read_per_trial(file, key, n_trials))
-
-
 def read_names(file: ArrayFile, key: str, n_names: int) -> list[str]:
     """Read one name for each channel of another array."""
     n_found, dtype = math.prod(file.shape(key)), file.dtype(key)
@@ -296,7 +300,7 @@ def stored_bin_ms(
     asked = settings.file_bin_ms
     if key not in file:
         return asked, []
-    stored = read_scalar(file, key)
+    stored = read_positive(file, key)
     bin_ms = round(stored * ms_per_unit, 9)
     if not MIN_BIN_MS <= bin_ms <= MAX_BIN_MS:
         unit = "milliseconds" if ms_per_unit == 1 else "seconds"
@@ -313,38 +317,34 @@ def stored_bin_ms(
     return bin_ms, notes
 
 
-def no_bin_ms(file: ArrayFile, key: str) -> DataError:
-    """Return the error for a file of unknown bin width."""
-    return DataError(
-        f"{file.path}: `{key}`: found no bin width in the file; expected one there or in the "
-        "settings",
-        hint="Set `data.file_bin_ms=WIDTH`, in milliseconds.",
-    )
+def needed_bin_ms(file: ArrayFile, key: str, bin_ms: float | None) -> float:
+    """Return the bin width; refuse a file of unknown one."""
+    if bin_ms is None:
+        raise DataError(
+            f"{file.path}: `{key}`: found no bin width in the file; expected one there or in the "
+            "settings",
+            hint="Set `data.file_bin_ms=WIDTH`, in milliseconds.",
+        )
+    return bin_ms
 
 
 def find_rate_scale(
-    file: ArrayFile,
-    settings: DataSettings,
-    bin_ms: float | None,
-    mean_truth: float,
-    mean_count: float,
+    file: ArrayFile, settings: DataSettings, bin_ms: float | None, ratio: float
 ) -> tuple[float, float, list[str]]:
     """Find the divisor that turns the true rates of an LFADS file into spikes per bin.
 
     It is the setting ``data.conversion_factor``, or else the file's ``conversion_factor``.
-    Without either, the mean true rate over the mean count (of all trials, bins and neurons)
-    decides: near 1 the rates are in spikes per bin; near the number of bins per second, in Hz.
+    Without either, the ratio of the mean true rate to the mean count (NaN without spikes) decides:
+    near 1 the rates are in spikes per bin; near the number of bins per second, in Hz.
 
     Returns the factor, the bin width in ms (if it was unknown, the one at which the rates are in
     Hz), and notes of what was assumed.
     """
-    ratio = mean_truth / mean_count if mean_count > 0 else float("nan")
     scale = f"the mean true rate is {ratio:.4g} times the mean count"
     notes = []
     if bin_ms is None:
-        bin_ms = next((w for w in _USUAL_BINS_MS if _near(ratio, 1000 / w)), None)
-        if bin_ms is None:
-            raise no_bin_ms(file, "dt")
+        fits = (w for w in _USUAL_BINS_MS if _near(ratio, 1000 / w))
+        bin_ms = needed_bin_ms(file, "dt", next(fits, None))
         notes.append(
             f"No `dt` in the file: bins of {bin_ms:g} ms assumed, because {scale}, as for rates in "
             "Hz. Set `data.file_bin_ms` if that is wrong."
@@ -354,7 +354,7 @@ def find_rate_scale(
         factor = settings.conversion_factor
         notes.append(f"True rates were divided by `data.conversion_factor`, {factor:.6g}.")
     elif key in file:
-        factor = read_scalar(file, key)
+        factor = read_positive(file, key)
         notes.append(f"True rates were divided by {factor:.6g}, the file's `{key}`.")
     elif _near(ratio, 1.0) or _near(ratio, hz):
         factor, unit = (1.0, "spikes per bin") if _near(ratio, 1.0) else (hz, "Hz")
@@ -368,7 +368,7 @@ def find_rate_scale(
             f"{hz:g} (Hz)",
             hint="Set `data.conversion_factor=NUMBER`: rates divided by it are spikes per bin.",
         )
-    if mean_count > 0 and not _near(ratio, factor):
+    if not (math.isnan(ratio) or _near(ratio, factor)):
         notes.append(f"That factor looks wrong: {scale}, so {ratio:.4g} would fit.")
     return factor, bin_ms, notes
 

@@ -14,7 +14,13 @@ from ndt_cli.data.arrays import read_counts
 from ndt_cli.data.files import ArrayFile
 from ndt_cli.data.layouts import LFADS_COUNT_KEYS, NLB_COUNT_KEYS
 from ndt_cli.data.loading import detect_layout, load_file
-from ndt_cli.data.spike_data import MAX_COUNT, Recording, SpikeData, trial_blocks
+from ndt_cli.data.spike_data import (
+    MAX_COUNT,
+    Recording,
+    SpikeData,
+    looks_neurons_first,
+    trial_blocks,
+)
 from ndt_cli.errors import DataError
 from ndt_cli.jsonable import jsonable
 from ndt_cli.settings.tree import DataSettings
@@ -113,7 +119,7 @@ def describe_file(path: Path, settings: DataSettings) -> FileReport:
             layout = detect_layout(file)
         recording = load_file(path, settings)
     except DataError as error:
-        problems = [_in_one_line(error)]
+        problems = [str(error).replace("\n", ". ")]
         problems += [p for p in _count_problems(path, arrays) if p not in problems]
         return FileReport(str(path), layout, arrays, problems=tuple(problems))
     return _describe_recording(path, arrays, recording)
@@ -129,10 +135,6 @@ def _list_arrays(file: ArrayFile) -> tuple[ArrayFacts, ...]:
     return tuple(facts)
 
 
-def _in_one_line(error: DataError) -> str:
-    return error.message if error.hint is None else f"{error.message}. {error.hint}"
-
-
 def _count_problems(path: Path, arrays: tuple[ArrayFacts, ...]) -> list[str]:
     """Return the problem of each array of counts; loading stops at the first one."""
     problems = []
@@ -141,7 +143,7 @@ def _count_problems(path: Path, arrays: tuple[ArrayFacts, ...]) -> list[str]:
             with ArrayFile(path) as file:
                 read_counts(file, key)
         except DataError as error:
-            problems.append(_in_one_line(error))
+            problems.append(str(error).replace("\n", ". "))
     return problems
 
 
@@ -153,7 +155,8 @@ def _describe_recording(
     def both_have(name: str) -> bool:
         return all(getattr(data, name) is not None for data in (train, valid))
 
-    rates_N = _neuron_rates_hz(train)
+    seconds = float(np.sum(train.lengths_B)) * train.bin_ms / 1000
+    rates_N = train.spikes_BTN.sum(axis=(0, 1), dtype=np.int64) / seconds
     conditions = [d.conditions_B for d in (train, valid) if d.conditions_B is not None]
     uses = {
         "train": True,
@@ -169,7 +172,18 @@ def _describe_recording(
         arrays=arrays,
         bin_ms=train.bin_ms,
         duration_ms=train.n_bins * train.bin_ms,
-        splits=(_summarize("train", train), _summarize("valid", valid)),
+        splits=tuple(
+            SplitSummary(
+                name=name,
+                n_trials=data.n_trials,
+                n_bins=data.n_bins,
+                n_neurons=data.n_neurons,
+                shortest_bins=int(np.min(data.lengths_B)),
+                mean_rate_hz=_mean_rate_hz(data),
+                max_count=data.max_count,
+            )
+            for name, data in (("train", train), ("valid", valid))
+        ),
         neuron_rates_hz=(float(rates_N.min()), float(np.median(rates_N)), float(rates_N.max())),
         silent_neurons=tuple(int(n) for n in np.flatnonzero(rates_N == 0)),
         n_conditions=len(np.unique(np.concatenate(conditions))) if conditions else None,
@@ -178,7 +192,11 @@ def _describe_recording(
         has_rates=both_have("rates_BTN"),
         has_latents=both_have("latents_BTK"),
         has_behavior=both_have("behavior_BTV"),
-        memory_bytes=_memory_bytes(train) + _memory_bytes(valid),
+        memory_bytes=sum(
+            0 if array is None else array.nbytes
+            for data in (train, valid)
+            for array in (data.spikes_BTN, data.rates_BTN, data.latents_BTK, data.behavior_BTV)
+        ),
         uses=tuple(use for use, is_possible in uses.items() if is_possible),
         warnings=tuple(_warnings(train, valid, rates_N)),
         notes=recording.notes,
@@ -193,24 +211,6 @@ def _has_psths(train: SpikeData, valid: SpikeData) -> bool:
     return bool(np.isin(valid.conditions_B, conditions[n_trials >= 2]).any())
 
 
-def _summarize(name: str, data: SpikeData) -> SplitSummary:
-    return SplitSummary(
-        name=name,
-        n_trials=data.n_trials,
-        n_bins=data.n_bins,
-        n_neurons=data.n_neurons,
-        shortest_bins=int(np.min(data.lengths_B)),
-        mean_rate_hz=_mean_rate_hz(data),
-        max_count=data.max_count,
-    )
-
-
-def _neuron_rates_hz(data: SpikeData) -> NDArray[np.float64]:
-    seconds = float(np.sum(data.lengths_B)) * data.bin_ms / 1000
-    counts_N: NDArray[np.int64] = data.spikes_BTN.sum(axis=(0, 1), dtype=np.int64)
-    return counts_N / seconds
-
-
 def _mean_rate_hz(data: SpikeData) -> float:
     """Return the mean rate over the known counts; unknown ones are stored as zero."""
     known = data.hidden_counts_known
@@ -219,11 +219,6 @@ def _mean_rate_hz(data: SpikeData) -> float:
     n_entries = int(data.inside_BT[:, :n_bins].sum()) * n_neurons
     n_spikes = int(data.spikes_BTN[:, :n_bins, :n_neurons].sum(dtype=np.int64))
     return n_spikes / n_entries * 1000 / data.bin_ms
-
-
-def _memory_bytes(data: SpikeData) -> int:
-    arrays = (data.spikes_BTN, data.rates_BTN, data.latents_BTK, data.behavior_BTV)
-    return sum(array.nbytes for array in arrays if array is not None)
 
 
 def _is_constant_N(data: SpikeData) -> NDArray[np.bool_]:
@@ -259,6 +254,11 @@ def _warnings(train: SpikeData, valid: SpikeData, rates_N: NDArray[np.float64]) 
             f"Mean rates differ: {rates_hz[0]:.3g} Hz in training, {rates_hz[1]:.3g} Hz in "
             "validation trials"
         )
+    if looks_neurons_first(train):
+        warnings.append(
+            "Mean rates differ far more along the first axis than along the last: is the order "
+            "trials x bins x neurons?"
+        )
     n_padded = sum(int((~d.inside_BT).sum()) for d in (train, valid))
     if n_padded:
         n_all = sum(d.inside_BT.size for d in (train, valid))
@@ -267,11 +267,11 @@ def _warnings(train: SpikeData, valid: SpikeData, rates_N: NDArray[np.float64]) 
             "model ignores"
         )
     for name, data in (("training", train), ("validation", valid)):
-        if data.behavior_BTV is not None:
-            window = slice(0, data.n_bins - data.n_forward)
-            values_XV = data.behavior_BTV[:, window][data.inside_BT[:, window]]
-            n_missing = int(np.isnan(values_XV).sum())
-            if n_missing:
-                share = 100 * n_missing / values_XV.size
-                warnings.append(f"{share:.1f} % of the {name} trials' behavior is NaN")
+        if data.behavior_BTV is None:
+            continue
+        window = slice(0, data.n_bins - data.n_forward)
+        is_missing_XV = np.isnan(data.behavior_BTV[:, window][data.inside_BT[:, window]])
+        if is_missing_XV.any():
+            share = 100 * is_missing_XV.mean()
+            warnings.append(f"{share:.1f} % of the {name} trials' behavior is NaN")
     return warnings

@@ -161,16 +161,12 @@ class Elsewhere:
     """An HDF5 link or array whose values are in another file, which is not opened."""
 
     file: str
+    hint = "Copy the array into this file: only the given file is read."
 
     @property
     def found(self) -> str:
         """What was found, for a message."""
         return f"a reference to another file, {self.file}, which is not read"
-
-    @property
-    def hint(self) -> str:
-        """The next step."""
-        return "Copy the array into this file: only the given file is read."
 
 
 @dataclass(frozen=True)
@@ -187,14 +183,18 @@ class MatlabObject:
     @property
     def hint(self) -> str:
         """The next step."""
-        return {
-            "string": "In MATLAB, save it as cells of text: cellstr(X).",
-            "categorical": "In MATLAB, save it as cells of text: cellstr(X).",
-            "table": "In MATLAB, save it as a struct: table2struct(X, 'ToScalar', true), with its "
-            "text columns as cellstr(X.NAME).",
-            "datetime": "In MATLAB, save it as numbers: posixtime(X).",
-            "duration": "In MATLAB, save it as numbers: seconds(X).",
-        }.get(self.class_name, "In MATLAB, save what it holds as numbers, text, cells or a struct.")
+        text = "cells of text: cellstr(X)."
+        table = "a struct: table2struct(X, 'ToScalar', true), with its text columns as"
+        kinds = {
+            "string": text,
+            "categorical": text,
+            "table": f"{table} cellstr(X.NAME).",
+            "datetime": "numbers: posixtime(X).",
+            "duration": "numbers: seconds(X).",
+        }
+        if self.class_name in kinds:
+            return f"In MATLAB, save it as {kinds[self.class_name]}"
+        return "In MATLAB, save what it holds as numbers, text, cells or a struct."
 
 
 def matlab_class(item: h5py.Group | h5py.Dataset) -> str:
@@ -288,13 +288,14 @@ def refuse_elsewhere(path: Path) -> None:
         raise damaged(path, str(error)) from error
 
 
-# .npz: the header of an array shows what reading it would take ------------------------------------
+# Arrays of either format: the header shows what reading would take --------------------------------
 
 
 @dataclass(frozen=True)
-class _NpyMember:
+class _NpyArray:
     """An array in an open .npz archive."""
 
+    path: Path
     archive: zipfile.ZipFile
     name: str
     shape: tuple[int, ...]
@@ -302,7 +303,9 @@ class _NpyMember:
     by_rows: bool  # False: in Fortran order, where every row is spread over the whole array
 
     @classmethod
-    def open(cls, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> "_NpyMember | None":
+    def open(
+        cls, path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo
+    ) -> "_NpyArray | None":
         """Read the header of a member; None if it is no array; an error of `DAMAGE` if damaged."""
         if info.compress_type not in _ZIP_METHODS:
             raise ValueError("it is compressed in a way that numpy does not write")
@@ -317,15 +320,29 @@ class _NpyMember:
         n_bytes = math.prod(shape) * dtype.itemsize
         if n_bytes > stored_bytes and not dtype.hasobject:
             raise ValueError(f"it declares {n_bytes} bytes, but has {stored_bytes}")
-        return cls(archive, info.filename, shape, dtype, not fortran_order)
+        return cls(path, archive, info.filename, shape, dtype, not fortran_order)
 
-    def read(self) -> NDArray[Any]:
+    def check(self, n_rows: int) -> None:
+        """Refuse Python objects, and rows that the free memory cannot hold."""
+        key = self.name.removesuffix(".npy")
+        if self.dtype.hasobject:
+            raise DataError(
+                f"{self.path}: `{key}`: found Python objects, which could run code; expected "
+                "numbers or text",
+                "Save all times in one array and the unit of each in another, or MATLAB cells.",
+            )
+        n_entries = n_rows * math.prod(self.shape[1:]) if self.by_rows else math.prod(self.shape)
+        check_memory(n_entries * self.dtype.itemsize, f"{self.path}: `{key}`, {self.shape},")
+
+    def read(self, rows: slice) -> NDArray[Any]:
         with self.archive.open(self.name) as stream:
-            return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
+            values = np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
+        check_text(values)
+        return values[rows] if self.shape else values
 
     def blocks(self, n_rows: int) -> Iterator[NDArray[Any]]:
         if not self.by_rows:
-            whole = self.read()
+            whole = self.read(slice(None))
             yield from (whole[i : i + n_rows] for i in range(0, self.shape[0], n_rows))
             return
         row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
@@ -348,10 +365,39 @@ def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any
     return tuple(shape), bool(fortran_order), dtype
 
 
-# Both formats ------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class _H5Array:
+    """A dataset of an open HDF5 file; one that MATLAB wrote has its axes reversed there."""
 
+    path: Path
+    dataset: h5py.Dataset
+    is_turned: bool
 
-_Stored: TypeAlias = _NpyMember | h5py.Dataset
+    @property
+    def shape(self) -> tuple[int, ...]:
+        shape = tuple(self.dataset.shape)
+        return shape[::-1] if self.is_turned else shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        dtype: np.dtype[Any] = self.dataset.dtype
+        return dtype
+
+    def check(self, n_rows: int) -> None:
+        """Refuse what was never written, and rows that the free memory cannot hold."""
+        check_announced(self.path, self.dataset, n_rows * math.prod(self.shape[1:]))
+
+    def read(self, rows: slice) -> NDArray[Any]:
+        if self.dtype.hasobject:
+            values = read_objects(self.dataset)
+            return values[rows] if self.shape else values
+        if self.is_turned:
+            return np.asarray(self.dataset[..., rows].T)
+        return np.asarray(self.dataset[rows] if self.shape else self.dataset[()])
+
+    def blocks(self, n_rows: int) -> Iterator[NDArray[Any]]:
+        for start in range(0, self.shape[0], n_rows):
+            yield self.read(slice(start, start + n_rows))
 
 
 class ArrayFile:
@@ -366,8 +412,7 @@ class ArrayFile:
         self.groups: tuple[str, ...] = ()
         self._file: h5py.File | zipfile.ZipFile | None = None
         # By key; a text is the reason why an array cannot be read.
-        self._arrays: dict[str, _Stored | Elsewhere | MatlabObject | str] = {}
-        self._turned: set[str] = set()  # written by MATLAB, which HDF5 shows with axes reversed
+        self._arrays: dict[str, _NpyArray | _H5Array | Elsewhere | MatlabObject | str] = {}
         _check_exists(path)
         try:
             if h5py.is_hdf5(path):
@@ -400,8 +445,7 @@ class ArrayFile:
         return key in self.keys
 
     def shape(self, key: str) -> tuple[int, ...]:
-        shape = tuple(self._array(key).shape)
-        return shape[::-1] if key in self._turned else shape
+        return self._array(key).shape
 
     def dtype(self, key: str) -> np.dtype[Any]:
         array = self._array(key)
@@ -412,35 +456,21 @@ class ArrayFile:
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Return rows ``start:stop`` of an array; default: all."""
-        shape, rows = self.shape(key), slice(start, stop)
-        n_rows = len(range(*rows.indices(shape[0]))) if shape else 1
-        array = self._checked(key, n_rows * math.prod(shape[1:]))
+        self.dtype(key)
+        array, rows = self._array(key), slice(start, stop)
+        array.check(len(range(*rows.indices(array.shape[0]))) if array.shape else 1)
         try:
-            if isinstance(array, _NpyMember):
-                values = array.read()
-                check_text(values)
-                return values[rows] if shape else values
-            if array.dtype.hasobject:
-                values = read_objects(array)
-                return values[rows] if shape else values
-            if key in self._turned:
-                return np.asarray(array[..., rows].T)
-            return np.asarray(array[rows] if shape else array[()])
+            return array.read(rows)
         except DAMAGE as error:
             raise self._unreadable(key, error) from error
 
     def blocks(self, key: str, n_rows: int) -> Iterator[NDArray[Any]]:
         """Yield an array this many rows at a time, with the errors of `read`; maybe read-only."""
-        shape = self.shape(key)
-        array = self._checked(key, min(n_rows, shape[0]) * math.prod(shape[1:]))
+        self.dtype(key)
+        array = self._array(key)
+        array.check(min(n_rows, array.shape[0]))
         try:
-            if isinstance(array, _NpyMember):
-                yield from array.blocks(n_rows)
-            else:
-                for start in range(0, shape[0], n_rows):
-                    rows = slice(start, start + n_rows)
-                    turned = key in self._turned
-                    yield np.asarray(array[..., rows].T if turned else array[rows])
+            yield from array.blocks(n_rows)
         except DAMAGE as error:
             raise self._unreadable(key, error) from error
 
@@ -468,9 +498,7 @@ class ArrayFile:
         return (", ".join(shown) or "no arrays") + (f" and {more} more" if more else "")
 
     def _list_hdf5(self, file: h5py.File) -> None:
-        groups = []
-        names = own_names(file)
-        table = TRIAL_TABLE.rstrip("/")
+        names, table, groups = own_names(file), TRIAL_TABLE.rstrip("/"), []
         if table in names:
             item = own_item(file, table)
             if isinstance(item, h5py.Group):
@@ -481,12 +509,10 @@ class ArrayFile:
                 item = own_item(file, key)
             except DAMAGE:
                 item = None
-            is_array = isinstance(item, h5py.Dataset) and item.shape is not None
             if isinstance(item, h5py.Dataset) and item.shape is not None:
-                item = matlab_object(item) or item
-                if isinstance(item, h5py.Dataset) and len(item.shape) > 1 and matlab_class(item):
-                    self._turned.add(key)
-            if is_array or isinstance(item, Elsewhere):
+                is_turned = len(item.shape) > 1 and bool(matlab_class(item))
+                self._arrays[key] = matlab_object(item) or _H5Array(self.path, item, is_turned)
+            elif isinstance(item, Elsewhere):
                 self._arrays[key] = item
             else:
                 groups.append(key)
@@ -496,14 +522,14 @@ class ArrayFile:
         for info in archive.infolist():
             key = info.filename.removesuffix(".npy")
             try:
-                member = _NpyMember.open(archive, info)
+                member = _NpyArray.open(self.path, archive, info)
             except DAMAGE as error:
                 self._arrays[key] = str(error)
             else:
                 if member is not None:
                     self._arrays[key] = member
 
-    def _array(self, key: str) -> _Stored:
+    def _array(self, key: str) -> _NpyArray | _H5Array:
         if key not in self._arrays:
             raise self.missing(key)
         array = self._arrays[key]
@@ -513,27 +539,11 @@ class ArrayFile:
             raise self.wrong(key, array.found, "the array itself", array.hint)
         return array
 
-    def _checked(self, key: str, n_entries: int) -> _Stored:
-        """Return an array after checking that this many entries of it can be read at once."""
-        array, dtype = self._array(key), self.dtype(key)
-        if not isinstance(array, _NpyMember):
-            check_announced(self.path, array, n_entries)
-            return array
-        if dtype.hasobject:
-            hint = "Save all times in one array and the unit of each in another, or MATLAB cells."
-            raise self.wrong(key, "Python objects, which could run code", "numbers or text", hint)
-        if not array.by_rows:
-            n_entries = math.prod(array.shape)
-        check_memory(n_entries * dtype.itemsize, f"{self.path}: `{key}`, {array.shape},")
-        return array
-
     def _unreadable(self, key: str, why: object) -> DataError:
         return self._damaged(f"`{key}` cannot be read: {why}")
 
     def _damaged(self, why: str) -> DataError:
-        if len(why) > _MAX_REASON:
-            why = why[:_MAX_REASON] + "..."
-        return damaged(self.path, why)
+        return damaged(self.path, why if len(why) <= _MAX_REASON else why[:_MAX_REASON] + "...")
 
     def _unknown_content(self) -> DataError:
         with self.path.open("rb") as file:
@@ -542,27 +552,21 @@ class ArrayFile:
             return DataError(f"{self.path}: the file is empty", "Copy or write the file again.")
         if head.startswith(b"PK"):
             return self._damaged("an .npz file without its end")
-        kinds = {
-            np.lib.format.MAGIC_PREFIX: (
-                "one array without a name (.npy); expected HDF5 or .npz",
-                "Save it with its bin width: numpy.savez(FILE, spikes=..., bin_ms=...).",
-            ),
-            b"version https://git-lfs": (
-                "a Git LFS pointer instead of the data",
-                "Run git lfs pull in the repository that the file comes from.",
-            ),
-            b"MATLAB 5.0": (
-                "a MATLAB file before version 7.3; expected HDF5 or .npz",
-                f"Convert it: {called('list_contents', self.path)} shows what is in it, and how.",
-            ),
-            b"": (
-                "neither HDF5 nor .npz content",
-                f"Convert it: {called('list_contents', self.path)} shows what is in it, and how."
-                if self.path.suffix.lower() in (".csv", ".tsv", ".txt", ".mat")
-                else "Save `spikes` (trials x bins x neurons) and `bin_ms` with numpy.savez.",
-            ),
-        }
-        found, hint = next(kinds[start] for start in kinds if head.startswith(start))
+        convert = f"Convert it: {called('list_contents', self.path)} shows what is in it, and how."
+        found, hint = (
+            "neither HDF5 nor .npz content",
+            convert
+            if self.path.suffix.lower() in (".csv", ".tsv", ".txt", ".mat")
+            else "Save `spikes` (trials x bins x neurons) and `bin_ms` with numpy.savez.",
+        )
+        if head.startswith(np.lib.format.MAGIC_PREFIX):
+            found = "one array without a name (.npy); expected HDF5 or .npz"
+            hint = "Save it with its bin width: numpy.savez(FILE, spikes=..., bin_ms=...)."
+        elif head.startswith(b"version https://git-lfs"):
+            found = "a Git LFS pointer instead of the data"
+            hint = "Run git lfs pull in the repository that the file comes from."
+        elif head.startswith(b"MATLAB 5.0"):
+            found, hint = "a MATLAB file before version 7.3; expected HDF5 or .npz", convert
         return DataError(f"{self.path}: found {found}", hint)
 
 

@@ -32,17 +32,19 @@ key                  shape                    meaning
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ndt_cli.data.arrays import (
     as_whole,
+    as_words,
     check_rates_per_bin,
     check_same_window,
     find_rate_scale,
-    no_bin_ms,
+    needed_bin_ms,
     read_columns,
     read_counts,
     read_labels,
@@ -50,8 +52,8 @@ from ndt_cli.data.arrays import (
     read_per_trial,
     read_rates,
     read_series,
+    read_size,
     read_text,
-    read_words,
     stored_bin_ms,
 )
 from ndt_cli.data.files import ArrayFile
@@ -84,57 +86,56 @@ def read_lfads(file: ArrayFile, settings: DataSettings) -> Recording:
     held out, and further bins are forward bins. ``train_behavior`` and ``valid_behavior`` are read.
     """
     is_torch = any(key in file for key in LFADS_TORCH_KEYS)
-    keys = LFADS_TORCH_KEYS[:2] if is_torch else LFADS_COUNT_KEYS
-    for key in LFADS_TORCH_KEYS if is_torch else keys:
+    needed = LFADS_TORCH_KEYS if is_torch else LFADS_COUNT_KEYS
+    for key in needed:
         if key not in file:
-            raise file.missing(key, known_keys=LFADS_TORCH_KEYS if is_torch else keys)
-    check_same_window(file, *keys)
-    counts = [read_counts(file, key) for key in keys]
+            raise file.missing(key, known_keys=needed)
+    check_same_window(file, *needed[:2])
+    counts = [read_counts(file, key) for key in needed[:2]]
     n_heldout, n_forward = _hidden_parts(file, counts) if is_torch else (0, 0)
     bin_ms, notes = stored_bin_ms(file, "dt", settings, ms_per_unit=1000)
 
-    rates, rate_notes = _read_truth(file, counts)
-    notes += rate_notes
+    truth = _pairs(file, "{}_truth", counts)
+    alone = [key for key in ("train_truth", "valid_truth") if key in file and not truth]
+    notes += [f"`{key}` is not used: the other split has no true rates." for key in alone]
+    rates = [read_rates(file, key, spikes_BTN.shape) for key, spikes_BTN in truth]
     if rates:
-        factor, bin_ms, scale_notes = find_rate_scale(
-            file, settings, bin_ms, _pooled_mean(rates), _pooled_mean(counts)
-        )
+        mean_rate, mean_count = _pooled_mean(rates), _pooled_mean(counts)
+        ratio = mean_rate / mean_count if mean_count > 0 else math.nan
+        factor, bin_ms, scale_notes = find_rate_scale(file, settings, bin_ms, ratio)
         notes += scale_notes
-        for half, rates_BTN in zip(_HALVES, rates, strict=True):
+        for (key, _), rates_BTN in zip(truth, rates, strict=True):
             with np.errstate(over="ignore"):  # the next line refuses rates that overflow
                 rates_BTN /= factor
-            check_rates_per_bin(file, f"{half}_truth", rates_BTN)
-    if bin_ms is None:
-        raise no_bin_ms(file, "dt")
+            check_rates_per_bin(file, key, rates_BTN)
+    bin_ms = needed_bin_ms(file, "dt", bin_ms)
 
     sizes = [len(spikes_BTN) for spikes_BTN in counts]
     ids, id_notes = _read_trial_ids(file, sizes)
     latents, latent_notes = _read_latents(file, counts)
-    condition_keys = ("condition_labels_train", "condition_labels_valid")
-    labels = dict(_pairs(file, *condition_keys, sizes))
+    labels = dict(_pairs(file, "condition_labels_{}", sizes))
     conditions, condition_names = read_labels(file, labels) if labels else ([], {})
-    behavior = [
-        _read_behavior(file, half, c.shape[:2], n_forward)
-        for half, c in zip(_HALVES, counts, strict=True)
-    ]
-    notes += [note for _, behavior_notes in behavior for note in behavior_notes]
-    train, valid = (
-        SpikeData(
-            spikes_BTN=spikes_BTN,
-            bin_ms=bin_ms,
-            lengths_B=np.full(len(spikes_BTN), spikes_BTN.shape[1]),
-            rates_BTN=rates[i] if rates else None,
-            conditions_B=conditions[i] if conditions else None,
-            latents_BTK=latents[i] if latents else None,
-            behavior_BTV=behavior[i][0],
-            trial_ids_B=ids[i] if ids else None,
-            condition_names=condition_names,
-            n_heldout=n_heldout,
-            n_forward=n_forward,
+    splits = []
+    for i, (half, spikes_BTN) in enumerate(zip(_HALVES, counts, strict=True)):
+        behavior_BTV, behavior_notes = _read_behavior(file, half, spikes_BTN.shape[:2], n_forward)
+        notes += behavior_notes
+        splits.append(
+            SpikeData(
+                spikes_BTN=spikes_BTN,
+                bin_ms=bin_ms,
+                lengths_B=np.full(len(spikes_BTN), spikes_BTN.shape[1]),
+                rates_BTN=rates[i] if rates else None,
+                conditions_B=conditions[i] if conditions else None,
+                latents_BTK=latents[i] if latents else None,
+                behavior_BTV=behavior_BTV,
+                trial_ids_B=ids[i] if ids else None,
+                condition_names=condition_names,
+                n_heldout=n_heldout,
+                n_forward=n_forward,
+            )
         )
-        for i, spikes_BTN in enumerate(counts)
-    )
-    return Recording(train, valid, str(file.path), "lfads", (*notes, *id_notes, *latent_notes))
+    notes += id_notes + latent_notes
+    return Recording(splits[0], splits[1], str(file.path), "lfads", tuple(notes))
 
 
 def _hidden_parts(file: ArrayFile, counts: list[IntArray]) -> tuple[int, int]:
@@ -154,22 +155,14 @@ def _pooled_mean(arrays: list[IntArray] | list[FloatArray]) -> float:
     return total / sum(array.size for array in arrays)
 
 
-def _pairs(file: ArrayFile, train_key: str, valid_key: str, values: list[T]) -> list[tuple[str, T]]:
-    """Return each key with its split's value if the file has both keys, else nothing."""
-    keys = (train_key, valid_key)
+def _pairs(file: ArrayFile, key: str, values: list[T]) -> list[tuple[str, T]]:
+    """Return the key of each split with its value if the file has both keys, else nothing."""
+    keys = [key.format(half) for half in _HALVES]
     return list(zip(keys, values, strict=True)) if all(key in file for key in keys) else []
 
 
-def _read_truth(file: ArrayFile, counts: list[IntArray]) -> tuple[list[FloatArray], list[str]]:
-    pairs = _pairs(file, "train_truth", "valid_truth", counts)
-    alone = [key for key in ("train_truth", "valid_truth") if key in file and not pairs]
-    notes = [f"`{key}` is not used: the other split has no true rates." for key in alone]
-    return [read_rates(file, key, spikes_BTN.shape) for key, spikes_BTN in pairs], notes
-
-
 def _read_latents(file: ArrayFile, counts: list[IntArray]) -> tuple[list[FloatArray], list[str]]:
-    pairs = _pairs(file, "train_lowd", "valid_lowd", counts)
-    pairs = pairs or _pairs(file, "train_latents", "valid_latents", counts)
+    pairs = _pairs(file, "{}_lowd", counts) or _pairs(file, "{}_latents", counts)
     try:
         return [read_series(file, key, *spikes.shape[:2]) for key, spikes in pairs], []
     except DataError as error:
@@ -179,7 +172,7 @@ def _read_latents(file: ArrayFile, counts: list[IntArray]) -> tuple[list[FloatAr
 def _read_trial_ids(file: ArrayFile, sizes: list[int]) -> tuple[list[IntArray], list[str]]:
     """Return each split's positions in the original order, from 0; MATLAB counts from 1."""
     ids: list[IntArray] = []
-    for key, size in _pairs(file, "train_inds", "valid_inds", sizes):
+    for key, size in _pairs(file, "{}_inds", sizes):
         values = as_whole(read_per_trial(file, key, size))
         if values is None:
             return [], [f"`{key}` is not used: its values are not whole numbers."]
@@ -196,6 +189,7 @@ def _read_trial_ids(file: ArrayFile, sizes: list[int]) -> tuple[list[IntArray], 
 
 
 _STEMS = ("spikes", "data")  # "data" in files of early versions of nlb_tools
+_AXES = ("trials", "bins", "neurons")
 _PARTS = ("heldin", "heldout", "heldin_forward", "heldout_forward")
 NLB_COUNT_KEYS = tuple(
     f"{half}_{s}_{p}" for half in ("train", "eval") for s in _STEMS for p in _PARTS
@@ -213,15 +207,13 @@ def read_nlb(file: ArrayFile, settings: DataSettings) -> Recording:
     cover the window. The bin width is that of the settings: these files do not contain it.
     """
     stem = next((s for s in _STEMS if f"train_{s}_heldin" in file), _STEMS[0])
-    train_keys, eval_keys = (
-        {part: f"{half}_{stem}_{part}" for part in _PARTS} for half in ("train", "eval")
-    )
+    train_keys = {part: f"train_{stem}_{part}" for part in _PARTS}
+    eval_keys = {part: f"eval_{stem}_{part}" for part in _PARTS}
     for key in (train_keys["heldin"], eval_keys["heldin"]):
         if key not in file:
             raise file.missing(key, known_keys=NLB_COUNT_KEYS)
-    bin_ms, notes = stored_bin_ms(file, "bin_ms", settings)
-    if bin_ms is None:
-        raise no_bin_ms(file, "bin_ms")
+    width, notes = stored_bin_ms(file, "bin_ms", settings)
+    bin_ms = needed_bin_ms(file, "bin_ms", width)
     for part in _PARTS:
         if train_keys[part] in file and eval_keys[part] in file:
             check_same_window(file, train_keys[part], eval_keys[part])
@@ -266,28 +258,26 @@ def read_nlb(file: ArrayFile, settings: DataSettings) -> Recording:
 
 def _check_parts(file: ArrayFile, keys: dict[str, str], parts: dict[str, IntArray]) -> None:
     """Refuse parts that do not form one array."""
-    if "heldin_forward" in parts or "heldout_forward" in parts:
-        needed = ("heldin_forward", "heldout_forward")[: 1 + ("heldout" in parts)]
-        for part in needed:
-            if part not in parts:
-                raise file.missing(keys[part], known_keys=NLB_COUNT_KEYS)
-    if "heldout_forward" in parts and "heldout" not in parts:
-        raise file.missing(keys["heldout"], known_keys=NLB_COUNT_KEYS)
-    # Axes that two parts share: trials; bins, in the same stretch; neurons, of the same kind.
-    for part, other, axes in (
-        ("heldout", "heldin", (0, 1)),
-        ("heldin_forward", "heldin", (0, 2)),
-        ("heldout_forward", "heldout", (0, 2)),
-        ("heldout_forward", "heldin_forward", (0, 1)),
+    has_forward = "heldin_forward" in parts or "heldout_forward" in parts
+    for part, is_needed in (
+        ("heldin_forward", has_forward),
+        ("heldout_forward", has_forward and "heldout" in parts),
+        ("heldout", "heldout_forward" in parts),
     ):
-        if part not in parts or other not in parts:
-            continue
-        found, reference = parts[part].shape, parts[other].shape
-        for axis in axes:
-            if found[axis] != reference[axis]:
-                what = ("trials", "bins", "neurons")[axis]
-                expected = f"{reference[axis]} as in `{keys[other]}`"
-                raise file.wrong(keys[part], f"{found[axis]} {what}", expected)
+        if is_needed and part not in parts:
+            raise file.missing(keys[part], known_keys=NLB_COUNT_KEYS)
+    # Axes that two parts share: trials; bins, in the same stretch; neurons, of the same kind.
+    for part, other, axis in (
+        ("heldout", "heldin", 0), ("heldout", "heldin", 1),
+        ("heldin_forward", "heldin", 0), ("heldin_forward", "heldin", 2),
+        ("heldout_forward", "heldout", 0), ("heldout_forward", "heldout", 2),
+        ("heldout_forward", "heldin_forward", 0), ("heldout_forward", "heldin_forward", 1),
+    ):  # fmt: skip
+        if part in parts and other in parts:
+            found, reference = parts[part].shape[axis], parts[other].shape[axis]
+            if found != reference:
+                what, expected = _AXES[axis], f"{reference} as in `{keys[other]}`"
+                raise file.wrong(keys[part], f"{found} {what}", expected)
 
 
 def _assemble(parts: dict[str, IntArray]) -> IntArray:
@@ -324,36 +314,45 @@ def _read_behavior(
 
 def read_own(file: ArrayFile, settings: DataSettings) -> Recording:
     """Read a file of the own layout; without ``split``, draw one with the seed of the settings."""
-    bin_ms, notes = stored_bin_ms(file, "bin_ms", settings)
-    if bin_ms is None:
-        raise no_bin_ms(file, "bin_ms")
+    width, notes = stored_bin_ms(file, "bin_ms", settings)
+    bin_ms = needed_bin_ms(file, "bin_ms", width)
     spikes_BTN = read_counts(file, "spikes", n_copies=2)  # all of them, and then both splits
     n_trials, n_bins, n_neurons = spikes_BTN.shape
+
+    def optional(key: str, read: Callable[..., Any], *sizes: int, default: Any = None) -> Any:
+        return read(file, key, *sizes) if key in file else default
+
     lengths_B, length_notes = _read_lengths(file, n_trials, n_bins, bin_ms)
     inside_BT = np.arange(n_bins) < lengths_B[:, None]
     n_past = int(np.count_nonzero(spikes_BTN[~inside_BT]))
     if n_past:
         spikes_BTN[~inside_BT] = 0
         notes.append(f"Counts in {n_past} entries past the end of their trial were set to 0.")
-
     rates_BTN = None
     if "rates" in file:
-        rates_BTN = read_rates(file, "rates", spikes_BTN.shape, inside_BT)
+        rates_BTN, factor = read_rates(file, "rates", spikes_BTN.shape, inside_BT), 1.0
         if settings.conversion_factor is not None:
-            with np.errstate(over="ignore"):  # refused below if it overflows
-                rates_BTN /= settings.conversion_factor
-            notes.append(
-                "True rates were divided by `data.conversion_factor`, "
-                f"{settings.conversion_factor:.6g}."
-            )
+            factor = settings.conversion_factor
+            notes.append(f"True rates were divided by `data.conversion_factor`, {factor:.6g}.")
+        with np.errstate(over="ignore"):  # the next line refuses rates that overflow
+            rates_BTN /= factor
         check_rates_per_bin(file, "rates", rates_BTN)
     condition_key = "conditions" if "conditions" in file else "condition"
     conditions_B: IntArray | None = None
     condition_names: dict[int, str] = {}
     if condition_key in file:
         (conditions_B,), condition_names = read_labels(file, {condition_key: n_trials})
-        condition_names = _read_condition_names(file, conditions_B) or condition_names
-    behavior_BTV, behavior_names = _read_own_behavior(file, n_trials, n_bins)
+        numbers = np.unique(conditions_B).tolist()
+        if "condition_names" in file:
+            names = read_names(file, "condition_names", len(numbers))
+            condition_names = dict(zip(numbers, names, strict=True))
+    # British spelling is read too.
+    behavior_key = "behaviour" if "behaviour" in file else "behavior"
+    behavior_BTV = optional(behavior_key, read_series, n_trials, n_bins)
+    behavior_names: list[str] = []
+    if behavior_BTV is not None:
+        n_variables = behavior_BTV.shape[2]
+        behavior_names = optional(f"{behavior_key}_names", read_names, n_variables, default=[])
     trial_table, table_notes = read_columns(file, n_trials)
     whole = SpikeData(
         spikes_BTN=spikes_BTN,
@@ -361,29 +360,29 @@ def read_own(file: ArrayFile, settings: DataSettings) -> Recording:
         lengths_B=lengths_B,
         rates_BTN=rates_BTN,
         conditions_B=conditions_B,
-        latents_BTK=(read_series(file, "latents", n_trials, n_bins) if "latents" in file else None),
+        latents_BTK=optional("latents", read_series, n_trials, n_bins),
         behavior_BTV=behavior_BTV,
-        behavior_names=behavior_names,
-        trial_ids_B=_read_ids(file, n_trials),
+        behavior_names=tuple(behavior_names),
+        trial_ids_B=optional("trial_ids", _read_ids, n_trials, default=np.arange(n_trials)),
         condition_names=condition_names,
         trial_table=trial_table,
-        event=read_text(file, "event") if "event" in file else "",
-        start_ms=_read_start_ms(file),
-        start_times_s_B=_read_start_times(file, n_trials),
+        event=optional("event", read_text, default=""),
+        start_ms=optional("start_ms", _read_start_ms, default=0.0),
+        start_times_s_B=optional("start_times_s", _read_start_times, n_trials),
         places_B=np.arange(n_trials),
-        neuron_names=_read_neuron_names(file, n_neurons),
-        start_bins_B=_read_start_bins(file, n_trials),
-        n_heldout=_read_size(file, "n_heldout", n_neurons),
-        n_forward=_read_size(file, "n_forward", n_bins),
+        neuron_names=optional("neuron_names", _read_neuron_names, n_neurons, default=()),
+        start_bins_B=optional("start_bins", _read_start_bins, n_trials),
+        n_heldout=optional("n_heldout", read_size, n_neurons, default=0),
+        n_forward=optional("n_forward", read_size, n_bins, default=0),
     )
     train, valid, split_notes = _read_split(file, whole, settings)
-    return Recording(
-        train=_with_hidden(file, whole, train),
-        valid=_with_hidden(file, whole, valid),
-        source=str(file.path),
-        layout="ndt",
-        notes=(*notes, *length_notes, *split_notes, *table_notes),
-    )
+    known_B = optional("hidden_known", read_per_trial, n_trials, default=np.ones(n_trials))
+    splits = [
+        replace(whole.take(trials), hidden_counts_known=bool(known_B[trials].all()))
+        for trials in (train, valid)
+    ]
+    all_notes = (*notes, *length_notes, *split_notes, *table_notes)
+    return Recording(splits[0], splits[1], str(file.path), "ndt", all_notes)
 
 
 def _read_lengths(
@@ -412,83 +411,44 @@ def _read_lengths(
     return whole.astype(np.int64), notes
 
 
-def _read_own_behavior(
-    file: ArrayFile, n_trials: int, n_bins: int
-) -> tuple[FloatArray | None, tuple[str, ...]]:
-    """Return behavior and the names of its variables, if the file has them."""
-    key = "behaviour" if "behaviour" in file else "behavior"  # British spelling is read too
-    if key not in file:
-        return None, ()
-    behavior_BTV = read_series(file, key, n_trials, n_bins)
-    if f"{key}_names" not in file:
-        return behavior_BTV, ()
-    return behavior_BTV, tuple(read_names(file, f"{key}_names", behavior_BTV.shape[2]))
-
-
-def _read_condition_names(file: ArrayFile, conditions_B: IntArray) -> dict[int, str]:
-    if "condition_names" not in file:
-        return {}
-    numbers = np.unique(conditions_B).tolist()
-    return dict(zip(numbers, read_names(file, "condition_names", len(numbers)), strict=True))
-
-
-def _read_ids(file: ArrayFile, n_trials: int) -> IntArray:
-    if "trial_ids" not in file:
-        return np.arange(n_trials)
-    (ids_B,), _ = read_labels(file, {"trial_ids": n_trials})
+def _read_ids(file: ArrayFile, key: str, n_trials: int) -> IntArray:
+    (ids_B,), _ = read_labels(file, {key: n_trials})
     return ids_B
 
 
-def _read_start_ms(file: ArrayFile) -> float:
-    if "start_ms" not in file:
-        return 0.0
-    values = file.read("start_ms")
+def _read_start_ms(file: ArrayFile, key: str) -> float:
+    values = file.read(key)
     if values.size != 1 or values.dtype.kind not in "uif" or not np.isfinite(values).all():
         found = f"shape {values.shape} of type {values.dtype}"
-        raise file.wrong("start_ms", found, "one finite number, in ms")
+        raise file.wrong(key, found, "one finite number, in ms")
     return float(values.item())
 
 
-def _read_start_times(file: ArrayFile, n_trials: int) -> FloatArray | None:
-    if "start_times_s" not in file:
-        return None
-    values = read_per_trial(file, "start_times_s", n_trials)
+def _read_start_times(file: ArrayFile, key: str, n_trials: int) -> FloatArray:
+    values = read_per_trial(file, key, n_trials)
     if values.dtype.kind not in "uif" or not np.isfinite(values).all():
         found = f"values of type {values.dtype}, or not finite"
-        raise file.wrong("start_times_s", found, "times in seconds")
+        raise file.wrong(key, found, "times in seconds")
     return values.astype(np.float64)
 
 
-def _read_neuron_names(file: ArrayFile, n_neurons: int) -> tuple[str, ...]:
-    if "neuron_names" not in file:
-        return ()
-    if file.dtype("neuron_names").kind in "iu":  # numbers of units
-        names = [str(number) for number in file.read("neuron_names").reshape(-1).tolist()]
-    else:
-        names = read_names(file, "neuron_names", n_neurons)
-    if len(names) != n_neurons or len(set(names)) < n_neurons:
-        found = f"{len(set(names))} different names"
-        raise file.wrong("neuron_names", found, f"{n_neurons}, one for each neuron")
-    return tuple(names)
-
-
-def _read_start_bins(file: ArrayFile, n_trials: int) -> IntArray | None:
-    if "start_bins" not in file:
-        return None
-    values = read_per_trial(file, "start_bins", n_trials)
+def _read_start_bins(file: ArrayFile, key: str, n_trials: int) -> IntArray:
+    values = read_per_trial(file, key, n_trials)
     starts_B = as_whole(values) if values.dtype.kind in "ui" else None
     if starts_B is None:
-        found = f"values of type {values.dtype}"
-        raise file.wrong("start_bins", found, "whole numbers, in bins")
+        raise file.wrong(key, f"values of type {values.dtype}", "whole numbers, in bins")
     return starts_B
 
 
-def _read_size(file: ArrayFile, key: str, n_all: int) -> int:
-    values = file.read(key) if key in file else np.zeros(1, int)
-    if values.size != 1 or values.dtype.kind not in "ui" or not 0 <= values.item() < n_all:
-        found = str(values.reshape(-1)[:3].tolist())
-        raise file.wrong(key, found, f"one whole number from 0 to {n_all - 1}")
-    return int(values.item())
+def _read_neuron_names(file: ArrayFile, key: str, n_neurons: int) -> tuple[str, ...]:
+    if file.dtype(key).kind in "iu":  # numbers of units
+        names = as_words(file.read(key))
+    else:
+        names = read_names(file, key, n_neurons)
+    if len(names) != n_neurons or len(set(names)) < n_neurons:
+        found = f"{len(set(names))} different names"
+        raise file.wrong(key, found, f"{n_neurons}, one for each neuron")
+    return tuple(names)
 
 
 def _read_split(
@@ -496,7 +456,7 @@ def _read_split(
 ) -> tuple[IntArray, IntArray, list[str]]:
     """Return the trials of each split, from the file or drawn."""
     if "split" in file:
-        words = np.array(read_words(file, "split", whole.n_trials))
+        words = np.array(as_words(read_per_trial(file, "split", whole.n_trials)))
         train, valid = (np.flatnonzero(words == word) for word in ("train", "valid"))
         if len(train) + len(valid) < whole.n_trials or not (len(train) and len(valid)):
             found = ", ".join(f"`{word}`" for word in np.unique(words)[:5])
@@ -511,14 +471,7 @@ def _read_split(
     )
     within = "" if whole.conditions_B is None else ", in proportion within each condition"
     note = (
-        f"No `split` in the file: {len(valid)} of {whole.n_trials} trials were drawn for "
+        f"The file has no split: {len(valid)} of {whole.n_trials} trials were drawn for "
         f"validation{within} (`data.split_seed` {settings.split_seed})."
     )
     return train, valid, [note]
-
-
-def _with_hidden(file: ArrayFile, whole: SpikeData, trials: IntArray) -> SpikeData:
-    known = True
-    if "hidden_known" in file:
-        known = bool(read_per_trial(file, "hidden_known", whole.n_trials)[trials].all())
-    return replace(whole.take(trials), hidden_counts_known=known)

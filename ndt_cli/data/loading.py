@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ndt_cli.data.bins import rebin_recording
 from ndt_cli.data.files import ArrayFile
 from ndt_cli.data.layouts import (
     LFADS_COUNT_KEYS,
@@ -18,7 +19,6 @@ from ndt_cli.data.layouts import (
     read_nlb,
     read_own,
 )
-from ndt_cli.data.rebin import rebin_recording
 from ndt_cli.data.sessions import stack_sessions
 from ndt_cli.data.spike_data import IntArray, Recording, SpikeData, check_recording
 from ndt_cli.data.synthetic import make_chaotic_rnn, make_lorenz
@@ -124,14 +124,23 @@ def hold_out_neurons(recording: Recording, settings: DataSettings) -> Recording:
             hint="Leave out `data.heldout_fraction` and `data.heldout_neurons`.",
         )
     if settings.heldout_neurons:
-        heldout = _named(settings.heldout_neurons, n_neurons, recording.source)
+        heldout = np.array(sorted(settings.heldout_neurons))
         how = "`data.heldout_neurons`"
+        if heldout[-1] >= n_neurons:
+            raise SettingsError(
+                f"{how} names neuron {heldout[-1]}, but {recording.source} has {n_neurons} "
+                f"neurons; expected 0 to {n_neurons - 1}"
+            )
+        if len(heldout) == n_neurons:
+            raise SettingsError(
+                f"{how} names all {n_neurons} neurons of {recording.source}; expected at least "
+                "one to be left as input"
+            )
     else:
         if n_neurons < 2:
             raise DataError(f"{recording.source}: found 1 neuron; holding out needs at least 2")
-        n_heldout = round(settings.heldout_fraction * n_neurons)
+        n_drawn = min(max(round(settings.heldout_fraction * n_neurons), 1), n_neurons - 1)
         rng = np.random.default_rng(settings.heldout_seed)
-        n_drawn = min(max(n_heldout, 1), n_neurons - 1)
         heldout = np.sort(rng.choice(n_neurons, n_drawn, replace=False))
         how = f"`data.heldout_seed` {settings.heldout_seed}"
     heldin = np.setdiff1d(np.arange(n_neurons), heldout)
@@ -145,20 +154,6 @@ def hold_out_neurons(recording: Recording, settings: DataSettings) -> Recording:
         valid=_reordered(recording.valid, order_N, len(heldout)),
         notes=(*recording.notes, note),
     )
-
-
-def _named(neurons: tuple[int, ...], n_neurons: int, source: str) -> NDArray[np.int64]:
-    if max(neurons) >= n_neurons:
-        raise SettingsError(
-            f"`data.heldout_neurons` names neuron {max(neurons)}, but {source} has {n_neurons} "
-            f"neurons; expected 0 to {n_neurons - 1}"
-        )
-    if len(neurons) == n_neurons:
-        raise SettingsError(
-            f"`data.heldout_neurons` names all {n_neurons} neurons of {source}; expected at least "
-            "one to be left as input"
-        )
-    return np.array(sorted(neurons))
 
 
 def _reordered(data: SpikeData, order_N: IntArray, n_heldout: int) -> SpikeData:

@@ -54,20 +54,16 @@ def stack_sessions(recordings: Sequence[Recording]) -> Recording:
             )
     stems = [Path(recording.source).stem for recording in recordings]
     names = tuple(
-        stem if stems.count(stem) == 1 else f"{stem}-{place + 1}"
-        for place, stem in enumerate(stems)
+        stem if stems.count(stem) == 1 else f"{stem}-{place}" for place, stem in enumerate(stems, 1)
     )
-    return Recording(
-        train=_stacked([recording.train for recording in recordings], names),
-        valid=_stacked([recording.valid for recording in recordings], names),
-        source="+".join(names),
-        layout=first.layout,
-        notes=tuple(
-            f"{name}: {note}"
-            for name, recording in zip(names, recordings, strict=True)
-            for note in recording.notes
-        ),
-    )
+    train = _stacked([recording.train for recording in recordings], names)
+    valid = _stacked([recording.valid for recording in recordings], names)
+    notes = [
+        f"{name}: {note}"
+        for name, recording in zip(names, recordings, strict=True)
+        for note in recording.notes
+    ]
+    return Recording(train, valid, "+".join(names), first.layout, tuple(notes))
 
 
 def _stacked(parts: Sequence[SpikeData], names: tuple[str, ...]) -> SpikeData:
@@ -117,20 +113,13 @@ def split_sessions(recording: Recording) -> list[Recording]:
     sessions = recording.train.sessions
     if sessions is None:
         return [recording]
-    parts = zip(
-        sessions.names,
-        session_parts(recording.train),
-        session_parts(recording.valid),
-        strict=True,
-    )
+    halves = [
+        [_alone(data, *part) for part in session_parts(data)]
+        for data in (recording.train, recording.valid)
+    ]
     return [
-        Recording(
-            train=_alone(recording.train, *of_train),
-            valid=_alone(recording.valid, *of_valid),
-            source=name,
-            layout=recording.layout,
-        )
-        for name, of_train, of_valid in parts
+        Recording(train, valid, name, recording.layout)
+        for name, train, valid in zip(sessions.names, *halves, strict=True)
     ]
 
 
@@ -162,8 +151,5 @@ def session_parts(data: SpikeData) -> Iterator[tuple[Any, Any]]:
         yield slice(None), slice(None)
         return
     for place in range(len(data.sessions.names)):
-        trials, neurons = (
-            np.flatnonzero(of == place)
-            for of in (data.sessions.of_trial_B, data.sessions.of_neuron_N)
-        )
-        yield trials, neurons
+        trials_B = data.sessions.of_trial_B == place
+        yield np.flatnonzero(trials_B), np.flatnonzero(data.sessions.of_neuron_N == place)

@@ -41,19 +41,12 @@ PER_TRIAL = (
 class Sessions:
     """Which trials and which neurons belong to which of several sessions.
 
-    Parameters
-    ----------
-    names : tuple of str
-        One of each session.
-    of_trial_B : (trials,) int array
-        The session of each trial, a position in ``names``.
-    of_neuron_N : (neurons,) int array
-        The session of each neuron: its counts in trials of others are unknown, and stand as zero.
+    The counts of a neuron in trials of other sessions are unknown, and stand as zero.
     """
 
     names: tuple[str, ...]
-    of_trial_B: IntArray
-    of_neuron_N: IntArray
+    of_trial_B: IntArray  # the session of each trial, a position in `names`
+    of_neuron_N: IntArray  # the session of each neuron
 
     @property
     def present_BN(self) -> NDArray[np.bool_]:
@@ -427,13 +420,14 @@ TrialValues: TypeAlias = FloatArray | ByTrial
 """An array (trials, bins, channels), or one whose trials are computed when indexed."""
 
 
-# ------------------------------------------------------------------------------------------------
-# Checks of counts and recordings, wherever they come from.
-# ------------------------------------------------------------------------------------------------
+# Checks of counts and recordings, wherever they come from -----------------------------------------
 
 
 MAX_COUNT = int(np.iinfo(np.uint16).max)
 """Largest spike count of a bin."""
+
+# Rates of trials do not differ by half of their mean, and four times as much as those of neurons.
+_FEW, _UNLIKE_TRIALS, _FAR_MORE = 5, 0.25, 4
 
 
 def check_recording(recording: Recording) -> None:
@@ -463,6 +457,24 @@ def check_recording(recording: Recording) -> None:
         )
 
 
+def looks_neurons_first(data: SpikeData) -> bool:
+    """Tell whether the first axis looks like neurons, and the last like trials.
+
+    Mean rates differ far more between neurons than between trials. Compared is their squared
+    coefficient of variation, less that of Poisson counts.
+    """
+    totals_B = data.spikes_BTN.sum(axis=(1, 2), dtype=np.int64)
+    totals_N = data.spikes_BTN.sum(axis=(0, 1), dtype=np.int64)
+    if min(len(totals_B), len(totals_N)) < _FEW or not totals_B.sum():
+        return False
+    rates_B = totals_B / data.lengths_B
+    first, last = (
+        np.var(rates) / np.mean(rates) ** 2 - 1 / np.mean(totals)
+        for rates, totals in ((rates_B, totals_B), (totals_N, totals_N))
+    )
+    return bool(first > max(_UNLIKE_TRIALS, _FAR_MORE * last))
+
+
 def compact_counts(counts: IntArray) -> IntArray:
     """Return counts as uint8 if all are below 256, else as uint16; refuse larger ones."""
     largest = int(counts.max(initial=0))
@@ -474,9 +486,7 @@ def compact_counts(counts: IntArray) -> IntArray:
     return counts.astype(np.uint8 if largest < 256 else np.uint16)
 
 
-# ------------------------------------------------------------------------------------------------
-# A seeded split into training and validation trials, for data without one.
-# ------------------------------------------------------------------------------------------------
+# A seeded split into training and validation trials, for data without one -------------------------
 
 
 def split_trials(

@@ -4,6 +4,7 @@ In both, conditions are initial states of a dynamical system, trials of a condit
 rates, and spikes are Poisson. Axes in names: B trials, T bins, N neurons, C conditions.
 """
 
+from dataclasses import replace
 from math import ceil
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from ndt_cli.data.spike_data import (
     MAX_COUNT,
     FloatArray,
+    IntArray,
     Recording,
     SpikeData,
     compact_counts,
@@ -165,28 +167,16 @@ def make_lorenz(
         seed=int(rng.integers(2**31)),
         conditions_B=conditions_B,
     )
-    rates_BTN = rates_CTN[conditions_B]
-    whole = SpikeData(
-        spikes_BTN=compact_counts(rng.poisson(rates_BTN)),
-        bin_ms=bin_ms,
-        lengths_B=np.full(n_trials, n_bins),
-        rates_BTN=rates_BTN,
-        conditions_B=conditions_B,
-        latents_BTK=latents_CT3[conditions_B],
-        trial_ids_B=np.arange(n_trials),
-    )
-    _check_some_spikes(whole, rate_arguments)
+    spikes_BTN = compact_counts(rng.poisson(rates_CTN[conditions_B]))
+    whole = _some_spikes(spikes_BTN, bin_ms, rates_CTN, conditions_B, rate_arguments)
+    whole = replace(whole, latents_BTK=latents_CT3[conditions_B])
     return Recording(whole.take(train), whole.take(valid), source="lorenz", layout="synthetic")
 
 
 def _integrate(
-    start_C3: FloatArray,
-    parameters: tuple[float, float, float],
-    n_bins: int,
-    time_per_bin: float,
-    max_step: float,
-    transient: float,
-) -> NDArray[np.float64]:
+    state_C3: FloatArray, parameters: tuple[float, float, float], n_bins: int,
+    time_per_bin: float, max_step: float, transient: float,
+) -> NDArray[np.float64]:  # fmt: skip
     """Return the states at the end of each bin, (conditions, bins, 3): Runge-Kutta of order 4."""
     sigma, rho, beta = parameters
 
@@ -197,7 +187,6 @@ def _integrate(
     steps_per_bin = ceil(time_per_bin / max_step)
     h = time_per_bin / steps_per_bin
     n_transient_bins = ceil(transient / time_per_bin)
-    state_C3 = start_C3
     states = []
     with np.errstate(over="ignore", invalid="ignore"):  # the caller checks for divergence
         for _ in range(n_transient_bins + n_bins):
@@ -341,15 +330,7 @@ def make_chaotic_rnn(
         for _ in range(n_repeats):
             spikes.append(compact_counts(rng.poisson(rates_NT).T))
     conditions_B = np.repeat(np.arange(n_conditions), n_repeats)
-    whole = SpikeData(
-        spikes_BTN=np.stack(spikes),
-        bin_ms=bin_ms,
-        lengths_B=np.full(n_trials, n_bins),
-        rates_BTN=rates_CTN[conditions_B],
-        conditions_B=conditions_B,
-        trial_ids_B=np.arange(n_trials),
-    )
-    _check_some_spikes(whole, rate_arguments)
+    whole = _some_spikes(np.stack(spikes), bin_ms, rates_CTN, conditions_B, rate_arguments)
     trains_B = np.tile(trains_R, n_conditions)
     train, valid = whole.take(np.flatnonzero(trains_B)), whole.take(np.flatnonzero(~trains_B))
     return Recording(train, valid, source="chaotic-rnn", layout="synthetic")
@@ -391,18 +372,28 @@ def _check_size(*, n_rates: int, n_counts: int, n_more: int, **sizes: float) -> 
 
 def _check_highest_rate(highest_per_bin: float, arguments: str) -> None:
     if not highest_per_bin <= MAX_COUNT:
-        raise SettingsError(
-            f"{arguments} give a rate of {highest_per_bin:g} spikes per bin; expected at most "
-            f"{MAX_COUNT}"
-        )
+        found = f"a rate of {highest_per_bin:g} spikes per bin"
+        raise SettingsError(f"{arguments} give {found}; expected at most {MAX_COUNT}")
 
 
-def _check_some_spikes(data: SpikeData, arguments: str) -> None:
-    if data.max_count == 0:
+def _some_spikes(
+    spikes_BTN: IntArray, bin_ms: float, rates_CTN: FloatArray, conditions_B: IntArray, by: str
+) -> SpikeData:
+    """Return the trials of a set; refuse arguments that give none of them a spike."""
+    if not spikes_BTN.any():
         raise SettingsError(
-            f"{arguments} give no spike in the whole set; expected at least one",
+            f"{by} give no spike in the whole set; expected at least one",
             "Make the rate higher, or ask for more trials.",
         )
+    n_trials, n_bins, _ = spikes_BTN.shape
+    return SpikeData(
+        spikes_BTN=spikes_BTN,
+        bin_ms=bin_ms,
+        lengths_B=np.full(n_trials, n_bins),
+        rates_BTN=rates_CTN[conditions_B],
+        conditions_B=conditions_B,
+        trial_ids_B=np.arange(n_trials),
+    )
 
 
 def _call(**arguments: float) -> str:

@@ -63,7 +63,7 @@ def write_recording(recording: Recording, path: Path, *, overwrite: bool = False
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_stream_atomic(
-            path, lambda part: write(part, own_arrays(recording)), overwrite=overwrite
+            path, lambda part: write(part, _own_arrays(recording)), overwrite=overwrite
         )
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
@@ -76,26 +76,24 @@ def check_target(path: Path, *, overwrite: bool = False) -> None:
     check_may_write(path, overwrite)
 
 
-def own_arrays(recording: Recording) -> dict[str, NDArray[Any]]:
+def _own_arrays(recording: Recording) -> dict[str, NDArray[Any]]:
     """Return the arrays of the own layout, trials in the order of `all_trials`."""
     whole = all_trials(recording)
     found = {key: getattr(whole, name) for key, name in _PER_TRIAL.items()}
     arrays: dict[str, NDArray[Any]] = {k: np.asarray(v) for k, v in found.items() if v is not None}
     if whole.conditions_B is not None and whole.condition_names:
         numbers = np.unique(whole.conditions_B).tolist()
-        arrays["condition_names"] = encoded(whole.condition_names.get(n, str(n)) for n in numbers)
+        arrays["condition_names"] = _encoded(whole.condition_names.get(n, str(n)) for n in numbers)
     if "behavior" in arrays and whole.behavior_names:
-        arrays["behavior_names"] = encoded(whole.behavior_names)
+        arrays["behavior_names"] = _encoded(whole.behavior_names)
     if whole.neuron_names:
-        arrays["neuron_names"] = encoded(whole.column_names)
+        arrays["neuron_names"] = _encoded(whole.column_names)
     for name, column in whole.trial_table.items():
         is_text = column.dtype.kind == "U"
-        arrays[TRIAL_TABLE + name.replace("/", ".")] = encoded(column) if is_text else column
+        arrays[TRIAL_TABLE + name.replace("/", ".")] = _encoded(column) if is_text else column
     if whole.event:
-        arrays["event"], arrays["start_ms"] = (
-            np.array(whole.event.encode()),
-            np.array(whole.start_ms),
-        )
+        arrays["event"] = np.array(whole.event.encode())
+        arrays["start_ms"] = np.array(whole.start_ms)
     assert whole.is_valid_B is not None
     arrays["split"] = np.where(whole.is_valid_B, b"valid", b"train")
     arrays["bin_ms"] = np.array(whole.bin_ms)
@@ -107,7 +105,7 @@ def own_arrays(recording: Recording) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def encoded(texts: Iterable[str]) -> NDArray[np.bytes_]:
+def _encoded(texts: Iterable[str]) -> NDArray[np.bytes_]:
     """Return text as bytes, which every version of HDF5 and NumPy reads."""
     return np.array([str(text).encode() for text in texts], dtype=np.bytes_)
 

@@ -5,7 +5,7 @@ Neural Latents Benchmark were made. A folder needs none of the runs that it was 
 
     ensemble.json              its members, where they come from, how their number was chosen
     settings.toml, run.json    as in a run: the data, and what the rates are measured with
-    smoothing.safetensors      as in a run, if one of the runs has it
+    smoothing.safetensors      as in a run, if one of the runs has it; so psths.safetensors
     members/000/               a run with one checkpoint: settings.toml, run.json, weights
 
 It appears whole or not at all, and never replaces another.
@@ -254,9 +254,10 @@ def _write(
             _copy(source, path / name / source.relative_to(folder.path))
         members.append({"folder": name, "from": str(folder.path.absolute())})
     _copy(folders[0].path / "run.json", path / "run.json")
-    stored = [folder.smoothing for folder in folders if folder.smoothing.is_file()]
-    if stored:  # all runs have the same training trials
-        _copy(stored[0], RunFolder(path).smoothing)
+    for name in (folders[0].smoothing.name, folders[0].psths.name):
+        stored = [folder.path / name for folder in folders if (folder.path / name).is_file()]
+        if stored:  # all runs have the same training trials
+            _copy(stored[0], path / name)
     RunFolder(path).write_settings(settings)
     content = {
         "format": FORMAT,

@@ -8,6 +8,7 @@
     summary.json           final scores, once training has ended
     smoothing.safetensors  the smoothing that they are compared with, once training has ended
     decoders.safetensors   decoders of behavior, if the data have some, once training has ended
+    psths.safetensors      averages of the training trials by condition, likewise
     rates.h5               rates of all trials, unless they are very large
     checkpoints/           last, and the best by each validation measure (.safetensors)
     sessions/              of several sessions: a run folder of each, to evaluate
@@ -326,6 +327,11 @@ class RunFolder:
         return self.path / "decoders.safetensors"
 
     @property
+    def psths(self) -> Path:
+        """File of the PSTHs of the training trials."""
+        return self.path / "psths.safetensors"
+
+    @property
     def rates(self) -> Path:
         """File of the rates of all trials."""
         return self.path / "rates.h5"
@@ -421,7 +427,7 @@ class RunFolder:
         """Remove half-written files of killed processes; only for the process that trains."""
         mine = (
             *("settings.toml", "metrics.jsonl", "summary.json", self.smoothing.name),
-            *(self.decoders.name, self.rates.name),
+            *(self.decoders.name, self.psths.name, self.rates.name),
             *_BEFORE_SETTINGS,
         )
         for folder, names in (

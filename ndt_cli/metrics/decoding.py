@@ -185,19 +185,14 @@ class Decoder:
 
 
 def save_decoders(
-    path: Path, decoders: Mapping[str, Decoder], checkpoint: str, names: Sequence[str], run: str
+    path: Path, decoders: Mapping[str, Decoder], weights: str, names: Sequence[str]
 ) -> None:
     """Write the decoder of each estimate of the rates, by name; an earlier file is replaced.
 
-    ``checkpoint`` and ``run`` (its id) are those of the model's rates, ``names`` are the behavioral
-    variables.
+    ``weights`` is the digest of those that the model's rates come from, ``names`` are the
+    behavioral variables.
     """
-    about = {
-        "run": run,
-        "checkpoint": checkpoint,
-        "variables": list(names),
-        "estimates": list(decoders),
-    }
+    about = {"weights": weights, "variables": list(names), "estimates": list(decoders)}
     content = {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)}
     for number, decoder in enumerate(decoders.values()):
         for part in fields(Decoder):
@@ -208,25 +203,19 @@ def save_decoders(
 
 
 def load_decoders(
-    path: Path, checkpoint: str, names: Sequence[str], n_neurons: int, run: str
+    path: Path, weights: str, names: Sequence[str], n_neurons: int
 ) -> dict[str, Decoder]:
-    """Read a file of `save_decoders`; nothing if it is of another checkpoint or other variables.
+    """Read a file of `save_decoders`; nothing if it is of other weights or other variables.
 
     Raises
     ------
     RunError
-        If the file is damaged, or of another run.
+        If the file is damaged.
     """
     try:
         content = load(path.read_bytes())
         about = json.loads(content["about"].tobytes())
-        if about.get("run", run) != run:  # older files do not say it
-            raise RunError(
-                f"{path}: these decoders are of another run",
-                "Put back the file of this run, or remove it: decoders are then fitted to parts of "
-                "the scored trials.",
-            )
-        if about["checkpoint"] != checkpoint or about["variables"] != list(names):
+        if about.get("weights") != weights or about["variables"] != list(names):
             return {}
         decoders = {
             str(name): Decoder(**{f.name: content[f"{i}.{f.name}"] for f in fields(Decoder)})
@@ -234,10 +223,7 @@ def load_decoders(
         }
         if not all(_is_whole(decoder, n_neurons, len(names)) for decoder in decoders.values()):
             raise ValueError("its arrays do not fit the run")
-    except (
-        *(OSError, SafetensorError, ValueError, KeyError),
-        *(TypeError, AttributeError, RecursionError),
-    ) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunError(
             f"{path} cannot be read: {error}",
             "The file is damaged; without it, decoders are fitted to parts of the scored trials.",

@@ -3,13 +3,20 @@
 Axes in names: B trials, T bins, N neurons, C conditions.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+from typing_extensions import Self
 
+from ndt_cli.atomic import write_atomic
 from ndt_cli.baselines.smoothing import smooth
 from ndt_cli.data.spike_data import FloatArray, IntArray, SpikeData, TrialValues, trial_blocks
+from ndt_cli.errors import RunError
 from ndt_cli.metrics.scores import BoolArray, Float64Array, RateScoreSums
 
 PSTH_SMOOTHING_MS = 70.0
@@ -43,8 +50,91 @@ class PsthScores:
     split_half: bool
 
 
+@dataclass(frozen=True, eq=False)
+class Psths:
+    """The PSTHs of some trials, to be compared with the rates of others.
+
+    Attributes
+    ----------
+    labels : tuple of str
+        Name of each condition that has two trials or more.
+    means_CTN : (conditions, bins, neurons) float32 array
+        Means of smoothed spikes per bin, without forward bins.
+    n_CT : (conditions, bins) int array
+        Trials that have each bin.
+    """
+
+    labels: tuple[str, ...]
+    means_CTN: FloatArray
+    n_CT: IntArray
+
+    @classmethod
+    def of(cls, data: SpikeData) -> Self | None:
+        """Return the PSTHs of trials; None without conditions, or if counts are not known."""
+        if data.conditions_B is None or not data.hidden_counts_known:
+            return None
+        conditions, n_trials = np.unique(data.conditions_B, return_counts=True)
+        conditions = conditions[n_trials >= 2]
+        names = tuple(data.condition_names.get(n, str(n)) for n in conditions.tolist())
+        window = slice(data.n_bins - data.n_forward)
+        means_CTN, n_CT = _psths(data, np.arange(data.n_trials), window, conditions)
+        return cls(names, means_CTN.astype(np.float32), n_CT)
+
+    def save(self, path: Path) -> None:
+        """Write them to a file; an earlier one is replaced."""
+        names = np.frombuffer(json.dumps(self.labels).encode(), np.uint8)
+        content = save({"labels": names, "means_CTN": self.means_CTN, "n_CT": self.n_CT})
+        write_atomic(path, lambda temporary: temporary.write_bytes(content), overwrite=True)
+
+    @classmethod
+    def load(cls, path: Path, n_neurons: int) -> Self:
+        """Read a file of `save`.
+
+        Raises
+        ------
+        RunError
+            If the file is damaged, or of other neurons.
+        """
+        try:
+            stored = load(path.read_bytes())
+            labels = tuple(map(str, json.loads(stored["labels"].tobytes())))
+            found = cls(labels, stored["means_CTN"], stored["n_CT"])
+            n_bins = found.n_CT.shape[1]
+            fits = (
+                found.n_CT.shape == (len(labels), n_bins)
+                and found.n_CT.dtype == np.int64
+                and found.means_CTN.shape == (len(labels), n_bins, n_neurons)
+                and bool(np.isfinite(found.means_CTN).all())
+            )
+            if not fits:
+                raise ValueError("its arrays do not fit the run")
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError, IndexError) as error:
+            raise RunError(
+                f"{path} cannot be read: {error}",
+                "The file is damaged; without it, PSTHs come from parts of the scored trials.",
+            ) from error
+        return found
+
+    def of_conditions(
+        self, labels: list[str], n_bins: int, n_neurons: int
+    ) -> tuple[Float64Array, IntArray]:
+        """Return means and numbers of trials of these conditions, 0 where there are none."""
+        n_CT = np.zeros((len(labels), n_bins), dtype=np.int64)
+        means_CTN = np.zeros((*n_CT.shape, n_neurons))
+        for row, label in enumerate(labels):
+            if label in self.labels:
+                place, end = self.labels.index(label), min(n_bins, self.n_CT.shape[1])
+                means_CTN[row, :end] = self.means_CTN[place, :end, :n_neurons]
+                n_CT[row, :end] = self.n_CT[place, :end]
+        return means_CTN, n_CT
+
+
 def psth_scores(
-    rates_BTN: TrialValues, data: SpikeData, train: SpikeData | None = None
+    rates_BTN: TrialValues,
+    data: SpikeData,
+    train: SpikeData | None = None,
+    *,
+    psths: Psths | None = None,
 ) -> PsthScores | None:
     """Score condition-averaged rates against PSTHs, both smoothed with the same kernel.
 
@@ -56,9 +146,10 @@ def psth_scores(
     better than the true ones.) A bin of a condition is compared if at least two trials of the PSTH
     and one of the rates reach it; forward bins are not compared.
 
-    With ``train``, PSTHs are computed from the training trials. Without, the trials of each
-    condition are divided into two halves at random with a fixed seed, the rates of each half are
-    compared with the spikes of the other, and both comparisons are pooled.
+    With ``train``, PSTHs are computed from the training trials; ``psths`` has them ready, by the
+    names of the conditions. Without either, and if the trials have none of those conditions, the
+    trials of each condition are divided into two halves at random with a fixed seed, the rates of
+    each half are compared with the spikes of the other, and both comparisons are pooled.
 
     Parameters
     ----------
@@ -68,6 +159,8 @@ def psth_scores(
         The scored trials.
     train : SpikeData, optional
         Other trials of the same conditions, neurons and bins.
+    psths : Psths, optional
+        Those of other trials.
 
     Returns
     -------
@@ -84,38 +177,45 @@ def psth_scores(
     >>> scores.r2_mean < 1  # the PSTH of a few trials is noisy: true rates do not reach 1
     True
     """
-    pairs: list[tuple[IntArray, SpikeData, IntArray]]
-    if train is not None and data.conditions_B is not None and train.conditions_B is not None:
-        pairs = [(np.arange(data.n_trials), train, np.arange(train.n_trials))]
-    elif data.conditions_B is not None:
+    if data.conditions_B is None:
+        return None
+    everything = np.arange(data.n_trials)
+    if psths is not None and not {*(data.condition_labels or ())} & {*psths.labels}:
+        psths = None
+    # The trials of each comparison, and the other trials whose spikes make its PSTHs.
+    pairs: list[tuple[IntArray, SpikeData | None, IntArray]]
+    if train is not None and train.conditions_B is not None:
+        pairs = [(everything, train, np.arange(train.n_trials))]
+    elif psths is not None:
+        pairs = [(everything, None, everything)]
+    else:
         halves = _halves(data.conditions_B)
         pairs = [(half, data, other) for half, other in (halves, halves[::-1])]
-    else:
-        return None
-    known = all(spikes.hidden_counts_known for _, spikes, _ in pairs)
+    known = all(spikes is None or spikes.hidden_counts_known for _, spikes, _ in pairs)
     n_neurons = data.n_neurons if known else data.n_neurons - data.n_heldout
     neurons, window = slice(n_neurons), slice(data.n_bins - data.n_forward)
     compared: set[int] = set()
     sums = RateScoreSums(n_neurons)
 
-    def smoothed(
-        values_BTN: TrialValues | IntArray, of: SpikeData
-    ) -> Callable[[IntArray], FloatArray]:
-        return lambda trials: smooth(
-            values_BTN[trials][:, window, neurons],
-            of.inside_BT[trials, window],
+    def given(trials: IntArray) -> FloatArray:
+        return smooth(
+            rates_BTN[trials][:, window, neurons],
+            data.inside_BT[trials, window],
             PSTH_SMOOTHING_MS,
-            of.bin_ms,
+            data.bin_ms,
         )
 
     for scored, spikes, others in pairs:
         conditions = _shared_conditions(data, scored, spikes, others)
         for block in trial_blocks(len(conditions), data.n_bins * n_neurons):
             some = conditions[block]
-            average_CTN, n_CT = _averages(smoothed(rates_BTN, data), data, scored, window, some)
-            target_CTN, n_target_CT = _averages(
-                smoothed(spikes.spikes_BTN, spikes), spikes, others, window, some
-            )
+            average_CTN, n_CT = _averages(given, data, scored, window, some)
+            if spikes is not None:
+                target_CTN, n_target_CT = _psths(spikes, others, window, some, neurons)
+            else:
+                assert psths is not None
+                names = [data.condition_names.get(n, str(n)) for n in some.tolist()]
+                target_CTN, n_target_CT = psths.of_conditions(names, window.stop, n_neurons)
             compared_CT = (n_CT >= 1) & (n_target_CT >= 2)
             sums.add(average_CTN, target_CTN, compared_CT)
             compared.update(some[compared_CT.any(axis=1)].tolist())
@@ -142,11 +242,33 @@ def _halves(conditions_B: IntArray) -> tuple[IntArray, IntArray]:
     return np.flatnonzero(in_first_B), np.flatnonzero(~in_first_B)
 
 
+def _psths(
+    data: SpikeData,
+    among: IntArray,
+    window: slice,
+    conditions: IntArray,
+    neurons: slice = slice(None),
+) -> tuple[Float64Array, IntArray]:
+    """Return the PSTHs of conditions over these trials, and the number of trials per bin."""
+
+    def smoothed(trials: IntArray) -> FloatArray:
+        return smooth(
+            data.spikes_BTN[trials, window, neurons],
+            data.inside_BT[trials, window],
+            PSTH_SMOOTHING_MS,
+            data.bin_ms,
+        )
+
+    return _averages(smoothed, data, among, window, conditions)
+
+
 def _shared_conditions(
-    data: SpikeData, scored: IntArray, spikes: SpikeData, others: IntArray
+    data: SpikeData, scored: IntArray, spikes: SpikeData | None, others: IntArray
 ) -> IntArray:
     """Return the conditions with at least one trial to score and two for a PSTH."""
     assert data.conditions_B is not None
+    if spikes is None:
+        return np.unique(data.conditions_B[scored])
     assert spikes.conditions_B is not None
     labels, n_trials = np.unique(spikes.conditions_B[others], return_counts=True)
     return np.intersect1d(labels[n_trials >= 2], data.conditions_B[scored])

@@ -66,7 +66,8 @@ class Embedding(nn.Module):
         elif self.kind == "linear":
             self.projection = nn.Linear(n_neurons, self.width)
         if settings.positions == "learned":
-            self.positions = nn.Parameter(POSITION_STD * torch.randn(n_bins, self.width))
+            # In place: on the meta device, a product loads torch._dynamo, which takes seconds.
+            self.positions = nn.Parameter(torch.randn(n_bins, self.width).mul_(POSITION_STD))
         elif settings.positions == "sinusoid":
             sinusoids = sinusoid_TD(n_bins, self.width, offset=int(settings.position_offset))
             self.register_buffer("positions", sinusoids, persistent=False)

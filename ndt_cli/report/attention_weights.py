@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -23,19 +23,17 @@ from ndt_cli.engine.trained_model import TrainedModel
 from ndt_cli.model.attention import ContextAttention
 from ndt_cli.model.context import Blocks
 from ndt_cli.model.network import EncoderLayer, NeuralDataTransformer
-from ndt_cli.report.conditions import evenly_spaced
 from ndt_cli.report.figures import (
     MUTED,
     CaptionedFigure,
     add_color_bar,
     count,
-    label_beside,
     new_figure,
     sequence_colors,
     styled,
     trials_text,
 )
-from ndt_cli.report.trial import time_step
+from ndt_cli.report.trial import evenly_spaced, time_step
 
 if TYPE_CHECKING:
     from ndt_cli.report.registry import RunContents
@@ -172,31 +170,6 @@ def _averages(
     )
 
 
-def draw_attention_maps(run: "RunContents") -> CaptionedFigure:
-    """Draw the mean attention of a run's model between all bins."""
-    attention = run.attention
-    what = "that a bin (row) gives to each bin (column)"
-    if is_narrow(attention):
-        what = "that a bin (x axis) gives to the bins before it (negative lag) and after it"
-    caption = (
-        f"Mean attention weight {what}. {_average_text(run)} Gray: outside the trial or the "
-        "context window."
-    )
-    alt = f"Maps of attention weights between bins. {_shown_text(attention)}"
-    return CaptionedFigure(attention_maps(attention), caption, alt)
-
-
-def draw_attention_lags(run: "RunContents") -> CaptionedFigure:
-    """Draw the mean attention of a run's model by lag."""
-    caption = (
-        "Mean attention weight by the lag from the bin that attends to the bin attended to "
-        f"(negative: earlier). {_average_text(run)} Dashed: even attention to all bins in the "
-        "context window."
-    )
-    alt = f"Attention weights against lag. {_shown_text(run.attention)}"
-    return CaptionedFigure(attention_by_lag(run.attention), caption, alt)
-
-
 def _average_text(run: "RunContents") -> str:
     of_best = " of the ensemble's best member" if run.is_ensemble else ""
     shown = _shown_text(run.attention)
@@ -225,7 +198,7 @@ def is_narrow(attention: AttentionAverage) -> bool:
 
 
 @styled
-def attention_maps(attention: AttentionAverage) -> Figure:
+def draw_attention_maps(run: "RunContents") -> CaptionedFigure:
     """Draw the mean attention between pairs of bins, one row per head and one column per layer.
 
     The bin that attends is on the y axis, the bin attended to on the x axis. With a narrow context
@@ -233,6 +206,7 @@ def attention_maps(attention: AttentionAverage) -> Figure:
     lag of the bin attended to on the y axis. All maps share a color scale, which ends at the 99.5th
     percentile. Up to six layers and four heads are drawn, evenly spaced.
     """
+    attention = run.attention
     n_layers, n_heads, n_bins, _ = attention.maps_LHTS.shape
     layers, heads = _shown(n_layers, n_heads)
     step, unit = time_step(attention.bin_ms, n_bins)
@@ -271,7 +245,15 @@ def attention_maps(attention: AttentionAverage) -> Figure:
     figure.supxlabel(f"{along} ({unit})", fontsize=8)
     cut = bool(np.nanmax(np.array(maps)) > top)
     add_color_bar(figure, image, panels, "mean weight", cut=cut)
-    return figure
+    what = "that a bin (row) gives to each bin (column)"
+    if narrow:
+        what = "that a bin (x axis) gives to the bins before it (negative lag) and after it"
+    caption = (
+        f"Mean attention weight {what}. {_average_text(run)} Gray: outside the trial or the "
+        "context window."
+    )
+    alt = f"Maps of attention weights between bins. {_shown_text(attention)}"
+    return CaptionedFigure(figure, caption, alt)
 
 
 def _map(attention: AttentionAverage, layer: int, head: int, narrow: bool) -> Float64Array:
@@ -286,17 +268,18 @@ def _map(attention: AttentionAverage, layer: int, head: int, narrow: bool) -> Fl
 
 
 @styled
-def attention_by_lag(attention: AttentionAverage) -> Figure:
+def draw_attention_lags(run: "RunContents") -> CaptionedFigure:
     """Draw the mean attention against the lag of the bin attended to, one panel per layer.
 
     The dashed line is even attention to all bins in the context window. Up to six layers and four
     heads are drawn, evenly spaced.
     """
+    attention = run.attention
     n_layers, n_heads = attention.by_lag_LHK.shape[:2]
     layers, heads = _shown(n_layers, n_heads)
     step, unit = time_step(attention.bin_ms, int(np.ptp(attention.lags_K)))
     lags = attention.lags_K * step
-    columns = min(3, len(layers))
+    columns = len(layers) if len(layers) <= 4 else 3
     rows = -(-len(layers) // columns)
     colors = sequence_colors(len(heads))
     figure = new_figure("two", 1.5 * rows + 0.4)
@@ -314,13 +297,14 @@ def attention_by_lag(attention: AttentionAverage) -> Figure:
     panels[0, 0].set_ylim(bottom=0)
     figure.supxlabel(f"lag of the bin attended to ({unit}); negative: earlier", fontsize=8)
     figure.supylabel("mean weight", fontsize=8)
-    last: Axes = panels[0, columns - 1]
-    ends = [attention.by_lag_LHK[layers[columns - 1], head][-1] for head in heads]
-    label_beside(
-        figure,
-        last,
-        [*ends, attention.uniform_K[-1]],
-        [*(f"head {head + 1}" for head in heads), "even"],
-        [*colors, MUTED],
+    even = Line2D([], [], color=MUTED, ls="--", lw=0.9)
+    handles = [*panels[0, 0].get_legend_handles_labels()[0], even]
+    names = [*(f"head {head + 1}" for head in heads), "even"]
+    figure.legend(handles, names, loc="outside right upper", frameon=False)
+    caption = (
+        "Mean attention weight by the lag from the bin that attends to the bin attended to "
+        f"(negative: earlier). {_average_text(run)} Dashed: even attention to all bins in the "
+        "context window."
     )
-    return figure
+    alt = f"Attention weights against lag. {_shown_text(attention)}"
+    return CaptionedFigure(figure, caption, alt)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -31,6 +30,7 @@ from ndt_cli.report.figures import (
 )
 from ndt_cli.report.trial import (
     TimeAxis,
+    evenly_spaced,
     modulated_neurons,
     neuron_columns,
     neuron_label,
@@ -39,7 +39,7 @@ from ndt_cli.report.trial import (
 )
 
 if TYPE_CHECKING:
-    from ndt_cli.report.registry import RunContents
+    from ndt_cli.evaluation import Evaluation
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,15 +59,16 @@ def condition_groups(data: SpikeData, most: int) -> list[TrialGroup]:
             "A file stores them in `conditions`, one label per trial.",
         )
     usable_B = np.asarray(data.lengths_B) > 0
-    labels = np.unique(data.conditions_B[usable_B])
-    chosen = labels[evenly_spaced(len(labels), most)]
+    found = np.unique(data.conditions_B[usable_B]).tolist()
+    found.sort(key=lambda c: _by_number(data.condition_names.get(c, str(c))))
+    chosen = [found[place] for place in evenly_spaced(len(found), most)]
     return [
         _group(
             data,
             condition_label(data, label),
             np.flatnonzero((data.conditions_B == label) & usable_B),
         )
-        for label in chosen.tolist()
+        for label in chosen
     ]
 
 
@@ -78,6 +79,16 @@ def condition_label(data: SpikeData, condition: int) -> str:
     return name if re.search("[^\\W\\d_]", name) else f"condition {name}"
 
 
+# A direction at the end of a name, in degrees or radians.
+_NUMBER = re.compile(r"(-?\d+(\.\d+)?)\s*(°|deg|rad)?$")
+
+
+def _by_number(name: str) -> tuple[str, float]:
+    """Return what sorts names by the number at their end: 45 comes before 180."""
+    number = _NUMBER.search(name)
+    return (name[: number.start()], float(number[1])) if number else (name, 0.0)
+
+
 def group_colors(data: SpikeData, groups: Sequence[TrialGroup]) -> list[str]:
     """Return a color for each group; around the circle where the conditions are directions.
 
@@ -85,7 +96,7 @@ def group_colors(data: SpikeData, groups: Sequence[TrialGroup]) -> list[str]:
     in degrees or radians, into equal parts.
     """
     names = [data.condition_names.get(c, str(c)) for c in _conditions(data)]
-    numbers = [re.search(r"(-?\d+(\.\d+)?)\s*(°|deg|rad)?$", name) for name in names]
+    numbers = [_NUMBER.search(name) for name in names]
     angles = sorted(float(found[1]) for found in numbers if found)
     if len(angles) < 3 or len(angles) < len(names) or data.conditions_B is None:
         return sequence_colors(len(groups))
@@ -120,11 +131,6 @@ def groups_text(groups: Sequence[TrialGroup], data: SpikeData) -> str:
     return f"{part}{count(n_all, 'condition')}, {trials} each"
 
 
-def evenly_spaced(n: int, most: int) -> NDArray[np.int64]:
-    """Return 0 to n - 1, or ``most`` of these evenly spaced, both ends included."""
-    return np.linspace(0, n - 1, min(n, most)).round().astype(np.int64)
-
-
 def _group(data: SpikeData, label: str, trials: NDArray[np.int64]) -> TrialGroup:
     lengths = np.sort(np.asarray(data.lengths_B)[trials])
     return TrialGroup(label, trials, int(lengths[len(lengths) // 2]))
@@ -150,30 +156,8 @@ MOST_TRIALS = 12
 _N_NEURONS = 3
 
 
-def draw_conditions(run: "RunContents", neurons: Sequence[int] = ()) -> CaptionedFigure:
-    """Draw spikes and rates of a few neurons of a run by condition."""
-    found = run.evaluation
-    groups = condition_groups(found.data, MOST_CONDITIONS)
-    figure = rates_by_condition(
-        found.data, found.rates_BTN, found.smoothed_BTN, neurons=neurons or None
-    )
-    caption = (
-        f"Spikes and rates of single neurons by condition: {groups_text(groups, found.data)}, of "
-        f"{trials_text(found)}. Thick lines are averages over the trials of a condition and end "
-        "where fewer than half of them continue; thin lines are the single trials of the raster."
-    )
-    alt = "For each of a few neurons: spikes of trials sorted by condition, and rates over time."
-    return CaptionedFigure(figure, caption, alt)
-
-
 @styled
-def rates_by_condition(
-    data: SpikeData,
-    inferred_BTN: FloatArray,
-    smoothed_BTN: FloatArray,
-    *,
-    neurons: Sequence[int] | None = None,
-) -> Figure:
+def draw_conditions(evaluation: "Evaluation", neurons: Sequence[int | str] = ()) -> CaptionedFigure:
     """Draw a few neurons, one column each: spikes by condition, rates averaged by condition.
 
     Below the spikes each source of rates has a row: the true rates if they are known, smoothed
@@ -181,34 +165,36 @@ def rates_by_condition(
     the last two sources, are the single trials of the raster. A line ends where fewer than half
     of its trials continue.
     """
+    data, sources = evaluation.data, evaluation.sources
     groups = condition_groups(data, MOST_CONDITIONS)
-    if neurons is None:
-        averages = [group_average(data, inferred_BTN, group) for group in groups]
-        neurons = modulated_neurons(data, np.concatenate(averages), _N_NEURONS)
-    columns = neuron_columns(data, neurons)
-    known = {"true rates": data.rates_BTN, "smoothed spikes": smoothed_BTN, "NDT": inferred_BTN}
-    sources = {name: rates_BTN for name, rates_BTN in known.items() if rates_BTN is not None}
+    columns = neuron_columns(data, neurons) or _modulated(evaluation, groups, _N_NEURONS)
     colors = group_colors(data, groups)
     n_bins = max(int(np.asarray(data.lengths_B)[group.trials].max()) for group in groups)
     times = TimeAxis.of(data, n_bins)
+    names = [name for name in ("true rates", "smoothed spikes", "NDT") if name in sources]
 
-    figure = new_figure("two", 1.7 + 1.15 * len(sources))
+    figure = new_figure("two", 1.7 + 1.15 * len(names))
     panels = figure.subplots(
-        1 + len(sources),
-        len(neurons),
+        1 + len(names),
+        len(columns),
         sharex=True,
         squeeze=False,
-        height_ratios=[1.3] + [1.0] * len(sources),
+        height_ratios=[1.3] + [1.0] * len(names),
     )
     for place, column in enumerate(columns):
         top: Axes = panels[0, place]
         top.set_title(neuron_label(data, column))
         _draw_raster(top, data, groups, colors, column, times)
         shared: list[Axes] = list(panels[1:, place])
-        for axes, (name, rates_BTN) in zip(shared, sources.items(), strict=True):
+        for axes, name in zip(shared, names, strict=True):
+            rates_hz_BT1 = sources[name][:, :, [column]] * (1000.0 / data.bin_ms)
             for group, color in zip(groups, colors, strict=True):
-                single = name != "true rates"
-                _draw_rates(axes, data, rates_BTN, group, color, column, times, single)
+                for trial in _shown_trials(group) if name != "true rates" else ():
+                    n_bins = int(data.lengths_B[trial])
+                    rates_hz_T = rates_hz_BT1[trial, :n_bins, 0]
+                    axes.plot(times.centers(n_bins), rates_hz_T, color=color, lw=0.4, alpha=0.45)
+                average_T1 = group_average(data, rates_hz_BT1, group)
+                axes.plot(times.centers(group.n_bins), average_T1, color=color, lw=1.6)
         limit = max(axes.get_ylim()[1] for axes in shared)
         for axes in shared:
             axes.set_ylim(0, limit)
@@ -216,7 +202,7 @@ def rates_by_condition(
         for axes in panels[:, place]:
             times.apply(axes, label=axes is shared[-1])
     panels[0, 0].set_ylabel("trials")
-    for axes, name in zip(panels[1:, 0], sources, strict=True):
+    for axes, name in zip(panels[1:, 0], names, strict=True):
         axes.set_ylabel(f"{name}\n(Hz)")
     figure.align_ylabels(panels[:, 0])
     figure.legend(
@@ -226,7 +212,19 @@ def rates_by_condition(
         ncols=len(groups),
         frameon=False,
     )
-    return figure
+    caption = (
+        f"Spikes and rates of single neurons by condition: {groups_text(groups, data)}, of "
+        f"{trials_text(evaluation)}. Thick lines are averages over the trials of a condition and "
+        "end where fewer than half of them continue; thin lines are the single trials of the "
+        "raster."
+    )
+    alt = "For each of a few neurons: spikes of trials sorted by condition, and rates over time."
+    return CaptionedFigure(figure, caption, alt)
+
+
+def _modulated(evaluation: "Evaluation", groups: Sequence[TrialGroup], n: int) -> list[int]:
+    averages = [group_average(evaluation.data, evaluation.rates_BTN, group) for group in groups]
+    return modulated_neurons(np.concatenate(averages), n)
 
 
 def _shown_trials(group: TrialGroup) -> NDArray[np.int64]:
@@ -241,91 +239,49 @@ def _draw_raster(
     column: int,
     times: TimeAxis,
 ) -> None:
-    row = 0
-    for group, color in zip(groups, colors, strict=True):
-        at: list[float] = []
-        rows: list[int] = []
-        for trial in _shown_trials(group):
-            found = spike_times(data.spikes_BTN[trial, :, column], times.step, times.start)
-            at += found
-            rows += [row] * len(found)
-            row += 1
-        low = np.array(rows, dtype=float)
-        axes.vlines(at, low + 0.1, low + 0.9, color=color, lw=0.8)
-    axes.set_ylim(row, 0)
+    shown = [(t, c) for group, c in zip(groups, colors, strict=True) for t in _shown_trials(group)]
+    axes.eventplot(
+        [spike_times(data.spikes_BTN[t, :, column], times.step, times.start) for t, _ in shown],
+        colors=[color for _, color in shown],
+        lineoffsets=(np.arange(len(shown)) + 0.5).tolist(),
+        linelengths=0.8,
+        linewidths=0.8,
+    )
+    axes.set_ylim(len(shown), 0)
     axes.set_yticks([])
     axes.spines["bottom"].set_visible(False)
     axes.tick_params(bottom=False)
-
-
-def _draw_rates(
-    axes: Axes,
-    data: SpikeData,
-    rates_BTN: FloatArray,
-    group: TrialGroup,
-    color: str,
-    column: int,
-    times: TimeAxis,
-    single: bool,
-) -> None:
-    per_second = 1000.0 / data.bin_ms
-    if single:
-        for trial in _shown_trials(group):
-            n_bins = int(data.lengths_B[trial])
-            rates_T = np.asarray(rates_BTN[trial, :n_bins, column]) * per_second
-            axes.plot(times.centers(n_bins), rates_T, color=color, lw=0.4, alpha=0.45)
-    average_T = group_average(data, rates_BTN, group)[:, column] * per_second
-    axes.plot(times.centers(group.n_bins), average_T, color=color, lw=1.6)
 
 
 MOST_PSTH_CONDITIONS = 8
 _PSTH_NEURONS = 8
 
 
-def draw_psth(run: "RunContents", neurons: Sequence[int] = ()) -> CaptionedFigure:
-    """Draw condition averages of NDT's rates over PSTHs of a few neurons of a run."""
-    found = run.evaluation
-    groups = condition_groups(found.data, MOST_PSTH_CONDITIONS)
-    figure = psth_overlay(found.data, found.rates_BTN, neurons=neurons or None)
-    caption = (
-        f"Averages by condition: NDT's rates (lines) over the PSTHs, spike counts smoothed with "
-        f"{PSTH_SMOOTHING_MS:g} ms (dotted): "
-        f"{groups_text(groups, found.data)}, of {trials_text(found)}."
-    )
-    alt = "For several neurons: rates of NDT averaged by condition, over PSTHs."
-    return CaptionedFigure(figure, caption, alt)
-
-
 @styled
-def psth_overlay(
-    data: SpikeData, inferred_BTN: FloatArray, *, neurons: Sequence[int] | None = None
-) -> Figure:
+def draw_psth(evaluation: "Evaluation", neurons: Sequence[int | str] = ()) -> CaptionedFigure:
     """Draw condition averages of the model's rates over PSTHs, one panel per neuron.
 
-    PSTHs are averages of the counts, smoothed by a Gaussian. Arguments and errors are those of
-    `rates_by_condition`.
+    PSTHs are averages of the counts, smoothed by a Gaussian.
     """
+    data = evaluation.data
     groups = condition_groups(data, MOST_PSTH_CONDITIONS)
-    averages = [group_average(data, inferred_BTN, group) for group in groups]
-    if neurons is None:
-        neurons = modulated_neurons(data, np.concatenate(averages), _PSTH_NEURONS)
-    columns = neuron_columns(data, neurons)
+    columns = neuron_columns(data, neurons) or _modulated(evaluation, groups, _PSTH_NEURONS)
     colors = group_colors(data, groups)
     times = TimeAxis.of(data, max(group.n_bins for group in groups))
-    per_second = 1000.0 / data.bin_ms
+    per_second, width_bins = 1000.0 / data.bin_ms, PSTH_SMOOTHING_MS / data.bin_ms
     n_columns = min(4, len(columns))
     n_rows = -(-len(columns) // n_columns)
     figure = new_figure("two", 0.5 + 1.35 * n_rows)
     panels = figure.subplots(n_rows, n_columns, sharex=True, squeeze=False)
+    for group, color in zip(groups, colors, strict=True):
+        centers_T = times.centers(group.n_bins)
+        rates_TN = group_average(data, evaluation.rates_BTN, group) * per_second
+        psth_TN = group_average(data, data.spikes_BTN, group) * per_second
+        psth_TN = gaussian_filter1d(psth_TN, width_bins, axis=0)
+        for axes, column in zip(panels.flat, columns, strict=False):
+            axes.plot(centers_T, psth_TN[:, column], color=color, lw=0.9, ls=(0, (1, 1)))
+            axes.plot(centers_T, rates_TN[:, column], color=color, lw=1.4)
     for axes, column in zip(panels.flat, columns, strict=False):
-        for group, average_TN, color in zip(groups, averages, colors, strict=True):
-            centers_T = times.centers(group.n_bins)
-            psth_T = gaussian_filter1d(
-                group_average(data, data.spikes_BTN, group)[:, column],
-                PSTH_SMOOTHING_MS / data.bin_ms,
-            )
-            axes.plot(centers_T, psth_T * per_second, color=color, lw=0.9, ls=(0, (1, 1)))
-            axes.plot(centers_T, average_TN[:, column] * per_second, color=color, lw=1.4)
         axes.set_title(neuron_label(data, column))
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_locator(MaxNLocator(3))
@@ -345,4 +301,10 @@ def psth_overlay(
         ncols=5,
         frameon=False,
     )
-    return figure
+    caption = (
+        f"Averages by condition: NDT's rates (lines) over the PSTHs, spike counts smoothed with "
+        f"{PSTH_SMOOTHING_MS:g} ms (dotted): "
+        f"{groups_text(groups, data)}, of {trials_text(evaluation)}."
+    )
+    alt = "For several neurons: rates of NDT averaged by condition, over PSTHs."
+    return CaptionedFigure(figure, caption, alt)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -19,7 +18,6 @@ from ndt_cli.report.figures import (
     SMOOTHED,
     CaptionedFigure,
     count,
-    label_beside,
     new_figure,
     styled,
 )
@@ -38,9 +36,9 @@ class _Look(NamedTuple):
 
 
 _LOSSES = {
-    "train_loss": _Look("train,\nhidden bins", MUTED, "-", 0.7),
-    "valid_masked_loss": _Look("validation,\nhidden bins", MODEL, "-", 1.2),
-    "valid_unmasked_loss": _Look("validation,\nnothing hidden", SMOOTHED, "--", 1.2),
+    "train_loss": _Look("train, hidden bins", MUTED, "-", 0.7),
+    "valid_masked_loss": _Look("validation, hidden bins", MODEL, "-", 1.2),
+    "valid_unmasked_loss": _Look("validation, nothing hidden", SMOOTHED, "--", 1.2),
 }
 
 
@@ -52,43 +50,25 @@ MEASURE_NAMES = {
 }
 
 
-def draw_training(run: "RunContents") -> CaptionedFigure:
-    """Draw the learning curves of a run."""
-    if run.is_ensemble:
-        raise RunError(
-            f"{run.path} is an ensemble: each of its members was trained in a run of its own",
-            "Draw the curves of a run that ensemble.json names.",
-        )
-    if not run.history:
-        raise RunError(
-            f"{run.path}: no epoch is complete yet, so there are no learning curves",
-            f"Continue with {called('resume', run.path)}.",
-        )
-    choose_by = run.settings.train.choose_by
-    figure = training_curves(run.history, choose_by)
-    data = run.about["data"]
-    losses = [
-        record["valid_masked_loss"] for record in run.history if "valid_masked_loss" in record
-    ]
-    caption = (
-        f"{count(len(run.history), 'epoch')} of {count(data['train']['n_trials'], 'trial')}; "
-        f"validated {count(len(losses), 'time')} on {count(data['valid']['n_trials'], 'trial')} "
-        "with the same hidden bins each time. The dotted line marks the epoch of the best "
-        f"checkpoint, by {MEASURE_NAMES[choose_by]}."
-    )
-    ends = f", from {losses[0]:.4f} to {losses[-1]:.4f} on validation trials" if losses else ""
-    return CaptionedFigure(figure, caption, f"Learning curves: loss over the epochs{ends}.")
-
-
 @styled
-def training_curves(history: History, choose_by: str = "masked-loss") -> Figure:
+def draw_training(run: "RunContents") -> CaptionedFigure:
     """Draw losses, R2 (if true rates are known) and learning rate over the epochs.
 
     The epoch of the best checkpoint is marked. The loss axis leaves out the first epochs' largest
     values.
     """
+    history = run.history
+    if run.is_ensemble:
+        raise RunError(
+            f"{run.path} is an ensemble: each of its members was trained in a run of its own",
+            "Draw the curves of a run that ensemble.json names.",
+        )
     if not history:
-        raise ValueError("the history is empty: no epoch to draw")
+        raise RunError(
+            f"{run.path}: no epoch is complete yet, so there are no learning curves",
+            f"Continue with {called('resume', run.path)}.",
+        )
+    choose_by = run.settings.train.choose_by
     measure = MEASURES[choose_by].key
     best = _best(history, measure, MEASURES[choose_by].lower_is_better)
     has_r2 = bool(finite_series(history, "valid_rate_r2")[0])
@@ -107,18 +87,26 @@ def training_curves(history: History, choose_by: str = "masked-loss") -> Figure:
         panels["r2"].sharex(panels["rate"])
         panels["r2"].set_xlabel("")
         panels["r2"].tick_params(labelbottom=False)
-        _draw_r2(figure, panels["r2"], history, best if measure == "valid_rate_r2" else None)
+        _draw_r2(panels["r2"], history, best if measure == "valid_rate_r2" else None)
     _draw_learning_rate(panels["rate"], history)
     figure.align_ylabels([panels[name] for name in panels if name != "loss"])
-    _draw_losses(figure, panels["loss"], history)
+    _draw_losses(panels["loss"], history)
     if best is not None:
         _name_best(panels["loss"], best[0])
         if measure in _LOSSES:
             _mark_best(panels["loss"], best, _LOSSES[measure].color)
-    return figure
+    data, (_, losses) = run.about["data"], finite_series(history, "valid_masked_loss")
+    caption = (
+        f"{count(len(history), 'epoch')} of {count(data['train']['n_trials'], 'trial')}; "
+        f"validated {count(len(losses), 'time')} on {count(data['valid']['n_trials'], 'trial')} "
+        "with the same hidden bins each time. The dotted line marks the epoch of the best "
+        f"checkpoint, by {MEASURE_NAMES[choose_by]}."
+    )
+    ends = f", from {losses[0]:.4f} to {losses[-1]:.4f} on validation trials" if losses else ""
+    return CaptionedFigure(figure, caption, f"Learning curves: loss over the epochs{ends}.")
 
 
-def _draw_losses(figure: Figure, axes: Axes, history: History) -> None:
+def _draw_losses(axes: Axes, history: History) -> None:
     axes.set_ylabel("loss (nats per bin)")
     lines = {key: finite_series(history, key) for key in _LOSSES}
     lines = {key: line for key, line in lines.items() if line[0]}
@@ -130,13 +118,7 @@ def _draw_losses(figure: Figure, axes: Axes, history: History) -> None:
         axes.plot(epochs, values, dashes, color=color, lw=width, label=label, marker=marker, ms=3)
     axes.set_ylim(*_loss_limits(np.concatenate([values for _, values in lines.values()])))
     axes.ticklabel_format(axis="y", useOffset=False)
-    label_beside(
-        figure,
-        axes,
-        [values[-1] for _, values in lines.values()],
-        [_LOSSES[key].label for key in lines],
-        [_LOSSES[key].color for key in lines],
-    )
+    axes.legend(frameon=False, loc="upper right")
 
 
 def _mark_best(axes: Axes, best: tuple[float, float], color: str) -> None:
@@ -158,9 +140,7 @@ def _name_best(axes: Axes, epoch: float) -> None:
     )
 
 
-def _draw_r2(
-    figure: Figure, axes: Axes, history: History, best: tuple[float, float] | None
-) -> None:
+def _draw_r2(axes: Axes, history: History, best: tuple[float, float] | None) -> None:
     epochs, values = finite_series(history, "valid_rate_r2")
     axes.plot(epochs, values, color=SECOND, marker=_marker(epochs), ms=3)
     if best is not None:
@@ -168,7 +148,7 @@ def _draw_r2(
     axes.set_ylabel("R² of the rate")
     # An untrained network can score far below zero, which would flatten the rest.
     axes.set_ylim(max(min(values), min(-0.5, max(values) - 1.0)) - 0.05, 1)
-    label_beside(figure, axes, [values[-1]], [f"{values[-1]:.3f}"], [SECOND])
+    axes.set_title(f"last: {values[-1]:.3f}", loc="right", color=SECOND, fontsize=7)
 
 
 def _draw_learning_rate(axes: Axes, history: History) -> None:

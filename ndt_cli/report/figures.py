@@ -5,15 +5,16 @@ are built with matplotlib's objects alone: pyplot would keep them alive and woul
 system. In a notebook, ``%matplotlib inline`` shows a figure that a cell returns.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, ParamSpec, TypeVar
 
 import matplotlib as mpl
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import hsv_to_rgb, to_hex
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
@@ -51,9 +52,6 @@ _RC: Any = {
     "ytick.major.size": 2.5,
     "lines.linewidth": 1.2,
     "figure.dpi": 200,
-    # "figure": a figure is saved at its own size and resolution, whatever the user's own file says.
-    "savefig.dpi": "figure",
-    "savefig.bbox": None,
     # Text stays text, and the ids in an SVG stay the same from run to run.
     "svg.fonttype": "none",
     "svg.hashsalt": "ndt",
@@ -95,53 +93,6 @@ def circle_color(share: float) -> str:
     return to_hex((red, green, blue))
 
 
-def label_beside(
-    figure: Figure,
-    axes: Axes,
-    y_values: Sequence[float],
-    texts: Sequence[str],
-    colors: Sequence[str],
-) -> None:
-    """Write texts to the right of axes, beside values of y, moved apart where they overlap."""
-    # The layout decides how high a line of text is in the axes' own units.
-    figure.draw_without_rendering()
-    axes_points = axes.get_position().height * figure.get_figheight() * 72
-    text_height = 9.0 * max(text.count("\n") + 1 for text in texts) / axes_points
-    points = axes.transData.transform([(0.0, y) for y in y_values])
-    wanted = axes.transAxes.inverted().transform(points)[:, 1].tolist()
-    for y, text, color in zip(spread(wanted, text_height), texts, colors, strict=True):
-        axes.annotate(
-            text,
-            (1.0, y),
-            (4, 0),
-            xycoords="axes fraction",
-            textcoords="offset points",
-            color=color,
-            fontsize=7,
-            va="center",
-            annotation_clip=False,
-        )
-
-
-def spread(wanted: Sequence[float], gap: float) -> list[float]:
-    """Return positions near the wanted ones, in their order, at least ``gap`` apart.
-
-    They lie between 0 and 1, or run past 1 if there is no room for all.
-    """
-    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
-    placed = [min(max(wanted[i], 0.0), 1.0) for i in order]
-    for i in range(1, len(placed)):
-        placed[i] = max(placed[i], placed[i - 1] + gap)
-    ceiling = max(1.0, gap * (len(placed) - 1))
-    for i in reversed(range(len(placed))):
-        placed[i] = min(placed[i], ceiling)
-        ceiling = placed[i] - gap
-    result = [0.0] * len(placed)
-    for position, i in zip(placed, order, strict=True):
-        result[i] = position
-    return result
-
-
 def add_color_bar(figure: Figure, image: AxesImage, axes: Any, label: str, *, cut: bool) -> None:
     """Draw the color scale of an image; ``cut``: some values lie above its end."""
     bar = figure.colorbar(
@@ -175,16 +126,22 @@ def count(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
-# Dates would make two files of the same figure differ.
-_METADATA: dict[str, dict[str, None]] = {
-    ".png": {},
-    ".svg": {"Date": None},
-    ".pdf": {"CreationDate": None},
-}
-FIGURE_SUFFIXES = tuple(_METADATA)
+FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 
 
 @styled
+def write_figure(figure: Figure, file: BinaryIO, suffix: str) -> None:
+    """Write a figure to an open file. The same figure gives the same bytes."""
+    # A date would differ; and `savefig` draws twice, once for the layout.
+    kinds: dict[str, tuple[Any, str, dict[str, None]]] = {
+        ".png": (FigureCanvasAgg, "print_png", {}),
+        ".svg": (FigureCanvasSVG, "print_svg", {"Date": None}),
+        ".pdf": (FigureCanvasPdf, "print_pdf", {"CreationDate": None}),
+    }
+    canvas, method, metadata = kinds[suffix]
+    getattr(canvas(figure), method)(file, metadata=metadata)
+
+
 def save_figure(figure: Figure, path: Path, *, overwrite: bool = False) -> Path:
     """Write a figure in the format that the file's suffix names.
 
@@ -194,19 +151,13 @@ def save_figure(figure: Figure, path: Path, *, overwrite: bool = False) -> Path:
     Examples
     --------
     >>> from ndt_cli import evaluate
-    >>> from ndt_cli.report.trial import rate_heatmaps
-    >>> found = evaluate("runs/first")
-    >>> figure = rate_heatmaps(found.data, found.rates_BTN, found.smoothed_BTN, trial=0)
-    >>> save_figure(figure, Path("heatmaps.pdf")).suffix
+    >>> from ndt_cli.report.trial import draw_heatmaps
+    >>> drawn = draw_heatmaps(evaluate("runs/first"), trial=0)
+    >>> save_figure(drawn.figure, Path("heatmaps.pdf")).suffix
     '.pdf'
     """
     check_suffix(path, FIGURE_SUFFIXES)
-    metadata = _METADATA[path.suffix.lower()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    kind = path.suffix.lower()[1:]
-    write_stream_atomic(
-        path,
-        lambda file: figure.savefig(file, format=kind, metadata=metadata),
-        overwrite=overwrite,
-    )
+    suffix = path.suffix.lower()
+    write_stream_atomic(path, lambda file: write_figure(figure, file, suffix), overwrite=overwrite)
     return path

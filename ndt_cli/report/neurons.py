@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -21,7 +20,6 @@ from ndt_cli.report.figures import (
 
 if TYPE_CHECKING:
     from ndt_cli.evaluation import Evaluation, Scores
-    from ndt_cli.report.registry import RunContents
 
 Float64Array = NDArray[np.float64]
 
@@ -29,35 +27,33 @@ Float64Array = NDArray[np.float64]
 _LOWEST = -1.0
 
 
-def draw_neurons_r2(run: "RunContents") -> CaptionedFigure:
+def draw_neurons_r2(evaluation: "Evaluation") -> CaptionedFigure:
     """Draw each neuron's R2 against that of smoothed spikes."""
-    found = run.evaluation
-    pair = r2_of_neurons(found)
-    if pair is None:
+    model, smoothed = (scores.rates for scores in _both(evaluation))
+    if model is None or smoothed is None:
         raise DataError(
             "the true rates are unknown, so neurons have no R2",
             "The figure neurons-bits needs no true rates.",
         )
-    caption = f"R2 of the inferred rates against the true rates, over {trials_text(found)}."
-    return _score_figure("R2", *pair, caption, "no neuron's true rate changes")
+    caption = f"R2 of the inferred rates against the true rates, over {trials_text(evaluation)}."
+    return score_figure("R2", model.r2_N, smoothed.r2_N, caption, "no neuron's true rate changes")
 
 
-def draw_neurons_bits(run: "RunContents") -> CaptionedFigure:
-    """Draw each neuron's bits per spike against those of smoothed spikes."""
-    found = run.evaluation
-    pair = bits_of_neurons(found)
-    held_in = "held-in " if found.data.n_heldout else ""
+def draw_neurons_bits(evaluation: "Evaluation") -> CaptionedFigure:
+    """Draw each held-in neuron's bits per spike, hidden, against those of smoothed spikes."""
+    model_N, smoothed_N = (scores.hidden.bits_per_spike_N for scores in _both(evaluation))
+    held_in = "held-in " if evaluation.data.n_heldout else ""
     caption = (
-        f"Bits per spike over the mean rate of each {held_in}neuron, over {trials_text(found)}; "
-        "each count is predicted while it is hidden."
+        f"Bits per spike over the mean rate of each {held_in}neuron, over "
+        f"{trials_text(evaluation)}; each count is predicted while it is hidden."
     )
-    return _score_figure("bits per spike", *pair, caption, "no neuron has a spike in these trials")
+    undefined = "no neuron has a spike in these trials"
+    return score_figure("bits per spike", model_N, smoothed_N, caption, undefined)
 
 
-def draw_neurons_heldout(run: "RunContents") -> CaptionedFigure:
+def draw_neurons_heldout(evaluation: "Evaluation") -> CaptionedFigure:
     """Draw each held-out neuron's bits per spike against those of smoothed spikes."""
-    found = run.evaluation
-    model, smoothed = (scores.heldout for scores in _both(found))
+    model, smoothed = (scores.heldout for scores in _both(evaluation))
     if model is None or smoothed is None:
         raise DataError(
             "no neurons are held out, or their spike counts are unknown",
@@ -65,69 +61,33 @@ def draw_neurons_heldout(run: "RunContents") -> CaptionedFigure:
         )
     caption = (
         "Bits per spike over the mean rate of each held-out neuron, predicted from the other "
-        f"neurons (co-smoothing), over {trials_text(found)}."
+        f"neurons (co-smoothing), over {trials_text(evaluation)}."
     )
     pair = (model.bits_per_spike_N, smoothed.bits_per_spike_N)
     undefined = "no held-out neuron has a spike in these trials"
-    return _score_figure("bits per spike", *pair, caption, undefined)
-
-
-def r2_of_neurons(evaluation: "Evaluation") -> tuple[Float64Array, Float64Array] | None:
-    """Return each neuron's R2 under the model and smoothed spikes; None without true rates."""
-    model, smoothed = (scores.rates for scores in _both(evaluation))
-    return None if model is None or smoothed is None else (model.r2_N, smoothed.r2_N)
-
-
-def bits_of_neurons(evaluation: "Evaluation") -> tuple[Float64Array, Float64Array]:
-    """Return bits per spike of each held-in neuron, hidden, under the model and smoothed spikes."""
-    model, smoothed = (scores.hidden for scores in _both(evaluation))
-    return model.bits_per_spike_N, smoothed.bits_per_spike_N
+    return score_figure("bits per spike", *pair, caption, undefined)
 
 
 def _both(evaluation: "Evaluation") -> "tuple[Scores, Scores]":
     return evaluation.scores["NDT"], evaluation.scores["smoothed spikes"]
 
 
-def _score_figure(
+@styled
+def score_figure(
     score: str, model_N: Float64Array, smoothed_N: Float64Array, caption: str, undefined: str
 ) -> CaptionedFigure:
-    defined_N = np.isfinite(model_N) & np.isfinite(smoothed_N)
-    if not defined_N.any():
-        raise DataError(f"{undefined}, so none has a score")
-    if score == "R2":
-        figure = per_neuron_scores(model_N, smoothed_N)
-    else:
-        figure = per_neuron_scores(model_N, smoothed_N, score=score, highest=None)
-    higher = int((model_N > smoothed_N)[defined_N].sum())
-    alt = (
-        f"{score} of each neuron under NDT (median {np.median(model_N[defined_N]):.3f}) against "
-        f"smoothed spikes (median {np.median(smoothed_N[defined_N]):.3f}); NDT is higher in "
-        f"{higher} of {int(defined_N.sum())}."
-    )
-    return CaptionedFigure(
-        figure, f"{caption} One point per neuron; lines on the right are medians.", alt
-    )
-
-
-@styled
-def per_neuron_scores(
-    model_N: Float64Array,
-    smoothed_N: Float64Array,
-    *,
-    score: str = "R² of the rate",
-    highest: float | None = 1.0,
-) -> Figure:
     """Draw each neuron's score under the model against that under smoothed spikes.
 
     Left: one point per neuron, and the line of equal scores. Right: the two distributions, with
     their medians. Scores below -1 are drawn at -1; the figure gives their number, and the number
-    of neurons without a score.
+    of neurons without a score. ``undefined`` is the reason why no neuron may have one.
     """
     if model_N.shape != smoothed_N.shape:
         raise ValueError(f"found scores of {len(model_N)} and of {len(smoothed_N)} neurons")
     defined_N = np.isfinite(model_N) & np.isfinite(smoothed_N)
     if not defined_N.any():
-        raise ValueError("no neuron has both scores")
+        raise DataError(f"{undefined}, so none has a score")
+    highest, label = (1.0, "R² of the rate") if score == "R2" else (None, score)
     model, smoothed = model_N[defined_N], smoothed_N[defined_N]
     lowest = max(_LOWEST, min(0.0, float(np.minimum(model, smoothed).min())))
     top = max(highest or float(np.maximum(model, smoothed).max()), lowest + 0.01)
@@ -137,11 +97,11 @@ def per_neuron_scores(
     figure = new_figure("two", 2.7)
     scatter, strips = figure.subplots(1, 2, width_ratios=[1.0, 1.25])
     _draw_pairs(scatter, np.maximum(smoothed, lowest), np.maximum(model, lowest), limits)
-    scatter.set_xlabel(f"{score}, smoothed spikes")
-    scatter.set_ylabel(f"{score}, NDT")
+    scatter.set_xlabel(f"{label}, smoothed spikes")
+    scatter.set_ylabel(f"{label}, NDT")
     for row, (values, color) in enumerate(((smoothed, SMOOTHED), (model, MODEL))):
         _draw_strip(strips, row, values, lowest, limits, color)
-    strips.set(xlim=limits, ylim=(-0.6, 1.6), yticks=[0, 1], xlabel=score)
+    strips.set(xlim=limits, ylim=(-0.6, 1.6), yticks=[0, 1], xlabel=label)
     for axis in (scatter.xaxis, scatter.yaxis, strips.xaxis):
         axis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
     strips.set_yticklabels(["smoothed\nspikes", "NDT"])
@@ -155,7 +115,14 @@ def per_neuron_scores(
         notes.append(f"{n_undefined} without a score")
     note = f"of {len(model_N)} neurons, {'; '.join(notes)}" if notes else ""
     strips.set_title(note, color=MUTED, fontsize=7)
-    return figure
+    alt = (
+        f"{score} of each neuron under NDT (median {np.median(model):.3f}) against smoothed spikes "
+        f"(median {np.median(smoothed):.3f}); NDT is higher in {int((model > smoothed).sum())} of "
+        f"{len(model)}."
+    )
+    return CaptionedFigure(
+        figure, f"{caption} One point per neuron; lines on the right are medians.", alt
+    )
 
 
 def _draw_pairs(

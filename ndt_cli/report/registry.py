@@ -5,13 +5,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from ndt_cli.atomic import check_may_write, check_suffix
 from ndt_cli.data.loading import load_recording
 from ndt_cli.data.spike_data import Recording, SpikeData, Split
 from ndt_cli.engine.ensembles import Ensemble
-from ndt_cli.engine.inference import Model, load_trained
+from ndt_cli.engine.inference import Model
 from ndt_cli.engine.preflight import check_same_data
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.errors import DataError, RunError, SettingsError, nearest
@@ -23,35 +21,16 @@ from ndt_cli.report.attention_weights import (
     draw_attention_maps,
 )
 from ndt_cli.report.conditions import draw_conditions, draw_psth
-from ndt_cli.report.curves import draw_training, training_curves
+from ndt_cli.report.curves import draw_training
 from ndt_cli.report.figures import FIGURE_SUFFIXES, CaptionedFigure, save_figure
-from ndt_cli.report.neurons import (
-    bits_of_neurons,
-    draw_neurons_bits,
-    draw_neurons_heldout,
-    draw_neurons_r2,
-    per_neuron_scores,
-    r2_of_neurons,
-)
-from ndt_cli.report.sweep_figures import (
-    draw_curves,
-    draw_importance,
-    draw_measures,
-    draw_parallel,
-    draw_settings,
-)
+from ndt_cli.report.neurons import draw_neurons_bits, draw_neurons_heldout, draw_neurons_r2
+from ndt_cli.report.sweep_figures import SWEEP_FIGURES
 from ndt_cli.report.trajectories import (
     draw_behavior,
     draw_trajectories_2d,
     draw_trajectories_3d,
 )
-from ndt_cli.report.trial import (
-    draw_heatmaps,
-    draw_rates,
-    rate_heatmaps,
-    rates_over_raster,
-    typical_trial,
-)
+from ndt_cli.report.trial import draw_heatmaps, draw_rates
 from ndt_cli.search.folder import SweepFolder
 from ndt_cli.settings.tree import Settings
 
@@ -115,10 +94,11 @@ class RunContents:
         """Records of the epochs."""
         return self.folder.read_metrics()
 
-    @cached_property
+    @property
     def trained(self) -> Model:
         """The model."""
-        return load_trained(self.path, self._checkpoint, self._device)
+        assert self.evaluation.model is not None
+        return self.evaluation.model
 
     @cached_property
     def recording(self) -> Recording:
@@ -154,23 +134,17 @@ class RunFigure(NamedTuple):
 
     title: str
     section: str  # of the report page
-    draw: Callable[..., CaptionedFigure]
+    draw: Callable[..., CaptionedFigure]  # of the evaluation of a run
     selects: tuple[str, ...] = ()  # what can be selected: ``trial``, ``neurons``
+    of_run: bool = False  # ``draw`` takes `RunContents`
     suits: Callable[[SpikeData], bool] = lambda data: True  # otherwise a page leaves it out
-
-
-class SweepFigure(NamedTuple):
-    """A figure that a sweep may have."""
-
-    title: str
-    draw: Callable[[SweepFolder], CaptionedFigure]
 
 
 _CURVES, _RATES, _NEURONS = "Learning curves", "Spikes and inferred rates", "Single neurons"
 _STATES, _ATTENTION = "Population trajectories", "Attention"
 
 FIGURES = {
-    "training": RunFigure("Learning curves", _CURVES, draw_training),
+    "training": RunFigure("Learning curves", _CURVES, draw_training, of_run=True),
     "rates": RunFigure("Spikes and rates of one trial", _RATES, draw_rates, ("trial", "neurons")),
     "heatmaps": RunFigure("Rates of all neurons in one trial", _RATES, draw_heatmaps, ("trial",)),
     "conditions": RunFigure("Spikes and rates by condition", _RATES, draw_conditions, ("neurons",)),
@@ -196,26 +170,20 @@ FIGURES = {
     ),
     "trajectories-2d": RunFigure("Trajectories in two dimensions", _STATES, draw_trajectories_2d),
     "trajectories-3d": RunFigure("Trajectories in three dimensions", _STATES, draw_trajectories_3d),
-    "attention-maps": RunFigure("Attention between bins", _ATTENTION, draw_attention_maps),
-    "attention-lags": RunFigure("Attention by lag", _ATTENTION, draw_attention_lags),
-}
-
-SWEEP_FIGURES = {
-    "settings": SweepFigure("Score by setting", draw_settings),
-    "measures": SweepFigure("Loss against R2 or co-bps", draw_measures),
-    "importance": SweepFigure("Importance of each setting", draw_importance),
-    "parallel": SweepFigure("Settings of all members", draw_parallel),
-    "curves": SweepFigure("Learning curves of all members", draw_curves),
+    "attention-maps": RunFigure(
+        "Attention between bins", _ATTENTION, draw_attention_maps, of_run=True
+    ),
+    "attention-lags": RunFigure("Attention by lag", _ATTENTION, draw_attention_lags, of_run=True),
 }
 
 
 def draw(
-    run: RunContents, name: str, *, trial: int | None = None, neurons: Sequence[int] = ()
+    run: RunContents, name: str, *, trial: int | None = None, neurons: Sequence[int | str] = ()
 ) -> CaptionedFigure:
     """Draw one figure of a run, a key of `FIGURES`.
 
     ``trial`` (default: a typical one) counts trials of the split; ``neurons`` (default: the most
-    modulated ones) are given by their place in the file.
+    modulated ones) are names in the recording, or positions in the file.
 
     Examples
     --------
@@ -224,22 +192,22 @@ def draw(
     ('Trial 10 (number 2 of 4 validation trials', 'time in trial (ms)')
     """
     _check_name(name, FIGURES, "run")
-    selected: dict[str, Any] = {} if trial is None else {"trial": trial}
-    if neurons:
-        selected["neurons"] = list(dict.fromkeys(neurons))
+    given = {"trial": trial, "neurons": neurons or None}
+    selected = {key: value for key, value in given.items() if value is not None}
     for key in selected:
         if key not in FIGURES[name].selects:
             possible = ", ".join(other for other in FIGURES if key in FIGURES[other].selects)
             raise SettingsError(
                 f"`{key}` does not apply to the figure {name}", f"It applies to: {possible}."
             )
-    return FIGURES[name].draw(run, **selected)
+    return FIGURES[name].draw(run if FIGURES[name].of_run else run.evaluation, **selected)
 
 
 def draw_sweep(sweep: SweepFolder, name: str) -> CaptionedFigure:
     """Draw one figure of a sweep, a key of `SWEEP_FIGURES`."""
     _check_name(name, SWEEP_FIGURES, "sweep")
-    return SWEEP_FIGURES[name].draw(sweep)
+    _, draw = SWEEP_FIGURES[name]
+    return draw(sweep.results(), sweep.space.draws)
 
 
 def _check_name(name: str, figures: Mapping[str, object], kind: str) -> None:
@@ -257,79 +225,23 @@ def plot(
     out: Path | str,
     *,
     trial: int | None = None,
-    neurons: Sequence[int] = (),
-    split: Split = "valid",
-    data: Path | None = None,
-    checkpoint: str | None = None,
-    device: str = "auto",
+    neurons: Sequence[int | str] = (),
     overwrite: bool = False,
-) -> CaptionedFigure:
-    """Draw one figure of a run, an ensemble or a sweep, and write it to a file.
+    **contents: Any,
+) -> dict[Path, CaptionedFigure]:
+    """Draw a figure of a run, an ensemble or a sweep, or all that it has, and write files.
 
     Parameters
     ----------
     path : Path or str
         Folder of the run, ensemble or sweep.
     figure : str
-        A key of `FIGURES` or, of a sweep, of `SWEEP_FIGURES`.
+        A key of `FIGURES` or, of a sweep, of `SWEEP_FIGURES`; or ``"all"``.
     out : Path or str
-        File to write: ``.png``, ``.svg`` or ``.pdf``.
+        File to write: ``.png``, ``.svg`` or ``.pdf``. For all figures a folder, of ``rates.png``,
+        ``training.png`` and so on, which is made if it is missing.
     trial, neurons
-        As in `draw`; ignored for a sweep.
-    split, data, checkpoint, device
-        As in `RunContents`; ignored for a sweep.
-    overwrite : bool
-        Replace an existing file.
-
-    Raises
-    ------
-    SettingsError
-        If there is no such figure, or the file's suffix is another.
-    ExistingFileError
-        If the file exists and may not be replaced.
-    CheckpointError, DataError, DeviceError, RunError
-        If the run has no such figure, or its weights, data or device are not usable.
-
-    Examples
-    --------
-    >>> plot("runs/first", "neurons-bits", "neurons.pdf").caption[:30]
-    'Bits per spike over the mean r'
-    """
-    path, out = Path(path), Path(out)
-    # Before minutes of computing.
-    check_suffix(out, FIGURE_SUFFIXES)
-    check_may_write(out, overwrite)
-    if SweepFolder.is_at(path):
-        drawn = draw_sweep(SweepFolder.open(path), figure)
-    else:
-        run = RunContents(path, split=split, data=data, checkpoint=checkpoint, device=device)
-        drawn = draw(run, figure, trial=trial, neurons=neurons)
-    save_figure(drawn.figure, out, overwrite=overwrite)
-    return drawn
-
-
-def plot_all(
-    path: Path | str,
-    folder: Path | str,
-    *,
-    trial: int | None = None,
-    neurons: Sequence[int] = (),
-    suffix: str = ".png",
-    overwrite: bool = False,
-    **contents: Any,
-) -> dict[Path, CaptionedFigure]:
-    """Draw every figure that a run, an ensemble or a sweep has, and write them to a folder.
-
-    Parameters
-    ----------
-    path : Path or str
-        Folder of the run, ensemble or sweep.
-    folder : Path or str
-        Where to write: ``rates.png``, ``training.png`` and so on. It is made if it is missing.
-    trial, neurons
-        As in `draw`, for the figures that can be of one trial or a few neurons.
-    suffix : str
-        ``".png"``, ``".svg"`` or ``".pdf"``.
+        As in `draw`; of all figures, for those that can be of one trial or a few neurons.
     overwrite : bool
         Replace existing files.
     **contents
@@ -339,17 +251,33 @@ def plot_all(
     Returns
     -------
     dict of Path to CaptionedFigure
-        What was written. Figures that these data do not have are left out.
+        What was written. Of all figures, those that these data do not have are left out.
+
+    Raises
+    ------
+    SettingsError
+        If there is no such figure, or the file's suffix is another.
+    ExistingFileError
+        If a file exists and may not be replaced.
+    CheckpointError, DataError, DeviceError, RunError
+        If the run has no such figure, or its weights, data or device are not usable.
 
     Examples
     --------
-    >>> [file.name for file in plot_all("runs/first", "figures", suffix=".svg")][:3]
-    ['training.svg', 'rates.svg', 'heatmaps.svg']
+    >>> [drawn] = plot("runs/first", "neurons-bits", "neurons.pdf").values()
+    >>> drawn.caption[:30]
+    'Bits per spike over the mean r'
+    >>> [file.name for file in plot("runs/first", "all", "figures")][:3]
+    ['training.png', 'rates.png', 'heatmaps.png']
     """
-    path, folder = Path(path), Path(folder)
+    path, out = Path(path), Path(out)
     is_sweep = SweepFolder.is_at(path)
-    files = {name: folder / f"{name}{suffix}" for name in (SWEEP_FIGURES if is_sweep else FIGURES)}
-    for file in files.values():  # before minutes of computing
+    kinds: Mapping[str, object] = SWEEP_FIGURES if is_sweep else FIGURES
+    files = {figure: out}
+    if figure == "all":
+        files = {name: out / f"{name}.png" for name in kinds}
+    for name, file in files.items():  # before minutes of computing
+        _check_name(name, kinds, "sweep" if is_sweep else "run")
         check_suffix(file, FIGURE_SUFFIXES)
         check_may_write(file, overwrite)
     sweep = SweepFolder.open(path) if is_sweep else None
@@ -359,40 +287,42 @@ def plot_all(
         try:
             if sweep is not None:
                 drawn[file] = draw_sweep(sweep, name)
+            elif run is not None and figure != "all":
+                drawn[file] = draw(run, name, trial=trial, neurons=neurons)
             elif run is not None and FIGURES[name].suits(run.evaluation.data):
                 selects = FIGURES[name].selects
-                drawn[file] = draw(
-                    run,
-                    name,
-                    trial=trial if "trial" in selects else None,
-                    neurons=neurons if "neurons" in selects else (),
+                one, some = (
+                    trial if "trial" in selects else None,
+                    neurons if "neurons" in selects else (),
                 )
-        except (DataError, RunError):  # a figure that these data do not have
+                drawn[file] = draw(run, name, trial=one, neurons=some)
+        except (DataError, RunError):
+            if figure != "all":
+                raise
             continue
         if file in drawn:
             save_figure(drawn[file].figure, file, overwrite=overwrite)
     return drawn
 
 
-def write_run_figures(
-    folder: Path, history: Sequence[dict[str, float]], evaluation: Evaluation, choose_by: str
-) -> list[Path]:
-    """Write the figures that every run gets, replacing earlier ones.
+def write_run_figures(folder: RunFolder, evaluation: Evaluation) -> list[Path]:
+    """Write the figures that every run gets into its folder, replacing earlier ones.
 
     These are ``rates.png``, ``heatmaps.png``, ``training.png`` and ``neurons.png``: R2 of each
     neuron where true rates are known and vary, else bits per spike.
     """
-    # The rates of all trials may not fit into memory.
-    one = evaluation.take(np.array([typical_trial(evaluation)]))
-    rates = (one.data, one.rates_BTN, one.smoothed_BTN)
     figures = {
-        "rates.png": rates_over_raster(*rates, trial=0),
-        "heatmaps.png": rate_heatmaps(*rates, trial=0),
-        "training.png": training_curves(history, choose_by),
+        "rates.png": draw_rates(evaluation).figure,
+        "heatmaps.png": draw_heatmaps(evaluation).figure,
+        "training.png": draw_training(RunContents(folder.path)).figure,
     }
-    r2, bits = r2_of_neurons(evaluation), bits_of_neurons(evaluation)
-    if r2 is not None and np.isfinite(r2).all(axis=0).any():
-        figures["neurons.png"] = per_neuron_scores(*r2)
-    elif np.isfinite(bits).all(axis=0).any():
-        figures["neurons.png"] = per_neuron_scores(*bits, score="bits per spike", highest=None)
-    return [save_figure(figure, folder / name, overwrite=True) for name, figure in figures.items()]
+    for draw_neurons in (draw_neurons_r2, draw_neurons_bits):
+        try:
+            figures["neurons.png"] = draw_neurons(evaluation).figure
+            break
+        except DataError:  # no true rates, or no spikes
+            continue
+    return [
+        save_figure(figure, folder.figures / name, overwrite=True)
+        for name, figure in figures.items()
+    ]

@@ -7,13 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from ndt_cli.engine.measures import MEASURES
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.errors import RunError, called
-from ndt_cli.report.curves import MEASURE_NAMES, History, finite_series
+from ndt_cli.report.curves import MEASURE_NAMES, finite_series
 from ndt_cli.report.figures import (
     MODEL,
     MUTED,
@@ -24,7 +23,6 @@ from ndt_cli.report.figures import (
     save_figure,
     styled,
 )
-from ndt_cli.search.folder import SweepFolder
 from ndt_cli.search.results import MemberResult, SweepResults
 from ndt_cli.search.space import Draw, Value, heading, value_text
 
@@ -36,29 +34,14 @@ def write_sweep_figures(
     folder: Path, results: SweepResults, draws: Mapping[str, Draw]
 ) -> list[Path]:
     """Draw the results of a sweep so far; earlier files are replaced."""
-    from ndt_cli.search.study import importance
-
-    figures = {}
-    if results.ranked:
-        figures["settings.png"] = score_by_setting(results, draws)
-        figures["parallel.png"] = parallel_coordinates(results, draws)
-        if shares := importance(results, draws):
-            figures["importance.png"] = importance_bars(shares)
-        if _has_compared(results):
-            figures["measures.png"] = loss_against_measure(results)
-    histories = _histories(results)
-    measure = MEASURES[results.choose_by].key
-    if any(finite_series(history, measure)[0] for history in histories.values()):
-        figures["curves.png"] = learning_curves(results, histories)
-    return [save_figure(figure, folder / name, overwrite=True) for name, figure in figures.items()]
-
-
-def _histories(results: SweepResults) -> dict[int, History]:
-    return {member.index: RunFolder(member.folder).read_metrics() for member in results.members}
-
-
-def _has_compared(results: SweepResults) -> bool:
-    return any(name in member.scores for member in results.ranked for name in _COMPARED)
+    written = []
+    for name, (_, draw) in SWEEP_FIGURES.items():
+        try:
+            figure = draw(results, draws).figure
+        except RunError:  # there is nothing to draw yet
+            continue
+        written.append(save_figure(figure, folder / f"{name}.png", overwrite=True))
+    return written
 
 
 def _best_text(results: SweepResults) -> str:
@@ -66,11 +49,12 @@ def _best_text(results: SweepResults) -> str:
     return f"Best: member {best.index} with {results.score(best):.4f}."
 
 
-def _nothing_yet(sweep: SweepFolder) -> RunError:
-    return RunError(
-        f"{sweep.path}: no member has finished yet",
-        f"Continue with {called('resume_sweep', sweep.path)}.",
-    )
+def _check_ranked(results: SweepResults) -> None:
+    if not results.ranked:
+        raise RunError(
+            f"{results.path}: no member has finished yet",
+            f"Continue with {called('resume_sweep', results.path)}.",
+        )
 
 
 # ------------------------------------------------------------------------------------------------
@@ -133,30 +117,15 @@ def setting_axis(axes: Axes, key: str, draw: Draw) -> Callable[[MemberResult], f
 # ------------------------------------------------------------------------------------------------
 
 
-def draw_settings(sweep: SweepFolder) -> CaptionedFigure:
-    """Draw the score of each member of a sweep against each setting."""
-    results = sweep.results()
-    if not results.ranked:
-        raise _nothing_yet(sweep)
-    caption = (
-        f"{MEASURE_NAMES[results.choose_by].capitalize()} on validation trials against each "
-        f"setting that was varied, one point per member: {len(results.ranked)} ranked of "
-        f"{len(results.members)}."
-    )
-    alt = f"The score of each member against each setting. {_best_text(results)}"
-    return CaptionedFigure(score_by_setting(results, sweep.space.draws), caption, alt)
-
-
 @styled
-def score_by_setting(results: SweepResults, draws: Mapping[str, Draw]) -> Figure:
+def draw_settings(results: SweepResults, draws: Mapping[str, Draw]) -> CaptionedFigure:
     """Draw the score of each member against each setting that was varied.
 
     The best member is marked in every panel. Members that diverged are crosses at the worse edge.
     Scores far worse than the others are drawn at that edge too.
     """
+    _check_ranked(results)
     ranked = results.ranked
-    if not ranked:
-        raise ValueError("no member is ranked")
     diverged = [member for member in results.members if member.status == "diverged"]
     limits = limits_of([results.score(member) for member in ranked], results.choose_by)
     scores = [limits.held(results.score(member)) for member in ranked]
@@ -188,9 +157,15 @@ def score_by_setting(results: SweepResults, draws: Mapping[str, Draw]) -> Figure
     for axes in panels[len(draws) :]:
         axes.set_axis_off()
     figure.supylabel(MEASURES[results.choose_by].axis, fontsize=8)
-    caption = _caption(results, limits.n_outside, len(diverged))
-    figure.suptitle(caption + "; dotted: mean rate", fontsize=7, color=MUTED)
-    return figure
+    title = _title(results, limits.n_outside, len(diverged))
+    figure.suptitle(title + "; dotted: mean rate", fontsize=7, color=MUTED)
+    caption = (
+        f"{MEASURE_NAMES[results.choose_by].capitalize()} on validation trials against each "
+        f"setting that was varied, one point per member: {len(ranked)} ranked of "
+        f"{len(results.members)}."
+    )
+    alt = f"The score of each member against each setting. {_best_text(results)}"
+    return CaptionedFigure(figure, caption, alt)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -198,29 +173,16 @@ def score_by_setting(results: SweepResults, draws: Mapping[str, Draw]) -> Figure
 # ------------------------------------------------------------------------------------------------
 
 
-def draw_measures(sweep: SweepFolder) -> CaptionedFigure:
-    """Draw R2 or co-bps of the members of a sweep against their loss."""
-    results = sweep.results()
-    if not _has_compared(results):
-        raise RunError(
-            f"{sweep.path}: without true rates and held-out neurons there is nothing to compare "
-            "the loss with"
-        )
-    caption = (
-        "How well the loss of hidden bins predicts the measure of interest, one point per member: "
-        f"{count(len(results.ranked), 'member')}."
-    )
-    alt = f"R2 or co-bps of each member against its loss of hidden bins. {_best_text(results)}"
-    return CaptionedFigure(loss_against_measure(results), caption, alt)
-
-
 @styled
-def loss_against_measure(results: SweepResults) -> Figure:
-    """Draw R2 and co-bps, if known, of the ranked members against their masked loss."""
+def draw_measures(results: SweepResults, draws: Mapping[str, Draw]) -> CaptionedFigure:
+    """Draw R2 and co-bps, if known, of the ranked members against their loss."""
     ranked = results.ranked
     known = [name for name in _COMPARED if any(name in m.scores for m in ranked)]
     if not known:
-        raise ValueError("neither R2 nor co-bps is known")
+        raise RunError(
+            f"{results.path}: without true rates and held-out neurons there is nothing to compare "
+            "the loss with"
+        )
     figure = new_figure("one" if len(known) == 1 else "two", 2.6)
     grid = figure.subplots(1, len(known), squeeze=False)
     moved: set[int] = set()
@@ -237,8 +199,13 @@ def loss_against_measure(results: SweepResults) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.ticklabel_format(axis="x", useOffset=False)
         moved |= {i for i in range(len(ranked)) if x[i] != losses[i] or y[i] != values[i]}
-    figure.suptitle(_caption(results, len(moved), n_diverged=0), fontsize=7, color=MUTED)
-    return figure
+    figure.suptitle(_title(results, len(moved), n_diverged=0), fontsize=7, color=MUTED)
+    caption = (
+        "How well the loss of hidden bins predicts the measure of interest, one point per member: "
+        f"{count(len(ranked), 'member')}."
+    )
+    alt = f"R2 or co-bps of each member against its loss of hidden bins. {_best_text(results)}"
+    return CaptionedFigure(figure, caption, alt)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -246,39 +213,15 @@ def loss_against_measure(results: SweepResults) -> Figure:
 # ------------------------------------------------------------------------------------------------
 
 
-def draw_importance(sweep: SweepFolder) -> CaptionedFigure:
-    """Draw the importance of each setting."""
+@styled
+def draw_importance(results: SweepResults, draws: Mapping[str, Draw]) -> CaptionedFigure:
+    """Draw the importance of each setting (`ndt_cli.search.study.importance`)."""
     from ndt_cli.search.study import importance
 
-    results = sweep.results()
-    shares = importance(results, sweep.space.draws)
+    shares = importance(results, draws)
     if not shares:
-        raise _nothing_yet(sweep)
-    caption = (
-        f"Share of each setting in what makes members good, from {len(results.ranked)} ranked "
-        "members (PED-ANOVA; settings that depend on others are left out)."
-    )
-    first = heading(next(iter(shares)))
-    alt = f"Importance of each setting; the largest is that of the {first}."
-    return CaptionedFigure(importance_bars(shares), caption, alt)
-
-
-def draw_parallel(sweep: SweepFolder) -> CaptionedFigure:
-    """Draw the settings of all ranked members side by side."""
-    results = sweep.results()
-    if not results.ranked:
-        raise _nothing_yet(sweep)
-    caption = (
-        "Settings of each ranked member as one line, which ends at its validation score; the "
-        "best one is blue, and the darker another, the better."
-    )
-    alt = f"Settings and scores of {len(results.ranked)} members. {_best_text(results)}"
-    return CaptionedFigure(parallel_coordinates(results, sweep.space.draws), caption, alt)
-
-
-@styled
-def importance_bars(shares: Mapping[str, float]) -> Figure:
-    """Draw the importance of each setting (`ndt_cli.search.study.importance`)."""
+        _check_ranked(results)
+        raise RunError(f"{results.path}: the members are too few to tell what makes them good")
     figure = new_figure("one", 0.6 + 0.2 * len(shares))
     axes = figure.subplots()
     rows = list(reversed(list(shares.items())))
@@ -286,24 +229,23 @@ def importance_bars(shares: Mapping[str, float]) -> Figure:
     axes.barh(names, [share for _, share in rows], color=MODEL, height=0.6)
     axes.set_xlabel("share of the importance")
     axes.tick_params(axis="y", length=0)
-    return figure
+    caption = (
+        f"Share of each setting in what makes members good, from {len(results.ranked)} ranked "
+        "members (PED-ANOVA; settings that depend on others are left out)."
+    )
+    alt = f"Importance of each setting; the largest is that of the {heading(next(iter(shares)))}."
+    return CaptionedFigure(figure, caption, alt)
 
 
 @styled
-def parallel_coordinates(results: SweepResults, draws: Mapping[str, Draw]) -> Figure:
+def draw_parallel(results: SweepResults, draws: Mapping[str, Draw]) -> CaptionedFigure:
     """Draw the settings of each ranked member as one line, which ends at its score.
 
     The best member is blue; the darker another line, the better its rank. A line has a gap where
     a setting was not drawn.
-
-    Raises
-    ------
-    ValueError
-        If no member is ranked.
     """
+    _check_ranked(results)
     ranked = results.ranked
-    if not ranked:
-        raise ValueError("no member is ranked")
     figure = new_figure("two", 2.8)
     axes = figure.subplots()
     scores = [results.score(member) for member in ranked]
@@ -329,7 +271,12 @@ def parallel_coordinates(results: SweepResults, draws: Mapping[str, Draw]) -> Fi
     axes.set(xlim=(0, len(draws)), ylim=(0, 1), yticks=[])
     for side in axes.spines.values():
         side.set_visible(False)
-    return figure
+    caption = (
+        "Settings of each ranked member as one line, which ends at its validation score; the "
+        "best one is blue, and the darker another, the better."
+    )
+    alt = f"Settings and scores of {len(ranked)} members. {_best_text(results)}"
+    return CaptionedFigure(figure, caption, alt)
 
 
 def _height(value: Value | None, draw: Draw) -> float:
@@ -349,31 +296,19 @@ def _height(value: Value | None, draw: Draw) -> float:
 # ------------------------------------------------------------------------------------------------
 
 
-def draw_curves(sweep: SweepFolder) -> CaptionedFigure:
-    """Draw the learning curves of all members of a sweep."""
-    results = sweep.results()
-    try:
-        figure = learning_curves(results, _histories(results))
-    except ValueError as error:
-        raise _nothing_yet(sweep) from error
-    caption = (
-        f"Validation ({MEASURE_NAMES[results.choose_by]}) of "
-        f"{count(len(results.members), 'member')} over the epochs; the best one is blue."
-    )
-    return CaptionedFigure(figure, caption, "Learning curves of all members of the sweep.")
-
-
 @styled
-def learning_curves(results: SweepResults, histories: Mapping[int, History]) -> Figure:
+def draw_curves(results: SweepResults, draws: Mapping[str, Draw]) -> CaptionedFigure:
     """Draw the measure that ranks the members over the epochs, the best member in color.
 
-    Masked losses in ``histories`` are under each member's own mask settings.
+    Masked losses are under each member's own mask settings.
     """
     measure = MEASURES[results.choose_by].key
+    histories = {m.index: RunFolder(m.folder).read_metrics() for m in results.members}
     curves = {index: finite_series(history, measure) for index, history in histories.items()}
     curves = {index: curve for index, curve in curves.items() if curve[0]}
     if not curves:
-        raise ValueError("no member has validated")
+        _check_ranked(results)
+        raise RunError(f"{results.path}: no member has validated yet")
     ranked = results.ranked
     best = ranked[0].index if ranked else None
     figure = new_figure("two", 2.8)
@@ -413,12 +348,26 @@ def learning_curves(results: SweepResults, histories: Mapping[int, History]) -> 
     for label, color, look in kinds:
         axes.plot([], [], look, color=color, ms=4, lw=1, label=label)
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False)
-    return figure
+    caption = (
+        f"Validation ({MEASURE_NAMES[results.choose_by]}) of "
+        f"{count(len(results.members), 'member')} over the epochs; the best one is blue."
+    )
+    return CaptionedFigure(figure, caption, "Learning curves of all members of the sweep.")
 
 
-def _caption(results: SweepResults, n_outside: int, n_diverged: int) -> str:
+def _title(results: SweepResults, n_outside: int, n_diverged: int) -> str:
     best = results.ranked[0]
     parts = [f"best (blue): member {best.index}, {results.score(best):.4f}"]
     parts += [f"{n_diverged} diverged (crosses)"] if n_diverged else []
     parts += [f"{n_outside} far worse, drawn at the edge"] if n_outside else []
     return "; ".join(parts)
+
+
+SWEEP_FIGURES = {
+    "settings": ("Score by setting", draw_settings),
+    "measures": ("Loss against R2 or co-bps", draw_measures),
+    "importance": ("Importance of each setting", draw_importance),
+    "parallel": ("Settings of all members", draw_parallel),
+    "curves": ("Learning curves of all members", draw_curves),
+}
+"""Title and function of each figure, which draws results and what was varied."""

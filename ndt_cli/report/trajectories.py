@@ -14,14 +14,13 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from ndt_cli.data.spike_data import ByTrial, FloatArray, SpikeData
+from ndt_cli.data.spike_data import FloatArray, SpikeData
 from ndt_cli.errors import DataError
-from ndt_cli.metrics.decoding import Decoder, lag_bins, variable_names
+from ndt_cli.metrics.decoding import variable_names
 from ndt_cli.report.conditions import (
     TrialGroup,
     condition_groups,
     condition_label,
-    evenly_spaced,
     group_average,
     group_colors,
     groups_text,
@@ -31,15 +30,14 @@ from ndt_cli.report.figures import (
     MODEL,
     TRUTH,
     CaptionedFigure,
-    count,
     new_figure,
     styled,
     trials_text,
 )
-from ndt_cli.report.trial import TimeAxis, trial_label
+from ndt_cli.report.trial import TimeAxis, evenly_spaced, trial_label
 
 if TYPE_CHECKING:
-    from ndt_cli.report.registry import RunContents
+    from ndt_cli.evaluation import Evaluation
 
 Float64Array = NDArray[np.float64]
 
@@ -92,38 +90,6 @@ def principal_components(rates_hz_TN: Float64Array, n: int) -> Components:
     )
 
 
-def draw_trajectories_2d(run: "RunContents") -> CaptionedFigure:
-    """Draw population trajectories of a run in a plane."""
-    found = run.evaluation
-    figure = trajectories_2d(found.data, found.rates_BTN, found.smoothed_BTN)
-    others = " and" if found.data.rates_BTN is None else ", true rates and"
-    caption = (
-        f"{_caption(run)} NDT's rates{others} smoothed spikes are each shown along their own first "
-        "two principal components; percentages are of the variance of each."
-    )
-    alt = "Trajectories of the population in two dimensions, one panel per source."
-    return CaptionedFigure(figure, caption, alt)
-
-
-def draw_trajectories_3d(run: "RunContents") -> CaptionedFigure:
-    """Draw population trajectories of a run in three dimensions."""
-    figure = trajectories_3d(run.evaluation.data, run.evaluation.rates_BTN)
-    caption = f"{_caption(run)} Both panels show the same trajectories from two sides."
-    alt = "Trajectories of the population in three dimensions, two views."
-    return CaptionedFigure(figure, caption, alt)
-
-
-def _caption(run: "RunContents") -> str:
-    found = run.evaluation
-    averaged = found.data.conditions_B is not None
-    what = "Averages of NDT's rates over conditions" if averaged else "NDT's rates in single trials"
-    return (
-        f"{what} along their principal components: "
-        f"{groups_text(trajectory_groups(found.data), found.data)}, of {trials_text(found)}. Each "
-        f"neuron's rate is centered and divided by its range plus {SOFT_HZ:g} Hz."
-    )
-
-
 def trajectory_groups(data: SpikeData) -> list[TrialGroup]:
     """Return up to eight conditions, or five single trials of data without conditions."""
     if data.conditions_B is None:
@@ -132,22 +98,21 @@ def trajectory_groups(data: SpikeData) -> list[TrialGroup]:
 
 
 @styled
-def trajectories_2d(data: SpikeData, inferred_BTN: FloatArray, smoothed_BTN: FloatArray) -> Figure:
+def draw_trajectories_2d(evaluation: "Evaluation") -> CaptionedFigure:
     """Draw trajectories in the plane of the first two principal components.
 
     Each estimate of the rates is shown in its own components, turned to the same side as the
     model's where it is a mirror image. A dot is the first bin, a square the last.
     """
+    data, sources = evaluation.data, evaluation.sources
     groups = trajectory_groups(data)
-    known = {"NDT": inferred_BTN, "smoothed spikes": smoothed_BTN, "true rates": data.rates_BTN}
-    sources = {name: rates_BTN for name, rates_BTN in known.items() if rates_BTN is not None}
+    names = [name for name in ("NDT", "smoothed spikes", "true rates") if name in sources]
     colors = group_colors(data, groups)
-    figure = new_figure("two", 4.2 if len(sources) == 2 else 3.2)
-    panels: list[Axes] = list(figure.subplots(1, len(sources), squeeze=False)[0])
+    figure = new_figure("two", 4.2 if len(names) == 2 else 3.2)
+    panels: list[Axes] = list(figure.subplots(1, len(names)))
     model_XP: Float64Array | None = None
-    for axes, (name, rates_BTN) in zip(panels, sources.items(), strict=True):
-        components = _components(data, rates_BTN, groups, 2)
-        each = [components.project(_rates_hz(data, rates_BTN, group)) for group in groups]
+    for axes, name in zip(panels, names, strict=True):
+        components, each = _states(data, sources[name], groups, 2)
         every_TP = np.concatenate(each)
         if model_XP is None:
             model_XP = every_TP
@@ -167,23 +132,26 @@ def trajectories_2d(data: SpikeData, inferred_BTN: FloatArray, smoothed_BTN: Flo
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(4))
     _draw_legend(figure, groups, colors)
-    return figure
+    others = " and" if data.rates_BTN is None else ", true rates and"
+    caption = (
+        f"{_caption(evaluation, groups)} NDT's rates{others} smoothed spikes are each shown along "
+        "their own first two principal components; percentages are of the variance of each."
+    )
+    alt = "Trajectories of the population in two dimensions, one panel per source."
+    return CaptionedFigure(figure, caption, alt)
 
 
 @styled
-def trajectories_3d(data: SpikeData, inferred_BTN: FloatArray) -> Figure:
-    """Draw the model's trajectories along the first three principal components, in two views.
-
-    Arguments and errors are those of `trajectories_2d`; at least three neurons are needed.
-    """
+def draw_trajectories_3d(evaluation: "Evaluation") -> CaptionedFigure:
+    """Draw the model's trajectories along the first three principal components, in two views."""
+    data = evaluation.data
     groups = trajectory_groups(data)
-    components = _components(data, inferred_BTN, groups, 3)
+    components, each = _states(data, evaluation.rates_BTN, groups, 3)
     colors = group_colors(data, groups)
     figure = new_figure("two", 3.7)
     for place, turn_degrees in ((1, -60), (2, 30)):
         axes: Any = figure.add_subplot(1, 2, place, projection="3d")
-        for group, color in zip(groups, colors, strict=True):
-            states_TP = components.project(_rates_hz(data, inferred_BTN, group))
+        for states_TP, color in zip(each, colors, strict=True):
             _draw_path(axes, states_TP, color, _line_width(data))
         axes.view_init(elev=25, azim=turn_degrees)
         for component, set_name in enumerate((axes.set_xlabel, axes.set_ylabel, axes.set_zlabel)):
@@ -194,7 +162,21 @@ def trajectories_3d(data: SpikeData, inferred_BTN: FloatArray) -> Figure:
         axes.tick_params(pad=-2, labelsize=6)
         axes.set_box_aspect(None, zoom=0.88)
     _draw_legend(figure, groups, colors)
-    return figure
+    caption = (
+        f"{_caption(evaluation, groups)} Both panels show the same trajectories from two sides."
+    )
+    alt = "Trajectories of the population in three dimensions, two views."
+    return CaptionedFigure(figure, caption, alt)
+
+
+def _caption(evaluation: "Evaluation", groups: Sequence[TrialGroup]) -> str:
+    averaged = evaluation.data.conditions_B is not None
+    what = "Averages of NDT's rates over conditions" if averaged else "NDT's rates in single trials"
+    return (
+        f"{what} along their principal components: {groups_text(groups, evaluation.data)}, of "
+        f"{trials_text(evaluation)}. Each neuron's rate is centered and divided by its range plus "
+        f"{SOFT_HZ:g} Hz."
+    )
 
 
 def _draw_path(axes: Any, states_TP: Float64Array, color: str, width: float) -> None:
@@ -207,15 +189,13 @@ def _line_width(data: SpikeData) -> float:
     return 1.3 if data.conditions_B is not None else 0.8  # single trials wind more
 
 
-def _components(
-    data: SpikeData, inferred_BTN: FloatArray, groups: Sequence[TrialGroup], n: int
-) -> Components:
-    rates = [_rates_hz(data, inferred_BTN, group) for group in groups]
-    return principal_components(np.concatenate(rates), n)
-
-
-def _rates_hz(data: SpikeData, rates_BTN: FloatArray, group: TrialGroup) -> Float64Array:
-    return group_average(data, rates_BTN, group) * (1000.0 / data.bin_ms)
+def _states(
+    data: SpikeData, rates_BTN: FloatArray, groups: Sequence[TrialGroup], n: int
+) -> tuple[Components, list[Float64Array]]:
+    """Return the components of the averages over groups, and each average along them."""
+    rates_hz = [group_average(data, rates_BTN, group) * 1000 / data.bin_ms for group in groups]
+    components = principal_components(np.concatenate(rates_hz), n)
+    return components, [components.project(rates_TN) for rates_TN in rates_hz]
 
 
 def _axis_name(components: Components, component: int) -> str:
@@ -242,41 +222,6 @@ MOST_VARIABLES = 4
 MOST_TRIALS = 4
 
 
-def draw_behavior(run: "RunContents") -> CaptionedFigure:
-    """Draw decoded and true behavior of a few validation trials of a run."""
-    train, valid = run.recording.train, run.recording.valid
-    if train.behavior_BTV is None or valid.behavior_BTV is None:
-        raise DataError(
-            "these trials have no behavior to decode",
-            "A file stores it in `behavior`, trials x bins x variables.",
-        )
-    lags_L = lag_bins(train)
-    decoder = Decoder.fit(_rates(run, train), train, lags_L)
-    trials = shown_trials(valid)
-    shown = valid.take(trials)
-    decoded_BTV = decoder.decode(_rates(run, shown), shown, np.arange(len(trials)))
-    figure = decoded_beside_true(shown, decoded_BTV)
-    scores = run.evaluation.scores
-    numbers = [
-        f"{name}: {behavior.r2_mean:.3f}"
-        for name in ("NDT", "smoothed spikes")
-        if (behavior := scores[name].behavior) is not None
-    ]
-    kind = {"train": "training", "valid": "validation", "all": "all"}[run.evaluation.split]
-    caption = (
-        f"Behavior in {len(trials)} of {count(valid.n_trials, 'validation trial')}, as measured "
-        "and as decoded from NDT's rates by ridge regression, fitted to the training trials. Mean "
-        f"R2 over {kind} trials: {', '.join(numbers)}."
-    )
-    alt = "Decoded and measured behavior over time, one column per trial, one row per variable."
-    return CaptionedFigure(figure, caption, alt)
-
-
-def _rates(run: "RunContents", data: SpikeData) -> ByTrial:
-    shape = data.spikes_BTN.shape
-    return ByTrial(shape, np.float32, lambda trials: run.trained.rates(data.take(trials)))
-
-
 def shown_trials(data: SpikeData) -> NDArray[np.int64]:
     """Return up to four trials that have behavior, of different conditions where there are any."""
     assert data.behavior_BTV is not None
@@ -288,16 +233,25 @@ def shown_trials(data: SpikeData) -> NDArray[np.int64]:
 
 
 @styled
-def decoded_beside_true(data: SpikeData, decoded_BTV: FloatArray) -> Figure:
-    """Draw each trial's behavior, true in black and decoded in color; up to four variables.
+def draw_behavior(evaluation: "Evaluation") -> CaptionedFigure:
+    """Draw behavior of a few trials, true in black and decoded in color; up to four variables.
 
-    Parameters
-    ----------
-    data : SpikeData
-        The trials to draw, with behavior.
-    decoded_BTV : (trials, bins, variables) float array
-        The decoded behavior; NaN where there is none.
+    The decoder is that of the evaluation, which was fitted to training trials.
     """
+    everything, decoder = evaluation.data, evaluation.decoders.get("NDT")
+    if everything.behavior_BTV is None:
+        raise DataError(
+            "these trials have no behavior to decode",
+            "A file stores it in `behavior`, trials x bins x variables.",
+        )
+    if decoder is None:
+        raise DataError(
+            "there is no decoder of behavior that was fitted to other trials than these",
+            "Draw the validation trials: `split='valid'`.",
+        )
+    trials = shown_trials(everything)
+    data, rates_BTN = everything.take(trials), evaluation.inferred.take(trials)
+    decoded_BTV = decoder.decode(rates_BTN, data, np.arange(len(trials)))
     assert data.behavior_BTV is not None
     names = variable_names(data)[:MOST_VARIABLES]
     times = TimeAxis.of(data, int(np.asarray(data.lengths_B).max()))
@@ -318,7 +272,18 @@ def decoded_beside_true(data: SpikeData, decoded_BTV: FloatArray) -> Figure:
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=2, frameon=False)
     figure.align_ylabels(panels[:, 0])
-    return figure
+    numbers = [
+        f"{name}: {behavior.r2_mean:.3f}"
+        for name in ("NDT", "smoothed spikes")
+        if (behavior := evaluation.scores[name].behavior) is not None
+    ]
+    caption = (
+        f"Behavior in {len(trials)} of {trials_text(evaluation)}, as measured and as decoded from "
+        "NDT's rates by ridge regression, fitted to the training trials. Mean R2 over all of them: "
+        f"{', '.join(numbers)}."
+    )
+    alt = "Decoded and measured behavior over time, one column per trial, one row per variable."
+    return CaptionedFigure(figure, caption, alt)
 
 
 def _title(data: SpikeData, trial: int) -> str:

@@ -3,13 +3,12 @@
 Axes: B trials, T bins, N neurons.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -24,7 +23,6 @@ from ndt_cli.report.figures import (
     CaptionedFigure,
     add_color_bar,
     count,
-    label_beside,
     new_figure,
     styled,
     trials_text,
@@ -32,7 +30,8 @@ from ndt_cli.report.figures import (
 
 if TYPE_CHECKING:
     from ndt_cli.evaluation import Evaluation
-    from ndt_cli.report.registry import RunContents
+
+_LISTED_NAMES = 20  # of the units, in an error
 
 # Trials longer than this are drawn in seconds.
 _SECONDS_FROM_MS = 3000.0
@@ -41,50 +40,38 @@ LEAST_PEAK_HZ = 1.0
 """Rates of a quieter neuron are divided by this in a heat map, which otherwise shows its noise."""
 
 
-def typical_trial(evaluation: "Evaluation") -> int:
+def typical_trial(data: SpikeData) -> int:
     """Return the trial whose number of spikes per bin is the median one."""
-    per_bin_B = evaluation.data.spikes_BTN.sum(axis=(1, 2)) / np.maximum(
-        evaluation.data.lengths_B, 1
-    )
-    return int(per_bin_B.argsort(kind="stable")[len(per_bin_B) // 2])
+    return spread_trials(data, (0.5,))[0]
 
 
-def spread_trials(evaluation: "Evaluation") -> list[int]:
+def spread_trials(data: SpikeData, ranks: Sequence[float] = (0.1, 0.5, 0.9)) -> list[int]:
     """Return a quiet, a typical and a busy trial, by their spikes per bin."""
-    lengths_B = np.asarray(evaluation.data.lengths_B)
+    lengths_B = np.asarray(data.lengths_B)
     usable = np.flatnonzero(lengths_B > 0)
-    per_bin = evaluation.data.spikes_BTN.sum(axis=(1, 2))[usable] / lengths_B[usable]
+    per_bin = data.spikes_BTN.sum(axis=(1, 2))[usable] / lengths_B[usable]
     order = usable[per_bin.argsort(kind="stable")]
-    places = {round(share * (len(order) - 1)) for share in (0.1, 0.5, 0.9)}
+    places = {int(rank * (len(order) - 1) + 0.5) for rank in ranks}
     return [int(order[place]) for place in sorted(places)]
 
 
-def choose_neurons(data: SpikeData, inferred_BTN: FloatArray, trial: int, n: int = 4) -> list[int]:
-    """Return up to ``n`` neurons worth showing in a trial; see `modulated_neurons`.
-
-    The rates are the true ones if they are known, the inferred ones otherwise.
-    """
-    n_bins = trial_bins(data, trial)
-    source_BTN = inferred_BTN if data.rates_BTN is None else data.rates_BTN
-    return modulated_neurons(data, np.asarray(source_BTN[trial, :n_bins], dtype=np.float64), n)
-
-
-def modulated_neurons(data: SpikeData, rates_TN: NDArray[np.float64], n: int) -> list[int]:
-    """Return up to ``n`` modulated neurons by their place in the file, from quiet to busy ones.
+def modulated_neurons(rates_TN: NDArray[np.float64], n: int) -> list[int]:
+    """Return the columns of up to ``n`` modulated neurons, from quiet to busy ones.
 
     Modulation is the standard deviation of a neuron's rate over the square root of its mean: how
     far the rate moves against the Poisson noise of its counts. From the more modulated half,
     ranked by mean rate, ``n`` evenly spaced neurons are taken, both ends included.
     """
-    n_neurons = rates_TN.shape[1]
     mean_N = rates_TN.mean(axis=0)
     modulation_N = rates_TN.std(axis=0) / np.sqrt(np.maximum(mean_N, 1e-9))
-    n_better = max(n, (n_neurons + 1) // 2)
-    better = np.argsort(-modulation_N, kind="stable")[:n_better]
+    better = np.argsort(-modulation_N, kind="stable")[: max(n, (len(mean_N) + 1) // 2)]
     ranked = better[np.argsort(mean_N[better], kind="stable")]
-    spaced = np.linspace(0, len(ranked) - 1, min(n, len(ranked))).round().astype(int)
-    columns = ranked[spaced]
-    return [int(n) for n in (columns if data.neuron_ids_N is None else data.neuron_ids_N[columns])]
+    return [int(column) for column in ranked[evenly_spaced(len(ranked), n)]]
+
+
+def evenly_spaced(n: int, most: int) -> NDArray[np.int64]:
+    """Return 0 to n - 1, or ``most`` of these evenly spaced, both ends included."""
+    return np.linspace(0, n - 1, min(n, most)).round().astype(np.int64)
 
 
 def trial_bins(data: SpikeData, trial: int) -> int:
@@ -100,15 +87,37 @@ def trial_bins(data: SpikeData, trial: int) -> int:
     return n_bins
 
 
-def neuron_columns(data: SpikeData, neurons: Sequence[int]) -> list[int]:
-    """Return the columns of neurons given by their place in the file; `DataError` for others."""
+def neuron_columns(data: SpikeData, neurons: Sequence[int | str]) -> list[int]:
+    """Return the columns of neurons, each once.
+
+    Parameters
+    ----------
+    data : SpikeData
+        The trials.
+    neurons : sequence of int or str
+        Positions in the file, from 0, or names in the recording; a text that is not a name is a
+        position.
+
+    Raises
+    ------
+    DataError
+        If there is no such neuron.
+    """
+    columns = []
     for neuron in neurons:
-        if not 0 <= neuron < data.n_neurons:
+        position = str(neuron)
+        if isinstance(neuron, str) and neuron in data.neuron_names:
+            position = str(data.neuron_names.index(neuron))
+        if not (position.isdecimal() and int(position) < data.n_neurons):
+            names = data.neuron_names[:_LISTED_NAMES]
+            more = ", ..." if len(data.neuron_names) > len(names) else ""
+            known = f"its units are {', '.join(names)}{more}; " if names else ""
             raise DataError(
                 f"neuron {neuron} does not exist: there are {data.n_neurons} neurons",
-                f"neurons are counted from 0 to {data.n_neurons - 1}",
+                f"{known}positions in the file count from 0 to {data.n_neurons - 1}",
             )
-    return [int(column) for column in data.file_order_N[list(neurons)]]
+        columns.append(int(data.file_order_N[int(position)]))
+    return list(dict.fromkeys(columns))
 
 
 def time_step(bin_ms: float, n_bins: int) -> tuple[float, str]:
@@ -151,10 +160,6 @@ class TimeAxis:
         axes.set_xlim(self.start, self.end)
         if label:
             axes.set_xlabel(self.label)
-        self.mark(axes)
-
-    def mark(self, axes: Any) -> None:
-        """Draw a line at the event."""
         if self.has_event and self.start < 0 < self.end:
             axes.axvline(0.0, color=MUTED, lw=0.7, ls=(0, (4, 3)), zorder=0)
 
@@ -201,101 +206,78 @@ _LEGEND: Any = {
 }
 
 
-def draw_rates(
-    run: "RunContents", trial: int | None = None, neurons: Sequence[int] = ()
-) -> CaptionedFigure:
-    """Draw spikes and rates of one trial of a run."""
-    found = run.evaluation
-    trial = typical_trial(found) if trial is None else trial
-    figure = draw_trial(found, trial, neurons)
-    known = ", and the true rates" if found.data.rates_BTN is not None else ""
-    what = trial_text(found.data, trial, trials_text(found))
-    caption = (
-        f"{what[0].upper()}{what[1:]}. Top: spike counts of all "
-        f"{count(found.data.n_neurons, 'neuron')}. Below: rates that NDT infers with nothing "
-        f"hidden, spikes smoothed by a Gaussian of {found.smoothing_ms:.0f} ms{known}; ticks are "
-        "spikes."
-    )
-    shown = count(len(figure.axes) - 1, "neuron")
-    alt = (
-        f"Raster of the spikes in {trial_label(found.data, trial)}, and rates of {shown} over time."
-    )
-    return CaptionedFigure(figure, caption, alt)
-
-
-def draw_trial(
-    evaluation: "Evaluation", trial: int | None = None, neurons: Sequence[int] = ()
-) -> Figure:
-    """Draw spikes and rates of one trial of an evaluation; see `rates_over_raster`.
-
-    By default the `typical_trial` is drawn, and the neurons of `choose_neurons`.
-    """
-    trial = typical_trial(evaluation) if trial is None else trial
-    trial_bins(evaluation.data, trial)
-    one = evaluation.take(np.array([trial]))  # the rates of all trials may not fit into memory
-    return rates_over_raster(
-        one.data, one.rates_BTN, one.smoothed_BTN, trial=0, neurons=list(neurons) or None
-    )
-
-
 @styled
-def rates_over_raster(
-    data: SpikeData,
-    inferred_BTN: FloatArray,
-    smoothed_BTN: FloatArray,
-    *,
-    trial: int,
-    neurons: Sequence[int] | None = None,
-) -> Figure:
+def draw_rates(
+    evaluation: "Evaluation", trial: int | None = None, neurons: Sequence[int | str] = ()
+) -> CaptionedFigure:
     """Draw one trial: the counts of all neurons, and below them the rates of a few.
 
-    A neuron's spikes are ticks under its rates. Padding is not drawn.
+    A neuron's spikes are ticks under its rates. Padding is not drawn. By default the trial is the
+    `typical_trial`, and the neurons are the most modulated ones in it.
     """
+    data, trial = evaluation.data, _trial(evaluation, trial)
     n_bins = trial_bins(data, trial)
-    if neurons is None:
-        neurons = choose_neurons(data, inferred_BTN, trial)
-    columns = neuron_columns(data, neurons)
+    sources = {
+        name: np.asarray(rates_TN[:n_bins], dtype=np.float64) * 1000 / data.bin_ms
+        for name, rates_TN in _sources(evaluation, trial).items()
+    }
+    columns = neuron_columns(data, neurons) or modulated_neurons(next(iter(sources.values())), 4)
     times = TimeAxis.of(data, n_bins)
-    heights = [2.0] + [1.0] * len(neurons)
-    figure = new_figure("two", 1.9 + 0.85 * len(neurons))
+    figure = new_figure("two", 1.9 + 0.85 * len(columns))
     panels: list[Axes] = list(
-        figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+        figure.subplots(
+            1 + len(columns), 1, sharex=True, height_ratios=[2.0] + [1.0] * len(columns)
+        )
     )
-    per_second = 1000.0 / data.bin_ms
-    centers_T = times.centers()
     for axes, column in zip(panels[1:], columns, strict=True):
-        if data.rates_BTN is not None:
-            true_T = data.rates_BTN[trial, :n_bins, column] * per_second
-            axes.plot(centers_T, true_T, color=TRUTH, lw=0.9, label="true rate")
-        smoothed_T = smoothed_BTN[trial, :n_bins, column] * per_second
-        axes.plot(centers_T, smoothed_T, color=SMOOTHED, ls="--", lw=1.0, label="smoothed spikes")
-        inferred_T = inferred_BTN[trial, :n_bins, column] * per_second
-        axes.plot(centers_T, inferred_T, color=MODEL, lw=1.5, label="NDT")
+        for name, look in _LOOKS.items():
+            if name in sources:
+                axes.plot(times.centers(), sources[name][:, column], label=name, **look)
         _draw_ticks(axes, data.spikes_BTN[trial, :n_bins, column], times)
         axes.set_ylabel(f"{neuron_label(data, column)}\n(Hz)")
         axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
-    if len(panels) > 1:
-        handles, labels = panels[1].get_legend_handles_labels()
-        panels[1].legend(handles[::-1], labels[::-1], **_LEGEND, ncols=3)
+    handles, labels = panels[1].get_legend_handles_labels()
+    panels[1].legend(handles[::-1], labels[::-1], **_LEGEND, ncols=3)
     for axes in panels[1:-1]:
         axes.spines["bottom"].set_visible(False)
         axes.tick_params(bottom=False)
     figure.align_ylabels(panels)
-    counts_NT = data.spikes_BTN[trial, :n_bins].T[data.file_order_N]
-    named = {n: neuron_label(data, c) for n, c in zip(neurons, columns, strict=True)}
-    _draw_counts(figure, panels[0], counts_NT, times, named)
+    _draw_counts(panels[0], data.spikes_BTN[trial, :n_bins].T[data.file_order_N], times)
+    _name_rows(panels[0], data, columns)
     for axes in panels:
         times.apply(axes, label=axes is panels[-1])
-    return figure
+    known = ", and the true rates" if data.rates_BTN is not None else ""
+    what = trial_text(data, trial, trials_text(evaluation))
+    caption = (
+        f"{what[0].upper()}{what[1:]}. Top: spike counts of all {count(data.n_neurons, 'neuron')}. "
+        "Below: rates that NDT infers with nothing hidden, spikes smoothed by a Gaussian of "
+        f"{evaluation.smoothing_ms:.0f} ms{known}; ticks are spikes."
+    )
+    shown = count(len(columns), "neuron")
+    alt = f"Raster of the spikes in {trial_label(data, trial)}, and rates of {shown} over time."
+    return CaptionedFigure(figure, caption, alt)
 
 
-def _draw_counts(
-    figure: Figure,
-    axes: Axes,
-    counts_NT: NDArray[np.integer],
-    times: TimeAxis,
-    labels: Mapping[int, str],
-) -> None:
+# In the order in which they are drawn, the model on top.
+_LOOKS: dict[str, Any] = {
+    "true rates": {"color": TRUTH, "lw": 0.9},
+    "smoothed spikes": {"color": SMOOTHED, "lw": 1.0, "ls": "--"},
+    "NDT": {"color": MODEL, "lw": 1.5},
+}
+
+
+def _trial(evaluation: "Evaluation", trial: int | None) -> int:
+    return typical_trial(evaluation.data) if trial is None else trial
+
+
+def _sources(evaluation: "Evaluation", trial: int) -> dict[str, FloatArray]:
+    """Return each source's rates of one trial, (bins, neurons): the true ones first, if known."""
+    trial_bins(evaluation.data, trial)
+    one = evaluation.take(np.array([trial]))  # the rates of all trials may not fit into memory
+    return {name: rates_BTN[0] for name, rates_BTN in one.sources.items()}
+
+
+def _draw_counts(axes: Axes, counts_NT: NDArray[np.integer], times: TimeAxis) -> None:
     most = max(int(counts_NT.max()), 1)
     image = axes.imshow(
         np.ma.masked_equal(counts_NT, 0),
@@ -319,10 +301,26 @@ def _draw_counts(
         handlelength=1.0,
         handleheight=0.7,
     )
-    shown = sorted(labels)
-    if shown:
-        texts = [labels[neuron] for neuron in shown]
-        label_beside(figure, axes, shown, texts, [MODEL] * len(shown))
+
+
+def _name_rows(axes: Axes, data: SpikeData, columns: Sequence[int]) -> None:
+    """Write the names of neurons to the right of their rows, moved apart where they overlap."""
+    gap = data.n_neurons / 11  # a line of text, in rows
+    row_of = {int(column): row for row, column in enumerate(data.file_order_N)}
+    at = -gap
+    for column in sorted(columns, key=row_of.__getitem__):
+        at = max(row_of[column], at + gap)
+        axes.annotate(
+            neuron_label(data, column),
+            (1.0, at),
+            (4, 0),
+            xycoords=axes.get_yaxis_transform(),
+            textcoords="offset points",
+            color=MODEL,
+            fontsize=7,
+            va="center",
+            annotation_clip=False,
+        )
 
 
 def _draw_ticks(axes: Axes, counts_T: NDArray[np.integer], times: TimeAxis) -> None:
@@ -335,43 +333,19 @@ def _draw_ticks(axes: Axes, counts_T: NDArray[np.integer], times: TimeAxis) -> N
     axes.spines["left"].set_bounds(0, top)
 
 
-def draw_heatmaps(run: "RunContents", trial: int | None = None) -> CaptionedFigure:
-    """Draw the rates of all neurons in one trial of a run."""
-    found = run.evaluation
-    trial = typical_trial(found) if trial is None else trial
-    figure = rate_heatmaps(found.data, found.rates_BTN, found.smoothed_BTN, trial=trial)
-    order = "inferred" if found.data.rates_BTN is None else "true"
-    caption = (
-        f"Rates of {count(found.data.n_neurons, 'neuron')} in "
-        f"{trial_text(found.data, trial, trials_text(found))}. Each neuron's rates are divided by "
-        f"its largest {order} rate in the trial, in all panels; a neuron is taken to reach "
-        f"{LEAST_PEAK_HZ:g} Hz. Neurons are sorted by the time of that largest rate."
-    )
-    alt = f"Heat maps of the rates of all neurons in {trial_label(found.data, trial)}, by source."
-    return CaptionedFigure(figure, caption, alt)
-
-
 @styled
-def rate_heatmaps(
-    data: SpikeData,
-    inferred_BTN: FloatArray,
-    smoothed_BTN: FloatArray | None = None,
-    *,
-    trial: int,
-) -> Figure:
+def draw_heatmaps(evaluation: "Evaluation", trial: int | None = None) -> CaptionedFigure:
     """Draw the rates of all neurons in one trial, one panel per source, on one scale per neuron.
 
     Each neuron's rates are divided by its largest rate, and the neurons are sorted by its time:
-    the true rate if it is known, the inferred one otherwise. Arguments and errors are those of
-    `rates_over_raster`.
+    the true rate if it is known, the inferred one otherwise.
     """
+    data, trial = evaluation.data, _trial(evaluation, trial)
     n_bins = trial_bins(data, trial)
     times = TimeAxis.of(data, n_bins)
-    sources = {"true rates": data.rates_BTN, "NDT": inferred_BTN, "smoothed spikes": smoothed_BTN}
     maps = {
-        name: np.asarray(rates_BTN[trial, :n_bins], dtype=np.float64).T * 1000.0 / data.bin_ms
-        for name, rates_BTN in sources.items()
-        if rates_BTN is not None
+        name: np.asarray(rates_TN[:n_bins], dtype=np.float64).T * 1000.0 / data.bin_ms
+        for name, rates_TN in _sources(evaluation, trial).items()
     }
     first_NT = next(iter(maps.values()))
     order = np.argsort(first_NT.argmax(axis=1), kind="stable")
@@ -398,4 +372,12 @@ def rate_heatmaps(
     panels[0].set_ylabel("neurons, by time of peak")
     cut = any(bool((rates_NT > peak_N1).any()) for rates_NT in maps.values())
     add_color_bar(figure, image, panels, "rate / peak of the neuron", cut=cut)
-    return figure
+    caption = (
+        f"Rates of {count(data.n_neurons, 'neuron')} in "
+        f"{trial_text(data, trial, trials_text(evaluation))}. Each neuron's rates are divided by "
+        f"its largest {'inferred' if data.rates_BTN is None else 'true'} rate in the trial, in all "
+        f"panels; a neuron is taken to reach {LEAST_PEAK_HZ:g} Hz. Neurons are sorted by the time "
+        "of that largest rate."
+    )
+    alt = f"Heat maps of the rates of all neurons in {trial_label(data, trial)}, by source."
+    return CaptionedFigure(figure, caption, alt)

@@ -70,17 +70,6 @@ def test_cells_of_cells_in_a_new_matlab_file(tmp_path):
     np.testing.assert_array_equal(whole.spikes_BTN[..., 1], [[0, 1, 1]] * 3)
 
 
-def test_matlab_counts_of_both_versions_have_the_axes_that_matlab_shows(tmp_path):
-    counts = np.random.default_rng(0).poisson(1, (6, 10, 3)).astype(float)
-    scipy.io.savemat(tmp_path / "old.mat", {"spikes": counts, "bin_ms": 10.0})
-    with h5py.File(tmp_path / "new.mat", "w") as file:
-        mat_number(file, counts, "spikes")
-        mat_number(file, [[10.0]], "bin_ms")
-    for name in ("old.mat", "new.mat"):
-        whole = all_trials(convert(tmp_path / name).recording)
-        np.testing.assert_array_equal(whole.spikes_BTN, counts)
-
-
 def test_spikes_with_trials_as_columns(tmp_path):
     path = tmp_path / "rat.csv"
     rows = ["trial,unit,t,side"]

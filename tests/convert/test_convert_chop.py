@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from ndt_cli.convert import chop, merge
 from ndt_cli.convert.trials import draw_blocks, draw_valid, plan_pieces
-from ndt_cli.data.chop import chop_windows
+from ndt_cli.data.bins import chop_windows, rebin_recording
 from ndt_cli.data.loading import load_file
-from ndt_cli.data.rebin import rebin_recording
 from ndt_cli.data.spike_data import Recording, SpikeData, all_trials
 from ndt_cli.data.write import write_recording
 from ndt_cli.errors import DataError

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from ndt_cli.convert import ConvertOptions, convert, merge
+from ndt_cli.data.describe import describe_file
 from ndt_cli.data.spike_data import all_trials
 from ndt_cli.errors import DataError, SettingsError
+from ndt_cli.settings.tree import DataSettings
 
 
 @pytest.fixture
@@ -72,6 +74,26 @@ def test_axes_in_any_order(save):
     for wrong in ("neurons,bins", "neurons,bins,cells", "bins,bins,trials"):
         with pytest.raises(SettingsError, match="a word for each of them"):
             convert(path, ConvertOptions(axes=wrong))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_neurons_on_the_first_axis_are_noted_by_their_unequal_rates(save, turned):
+    rates_N = np.array([0.02, 0.1, 0.3, 0.5, 1.5, 3.0])
+    stored = np.random.default_rng(0).poisson(rates_N, (20, 30, 6))
+    path = save(spikes=stored.transpose(2, 1, 0) if turned else stored, bin_ms=20)
+    noted = [note for note in convert(path).report.notes if "along the first axis" in note]
+    warned = [w for w in describe_file(path, DataSettings()).warnings if "first axis" in w]
+    assert (len(noted), len(warned)) == (int(turned), int(turned))
+    if turned:
+        named = convert(path, ConvertOptions(axes="neurons,bins,trials"))
+        np.testing.assert_array_equal(all_trials(named.recording).spikes_BTN, stored)
+
+
+def test_times_under_the_name_of_counts_are_no_counts(save):
+    path = save(spikes=np.stack([np.arange(9.0) / 7, np.zeros(9)], axis=1))
+    with pytest.raises(DataError, match="expected whole numbers") as caught:
+        convert(path, ConvertOptions(bin_ms=20))
+    assert "`spike_times`" in caught.value.hint
 
 
 def test_a_continuous_recording_is_chopped_and_merged_back(save):

@@ -114,10 +114,11 @@ def test_the_listing_shows_arrays_shapes_and_uses(tmp_path):
     assert "general/institution" not in by_name
 
 
-def test_a_time_series_of_nwb_has_its_own_clock_and_unit(tmp_path):
+@pytest.mark.parametrize("name", ["processing/behavior/hand", "hand"])
+def test_a_time_series_of_nwb_has_its_own_clock_and_unit(tmp_path, name):
     path = write_nwb(tmp_path / "rat.nwb", session())
-    options = ConvertOptions(behavior=("processing/behavior/hand",), **CHOSEN)
-    whole = all_trials(convert(path, options).recording)
+    whole = all_trials(convert(path, ConvertOptions(behavior=(name,), **CHOSEN)).recording)
+    assert whole.behavior_names == ("hand 0", "hand 1")
     np.testing.assert_allclose(whole.behavior_BTV[0, 0], [10.0225, -10.0225])
 
 

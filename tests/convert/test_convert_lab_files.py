@@ -203,7 +203,8 @@ def test_a_matlab_file_of_counts_has_its_own_axes_wherever_it_is_read(tmp_path):
         mat_number(file, np.arange(9)[:, None], "conditions")
     settings = load_settings().data
     read = all_trials(load_file(path, settings))
-    for data in (read, converted(path)):
+    scipy.io.savemat(tmp_path / "old.mat", {"spikes": counts.astype(float), "bin_ms": 20.0})
+    for data in (read, converted(path), converted(tmp_path / "old.mat")):
         np.testing.assert_array_equal(data.spikes_BTN, counts)
     assert read.conditions_B.tolist() == list(range(9))
     assert describe_file(path, settings).splits[0].n_neurons == 4
@@ -237,6 +238,7 @@ def test_an_object_of_matlab_is_named_and_never_read_as_numbers(tmp_path):
     assert kinds["session/outcome"] == "MATLAB categorical, not read"
     for options, name in (
         ({"trials": "trials"}, "table"),
+        ({}, "table"),
         ({"trials": "session", "condition": ("outcome",)}, "categorical"),
         ({"trials": "session", "where": ("outcome == R",)}, "categorical"),
     ):
@@ -256,17 +258,18 @@ def test_cells_of_several_kinds_are_named(tmp_path):
         converted(tmp_path / "a.mat", **OPTIONS)
 
 
-def test_a_sparse_array_of_both_matlab_formats_is_read(tmp_path):
+def test_a_sparse_array_of_every_matlab_format_is_read(tmp_path):
     counts = np.random.default_rng(3).poisson(0.1, (600, 4)).astype(float)
     sparse = scipy.sparse.csc_array(counts)
-    scipy.io.savemat(tmp_path / "old.mat", {"spikes": sparse, "bin_ms": 10.0})
+    for version, name in (("4", "oldest.mat"), ("5", "old.mat")):
+        scipy.io.savemat(tmp_path / name, {"spikes": sparse, "bin_ms": 10.0}, format=version)
     with h5py.File(tmp_path / "new.mat", "w") as file:
         group = file.create_group("spikes")
         group.attrs["MATLAB_class"] = np.bytes_("double")
         group.attrs["MATLAB_sparse"] = np.uint64(600)
         group["data"], group["ir"], group["jc"] = sparse.data, sparse.indices, sparse.indptr
         mat_number(file, [[10.0]], "bin_ms")
-    for name in ("old.mat", "new.mat"):
+    for name in ("oldest.mat", "old.mat", "new.mat"):
         data = converted(tmp_path / name, chop_ms=500.0)
         order = np.argsort(data.start_bins_B)
         np.testing.assert_array_equal(data.spikes_BTN[order].reshape(600, 4), counts)
@@ -533,12 +536,6 @@ def test_a_number_of_each_spike_is_not_its_unit(tmp_path):
     np.savez(tmp_path / "a.npz", t=times, index=np.arange(len(times)), **TRIALS)
     with pytest.raises(DataError, match="expected fewer units than spikes could fill"):
         converted(tmp_path / "a.npz", **OPTIONS)
-
-
-def test_a_time_series_of_nwb_goes_by_its_short_name(tmp_path):
-    write_nwb(tmp_path / "a.nwb", session())
-    data = converted(tmp_path / "a.nwb", bin_ms=50, behavior=("hand",))
-    assert data.behavior_names == ("hand 0", "hand 1")
 
 
 def test_behavior_is_read_from_another_file_in_its_own_unit(tmp_path):

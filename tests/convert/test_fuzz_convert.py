@@ -112,16 +112,6 @@ def test_a_sparse_array_of_nothing_takes_no_memory(tmp_path):
         convert(path, ConvertOptions(counts="counts", counts_bin_ms=10))
 
 
-@pytest.mark.parametrize("version", ["4", "5"])
-def test_a_sparse_array_is_read(tmp_path, version):
-    path = tmp_path / "a.mat"
-    counts_TN = np.arange(40).reshape(20, 2) % 3
-    content = {"counts": scipy.sparse.csc_array(counts_TN.astype(float))}
-    scipy.io.savemat(path, content, format=version)
-    made = convert(path, ConvertOptions(counts="counts", counts_bin_ms=10, chop_ms=50))
-    assert made.report.n_spikes == counts_TN.sum()
-
-
 def test_an_entry_outside_of_a_sparse_array_is_refused(tmp_path):
     path = tmp_path / "a.mat"
     counts = scipy.sparse.csc_array(np.eye(4))

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ndt_cli.data.rebin import rebin, rebin_recording
+from ndt_cli.data.bins import rebin, rebin_recording
 from ndt_cli.data.spike_data import Recording, SpikeData
 from ndt_cli.errors import DataError
 

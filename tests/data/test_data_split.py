@@ -1,10 +1,8 @@
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ndt_cli.data.spike_data import split_trials
-from ndt_cli.errors import DataError
 
 
 @given(
@@ -47,8 +45,3 @@ def test_the_seed_decides():
     one, same, other = (split_trials(100, valid_fraction=0.2, seed=s)[1] for s in (0, 0, 1))
     np.testing.assert_array_equal(one, same)
     assert set(one.tolist()) != set(other.tolist())
-
-
-def test_one_trial_cannot_be_split():
-    with pytest.raises(DataError, match=r"rat\.npz: found 1 trial"):
-        split_trials(1, valid_fraction=0.2, seed=0, source="rat.npz")

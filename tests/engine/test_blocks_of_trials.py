@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ndt_cli.data import spike_data as by_trial
-from ndt_cli.data.chop import merge, merge_blocks, merged_bins
+from ndt_cli.data.bins import merge, merge_blocks, merged_bins
 from ndt_cli.data.spike_data import ByTrial, Recording, trial_blocks
 from ndt_cli.engine.inference import hiding_folds, load_trained
 from ndt_cli.engine.training import train

@@ -8,6 +8,7 @@ from builders import spike_data
 
 from ndt_cli.baselines import smooth
 from ndt_cli.metrics import PSTH_SMOOTHING_MS, psth_scores
+from ndt_cli.metrics.psth import Psths
 
 RNG = np.random.default_rng(0)
 PROFILES_CTN = 0.3 + 0.25 * np.sin(
@@ -119,3 +120,22 @@ def test_held_out_neurons_need_their_counts():
     known = dataclasses.replace(train, n_heldout=1)
     assert len(psth_scores(rates_BTN, held, known).r2_N) == 4  # the training trials know them
     assert len(psth_scores(rates_BTN, held).r2_N) == 3
+
+
+def test_stored_psths_are_those_of_the_training_trials(tmp_path):
+    _, train = trials([5, 3, 4], seed=1, lengths_B=RNG.integers(30, 51, 12))
+    rates_BTN, data = trials([2, 3, 1], seed=2)
+    train, data = (dataclasses.replace(d, n_forward=5) for d in (train, data))
+    Psths.of(train).save(tmp_path / "psths.safetensors")
+    psths = Psths.load(tmp_path / "psths.safetensors", 4)
+    expected = psth_scores(rates_BTN, data, train)
+    found = psth_scores(rates_BTN, data, psths=psths)
+    np.testing.assert_allclose(found.r2_N, expected.r2_N, rtol=1e-5)
+    assert (found.n_conditions, found.split_half) == (3, False)
+    # Another file numbers the conditions in its own way: names tell which is which.
+    names = {7: "2", 8: "0", 9: "1"}
+    renumbered = np.array([8, 9, 7])[data.conditions_B]
+    other = dataclasses.replace(data, conditions_B=renumbered, condition_names=names)
+    np.testing.assert_allclose(psth_scores(rates_BTN, other, psths=psths).r2_N, found.r2_N)
+    unknown = dataclasses.replace(data, conditions_B=data.conditions_B + 10)
+    assert psth_scores(rates_BTN, unknown, psths=psths).split_half

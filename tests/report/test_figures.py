@@ -1,22 +1,25 @@
 """Figures: what they show, their units, and how they are written."""
 
+import dataclasses
 import errno
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from types import SimpleNamespace
 
 import matplotlib as mpl
 import numpy as np
 import pytest
+from builders import changed, evaluation_of, tiny_settings
 from matplotlib.image import imread
 
 from ndt_cli.baselines import smooth
 from ndt_cli.data.spike_data import SpikeData
-from ndt_cli.errors import DataError, ExistingFileError, SettingsError
-from ndt_cli.report.curves import training_curves
-from ndt_cli.report.figures import save_figure, spread
-from ndt_cli.report.neurons import per_neuron_scores
-from ndt_cli.report.trial import choose_neurons, rate_heatmaps, rates_over_raster
+from ndt_cli.errors import DataError, ExistingFileError, RunError, SettingsError
+from ndt_cli.report.curves import draw_training
+from ndt_cli.report.figures import save_figure
+from ndt_cli.report.neurons import score_figure
+from ndt_cli.report.trial import draw_heatmaps, draw_rates, modulated_neurons
 
 
 def _data(with_rates=True, n_bins=40):
@@ -29,6 +32,30 @@ def _data(with_rates=True, n_bins=40):
     spikes_BTN[~inside_BT] = 0
     data = SpikeData(spikes_BTN, 20.0, lengths_B, rates_BTN=rates_BTN if with_rates else None)
     return data, 0.9 * rates_BTN, smooth(spikes_BTN, inside_BT, 60.0, 20.0)
+
+
+def training_curves(history, choose_by="masked-loss"):
+    n_trials = {"n_trials": 3}
+    run = SimpleNamespace(
+        history=history,
+        is_ensemble=False,
+        path="run",
+        settings=changed(tiny_settings(), "train", choose_by=choose_by),
+        about={"data": {"train": n_trials, "valid": n_trials}},
+    )
+    return draw_training(run).figure
+
+
+def per_neuron_scores(model_N, smoothed_N):
+    return score_figure("R2", model_N, smoothed_N, "", "no neuron has a rate").figure
+
+
+def rates_over_raster(*arrays, **chosen):
+    return draw_rates(evaluation_of(*arrays), **chosen).figure
+
+
+def rate_heatmaps(*arrays, **chosen):
+    return draw_heatmaps(evaluation_of(*arrays), **chosen).figure
 
 
 def _history(n_epochs=30, with_r2=True):
@@ -59,14 +86,14 @@ def test_training_curves_draw_each_loss_and_mark_the_best_epoch():
     loss, r2, rate = figure.axes
     drawn = {line.get_label(): line for line in loss.lines if "," in line.get_label()}
     assert set(drawn) == {
-        "train,\nhidden bins",
-        "validation,\nhidden bins",
-        "validation,\nnothing hidden",
+        "train, hidden bins",
+        "validation, hidden bins",
+        "validation, nothing hidden",
     }
-    assert drawn["train,\nhidden bins"].get_xdata().tolist() == list(range(1, 31))
-    assert drawn["validation,\nhidden bins"].get_xdata().tolist() == [5, 10, 15, 20, 25, 30]
+    assert drawn["train, hidden bins"].get_xdata().tolist() == list(range(1, 31))
+    assert drawn["validation, hidden bins"].get_xdata().tolist() == [5, 10, 15, 20, 25, 30]
     assert "best: epoch 15" in _texts(loss)
-    assert set(drawn) <= set(_texts(loss))
+    assert set(drawn) == {text.get_text() for text in loss.get_legend().get_texts()}
     assert loss.get_ylabel() == "loss (nats per bin)"
     assert r2.get_ylabel() == "R² of the rate"
     assert rate.get_ylabel() == "learning rate"
@@ -99,7 +126,7 @@ def test_training_curves_leave_out_what_the_history_lacks():
     broken = [*_history(), {"epoch": 31, "train_loss": float("nan"), "learning_rate": 1e-3}]
     line = training_curves(broken).axes[0].lines[1]
     assert line.get_xdata()[-1] == 30
-    with pytest.raises(ValueError, match="empty"):
+    with pytest.raises(RunError, match="no epoch is complete"):
         training_curves([])
 
 
@@ -128,7 +155,7 @@ def test_rates_over_raster_shows_one_line_a_source_in_hz():
     assert [first.get_ylabel(), second.get_ylabel()] == ["neuron 4\n(Hz)", "neuron 1\n(Hz)"]
     assert second.get_xlabel() == "time in trial (ms)"
     lines = {line.get_label(): line for line in first.lines}
-    assert set(lines) == {"true rate", "smoothed spikes", "NDT"}
+    assert set(lines) == {"true rates", "smoothed spikes", "NDT"}
     # 20 ms bins: a count per bin is 50 per second.
     assert lines["NDT"].get_ydata() == pytest.approx(50 * inferred_BTN[0, :, 4])
     assert lines["NDT"].get_xdata()[:2] == pytest.approx([10.0, 30.0])
@@ -144,9 +171,10 @@ def test_padding_is_not_drawn_and_unknown_rates_are_left_out():
     assert figure.axes[0].images[0].get_array().shape == (6, 25)
     assert figure.axes[-1].get_xlim() == (0, 500)
     assert {line.get_label() for line in figure.axes[1].lines} == {"smoothed spikes", "NDT"}
-    heat = rate_heatmaps(data, inferred_BTN, trial=1)
+    heat = rate_heatmaps(data, inferred_BTN, smoothed_BTN, trial=1)
     assert heat.axes[0].images[0].get_array().shape == (6, 25)
-    assert [axes.get_title() for axes in heat.axes if axes.get_title()] == ["NDT"]
+    titles = [axes.get_title() for axes in heat.axes if axes.get_title()]
+    assert titles == ["NDT", "smoothed spikes"]
 
 
 def test_long_trials_are_drawn_in_seconds():
@@ -178,12 +206,10 @@ def test_neurons_are_chosen_among_the_modulated_from_quiet_to_busy():
     time_T = np.linspace(0, 2 * np.pi, 50)
     depth_N = np.array([0.0, 0.9, 0.0, 0.9, 0.8, 0.0, 0.9, 0.1])
     mean_N = np.array([5.0, 0.4, 1.0, 0.1, 0.2, 0.3, 0.3, 0.2])
-    rates_BTN = (mean_N * (1 + depth_N * np.sin(time_T)[:, None]))[None]
-    spikes_BTN = np.zeros(rates_BTN.shape, dtype=np.uint8)
-    data = SpikeData(spikes_BTN, 10.0, np.array([50]), rates_BTN=rates_BTN)
-    assert choose_neurons(data, rates_BTN, 0) == [3, 4, 6, 1]
-    assert choose_neurons(data, rates_BTN, 0, n=2) == [3, 1]
-    assert len(choose_neurons(data, rates_BTN, 0, n=99)) == 8
+    rates_TN = mean_N * (1 + depth_N * np.sin(time_T)[:, None])
+    assert modulated_neurons(rates_TN, 4) == [3, 4, 6, 1]
+    assert modulated_neurons(rates_TN, 2) == [3, 1]
+    assert len(modulated_neurons(rates_TN, 99)) == 8
 
 
 def test_what_does_not_exist_is_refused():
@@ -192,7 +218,7 @@ def test_what_does_not_exist_is_refused():
         rates_over_raster(data, inferred_BTN, smoothed_BTN, trial=3)
     with pytest.raises(DataError, match="neuron 6 does not exist"):
         rates_over_raster(data, inferred_BTN, smoothed_BTN, trial=0, neurons=[6])
-    with pytest.raises(ValueError, match="no neuron"):
+    with pytest.raises(DataError, match="no neuron has a rate, so none has a score"):
         per_neuron_scores(np.array([np.nan]), np.array([0.5]))
     with pytest.raises(ValueError, match="1 and of 2"):
         per_neuron_scores(np.zeros(1), np.zeros(2))
@@ -224,12 +250,19 @@ def test_every_axis_is_named():
         figure.draw_without_rendering()
 
 
-def test_labels_that_would_overlap_are_moved_apart():
-    assert spread([0.2, 0.8], 0.1) == [0.2, 0.8]
-    apart = spread([0.5, 0.99, 0.5, 1.0], 0.1)
-    assert np.diff(sorted(apart)).min() >= 0.1 - 1e-9
-    assert max(apart) <= 1.0
-    assert apart[0] < apart[2] < apart[1] < apart[3]
+def test_names_that_would_overlap_are_moved_apart():
+    data, inferred_BTN, smoothed_BTN = _data()
+    figure = rates_over_raster(data, inferred_BTN, smoothed_BTN, trial=0, neurons=[2, 5, 1])
+    placed = {text.get_text(): text.xy[1] for text in figure.axes[0].texts}
+    assert placed == {"neuron 1": 1, "neuron 2": 2, "neuron 5": 5}
+    many = dataclasses.replace(
+        data, spikes_BTN=np.repeat(data.spikes_BTN, 20, axis=2), rates_BTN=None
+    )
+    wide = (np.repeat(rates_BTN, 20, axis=2) for rates_BTN in (inferred_BTN, smoothed_BTN))
+    figure = rates_over_raster(many, *wide, trial=0, neurons=[61, 60, 5, 62])
+    placed = {text.get_text(): text.xy[1] for text in figure.axes[0].texts}
+    assert list(placed) == ["neuron 5", "neuron 60", "neuron 61", "neuron 62"]
+    assert np.diff(list(placed.values())).min() > 10
 
 
 @pytest.mark.parametrize("ending", [".png", ".svg", ".pdf"])

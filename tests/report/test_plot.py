@@ -155,7 +155,7 @@ class _Ids(HTMLParser):
 
 
 def test_the_page_of_a_run_goes_into_its_folder_and_replaces_itself(run, monkeypatch):
-    monkeypatch.setattr("ndt_cli.report.page.pages.data_uri", lambda figure: "data:,")
+    monkeypatch.setattr("ndt_cli.report.page.data_uri", lambda figure: "data:,")
     first = ndt("report", run)
     assert first.exit_code == 0, first.output
     assert first.stdout == f"page: {run / 'report.html'}\n"

@@ -1,22 +1,38 @@
 """Attention weights: those that the network uses, and their averages over trials."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from builders import build_network, counts_BTN, model_settings, recording, spike_data, tiny_settings
+from builders import (
+    build_network,
+    counts_BTN,
+    evaluation_of,
+    model_settings,
+    recording,
+    spike_data,
+    tiny_settings,
+)
 
 from ndt_cli.engine.inference import load_trained
 from ndt_cli.engine.training import train
 from ndt_cli.report.attention_weights import (
-    attention_by_lag,
-    attention_maps,
     attention_weights,
     average_attention,
+    draw_attention_lags,
+    draw_attention_maps,
     is_narrow,
 )
 
 N_BINS = 12
+
+
+def run_of(average):
+    """The parts of a run that figures of its attention need."""
+    evaluation = evaluation_of(spike_data(3, N_BINS), np.ones((3, N_BINS, 3)))
+    return SimpleNamespace(attention=average, is_ensemble=False, evaluation=evaluation)
 
 
 def encoder_with(network, input_BTN, weights):
@@ -129,7 +145,7 @@ def test_padding_and_hidden_neurons_do_not_touch_the_average(trained):
 def test_maps_show_every_layer_and_head_and_narrow_windows_by_lag(trained):
     average = average_attention(trained, spike_data(3, N_BINS))
     assert is_narrow(average)
-    figure = attention_maps(average)
+    figure = draw_attention_maps(run_of(average)).figure
     maps = [axes for axes in figure.axes if axes.images]
     assert len(maps) == 4
     assert maps[0].images[0].get_array().shape == (4, N_BINS)
@@ -142,15 +158,16 @@ def test_maps_show_every_layer_and_head_and_narrow_windows_by_lag(trained):
     assert maps[0].images[0].get_extent() == [0.0, 120.0, -25.0, 15.0]
     wide = average_attention(trained, spike_data(3, 6))
     assert not is_narrow(wide)
-    assert attention_maps(wide).axes[0].images[0].get_array().shape == (6, 6)
+    assert draw_attention_maps(run_of(wide)).figure.axes[0].images[0].get_array().shape == (6, 6)
 
 
 def test_lags_have_a_line_a_head_and_the_even_one(trained):
     average = average_attention(trained, spike_data(3, N_BINS))
-    figure = attention_by_lag(average)
+    figure = draw_attention_lags(run_of(average)).figure
     assert figure.get_supxlabel() == "lag of the bin attended to (ms); negative: earlier"
     for layer, axes in enumerate(figure.axes):
         lines = {line.get_label(): line for line in axes.lines}
         assert lines["head 2"].get_xdata().tolist() == [-20.0, -10.0, 0.0, 10.0]
         assert lines["head 2"].get_ydata() == pytest.approx(average.by_lag_LHK[layer, 1])
-    assert {"head 1", "head 2", "even"} <= {text.get_text() for text in figure.axes[1].texts}
+    names = [text.get_text() for text in figure.legends[0].texts]
+    assert names == ["head 1", "head 2", "even"]

@@ -1,31 +1,44 @@
 """Figures by condition and of the population: what they average, and when there are none."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from builders import spike_data
+from builders import evaluation_of, spike_data
 
 from ndt_cli.baselines import smooth
 from ndt_cli.data.spike_data import SpikeData
 from ndt_cli.errors import DataError
 from ndt_cli.report.conditions import (
     condition_groups,
+    draw_conditions,
+    draw_psth,
     group_average,
     group_colors,
-    psth_overlay,
-    rates_by_condition,
     trial_groups,
 )
-from ndt_cli.report.neurons import per_neuron_scores
+from ndt_cli.report.neurons import score_figure
 from ndt_cli.report.trajectories import (
-    decoded_beside_true,
+    draw_behavior,
+    draw_trajectories_2d,
+    draw_trajectories_3d,
     principal_components,
     shown_trials,
-    trajectories_2d,
-    trajectories_3d,
 )
-from ndt_cli.report.trial import rate_heatmaps, rates_over_raster, trial_text
+from ndt_cli.report.trial import draw_heatmaps, draw_rates, neuron_columns, trial_text
+
+
+def _figure_of(draw):
+    return lambda *arrays, **chosen: draw(evaluation_of(*arrays), **chosen).figure
+
+
+rates_over_raster, rate_heatmaps = _figure_of(draw_rates), _figure_of(draw_heatmaps)
+rates_by_condition, psth_overlay = _figure_of(draw_conditions), _figure_of(draw_psth)
+trajectories_2d, trajectories_3d = (
+    _figure_of(draw_trajectories_2d),
+    _figure_of(draw_trajectories_3d),
+)
 
 
 def reaches(n_trials=12, n_neurons=5, with_rates=True):
@@ -202,13 +215,13 @@ def test_padding_is_in_no_trajectory():
 
 
 def test_scores_without_a_best_value_end_at_the_largest():
-    figure = per_neuron_scores(
-        np.array([0.1, 2.5]), np.array([0.0, 0.4]), score="bits per spike", highest=None
-    )
+    best, other = np.array([0.1, 2.5]), np.array([0.0, 0.4])
+    figure = score_figure("bits per spike", best, other, "", "").figure
     low, high = figure.axes[0].get_xlim()
     assert 2.5 < high < 3
     assert low < 0
-    assert per_neuron_scores(np.array([0.1]), np.array([0.2])).axes[0].get_xlim()[1] == 1.0
+    of_rates = score_figure("R2", np.array([0.1]), np.array([0.2]), "", "").figure
+    assert of_rates.axes[0].get_xlim()[1] == 1.0
 
 
 def recorded(**fields):
@@ -296,9 +309,28 @@ def test_decoded_behavior_stands_beside_the_true_one():
     trials = shown_trials(data)
     assert sorted(data.conditions_B[trials].tolist()) == [0, 1, 2]
     shown = data.take(trials)
-    figure = decoded_beside_true(shown, shown.behavior_BTV + 1)
-    axes = figure.axes[0]
+    decoder = SimpleNamespace(decode=lambda rates_BTN, data, trials: data.behavior_BTV[trials] + 1)
+    behavior = SimpleNamespace(behavior=SimpleNamespace(r2_mean=0.5))
+    scores = {"NDT": behavior, "smoothed spikes": behavior}
+    decoded = evaluation_of(data, np.ones((12, 40, 5)), scores=scores, decoders={"NDT": decoder})
+    drawn = draw_behavior(decoded)
+    axes = drawn.figure.axes[0]
     lines = {line.get_label(): line.get_ydata() for line in axes.lines}
     assert lines["decoded"] == pytest.approx(lines["true"] + 1)
     assert axes.get_ylabel() == "hand x"
     assert axes.get_title() == f"trial {shown.trial_ids_B[0]}\nleft"
+    assert "NDT: 0.500, smoothed spikes: 0.500" in drawn.caption
+    with pytest.raises(DataError, match="no decoder of behavior that was fitted to other trials"):
+        draw_behavior(evaluation_of(data, np.ones((12, 40, 5))))
+
+
+def test_neurons_are_found_by_name_and_by_place():
+    data, *_ = recorded(neuron_ids_N=np.array([1, 2, 3, 4, 0]), n_heldout=1)
+    assert neuron_columns(data, ["41", "7", 0, 4]) == [3, 4]  # units 41 and 7, twice
+    assert neuron_columns(data, ["3", 3]) == [2]  # no unit has the name 3: it is a place
+    with pytest.raises(DataError, match="neuron 12 does not exist: there are 5 neurons") as caught:
+        neuron_columns(data, ["12"])
+    assert "its units are 7, 19, 23, 40, 41" in caught.value.hint
+    for wrong in (-1, "-1", "x"):
+        with pytest.raises(DataError, match=f"neuron {wrong} does not exist"):
+            neuron_columns(data, [wrong])

@@ -23,14 +23,14 @@ from ndt_cli.errors import ExistingFileError, NdtError, RunError, SettingsError
 from ndt_cli.evaluation import evaluate
 from ndt_cli.fitting import fit
 from ndt_cli.report.figures import new_figure
-from ndt_cli.report.page import write_report
-from ndt_cli.report.page.pages import (
+from ndt_cli.report.page import (
     GENERATOR,
     changed_settings,
     data_uri,
     render,
     run_html,
     training_rows,
+    write_report,
 )
 from ndt_cli.report.registry import RunContents
 from ndt_cli.report.trial import spread_trials
@@ -119,7 +119,7 @@ def text(run, spikes):
 @pytest.fixture
 def unpainted(monkeypatch):
     """Leave the pictures out of pages, where a test is about their words."""
-    monkeypatch.setattr("ndt_cli.report.page.pages.data_uri", lambda figure: "data:,")
+    monkeypatch.setattr("ndt_cli.report.page.data_uri", lambda figure: "data:,")
 
 
 @pytest.fixture(scope="module")
@@ -404,7 +404,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
 def test_trials_are_spread_from_quiet_to_busy(run, spikes):
     evaluation = evaluate(run, recording=spikes)
     counts = evaluation.data.spikes_BTN.sum(axis=(1, 2))
-    quiet, typical, busy = spread_trials(evaluation)
+    quiet, typical, busy = spread_trials(evaluation.data)
     assert counts[quiet] <= counts[typical] <= counts[busy]
     assert counts[quiet] < counts[busy]
 

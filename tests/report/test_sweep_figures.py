@@ -1,5 +1,6 @@
 """Figures of a sweep show every member, the best one, those that diverged, and what is cut off."""
 
+import json
 import math
 from dataclasses import replace
 from types import SimpleNamespace
@@ -7,14 +8,15 @@ from types import SimpleNamespace
 import pytest
 from builders import tiny_settings
 
-from ndt_cli.report.page import pages as sweep_page
+from ndt_cli.errors import RunError
+from ndt_cli.report import page as sweep_page
 from ndt_cli.report.sweep_figures import (
-    importance_bars,
-    learning_curves,
+    draw_curves,
+    draw_importance,
+    draw_measures,
+    draw_parallel,
+    draw_settings,
     limits_of,
-    loss_against_measure,
-    parallel_coordinates,
-    score_by_setting,
     write_sweep_figures,
 )
 from ndt_cli.search.results import STATUSES, MemberResult, SweepResults
@@ -56,11 +58,23 @@ def drawn_points(axes, marker="o"):
     ]
 
 
+def curves_of(members, histories, folder):
+    """The figure of learning curves of members whose epochs are these."""
+    placed = []
+    for one in members:
+        lines = map(json.dumps, histories.get(one.index, []))
+        run = folder / f"{len(list(folder.iterdir()))}"
+        run.mkdir()
+        (run / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
+        placed.append(replace(one, folder=run))
+    return draw_curves(results(*placed), DRAWS).figure
+
+
 MEMBERS = [member(i, 0.40 + 0.01 * i) for i in range(5)]
 
 
 def test_each_setting_has_a_panel_with_every_ranked_member_and_the_best_once_more():
-    figure = score_by_setting(results(*MEMBERS), DRAWS)
+    figure = draw_settings(results(*MEMBERS), DRAWS).figure
     panels = [axes for axes in figure.axes if axes.axison]
     assert [axes.get_xlabel() for axes in panels] == list(DRAWS)
     assert [axes.get_xscale() for axes in panels] == ["log"] + ["linear"] * 4
@@ -74,16 +88,16 @@ def test_each_setting_has_a_panel_with_every_ranked_member_and_the_best_once_mor
 
 def test_diverged_members_are_drawn_as_crosses_and_counted():
     lost = member(5, 9.0, "diverged")
-    figure = score_by_setting(results(*MEMBERS, lost), DRAWS)
+    figure = draw_settings(results(*MEMBERS, lost), DRAWS).figure
     assert len(drawn_points(figure.axes[1], "x")) == 1
     assert "1 diverged" in figure.get_suptitle()
-    without = score_by_setting(results(*MEMBERS), DRAWS)
+    without = draw_settings(results(*MEMBERS), DRAWS).figure
     assert drawn_points(without.axes[1], "x") == []
     assert "diverged" not in without.get_suptitle()
 
 
 def test_a_score_far_worse_than_the_others_does_not_flatten_them_and_is_counted():
-    figure = score_by_setting(results(*MEMBERS, member(5, 80.0)), DRAWS)
+    figure = draw_settings(results(*MEMBERS, member(5, 80.0)), DRAWS).figure
     assert figure.axes[0].get_ylim()[1] < 1
     assert len(drawn_points(figure.axes[0])) == 7  # it is there, at the edge
     assert "1 far worse" in figure.get_suptitle()
@@ -106,37 +120,37 @@ def test_limits_follow_the_better_direction():
 
 def test_loss_is_drawn_against_r2_where_r2_is_known():
     scored = [member(i, 0.40 + 0.01 * i, r2=0.9 - 0.1 * i) for i in range(4)]
-    figure = loss_against_measure(results(*scored))
+    figure = draw_measures(results(*scored), DRAWS).figure
     (axes,) = figure.axes
     assert drawn_points(axes)[0] == (pytest.approx(0.40), pytest.approx(0.9))
-    with pytest.raises(ValueError, match="neither"):
-        loss_against_measure(results(*MEMBERS))
+    with pytest.raises(RunError, match="nothing to compare the loss with"):
+        draw_measures(results(*MEMBERS), DRAWS)
 
 
-def test_every_member_has_a_curve_and_the_best_one_is_named():
+def test_every_member_has_a_curve_and_the_best_one_is_named(tmp_path):
     lost = member(5, status="diverged")
     histories = {
         i: [{"epoch": e, "valid_masked_loss": 0.5 - 0.01 * e} for e in range(1, 5)]
         for i in range(6)
     }
     histories[4] = [{"epoch": 1, "train_loss": 0.5}]  # not validated yet
-    figure = learning_curves(results(*MEMBERS, lost), histories)
+    figure = curves_of([*MEMBERS, lost], histories, tmp_path)
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert labels == ["5 members", "best: member 0", "diverged"]
     curves = [line for line in figure.axes[0].get_lines() if len(line.get_xdata()) == 4]
     assert len(curves) == 5
-    with pytest.raises(ValueError, match="validated"):
-        learning_curves(results(*MEMBERS), {0: [{"epoch": 1, "train_loss": 0.5}]})
+    with pytest.raises(RunError, match="no member has validated"):
+        curves_of(MEMBERS, {0: [{"epoch": 1, "train_loss": 0.5}]}, tmp_path)
 
 
-def test_a_curve_beyond_the_axis_is_counted():
+def test_a_curve_beyond_the_axis_is_counted(tmp_path):
     def legend(worst):
         histories = {
             i: [{"epoch": e, "valid_masked_loss": 0.4 + 0.001 * i} for e in (1, 2)]
             for i in range(5)
         }
         histories[4] = [{"epoch": e, "valid_masked_loss": worst} for e in (1, 2)]
-        figure = learning_curves(results(*MEMBERS), histories)
+        figure = curves_of(MEMBERS, histories, tmp_path)
         return figure.axes[0].get_legend().get_texts()[0].get_text()
 
     assert legend(worst=0.404) == "5 members"
@@ -147,13 +161,14 @@ def test_without_a_member_that_has_validated_nothing_is_drawn(tmp_path):
     waiting = MemberResult(0, tmp_path / "members" / "000", member(0).drawn, "waiting", {})
     found = SweepResults(tmp_path, "masked-loss", (waiting,), {})
     assert write_sweep_figures(tmp_path / "figures", found, DRAWS) == []
-    with pytest.raises(ValueError, match="ranked"):
-        score_by_setting(found, DRAWS)
+    for draw in (draw_settings, draw_parallel, draw_curves, draw_importance):
+        with pytest.raises(RunError, match="no member has finished yet"):
+            draw(found, DRAWS)
 
 
 def test_a_line_of_each_member_goes_through_its_settings_to_its_score():
     members = [member(0, 0.40), replace(member(1, 0.42), drawn={"mask.max_span": 5})]
-    (axes,) = parallel_coordinates(results(*members), DRAWS).axes
+    (axes,) = draw_parallel(results(*members), DRAWS).figure.axes
     lines = [line for line in axes.get_lines() if len(line.get_xdata()) == len(DRAWS) + 1]
     worse, best = (line.get_ydata() for line in lines)  # the best is drawn last, on top
     assert best[-1] == 1
@@ -167,13 +182,15 @@ def test_a_line_of_each_member_goes_through_its_settings_to_its_score():
 
 def test_a_setting_that_was_not_drawn_has_no_point():
     members = [member(0, 0.40), replace(member(1, 0.42), drawn={"mask.max_span": 5})]
-    figure = score_by_setting(results(*members), DRAWS)
+    figure = draw_settings(results(*members), DRAWS).figure
     counts = {axes.get_xlabel(): len(set(drawn_points(axes))) for axes in figure.axes[:3]}
     assert counts == {"train.learning_rate": 1, "model.dropout": 1, "mask.max_span": 2}
 
 
-def test_the_most_important_setting_is_at_the_top():
-    (axes,) = importance_bars({"mask.ratio": 0.7, "train.learning_rate": 0.3}).axes
+def test_the_most_important_setting_is_at_the_top(monkeypatch):
+    shares = {"mask.ratio": 0.7, "train.learning_rate": 0.3}
+    monkeypatch.setattr("ndt_cli.search.study.importance", lambda *given: shares)
+    (axes,) = draw_importance(results(*MEMBERS), DRAWS).figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == [
         "learning rate", "mask ratio"
     ]  # fmt: skip

@@ -22,6 +22,12 @@
     select.addEventListener("change", draw);
   };
 
+  // The smallest round step that divides a range into no more than so many parts.
+  const roundStep = (range, most) => {
+    const unit = 10 ** Math.floor(Math.log10(range / most));
+    return [1, 2, 2.5, 5, 10].map((k) => k * unit).find((step) => range / step <= most);
+  };
+
   function draw() {
     const trial = trials.selectedIndex, unit = units.selectedIndex;
     const [width, left, right, rasterHeight, gap, ratesHeight] = [720, 60, 12, 190, 34, 170];
@@ -73,7 +79,7 @@
     }
     const highest = Math.max((most / 255) * peak, 1);
     const y = (hz) => base - (hz / highest) * (ratesHeight - 20);
-    const step = 10 ** Math.floor(Math.log10(highest)) * (highest / 10 ** Math.floor(Math.log10(highest)) > 4 ? 2 : 1);
+    const step = roundStep(highest, 4);
     for (let hz = 0; hz <= highest; hz += step) {
       line(left, y(hz), width - right, y(hz), "grid");
       word(`${+hz.toPrecision(3)}`, left - 6, y(hz) + 4, "right");
@@ -98,8 +104,7 @@
     }
 
     // Times below both.
-    const span = end - data.start;
-    const every = [1, 2, 2.5, 5, 10].map((k) => k * 10 ** Math.floor(Math.log10(span / 5))).find((k) => span / k <= 8);
+    const every = roundStep(end - data.start, 8);
     for (let time = Math.ceil(data.start / every) * every; time <= end + 1e-9; time += every) {
       word(`${+time.toPrecision(6)}`, x(time), base + 26, "middle");
       line(x(time), base + 10, x(time), base + 14, "grid");

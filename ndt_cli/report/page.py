@@ -7,11 +7,10 @@ import math
 import platform
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -19,17 +18,20 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ndt_cli import __version__
-from ndt_cli.data.spike_data import FloatArray, Recording, SpikeData
+from ndt_cli.atomic import check_may_write, check_suffix, write_text_atomic
+from ndt_cli.data.spike_data import Recording, Split
 from ndt_cli.engine.measures import MEASURES
 from ndt_cli.engine.trained_model import Model
 from ndt_cli.errors import DataError, NdtError, RunError, called
-from ndt_cli.report.conditions import condition_label, evenly_spaced
+from ndt_cli.report.conditions import condition_label
 from ndt_cli.report.curves import MEASURE_NAMES
-from ndt_cli.report.figures import TWO_COLUMNS_INCHES, CaptionedFigure, count, styled
-from ndt_cli.report.registry import FIGURES, SWEEP_FIGURES, RunContents, draw, draw_sweep
+from ndt_cli.report.figures import TWO_COLUMNS_INCHES, CaptionedFigure, count, write_figure
+from ndt_cli.report.registry import FIGURES, RunContents, draw, draw_sweep
+from ndt_cli.report.sweep_figures import SWEEP_FIGURES
 from ndt_cli.report.trial import (
     TimeAxis,
-    choose_neurons,
+    evenly_spaced,
+    modulated_neurons,
     neuron_label,
     spread_trials,
     trial_label,
@@ -48,61 +50,129 @@ GENERATOR = "ndt report"
 """What a page of this program says that it was made by."""
 
 Row = tuple[str, str]
+Step = tuple[str, str]  # a text, and a call in backticks or a command
 AsTyped = Callable[[str], str]
+
+PAGE_FILE = "report.html"
 
 # A figure of more lines than this is smaller, and opens faster, in pixels.
 _MOST_SVG_BYTES = 150_000
 
 
-@dataclass(frozen=True)
-class PageFigure:
-    """A figure on a page, or the reason why there is none."""
+def write_report(
+    path: Path | str,
+    out: Path | str | None = None,
+    *,
+    split: Split = "valid",
+    data: Path | None = None,
+    checkpoint: str | None = None,
+    device: str = "auto",
+    recording: Recording | None = None,
+    overwrite: bool = False,
+    as_typed: Callable[[str], str] = str,
+) -> Path:
+    """Write the page of a run, an ensemble or a sweep: one HTML file that needs no network.
 
-    name: str
-    title: str
-    caption: str
-    alt: str = ""
-    source: str = ""  # a data URI; empty if there is no such figure, and the caption says why
-    width: int = 0  # pixels of the page
-    height: int = 0
-    percent: int = 100  # of the page's width
+    Parameters
+    ----------
+    path : Path or str
+        Folder of the run, ensemble or sweep.
+    out : Path or str, optional
+        File to write, ``.html`` or ``.htm``. Default: ``report.html`` in that folder.
+    split, data, checkpoint, device, recording
+        As in `ndt_cli.report.registry.RunContents`; ignored for a sweep.
+    overwrite : bool
+        Replace an existing file. The page in the folder itself is replaced without.
+    as_typed : callable
+        Rewrites the Python calls in the page's texts, which are in backticks. Default: they stay.
+        The command line passes `ndt_cli.commands.wording.as_typed`.
 
-    @classmethod
-    def of(cls, name: str, title: str, drawn: CaptionedFigure) -> "PageFigure":
-        """Return a figure as part of a page."""
-        width, height = (round(96 * inches) for inches in drawn.figure.get_size_inches())
-        percent = round(100 * drawn.figure.get_figwidth() / TWO_COLUMNS_INCHES)
-        source = data_uri(drawn.figure)
-        return cls(name, title, drawn.caption, drawn.alt, source, width, height, percent)
+    Returns
+    -------
+    Path
+        The file.
 
-    @classmethod
-    def absent(cls, name: str, title: str, error: NdtError, as_typed: AsTyped) -> "PageFigure":
-        """Return why there is no such figure."""
-        hint = f" ({error.hint.rstrip('.')})" if error.hint else ""
-        return cls(name, title, as_typed(f"{error.message}{hint}."))
+    Raises
+    ------
+    ExistingFileError
+        If the file exists and may not be replaced.
+    RunError
+        If the folder is not a run or a sweep.
+    CheckpointError, DataError, DeviceError
+        If the weights, the data or the device are not usable.
+    SettingsError
+        If the file has another suffix.
+
+    Examples
+    --------
+    >>> write_report("runs/first").name
+    'report.html'
+    """
+    path = Path(path)
+    file = Path(out) if out is not None else path / PAGE_FILE
+    check_suffix(file, (".html", ".htm"))
+    overwrite = overwrite or (out is None and _is_own(file))
+    if SweepFolder.is_at(path):
+        sweep = SweepFolder.open(path)
+        check_may_write(file, overwrite)
+        text = sweep_html(sweep, as_typed)
+    else:
+        run = RunContents(
+            path, split=split, data=data, checkpoint=checkpoint, device=device, recording=recording
+        )
+        check_may_write(file, overwrite)
+        text = run_html(run, as_typed)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_text_atomic(file, text, overwrite=overwrite)
+    return file
 
 
-@styled
+def _is_own(file: Path) -> bool:
+    """Return whether a file is a page that this program wrote."""
+    if not file.is_file():
+        return False
+    with file.open("rb") as page:
+        return f'name="generator" content="{GENERATOR}"'.encode() in page.read(4096)
+
+
+def _figure(name: str, title: str, drawn: CaptionedFigure) -> dict[str, Any]:
+    """Return a figure as part of a page."""
+    width, height = (round(96 * inches) for inches in drawn.figure.get_size_inches())
+    return {
+        "name": name,
+        "title": title,
+        "caption": drawn.caption,
+        "alt": drawn.alt,
+        "source": data_uri(drawn.figure),
+        "width": width,
+        "height": height,
+        "percent": round(100 * drawn.figure.get_figwidth() / TWO_COLUMNS_INCHES),
+    }
+
+
+def _absent(name: str, title: str, error: NdtError, as_typed: AsTyped) -> dict[str, Any]:
+    """Return why there is no such figure."""
+    hint = f" ({error.hint.rstrip('.')})" if error.hint else ""
+    caption = as_typed(f"{error.message}{hint}.")
+    return {"name": name, "title": title, "caption": caption, "source": ""}
+
+
 def data_uri(figure: Figure) -> str:
     """Return a figure as a ``data:`` address: an SVG, or a PNG if that is smaller.
 
     Shown by an image element, scripts and links in an SVG do nothing, and its ids cannot meet
     those of the page.
     """
-    text = _written(figure, "svg", {"Date": None})
-    if len(text) <= _MOST_SVG_BYTES:
-        return f"data:image/svg+xml;base64,{base64.b64encode(text).decode()}"
-    return f"data:image/png;base64,{base64.b64encode(_written(figure, 'png', None)).decode()}"
-
-
-def _written(figure: Figure, kind: str, metadata: dict[str, None] | None) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, metadata=metadata)
-    return buffer.getvalue()
+    write_figure(figure, buffer, ".svg")
+    kind = "svg+xml"
+    if buffer.tell() > _MOST_SVG_BYTES:
+        buffer, kind = io.BytesIO(), "png"
+        write_figure(figure, buffer, ".png")
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-@dataclass(frozen=True)
-class ChangedSetting:
+class ChangedSetting(NamedTuple):
     """A setting that differs from its default."""
 
     key: str
@@ -114,31 +184,19 @@ class ChangedSetting:
 def changed_settings(settings: Settings) -> list[ChangedSetting]:
     """Return the settings that differ from their defaults."""
     values, defaults = plain_values(settings), plain_values(Settings())
+
+    def shown(value: Any) -> str:
+        if value is None:
+            return "unset"
+        return str(value).lower() if isinstance(value, bool) else str(value)
+
     rows = []
     for field in field_table():
         section, name = field.key.split(".")
         value, default = values[section].get(name), defaults[section].get(name)
         if value != default:
-            rows.append(ChangedSetting(field.key, _shown(value), _shown(default), field.doc))
+            rows.append(ChangedSetting(field.key, shown(value), shown(default), field.doc))
     return rows
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "unset"
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step of reproducing something: a text, and a call in backticks or a command."""
-
-    text: str
-    code: str = ""
-
-    def shown(self, as_typed: AsTyped) -> "Step":
-        """Return the step as a page shows it: `as_typed`, without the backticks."""
-        return Step(as_typed(self.text), as_typed(self.code).strip("`"))
 
 
 def duration(seconds: float) -> str:
@@ -149,10 +207,12 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def render(template: str, settings: Settings, values: dict[str, Any]) -> str:
+def render(
+    template: str, settings: Settings, values: dict[str, Any], as_typed: AsTyped = str
+) -> str:
     """Fill a template of this folder; every value is escaped, a missing one is an error."""
     environment = Environment(
-        loader=PackageLoader("ndt_cli.report", "page"),
+        loader=PackageLoader("ndt_cli.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -168,6 +228,11 @@ def render(template: str, settings: Settings, values: dict[str, Any]) -> str:
         "n_settings": len(field_table()),
         "settings_toml": settings_to_toml(settings),
     }
+    for key in ("data_notes", "warnings", "advice", "score_notes", "notes"):
+        values[key] = [as_typed(text) for text in values.get(key, ())]
+    values["steps"] = [
+        (as_typed(text), as_typed(code).strip("`")) for text, code in values.get("steps", ())
+    ]
     return environment.get_template(template).render(shared | values)
 
 
@@ -213,12 +278,12 @@ def run_html(run: RunContents, as_typed: AsTyped = str) -> str:
             ("reproduce", "How to reproduce"),
         ],
         "about_rows": data_rows(run.recording) + training_rows(run) + _member_rows(run),
-        "data_notes": [as_typed(note) for note in run.recording.notes],
-        "warnings": [as_typed(warning) for warning in found.verdict.warnings],
-        "advice": [as_typed(advice) for advice in found.verdict.advice],
+        "data_notes": run.recording.notes,
+        "warnings": found.verdict.warnings,
+        "advice": found.verdict.advice,
         "score_title": score_title(found),
         "score_tables": score_tables(found),
-        "score_notes": [as_typed(note) for note in score_notes(found)],
+        "score_notes": score_notes(found),
         "smoothing_ms": found.smoothing_ms,
         "model": MODEL,
         "smoothed": SMOOTHED,
@@ -226,27 +291,27 @@ def run_html(run: RunContents, as_typed: AsTyped = str) -> str:
         "figure_sections": sections,
         **_picker(run),
         "version_rows": _version_rows(run),
-        "steps": [step.shown(as_typed) for step in _steps(run)],
+        "steps": _steps(run),
     }
-    return render("run.html", run.settings, values)
+    return render("run.html", run.settings, values, as_typed)
 
 
-def _section_figures(run: RunContents, heading: str, as_typed: AsTyped) -> list[PageFigure]:
+def _section_figures(run: RunContents, heading: str, as_typed: AsTyped) -> list[dict[str, Any]]:
     figures = []
     for name, kind in FIGURES.items():
         if kind.section != heading or not kind.suits(run.evaluation.data):
             continue
         trials: Sequence[int | None] = [None]
         if name == "rates" and run.evaluation.data.conditions_B is None:
-            trials = spread_trials(run.evaluation)
+            trials = spread_trials(run.evaluation.data)
         for trial in trials:
             try:
                 drawn = draw(run, name, trial=trial)
             except (DataError, RunError) as error:
-                figures.append(PageFigure.absent(name, kind.title, error, as_typed))
+                figures.append(_absent(name, kind.title, error, as_typed))
             else:
                 unique = name if trial is None else f"{name}-{trial}"
-                figures.append(PageFigure.of(unique, kind.title, drawn))
+                figures.append(_figure(unique, kind.title, drawn))
     return figures
 
 
@@ -268,12 +333,10 @@ def _picker(run: RunContents) -> dict[str, Any]:
     values: dict[str, Any] = {"picker": None, "picker_section": "", "picker_note": ""}
     if n_trials == 0:
         return values
-    first = typical_trial(found)
+    first = typical_trial(data)
     trials = np.union1d(usable[evenly_spaced(len(usable), n_trials)], [first])
     some, order_N = found.take(trials), data.file_order_N
-    rates: dict[str, FloatArray] = {"NDT": some.rates_BTN, "smoothed spikes": some.smoothed_BTN}
-    if some.data.rates_BTN is not None:
-        rates = {"true rates": some.data.rates_BTN, **rates}
+    rates = some.sources
     peak_N = np.max([rates_BTN.max(axis=(0, 1)) for rates_BTN in rates.values()], axis=0)
     peak_N = np.maximum(peak_N, 1e-9)
     times = TimeAxis.of(data, data.n_bins)
@@ -285,8 +348,8 @@ def _picker(run: RunContents) -> dict[str, Any]:
         bytes_BNT = np.ascontiguousarray(values_BTN[:, :, order_N].transpose(0, 2, 1), np.uint8)
         return base64.b64encode(bytes_BNT.tobytes()).decode()
 
-    one = found.take(np.array([first]))
-    neurons = choose_neurons(one.data, one.rates_BTN, 0)
+    shown_TN = next(iter(rates.values()))[trials == first][0, : data.lengths_B[first]]
+    neurons = modulated_neurons(np.asarray(shown_TN, dtype=np.float64), 4)
     values["picker"] = {
         "trials": [
             {
@@ -302,7 +365,7 @@ def _picker(run: RunContents) -> dict[str, Any]:
         "time_label": times.label,
         "has_event": times.has_event,
         "first_trial": int(np.flatnonzero(trials == first)[0]),
-        "first_unit": neurons[-1] if neurons else 0,
+        "first_unit": order_N.tolist().index(neurons[-1]),
         "peak_hz": (peak_N * 1000 / data.bin_ms)[order_N].round(3).tolist(),
         "spikes": packed(np.minimum(some.data.spikes_BTN, 255)),
         "sources": [
@@ -315,7 +378,7 @@ def _picker(run: RunContents) -> dict[str, Any]:
         f"{len(trials)} of {count(data.n_trials, 'trial')}. Choose a trial and a neuron above, or "
         "click on a row of spikes."
     )
-    values["script"] = files("ndt_cli.report.page").joinpath("picker.js").read_text("utf-8")
+    values["script"] = files("ndt_cli.report").joinpath("templates", "picker.js").read_text("utf-8")
     return values
 
 
@@ -326,55 +389,37 @@ def _picker(run: RunContents) -> dict[str, Any]:
 
 def data_rows(recording: Recording) -> list[Row]:
     """Return a description of the data, as rows of a table."""
-    train, valid = recording.train, recording.valid
-    return [
-        ("data", f"{recording.source} (layout: {recording.layout})"),
-        ("trials", f"{train.n_trials} training, {valid.n_trials} validation"),
-        ("bins", _bins(recording)),
-        ("neurons", _neurons(train)),
-        ("spikes", _spikes(train)),
-        ("conditions", _conditions(recording)),
-        ("also known", _known(train)),
-    ]
-
-
-def _bins(recording: Recording) -> str:
-    lengths = np.concatenate([recording.train.lengths_B, recording.valid.lengths_B])
-    shortest, longest, bin_ms = int(lengths.min()), int(lengths.max()), recording.train.bin_ms
+    train, valid, bin_ms = recording.train, recording.valid, recording.train.bin_ms
+    lengths = np.concatenate([train.lengths_B, valid.lengths_B])
+    shortest, longest = int(lengths.min()), int(lengths.max())
     bins = f"{longest}" if shortest == longest else f"{shortest} to {longest}"
-    text = f"{bins} per trial, of {bin_ms:g} ms (longest trial: {longest * bin_ms:g} ms)"
-    n_forward = recording.train.n_forward
-    return f"{text}; the last {n_forward} are forward bins: only predicted" if n_forward else text
-
-
-def _neurons(train: SpikeData) -> str:
-    if not train.n_heldout:
-        return str(train.n_neurons)
-    return f"{train.n_neurons}, of which {train.n_heldout} are held out: only predicted"
-
-
-def _spikes(train: SpikeData) -> str:
+    bins += f" per trial, of {bin_ms:g} ms (longest trial: {longest * bin_ms:g} ms)"
+    if train.n_forward:
+        bins += f"; the last {train.n_forward} are forward bins: only predicted"
+    neurons = str(train.n_neurons)
+    if train.n_heldout:
+        neurons += f", of which {train.n_heldout} are held out: only predicted"
     n_bins = max(int(train.inside_BT.sum()), 1)
-    rates_hz_N = train.spikes_BTN.sum(axis=(0, 1)) / n_bins * 1000 / train.bin_ms
-    return (
+    rates_hz_N = train.spikes_BTN.sum(axis=(0, 1)) / n_bins * 1000 / bin_ms
+    spikes = (
         f"{rates_hz_N.mean():.3g} Hz per neuron on average ({rates_hz_N.min():.2g} to "
         f"{rates_hz_N.max():.3g} Hz); at most {train.max_count} in a bin"
     )
-
-
-def _conditions(recording: Recording) -> str:
-    splits = (recording.train.conditions_B, recording.valid.conditions_B)
-    known = [conditions_B for conditions_B in splits if conditions_B is not None]
-    return str(len(np.unique(np.concatenate(known)))) if known else "not labeled"
-
-
-def _known(train: SpikeData) -> str:
+    labeled = [d.conditions_B for d in (train, valid) if d.conditions_B is not None]
     known = {
         "true rates": train.rates_BTN,
         "latent states": train.latents_BTK,
         "behavior": train.behavior_BTV,
     }
-    return ", ".join(name for name, array in known.items() if array is not None) or "nothing"
+    return [
+        ("data", f"{recording.source} (layout: {recording.layout})"),
+        ("trials", f"{train.n_trials} training, {valid.n_trials} validation"),
+        ("bins", bins),
+        ("neurons", neurons),
+        ("spikes", spikes),
+        ("conditions", str(len(np.unique(np.concatenate(labeled)))) if labeled else "not labeled"),
+        ("also known", ", ".join(k for k, v in known.items() if v is not None) or "nothing"),
+    ]
 
 
 def training_rows(run: RunContents) -> list[Row]:
@@ -449,34 +494,29 @@ def _version_rows(run: RunContents) -> list[Row]:
 def _steps(run: RunContents) -> list[Step]:
     """Return how to repeat the run, its scores and its figures."""
     path = run.path.absolute()
-    steps = []
+    steps: list[Step] = []
     if run.is_ensemble:
-        steps.append(Step("The members are separate runs; each is repeated from its own settings."))
+        steps.append(("The members are separate runs; each is repeated from its own settings.", ""))
     else:
         argv = [str(word) for word in run.about.get("command", [])]
         if argv and Path(argv[0]).name in ("ndt", "ndt.exe", "__main__.py"):
-            steps.append(
-                Step("The run was started by this command:", shlex.join(["ndt", *argv[1:]]))
-            )
+            typed = shlex.join(["ndt", *argv[1:]])
+            steps.append(("The run was started by this command:", typed))
         else:
-            steps.append(Step("The run was started from Python."))
+            steps.append(("The run was started from Python.", ""))
         settings, again = str(path / "settings.toml"), f"{path}-again"
-        steps.append(
-            Step(
-                "Repeat the run; on a CPU with the same number of threads the result is identical "
-                "to the last bit:",
-                f"`train(load_settings({settings!r}), out={again!r})`",
-            )
+        identical = (
+            "Repeat the run; on a CPU with the same number of threads the result is identical to "
+            "the last bit:"
         )
+        steps.append((identical, f"`train(load_settings({settings!r}), out={again!r})`"))
+    names = f"A figure as PNG, SVG or PDF; names: {', '.join(FIGURES)}."
     return [
         *steps,
-        Step("Scores:", f"`evaluate({str(path)!r})`"),
-        Step("Rates as a file:", f"`write_rates('rates.h5', infer_rates({str(path)!r}))`"),
-        Step(
-            f"A figure as PNG, SVG or PDF; names: {', '.join(FIGURES)}.",
-            called("plot", path, "rates", out="rates.pdf"),
-        ),
-        Step("This page:", called("write_report", path)),
+        ("Scores:", f"`evaluate({str(path)!r})`"),
+        ("Rates as a file:", f"`write_rates('rates.h5', infer_rates({str(path)!r}))`"),
+        (names, called("plot", path, "rates", out="rates.pdf")),
+        ("This page:", called("write_report", path)),
     ]
 
 
@@ -502,13 +542,13 @@ def sweep_html(sweep: SweepFolder, as_typed: AsTyped = str) -> str:
         ],
         "about_rows": _about(sweep, results),
         "drawn_rows": [(key, _describe(draw)) for key, draw in sweep.space.draws.items()],
-        "figures": [_figure(sweep, name, as_typed) for name in SWEEP_FIGURES],
+        "figures": _sweep_figures(sweep, as_typed),
         "columns": columns,
         "rows": rows,
-        "notes": [as_typed(note) for note in _notes(results)],
-        "steps": [step.shown(as_typed) for step in _sweep_steps(sweep, results)],
+        "notes": _notes(results),
+        "steps": _sweep_steps(sweep, results),
     }
-    return render("sweep.html", sweep.settings, values)
+    return render("sweep.html", sweep.settings, values, as_typed)
 
 
 def _lead(results: SweepResults) -> list[str]:
@@ -568,36 +608,35 @@ def _notes(results: SweepResults) -> list[str]:
     return notes
 
 
-def _figure(sweep: SweepFolder, name: str, as_typed: AsTyped) -> PageFigure:
-    title = SWEEP_FIGURES[name].title
-    try:
-        return PageFigure.of(name, title, draw_sweep(sweep, name))
-    except RunError as error:
-        return PageFigure.absent(name, title, error, as_typed)
+def _sweep_figures(sweep: SweepFolder, as_typed: AsTyped) -> list[dict[str, Any]]:
+    figures = []
+    for name, (title, _) in SWEEP_FIGURES.items():
+        try:
+            figures.append(_figure(name, title, draw_sweep(sweep, name)))
+        except RunError as error:
+            figures.append(_absent(name, title, error, as_typed))
+    return figures
 
 
 def _sweep_steps(sweep: SweepFolder, results: SweepResults) -> list[Step]:
     """Return how to continue with the sweep, and how to repeat it."""
     path = sweep.path.absolute()
     base, space, again = str(path / "base.toml"), str(path / "space.toml"), f"{path}-again"
-    steps = []
+    steps: list[Step] = []
     if results.to_do:
-        steps.append(Step("Train the remaining members:", called("resume_sweep", path)))
+        steps.append(("Train the remaining members:", called("resume_sweep", path)))
     if results.ranked:
         best = results.ranked[0].folder.absolute()
-        steps.append(Step("The page of the best member:", called("write_report", best)))
-        steps.append(
-            Step("The best members, to be averaged as one model:", called("choose_members", path))
-        )
+        steps.append(("The page of the best member:", called("write_report", best)))
+        averaged = "The best members, to be averaged as one model:"
+        steps.append((averaged, called("choose_members", path)))
+    repeated = (
+        f"`sweep(load_settings({base!r}), find_space({space!r}), n_members={sweep.plan.members}, "
+        f"seed={sweep.plan.seed}, out={again!r})`"
+    )
+    names = f"A figure as PNG, SVG or PDF; names: {', '.join(SWEEP_FIGURES)}."
     return [
         *steps,
-        Step(
-            "Repeat the sweep:",
-            f"`sweep(load_settings({base!r}), find_space({space!r}), "
-            f"n_members={sweep.plan.members}, seed={sweep.plan.seed}, out={again!r})`",
-        ),
-        Step(
-            f"A figure as PNG, SVG or PDF; names: {', '.join(SWEEP_FIGURES)}.",
-            called("plot", path, "settings", out="settings.pdf"),
-        ),
+        ("Repeat the sweep:", repeated),
+        (names, called("plot", path, "settings", out="settings.pdf")),
     ]
