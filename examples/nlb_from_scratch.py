@@ -14,7 +14,7 @@ from ndt_cli import evaluate
 from ndt_cli.errors import DataError
 from ndt_cli.nlb.catalog import find_dataset
 from ndt_cli.nlb.download import fetch, locate, public_path
-from ndt_cli.nlb.submission import read_submission
+from ndt_cli.nlb.submission import read_groups
 from ndt_cli.nlb.submit import submit
 
 DATASET = "mc_maze_small"  # 75 training trials of delayed reaches, 107 + 35 neurons
@@ -60,8 +60,8 @@ def main(folder: str = "nlb-example", *changes: str, data_dir: str = "nlb-data")
         print(f"{estimate}: {', '.join(f'{name} {v:.3f}' for name, v in scores.items())}")
 
     # 4. The rates as submitted: expected spikes per bin, trials x bins x neurons.
-    rates = read_submission(result.file)[made.key]
-    print(f"held-out rates of the validation trials: {rates.eval_rates_heldout.shape}")
+    rates = read_groups(result.file)[made.key]
+    print(f"held-out rates of the validation trials: {rates['eval_rates_heldout'].shape}")
 
     # 5. Each member is an ordinary run, for evaluate, report and plot.
     for run, n_epochs in zip(made.runs, made.epochs, strict=True):

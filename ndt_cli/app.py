@@ -1,8 +1,11 @@
 """The ``ndt`` program: import commands when used, turn errors into messages and exit codes."""
 
+import _thread
 import errno
 import os
 import sys
+import threading
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from enum import Enum
@@ -236,6 +239,14 @@ def _habits() -> list[Any]:
     return [p for p in typer.main.get_command(single).params if p.name in _wanted]
 
 
+def interrupt_again(lost: Any) -> None:
+    """Repeat a Ctrl-C that came while an object was deleted, where Python drops exceptions."""
+    if isinstance(lost.exc_value, KeyboardInterrupt):
+        threading.Timer(0.05, _thread.interrupt_main).start()
+    else:
+        sys.__unraisablehook__(lost)
+
+
 # Click's types are Any, because recent versions of Typer contain a copy of click and older ones
 # import the package.
 class NdtGroup(TyperGroup):
@@ -277,8 +288,17 @@ class NdtGroup(TyperGroup):
 
         The parent's ``main`` has handled wrong usage and exits by then.
         """
-        from ndt_cli.commands.console import labeled, note, set_verbosity, want_next_steps
+        from ndt_cli.commands.console import (
+            labeled,
+            note,
+            plain_warning,
+            set_verbosity,
+            want_next_steps,
+        )
 
+        warnings.formatwarning = plain_warning
+        if sys.unraisablehook is sys.__unraisablehook__:
+            sys.unraisablehook = interrupt_again
         _wanted.update(dict.fromkeys(_wanted, 0))
         set_verbosity(0)
         given = kwargs.get("args") or (args[0] if args else None)

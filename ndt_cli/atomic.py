@@ -1,14 +1,18 @@
 """Write files in one piece, and replace an existing one only when asked to."""
 
+import _thread
 import errno
 import io
 import os
 import re
 import secrets
+import signal
+import threading
 import time
-from collections.abc import Callable, Container, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any, BinaryIO, cast
 
 from ndt_cli.errors import ExistingFileError, NdtError, SettingsError
@@ -120,6 +124,38 @@ class _SteadyFile(io.RawIOBase):
         super().close()
 
 
+# HDF5 calls these, and drops what they raise.
+_CALLED = {
+    method.__code__
+    for method in (_SteadyFile.seek, _SteadyFile.readinto, _SteadyFile.write, _SteadyFile.truncate)
+}
+
+
+@contextmanager
+def _interrupts_put_off() -> Iterator[None]:
+    """Put off a signal that comes while HDF5 calls the file until it does not."""
+
+    def put_off(number: int, frame: FrameType | None) -> None:
+        inner = frame
+        while inner is not None and inner.f_code not in _CALLED:
+            inner = inner.f_back
+        if inner is None:
+            before[number](number, frame)
+        else:
+            threading.Timer(0.05, _thread.interrupt_main, [number]).start()
+
+    here = threading.current_thread() is threading.main_thread()
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM) if here}
+    before: dict[int, Any] = {n: handler for n, handler in handlers.items() if callable(handler)}
+    try:
+        for number in before:
+            signal.signal(number, put_off)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def write_stream_atomic(
     path: Path, write: Callable[[BinaryIO], object], *, overwrite: bool
 ) -> None:
@@ -129,7 +165,7 @@ def write_stream_atomic(
     """
 
     def fill(temporary: Path) -> None:
-        with _SteadyFile(temporary) as file:
+        with _SteadyFile(temporary) as file, _interrupts_put_off():
             try:
                 write(cast(BinaryIO, file))
             finally:

@@ -372,7 +372,11 @@ def _stored_smoothing(trained: Model) -> SmoothingReference | None:
     if not path.is_file():
         return None
     return SmoothingReference.load(
-        path, n_neurons=facts.n_neurons, n_heldout=facts.n_heldout, bin_ms=facts.bin_ms
+        path,
+        n_neurons=facts.n_neurons,
+        n_heldout=facts.n_heldout,
+        bin_ms=facts.bin_ms,
+        trained_on=facts.fingerprint,
     )
 
 

@@ -201,12 +201,14 @@ def _conclude(
     # Larger ones take their time and place only when asked for.
     if 2 * 4 * rates.data.spikes_BTN.size <= KEPT_BYTES:
         write_rates(folder.rates, replace(rates, activations=None), overwrite=True)
-    folder.write_json("summary.json", {**_outcome(result), "evaluation": evaluation.to_json()})
+    scores = evaluation.to_json()
+    folder.write_json("summary.json", {**_outcome(folder, result), "evaluation": scores})
     return evaluation, write_run_figures(folder, evaluation) if draw else []
 
 
-def _outcome(result: TrainResult) -> dict[str, Any]:
+def _outcome(folder: RunFolder, result: TrainResult) -> dict[str, Any]:
     return {
+        "run": folder.facts().id,
         "stopped": result.stopped,
         "epochs": len(result.history),
         "seconds": result.seconds,
@@ -248,7 +250,7 @@ def _finish_sessions(
         evaluations[own.path.name], drawn = _conclude(own, result, session, draw=draw)
         figures += drawn
     scores = {name: evaluation.to_json() for name, evaluation in evaluations.items()}
-    folder.write_json("summary.json", {**_outcome(result), "sessions": scores})
+    folder.write_json("summary.json", {**_outcome(folder, result), "sessions": scores})
     return Fit(result, None, figures, evaluations)
 
 

@@ -3,19 +3,25 @@
 import errno
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 
 from ndt_cli.atomic import (
+    _SteadyFile,
     check_may_write,
     check_suffix,
     leftovers,
     write_atomic,
+    write_stream_atomic,
     write_text_atomic,
 )
 from ndt_cli.errors import ExistingFileError, NdtError, SettingsError
@@ -315,6 +321,50 @@ def test_a_full_disk_ends_every_writer_with_its_reason_and_leaves_the_old_file(t
     assert "bug in ndt" not in done.stderr
     assert sorted(tmp_path.iterdir()) == sorted(paths)
     assert {path.read_bytes() for path in paths} == {b"old"}
+
+
+@pytest.mark.parametrize("nth", range(1, 20, 3))
+def test_an_interrupt_inside_hdf5_is_an_interrupt_and_no_crash(tmp_path, monkeypatch, nth):
+    path = tmp_path / "x.h5"
+    path.write_text("old")
+    writes = []
+
+    class Interrupted:
+        """A file in whose n-th write, which HDF5 has called, Ctrl-C is pressed."""
+
+        def __init__(self, file):
+            self.file = file
+
+        def write(self, content):
+            writes.append(content)
+            if len(writes) == nth:
+                signal.raise_signal(signal.SIGINT)
+            return self.file.write(content)
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+    made = _SteadyFile.__init__
+
+    def with_interrupt(self, path):
+        made(self, path)
+        self._file = Interrupted(self._file)
+
+    def write(stream):
+        with h5py.File(stream, "w") as file:
+            file["rates"] = np.ones(1000)
+            file.create_group("group").attrs["unit"] = "Hz"
+            file["group"].create_dataset("counts", data=np.arange(5000), compression="gzip")
+            file["names"] = ["a", "b"]
+        time.sleep(10)  # what else is computed
+
+    monkeypatch.setattr(_SteadyFile, "__init__", with_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_stream_atomic(path, write, overwrite=True)
+    assert len(writes) > nth
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_name_as_long_as_the_file_system_allows_can_be_written(tmp_path):

@@ -15,7 +15,6 @@ from ndt_cli.baselines.smoothing import (
     default_widths_ms,
     mean_rate,
     smooth,
-    smooth_hidden,
     starting_rates,
 )
 
@@ -29,6 +28,5 @@ __all__ = [
     "default_widths_ms",
     "mean_rate",
     "smooth",
-    "smooth_hidden",
     "starting_rates",
 ]

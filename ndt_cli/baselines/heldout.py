@@ -10,11 +10,9 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from typing_extensions import Self
 
-from ndt_cli.baselines.smoothing import Smoother
+from ndt_cli.baselines.smoothing import Float64Array, Smoother, some_trials
 from ndt_cli.data.spike_data import SpikeData
 from ndt_cli.errors import DataError
-
-Float64Array = NDArray[np.float64]
 
 PENALTIES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 """Ridge penalties that are tried."""
@@ -141,12 +139,14 @@ class HeldoutRegression:
                 f"{train.n_heldout} held-out neurons"
                 + ("." if train.hidden_counts_known else " of unknown counts.")
             )
-        few = _some_trials(train, _BINS_TO_CHOOSE)
+        few, many = (
+            some_trials(train, max(_N_FOLDS, n_bins // train.n_bins))
+            for n_bins in (_BINS_TO_CHOOSE, _BINS_TO_FIT)
+        )
         features_XF, counts_XN, trial_X = _entries(few, smoother)
         standard_XF, _, _ = _standardized(features_XF)
         penalty = _choose_penalty(standard_XF, counts_XN, trial_X)
         if few.n_trials < train.n_trials:
-            many = _some_trials(train, _BINS_TO_FIT)
             features_XF, counts_XN, _ = _entries(many, smoother)
         standard_XF, means_F, scales_F = _standardized(features_XF)
         regression = fit_poisson(standard_XF, counts_XN, penalty)
@@ -221,11 +221,3 @@ def _choose_penalty(
             break  # the loss has one minimum: weaker penalties overfit more
         losses.append(loss)
     return PENALTIES[len(losses) - 1]
-
-
-def _some_trials(train: SpikeData, n_bins: int) -> SpikeData:
-    n_trials = max(_N_FOLDS, n_bins // train.n_bins)
-    if train.n_trials <= n_trials:
-        return train
-    drawn = np.random.default_rng(_SEED).permutation(train.n_trials)[:n_trials]
-    return train.take(np.sort(drawn))

@@ -106,11 +106,13 @@ def smooth(
     width_ms: float,
     bin_ms: float,
     prior: MeanPrior | None = None,
+    hidden: BoolArray | None = None,
 ) -> Float64Array:
     """Smooth spike counts, or rates, along time with a Gaussian kernel, trial by trial.
 
-    The kernel reaches four standard deviations and is renormalized to the bins of the trial:
-    rates are not pulled towards zero at its edges, and padding has no influence.
+    The kernel reaches four standard deviations and is renormalized to the visible bins of the
+    trial: rates are not pulled towards zero at its edges, and neither padding nor a hidden count
+    has an influence on any rate.
 
     Parameters
     ----------
@@ -123,7 +125,10 @@ def smooth(
     bin_ms : float
         Bin width, in ms.
     prior : MeanPrior, optional
-        Pulls rates towards each neuron's mean; without one, the plain weighted mean.
+        Pulls rates towards each neuron's mean; without one, the plain weighted mean, which is 0 far
+        from every visible bin.
+    hidden : (trials, bins) or (trials, bins, neurons) bool array, optional
+        Counts that must not be used.
 
     Returns
     -------
@@ -141,43 +146,14 @@ def smooth(
     >>> inside_BT = np.ones((1, 5), dtype=bool)
     >>> smooth(spikes_BTN, inside_BT, width_ms=20, bin_ms=20)[0, :, 0].round(2)
     array([0.08, 0.26, 0.4 , 0.26, 0.08])
-    """
-    inside = inside_BT[:, :, None]
-    weights = gaussian_weights(width_ms / bin_ms, spikes_BTN.shape[1])
-    return np.where(inside, posterior_mean(*kernel_sums(spikes_BTN, inside, weights), prior), 0.0)
-
-
-def smooth_hidden(
-    spikes_BTN: IntArray,
-    inside_BT: BoolArray,
-    hidden: BoolArray,
-    width_ms: float,
-    bin_ms: float,
-    prior: MeanPrior,
-) -> Float64Array:
-    """Smooth the visible counts alone: a hidden count has no influence on any rate.
-
-    The kernel is renormalized to the visible bins, for each neuron if ``hidden`` differs between
-    neurons. Other parameters, result and errors are those of `smooth`.
-
-    Parameters
-    ----------
-    hidden : (trials, bins) or (trials, bins, neurons) bool array
-        Counts that must not be used.
-    prior : MeanPrior
-        Gives the rate of a hidden bin far from every visible one.
-
-    Examples
-    --------
-    >>> spikes_BTN = np.array([[0, 0, 1, 0, 0]])[:, :, None]
-    >>> inside_BT = np.ones((1, 5), dtype=bool)
     >>> prior = MeanPrior(np.array([0.2]), n_spikes=1.0)
     >>> hidden_BT = spikes_BTN[:, :, 0] > 0  # the spike itself is hidden
-    >>> smooth_hidden(spikes_BTN, inside_BT, hidden_BT, 20, 20, prior)[0, :, 0].round(2)
+    >>> smooth(spikes_BTN, inside_BT, 20, 20, prior, hidden_BT)[0, :, 0].round(2)
     array([0.15, 0.15, 0.15, 0.15, 0.15])
     """
-    inside = inside_BT[:, :, None]
-    visible = inside & ~(hidden[:, :, None] if hidden.ndim == 2 else hidden)
+    visible = inside = inside_BT[:, :, None]
+    if hidden is not None:
+        visible = inside & ~(hidden[:, :, None] if hidden.ndim == 2 else hidden)
     weights = gaussian_weights(width_ms / bin_ms, spikes_BTN.shape[1])
     return np.where(inside, posterior_mean(*kernel_sums(spikes_BTN, visible, weights), prior), 0.0)
 
@@ -291,7 +267,8 @@ def choose_kernel(train: SpikeData, candidates_ms: Sequence[float] | None = None
     >>> choose_kernel(recording.train, candidates_ms=[40.0, 5000.0]).width_ms
     40.0
     """
-    some = _some_trials(train)
+    n_entries = max(1, train.n_bins * train.n_neurons)
+    some = some_trials(train, max(1, _ENTRIES // n_entries))
     inside = some.inside_BT[:, :, None]
     n_bins = int(some.lengths_B.sum())
     counts_BTN = np.where(inside, some.spikes_BTN, 0)
@@ -315,8 +292,8 @@ def choose_kernel(train: SpikeData, candidates_ms: Sequence[float] | None = None
     return min(losses, key=losses.__getitem__)
 
 
-def _some_trials(train: SpikeData) -> SpikeData:
-    n_trials = max(1, _ENTRIES // max(1, train.n_bins * train.n_neurons))
+def some_trials(train: SpikeData, n_trials: int) -> SpikeData:
+    """Return at most so many trials, drawn with a fixed seed, in their order."""
     if train.n_trials <= n_trials:
         return train
     drawn = np.random.default_rng(_SEED).permutation(train.n_trials)[:n_trials]
@@ -385,20 +362,7 @@ class Smoother:
         return self.rates_hidden(data, np.zeros(data.inside_BT.shape, dtype=bool))
 
     def rates_hidden(self, data: SpikeData, hidden: BoolArray) -> Float64Array:
-        """Return rates as `rates` does, from the counts that are not hidden.
-
-        Parameters
-        ----------
-        data : SpikeData
-            Trials.
-        hidden : (trials, bins) or (trials, bins, neurons) bool array
-            Counts that must not be used.
-
-        Raises
-        ------
-        DataError
-            If bin width or number of neurons differ from those of the training trials.
-        """
+        """Return rates as `rates` does, without the counts that are hidden (see `smooth`)."""
         if data.bin_ms != self.bin_ms or data.n_neurons != len(self.mean_rates_N):
             raise DataError(
                 f"Smoothing was fitted to {len(self.mean_rates_N)} neurons in bins of "
@@ -412,6 +376,4 @@ class Smoother:
             heldout_N = np.arange(data.n_neurons) >= data.n_neurons - data.n_heldout
             hidden = hidden | heldout_N
         prior = MeanPrior(self.mean_rates_N, self.prior_spikes)
-        return smooth_hidden(
-            data.spikes_BTN, data.inside_BT, hidden, self.width_ms, self.bin_ms, prior
-        )
+        return smooth(data.spikes_BTN, data.inside_BT, self.width_ms, self.bin_ms, prior, hidden)

@@ -8,17 +8,15 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 from typing_extensions import Self
 
 from ndt_cli.atomic import write_atomic
 from ndt_cli.baselines.heldout import HeldoutRegression, PoissonRegression
-from ndt_cli.baselines.smoothing import Smoother
+from ndt_cli.baselines.smoothing import Float64Array, Smoother
 from ndt_cli.data.spike_data import SpikeData
 from ndt_cli.errors import RunError
-
-Float64Array = NDArray[np.float64]
 
 _HINT = "The file is damaged; without it, smoothing is fitted to the training trials again."
 
@@ -33,10 +31,13 @@ class SmoothingReference:
         Smooths the held-in spikes; also holds the mean rates.
     regression : HeldoutRegression or None
         Predicts the held-out neurons; None without any.
+    trained_on : str
+        Fingerprint of the training trials; empty in files of older versions.
     """
 
     smoother: Smoother
     regression: HeldoutRegression | None
+    trained_on: str = ""
 
     @classmethod
     def fit(cls, train: SpikeData) -> Self:
@@ -48,7 +49,8 @@ class SmoothingReference:
             As `Smoother.fit` and `HeldoutRegression.fit`.
         """
         smoother = Smoother.fit(train)
-        return cls(smoother, HeldoutRegression.fit(train, smoother) if train.n_heldout else None)
+        regression = HeldoutRegression.fit(train, smoother) if train.n_heldout else None
+        return cls(smoother, regression, train.fingerprint)
 
     def rates(self, data: SpikeData) -> Float64Array:
         """Return rates with nothing hidden, (trials, bins, neurons) in spikes per bin."""
@@ -76,26 +78,29 @@ class SmoothingReference:
     def save(self, path: Path) -> None:
         """Write it as a safetensors file, which holds numbers only; an earlier one is replaced."""
         smoother, fitted = self.smoother, self.regression
-        tensors = {
-            "width_ms": np.array([smoother.width_ms]),
-            "prior_spikes": np.array([smoother.prior_spikes]),
+        arrays = {
+            "width_ms": [smoother.width_ms],
+            "prior_spikes": [smoother.prior_spikes],
             "mean_rates_N": smoother.mean_rates_N,
-            "bin_ms": np.array([smoother.bin_ms], dtype=float),
+            "bin_ms": [smoother.bin_ms],
         }
         if fitted is not None:
-            tensors |= {
+            arrays |= {
                 "weights_FN": fitted.regression.weights_FN,
                 "intercepts_N": fitted.regression.intercepts_N,
                 "means_F": fitted.means_F,
                 "scales_F": fitted.scales_F,
                 "highest_N": fitted.highest_N,
-                "penalty": np.array([fitted.penalty]),
+                "penalty": [fitted.penalty],
             }
-        content = save({name: np.ascontiguousarray(values) for name, values in tensors.items()})
+        stored = {name: np.array(values, dtype=float, order="C") for name, values in arrays.items()}
+        content = save(stored, metadata={"trained_on": self.trained_on})
         write_atomic(path, lambda temporary: temporary.write_bytes(content), overwrite=True)
 
     @classmethod
-    def load(cls, path: Path, *, n_neurons: int, n_heldout: int, bin_ms: float) -> Self:
+    def load(
+        cls, path: Path, *, n_neurons: int, n_heldout: int, bin_ms: float, trained_on: str = ""
+    ) -> Self:
         """Read a file of `save`.
 
         Parameters
@@ -106,16 +111,14 @@ class SmoothingReference:
             Neurons of the run, and those of them that are held out.
         bin_ms : float
             Bin width of the run.
+        trained_on : str, optional
+            Fingerprint of the training trials of the run.
 
         Raises
         ------
         RunError
-            If it is damaged, or of other neurons or bins.
+            If it is damaged, or of other trials, neurons or bins.
         """
-        try:
-            tensors = load(path.read_bytes())
-        except (OSError, SafetensorError, ValueError, KeyError) as error:
-            raise RunError(f"{path} cannot be read: {error}", _HINT) from error
         n_heldin = n_neurons - n_heldout
         shapes: dict[str, tuple[int, ...]] = {
             "width_ms": (1,),
@@ -132,34 +135,36 @@ class SmoothingReference:
                 "highest_N": (n_heldout,),
                 "penalty": (1,),
             }
+        try:
+            with safe_open(path, "numpy") as file:
+                fitted_to = (file.metadata() or {}).get("trained_on", "")
+                stored = {name: file.get_tensor(name) for name in set(file.keys()) & set(shapes)}
+        except (OSError, SafetensorError, ValueError, LookupError, TypeError) as error:
+            raise RunError(f"{path} cannot be read: {error}", _HINT) from error
+        if "" not in (fitted_to, trained_on) and fitted_to != trained_on:
+            raise RunError(
+                f"{path}: smoothing was fitted to other training trials than those of this run",
+                "Put back the file of this run; without it, smoothing is fitted again.",
+            )
         for name, shape in shapes.items():
-            values = tensors.get(name)
+            values = stored.get(name)
             if values is None or values.shape != shape or values.dtype != np.float64:
                 found = "nothing" if values is None else f"{values.dtype} of shape {values.shape}"
                 raise RunError(f"{path}: {name}: found {found}; expected float64 {shape}", _HINT)
             if not np.isfinite(values).all():
                 raise RunError(f"{path}: {name}: found a number that is not finite", _HINT)
-        one = {name: float(tensors[name][0]) for name, shape in shapes.items() if shape == (1,)}
+        numbers = ("width_ms", "prior_spikes", "bin_ms", "penalty")
+        one = {name: float(stored.pop(name)[0]) for name in numbers if name in stored}
         if one["bin_ms"] != bin_ms or not (one["width_ms"] > 0 and one["prior_spikes"] > 0):
             raise RunError(
                 f"{path}: found a kernel of {one['width_ms']:g} ms for bins of "
                 f"{one['bin_ms']:g} ms; expected one for bins of {bin_ms:g} ms",
                 _HINT,
             )
-        smoother = Smoother(
-            one["width_ms"], one["prior_spikes"], tensors["mean_rates_N"], one["bin_ms"]
-        )
-        if not n_heldout:
-            return cls(smoother, None)
-        regression = PoissonRegression(tensors["weights_FN"], tensors["intercepts_N"])
-        return cls(
-            smoother,
-            HeldoutRegression(
-                smoother,
-                regression,
-                tensors["means_F"],
-                tensors["scales_F"],
-                tensors["highest_N"],
-                one["penalty"],
-            ),
-        )
+        penalty = one.pop("penalty", None)
+        smoother = Smoother(**one, mean_rates_N=stored.pop("mean_rates_N"))
+        if penalty is None:
+            return cls(smoother, None, fitted_to)
+        linear = PoissonRegression(stored.pop("weights_FN"), stored.pop("intercepts_N"))
+        regression = HeldoutRegression(smoother, linear, penalty=penalty, **stored)
+        return cls(smoother, regression, fitted_to)

@@ -33,6 +33,20 @@ from ndt_cli.jsonable import json_text
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
+_format_warning = warnings.formatwarning
+
+
+def plain_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """Return the text of a warning of a library, which may quote names of a file."""
+    return _CONTROL.sub("\ufffd", _format_warning(message, category, filename, lineno, line))
+
+
 class OutputError(NdtError):
     """Results that cannot be printed: standard output is closed, or its disk is full."""
 

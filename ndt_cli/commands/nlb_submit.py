@@ -96,8 +96,8 @@ def nlb_submit(
     """
     from ndt_cli.commands.progress import SubmitProgress
     from ndt_cli.engine.run_folder import default_path
-    from ndt_cli.nlb.benchmark_scores import verify_label_file
     from ndt_cli.nlb.catalog import Interrupted
+    from ndt_cli.nlb.download import verify_label_file
     from ndt_cli.nlb.submission import read_groups
     from ndt_cli.nlb.submit import submit, summary
 

@@ -380,7 +380,11 @@ def _unit_of_each(
     if units.shape != (n_spikes,):
         expected = f"{n_spikes} values, one per spike"
         raise contents.wrong("spike_units", name, f"shape {units.shape}", expected)
-    known = np.char.strip(units) != "" if units.dtype.kind in "SU" else np.isfinite(units)
+    if units.dtype.kind in "SU":  # a column of names may hold some too
+        words = np.char.lower(np.char.strip(units))
+        known = ~np.isin(words, np.array(["", "nan", "inf", "+inf", "-inf"], units.dtype.kind))
+    else:
+        known = np.isfinite(units)
     unit_ids, places = np.unique(units[known], return_inverse=True)
     unit_of = np.full(n_spikes, -1)
     unit_of[known] = places

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ndt_cli.errors import SettingsError
+from ndt_cli.errors import SettingsError, TrainingError
 
 if dist.is_available():
     # Its functions take the process group of the moment of import as a default. Imported later, as
@@ -129,7 +129,7 @@ def _given_back(*tensors: Tensor) -> Iterator[None]:
 
 @contextmanager
 def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
-    """Join the other processes for as long as the block runs."""
+    """Join the other processes for as long as the block runs; a TrainingError if one is lost."""
     if ranks.world_size == 1 or dist.is_initialized():
         yield
         return
@@ -139,5 +139,15 @@ def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield
+    except RuntimeError as error:
+        # Gloo has no kind of error of its own, and names its source file.
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        raise TrainingError(
+            f"process {ranks.rank} of {ranks.world_size} lost the others: "
+            f"{str(error).strip().splitlines()[0]}",
+            "See what the others printed, and resume the run: it is saved up to its last "
+            "validation.",
+        ) from error
     finally:
         dist.destroy_process_group()

@@ -256,6 +256,8 @@ def _serve(
 # What is kept in Ray's memory is one recording; what does not fit goes to the disk. Ray
 # itself would set aside a third of the machine's memory.
 _STORE_BYTES = 200 * 2**20
+# Ray's sockets lie 68 letters below it, and no path of a socket has more than 107.
+_LONGEST_TMPDIR = 38
 _SECONDS_TO_ANSWER = 5.0
 
 
@@ -383,6 +385,8 @@ def _start_ray(address: str | None) -> None:
         own = {"include_dashboard": False, "object_store_memory": _STORE_BYTES}
         # At Ray's own niceness, 15, runs hardly train beside anything else that runs.
         environment |= {"RAY_worker_niceness": "0", **os.environ}
+        if len(os.environ.get("TMPDIR", "")) > _LONGEST_TMPDIR:
+            environment.setdefault("RAY_TMPDIR", "/tmp")
     # Workers look for modules in the folder that Ray takes for the current one: those that lie
     # where the sweep was started must not stand in for installed ones.
     installed = str(Path(__file__).parents[2])

@@ -386,6 +386,11 @@ class RunFolder:
             raise RunError(f"{path} does not hold a JSON object")
         if name == "run.json":
             check_run_facts(content, path)
+        if name == "summary.json" and "run" in content and content["run"] != self.facts().id:
+            raise RunError(
+                f"{path}: these are the scores of another run",
+                "Put back the original, or remove it.",
+            )
         return content
 
     def facts(self) -> RunFacts:

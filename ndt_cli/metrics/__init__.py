@@ -13,7 +13,6 @@ from ndt_cli.metrics.scores import (
     SpikeScores,
     SpikeScoreSums,
     bits_per_spike,
-    poisson_nll,
     rate_scores,
 )
 
@@ -27,7 +26,6 @@ __all__ = [
     "SpikeScores",
     "bits_per_spike",
     "decode_behavior",
-    "poisson_nll",
     "psth_scores",
     "rate_scores",
 ]

@@ -358,23 +358,5 @@ def bits_per_spike(
     return sums.result()
 
 
-def poisson_nll(
-    rates_BTN: FloatArray,
-    spikes_BTN: IntArray | FloatArray,
-    scored: BoolArray | None = None,
-) -> float:
-    """Poisson negative log-likelihood, log y! included, in nats per scored entry.
-
-    See `SpikeScoreSums.add` for the arguments; NaN if nothing is scored.
-
-    Examples
-    --------
-    >>> counts_BTN = np.array([[0, 1, 0, 1]])[:, :, None]
-    >>> round(poisson_nll(np.full((1, 4, 1), 0.5), counts_BTN), 3)
-    0.847
-    """
-    return bits_per_spike(rates_BTN, spikes_BTN, scored).nll
-
-
 def _clip_zero(rates: Float64Array) -> Float64Array:
     return np.where(rates == 0.0, ZERO_RATE, rates)

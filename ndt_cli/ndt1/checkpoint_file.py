@@ -1,7 +1,7 @@
 """Read a checkpoint of NDT1 without running it.
 
 NDT1 saves a model by ``torch.save``: a pickle, which is a program. Here that program is read but
-never run: `read_pickle` knows the few instructions that build tables, texts and numbers. What
+never run: `_read_pickle` knows the few instructions that build tables, texts and numbers. What
 would call something gives a value only for the names in `_VALUES`, and is refused for any other.
 """
 
@@ -100,29 +100,11 @@ _VALUES: dict[str, Callable[..., Any]] = {
 }
 
 # Instructions whose argument is the value itself.
-_CONSTANTS = frozenset(
-    (
-        "BININT",
-        "BININT1",
-        "BININT2",
-        "INT",
-        "LONG",
-        "LONG1",
-        "LONG4",
-        "FLOAT",
-        "BINFLOAT",
-        "UNICODE",
-        "BINUNICODE",
-        "BINUNICODE8",
-        "SHORT_BINUNICODE",
-        "STRING",
-        "BINSTRING",
-        "SHORT_BINSTRING",
-        "BINBYTES",
-        "SHORT_BINBYTES",
-        ".",
-    )
-)
+_CONSTANTS = frozenset((
+    "BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
+    "UNICODE", "BINUNICODE", "BINUNICODE8", "SHORT_BINUNICODE", "STRING", "BINSTRING",
+    "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES",
+))  # fmt: skip
 _EMPTY: dict[str, Callable[[], Any]] = {
     "EMPTY_DICT": dict,
     "EMPTY_LIST": list,
@@ -135,25 +117,10 @@ _EMPTY: dict[str, Callable[[], Any]] = {
 _MARK = object()
 
 
-def read_pickle(file: IO[bytes]) -> Any:
-    """Return what a pickle describes, running nothing of it.
+def _read_pickle(file: IO[bytes]) -> Any:
+    """Return what the pickle at this place describes; an error if it is damaged, or more than data.
 
-    Parameters
-    ----------
-    file : binary file
-        At the beginning of a pickle; it is read to the end of that pickle.
-
-    Returns
-    -------
-    Tables, lists (also for sets), texts, numbers, and `_StoredTensor` for each tensor.
-
-    Raises
-    ------
-    _RefusedError
-        If it names a class or function that no model of NDT1 needs, or an instruction of pickle
-        that is not known here.
-    ValueError, IndexError, KeyError, TypeError, AttributeError
-        If it is damaged.
+    That is tables, lists (also for sets), texts, numbers, and `_StoredTensor` for each tensor.
     """
     stack: list[Any] = []
     memo: dict[Any, Any] = {}
@@ -284,6 +251,8 @@ class Ndt1File:
             If it is not a checkpoint of NDT1, is damaged, or holds anything but tensors, plain
             values and NDT1's config; the message names what.
         """
+        if path.exists() and not path.is_file():
+            raise not_a_checkpoint(path, ValueError("it is a folder, device or pipe"))
         try:
             with path.open("rb") as file:
                 zipped = zipfile.is_zipfile(file)
@@ -330,7 +299,7 @@ def _read_zip(file: IO[bytes]) -> tuple[Any, _TensorsOf]:
         b"little"
     ):
         raise ValueError("its numbers are in the byte order of another kind of machine")
-    content = read_pickle(io.BytesIO(_member(archive, pickle_name)))
+    content = _read_pickle(io.BytesIO(_member(archive, pickle_name)))
 
     def tensors_of(state: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
         for name, stored in state.items():
@@ -347,14 +316,14 @@ def _member(archive: zipfile.ZipFile, name: str) -> bytes:
 
 def _read_legacy(file: IO[bytes]) -> tuple[Any, _TensorsOf]:
     """Read the format before PyTorch 1.6: pickles one after another, then the storages."""
-    if read_pickle(file) != _LEGACY_MAGIC or read_pickle(file) != _LEGACY_VERSION:
+    if _read_pickle(file) != _LEGACY_MAGIC or _read_pickle(file) != _LEGACY_VERSION:
         raise ValueError("it was not written by torch.save")
-    if not read_pickle(file).get("little_endian", True):
+    if not _read_pickle(file).get("little_endian", True):
         raise ValueError("its numbers are in the byte order of another kind of machine")
-    content = read_pickle(file)
+    content = _read_pickle(file)
     sizes = {stored.storage: stored.dtype.itemsize for stored in _stored_tensors(content)}
     storages: dict[str, bytes] = {}
-    for key in read_pickle(file):
+    for key in _read_pickle(file):
         (n_stored,) = struct.unpack("<q", file.read(8))
         storages[str(key)] = file.read(n_stored * sizes[str(key)]) if n_stored > 0 else b""
 

@@ -90,61 +90,19 @@ _EXPECTED: dict[str, Any] = {
 }
 
 # Settings of how NDT1 runs: folders, logging, devices, search.
-_IGNORED = frozenset(
-    (
-        "VARIANT",
-        "USE_TENSORBOARD",
-        "TENSORBOARD_DIR",
-        "CHECKPOINT_DIR",
-        "LOG_DIR",
-        "SYSTEM.TORCH_GPU_ID",
-        "SYSTEM.GPU_AUTO_ASSIGN",
-        "SYSTEM.NUM_GPUS",
-        "DATA.DATAPATH",
-        "DATA.TRAIN_FILENAME",
-        "DATA.VAL_FILENAME",
-        "DATA.TEST_FILENAME",
-        "DATA.LOG_EPSILON",
-        "MODEL.TRIAL_LENGTH",
-        "MODEL.MAX_SPIKE_COUNT",
-        "TRAIN.DO_R2",
-        "TRAIN.CHECKPOINT_INTERVAL",
-        "TRAIN.LOG_INTERVAL",
-        "TRAIN.TUNE_MODE",
-        "TRAIN.TUNE_EPOCHS_PER_GENERATION",
-        "TRAIN.TUNE_HP_JSON",
-        "TRAIN.TUNE_WARMUP",
-        "TRAIN.TUNE_METRIC",
-        ".",
-    )
-)
-
+_IGNORED = frozenset((
+    "VARIANT", "USE_TENSORBOARD", "TENSORBOARD_DIR", "CHECKPOINT_DIR", "LOG_DIR",
+    "SYSTEM.TORCH_GPU_ID", "SYSTEM.GPU_AUTO_ASSIGN", "SYSTEM.NUM_GPUS", "DATA.DATAPATH",
+    "DATA.TRAIN_FILENAME", "DATA.VAL_FILENAME", "DATA.TEST_FILENAME", "DATA.LOG_EPSILON",
+    "MODEL.TRIAL_LENGTH", "MODEL.MAX_SPIKE_COUNT", "TRAIN.DO_R2", "TRAIN.CHECKPOINT_INTERVAL",
+    "TRAIN.LOG_INTERVAL", "TRAIN.TUNE_MODE", "TRAIN.TUNE_EPOCHS_PER_GENERATION",
+    "TRAIN.TUNE_HP_JSON", "TRAIN.TUNE_WARMUP", "TRAIN.TUNE_METRIC",
+))  # fmt: skip
 _KNOWN = (*_DEFAULTS, *_EXPECTED, *sorted(_IGNORED))
 
 
-def settings_of_ndt1(config: Mapping[str, Any], source: str) -> tuple[dict[str, Any], list[str]]:
-    """Return settings as NDT1's config describes them, and what could not be taken over.
-
-    Parameters
-    ----------
-    config : mapping
-        NDT1's settings, by names such as "MODEL.LOSS.TOPK"; NDT1's defaults stand for those that
-        are missing.
-    source : str
-        Name of the file, for the messages.
-
-    Returns
-    -------
-    values : dict
-        Sections of settings, for TOML.
-    notes : list of str
-        A sentence for each setting without counterpart that could matter.
-
-    Raises
-    ------
-    SettingsError
-        If a value is of the wrong type, or the model is of another kind.
-    """
+def _settings_of_ndt1(config: Mapping[str, Any], source: str) -> tuple[dict[str, Any], list[str]]:
+    """Return sections of settings as in NDT1's config, or its defaults, and what cannot be kept."""
     given = {**_DEFAULTS, **{key: value for key, value in config.items() if key in _DEFAULTS}}
     _check_types(given, source)
     notes = [
@@ -254,7 +212,7 @@ def _config_in(text: str) -> dict[str, Any]:
 
 
 def read_ndt1_config(path: Path) -> tuple[str, list[str]]:
-    """Read a YAML config of NDT1 and return it as TOML, with notes as of `settings_of_ndt1`.
+    """Read a YAML config of NDT1; return it as TOML, and notes on what has no counterpart here.
 
     Raises
     ------
@@ -279,7 +237,7 @@ def read_ndt1_config(path: Path) -> tuple[str, list[str]]:
     # A typing error would leave a default in its place.
     if unknown := [_unknown(key, str(path)) for key in config if key not in _KNOWN]:
         raise SettingsError("\n".join(unknown), "NDT1 refuses such a config too.")
-    values, notes = settings_of_ndt1(config, str(path))
+    values, notes = _settings_of_ndt1(config, str(path))
     toml = tomli_w.dumps(values)
     resolve_config(ConfigSource(f"{path}, read as settings", "file", toml, None))
     return toml, notes
@@ -364,7 +322,7 @@ def import_ndt1(
             "`data.file_bin_ms=10`.",
         )
     file = Ndt1File.read(path)
-    values, notes = settings_of_ndt1(file.config, path.name)
+    values, notes = _settings_of_ndt1(file.config, path.name)
     source = ConfigSource(f"{path.name}, read as settings", "file", tomli_w.dumps(values), None)
     settings = resolve_config(source, overrides)
     recording = recording or load_recording(settings.data)

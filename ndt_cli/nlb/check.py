@@ -33,8 +33,6 @@ from ndt_cli.nlb.catalog import (
     nearest_group,
 )
 from ndt_cli.nlb.check_arrays import (
-    PLAUSIBLE,
-    SCORABLE,
     Array,
     Problem,
     RateArray,
@@ -42,10 +40,12 @@ from ndt_cli.nlb.check_arrays import (
     Shape,
     group_by_bins,
     order_problem,
+    plausibility_problems,
     released_sizes,
     shape_problems,
     type_problem,
     unit_problems,
+    value_problems,
 )
 
 
@@ -169,17 +169,15 @@ def check_group(
         findings += _at(name, "", released_sizes(group, _shapes(readable)))
     wrong = {finding.key for finding in findings if finding.severity == "error"}
     right = []
-    for key in readable:
+    for key, rates_BTN in readable.items():
         if key in wrong:
             continue
-        rates_BTN, counts_BTN = np.asarray(readable[key]), expected.counts.get(key)
+        counts_BTN = expected.counts.get(key)
         # Targets whose own arrays disagree have counts of another shape.
         if counts_BTN is not None and counts_BTN.shape != rates_BTN.shape:
             counts_BTN = None
-        right.append(RateArray(key, rates_BTN, group.bin_ms if group else None, counts_BTN))
-    for array in right:
-        for rule in PLAUSIBLE:
-            findings += _at(name, array.key, rule(array))
+        right.append(RateArray(key, rates_BTN, counts_BTN))
+        findings += _at(name, key, plausibility_problems(key, rates_BTN))
     if group is not None:
         for keys, problem in unit_problems(right, group.bin_ms):
             findings += _at(name, ", ".join(keys), [problem])
@@ -249,11 +247,12 @@ def _check_scorable(
         findings.append(Finding("error", name, "", text, f"Name the group `{group.name}`."))
     for key, problem in shape_problems(shapes, group, expected.sizes):
         findings += _at(name, key, [problem])
+    bin_ms = None if group is None else group.bin_ms
     for key in list(readable):
         try:
             if isinstance(readable[key], h5py.Dataset):
                 check_announced(Path(readable[key].file.filename), readable[key])
-            values = np.asarray(readable[key])
+            readable[key] = np.asarray(readable[key])
         except (DataError, *DAMAGE) as error:
             del readable[key]
             problem = _damaged(f"cannot be read: {error}")
@@ -261,9 +260,7 @@ def _check_scorable(
                 problem = Problem("error", error.message, error.hint)
             findings += _at(name, key, [problem])
             continue
-        array = RateArray(key, values, group.bin_ms if group else None)
-        for rule in SCORABLE:
-            findings += _at(name, key, rule(array))
+        findings += _at(name, key, value_problems(readable[key], bin_ms))
     return group, readable, findings
 
 

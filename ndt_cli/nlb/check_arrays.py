@@ -7,7 +7,7 @@ Axes in names: B trials, T bins, N neurons, X entries (bins and neurons together
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Any, Literal, NamedTuple
@@ -52,11 +52,10 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class RateArray:
-    """One array of a submission, its bin width and spike counts as far as they are known."""
+    """One array of a submission, and its spike counts if they are known."""
 
     key: str
     rates_BTN: Array
-    bin_ms: int | None
     counts_BTN: Array | None = None
 
 
@@ -221,11 +220,11 @@ def _text(shape: Shape) -> str:
 # ------------------------------------------------------------------------------------------------
 
 
-def finite(array: RateArray) -> Iterator[Problem]:
-    """Rates are finite."""
-    rates_BTN = array.rates_BTN
-    bad = ~np.isfinite(rates_BTN)
-    if bad.any():
+def value_problems(rates_BTN: Array, bin_ms: int | None) -> Iterator[Problem]:
+    """Check that rates are finite and not negative, as the benchmark's evaluation needs them."""
+    is_finite = np.isfinite(rates_BTN)
+    if not is_finite.all():
+        bad = ~is_finite
         n_bad, n_nan = int(bad.sum()), int(np.isnan(rates_BTN).sum())
         kinds = [f"{n_nan} NaN"] * (n_nan > 0) + [f"{n_bad - n_nan} infinite"] * (n_bad > n_nan)
         yield Problem(
@@ -235,12 +234,6 @@ def finite(array: RateArray) -> Iterator[Problem]:
             f"{_first(bad)}",
             "Every bin of every trial needs a rate, including bins that are not scored.",
         )
-
-
-def not_negative(array: RateArray) -> Iterator[Problem]:
-    """Rates are not negative; logarithms of rates are recognized."""
-    rates_BTN = array.rates_BTN
-    is_finite = np.isfinite(rates_BTN)
     negative = is_finite & (rates_BTN < 0)
     if negative.any():
         n_negative = int(negative.sum())
@@ -248,50 +241,36 @@ def not_negative(array: RateArray) -> Iterator[Problem]:
             "error",
             f"{n_negative} of {rates_BTN.size} values below 0, the lowest "
             f"{rates_BTN[negative].min():.4g}; the first at {_first(negative)}",
-            _log_hint(rates_BTN[is_finite], n_negative / int(is_finite.sum()), array.bin_ms)
+            _log_hint(rates_BTN[is_finite], n_negative / int(is_finite.sum()), bin_ms)
             or "Clip them with numpy.maximum(rates, 1e-9), or model log-rates instead.",
         )
 
 
-def varying(array: RateArray) -> Iterator[Problem]:
-    """Rates change over time and between trials."""
-    rates_BTN = array.rates_BTN
+def plausibility_problems(key: str, rates_BTN: Array) -> Iterator[Problem]:
+    """Check that rates change, and that none is 0 where a spike would be scored."""
     if not rates_BTN.any():
         yield Problem("warning", "is 0 everywhere", "Was the array ever filled?")
-    elif (rates_BTN == rates_BTN[:, :1]).all():
+        return
+    if (rates_BTN == rates_BTN[:, :1]).all():
         text = "is constant over time in every trial, like a mean rate"
         yield Problem("warning", text, "If a model predicted it, its training has collapsed.")
     elif len(rates_BTN) > 1 and (rates_BTN == rates_BTN[:1]).all():
         text = "is the same in every trial"
         yield Problem("warning", text, "If a model predicted it, it ignores its input.")
-
-
-def positive_where_scored(array: RateArray) -> Iterator[Problem]:
-    """No rate is 0 where a spike would be scored."""
-    zero = array.rates_BTN == 0
-    if array.key not in SCORED_KEYS or not zero.any() or zero.all():
-        return
-    text = f"{zero.mean():.1%} of the rates are exactly 0"
-    silent = np.flatnonzero(zero.all(axis=(0, 1)))
-    if len(silent):
-        shown = ", ".join(map(str, silent[:_SHOWN_NEURONS]))
-        more = ", ..." if len(silent) > _SHOWN_NEURONS else ""
-        text += f"; throughout for {len(silent)} of {zero.shape[2]} neurons: {shown}{more}"
-    yield Problem(
-        "warning",
-        text,
-        "The benchmark replaces 0 by 1e-9, and a spike in such a bin costs 30 bits: give a small "
-        "positive rate.",
-    )
-
-
-Rule = Callable[[RateArray], Iterator[Problem]]
-
-SCORABLE: tuple[Rule, ...] = (finite, not_negative)
-"""Rules without which the benchmark's evaluation fails."""
-
-PLAUSIBLE: tuple[Rule, ...] = (varying, positive_where_scored)
-"""Rules for arrays that can be scored."""
+    zero = rates_BTN == 0
+    if key in SCORED_KEYS and zero.any():
+        text = f"{zero.mean():.1%} of the rates are exactly 0"
+        silent = np.flatnonzero(zero.all(axis=(0, 1)))
+        if len(silent):
+            shown = ", ".join(map(str, silent[:_SHOWN_NEURONS]))
+            more = ", ..." if len(silent) > _SHOWN_NEURONS else ""
+            text += f"; throughout for {len(silent)} of {zero.shape[2]} neurons: {shown}{more}"
+        yield Problem(
+            "warning",
+            text,
+            "The benchmark replaces 0 by 1e-9, and a spike in such a bin costs 30 bits: give a "
+            "small positive rate.",
+        )
 
 
 def _first(bad_BTN: Array) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from ndt_cli.errors import DataError, called
 from ndt_cli.nlb.catalog import (
     DATASETS,
+    TEST_LABELS,
     NlbDataset,
     Phase,
     Progress,
@@ -163,6 +164,31 @@ def check_file(file: PublicFile, path: Path, progress: Progress = no_progress) -
     if digest != file.sha256:
         return FileState(path, file, "wrong digest", digest)
     return FileState(path, file, "right")
+
+
+def verify_label_file(path: Path) -> None:
+    """Check that a file is the benchmark's published file of test labels."""
+    labels = TEST_LABELS
+    expected = f"expected {labels.n_bytes:,} bytes with the sha256 {labels.sha256}"
+    if not path.is_file():
+        raise DataError(
+            f"{path}: no such file; {expected}",
+            f"Download {labels.path} of the nlb_tools repository: {labels.urls[0]}",
+        )
+    with path.open("rb") as file:
+        if file.read(24) == b"version https://git-lfs.":
+            raise DataError(
+                f"{path}: holds a Git LFS pointer, not the labels; {expected}",
+                "Run `git lfs pull` in that repository.",
+            )
+    found = check_file(labels, path)
+    if found.state == "wrong size":
+        raise DataError(f"{path}: has {found.found}; {expected}", "Copy it again.")
+    if found.state == "wrong digest":
+        raise DataError(
+            f"{path}: has the sha256 {found.found}; {expected}",
+            "Copy it again; other labels are not accepted.",
+        )
 
 
 def check_dataset(

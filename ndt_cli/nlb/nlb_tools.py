@@ -418,15 +418,16 @@ def cut_tensors(
             sources.insert(0, test_source)
         tools = stack.enter_context(repaired())
         stack.enter_context(_explained(files.train, dataset))
-        loaded = _load(sources, bin_ms, progress)
+        loaded = LeanDataset(Session(sources, dataset.behavior_series, progress))
+        loaded.resample(bin_ms)
         train_split: str | list[str] = "train" if phase == "val" else ["train", "val"]
         eval_split = phase
-        cut = _Cutter(loaded, sources)
         progress("cutting trials", 0, 2)
         wanted = {"include_behavior": True, "include_forward_pred": True}
-        train, train_trials = cut(tools.make_train_input_tensors, dataset, train_split, **wanted)
+        make = tools.make_train_input_tensors
+        train, train_trials = _cut(make, loaded, sources, train_split, **wanted)
         progress("cutting trials", 1, 2)
-        evaluated, eval_trials = cut(tools.make_eval_input_tensors, dataset, eval_split)
+        evaluated, eval_trials = _cut(tools.make_eval_input_tensors, loaded, sources, eval_split)
         progress("cutting trials", 2, 2)
         target = None
         if phase == "val":
@@ -462,41 +463,32 @@ def _explained(path: Path, dataset: NlbDataset) -> "Iterator[None]":
         ) from error
 
 
-def _load(sources: Sequence[NwbSource], bin_ms: int, progress: Progress) -> LeanDataset:
-    loaded = LeanDataset(Session(sources, sources[-1].dataset.behavior_series, progress))
-    loaded.resample(bin_ms)
-    return loaded
-
-
-class _Cutter:
-    """Cuts trials, and refuses files from which nlb_tools silently drops some.
+def _cut(
+    make: Callable[..., Arrays],
+    loaded: LeanDataset,
+    sources: Sequence[NwbSource],
+    split: str | list[str],
+    **what: bool,
+) -> tuple[Arrays, IntArray]:
+    """Return tensors, and the row of each trial; refuse files of which nlb_tools drops some.
 
     It drops them from the counts but keeps them in the behavior, so rows would not match.
     """
-
-    def __init__(self, loaded: LeanDataset, sources: Sequence[NwbSource]) -> None:
-        self._loaded = loaded
-        self._paths = " and ".join(str(source.path) for source in sources)
-
-    def __call__(
-        self, make: Callable[..., Arrays], dataset: NlbDataset, split: str | list[str], **what: bool
-    ) -> tuple[Arrays, IntArray]:
-        """Return tensors, and the row of each trial in the trial table."""
-        self._loaded.cut_trials.clear()
-        arrays = make(self._loaded, dataset.name, split, save_file=False, **what)
-        table = self._loaded.trial_info
-        wanted = table.loc[np.isin(table["split"], split), "trial_id"].to_numpy()
-        for cut in self._loaded.cut_trials:  # the window, the behavior, the forward bins
-            lost = wanted[~np.isin(wanted, cut)]
-            if len(lost):
-                names = " and ".join([split] if isinstance(split, str) else split)
-                raise DataError(
-                    f"{self._paths}: nlb_tools cuts {len(cut)} of {len(wanted)} {names} "
-                    f"trials; row {lost[0]} of the trial table has no align time, or a time "
-                    "series has no samples in its window",
-                    "Set the split of such trials to 'none', or fill in the samples.",
-                )
-        return arrays, self._loaded.cut_trials[0]
+    loaded.cut_trials.clear()
+    arrays = make(loaded, sources[0].dataset.name, split, save_file=False, **what)
+    table = loaded.trial_info
+    wanted = table.loc[np.isin(table["split"], split), "trial_id"].to_numpy()
+    for cut in loaded.cut_trials:  # the window, the behavior, the forward bins
+        lost = wanted[~np.isin(wanted, cut)]
+        if len(lost):
+            names = " and ".join([split] if isinstance(split, str) else split)
+            raise DataError(
+                f"{' and '.join(str(source.path) for source in sources)}: nlb_tools cuts "
+                f"{len(cut)} of {len(wanted)} {names} trials; row {lost[0]} of the trial table has "
+                "no align time, or a time series has no samples in its window",
+                "Set the split of such trials to 'none', or fill in the samples.",
+            )
+    return arrays, loaded.cut_trials[0]
 
 
 def _target(

@@ -1,7 +1,6 @@
 """The submission file of the benchmark: six arrays of rates per dataset."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -11,35 +10,19 @@ from numpy.typing import NDArray
 
 from ndt_cli.atomic import check_may_write, write_stream_atomic
 from ndt_cli.data.files import DAMAGE, check_announced, own_items
-from ndt_cli.errors import DataError, called
-from ndt_cli.nlb.catalog import RATE_KEYS
+from ndt_cli.errors import DataError
 from ndt_cli.nlb.check import require_scorable
 
-FloatArray = NDArray[np.floating]
+SubmissionRates = dict[str, NDArray[Any]]
+"""Rates of one dataset at one bin width, by the keys of the file (`ndt_cli.nlb.catalog.AXES`).
 
-
-@dataclass(frozen=True, eq=False)
-class SubmissionRates:
-    """Rates of one dataset at one bin width.
-
-    Expected spike counts per bin, trials x bins x neurons; the fields are the keys of the file.
-    In the test phase the training trials are train and validation trials together.
-    """
-
-    train_rates_heldin: FloatArray
-    train_rates_heldout: FloatArray
-    eval_rates_heldin: FloatArray
-    eval_rates_heldout: FloatArray
-    eval_rates_heldin_forward: FloatArray
-    eval_rates_heldout_forward: FloatArray
-
-    def arrays(self) -> dict[str, FloatArray]:
-        """Return the arrays by their key in the file."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+Expected spike counts per bin, trials x bins x neurons. In the test phase the training trials are
+train and validation trials together.
+"""
 
 
 def split_rates(
-    train_rates_BTN: FloatArray, eval_rates_BTN: FloatArray, n_heldout: int, n_forward: int
+    train_rates_BTN: NDArray[Any], eval_rates_BTN: NDArray[Any], n_heldout: int, n_forward: int
 ) -> SubmissionRates:
     """Split a model's rates, expected counts per bin, into the six arrays.
 
@@ -57,14 +40,14 @@ def split_rates(
             f"train rates {train_rates_BTN.shape} and eval rates {eval_rates_BTN.shape} cannot "
             f"be split into {n_heldout} held-out neurons and {n_forward} forward bins"
         )
-    return SubmissionRates(
-        train_rates_heldin=train_rates_BTN[:, :n_window, :n_heldin],
-        train_rates_heldout=train_rates_BTN[:, :n_window, n_heldin:],
-        eval_rates_heldin=eval_rates_BTN[:, :n_window, :n_heldin],
-        eval_rates_heldout=eval_rates_BTN[:, :n_window, n_heldin:],
-        eval_rates_heldin_forward=eval_rates_BTN[:, n_window:, :n_heldin],
-        eval_rates_heldout_forward=eval_rates_BTN[:, n_window:, n_heldin:],
-    )
+    return {
+        "train_rates_heldin": train_rates_BTN[:, :n_window, :n_heldin],
+        "train_rates_heldout": train_rates_BTN[:, :n_window, n_heldin:],
+        "eval_rates_heldin": eval_rates_BTN[:, :n_window, :n_heldin],
+        "eval_rates_heldout": eval_rates_BTN[:, :n_window, n_heldin:],
+        "eval_rates_heldin_forward": eval_rates_BTN[:, n_window:, :n_heldin],
+        "eval_rates_heldout_forward": eval_rates_BTN[:, n_window:, n_heldin:],
+    }
 
 
 def write_submission(
@@ -74,43 +57,29 @@ def write_submission(
     check_may_write(path, overwrite)
     if not rates:
         raise DataError(f"{path}: found no rates to write; expected at least one dataset")
-    for name, group in rates.items():
-        require_scorable(name, group.arrays(), source=f"{path}: ")
+    for name, arrays in rates.items():
+        require_scorable(name, arrays, source=f"{path}: ")
 
     def write(temporary: BinaryIO) -> None:
         with h5py.File(temporary, "w") as file:
-            for name, group in rates.items():
-                for key, array in group.arrays().items():
+            for name, arrays in rates.items():
+                for key, array in arrays.items():
                     file.create_dataset(f"{name}/{key}", data=np.asarray(array, dtype=np.float32))
 
     write_stream_atomic(path, write, overwrite=overwrite)
 
 
-def read_submission(path: Path) -> dict[str, SubmissionRates]:
-    """Read a submission file that has all six arrays in every group.
+def read_groups(path: Path) -> dict[str, dict[str, NDArray[Any]]]:
+    """Read the arrays of a submission or target file, by group and key.
 
     Examples
     --------
     >>> train_BTN, eval_BTN = np.full((3, 140, 4), 0.1), np.full((2, 180, 4), 0.1)
     >>> rates = split_rates(train_BTN, eval_BTN, n_heldout=1, n_forward=40)
     >>> write_submission(Path("submission.h5"), {"mc_maze": rates})
-    >>> read_submission(Path("submission.h5"))["mc_maze"].eval_rates_heldout_forward.shape
+    >>> read_groups(Path("submission.h5"))["mc_maze"]["eval_rates_heldout_forward"].shape
     (2, 40, 1)
     """
-    groups = read_groups(path)
-    for name, arrays in groups.items():
-        for key in RATE_KEYS:
-            if key not in arrays:
-                hint = f"List all problems: {called('check_submission', path)}"
-                raise DataError(f"{path}: {name}/{key} is missing", hint)
-    return {
-        name: SubmissionRates(**{key: arrays[key] for key in RATE_KEYS})
-        for name, arrays in groups.items()
-    }
-
-
-def read_groups(path: Path) -> dict[str, dict[str, NDArray[Any]]]:
-    """Read the arrays of a submission or target file, by group and key."""
     try:
         with h5py.File(path, "r") as file:
             groups = {

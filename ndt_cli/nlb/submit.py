@@ -11,9 +11,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ndt_cli.atomic import write_text_atomic
+from ndt_cli.data.spike_data import Recording, SpikeData
+from ndt_cli.data.write import write_recording
+from ndt_cli.engine.checkpoint import Checkpoint
+from ndt_cli.engine.ensembles import Ensemble
 from ndt_cli.engine.events import Watcher
-from ndt_cli.errors import ExistingFileError, SettingsError
+from ndt_cli.engine.inference import load_trained
+from ndt_cli.engine.preflight import check_same_data
+from ndt_cli.engine.run_folder import RunFolder
+from ndt_cli.engine.training import train
+from ndt_cli.errors import ExistingFileError, RunError, SettingsError, called
 from ndt_cli.jsonable import json_text
 from ndt_cli.nlb.benchmark_scores import Scores, score_with_baselines
 from ndt_cli.nlb.catalog import (
@@ -21,24 +31,15 @@ from ndt_cli.nlb.catalog import (
     Progress,
     StopRequest,
     dataset_settings,
-    find_dataset,
     no_progress,
     stop_if_asked,
     submission_key,
 )
 from ndt_cli.nlb.check import Expected, Finding, check_submission
-from ndt_cli.nlb.members import (
-    best_of_sweep,
-    check_trained_on,
-    chosen_epochs,
-    expand_ensembles,
-    member_rates,
-    retrain_members,
-    train_members,
-)
-from ndt_cli.nlb.submission import SubmissionRates, write_submission
+from ndt_cli.nlb.submission import SubmissionRates, split_rates, write_submission
 from ndt_cli.nlb.tensors import Arrays, NlbTensors, make_tensors, scored_inputs, to_recording
-from ndt_cli.search.folder import EnsembleChoice, SweepFolder
+from ndt_cli.search.folder import EnsembleChoice, SweepFolder, choose_members
+from ndt_cli.settings.tree import Settings
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,8 +135,8 @@ def submit(
     labels : mapping of str to dict of arrays, optional
         Targets of the test phase by group. Without them that phase is not scored.
     watch, should_stop
-        As in `ndt_cli.engine.training.train`. ``should_stop`` is also asked before each step:
-        reading, inferring with a member, scoring an estimate.
+        As in `ndt_cli.engine.training.train`. ``should_stop`` is also asked whenever progress is
+        reported.
     progress : callable, optional
         Called as ``progress(what, done, total)`` for all steps but training.
 
@@ -157,57 +158,55 @@ def submit(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ExistingFileError(out, "Choose another folder.")
     for name in names:
-        submission_key(find_dataset(name).name, bin_ms)
-    runs = expand_ensembles(runs)
+        submission_key(name, bin_ms)
+    runs = _expanded(runs)
     if sweep is not None:
         SweepFolder.open(sweep)
     # Settings and tensors of all datasets before hours of training for the first one.
     settings = [dataset_settings(name, bin_ms, config, overrides) for name in names]
     given = []
     for name in names:
-        stop_if_asked(should_stop)
-        told = _prefixed(submission_key(name, bin_ms), progress)
+        told = _telling(submission_key(name, bin_ms), progress, should_stop)
         val = scored = make_tensors(name, bin_ms, "val", data_dir, progress=told)
         if phase == "test":
-            stop_if_asked(should_stop)
             scored = make_tensors(name, bin_ms, "test", data_dir, progress=told)
         target = scored.target if phase == "val" else (labels or {}).get(scored.key)
         given.append(_Given(val, scored, target))
     results = []
     for dataset, chosen in zip(given, settings, strict=True):
-        folder, told = out / dataset.key, _prefixed(dataset.key, progress)
+        folder, told = out / dataset.key, _telling(dataset.key, progress, should_stop)
         stop_if_asked(should_stop)
         choice = None
         if sweep is not None:
             told("choosing members", 0, 1)
-            choice = best_of_sweep(sweep, members, dataset.val)
+            _check_trained_on([m.folder for m in SweepFolder.open(sweep).results().ranked], dataset)
+            choice = choose_members(sweep, members, recording=to_recording(dataset.val))
             chosen_runs = choice.runs
         elif runs:
             chosen_runs = list(runs)
-            check_trained_on(runs, dataset.val)
+            _check_trained_on(runs, dataset)
         else:
             recording = to_recording(dataset.val)
             chosen_runs = train_members(
                 chosen, recording, folder, members or 1, watch=watch, should_stop=should_stop
             )
-        epochs = [chosen_epochs(run) for run in chosen_runs]
+        epochs = [_chosen_epochs(run) for run in chosen_runs]
         final_runs, checkpoint = chosen_runs, None
         if phase == "test":
             # Monitored on the validation trials, although it trains on them: test counts are
             # unknown.
             both = replace(to_recording(dataset.scored), valid=to_recording(dataset.val).valid)
-            final_runs, checkpoint = (
-                retrain_members(
-                    chosen_runs, both, folder / "both", watch=watch, should_stop=should_stop
-                ),
-                "last",
-            )
+            final_runs, checkpoint = [], "last"
+            for number, (run, n_epochs) in enumerate(zip(chosen_runs, epochs, strict=True)):
+                final_runs.append(folder / "both" / f"test-{number}")
+                settings_of_run = RunFolder.open(run).settings()
+                _train(settings_of_run, both, final_runs[-1], n_epochs, watch, should_stop)
         trials, inputs = to_recording(dataset.scored).train, scored_inputs(dataset.scored)
         device = chosen.train.device
-        rates = member_rates(final_runs, checkpoint, trials, inputs, device, told, should_stop)
+        rates = _member_rates(final_runs, checkpoint, trials, inputs, device, told)
         scores: Scores = {}
         if dataset.target is not None:
-            scores = score_with_baselines(rates, dataset.scored, dataset.target, told, should_stop)
+            scores = score_with_baselines(rates, dataset.scored, dataset.target, told)
         results.append(DatasetResult(dataset.key, phase, rates, final_runs, epochs, scores, choice))
     stop_if_asked(should_stop)
     out.mkdir(parents=True, exist_ok=True)
@@ -254,6 +253,125 @@ class _Given:
         return Expected.of(self.scored.train, self.scored.eval, self.target or {})
 
 
-def _prefixed(key: str, progress: Progress) -> Progress:
-    """Put the dataset's key before what is reported."""
-    return lambda what, done, total: progress(f"{key}: {what}", done, total)
+def _telling(key: str, progress: Progress, should_stop: StopRequest) -> Progress:
+    """Report with the dataset's key before it, and stop there if asked to."""
+
+    def tell(what: str, done: int, total: int) -> None:
+        stop_if_asked(should_stop)
+        progress(f"{key}: {what}", done, total)
+
+    return tell
+
+
+# ------------------------------------------------------------------------------------------------
+# Models: trained here, or given as runs, ensembles or a sweep
+# ------------------------------------------------------------------------------------------------
+
+
+def _expanded(paths: Sequence[Path]) -> list[Path]:
+    """Return run folders, each ensemble replaced by its members."""
+    runs: list[Path] = []
+    for path in paths:
+        # A member's folder is a run with the one checkpoint that the ensemble uses.
+        if Ensemble.is_at(path):
+            runs += [member.run.path for member in Ensemble.load(path, device="cpu").members]
+        else:
+            runs.append(RunFolder.open(path).path)
+    return runs
+
+
+def _check_trained_on(runs: Sequence[Path], dataset: _Given) -> None:
+    """Check that runs were trained on these trials (validation phase)."""
+    recording = to_recording(dataset.val)
+    for run in runs:
+        folder = RunFolder.open(run)
+        folder.facts()  # a damaged run is reported first, with a hint of its own
+        try:
+            check_same_data(folder, recording)
+        except RunError as error:
+            name, bin_ms = dataset.val.dataset.name, dataset.val.bin_ms
+            file = called("write_spike_file", name, bin_ms=bin_ms, spikes="FILE")
+            hint = f"Train it on the file that this writes: {file}"
+            raise RunError(error.message, hint) from error
+
+
+def train_members(
+    settings: Settings,
+    recording: Recording,
+    folder: Path,
+    n_members: int,
+    *,
+    watch: Watcher | None = None,
+    should_stop: StopRequest = lambda: False,
+) -> list[Path]:
+    """Train models that differ in their seed, from ``train.seed`` on.
+
+    Returns their run folders, ``val-0``, ``val-1``, ... in ``folder``; raises `Interrupted` if
+    ``should_stop`` asks for it.
+    """
+    runs = []
+    for number in range(n_members):
+        seed = settings.train.seed + number
+        member = settings.model_copy(
+            update={"train": settings.train.model_copy(update={"seed": seed})}
+        )
+        runs.append(folder / f"val-{number}")
+        _train(member, recording, runs[-1], None, watch, should_stop)
+    return runs
+
+
+def _train(
+    settings: Settings,
+    recording: Recording,
+    out: Path,
+    n_epochs: int | None,
+    watch: Watcher | None,
+    should_stop: StopRequest,
+) -> None:
+    """Train one model; its spike file lies beside the run, for resuming and evaluation."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    data_file = out.with_name("spikes.h5")
+    if not data_file.exists():
+        write_recording(recording, data_file)
+    data = settings.data.model_copy(update={"file": data_file.absolute(), "file_bin_ms": None})
+    train(
+        settings.model_copy(update={"data": data}),
+        out=out,
+        recording=replace(recording, source=str(data_file)),
+        watch=watch,
+        should_stop=should_stop,
+        until_epoch=n_epochs,
+    )
+    stop_if_asked(should_stop)
+
+
+def _chosen_epochs(run: Path) -> int:
+    """Return the number of epochs after which a run had its best weights."""
+    folder = RunFolder.open(run)
+    name = f"best-{folder.settings().train.choose_by}"
+    epochs = int(Checkpoint.load(folder.checkpoint(name)).progress["epoch"])
+    if epochs < 1:
+        raise RunError(f"{run}: it has not reached its first validation")
+    return epochs
+
+
+def _member_rates(
+    runs: Sequence[Path],
+    checkpoint: str | None,
+    train_trials: SpikeData,
+    eval_trials: SpikeData,
+    device: str,
+    progress: Progress,
+) -> SubmissionRates:
+    """Infer rates with each run's weights (``checkpoint=None``: its best); return their mean."""
+    halves = (train_trials, eval_trials)
+    totals = [np.zeros(trials.spikes_BTN.shape) for trials in halves]
+    for done, run in enumerate(runs):
+        progress("inferring rates", done, len(runs))
+        trained = load_trained(run, checkpoint, device)
+        for trials, total_BTN in zip(halves, totals, strict=True):
+            trained.check_fits(trials, str(run))
+            total_BTN += trained.rates(trials)
+    progress("inferring rates", len(runs), len(runs))
+    train_BTN, eval_BTN = (total_BTN / len(runs) for total_BTN in totals)
+    return split_rates(train_BTN, eval_BTN, eval_trials.n_heldout, eval_trials.n_forward)

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -195,6 +196,20 @@ def run_python(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
         encoding="utf-8",
         env={**plain, "PYTHONIOENCODING": "utf-8", **env},
     )
+
+
+def test_an_interrupt_while_an_object_is_deleted_is_not_lost(monkeypatch):
+    class Deleted:
+        def __del__(self):
+            raise KeyboardInterrupt
+
+    def interrupted():
+        Deleted()
+        time.sleep(10)
+
+    monkeypatch.setattr(sys, "unraisablehook", app.interrupt_again)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
 
 
 def test_python_m_is_the_same_program():

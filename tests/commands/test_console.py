@@ -84,6 +84,18 @@ def test_control_characters_in_names_do_not_reach_the_terminal():
     assert "\x1b[31m" in text  # its own color is printed
 
 
+def test_a_warning_of_a_library_does_not_command_the_terminal_either():
+    probe = (
+        "import warnings; from ndt_cli.app import main\n"
+        "try: main(['presets'])\n"
+        "except SystemExit: pass\n"
+        "warnings.warn('Glyph 27 (\\x1b]0;title\\x07) is missing')"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
+    assert "title" in done.stderr
+    assert not {"\x1b", "\x07"} & set(done.stderr)
+
+
 def test_a_stream_without_the_characters_shows_others(tmp_path):
     write_recording(recording(), tmp_path / "spikes.h5")
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}

@@ -568,11 +568,11 @@ def test_a_file_that_another_program_writes_to_is_not_called_damaged(tmp_path):
         writer.communicate(b"\n")
 
 
-@pytest.mark.parametrize("missing", [np.nan, np.inf, ""])
+@pytest.mark.parametrize("missing", [np.nan, np.inf, "", "NaN", "inf"])
 def test_a_spike_without_a_unit_makes_no_neuron(tmp_path, missing):
     times_s = recording()
     times, units = pooled(times_s)
-    labels = units.astype(str) if missing == "" else units.astype(float)
+    labels = units.astype(str if isinstance(missing, str) else float)
     lost = np.arange(len(times)) % 10 == 3
     labels[lost] = missing
     np.savez(tmp_path / "a.npz", spike_times=times, spike_units=labels, **TRIALS)

@@ -22,7 +22,7 @@ from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.distributed import Ranks, process_group
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.training import resume, train
-from ndt_cli.errors import RunError, SettingsError
+from ndt_cli.errors import RunError, SettingsError, TrainingError
 
 # Masks draw from one stream in all processes, dropout from one in each: only without dropout
 # do two processes compute what one does.
@@ -321,10 +321,6 @@ def test_shares_cover_a_batch_once_and_differ_by_a_row_at_most(monkeypatch):
         assert max(sizes) - min(sizes) <= 1
 
 
-if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], *(Path(path) for path in sys.argv[3:]))
-
-
 def test_processes_that_cannot_find_each_other_are_told_what_is_missing(monkeypatch):
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     with (
@@ -332,3 +328,23 @@ def test_processes_that_cannot_find_each_other_are_told_what_is_missing(monkeypa
         process_group(Ranks(0, 2), torch.device("cpu")),
     ):
         pass
+
+
+def test_a_process_that_lost_the_others_says_so_and_other_errors_stay_what_they_are(monkeypatch):
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "1")
+    for name in ("init_process_group", "destroy_process_group"):
+        monkeypatch.setattr(torch.distributed, name, lambda *_: None)
+
+    def fails(text):
+        with process_group(Ranks(1, 2), torch.device("cpu")):
+            raise RuntimeError(text)
+
+    with pytest.raises(TrainingError, match=r"process 1 of 2 lost the others: .*closed by peer"):
+        fails("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1\nmore")
+    with pytest.raises(RuntimeError, match="shapes"):
+        fails("shapes do not fit")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2], *(Path(path) for path in sys.argv[3:]))

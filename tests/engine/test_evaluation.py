@@ -436,6 +436,15 @@ def test_an_ensemble_keeps_the_smoothing_of_its_runs(finished):
     assert (ensemble / "smoothing.safetensors").read_bytes() == stored
 
 
+def test_smoothing_of_other_training_trials_is_refused(finished, tmp_path):
+    _, folder = finished
+    shutil.copytree(folder / "run", tmp_path / "run")
+    path = tmp_path / "run" / "smoothing.safetensors"
+    SmoothingReference.fit(recording(mean_count=2.0).train).save(path)
+    with pytest.raises(RunError, match=r"smoothing\.safetensors.* other training trials"):
+        evaluate(tmp_path / "run")
+
+
 @pytest.mark.parametrize("damage", ["cut", "other neurons", "not finite"])
 def test_a_damaged_smoothing_file_is_named(finished, tmp_path, damage):
     _, folder = finished

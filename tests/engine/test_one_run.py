@@ -115,6 +115,15 @@ def test_the_last_digits_of_rates_that_another_machine_computes_are_the_same_dat
     evaluate(run, recording=replace(data, valid=replace(data.valid, rates_BTN=near)))
 
 
+def test_scores_of_another_run_are_refused(run):
+    folder = RunFolder(run)
+    folder.write_json("summary.json", {"run": folder.facts().id, "epochs": 2})
+    assert folder.read_json("summary.json")["epochs"] == 2
+    folder.write_json("summary.json", {"run": "0" * 16, "epochs": 2})
+    with pytest.raises(RunError, match=r"summary\.json: these are the scores of another run"):
+        folder.read_json("summary.json")
+
+
 def test_evaluate_checks_a_recording_in_memory_too(run):
     with pytest.raises(RunError, match="other counts"):
         evaluate(run, recording=recording(rates=True, mean_count=2.0))

@@ -14,7 +14,6 @@ from ndt_cli.baselines import (
     default_widths_ms,
     mean_rate,
     smooth,
-    smooth_hidden,
 )
 from ndt_cli.baselines.heldout import fit_poisson
 from ndt_cli.data.spike_data import SpikeData
@@ -77,7 +76,7 @@ def test_smoothing_agrees_with_loops(width_ms):
     hidden_BT = np.random.default_rng(1).random((3, 70)) < 0.3
     prior = MeanPrior(np.array([0.2, 0.3]), 0.5)
     plain_BTN = smooth(data.spikes_BTN, data.inside_BT, width_ms, 10.0)
-    hidden_BTN = smooth_hidden(data.spikes_BTN, data.inside_BT, hidden_BT, width_ms, 10.0, prior)
+    hidden_BTN = smooth(data.spikes_BTN, data.inside_BT, width_ms, 10.0, prior, hidden_BT)
     for b, t, n in [(0, 0, 0), (0, 35, 1), (0, 69, 0), (1, 40, 1), (2, 0, 0)]:
         counts_T, inside_T = data.spikes_BTN[b, :, n].astype(float), data.inside_BT[b]
         assert plain_BTN[b, t, n] == pytest.approx(

@@ -9,7 +9,6 @@ from ndt_cli.metrics import (
     RateScoreSums,
     SpikeScoreSums,
     bits_per_spike,
-    poisson_nll,
     rate_scores,
 )
 
@@ -168,9 +167,9 @@ def test_nll_is_the_log_of_a_probability():
     # Poisson probabilities of 0, 1 and 3 at rate 2: e^-2, 2 e^-2, 8/6 e^-2.
     expected = -np.mean(np.log([math.exp(-2), 2 * math.exp(-2), 8 / 6 * math.exp(-2)]))
     rates_BTN, spikes_BTN = _column(2, 2, 2), _column(0, 1, 3)
-    assert poisson_nll(rates_BTN, spikes_BTN) == pytest.approx(expected)
-    loss = bits_per_spike(rates_BTN, spikes_BTN).poisson_loss
-    assert loss == pytest.approx(2 - (4 / 3) * math.log(2))
+    scores = bits_per_spike(rates_BTN, spikes_BTN)
+    assert scores.nll == pytest.approx(expected)
+    assert scores.poisson_loss == pytest.approx(2 - (4 / 3) * math.log(2))
 
 
 def test_a_set_without_spikes_is_refused():

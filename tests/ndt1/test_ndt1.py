@@ -1,6 +1,7 @@
 """Models and configs of NDT1: the same numbers, and nothing in their pickles is run."""
 
 import io
+import os
 import pickle
 import random
 import sys
@@ -395,3 +396,10 @@ def test_tensors_of_more_numbers_than_the_file_holds_are_refused(
     else:
         with pytest.raises(CheckpointError, match=r"holds a tensor|is outside"):
             Ndt1File.read(path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no named pipes")
+def test_a_pipe_in_place_of_a_checkpoint_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "model.pth")
+    with pytest.raises(CheckpointError, match="it is a folder, device or pipe"):
+        Ndt1File.read(tmp_path / "model.pth")

@@ -21,7 +21,7 @@ def example():
 
 @pytest.fixture
 def arrays(example):
-    return {key: array.astype("float32") for key, array in example.rates.arrays().items()}
+    return {key: array.astype("float32") for key, array in example.rates.items()}
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from nlb_arrays import GROUP, N_EVAL, as_dmfc, make_example
 
-from ndt_cli.nlb.baselines import mean_rate_submission
+from ndt_cli.nlb.benchmark_scores import mean_rate_submission
 from ndt_cli.nlb.catalog import RATE_KEYS
 from ndt_cli.nlb.check import Expected, check_group
 
@@ -16,7 +16,7 @@ def example():
 
 @pytest.fixture
 def arrays(example):
-    return {key: array.astype("float32") for key, array in example.rates.arrays().items()}
+    return {key: array.astype("float32") for key, array in example.rates.items()}
 
 
 @pytest.fixture
@@ -191,7 +191,7 @@ def test_rates_that_do_not_differ_between_trials_tell_no_order(example, expected
         np.concatenate(forward, axis=2),
         N_EVAL,
     )
-    findings = check_group(GROUP, flat.arrays(), expected)
+    findings = check_group(GROUP, flat, expected)
     assert errors(findings) == []
     said = [f.message for f in findings if "order" in f.message]
     assert len(said) == 2
@@ -223,7 +223,5 @@ def test_three_trials_tell_no_order(arrays, example):
 def test_chance_does_not_look_like_another_order(expected, example):
     rng = np.random.default_rng(1)
     for _ in range(20):
-        noise = {
-            key: rng.gamma(2.0, 0.2, array.shape) for key, array in example.rates.arrays().items()
-        }
+        noise = {key: rng.gamma(2.0, 0.2, array.shape) for key, array in example.rates.items()}
         assert errors(check_group(GROUP, noise, expected)) == []

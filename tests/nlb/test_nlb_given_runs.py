@@ -74,7 +74,7 @@ def test_the_best_members_of_a_sweep_are_averaged(swept, data_dir, tmp_path):
     (made,) = make(data_dir, tmp_path / "out", sweep=swept, members=2).datasets
     assert made.runs == ranked(swept)[:2]
     np.testing.assert_allclose(
-        made.rates.eval_rates_heldout, mean_heldout_rates(made.runs, data_dir), rtol=1e-6
+        made.rates["eval_rates_heldout"], mean_heldout_rates(made.runs, data_dir), rtol=1e-6
     )
     assert (made.choice.n_members, len(made.choice.ranked), made.choice.curve) == (2, 4, [])
     assert not list((tmp_path / "out").rglob("run.json"))  # none was trained
@@ -118,7 +118,7 @@ def test_the_test_phase_retrains_each_member_with_its_own_settings(swept, data_d
         assert len(RunFolder.open(after).read_metrics()) == epochs
         assert RunFolder.open(after).read_json("run.json")["data"]["train"]["n_trials"] == 20
     np.testing.assert_allclose(
-        made.rates.eval_rates_heldout,
+        made.rates["eval_rates_heldout"],
         mean_heldout_rates(made.runs, data_dir, "last", "test"),
         rtol=1e-6,
     )
@@ -133,7 +133,7 @@ def test_an_ensemble_is_submitted_by_its_members_without_the_runs(swept, data_di
     assert len(made.runs) == 2
     inputs = scored_inputs(make_tensors("mc_maze_small", 20, "val", data_dir))
     together = load_trained(ensemble).rates(inputs)[:, :35, 4:]
-    np.testing.assert_allclose(made.rates.eval_rates_heldout, together, rtol=1e-6)
+    np.testing.assert_allclose(made.rates["eval_rates_heldout"], together, rtol=1e-6)
     (retrained,) = make(data_dir, tmp_path / "test", runs=[ensemble], phase="test").datasets
     assert len(retrained.runs) == 2
     assert all(run.is_relative_to(tmp_path / "test") for run in retrained.runs)

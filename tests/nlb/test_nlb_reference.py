@@ -111,9 +111,14 @@ def true_submission(tensors, truth, trial_info):
 def load(path, dataset, bin_ms):
     """A whole file as nlb_tools holds it, for its trial table."""
     with tools.repaired(), open_nwb(path, dataset) as source:
-        loaded = tools.LeanDataset(tools.Session([source], dataset.behavior_series, no_progress))
-        loaded.resample(bin_ms)
-        return loaded
+        return resampled(source, bin_ms)
+
+
+def resampled(source, bin_ms):
+    """An open file as nlb_tools holds it, at this bin width."""
+    loaded = tools.LeanDataset(tools.Session([source], source.dataset.behavior_series, no_progress))
+    loaded.resample(bin_ms)
+    return loaded
 
 
 def tensor_digests(tensors):
@@ -164,7 +169,7 @@ def evaluate_files(targets, submission, folder):
 def private_target(dataset, bin_ms, path):
     """Targets of the test phase, from a file that has all trials and units."""
     with tools.repaired() as make, open_nwb(path, dataset) as source:
-        loaded = tools._load([source], bin_ms, no_progress)
+        loaded = resampled(source, bin_ms)
         return tools._target(make, loaded, dataset, ["train", "val"], "test")
 
 

@@ -4,7 +4,6 @@ import json
 import logging
 import subprocess
 import sys
-from dataclasses import replace
 from importlib.util import find_spec
 
 import numpy as np
@@ -12,11 +11,11 @@ import pytest
 from nlb_arrays import GROUP, N_EVAL, N_TRAIN, as_dmfc, make_example
 
 from ndt_cli.errors import DataError, MissingExtraError
-from ndt_cli.nlb import benchmark_scores as scores
 from ndt_cli.nlb import dependencies as extra
-from ndt_cli.nlb.baselines import mean_rate_submission
-from ndt_cli.nlb.benchmark_scores import score, verify_label_file
+from ndt_cli.nlb import download
+from ndt_cli.nlb.benchmark_scores import mean_rate_submission, score
 from ndt_cli.nlb.catalog import TEST_LABELS, PublicFile
+from ndt_cli.nlb.download import verify_label_file
 
 needs_nlb_tools = pytest.mark.skipif(
     find_spec("nlb_tools") is None or find_spec("sklearn") is None,
@@ -54,7 +53,7 @@ def widened(rates):
     """Stretch a window of 35 bins to the 75 of dmfc_rsg."""
     return {
         key: array if key.endswith("forward") else np.repeat(array, 3, axis=1)[:, :75]
-        for key, array in rates.arrays().items()
+        for key, array in rates.items()
     }
 
 
@@ -97,7 +96,7 @@ def test_the_mean_rate_is_worth_nothing_and_the_true_rates_are(example):
 
 @needs_nlb_tools
 def test_scoring_tells_what_it_does_and_changes_nothing(example, capsys, caplog):
-    rates = example.rates.arrays()
+    rates = dict(example.rates)
     rates["eval_rates_heldout"] = rates["eval_rates_heldout"].copy()
     rates["eval_rates_heldout"][0, 0, 0] = 0  # nlb_tools logs a warning, and writes 1e-9
     before = {key: array.copy() for key, array in rates.items()}
@@ -114,7 +113,7 @@ def test_scoring_tells_what_it_does_and_changes_nothing(example, capsys, caplog)
 
 @needs_nlb_tools
 def test_forward_rates_are_scored_only_where_they_are(example):
-    arrays = example.rates.arrays()
+    arrays = dict(example.rates)
     del arrays["eval_rates_heldin_forward"], arrays["eval_rates_heldout_forward"]
     assert "fp-bps" not in score({GROUP: example.targets}, {GROUP: arrays})[GROUP]
 
@@ -135,15 +134,11 @@ def test_constant_rates_have_no_speed_to_correlate(example):
 @needs_nlb_tools
 def test_rates_that_cannot_be_scored_are_refused_with_their_place(example):
     targets = {GROUP: example.targets}
-    rates = example.rates
-    few = replace(rates, eval_rates_heldout=rates.eval_rates_heldout[1:])
+    rates = dict(example.rates)
+    few = {**rates, "eval_rates_heldout": rates["eval_rates_heldout"][1:]}
     with pytest.raises(DataError, match=f"{GROUP}/eval_rates_heldout: has 7 eval trials"):
         score(targets, {GROUP: few})
-    few = replace(
-        rates,
-        train_rates_heldin=rates.train_rates_heldin[1:],
-        train_rates_heldout=rates.train_rates_heldout[1:],
-    )
+    few = rates | {key: array[1:] for key, array in rates.items() if key.startswith("train")}
     with pytest.raises(DataError, match=f"expected {N_TRAIN}, as in the targets"):
         score(targets, {GROUP: few})
     with pytest.raises(DataError, match="nothing to score: there are rates of mc_maze_20"):
@@ -192,7 +187,7 @@ def test_only_the_published_label_file_is_taken(tmp_path, monkeypatch):
         verify_label_file(path)
 
     stand_in = PublicFile(TEST_LABELS.path, 12, hashlib.sha256(b"right labels").hexdigest(), ("a",))
-    monkeypatch.setattr(scores, "TEST_LABELS", stand_in)
+    monkeypatch.setattr(download, "TEST_LABELS", stand_in)
     with pytest.raises(DataError, match=hashlib.sha256(b"other labels").hexdigest()):
         verify_label_file(path)
     path.write_bytes(b"right labels")

@@ -7,7 +7,7 @@ from nlb_arrays import GROUP, N_HELDIN, make_example
 from ndt_cli.errors import MissingExtraError
 from ndt_cli.metrics import bits_per_spike
 from ndt_cli.nlb import dependencies as extra
-from ndt_cli.nlb.baselines import (
+from ndt_cli.nlb.benchmark_scores import (
     BENCHMARK_SMOOTHING,
     Smoothing,
     _kernel,
@@ -54,8 +54,8 @@ def test_spikes_are_smoothed_as_numpy_convolves(width_ms, bin_ms):
 def test_heldout_rates_are_a_poisson_regression_on_log_rates(tensors):
     """At the optimum of the penalised likelihood its gradient is zero."""
     rates = smoothing_submission(*inputs(tensors), 20, SMOOTHING)
-    logs = np.log(rates.train_rates_heldin + 1e-4).reshape(-1, N_HELDIN)
-    predicted = rates.train_rates_heldout.reshape(len(logs), -1)
+    logs = np.log(rates["train_rates_heldin"] + 1e-4).reshape(-1, N_HELDIN)
+    predicted = rates["train_rates_heldout"].reshape(len(logs), -1)
     counts = tensors["train_spikes_heldout"].astype(float).reshape(len(logs), -1)
     weights, *_ = np.linalg.lstsq(
         np.column_stack([logs, np.ones(len(logs))]), np.log(predicted), rcond=None
@@ -69,7 +69,7 @@ def test_heldout_rates_are_a_poisson_regression_on_log_rates(tensors):
 def test_heldin_rates_are_the_smoothed_spikes(tensors):
     rates = smoothing_submission(*inputs(tensors), 20, SMOOTHING)
     expected = _smooth(tensors["eval_spikes_heldin"], _kernel(40, 20))
-    np.testing.assert_array_equal(rates.eval_rates_heldin, expected)
+    np.testing.assert_array_equal(rates["eval_rates_heldin"], expected)
 
 
 @needs_sklearn
@@ -82,7 +82,7 @@ def test_forward_bins_are_predicted_from_the_end_of_the_window(tensors):
         if changed_bin is not None:
             spikes[:, changed_bin] += 3
         rates = smoothing_submission(*train, spikes, 20, SMOOTHING)
-        forward.append(rates.eval_rates_heldout_forward)
+        forward.append(rates["eval_rates_heldout_forward"])
     before, far, near = forward
     np.testing.assert_array_equal(far, before)
     assert np.abs(near - before).max() > 0.01 * before.mean()
@@ -100,7 +100,7 @@ def test_forward_rates_follow_what_the_training_trials_did():
     rates = smoothing_submission(
         heldin[trains], heldout[trains], forward[trains], heldin[evaluated], 20, SMOOTHING
     )
-    predicted = rates.eval_rates_heldout_forward.mean(axis=(1, 2))
+    predicted = rates["eval_rates_heldout_forward"].mean(axis=(1, 2))
     assert predicted[active[evaluated] == 1].min() > 2 * predicted[active[evaluated] == 0].max()
 
 
@@ -113,7 +113,7 @@ def test_forward_rates_rise_where_those_of_the_training_trials_did():
     rates = smoothing_submission(
         heldin[:100], heldout[:100], forward[:100], heldin[100:], 20, SMOOTHING
     )
-    predicted_T = rates.eval_rates_heldout_forward.mean(axis=(0, 2))
+    predicted_T = rates["eval_rates_heldout_forward"].mean(axis=(0, 2))
     assert predicted_T[-1] > 3 * predicted_T[0]
     np.testing.assert_allclose(predicted_T.mean(), rising.mean(), rtol=0.2)
 
@@ -128,7 +128,7 @@ def test_smoothing_predicts_neurons_that_it_does_not_see(tensors):
     )
     spikes = tensors["eval_spikes_heldout"]
     smoothed_bits, mean_bits, true_bits = (
-        bits_per_spike(rates.eval_rates_heldout, spikes).bits_per_spike
+        bits_per_spike(rates["eval_rates_heldout"], spikes).bits_per_spike
         for rates in (smoothed, mean, example.rates)
     )
     assert mean_bits + 0.05 < smoothed_bits < true_bits
@@ -143,7 +143,7 @@ def test_smoothing_and_mean_rate_make_files_that_can_be_scored(tensors):
         smoothing_submission(*inputs(tensors), 20, SMOOTHING),
         mean_rate_submission(train_heldin, train_heldout, train_forward, len(eval_heldin)),
     ):
-        findings = check_group(GROUP, rates.arrays(), expected)
+        findings = check_group(GROUP, rates, expected)
         assert [f for f in findings if f.severity == "error"] == []
 
 
@@ -156,10 +156,10 @@ def test_a_silent_neuron_gets_a_rate_that_is_not_zero(tensors):
     smoothed = smoothing_submission(*arrays, 20, SMOOTHING)
     mean = mean_rate_submission(*arrays[:3], len(arrays[3]))
     for rates in (smoothed, mean):
-        assert rates.eval_rates_heldout[:, :, 0].max() < 0.01
-        assert all(array.min() > 0 for key, array in rates.arrays().items() if "heldout" in key)
-        assert rates.eval_rates_heldin_forward[:, :, 0].min() > 0
-        assert all(np.isfinite(array).all() for array in rates.arrays().values())
+        assert rates["eval_rates_heldout"][:, :, 0].max() < 0.01
+        assert all(array.min() > 0 for key, array in rates.items() if "heldout" in key)
+        assert rates["eval_rates_heldin_forward"][:, :, 0].min() > 0
+        assert all(np.isfinite(array).all() for array in rates.values())
 
 
 @needs_sklearn
@@ -176,16 +176,16 @@ def test_the_mean_rate_is_that_of_the_training_trials(tensors):
     train_heldin, train_heldout, train_forward, _ = inputs(tensors)
     rates = mean_rate_submission(train_heldin, train_heldout, train_forward, 3)
     means = train_heldout.mean(axis=(0, 1), dtype=float)
-    np.testing.assert_allclose(rates.eval_rates_heldout, np.tile(means, (3, 35, 1)))
+    np.testing.assert_allclose(rates["eval_rates_heldout"], np.tile(means, (3, 35, 1)))
     means = train_forward.mean(axis=(0, 1), dtype=float)
-    np.testing.assert_allclose(rates.eval_rates_heldin_forward[2, 9], means[:N_HELDIN])
-    np.testing.assert_allclose(rates.eval_rates_heldout_forward[2, 9], means[N_HELDIN:])
+    np.testing.assert_allclose(rates["eval_rates_heldin_forward"][2, 9], means[:N_HELDIN])
+    np.testing.assert_allclose(rates["eval_rates_heldout_forward"][2, 9], means[N_HELDIN:])
 
 
 def test_many_half_precision_counts_are_added_up_right():
     counts = np.ones((300, 40, 1), dtype="float16")
     rates = mean_rate_submission(counts, counts, np.ones((300, 10, 2), dtype="float16"), 1)
-    assert rates.eval_rates_heldout.max() == 1
+    assert rates["eval_rates_heldout"].max() == 1
 
 
 def test_without_scikit_learn_the_error_names_the_command_to_install_it(tensors, monkeypatch):

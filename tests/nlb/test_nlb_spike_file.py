@@ -14,7 +14,7 @@ from nlb_nwb import write_maze
 from ndt_cli.app import app
 from ndt_cli.data.loading import load_file
 from ndt_cli.errors import DataError, NdtError, SettingsError
-from ndt_cli.nlb.members import train_members
+from ndt_cli.nlb.submit import train_members
 from ndt_cli.nlb.tensors import make_tensors, to_recording, write_spike_file
 from ndt_cli.settings.tree import DataSettings
 

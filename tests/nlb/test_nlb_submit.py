@@ -2,7 +2,6 @@
 
 import json
 import re
-from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from ndt_cli.engine.inference import load_trained
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.errors import DataError, ExistingFileError, SettingsError
 from ndt_cli.nlb.catalog import DEFAULT_CONFIG, Interrupted, dataset_settings
-from ndt_cli.nlb.submission import read_submission
+from ndt_cli.nlb.submission import read_groups
 from ndt_cli.nlb.submit import submit
 from ndt_cli.nlb.tensors import make_tensors, scored_inputs, to_recording
 from ndt_cli.settings.load import load_settings
@@ -54,10 +53,10 @@ def test_a_validation_submission_is_written_checked_and_scored(two_members):
     assert made.key == "mc_maze_small_20"
     assert list(made.scores) == ["NDT", "spike smoothing", "mean rate"]
     assert {"co-bps", "vel R2", "psth R2", "fp-bps"} == set(made.scores["NDT"])
-    written = read_submission(two_members.file)[made.key]
-    assert written.eval_rates_heldout.shape == (8, 35, 2)
-    assert written.eval_rates_heldin_forward.shape == (8, 10, 4)
-    assert written.train_rates_heldin.shape == (12, 35, 4)
+    written = read_groups(two_members.file)[made.key]
+    assert written["eval_rates_heldout"].shape == (8, 35, 2)
+    assert written["eval_rates_heldin_forward"].shape == (8, 10, 4)
+    assert written["train_rates_heldin"].shape == (12, 35, 4)
     saved = json.loads((two_members.file.parent / "scores.json").read_text())
     assert saved["datasets"][made.key]["scored_on"] == "validation split"
 
@@ -67,7 +66,7 @@ def test_members_differ_by_seed_and_their_rates_are_averaged(two_members, data_d
     trials = scored_inputs(make_tensors("mc_maze_small", 20, "val", data_dir))
     each = [load_trained(run).rates(trials)[:, :35, 4:] for run in made.runs]
     assert not np.array_equal(*each)
-    np.testing.assert_allclose(made.rates.eval_rates_heldout, np.mean(each, axis=0), rtol=1e-6)
+    np.testing.assert_allclose(made.rates["eval_rates_heldout"], np.mean(each, axis=0), rtol=1e-6)
     seeds = [RunFolder.open(run).settings().train.seed for run in made.runs]
     assert seeds == [0, 1]
 
@@ -87,20 +86,20 @@ def test_a_run_of_a_submission_can_be_evaluated_and_used_again(two_members, data
     again = make(data_dir, tmp_path / "again", runs=[run])
     trials = scored_inputs(make_tensors("mc_maze_small", 20, "val", data_dir))
     alone = load_trained(run).rates(trials)[:, :35, 4:]
-    np.testing.assert_allclose(again.datasets[0].rates.eval_rates_heldout, alone, rtol=1e-6)
+    np.testing.assert_allclose(again.datasets[0].rates["eval_rates_heldout"], alone, rtol=1e-6)
 
 
 def test_the_test_phase_trains_on_both_splits_for_as_long_as_validation_chose(data_dir, tmp_path):
     result = make(data_dir, tmp_path / "test", phase="test")
     (made,) = result.datasets
     assert made.scores == {}  # no labels, no score
-    assert made.rates.train_rates_heldin.shape[0] == 20
-    assert made.rates.eval_rates_heldout.shape == (5, 35, 2)
+    assert made.rates["train_rates_heldin"].shape[0] == 20
+    assert made.rates["eval_rates_heldout"].shape == (5, 35, 2)
     folder = RunFolder.open(made.runs[0])
     assert folder.read_json("run.json")["data"]["train"]["n_trials"] == 20
     assert [record["epoch"] for record in folder.read_metrics()][-1] == made.epochs[0]
     np.testing.assert_allclose(
-        made.rates.eval_rates_heldout,
+        made.rates["eval_rates_heldout"],
         load_trained(made.runs[0], "last").rates(
             scored_inputs(make_tensors("mc_maze_small", 20, "test", data_dir))
         )[:, :35, 4:],
@@ -122,7 +121,9 @@ def test_any_runs_are_averaged_and_their_own_settings_retrain_them(data_dir, tmp
     together = make(data_dir, tmp_path / "together", runs=runs).datasets[0]
     trials = scored_inputs(make_tensors("mc_maze_small", 20, "val", data_dir))
     each = [load_trained(run).rates(trials)[:, :35, 4:] for run in runs]
-    np.testing.assert_allclose(together.rates.eval_rates_heldout, np.mean(each, axis=0), rtol=1e-6)
+    np.testing.assert_allclose(
+        together.rates["eval_rates_heldout"], np.mean(each, axis=0), rtol=1e-6
+    )
     assert together.runs == runs
 
     retrained = make(data_dir, tmp_path / "test", runs=runs, phase="test").datasets[0].runs
@@ -221,8 +222,6 @@ def test_the_engine_scores_co_bps_as_the_benchmark_does(two_members, data_dir):
 
 
 def test_rates_are_finite_and_positive(two_members):
-    rates = two_members.datasets[0].rates
-    for field in fields(rates):
-        array = getattr(rates, field.name)
+    for array in two_members.datasets[0].rates.values():
         assert np.isfinite(array).all()
         assert (array >= 0).all()

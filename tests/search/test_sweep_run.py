@@ -4,11 +4,15 @@ import csv
 import io
 import json
 import math
+import os
 import shutil
+import sys
+from types import SimpleNamespace
 
 import pytest
 from builders import changed, recording, same_tensors, tiny_settings
 
+from ndt_cli.engine import executors
 from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.events import EpochDone, StepDone
 from ndt_cli.engine.executors import InTurn
@@ -404,3 +408,14 @@ def test_a_folder_that_is_no_sweep_is_refused(tmp_path):
     for path in (tmp_path, tmp_path / "none"):
         with pytest.raises(RunError, match="not a sweep"):
             SweepFolder.open(path)
+
+
+@pytest.mark.parametrize(("n_letters", "folder"), [(38, None), (39, "/tmp")])
+def test_ray_puts_its_sockets_where_their_names_are_not_too_long(monkeypatch, n_letters, folder):
+    seen = {}
+    fake = SimpleNamespace(init=lambda **options: seen.update(os.environ))
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    monkeypatch.setenv("TMPDIR", "/" + "t" * (n_letters - 1))
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    executors._start_ray("local")
+    assert seen.get("RAY_TMPDIR") == folder
