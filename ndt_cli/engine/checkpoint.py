@@ -176,6 +176,14 @@ def read_header(path: Path, texts: Mapping[str, str]) -> Header:
         )
         _check_shape(header.shape)
     except (KeyError, ValueError, ValidationError) as error:
+        problems = error.errors() if isinstance(error, ValidationError) else []
+        unknown = [p["loc"][-1] for p in problems if p["type"] == "extra_forbidden"]
+        if unknown:
+            raise CheckpointError(
+                f"{path}: it was saved by another version of ndt, with the setting model."
+                f"{unknown[0]}, which this one does not know",
+                "evaluate it with the version that trained it (run.json names it), or train again",
+            ) from error
         reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise CheckpointError(
             f"{path}: its header is damaged ({reason[:300]})",

@@ -205,7 +205,6 @@ def test_a_newer_version_is_refused_with_how_to_read_it(tmp_path, version):
     [
         {"model_settings": "{"},
         {"model_settings": '{"n_layers": 0}'},
-        {"model_settings": '{"unheard_of": 1}'},
         {"shape": "[]"},
         {"shape": '{"n_neurons": 3}'},
         {"progress": "not JSON"},
@@ -216,6 +215,15 @@ def test_a_damaged_header_is_refused(tmp_path, header):
     _saved(path)
     _resaved(path, **header)
     assert _assert_refused(path).hint
+
+
+def test_a_checkpoint_of_another_version_is_not_called_damaged(tmp_path):
+    path = tmp_path / "last.safetensors"
+    _saved(path)
+    _resaved(path, model_settings='{"unheard_of": 1}')
+    assert (
+        "run.json" in _assert_refused(path, "another version of ndt, with .* model.unheard_of").hint
+    )
 
 
 def test_a_tensor_of_an_unknown_group_is_refused(tmp_path):
