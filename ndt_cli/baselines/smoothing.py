@@ -293,7 +293,7 @@ def choose_kernel(train: SpikeData, candidates_ms: Sequence[float] | None = None
 
 
 def some_trials(train: SpikeData, n_trials: int) -> SpikeData:
-    """Return at most so many trials, drawn with a fixed seed, in their order."""
+    """Return at most this many trials, drawn with a fixed seed, in their order."""
     if train.n_trials <= n_trials:
         return train
     drawn = np.random.default_rng(_SEED).permutation(train.n_trials)[:n_trials]

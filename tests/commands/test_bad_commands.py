@@ -192,7 +192,7 @@ CASES = [
     Case("no run", "evaluate nowhere", "nowhere is not a run folder", 1),
     Case("weights that are not", "evaluate run --checkpoint best", "--checkpoint.*best-co-bps", 2),
     Case("weights not saved", "evaluate run --checkpoint best-co-bps", "no such checkpoint", 1),
-    Case("neuron -1", "evaluate run --figure a.png --neuron -1", "--neuron", 2),
+    Case("neuron -1", "evaluate run --figure a.png --neuron -1", "neuron -1.*from 0 to 2", 1),
     Case("neuron 3 of 3", "evaluate run --figure a.png --neuron 3", "neuron 3.*from 0 to 2", 1),
     Case("trial 10^30", f"evaluate run --figure a.png --trial 1{30 * '0'}", "from 0 to 5", 1),
     Case("a neuron of no figure", "evaluate run --neuron 1", "add --figure", 2),
