@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import stat
 import sys
 import time
 from array import array
@@ -160,6 +161,13 @@ def _undisturbed() -> Iterator[None]:
             gc.enable()
 
 
+def _is_file(stream: Any) -> bool:
+    try:
+        return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
+    except (AttributeError, OSError, ValueError):
+        return False
+
+
 class _Lines:
     """Counts of a bin for each line of standard input, with errors that name the line."""
 
@@ -173,11 +181,13 @@ class _Lines:
 
     def __iter__(self) -> Iterator["list[Any] | str | None"]:
         asked_s = None
-        for line in getattr(sys.stdin, "buffer", ()):
+        stdin = getattr(sys.stdin, "buffer", ())
+        is_file = _is_file(stdin)  # which has no pace of its own
+        for line in stdin:
             came_s = time.perf_counter()
             self.number += 1
             counts = self._parsed(line.decode("utf-8", "replace").strip())
-            if asked_s is not None and counts != "reset":
+            if asked_s is not None and counts != "reset" and not is_file:
                 self._note_late((came_s - asked_s) * 1000 - self.rates.bin_ms)
             yield counts
             # Between trials, nothing is late.
