@@ -63,3 +63,16 @@ def as_dmfc(example: Example) -> dict[str, Any]:
         "eval_behavior": behavior,
         "train_behavior": np.zeros((N_TRAIN, 5)),
     }
+
+
+def errors(findings):
+    return [finding for finding in findings if finding.severity == "error"]
+
+
+def warned(findings):
+    return [finding for finding in findings if finding.severity == "warning"]
+
+
+def only(findings):
+    (finding,) = findings
+    return finding

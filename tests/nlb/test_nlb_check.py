@@ -3,43 +3,15 @@ import json
 import h5py
 import numpy as np
 import pytest
-from nlb_arrays import GROUP, N_EVAL, N_TRAIN, make_example
+from nlb_arrays import GROUP, N_EVAL, N_TRAIN, errors, only, warned
 
 from ndt_cli import app
 from ndt_cli.errors import DataError
 from ndt_cli.nlb.catalog import RATE_KEYS, nearest_group
-from ndt_cli.nlb.check import Expected, check_group, check_submission, submission_shapes
+from ndt_cli.nlb.check import check_group, check_submission, submission_shapes
 
 SWAP = (0, 2, 1)
 EVERY_KEY = ", ".join(RATE_KEYS)
-
-
-@pytest.fixture
-def example():
-    return make_example()
-
-
-@pytest.fixture
-def arrays(example):
-    return {key: array.astype("float32") for key, array in example.rates.items()}
-
-
-@pytest.fixture
-def expected(example):
-    return Expected.of(example.tensors, example.targets)
-
-
-def errors(findings):
-    return [finding for finding in findings if finding.severity == "error"]
-
-
-def warned(findings):
-    return [finding for finding in findings if finding.severity == "warning"]
-
-
-def only(findings):
-    (finding,) = findings
-    return finding
 
 
 def test_right_rates_pass_with_and_without_targets(arrays, expected):

@@ -1,40 +1,12 @@
 import numpy as np
 import pytest
-from nlb_arrays import GROUP, N_EVAL, as_dmfc, make_example
+from nlb_arrays import GROUP, N_EVAL, as_dmfc, errors, only, warned
 
 from ndt_cli.nlb.benchmark_scores import mean_rate_submission
 from ndt_cli.nlb.catalog import RATE_KEYS
 from ndt_cli.nlb.check import Expected, check_group
 
 EVERY_KEY = ", ".join(RATE_KEYS)
-
-
-@pytest.fixture
-def example():
-    return make_example()
-
-
-@pytest.fixture
-def arrays(example):
-    return {key: array.astype("float32") for key, array in example.rates.items()}
-
-
-@pytest.fixture
-def expected(example):
-    return Expected.of(example.tensors, example.targets)
-
-
-def errors(findings):
-    return [finding for finding in findings if finding.severity == "error"]
-
-
-def warned(findings):
-    return [finding for finding in findings if finding.severity == "warning"]
-
-
-def only(findings):
-    (finding,) = findings
-    return finding
 
 
 # Values
