@@ -105,10 +105,12 @@ def read_objects(dataset: h5py.Dataset) -> NDArray[Any]:
     """Read texts or lists of any length, which are Python objects, unless they take too much.
 
     Entries may share one object in the file, so their number and the size of the file say nothing
-    about their sum; but none is larger than the file.
+    about their sum; but none is larger than the file. HDF5 allocates what the length before an
+    entry says, so damaged lengths are found first, where the dataset is in one piece.
     """
     file_bytes = dataset.file.id.get_filesize()
     most_bytes = max(_SMALL_BYTES, _MOST_OBJECTS * file_bytes)
+    _check_entry_lengths(dataset, file_bytes)
     n_at_once, n_bytes = max(1, most_bytes // file_bytes), 0
     values = np.empty(dataset.shape, dataset.dtype)
     if not values.ndim:
@@ -125,6 +127,19 @@ def read_objects(dataset: h5py.Dataset) -> NDArray[Any]:
                 f"{in_gb(file_bytes)}"
             )
     return values
+
+
+def _check_entry_lengths(dataset: h5py.Dataset, file_bytes: int) -> None:
+    """Refuse an entry of variable length that announces more bytes than the file has."""
+    offset, entry_bytes = dataset.id.get_offset(), 16  # length, address and place in the heap
+    if offset is None or dataset.id.get_storage_size() != entry_bytes * dataset.size:
+        return
+    inner = h5py.check_vlen_dtype(dataset.dtype)
+    item_bytes = inner.itemsize if isinstance(inner, np.dtype) else 1
+    entries = np.fromfile(dataset.file.filename, "<u4,V12", dataset.size, offset=offset)
+    longest = int(entries["f0"].max(initial=0)) * item_bytes
+    if longest > file_bytes:
+        raise ValueError(f"an entry announces {longest} bytes, and the file has {file_bytes}")
 
 
 def _object_bytes(value: Any) -> int:

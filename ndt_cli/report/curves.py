@@ -72,7 +72,9 @@ def trial_curves(found: "RunComparison") -> Figure:
             own = [run for run in runs if run.trained == way]
             if own:
                 _draw_way(axes, own, label, way, color, marker)
-        axes.axhline(smoothed.scores[label].value, color=SMOOTHED, ls="--", lw=0.8)
+        axes.axhline(
+            smoothed.scores[label].value, color=SMOOTHED, ls="--", lw=0.8, label=smoothed.run
+        )
         axes.set_xscale("log")
         axes.set_xticks(ticks, [str(n) for n in ticks])
         axes.xaxis.set_minor_locator(NullLocator())

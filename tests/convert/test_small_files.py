@@ -52,6 +52,18 @@ def _text_of_one_object(path):
     path.write_bytes(content)
 
 
+def _announced_text(path):
+    """Three texts, of which the second is said to be 3 GB long."""
+    with h5py.File(path, "w") as file:
+        names = file.create_dataset("names", (3,), h5py.string_dtype())
+        names[...] = ["a", "b", "c"]
+        file.flush()
+        where = names.id.get_offset() + 16
+    content = bytearray(path.read_bytes())
+    content[where : where + 4] = (3_000_000_000).to_bytes(4, "little")
+    path.write_bytes(content)
+
+
 def _cells_of_one_text(path):
     with h5py.File(path, "w") as file:
         text = file.create_dataset("#refs#/a", data=np.full((500_000, 1), 120, np.uint16))
@@ -95,6 +107,7 @@ def _sparse(path):
 
 FILES = {
     "a.h5": (_text_of_one_object, "its entries take more than"),
+    "c.h5": (_announced_text, "an entry announces 3000000000 bytes"),
     "a.mat": (_cells_of_one_text, "its cells and text take more than"),
     "b.mat": (_packed_zeros, "unpacks to more than"),
     "b.h5": (_one_long_text, "20001 texts, one of them of 100000 characters"),
