@@ -105,12 +105,12 @@ def read_objects(dataset: h5py.Dataset) -> NDArray[Any]:
     """Read texts or lists of any length, which are Python objects, unless they take too much.
 
     Entries may share one object in the file, so their number and the size of the file say nothing
-    about their sum; but none is larger than the file. HDF5 allocates what the length before an
-    entry says, so damaged lengths are found first, where the dataset is in one piece.
+    about their sum; but none is larger than the file. HDF5 believes damaged lengths, so they
+    are found first, where the dataset is in one piece.
     """
     file_bytes = dataset.file.id.get_filesize()
     most_bytes = max(_SMALL_BYTES, _MOST_OBJECTS * file_bytes)
-    _check_entry_lengths(dataset, file_bytes)
+    _check_entries(dataset, file_bytes)
     n_at_once, n_bytes = max(1, most_bytes // file_bytes), 0
     values = np.empty(dataset.shape, dataset.dtype)
     if not values.ndim:
@@ -129,17 +129,42 @@ def read_objects(dataset: h5py.Dataset) -> NDArray[Any]:
     return values
 
 
-def _check_entry_lengths(dataset: h5py.Dataset, file_bytes: int) -> None:
-    """Refuse an entry of variable length that announces more bytes than the file has."""
-    offset, entry_bytes = dataset.id.get_offset(), 16  # length, address and place in the heap
-    if offset is None or dataset.id.get_storage_size() != entry_bytes * dataset.size:
+def _check_entries(dataset: h5py.Dataset, file_bytes: int) -> None:
+    """Refuse entries of variable length that announce more than the file has, or damaged heaps.
+
+    A heap is where the file has the entries: "GCOL", four bytes, its size, then its objects, each
+    of a number, six bytes, its size and its bytes (HDF5 file format, III.E). HDF5 itself does not
+    return from some that are damaged.
+    """
+    offset, layout = dataset.id.get_offset(), np.dtype("<u4,<u8,<u4")  # length, heap, object in it
+    if offset is None or dataset.id.get_storage_size() != layout.itemsize * dataset.size:
         return
     inner = h5py.check_vlen_dtype(dataset.dtype)
     item_bytes = inner.itemsize if isinstance(inner, np.dtype) else 1
-    entries = np.fromfile(dataset.file.filename, "<u4,V12", dataset.size, offset=offset)
-    longest = int(entries["f0"].max(initial=0)) * item_bytes
-    if longest > file_bytes:
-        raise ValueError(f"an entry announces {longest} bytes, and the file has {file_bytes}")
+    with Path(dataset.file.filename).open("rb") as file:
+        file.seek(offset)
+        entries = np.frombuffer(file.read(dataset.id.get_storage_size()), layout)
+        longest = int(entries["f0"].max(initial=0)) * item_bytes
+        if longest > file_bytes:
+            raise ValueError(f"an entry announces {longest} bytes, and the file has {file_bytes}")
+        for heap in np.unique(entries["f1"][entries["f0"] > 0]).tolist():
+            file.seek(min(heap + dataset.file.userblock_size, file_bytes))
+            head = file.read(16)
+            size = int.from_bytes(head[8:], "little")
+            if head[:4] != b"GCOL" or not 16 <= size <= file_bytes:
+                raise ValueError("the heap of its entries is damaged")
+            _check_heap(file.read(size - 16))
+
+
+def _check_heap(objects: bytes) -> None:
+    """Refuse the objects of a heap if one of them does not end within it."""
+    at = 0
+    while at + 16 <= len(objects):
+        size = int.from_bytes(objects[at + 8 : at + 16], "little")
+        is_free = objects[at : at + 2] == bytes(2)  # its size counts these 16 bytes, too
+        at += max(size, 16) if is_free else 16 + -(-size // 8) * 8
+        if at > len(objects) or (is_free and size < 16):
+            raise ValueError("the heap of its entries is damaged")
 
 
 def _object_bytes(value: Any) -> int:

@@ -64,6 +64,17 @@ def _announced_text(path):
     path.write_bytes(content)
 
 
+def _damaged_heap(path):
+    """Texts in a heap whose first object has a size that leads back to it."""
+    with h5py.File(path, "w") as file:
+        names = file.create_dataset("names", (3,), h5py.string_dtype())
+        names[...] = ["a", "b", "c"]
+    content = bytearray(path.read_bytes())
+    size_at = content.index(b"GCOL") + 24
+    content[size_at : size_at + 8] = (2**64 - 16).to_bytes(8, "little")
+    path.write_bytes(content)
+
+
 def _cells_of_one_text(path):
     with h5py.File(path, "w") as file:
         text = file.create_dataset("#refs#/a", data=np.full((500_000, 1), 120, np.uint16))
@@ -108,6 +119,7 @@ def _sparse(path):
 FILES = {
     "a.h5": (_text_of_one_object, "its entries take more than"),
     "c.h5": (_announced_text, "an entry announces 3000000000 bytes"),
+    "d.h5": (_damaged_heap, "the heap of its entries is damaged"),
     "a.mat": (_cells_of_one_text, "its cells and text take more than"),
     "b.mat": (_packed_zeros, "unpacks to more than"),
     "b.h5": (_one_long_text, "20001 texts, one of them of 100000 characters"),
