@@ -137,9 +137,11 @@ def _check_entries(dataset: h5py.Dataset, file_bytes: int) -> None:
     return from some that are damaged.
     """
     offset, layout = dataset.id.get_offset(), np.dtype("<u4,<u8,<u4")  # length, heap, object in it
+    inner, text = h5py.check_vlen_dtype(dataset.dtype), h5py.check_string_dtype(dataset.dtype)
+    if inner is None and text is None:  # references, or rows of several fields
+        return
     if offset is None or dataset.id.get_storage_size() != layout.itemsize * dataset.size:
         return
-    inner = h5py.check_vlen_dtype(dataset.dtype)
     item_bytes = inner.itemsize if isinstance(inner, np.dtype) else 1
     with Path(dataset.file.filename).open("rb") as file:
         file.seek(offset)

@@ -13,6 +13,7 @@ import scipy.sparse
 from convert_files import mat_number, references, session, write_nwb
 
 from ndt_cli.convert import ConvertOptions, bin_spikes, convert, list_contents
+from ndt_cli.convert.hdf5 import read_dataset
 from ndt_cli.data.describe import describe_file
 from ndt_cli.data.files import ArrayFile
 from ndt_cli.data.loading import load_file
@@ -107,6 +108,23 @@ def test_spike_times_of_one_unit_need_no_units(tmp_path):
         converted(tmp_path / "a.npz", **OPTIONS)
     data = converted(tmp_path / "a.npz", spike_units="none", **OPTIONS)
     np.testing.assert_array_equal(data.spikes_BTN, expected_counts([times]))
+
+
+def test_rows_of_numbers_and_a_reference_are_no_texts(tmp_path):
+    """The column ``timeseries`` of NWB tables: as many bytes per row as a text of any length."""
+    path = write_nwb(tmp_path / "a.nwb", session())
+    before = converted(path, **OPTIONS)
+    row = np.dtype([("idx_start", "i4"), ("count", "i4"), ("timeseries", h5py.ref_dtype)])
+    with h5py.File(path, "a") as file:
+        trials = file["intervals/trials"]
+        rows = np.zeros(len(trials["id"]), row)
+        for place in range(len(rows)):
+            rows[place] = (place, 7, file["processing/behavior/hand"].ref)
+        column = trials.create_dataset("timeseries", data=rows, dtype=row)
+        assert column.id.get_storage_size() == 16 * len(rows)
+        read = read_dataset(path, column)
+    assert read["idx_start"].tolist() == list(range(len(rows)))
+    np.testing.assert_array_equal(converted(path, **OPTIONS).spikes_BTN, before.spikes_BTN)
 
 
 # One matrix of counts per trial ------------------------------------------------------------------
