@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ndt_cli.data.spike_data import ByTrial, SpikeData, TrialValues
+from ndt_cli.engine.measures import best_checkpoint
 from ndt_cli.engine.trained_model import Model
 from ndt_cli.metrics import DecodingScores, decode_behavior
 from ndt_cli.metrics.decoding import (
@@ -101,10 +102,14 @@ def decode_across(
     -------
     dict of str to DecodingScores
         By `OTHERS` and `OWN`; empty where other sessions have left no decoder, or one of other
-        behavioral variables.
+        behavioral variables, and for other checkpoints than the best, which the decoders are of.
     """
     path, names = model.run.other_decoder, variable_names(data)
-    if not names or not path.is_file():
+    is_best = all(
+        member.checkpoint == best_checkpoint(member.settings.train.choose_by)
+        for member in model.members
+    )
+    if not names or not is_best or not path.is_file():
         return {}
     variables, decoders = load_decoders(path, "", model.width)
     if variables != names or _ESTIMATE not in decoders:

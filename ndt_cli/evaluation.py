@@ -332,8 +332,10 @@ def evaluate(
             if estimate.train_BTN is not None
         }
     psths = None
-    if not is_own and train is None and trained.run.psths.is_file():
-        psths = Psths.load(trained.run.psths, trials.n_neurons)
+    # Trials that are aligned otherwise have other bins: the same time may be another bin.
+    if not is_own and train is None and not other_window and trained.run.psths.is_file():
+        facts = trained.trained_on
+        psths = Psths.load(trained.run.psths, facts.n_neurons, facts.fingerprint)
     scores = {
         name: _score(estimate, trials, train, lags_ms, decoders.get(name), psths)
         for name, estimate in estimates.items()

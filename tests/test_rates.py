@@ -399,6 +399,9 @@ def test_another_file_is_scored_by_what_is_stored_with_the_run(folder):
         assert scores.behavior.n_folds == 0  # decoded by the fit to the training trials
         assert not scores.psth.split_half  # PSTHs of the training trials
     assert np.isfinite(found.scores["NDT"].behavior.r2_V).all()
+    # The same time may be another bin there, so that the PSTHs of the run do not apply.
+    shifted = evaluate(folder / "run", data=folder / "other.h5", other_window=True)
+    assert shifted.scores["NDT"].psth.split_half
     last = evaluate(folder / "run", data=folder / "other.h5", checkpoint="last")
     same = last.model.weights_digest == found.model.weights_digest
     assert (last.scores["NDT"].behavior.n_folds == 0) == same

@@ -85,7 +85,7 @@ def limit_training(recording: Recording, settings: DataSettings) -> Recording:
     Raises
     ------
     SettingsError
-        If there are not so many.
+        If there are fewer.
     """
     n_trials, n_kept = recording.train.n_trials, settings.train_trials
     if n_kept is None:

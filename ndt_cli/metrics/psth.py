@@ -62,11 +62,14 @@ class Psths:
         Means of smoothed spikes per bin, without forward bins.
     n_CT : (conditions, bins) int array
         Trials that have each bin.
+    trained_on : str
+        Fingerprint of the trials.
     """
 
     labels: tuple[str, ...]
     means_CTN: FloatArray
     n_CT: IntArray
+    trained_on: str
 
     @classmethod
     def of(cls, data: SpikeData) -> Self | None:
@@ -78,27 +81,29 @@ class Psths:
         names = tuple(data.condition_names.get(n, str(n)) for n in conditions.tolist())
         window = slice(data.n_bins - data.n_forward)
         means_CTN, n_CT = _psths(data, np.arange(data.n_trials), window, conditions)
-        return cls(names, means_CTN.astype(np.float32), n_CT)
+        return cls(names, means_CTN.astype(np.float32), n_CT, data.fingerprint)
 
     def save(self, path: Path) -> None:
         """Write them to a file; an earlier one is replaced."""
-        names = np.frombuffer(json.dumps(self.labels).encode(), np.uint8)
-        content = save({"labels": names, "means_CTN": self.means_CTN, "n_CT": self.n_CT})
+        about = json.dumps({"labels": self.labels, "trained_on": self.trained_on})
+        arrays = {"about": np.frombuffer(about.encode(), np.uint8)}
+        content = save({**arrays, "means_CTN": self.means_CTN, "n_CT": self.n_CT})
         write_atomic(path, lambda temporary: temporary.write_bytes(content), overwrite=True)
 
     @classmethod
-    def load(cls, path: Path, n_neurons: int) -> Self:
-        """Read a file of `save`.
+    def load(cls, path: Path, n_neurons: int, trained_on: str) -> Self:
+        """Read a file of `save`, of trials with this fingerprint.
 
         Raises
         ------
         RunError
-            If the file is damaged, or of other neurons.
+            If the file is damaged, or of other trials or neurons.
         """
         try:
             stored = load(path.read_bytes())
-            labels = tuple(map(str, json.loads(stored["labels"].tobytes())))
-            found = cls(labels, stored["means_CTN"], stored["n_CT"])
+            about = json.loads(stored["about"].tobytes())
+            labels = tuple(map(str, about["labels"]))
+            found = cls(labels, stored["means_CTN"], stored["n_CT"], str(about["trained_on"]))
             n_bins = found.n_CT.shape[1]
             fits = (
                 found.n_CT.shape == (len(labels), n_bins)
@@ -113,6 +118,11 @@ class Psths:
                 f"{path} cannot be read: {error}",
                 "The file is damaged; without it, PSTHs come from parts of the scored trials.",
             ) from error
+        if found.trained_on != trained_on:
+            raise RunError(
+                f"{path}: the PSTHs are of other training trials than those of this run",
+                "Put back the file of this run; without it, PSTHs come from the scored trials.",
+            )
         return found
 
     def of_conditions(

@@ -326,6 +326,9 @@ def test_behavior_is_decoded_with_the_decoders_of_the_other_sessions(tmp_path):
         assert evaluation.across["other sessions"].r2_mean == pytest.approx(by_hand.r2_mean)
         assert "fitted in other sessions" in evaluation.verdict.across_sessions
         assert "behavior_from_activations" in evaluation.to_json()
+        # The decoders are of the best weights, and say nothing of others.
+        run = tmp_path / "both/sessions" / name
+        assert not evaluate(run, checkpoint="best-unmasked-loss").across
 
 
 def test_a_session_without_known_behavior_is_scored_by_the_decoder_of_the_run_it_starts_from(

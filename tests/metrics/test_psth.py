@@ -7,6 +7,7 @@ import pytest
 from builders import spike_data
 
 from ndt_cli.baselines import smooth
+from ndt_cli.errors import RunError
 from ndt_cli.metrics import PSTH_SMOOTHING_MS, psth_scores
 from ndt_cli.metrics.psth import Psths
 
@@ -127,7 +128,9 @@ def test_stored_psths_are_those_of_the_training_trials(tmp_path):
     rates_BTN, data = trials([2, 3, 1], seed=2)
     train, data = (dataclasses.replace(d, n_forward=5) for d in (train, data))
     Psths.of(train).save(tmp_path / "psths.safetensors")
-    psths = Psths.load(tmp_path / "psths.safetensors", 4)
+    psths = Psths.load(tmp_path / "psths.safetensors", 4, train.fingerprint)
+    with pytest.raises(RunError, match="of other training trials"):
+        Psths.load(tmp_path / "psths.safetensors", 4, data.fingerprint)
     expected = psth_scores(rates_BTN, data, train)
     found = psth_scores(rates_BTN, data, psths=psths)
     np.testing.assert_allclose(found.r2_N, expected.r2_N, rtol=1e-5)
