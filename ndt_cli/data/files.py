@@ -47,6 +47,9 @@ _MAX_COMPRESSION = 10_000
 _CHUNK_BYTES = 8  # of a chunk's address and size in the file's index, at least
 _MOST_OBJECTS = 20  # times the size of the file that texts and lists may take in memory
 _OBJECT_BYTES = 64  # of an empty text or list in memory, besides the pointer to it
+# Global heaps of HDF5: their mark, and how files are searched for them.
+_HEAP, _LEAST_HEAP_BYTES = b"GCOL\x01", 4096
+_BLOCK_BYTES, _MOST_SEARCHED = 2**22, 2**31
 _MAX_LINKS = 16  # links leading to links
 _MAX_REASON = 300  # characters of a library's error message
 # What numpy.savez and savez_compressed write; other methods compress without a useful limit.
@@ -101,6 +104,43 @@ def damaged(path: Path, why: str) -> DataError:
     )
 
 
+def open_hdf5(path: Path) -> h5py.File:
+    """Open an HDF5 file to read it; an error of `DAMAGE` if one of its heaps is damaged.
+
+    Texts and lists of any length lie in heaps, and HDF5 does not return from some that are damaged
+    (a program could only be killed), wherever it meets them: values, attributes, virtual datasets.
+    So they are found first. Larger files than 2 GiB are not searched, which would take long.
+
+    A heap is "GCOL", its version, three bytes, its size, then its objects, each of a number, six
+    bytes, its size and its bytes, padded to 8 (HDF5 file format, III.E).
+    """
+    n_bytes = path.stat().st_size
+    with path.open("rb") as file:
+        for start in range(0, n_bytes if n_bytes <= _MOST_SEARCHED else 0, _BLOCK_BYTES):
+            file.seek(start)
+            block = file.read(_BLOCK_BYTES + len(_HEAP) - 1)
+            at = block.find(_HEAP)
+            while at >= 0:
+                file.seek(start + at + 8)
+                size = int.from_bytes(file.read(8), "little")
+                # Other sizes are refused by HDF5 itself, or are no heap.
+                if _LEAST_HEAP_BYTES <= size <= n_bytes - start - at:
+                    _check_heap(file.read(size - 16))
+                at = block.find(_HEAP, at + 1)
+    return h5py.File(path, "r")
+
+
+def _check_heap(objects: bytes) -> None:
+    """Refuse the objects of a heap if one of them does not end within it."""
+    at = 0
+    while at + 16 <= len(objects):
+        size = int.from_bytes(objects[at + 8 : at + 16], "little")
+        is_free = objects[at : at + 2] == bytes(2)  # its size counts these 16 bytes, too
+        at += size if is_free else 16 + -(-size // 8) * 8
+        if at > len(objects) or (is_free and size < 16):
+            raise ValueError("a heap of texts and lists is damaged")
+
+
 def read_objects(dataset: h5py.Dataset) -> NDArray[Any]:
     """Read texts or lists of any length, which are Python objects, unless they take too much.
 
@@ -130,43 +170,39 @@ def read_objects(dataset: h5py.Dataset) -> NDArray[Any]:
 
 
 def _check_entries(dataset: h5py.Dataset, file_bytes: int) -> None:
-    """Refuse entries of variable length that announce more than the file has, or damaged heaps.
+    """Refuse texts or lists of variable length that announce more than the file has.
 
-    A heap is where the file has the entries: "GCOL", four bytes, its size, then its objects, each
-    of a number, six bytes, its size and its bytes (HDF5 file format, III.E). HDF5 itself does not
-    return from some that are damaged.
+    HDF5 takes the memory that they announce before it finds that they are shorter.
     """
-    offset, layout = dataset.id.get_offset(), np.dtype("<u4,<u8,<u4")  # length, heap, object in it
     inner, text = h5py.check_vlen_dtype(dataset.dtype), h5py.check_string_dtype(dataset.dtype)
+    item_bytes = inner.itemsize if isinstance(inner, np.dtype) else 1
     if inner is None and text is None:  # references, or rows of several fields
         return
-    if offset is None or dataset.id.get_storage_size() != layout.itemsize * dataset.size:
-        return
-    item_bytes = inner.itemsize if isinstance(inner, np.dtype) else 1
-    with Path(dataset.file.filename).open("rb") as file:
-        file.seek(offset)
-        entries = np.frombuffer(file.read(dataset.id.get_storage_size()), layout)
-        longest = int(entries["f0"].max(initial=0)) * item_bytes
-        if longest > file_bytes:
-            raise ValueError(f"an entry announces {longest} bytes, and the file has {file_bytes}")
-        for heap in np.unique(entries["f1"][entries["f0"] > 0]).tolist():
-            file.seek(min(heap + dataset.file.userblock_size, file_bytes))
-            head = file.read(16)
-            size = int.from_bytes(head[8:], "little")
-            if head[:4] != b"GCOL" or not 16 <= size <= file_bytes:
-                raise ValueError("the heap of its entries is damaged")
-            _check_heap(file.read(size - 16))
+    longest = int(_stored_entries(dataset)["n_items"].max(initial=0)) * item_bytes
+    if longest > file_bytes:
+        raise ValueError(f"an entry announces {longest} bytes, and the file has {file_bytes}")
 
 
-def _check_heap(objects: bytes) -> None:
-    """Refuse the objects of a heap if one of them does not end within it."""
-    at = 0
-    while at + 16 <= len(objects):
-        size = int.from_bytes(objects[at + 8 : at + 16], "little")
-        is_free = objects[at : at + 2] == bytes(2)  # its size counts these 16 bytes, too
-        at += max(size, 16) if is_free else 16 + -(-size // 8) * 8
-        if at > len(objects) or (is_free and size < 16):
-            raise ValueError("the heap of its entries is damaged")
+def _stored_entries(dataset: h5py.Dataset) -> NDArray[Any]:
+    """Return entries of variable length as the file has them: lengths, and where the items lie."""
+    layout = np.dtype([("n_items", "<u4"), ("heap", "<u8"), ("index", "<u4")])
+    offset, n_bytes = dataset.id.get_offset(), dataset.id.get_storage_size()
+    if dataset.chunks is None:
+        if offset is None or n_bytes != layout.itemsize * dataset.size:  # nothing was written
+            return np.zeros(0, layout)
+        with Path(dataset.file.filename).open("rb") as file:
+            file.seek(offset)
+            return np.frombuffer(file.read(n_bytes), layout)
+    # The chunks, as packed as they are, become those of a dataset of numbers in memory.
+    with h5py.File("chunks", "w", driver="core", backing_store=False) as memory:
+        space, how = dataset.id.get_space(), dataset.id.get_create_plist()
+        how.set_fill_value(np.zeros((), layout))
+        stored = h5py.h5d.create(memory.id, b"entries", h5py.h5t.py_create(layout), space, how)
+        for i in range(dataset.id.get_num_chunks()):
+            at = dataset.id.get_chunk_info(i).chunk_offset
+            filters, chunk = dataset.id.read_direct_chunk(at)
+            stored.write_direct_chunk(at, chunk, filters)
+        return np.asarray(memory["entries"][()])
 
 
 def _object_bytes(value: Any) -> int:
@@ -306,7 +342,7 @@ def refuse_elsewhere(path: Path) -> None:
         If there is such a part, or the file is damaged.
     """
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             groups, seen = [file["/"]], set()
             while groups:
                 group = groups.pop()
@@ -458,7 +494,7 @@ class ArrayFile:
         _check_exists(path)
         try:
             if h5py.is_hdf5(path):
-                self._file = h5py.File(path, "r")
+                self._file = open_hdf5(path)
                 self._list_hdf5(self._file)
             elif zipfile.is_zipfile(path):
                 self._file = zipfile.ZipFile(path)
