@@ -265,6 +265,16 @@ def test_a_sweep_that_has_ended_trains_nothing_more(whole):
     assert _rows(whole) == before
 
 
+def test_what_a_killed_sweep_was_writing_is_removed_on_resuming(whole):
+    mine = whole / ".thesis.0123abcd.part.tex"  # of another program
+    mine.touch()
+    for name in (".results.0123abcd.part.json", "figures/.settings.0123abcd.part.png"):
+        (whole / name).touch()
+    resume_sweep(whole, recording=_data())
+    assert list(whole.rglob(".*.part.*")) == [mine]
+    mine.unlink()
+
+
 # Members that fail
 
 
