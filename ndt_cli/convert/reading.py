@@ -65,10 +65,10 @@ def _list(contents: Contents) -> None:
     elif h5py.is_hdf5(path):
         try:
             file = contents.on_close.enter_context(open_hdf5(path))
+            list_h5 = list_mat73 if is_mat73(file) else list_hdf5
+            list_h5(contents, file)
         except DAMAGE as error:
             raise damaged(path, str(error)) from error
-        list_h5 = list_mat73 if is_mat73(file) else list_hdf5
-        list_h5(contents, file)
     elif path.suffix.lower() in _TEXT_ENDINGS:
         contents.layout = "CSV"
         contents.items = {name: held(values) for name, values in _read_csv(path).items()}

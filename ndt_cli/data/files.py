@@ -6,6 +6,7 @@ they refer to it, and no memory is taken only because a header asks for it.
 
 import lzma
 import math
+import struct
 import sys
 import tokenize
 import zipfile
@@ -35,6 +36,7 @@ DAMAGE = (
     TypeError,
     ValueError,
     lzma.LZMAError,
+    struct.error,
     tokenize.TokenError,
     zipfile.BadZipFile,
     zlib.error,
@@ -50,6 +52,8 @@ _OBJECT_BYTES = 64  # of an empty text or list in memory, besides the pointer to
 # Global heaps of HDF5: their mark, and how files are searched for them.
 _HEAP, _LEAST_HEAP_BYTES = b"GCOL\x01", 4096
 _BLOCK_BYTES, _MOST_SEARCHED = 2**22, 2**31
+# Headers of objects in HDF5: kinds of messages, and how much of them is read.
+_ATTRIBUTE, _CONTINUED, _MOST_HEADER_BYTES, _MOST_BLOCKS = 0x0C, 0x10, 2**20, 100
 _MAX_LINKS = 16  # links leading to links
 _MAX_REASON = 300  # characters of a library's error message
 # What numpy.savez and savez_compressed write; other methods compress without a useful limit.
@@ -213,6 +217,61 @@ def _object_bytes(value: Any) -> int:
     return int(getattr(value, "nbytes", 0))
 
 
+def attribute(item: h5py.Group | h5py.Dataset, name: str, default: Any = None) -> Any:
+    """Return an attribute: numbers, references or text; an error of `DAMAGE` for anything else."""
+    if name not in item.attrs:
+        return default
+    dtype = item.attrs.get_id(name).dtype
+    if dtype.hasobject and h5py.check_ref_dtype(dtype) is None:
+        if h5py.check_string_dtype(dtype) is None:
+            raise ValueError(f"its attribute {name} holds {dtype}; expected numbers or text")
+        _check_text_attribute(item, name)
+    return item.attrs[name]
+
+
+def _check_text_attribute(item: h5py.Group | h5py.Dataset, name: str) -> None:
+    """Refuse a text that announces more than its file has, for the reason of `_check_entries`."""
+    file_bytes, shift = item.file.id.get_filesize(), item.file.userblock_size
+    key = name.encode() + b"\0"
+    with Path(item.file.filename).open("rb") as file:
+        for message in _attribute_messages(file, h5py.h5o.get_info(item.id).addr, shift):
+            version, *sizes = struct.unpack_from("<BxHHH", message)  # of its name, type and shape
+            start, step = (9 if version == 3 else 8), (8 if version == 1 else 1)
+            entries = message[start + sum(-(-size // step) * step for size in sizes) :]
+            if message[start : start + len(key)] == key:
+                n_bytes = max((n for n, _, _ in struct.iter_unpack("<IQI", entries)), default=0)
+                if n_bytes <= file_bytes:
+                    return
+    raise ValueError(f"its attribute {name} is damaged, or stored among many")
+
+
+def _attribute_messages(file: IO[bytes], address: int, shift: int) -> Iterator[bytes]:
+    """Yield what the header of an object has as attributes (HDF5 file format, IV.A)."""
+    file.seek(address + shift)
+    head = file.read(64)
+    is_new = head.startswith(b"OHDR")
+    if is_new:
+        flags = head[5]
+        start, width = 6 + 16 * bool(flags & 32) + 4 * bool(flags & 16), 1 << (flags & 3)
+        blocks = [(address + start + width, int.from_bytes(head[start : start + width], "little"))]
+        message_head = 4 + 2 * bool(flags & 4)
+    else:
+        blocks, message_head = [(address + 16, int.from_bytes(head[8:12], "little"))], 8
+    for address, n_bytes in blocks:  # which grows
+        file.seek(address + shift)
+        block, at = file.read(min(n_bytes, _MOST_HEADER_BYTES)), 0
+        while at + message_head <= len(block):
+            kind, (size,) = block[at], struct.unpack_from("<H", block, at + (1 if is_new else 2))
+            at += message_head + size
+            message = block[at - size : at]
+            if kind == _ATTRIBUTE:
+                yield message
+            elif kind == _CONTINUED and len(message) >= 16 and len(blocks) < _MOST_BLOCKS:
+                address, n_bytes = struct.unpack_from("<QQ", message)
+                # Newer ones have a mark before their messages, and a checksum after them.
+                blocks.append((address + 4, n_bytes - 8) if is_new else (address, n_bytes))
+
+
 def text_array(where: str, words: Sequence[str]) -> NDArray[np.str_]:
     """Return words as an array, in which each takes the memory of the longest; bound that."""
     width, n_characters = max(map(len, words), default=1), sum(map(len, words))
@@ -277,7 +336,7 @@ class MatlabObject:
 
 def matlab_class(item: h5py.Group | h5py.Dataset) -> str:
     """Return the class that MATLAB noted at an HDF5 item; empty if MATLAB did not write it."""
-    name = item.attrs.get("MATLAB_class", b"")
+    name = attribute(item, "MATLAB_class", b"")
     return name.decode(errors="replace") if isinstance(name, bytes) else str(name)
 
 

@@ -67,6 +67,23 @@ def _announced_text_in_chunks(path):
     _announced_text(path, chunks=(3,))
 
 
+def _announced_attribute(path):
+    """A time series with a unit that is said to be 4 GB long."""
+    _series_with_unit(path)
+    content = bytearray(path.read_bytes())
+    where = content.index((1).to_bytes(4, "little") + content.index(b"GCOL").to_bytes(8, "little"))
+    content[where : where + 4] = b"\xff" * 4
+    path.write_bytes(content)
+
+
+def _series_with_unit(path):
+    with h5py.File(path, "w") as file:
+        file.attrs["nwb_version"] = np.bytes_("2.7.0")
+        file["processing/hand/data"] = np.zeros(3)
+        file["processing/hand/data"].attrs["unit"] = "m"
+        file["processing/hand/timestamps"] = np.arange(3.0)
+
+
 def _damaged_heap(path, free=False):
     """A heap with an object, or free space, whose size leads back to it: HDF5 never returns."""
     content = bytearray(path.read_bytes())
@@ -92,11 +109,7 @@ def _heap_of_texts_in_chunks(path):
 
 
 def _heap_of_an_attribute(path):
-    with h5py.File(path, "w") as file:
-        file.attrs["nwb_version"] = np.bytes_("2.7.0")
-        file["processing/hand/data"] = np.zeros(3)
-        file["processing/hand/data"].attrs["unit"] = "m"
-        file["processing/hand/timestamps"] = np.arange(3.0)
+    _series_with_unit(path)
     _damaged_heap(path, free=True)
 
 
@@ -157,6 +170,7 @@ FILES = {
     "e.h5": (_heap_of_texts, "a heap of texts and lists is damaged"),
     "f.h5": (_heap_of_texts_in_chunks, "a heap of texts and lists is damaged"),
     "g.h5": (_heap_of_an_attribute, "a heap of texts and lists is damaged"),
+    "h.h5": (_announced_attribute, ""),
     "i.h5": (_heap_of_a_virtual_dataset, "a heap of texts and lists is damaged"),
     "a.mat": (_cells_of_one_text, "its cells and text take more than"),
     "b.mat": (_packed_zeros, "unpacks to more than"),
