@@ -202,8 +202,9 @@ def _stored_entries(dataset: h5py.Dataset) -> NDArray[Any]:
         space, how = dataset.id.get_space(), dataset.id.get_create_plist()
         how.set_fill_value(np.zeros((), layout))
         stored = h5py.h5d.create(memory.id, b"entries", h5py.h5t.py_create(layout), space, how)
-        for i in range(dataset.id.get_num_chunks()):
-            at = dataset.id.get_chunk_info(i).chunk_offset
+        places: list[tuple[int, ...]] = []
+        dataset.id.chunk_iter(lambda chunk: places.append(chunk.chunk_offset))
+        for at in places:
             filters, chunk = dataset.id.read_direct_chunk(at)
             stored.write_direct_chunk(at, chunk, filters)
         return np.asarray(memory["entries"][()])
