@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from ndt_cli.engine.trainer import learning_rate
+from ndt_cli.engine.optimizer import learning_rate
 from ndt_cli.settings.tree import TrainSettings
 
 

@@ -12,9 +12,10 @@ from ndt_cli.app import main
 from ndt_cli.data.spike_data import Recording, SpikeData
 from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.inference import load_trained
+from ndt_cli.engine.optimizer import learning_rates
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.starting import Start
-from ndt_cli.engine.trainer import learning_rates, new_network
+from ndt_cli.engine.trainer import new_network
 from ndt_cli.engine.training import resume, train
 from ndt_cli.errors import DataError, NdtError, SettingsError
 from ndt_cli.model.cpu.kernels import CpuMath

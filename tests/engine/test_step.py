@@ -18,7 +18,8 @@ from builders import (
 from ndt_cli.engine.batches import Streams, TrialSet
 from ndt_cli.engine.checkpoint import optimizer_tensors
 from ndt_cli.engine.distributed import Ranks
-from ndt_cli.engine.step import StepParts, TrainingStep, make_optimizer
+from ndt_cli.engine.optimizer import make_optimizer
+from ndt_cli.engine.step import StepParts, TrainingStep
 from ndt_cli.model.network import PlainMath
 
 CPU = torch.device("cpu")
@@ -33,7 +34,7 @@ class _Bench:
         self.batch = TrialSet.load(data, device)
         shape = (data.n_neurons, data.n_bins, data.max_count)
         self.network = build_network(self.settings.model, *shape, seed=weights).to(device)
-        self.optimizer = make_optimizer(self.network.parameters(), self.settings, device)
+        self.optimizer = make_optimizer(self.network, self.settings, device)
         if not fused:  # as on a device without a fused kernel, such as Apple's MPS
             self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-3, fused=False)
         self.streams = Streams.from_seed(seed, device)
