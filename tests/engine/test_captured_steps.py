@@ -41,6 +41,7 @@ VARIANTS = {
     "neuron": {"mask": {"mode": "neuron"}},
     "timestep-only": {"mask": {"mode": "timestep-only", **SPANS}},
     "worst entries": {"train": {"topk_fraction": 0.5}},
+    "muon": {"train": {"optimizer": "muon", "weight_decay": 0.1}, "model": {"n_layers": 2}},
     "classes": {"model": {"loss": "cross-entropy"}},
     "post-norm, sinusoids": {"model": {"norm_place": "post", "positions": "sinusoid"}},
     "relative positions": {"model": {"positions": "relative", "context_back": 2, "n_layers": 2}},
