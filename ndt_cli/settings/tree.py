@@ -306,9 +306,9 @@ class TrainSettings(_Section):
 
     max_steps: Annotated[int, Field(ge=1, le=_MANY)] | Literal["auto"] | None = None
     """Limit of the training in optimizer steps (batches). If epochs and steps are both given, the
-    shorter counts; likewise below. auto: one step per 40 bins of the training trials, from 500 to
-    2000; fewer, but at least 200, where trials are long or neurons many: in all no more than 4
-    million bins, or a billion counts."""
+    shorter counts; likewise below. auto: one step per 60 bins of the training trials, from 300 to
+    1200; fewer, but at least 150, where trials are long or neurons many: in all no more than 2.5
+    million bins, or 600 million counts."""
 
     batch_size: int = Field(64, ge=1, le=_MANY)
     """Trials per step, over all devices together; a smaller last batch is kept."""
@@ -446,9 +446,9 @@ class Settings(_Section):
             if steps is None:
                 continue
             if steps == "auto":
-                most_bins = min(4_000_000, 1_000_000_000 // n_neurons)
-                most_steps = max(200, most_bins * steps_per_epoch // max(n_bins, 1))
-                steps = min(max(500, n_bins // 40), 2000, most_steps)
+                most_bins = min(2_500_000, 600_000_000 // n_neurons)
+                most_steps = max(150, most_bins * steps_per_epoch // max(n_bins, 1))
+                steps = min(max(300, n_bins // 60), 1200, most_steps)
             epochs = round(steps / steps_per_epoch)
             epochs = min(epochs, train["max_epochs"] // 10) if name == "warmup" else max(epochs, 1)
             train[f"{name}_epochs"] = min(epochs, train[f"{name}_epochs"])
