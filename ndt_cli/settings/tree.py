@@ -4,7 +4,6 @@ The string below a field is its help, which ``ndt presets`` prints. "NDT1" is th
 Ye & Pandarinath 2021.
 """
 
-import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -176,7 +175,7 @@ class ModelSettings(_Section):
 
     dropout_bins: int | None = Field(None, ge=1, le=_MANY)
     """With more training bins than this, over all trials, the dropouts above are divided by the
-    square root of the ratio: large data are overfitted less. Default: not reduced."""
+    cube root of the ratio: large data are overfitted less. Default: not reduced."""
 
     readout: Literal["linear", "mlp"] = "linear"
     """linear: one layer; mlp: two layers with 16 hidden units between them."""
@@ -456,7 +455,7 @@ class Settings(_Section):
         few_bins = model.pop("dropout_bins")
         if few_bins is not None and n_bins > few_bins:
             for name in ("dropout", "dropout_embedding", "dropout_rates"):
-                model[name] *= math.sqrt(few_bins / n_bins)
+                model[name] *= (few_bins / n_bins) ** (1 / 3)
         return self.model_copy(
             update={
                 "train": TrainSettings.model_validate(train),

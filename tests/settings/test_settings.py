@@ -353,7 +353,7 @@ def test_dropout_shrinks_with_the_number_of_bins_where_that_is_asked():
 
     assert dropouts(10**7) == (0.2, 0.1)
     assert dropouts(1000, dropout_bins=1000) == (0.2, 0.1)
-    assert dropouts(4000, dropout_bins=1000) == pytest.approx((0.1, 0.05))
+    assert dropouts(8000, dropout_bins=1000) == pytest.approx((0.1, 0.05))
 
 
 def test_lengths_in_epochs_stay():
