@@ -118,7 +118,7 @@ def open_hdf5(path: Path) -> h5py.File:
     A heap is "GCOL", its version, three bytes, its size, then its objects, each of a number, six
     bytes, its size and its bytes, padded to 8 (HDF5 file format, III.E).
     """
-    n_bytes = path.stat().st_size
+    n_bytes, n_checked = path.stat().st_size, 0
     with path.open("rb") as file:
         for start in range(0, n_bytes if n_bytes <= _MOST_SEARCHED else 0, _BLOCK_BYTES):
             file.seek(start)
@@ -129,6 +129,9 @@ def open_hdf5(path: Path) -> h5py.File:
                 size = int.from_bytes(file.read(8), "little")
                 # Other sizes are refused by HDF5 itself, or are no heap.
                 if _LEAST_HEAP_BYTES <= size <= n_bytes - start - at:
+                    n_checked += size
+                    if n_checked > n_bytes:
+                        raise ValueError("its heaps of texts and lists overlap")
                     _check_heap(file.read(size - 16))
                 at = block.find(_HEAP, at + 1)
     return h5py.File(path, "r")
@@ -149,8 +152,7 @@ def read_objects(dataset: h5py.Dataset) -> NDArray[Any]:
     """Read texts or lists of any length, which are Python objects, unless they take too much.
 
     Entries may share one object in the file, so their number and the size of the file say nothing
-    about their sum; but none is larger than the file. HDF5 believes damaged lengths, so they
-    are found first, where the dataset is in one piece.
+    about their sum; but none is larger than the file.
     """
     file_bytes = dataset.file.id.get_filesize()
     most_bytes = max(_SMALL_BYTES, _MOST_OBJECTS * file_bytes)
