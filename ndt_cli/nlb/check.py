@@ -130,8 +130,8 @@ def check_submission(path: Path, targets: Mapping[str, Expected] | None = None) 
     within each group.
     """
     if not path.is_file():
-        found = "found a folder, device or pipe; expected a submission file"
-        raise DataError(f"{path}: {found if path.exists() else 'no such file'}")
+        what = "found a folder, device or pipe; expected a submission file"
+        raise DataError(f"{path}: {what if path.exists() else 'no such file'}")
     if not h5py.is_hdf5(path):
         return [_not_hdf5(path)]
     try:
