@@ -9,7 +9,7 @@ from rich.table import Table
 from ndt_cli.commands.console import next_step, note, print_json, say, warn
 from ndt_cli.commands.console import out as stdout
 from ndt_cli.commands.flags import JsonOption
-from ndt_cli.errors import DataError, RunError, SettingsError, typed
+from ndt_cli.errors import DataError, ExistingFileError, RunError, SettingsError, typed
 
 if TYPE_CHECKING:
     from ndt_cli.search.folder import EnsembleChoice
@@ -42,18 +42,15 @@ def ensemble(
     The new folder is complete without the runs, and is used like one:
     ndt evaluate ENSEMBLE
     """
-    from ndt_cli.engine.ensembles import save_ensemble
-    from ndt_cli.engine.run_folder import default_path
     from ndt_cli.search.folder import SweepFolder, choose_members
 
-    folder = out or default_path("ensemble")
     if not any(SweepFolder.is_at(path) for path in paths):
         if members is not None:
             raise SettingsError(
                 "--members is for a sweep, but runs are given",
                 "Leave it out: all runs that are named are averaged.",
             )
-        save_ensemble(paths, folder)
+        folder = _save(paths, out)
         _complete(folder)
         _print(folder, len(paths), None, as_json)
         next_step(f"ndt evaluate {typed(folder)}")
@@ -70,10 +67,23 @@ def ensemble(
         "number_chosen": "on validation" if choice.curve else "given",
         "validation_curve": choice.curve,
     }
-    save_ensemble(choice.runs, folder, settings=choice.settings, about=about)
+    folder = _save(choice.runs, out, settings=choice.settings, about=about)
     _complete(folder)
     _print(folder, len(choice.runs), choice, as_json)
     next_step(f"ndt evaluate {typed(folder)}")
+
+
+def _save(runs: list[Path], out: Path | None, **how: Any) -> Path:
+    """Save the ensemble, by default in a new folder of its own."""
+    from ndt_cli.engine.ensembles import save_ensemble
+    from ndt_cli.engine.run_folder import default_path
+
+    while True:
+        try:
+            return save_ensemble(runs, out or default_path("ensemble"), **how)
+        except ExistingFileError:
+            if out is not None:  # otherwise another command took that name
+                raise
 
 
 def _complete(folder: Path) -> None:
