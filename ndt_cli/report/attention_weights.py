@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -219,7 +219,7 @@ def draw_attention_maps(run: "RunContents") -> CaptionedFigure:
     # Two layers across the page would make squares of half a page.
     size = 1.2 if narrow else min(1.9, 6.2 / len(layers))
     figure = new_figure("two", size * len(heads) + 0.75)
-    panels = figure.subplots(len(heads), len(layers), sharex=True, sharey=True, squeeze=False)
+    panels = figure.subplots(len(heads), len(layers), squeeze=False)
     for row, head in enumerate(heads):
         for column, layer in enumerate(layers):
             axes: Axes = panels[row, column]
@@ -234,15 +234,17 @@ def draw_attention_maps(run: "RunContents") -> CaptionedFigure:
                 extent=extent,
             )
             axes.set_facecolor("#dddddd")
-            for axis in (axes.xaxis, axes.yaxis):
-                axis.set_major_locator(MaxNLocator(3))
+            # Ticks at the edges of the page alone: those of inner maps take most of the drawing.
+            outer = {axes.xaxis: row == len(heads) - 1, axes.yaxis: column == 0}
+            for axis, is_outer in outer.items():
+                axis.set_major_locator(MaxNLocator(3) if is_outer else NullLocator())
             if row == 0:
                 axes.set_title(f"layer {layer + 1}")
             if column == 0:
-                up = "lag" if narrow else "bin that attends"
-                axes.set_ylabel(f"head {head + 1}\n{up} ({unit})")
-    along = "bin that attends" if narrow else "bin attended to"
+                axes.set_ylabel(f"head {head + 1}")
+    along, up = ("bin that attends", "lag") if narrow else ("bin attended to", "bin that attends")
     figure.supxlabel(f"{along} ({unit})", fontsize=8)
+    figure.supylabel(f"{up} ({unit})", fontsize=8)
     cut = bool(np.nanmax(np.array(maps)) > top)
     add_color_bar(figure, image, panels, "mean weight", cut=cut)
     what = "that a bin (row) gives to each bin (column)"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -189,10 +190,13 @@ def draw_conditions(evaluation: "Evaluation", neurons: Sequence[int | str] = ())
         for axes, name in zip(shared, names, strict=True):
             rates_hz_BT1 = sources[name][:, :, [column]] * (1000.0 / data.bin_ms)
             for group, color in zip(groups, colors, strict=True):
-                for trial in _shown_trials(group) if name != "true rates" else ():
-                    n_bins = int(data.lengths_B[trial])
-                    rates_hz_T = rates_hz_BT1[trial, :n_bins, 0]
-                    axes.plot(times.centers(n_bins), rates_hz_T, color=color, lw=0.4, alpha=0.45)
+                shown = _shown_trials(group) if name != "true rates" else ()
+                single = [
+                    np.column_stack([times.centers(n_bins), rates_hz_BT1[trial, :n_bins, 0]])
+                    for trial in shown
+                    for n_bins in [int(data.lengths_B[trial])]
+                ]
+                axes.add_collection(LineCollection(single, colors=color, lw=0.4, alpha=0.45))
                 average_T1 = group_average(data, rates_hz_BT1, group)
                 axes.plot(times.centers(group.n_bins), average_T1, color=color, lw=1.6)
         limit = max(axes.get_ylim()[1] for axes in shared)
