@@ -178,11 +178,9 @@ def _average_text(run: "RunContents") -> str:
 
 def _shown_text(attention: AttentionAverage) -> str:
     n_layers, n_heads = attention.by_lag_LHK.shape[:2]
-
-    def part(n: int, most: int, noun: str) -> str:
-        return count(n, noun) if n <= most else f"{most} of {n} {noun}s"
-
-    return f"{part(n_layers, MOST_LAYERS, 'layer')}, {part(n_heads, MOST_HEADS, 'head')}."
+    parts = ((n_layers, MOST_LAYERS, "layer"), (n_heads, MOST_HEADS, "head"))
+    shown = (count(n, noun) if n <= most else f"{most} of {n} {noun}s" for n, most, noun in parts)
+    return ", ".join(shown) + "."
 
 
 def _shown(n_layers: int, n_heads: int) -> tuple[list[int], list[int]]:

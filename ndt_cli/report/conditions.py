@@ -4,13 +4,14 @@ Axes: B trials, T bins, N neurons.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -151,6 +152,22 @@ def group_average(
     return average_TN
 
 
+def draw_legend(
+    figure: Figure,
+    groups: Sequence[TrialGroup],
+    colors: Sequence[str],
+    others: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    loc: str = "outside lower center",
+    ncols: int = 5,
+) -> None:
+    """Draw the colors of the groups, and the looks of other lines and points by label."""
+    looks = [{"color": color, "lw": 1.8} for color in colors] + list((others or {}).values())
+    labels = [*(group.label for group in groups), *(others or {})]
+    handles = [Line2D([], [], **look) for look in looks]
+    figure.legend(handles, labels, loc=loc, ncols=ncols, frameon=False)
+
+
 MOST_CONDITIONS = 4
 # Trials per condition in the raster; the averages are over all of them.
 MOST_TRIALS = 12
@@ -190,11 +207,10 @@ def draw_conditions(evaluation: "Evaluation", neurons: Sequence[int | str] = ())
         for axes, name in zip(shared, names, strict=True):
             rates_hz_BT1 = sources[name][:, :, [column]] * (1000.0 / data.bin_ms)
             for group, color in zip(groups, colors, strict=True):
-                shown = _shown_trials(group) if name != "true rates" else ()
                 single = [
-                    np.column_stack([times.centers(n_bins), rates_hz_BT1[trial, :n_bins, 0]])
-                    for trial in shown
-                    for n_bins in [int(data.lengths_B[trial])]
+                    np.column_stack([times.centers(n), rates_hz_BT1[trial, :n, 0]])
+                    for trial in (_shown_trials(group) if name != "true rates" else ())
+                    for n in [int(data.lengths_B[trial])]
                 ]
                 axes.add_collection(LineCollection(single, colors=color, lw=0.4, alpha=0.45))
                 average_T1 = group_average(data, rates_hz_BT1, group)
@@ -209,13 +225,7 @@ def draw_conditions(evaluation: "Evaluation", neurons: Sequence[int | str] = ())
     for axes, name in zip(panels[1:, 0], names, strict=True):
         axes.set_ylabel(f"{name}\n(Hz)")
     figure.align_ylabels(panels[:, 0])
-    figure.legend(
-        [Line2D([], [], color=color, lw=1.8) for color in colors],
-        [group.label for group in groups],
-        loc="outside upper right",
-        ncols=len(groups),
-        frameon=False,
-    )
+    draw_legend(figure, groups, colors, loc="outside upper right", ncols=len(groups))
     caption = (
         f"Spikes and rates of single neurons by condition: {groups_text(groups, data)}, of "
         f"{trials_text(evaluation)}. Thick lines are averages over the trials of a condition and "
@@ -297,14 +307,8 @@ def draw_psth(evaluation: "Evaluation", neurons: Sequence[int | str] = ()) -> Ca
         last.set_xlabel(times.label)
         last.tick_params(labelbottom=True)
     panels[0, 0].set_ylabel("rate (Hz)")
-    figure.legend(
-        [Line2D([], [], color=color, lw=1.8) for color in colors]
-        + [Line2D([], [], color=MUTED, lw=w, ls=style) for w, style in ((1.4, "-"), (0.9, ":"))],
-        [*(group.label for group in groups), "NDT", "PSTH"],
-        loc="outside lower center",
-        ncols=5,
-        frameon=False,
-    )
+    looks = {"NDT": {"lw": 1.4}, "PSTH": {"lw": 0.9, "ls": ":"}}
+    draw_legend(figure, groups, colors, {label: {"color": MUTED, **looks[label]} for label in looks})
     caption = (
         f"Averages by condition: NDT's rates (lines) over the PSTHs, spike counts smoothed with "
         f"{PSTH_SMOOTHING_MS:g} ms (dotted): "

@@ -178,13 +178,9 @@ def trial_text(data: SpikeData, trial: int, trials: str) -> str:
     """Return such text as "trial 57 (number 2 of 12 validation trials)"."""
     label = trial_label(data, trial)
     of = f"number {trial} of " if label != f"trial {trial}" else ""
-    condition = "" if data.condition_labels is None else f", {_condition_text(data, trial)}"
+    labels_B = data.condition_labels
+    condition = "" if labels_B is None else f", condition {labels_B[trial]}"
     return f"{label} ({of}{trials}{condition})" if of else f"{label} of {trials}{condition}"
-
-
-def _condition_text(data: SpikeData, trial: int) -> str:
-    assert data.condition_labels is not None
-    return f"condition {data.condition_labels[trial]}"
 
 
 def spike_times(counts_T: NDArray[np.integer], bin_time: float, start: float = 0.0) -> list[float]:
