@@ -307,8 +307,8 @@ def draw_psth(evaluation: "Evaluation", neurons: Sequence[int | str] = ()) -> Ca
         last.set_xlabel(times.label)
         last.tick_params(labelbottom=True)
     panels[0, 0].set_ylabel("rate (Hz)")
-    looks = {"NDT": {"lw": 1.4}, "PSTH": {"lw": 0.9, "ls": ":"}}
-    draw_legend(figure, groups, colors, {label: {"color": MUTED, **looks[label]} for label in looks})
+    others = {"NDT": {"color": MUTED, "lw": 1.4}, "PSTH": {"color": MUTED, "lw": 0.9, "ls": ":"}}
+    draw_legend(figure, groups, colors, others)
     caption = (
         f"Averages by condition: NDT's rates (lines) over the PSTHs, spike counts smoothed with "
         f"{PSTH_SMOOTHING_MS:g} ms (dotted): "
