@@ -214,12 +214,8 @@ def _sentence(comparisons: Sequence[Comparison], n_better: int, n_neurons: int) 
         by_sign[int(np.sign(c.difference))].append(f"{c.score} ({c.numbers})")
     sign = int(np.sign(first.difference))
     words = {1: "better than", 0: "as well as", -1: "worse than"}[sign]
-    verb = {
-        "hidden bins": "predicts hidden bins",
-        "held-out neurons": "predicts held-out neurons",
-        "forward bins": "predicts forward bins",
-    }.get(first.score, f"matches {first.score}")
-    sentence = f"NDT {verb} {words} smoothing: {first.numbers}"
+    verb = "matches" if first.unit == "R2" else "predicts"
+    sentence = f"NDT {verb} {first.score} {words} smoothing: {first.numbers}"
     if first.score == "hidden bins":
         sentence += f", {'' if sign > 0 else 'better for '}{n_better} of {n_neurons} neurons"
     for kind, what in ((1, "better"), (0, "equal"), (-1, "worse")):

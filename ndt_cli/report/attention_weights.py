@@ -132,19 +132,16 @@ def average_attention(trained: TrainedModel, data: SpikeData) -> AttentionAverag
             visible_BTN = torch.where(batch.visible, batch.counts_BTN, 0)
             weights = attention_weights(network, visible_BTN, inside_BT)
             allowed = allowed_pairs(network, n_bins, inside_BT, visible_BTN.device)
-            seen = _pairs_within(batch, allowed)
+            # Pairs of bins inside a trial of which one may attend to the other, (B, 1, T, S).
+            seen = allowed.expand(len(batch), -1, -1, -1)
+            if inside_BT is not None:
+                seen = seen & inside_BT[:, None, :, None]
+            seen = seen.float()
             for layer, weights_BHTS in enumerate(weights):
                 sum_LHTS[layer] += _sum(weights_BHTS * seen)
             n_TS += _sum(seen)[0]
             uniform_TS += _sum(seen / seen.sum(-1, keepdim=True).clamp_min(1))[0]
     return _averages(sum_LHTS, uniform_TS, n_TS, data)
-
-
-def _pairs_within(batch: TrialSet, allowed: Tensor) -> Tensor:
-    """Return 1 for pairs of bins of a trial of which one may attend to the other, (B, 1, T, S)."""
-    if batch.inside_BT is None:
-        return allowed.expand(len(batch), -1, -1, -1).float()
-    return (allowed & batch.inside_BT[:, None, :, None]).float()
 
 
 def _sum(values_BHTS: Tensor) -> Float64Array:

@@ -135,15 +135,8 @@ def draw_settings(results: SweepResults, draws: Mapping[str, Draw]) -> Captioned
         place = setting_axis(axes, key, draw)
         axes.set_xlabel(key, fontsize=7, labelpad=2)
         drawn = [(place(m), s) for m, s in zip(ranked, scores, strict=True) if key in m.drawn]
-        axes.plot(
-            [x for x, _ in drawn],
-            [y for _, y in drawn],
-            "o",
-            color=MUTED,
-            ms=3,
-            mew=0,
-            clip_on=False,
-        )
+        x, y = np.reshape(drawn, (-1, 2)).T
+        axes.plot(x, y, "o", color=MUTED, ms=3, mew=0, clip_on=False)
         for member in diverged:
             if key in member.drawn:
                 axes.plot(place(member), limits.worst, "x", color=SMOOTHED, ms=4, clip_on=False)
@@ -315,15 +308,8 @@ def draw_curves(results: SweepResults, draws: Mapping[str, Draw]) -> CaptionedFi
         marker = "." if len(epochs) == 1 else None
         axes.plot(epochs, values, color=color, lw=width, zorder=order, marker=marker, ms=4)
         if lost:
-            axes.plot(
-                epochs[-1],
-                limits.held(values[-1]),
-                "x",
-                color=color,
-                ms=4,
-                zorder=order,
-                clip_on=False,
-            )
+            end = epochs[-1], limits.held(values[-1])
+            axes.plot(*end, "x", color=color, ms=4, zorder=order, clip_on=False)
     axes.set_ylim(*limits.ends)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True, steps=[1, 2, 5, 10]))

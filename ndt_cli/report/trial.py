@@ -88,20 +88,10 @@ def trial_bins(data: SpikeData, trial: int) -> int:
 
 
 def neuron_columns(data: SpikeData, neurons: Sequence[int | str]) -> list[int]:
-    """Return the columns of neurons, each once.
+    """Return the columns of neurons, each once; `DataError` if there is no such neuron.
 
-    Parameters
-    ----------
-    data : SpikeData
-        The trials.
-    neurons : sequence of int or str
-        Positions in the file, from 0, or names in the recording; a text that is not a name is a
-        position.
-
-    Raises
-    ------
-    DataError
-        If there is no such neuron.
+    They are given as positions in the file, from 0, or names in the recording; a text that is not
+    a name is a position.
     """
     columns = []
     for neuron in neurons:
