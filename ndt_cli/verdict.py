@@ -329,33 +329,33 @@ def _too_little_data(training: TrainingFacts, n_scored_trials: int) -> list[str]
 
 def _advice(training: TrainingFacts, overfits: bool, longer: bool) -> list[str]:
     """Return what to try, in order."""
-    settings, stored = training.settings, str(training.run / "settings.toml")
-    model, mask = settings.model, settings.mask
+    settings, model, mask = training.settings, training.settings.model, training.settings.mask
 
-    def changed(*changes: str) -> str:
-        return f"`train(load_settings({stored!r}, {list(changes)!r}))`"
+    def loaded(source: Path | str, *changes: str) -> str:
+        return called("load_settings", source, *([list(changes)] if changes else [])).strip("`")
 
+    own = training.run / "settings.toml"
     advice = []
     if mask.empty_ratio == 0 and settings.data.synthetic == "none":
-        data = [] if settings.data.file is None else [f"data.file={settings.data.file}"]
+        file = settings.data.file
+        recordings = loaded("recordings", *([f"data.file={file}"] if file else []))
         advice.append(
             "The preset recordings, which hides whole bins in training as the scores do: "
-            f"`train(load_settings('recordings', {data!r}))`."
+            f"`train({recordings})`{'' if file else ', with the same data'}."
         )
     if longer:
         advice.append(f"Longer training: {_longer(training)}.")
     if overfits or not longer:
         higher = f"model.dropout={round(min(model.dropout + 0.2, 0.6), 2):g}"
         other = "" if overfits or not model.dropout else ", or none, `model.dropout=0`"
-        advice.append(f"More dropout: {changed(higher)}{other}.")
+        advice.append(f"More dropout: `train({loaded(own, higher)})`{other}.")
     if not (model.full_context or min(model.context_back, model.context_forward) >= 20):
-        wider = changed("model.context_back=20", "model.context_forward=20")
-        advice.append(f"A wider context window for signals that change slowly: {wider}.")
+        wider = loaded(own, "model.context_back=20", "model.context_forward=20")
+        advice.append(f"A wider context window for signals that change slowly: `train({wider})`.")
     if mask.empty_ratio > 0 and settings.inference.passes == 1:
-        advice.append(f"Rates averaged over several passes: {changed('inference.passes=8')}.")
-    advice.append(
-        f"The mean of several networks: `fit_seeds(load_settings({stored!r}), n_seeds=5)`."
-    )
-    searched = f"`sweep(load_settings({stored!r}), find_space('generic'))`"
+        passes = loaded(own, "inference.passes=8")
+        advice.append(f"Rates averaged over several passes: `train({passes})`.")
+    advice.append(f"The mean of several networks: `fit_seeds({loaded(own)}, n_seeds=5)`.")
+    searched = f"`sweep({loaded(own)}, find_space('generic'))`"
     advice.append(f"A search for better settings: {searched}.")
     return advice
