@@ -15,7 +15,7 @@ from ndt_cli.app import COMMANDS
 
 HEAVY = ["torch", "ray", "matplotlib", "scipy", "h5py", "pydantic", "numpy"]
 # Parts that take a second or more, of what a command needs otherwise.
-HEAVY += ["torch._dynamo", "sympy", "fontTools", "scipy.optimize"]
+HEAVY += ["torch._dynamo", "sympy", "fontTools.subset", "scipy.optimize"]
 
 
 def loaded_by(code: str) -> set[str]:
