@@ -97,22 +97,19 @@ def group_colors(data: SpikeData, groups: Sequence[TrialGroup]) -> list[str]:
     Conditions are directions where each name ends in a number and the numbers divide a whole turn,
     in degrees or radians, into equal parts.
     """
-    names = [data.condition_names.get(c, str(c)) for c in _conditions(data)]
-    numbers = [_NUMBER.search(name) for name in names]
-    angles = sorted(float(found[1]) for found in numbers if found)
-    if len(angles) < 3 or len(angles) < len(names) or data.conditions_B is None:
+    if data.conditions_B is None:
+        return sequence_colors(len(groups))
+    names = {c: data.condition_names.get(c, str(c)) for c in np.unique(data.conditions_B).tolist()}
+    angle_of = {c: float(found[1]) for c, name in names.items() if (found := _NUMBER.search(name))}
+    angles = sorted(angle_of.values())
+    if len(angles) < 3 or len(angles) < len(names):
         return sequence_colors(len(groups))
     gaps = np.diff(angles)
     turn = gaps.mean() + angles[-1] - angles[0]
     is_turn = any(np.isclose(turn, whole, rtol=0.02) for whole in (360.0, 2 * np.pi))
     if not is_turn or np.ptp(gaps) > 0.1 * gaps.mean():
         return sequence_colors(len(groups))
-    by_number = dict(zip(_conditions(data), (float(f[1]) for f in numbers if f), strict=True))
-    return [circle_color(by_number[int(data.conditions_B[g.trials[0]])] / turn) for g in groups]
-
-
-def _conditions(data: SpikeData) -> list[int]:
-    return [] if data.conditions_B is None else np.unique(data.conditions_B).tolist()
+    return [circle_color(angle_of[int(data.conditions_B[g.trials[0]])] / turn) for g in groups]
 
 
 def trial_groups(data: SpikeData, most: int) -> list[TrialGroup]:
