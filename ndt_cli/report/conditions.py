@@ -6,7 +6,7 @@ Axes: B trials, T bins, N neurons.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -155,7 +155,7 @@ def draw_legend(
     colors: Sequence[str],
     others: Mapping[str, Mapping[str, Any]] | None = None,
     *,
-    loc: str = "outside lower center",
+    loc: Literal["outside lower center", "outside upper right"] = "outside lower center",
     ncols: int = 5,
 ) -> None:
     """Draw the colors of the groups, and the looks of other lines and points by label."""
