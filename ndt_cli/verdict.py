@@ -328,7 +328,7 @@ def _too_little_data(training: TrainingFacts, n_scored_trials: int) -> list[str]
 
 
 def _advice(training: TrainingFacts, overfits: bool, longer: bool) -> list[str]:
-    """Return what to try, in order."""
+    """Return what to try, in order; a command at the end has no period, which would be copied."""
     settings, model, mask = training.settings, training.settings.model, training.settings.mask
 
     def loaded(source: Path | str, *changes: str) -> str:
@@ -341,21 +341,21 @@ def _advice(training: TrainingFacts, overfits: bool, longer: bool) -> list[str]:
         recordings = loaded("recordings", *([f"data.file={file}"] if file else []))
         advice.append(
             "The preset recordings, which hides whole bins in training as the scores do: "
-            f"`train({recordings})`{'' if file else ', with the same data'}."
+            f"`train({recordings})`{'' if file else ', with the same data'}"
         )
     if longer:
-        advice.append(f"Longer training: {_longer(training)}.")
+        advice.append(f"Longer training: {_longer(training)}")
     if overfits or not longer:
         higher = f"model.dropout={round(min(model.dropout + 0.2, 0.6), 2):g}"
         other = "" if overfits or not model.dropout else ", or none, `model.dropout=0`"
-        advice.append(f"More dropout: `train({loaded(own, higher)})`{other}.")
+        advice.append(f"More dropout: `train({loaded(own, higher)})`{other}")
     if not (model.full_context or min(model.context_back, model.context_forward) >= 20):
         wider = loaded(own, "model.context_back=20", "model.context_forward=20")
-        advice.append(f"A wider context window for signals that change slowly: `train({wider})`.")
+        advice.append(f"A wider context window for signals that change slowly: `train({wider})`")
     if mask.empty_ratio > 0 and settings.inference.passes == 1:
         passes = loaded(own, "inference.passes=8")
-        advice.append(f"Rates averaged over several passes: `train({passes})`.")
-    advice.append(f"The mean of several networks: `fit_seeds({loaded(own)}, n_seeds=5)`.")
+        advice.append(f"Rates averaged over several passes: `train({passes})`")
+    advice.append(f"The mean of several networks: `fit_seeds({loaded(own)}, n_seeds=5)`")
     searched = f"`sweep({loaded(own)}, find_space('generic'))`"
-    advice.append(f"A search for better settings: {searched}.")
+    advice.append(f"A search for better settings: {searched}")
     return advice
