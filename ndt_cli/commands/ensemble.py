@@ -1,7 +1,7 @@
 """``ndt ensemble``: several trained models as one."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -38,6 +38,7 @@ def ensemble(
     """Make an ensemble: the mean of several models' rates.
 
     The best members of a sweep are averaged: as many as validate best together.
+    Of a sweep over several sessions, there is an ensemble for each.
 
     The new folder is complete without the runs, and is used like one:
     ndt evaluate ENSEMBLE
@@ -64,16 +65,11 @@ def ensemble(
             "The members of a sweep are runs: SWEEP/members/000",
         )
     choice = choose_members(paths[0], members)
-    about: dict[str, Any] = {
-        "sweep": str(paths[0].absolute()),
-        "choose_by": choice.choose_by,
-        "number_chosen": "on validation" if choice.curve else "given",
-        "validation_curve": choice.curve,
-    }
-    save_ensemble(choice.runs, folder, settings=choice.settings, about=about)
-    _complete(folder)
+    saved = choice.save(folder)
+    for one in saved:
+        _complete(one)
     _print(folder, len(choice.runs), choice, as_json)
-    next_step(f"ndt evaluate {typed(folder)}")
+    next_step(*(f"ndt evaluate {typed(one)}" for one in saved))
 
 
 def _complete(folder: Path) -> None:

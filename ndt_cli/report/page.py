@@ -565,9 +565,10 @@ def _about(sweep: SweepFolder, results: SweepResults) -> list[Row]:
     words = {status: results.count(status) for status in STATUSES}
     states = ", ".join(f"{n} {status}" for status, n in words.items() if n)
     better = "lower" if MEASURES[results.choose_by].lower_is_better else "higher"
-    file = sweep.settings.data.file or f"synthetic dataset {sweep.settings.data.synthetic}"
+    data = sweep.settings.data
+    files = data.files or [data.file or f"synthetic dataset {data.synthetic}"]
     return [
-        ("data", str(file)),
+        ("data", ", ".join(map(str, files))),
         ("members", f"{len(results.members)}: {states}"),
         ("ranked by", f"{MEASURE_NAMES[results.choose_by]}; {better} is better"),
         ("space", f"{sweep.space.name}: {count(len(sweep.space.draws), 'setting')}"),
