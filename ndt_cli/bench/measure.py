@@ -19,7 +19,8 @@ from ndt_cli.engine.backend import choose_backend
 from ndt_cli.engine.batches import Streams, TrialSet
 from ndt_cli.engine.device import Compute, choose_compute, cpu_threads
 from ndt_cli.engine.distributed import Ranks
-from ndt_cli.engine.step import StepParts, make_optimizer
+from ndt_cli.engine.optimizer import make_optimizer
+from ndt_cli.engine.step import StepParts
 from ndt_cli.engine.trainer import new_network
 from ndt_cli.errors import SettingsError
 from ndt_cli.model.context import Blocks, Context
@@ -76,7 +77,7 @@ class NdtTraining:
         self.backend = choose_backend(settings.train, compute)
         self.network = new_network(settings, data, self.backend.math).to(self.device)
         self.streams = Streams.from_seed(settings.train.seed, self.device)
-        optimizer = make_optimizer(self.network.parameters(), settings, self.device)
+        optimizer = make_optimizer(self.network, settings, self.device)
         self._step = self.backend.training_step(
             StepParts(self.network, optimizer, settings, self.streams, Ranks())
         )

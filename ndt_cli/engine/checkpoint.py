@@ -22,6 +22,7 @@ from ndt_cli.atomic import write_atomic
 from ndt_cli.data.spike_data import MAX_COUNT
 from ndt_cli.engine.batches import Streams
 from ndt_cli.engine.measures import BEST_CHECKPOINTS, best_checkpoint
+from ndt_cli.engine.optimizer import state_names
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.trackers import EventLog
 from ndt_cli.errors import CheckpointError, RunError, RunWarning, called
@@ -222,9 +223,6 @@ def _check_shape(shape: ModelShape) -> None:
 # ------------------------------------------------------------------------------------------------
 
 
-_OPTIMIZER_STATES = ("step", "exp_avg", "exp_avg_sq")
-
-
 @dataclass(frozen=True)
 class Checkpoint:
     """Weights by name, what they belong to, and the states to resume from.
@@ -330,7 +328,7 @@ class Checkpoint:
             return  # before the first step there is none
         for name, parameter in model.named_parameters():
             state = {}
-            for key in _OPTIMIZER_STATES:
+            for key in state_names(optimizer, parameter):
                 tensor = self.optimizer.get(f"{name}/{key}")
                 shape = torch.Size() if key == "step" else parameter.shape
                 if tensor is None or tensor.shape != shape or tensor.dtype != torch.float32:

@@ -1,6 +1,5 @@
 """One training step: hide, predict, and update the weights unless something is not finite."""
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,41 +16,6 @@ from ndt_cli.settings.tree import Settings
 
 # Summed loss and number of scored entries.
 Sums = tuple[Tensor, Tensor]
-
-
-def make_optimizer(
-    parameters: Iterable[nn.Parameter] | Sequence[Sequence[nn.Parameter]],
-    settings: Settings,
-    device: torch.device,
-) -> torch.optim.AdamW:
-    """Return AdamW with the rate and decay of the settings, as one fused kernel where possible.
-
-    Parameters in several sequences have rates of their own: see `set_learning_rate`.
-    """
-    rate, on_gpu = settings.train.learning_rate, device.type == "cuda"
-    given = list(parameters)
-    groups = [given] if isinstance(given[0], nn.Parameter) else given
-    # A captured step reads the rates of its epoch from the device.
-    rates = [
-        torch.tensor(rate, dtype=torch.float32, device=device) if on_gpu else rate for _ in groups
-    ]
-    return torch.optim.AdamW(
-        [{"params": list(group), "lr": r} for group, r in zip(groups, rates, strict=True)],
-        lr=rates[0],
-        weight_decay=settings.train.weight_decay,
-        fused=device.type in ("cpu", "cuda"),
-        capturable=on_gpu,
-    )
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, *rates: float) -> None:
-    """Set the learning rate of the steps that follow: one for all, or one for each group."""
-    groups = optimizer.param_groups
-    for group, rate in zip(groups, rates if len(rates) > 1 else rates * len(groups), strict=True):
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(rate)
-        else:
-            group["lr"] = rate
 
 
 @dataclass(frozen=True)

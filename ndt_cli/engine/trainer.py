@@ -33,9 +33,10 @@ from ndt_cli.engine.device import Compute
 from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.events import EpochDone, Event, Started, StepDone, Watcher
 from ndt_cli.engine.measures import measures_of
+from ndt_cli.engine.optimizer import learning_rates, make_optimizer, set_learning_rate
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.starting import Start
-from ndt_cli.engine.step import StepParts, make_optimizer, set_learning_rate
+from ndt_cli.engine.step import StepParts
 from ndt_cli.engine.trackers import EventLog
 from ndt_cli.errors import TrainingError
 from ndt_cli.metrics import RateScoreSums, SpikeScoreSums
@@ -115,7 +116,7 @@ class Trainer:
             start.fill(network, columns_N)
             self.network = network.to(device)
             self.notes += start.fit(self.network, recording, columns_N, settings)
-        self.optimizer = make_optimizer(_groups(self.network, settings.train), settings, device)
+        self.optimizer = make_optimizer(self.network, settings, device)
         self.streams = Streams.from_seed(settings.train.seed, device, ranks.rank)
         several = ranks.world_size > 1
         model = DistributedDataParallel(self.network) if several else self.network
@@ -497,53 +498,6 @@ def new_network(settings: Settings, train: SpikeData, math: LayerMath) -> Neural
             rates_N[neurons] = starting_rates(own)[neurons]
         network.readout.start_at(torch.from_numpy(rates_N))
     return network
-
-
-def learning_rate(epoch: int, settings: TrainSettings) -> float:
-    """Return the learning rate of an epoch, counted from 0.
-
-    1. Warm-up: rises linearly and reaches the peak in the last warm-up epoch.
-    2. After it: stays, falls as a half cosine to zero at ``max_epochs``, or falls as
-       ``sqrt(warmup_epochs / (epoch + 1))``, which starts at the peak. (NDT1 multiplies the
-       inverse square root by the base rate twice.)
-    """
-    peak, warmup = settings.learning_rate, settings.warmup_epochs
-    if epoch < warmup:
-        return peak * (epoch + 1) / warmup
-    if settings.schedule == "cosine":
-        progress = (epoch - warmup) / (settings.max_epochs - warmup)
-        return peak * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-    if settings.schedule == "inverse-sqrt":
-        return peak * math.sqrt(warmup / (epoch + 1))
-    return peak
-
-
-def learning_rates(epoch: int, settings: TrainSettings) -> tuple[float, ...]:
-    """Return the rate of all weights; after a start from a run, of two groups (see `_groups`).
-
-    In the first ``frozen_share`` of the epochs only the read-in and the read-out learn. From then
-    on everything does, at ``thawed_rate`` of the rate.
-    """
-    rate = learning_rate(epoch, settings)
-    if settings.start_from is None:
-        return (rate,)
-    if epoch < round(settings.frozen_share * settings.max_epochs):
-        # At a rate of zero AdamW changes nothing, and decays nothing.
-        return rate, 0.0
-    return rate * settings.thawed_rate, rate * settings.thawed_rate
-
-
-def _groups(
-    network: NeuralDataTransformer, settings: TrainSettings
-) -> list[list[torch.nn.Parameter]]:
-    """Return the weights; after a start from a run, read-in and read-out, and then the encoder."""
-    if settings.start_from is None:
-        return [list(network.parameters())]
-    of_neurons = ("embedding.table.", "embedding.projection.", "readout.")
-    groups: list[list[torch.nn.Parameter]] = [[], []]
-    for name, weights in network.named_parameters():
-        groups[0 if name.startswith(of_neurons) else 1].append(weights)
-    return groups
 
 
 def _uncaptured(settings: TrainSettings) -> TrainSettings:

@@ -12,7 +12,8 @@ from ndt_cli.engine.cpu_parallel import CpuBackend, ShardedStep
 from ndt_cli.engine.cuda_graphs import CapturedNetwork, CapturedStep, CudaGraphBackend
 from ndt_cli.engine.device import Compute
 from ndt_cli.engine.distributed import Ranks
-from ndt_cli.engine.step import StepParts, TrainingStep, make_optimizer
+from ndt_cli.engine.optimizer import make_optimizer
+from ndt_cli.engine.step import StepParts, TrainingStep
 from ndt_cli.errors import RunWarning
 from ndt_cli.model.cpu.prepared import PreparedNetwork
 from ndt_cli.model.network import PlainMath
@@ -111,7 +112,7 @@ def test_a_backend_infers_and_trains_in_its_way():
     assert isinstance(CudaGraphBackend(dtype).inference(network), CapturedNetwork)
     assert PlainBackend(dtype).inference(network) is network
     settings, cpu = tiny_settings(), torch.device("cpu")
-    optimizer = make_optimizer(network.parameters(), settings, cpu)
+    optimizer = make_optimizer(network, settings, cpu)
     parts = StepParts(network, optimizer, settings, Streams.from_seed(0, cpu), Ranks())
     assert type(CpuBackend(dtype).training_step(parts)) is ShardedStep
     assert type(CpuBackend(dtype, shares_steps=False).training_step(parts)) is TrainingStep

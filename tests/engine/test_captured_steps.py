@@ -27,7 +27,8 @@ from ndt_cli.engine.batches import Streams, TrialSet, make_stream
 from ndt_cli.engine.checkpoint import optimizer_tensors
 from ndt_cli.engine.cuda_graphs import WARM_UP_STEPS, CapturedStep
 from ndt_cli.engine.distributed import Ranks
-from ndt_cli.engine.step import StepParts, TrainingStep, make_optimizer, set_learning_rate
+from ndt_cli.engine.optimizer import make_optimizer, set_learning_rate
+from ndt_cli.engine.step import StepParts, TrainingStep
 from ndt_cli.engine.training import resume, train
 from ndt_cli.errors import RunWarning
 from ndt_cli.model.network import ModelShape, NeuralDataTransformer
@@ -40,6 +41,7 @@ VARIANTS = {
     "neuron": {"mask": {"mode": "neuron"}},
     "timestep-only": {"mask": {"mode": "timestep-only", **SPANS}},
     "worst entries": {"train": {"topk_fraction": 0.5}},
+    "muon": {"train": {"optimizer": "muon", "weight_decay": 0.1}, "model": {"n_layers": 2}},
     "classes": {"model": {"loss": "cross-entropy"}},
     "post-norm, sinusoids": {"model": {"norm_place": "post", "positions": "sinusoid"}},
     "relative positions": {"model": {"positions": "relative", "context_back": 2, "n_layers": 2}},
@@ -57,7 +59,7 @@ class _Run:
             torch.manual_seed(seed)
             shape = ModelShape(data.n_neurons, data.n_bins, data.max_count)
             self.network = NeuralDataTransformer(settings.model, shape).to(device)
-        self.optimizer = make_optimizer(self.network.parameters(), settings, device)
+        self.optimizer = make_optimizer(self.network, settings, device)
         for group in self.optimizer.param_groups:
             group["lr"] = torch.as_tensor(group["lr"], device=device)
         names = ("order", "mask", "dropout")

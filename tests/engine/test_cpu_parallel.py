@@ -24,7 +24,8 @@ from ndt_cli.engine.batches import Streams, TrialSet
 from ndt_cli.engine.cpu_parallel import ShardedStep
 from ndt_cli.engine.device import cpu_threads
 from ndt_cli.engine.distributed import Ranks
-from ndt_cli.engine.step import StepParts, TrainingStep, make_optimizer
+from ndt_cli.engine.optimizer import make_optimizer
+from ndt_cli.engine.step import StepParts, TrainingStep
 from ndt_cli.engine.training import resume, train
 
 CPU = torch.device("cpu")
@@ -41,7 +42,7 @@ class _Run:
         self.batch = TrialSet.load(data, CPU)
         shape = (data.n_neurons, data.n_bins, data.max_count)
         self.network = build_network(run_settings.model, *shape)
-        self.optimizer = make_optimizer(self.network.parameters(), run_settings, CPU)
+        self.optimizer = make_optimizer(self.network, run_settings, CPU)
         self.streams = Streams.from_seed(0, CPU)
         self.step = kind(
             StepParts(self.network, self.optimizer, run_settings, self.streams, Ranks())

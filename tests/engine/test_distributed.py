@@ -31,7 +31,7 @@ STILL = tiny_settings(
     mask={"mode": "full", "token_ratio": 0.5, "max_span": 2},
     train={"learning_rate": 3e-3, "weight_decay": 0.01},
 )
-NOISY = tiny_settings(train={"max_epochs": 4, "learning_rate": 0.01})
+NOISY = tiny_settings(train={"optimizer": "muon", "max_epochs": 4, "learning_rate": 0.01})
 EVEN, ODD = 10, 9  # in batches of four, the last one has two trials or one
 
 

@@ -18,9 +18,9 @@ from builders import (
 from ndt_cli.engine import trainer as trainer_module
 from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.cpu_parallel import CpuBackend
+from ndt_cli.engine.optimizer import learning_rate
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.step import TrainingStep
-from ndt_cli.engine.trainer import learning_rate
 from ndt_cli.engine.training import train
 from ndt_cli.errors import DataError, TrainingError
 

@@ -30,6 +30,7 @@ SETTINGS = tiny_settings(
         "val_interval_epochs": 2,
         "schedule": "cosine",
         "warmup_epochs": 1,
+        "optimizer": "muon",
         "learning_rate": 0.01,
         "weight_decay": 0.01,
     },

@@ -14,7 +14,7 @@ from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.inference import load_trained
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.starting import Start
-from ndt_cli.engine.trainer import learning_rates, new_network
+from ndt_cli.engine.trainer import new_network
 from ndt_cli.engine.training import resume, train
 from ndt_cli.errors import DataError, NdtError, SettingsError
 from ndt_cli.model.cpu.kernels import CpuMath
@@ -146,19 +146,6 @@ def test_the_encoder_stays_as_it_was_while_it_is_frozen_and_learns_afterwards(
     assert not torch.equal(weights[1.0]["readout.last.bias"], old["readout.last.bias"])
     for name in ("layers.0.expand.weight", "norm.weight", "embedding.positions"):
         assert not torch.equal(weights[0.5][name], old[name])
-
-
-def test_the_rates_are_those_of_the_schedule_and_lower_once_everything_learns():
-    settings = tiny_settings(train={"max_epochs": 10, "learning_rate": 0.01}).train
-    assert learning_rates(0, settings) == (0.01,)
-    changes = {"start_from": "x", "frozen_share": 0.3, "thawed_rate": 0.5}
-    started = settings.model_copy(update=changes)
-    assert [learning_rates(epoch, started) for epoch in (0, 2, 3, 9)] == [
-        (0.01, 0.0),
-        (0.01, 0.0),
-        (0.005, 0.005),
-        (0.005, 0.005),
-    ]
 
 
 def test_a_resumed_start_is_the_run_that_never_stopped_whatever_became_of_the_first(

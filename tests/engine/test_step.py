@@ -18,7 +18,8 @@ from builders import (
 from ndt_cli.engine.batches import Streams, TrialSet
 from ndt_cli.engine.checkpoint import optimizer_tensors
 from ndt_cli.engine.distributed import Ranks
-from ndt_cli.engine.step import StepParts, TrainingStep, make_optimizer
+from ndt_cli.engine.optimizer import make_optimizer
+from ndt_cli.engine.step import StepParts, TrainingStep
 from ndt_cli.model.network import PlainMath
 
 CPU = torch.device("cpu")
@@ -33,9 +34,10 @@ class _Bench:
         self.batch = TrialSet.load(data, device)
         shape = (data.n_neurons, data.n_bins, data.max_count)
         self.network = build_network(self.settings.model, *shape, seed=weights).to(device)
-        self.optimizer = make_optimizer(self.network.parameters(), self.settings, device)
+        self.optimizer = make_optimizer(self.network, self.settings, device)
         if not fused:  # as on a device without a fused kernel, such as Apple's MPS
-            self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-3, fused=False)
+            kind = type(self.optimizer)
+            self.optimizer = kind(self.optimizer.param_groups, lr=1e-3, fused=False)
         self.streams = Streams.from_seed(seed, device)
         self.step = TrainingStep(
             StepParts(self.network, self.optimizer, self.settings, self.streams, Ranks())
@@ -204,8 +206,12 @@ def _poison(bench, how):
 @pytest.mark.parametrize("how", ["loss", "gradient"])
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("n_good", [0, 2])
-def test_a_step_that_is_not_finite_changes_neither_weights_nor_optimizer(how, fused, n_good):
-    settings = tiny_settings(model=NO_DROPOUT, train={"weight_decay": 0.1})
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_step_that_is_not_finite_changes_neither_weights_nor_optimizer(
+    how, fused, n_good, optimizer
+):
+    train = {"weight_decay": 0.1, "optimizer": optimizer}
+    settings = tiny_settings(model=NO_DROPOUT, train=train)
     bench = _Bench(settings, fused=fused)
     bench.losses(n_good)
     assert bench.step.first_bad_step() is None
