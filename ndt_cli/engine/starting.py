@@ -34,7 +34,7 @@ from ndt_cli.settings.tree import ModelSettings, Settings
 _FREE = ("dropout", "dropout_embedding", "dropout_rates", "dropout_bins", "readout_init")
 
 # Of [train], what goes with the model; lengths and schedule go with the amount of data.
-_KEPT = ("batch_size", "learning_rate", "weight_decay", "clip_norm", "topk_fraction")
+_KEPT = ("batch_size", "optimizer", "learning_rate", "weight_decay", "clip_norm", "topk_fraction")
 
 
 @dataclass(frozen=True, eq=False)
