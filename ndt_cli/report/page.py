@@ -628,6 +628,7 @@ def _sweep_steps(sweep: SweepFolder, results: SweepResults) -> list[Step]:
         steps.append(("Train the remaining members:", called("resume_sweep", path)))
     if results.ranked:
         best = results.ranked[0].folder.absolute()
+        best = next(iter(sorted(best.glob("sessions/*"))), best)  # one of several has a page
         steps.append(("The page of the best member:", called("write_report", best)))
         averaged = "The best members, to be averaged as one model:"
         steps.append((averaged, called("choose_members", path)))

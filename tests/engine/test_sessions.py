@@ -510,3 +510,6 @@ def test_sweep_takes_several_files_and_an_ensemble_has_a_folder_for_each(tmp_pat
         assert not stopped.value.code, said.err
         if command[0] == "ensemble":
             assert f"ndt evaluate {tmp_path / 'best' / 'day1'}" in said.err.replace("\n", "")
+    page = (tmp_path / "sweep" / "report.html").read_text(encoding="utf-8")
+    assert f"{tmp_path / 'day1.npz'}, {tmp_path / 'day2.npz'}" in page
+    assert f"ndt report {tmp_path / 'sweep/members/000/sessions/day1'}" in page
