@@ -4,7 +4,6 @@ The string below a field is its help, which ``ndt presets`` prints. "NDT1" is th
 Ye & Pandarinath 2021.
 """
 
-import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -176,7 +175,7 @@ class ModelSettings(_Section):
 
     dropout_bins: int | None = Field(None, ge=1, le=_MANY)
     """With more training bins than this, over all trials, the dropouts above are divided by the
-    square root of the ratio: large data are overfitted less. Default: not reduced."""
+    cube root of the ratio: large data are overfitted less. Default: not reduced."""
 
     readout: Literal["linear", "mlp"] = "linear"
     """linear: one layer; mlp: two layers with 16 hidden units between them."""
@@ -306,9 +305,9 @@ class TrainSettings(_Section):
 
     max_steps: Annotated[int, Field(ge=1, le=_MANY)] | Literal["auto"] | None = None
     """Limit of the training in optimizer steps (batches). If epochs and steps are both given, the
-    shorter counts; likewise below. auto: one step per 40 bins of the training trials, from 500 to
-    2000; fewer, but at least 200, where trials are long or neurons many: in all no more than 4
-    million bins, or a billion counts."""
+    shorter counts; likewise below. auto: one step per 60 bins of the training trials, from 300 to
+    1200; fewer, but at least 150, where trials are long or neurons many: in all no more than 2.5
+    million bins, or 600 million counts."""
 
     batch_size: int = Field(64, ge=1, le=_MANY)
     """Trials per step, over all devices together; a smaller last batch is kept."""
@@ -446,9 +445,9 @@ class Settings(_Section):
             if steps is None:
                 continue
             if steps == "auto":
-                most_bins = min(4_000_000, 1_000_000_000 // n_neurons)
-                most_steps = max(200, most_bins * steps_per_epoch // max(n_bins, 1))
-                steps = min(max(500, n_bins // 40), 2000, most_steps)
+                most_bins = min(2_500_000, 600_000_000 // n_neurons)
+                most_steps = max(150, most_bins * steps_per_epoch // max(n_bins, 1))
+                steps = min(max(300, n_bins // 60), 1200, most_steps)
             epochs = round(steps / steps_per_epoch)
             epochs = min(epochs, train["max_epochs"] // 10) if name == "warmup" else max(epochs, 1)
             train[f"{name}_epochs"] = min(epochs, train[f"{name}_epochs"])
@@ -456,7 +455,7 @@ class Settings(_Section):
         few_bins = model.pop("dropout_bins")
         if few_bins is not None and n_bins > few_bins:
             for name in ("dropout", "dropout_embedding", "dropout_rates"):
-                model[name] *= math.sqrt(few_bins / n_bins)
+                model[name] *= (few_bins / n_bins) ** (1 / 3)
         return self.model_copy(
             update={
                 "train": TrainSettings.model_validate(train),

@@ -159,7 +159,7 @@ def test_the_first_ctrl_c_saves_and_prints_the_resume_command(spikes, tmp_path):
         (["--time-budget", "0"], "--time-budget 0"),
         (["--resume", "x", "--sampler", "tpe"], "leave out everything but --members"),
         (["--members", "3", "--pbt-interval", "5"], "Use --members 4 or more"),
-        (["--pbt-interval", "50"], "members train for 50 epochs"),
+        (["--pbt-interval", "50"], "members train for 30 epochs"),
         (
             ["--pbt-interval", "1", "--set", "train.val_interval_epochs=2"],
             "every 2 epochs",

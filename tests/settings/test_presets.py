@@ -186,7 +186,7 @@ def test_a_preset_shown_in_a_pipe_is_a_config_with_the_same_settings(capsys, tmp
     assert "\x1b" not in out
     (tmp_path / "mine.toml").write_text(out, encoding="utf-8")
     assert load_settings(tmp_path / "mine.toml") == read_preset(name).settings
-    assert "# Decoupled weight decay, relative to the learning rate. (A number, at least 0,\n" in out
+    assert "# Decoupled weight decay, relative to the learning rate. (A number, at least 0" in out
 
 
 def test_json_is_the_only_thing_on_standard_output(capsys):

@@ -336,12 +336,12 @@ def test_the_length_of_training_follows_the_size_of_the_data():
         epochs = _lengths(n_trials, n_trials * n_bins, n_neurons, **wanted)[0]
         return epochs * -(-n_trials // 10)
 
-    assert n_steps(10, 50) == 500  # however few the bins are
-    assert n_steps(1000, 40) == 1000  # one per 40 bins
-    assert n_steps(10_000, 40) == 2000
-    assert n_steps(1000, 800) == 500  # steps of 8000 bins
-    assert n_steps(1000, 10_000) == 200
-    assert n_steps(1000, 250, n_neurons=1000) == 400  # of 2.5 million counts
+    assert n_steps(10, 50) == 300  # however few the bins are
+    assert n_steps(1000, 60) == 1000  # one per 60 bins
+    assert n_steps(4000, 40) == 1200
+    assert n_steps(1000, 800) == 300  # steps of 8000 bins
+    assert n_steps(400, 10_000) == 160
+    assert n_steps(1000, 250, n_neurons=1000) == 200  # of 2.5 million counts
 
 
 def test_dropout_shrinks_with_the_number_of_bins_where_that_is_asked():
@@ -353,7 +353,7 @@ def test_dropout_shrinks_with_the_number_of_bins_where_that_is_asked():
 
     assert dropouts(10**7) == (0.2, 0.1)
     assert dropouts(1000, dropout_bins=1000) == (0.2, 0.1)
-    assert dropouts(4000, dropout_bins=1000) == pytest.approx((0.1, 0.05))
+    assert dropouts(8000, dropout_bins=1000) == pytest.approx((0.1, 0.05))
 
 
 def test_lengths_in_epochs_stay():
