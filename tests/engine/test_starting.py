@@ -19,6 +19,7 @@ from ndt_cli.engine.trainer import new_network
 from ndt_cli.engine.training import resume, train
 from ndt_cli.errors import DataError, NdtError, SettingsError
 from ndt_cli.model.cpu.kernels import CpuMath
+from ndt_cli.settings.load import load_settings
 
 LINEAR = {"embedding": "linear", "width": 16, "n_heads": 2, "n_layers": 2}
 ENCODER = ("layers.", "norm.", "embedding.positions")
@@ -217,10 +218,14 @@ def test_dropout_of_a_preset_goes_by_the_size_of_the_new_data(first):
         return [getattr(found.for_size(10, n_bins).model, name) for name in dropouts]
 
     kept = RunFolder(first).settings()
-    try:  # 0.075 is what 120,000 bins make of the 0.15 of the preset recordings
-        assert of_new_data(0.075, 2_000) == [0.15] * 3
-        assert of_new_data(0.075, 480_000) == pytest.approx([0.0375] * 3)
-        assert of_new_data(0.4, 2_000) == [0.4] * 3
+    preset = load_settings("recordings")
+    of_many = preset.for_size(1000, 120_000).model.dropout
+    try:
+        for n_bins in (1_000, 480_000):
+            own = preset.for_size(10, n_bins).model.dropout
+            assert own != of_many
+            assert of_new_data(of_many, n_bins) == pytest.approx([own] * 3)
+            assert of_new_data(0.4, n_bins) == [0.4] * 3
     finally:
         RunFolder(first).write_settings(kept)
 
