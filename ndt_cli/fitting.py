@@ -6,23 +6,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from ndt_cli.across_sessions import activations_of, fit_decoder, save_decoder
 from ndt_cli.baselines.smoothing_reference import SmoothingReference
-from ndt_cli.data.loading import load_files, load_recording
-from ndt_cli.data.sessions import split_sessions
+from ndt_cli.data.loading import load_recording, load_sessions
 from ndt_cli.data.spike_data import KEPT_BYTES, Recording
-from ndt_cli.engine.checkpoint import Checkpoint, Origin
 from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.events import Watcher
 from ndt_cli.engine.inference import load_trained
-from ndt_cli.engine.measures import CHECKPOINTS
-from ndt_cli.engine.run_folder import RunFolder, describe_data
+from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.trackers import log_results
 from ndt_cli.engine.trainer import TrainResult
-from ndt_cli.engine.training import resume, train
+from ndt_cli.engine.training import make_session_runs, resume, train
 from ndt_cli.evaluation import Evaluation, evaluate, store_references
 from ndt_cli.inferred_rates import infer_rates
 from ndt_cli.metrics.decoding import variable_names
@@ -219,30 +213,9 @@ def _outcome(folder: RunFolder, result: TrainResult) -> dict[str, Any]:
 def _finish_sessions(
     folder: RunFolder, result: TrainResult, recording: Recording, *, draw: bool
 ) -> Fit:
-    """Make a run folder of each session, with the encoder and its own read-in and read-out."""
-    settings, sessions = folder.settings(), recording.train.sessions
-    assert sessions is not None
-    files = settings.data.files
-    # From the files again: they have conditions, behavior and names of neurons.
-    alone = load_files(settings.data) if files else split_sessions(recording)
-    folders = [RunFolder(folder.path / "sessions" / name) for name in sessions.names]
-    for place, (own, session) in enumerate(zip(folders, alone, strict=True)):
-        file = files[place] if files else None
-        data = settings.data.model_copy(update={"file": file, "files": ()})
-        if place < len(alone) - 1:
-            data = data.model_copy(update={"train_trials": None})
-        (own.path / "checkpoints").mkdir(parents=True, exist_ok=True)
-        own.figures.mkdir(exist_ok=True)
-        about = {"data": describe_data(session), "trained_in": str(folder.path.absolute())}
-        own.write_json("run.json", {**folder.read_json("run.json"), **about})
-        own.write_settings(settings.model_copy(update={"data": data}))
-        own.write_metrics(result.history)
-        columns = torch.from_numpy(np.flatnonzero(sessions.of_neuron_N == place))
-        origin = Origin.of(own, own.settings())
-        for kind in CHECKPOINTS:
-            if folder.checkpoint(kind).is_file():
-                model = Checkpoint.load(folder.checkpoint(kind)).of_neurons(columns)
-                replace(model, origin=origin).save(own.checkpoint(kind))
+    """Make a run folder of each session, and conclude each."""
+    alone = load_sessions(folder.settings().data, recording)
+    folders = make_session_runs(folder, recording, alone)
     _decode_each_from_the_others(folder, folders, alone)
     evaluations: dict[str, Evaluation] = {}
     figures: list[Path] = []

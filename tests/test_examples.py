@@ -204,6 +204,16 @@ def test_the_guide_to_a_cluster_infers_without_the_training_file(tmp_path, monke
         assert file["rates_hz"].shape == (8, 6, 3)
 
 
+def test_the_guide_to_several_days_ends_with_rates_of_the_new_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for n_neurons, day in enumerate(("monday", "tuesday", "wednesday", "thursday"), 3):
+        write_recording(recording(21, 3, n_neurons=n_neurons), tmp_path / f"{day}.h5")
+    follow("sessions.md")
+    with h5py.File("thursday-rates.h5") as file:
+        assert file["rates_hz"].shape == (24, 6, 6)
+    assert Path("trials.png").stat().st_size > 5000
+
+
 def test_every_script_is_run_here():
     run_here = set(re.findall(r'"(\w+)\.py"', Path(__file__).read_text(encoding="utf-8")))
     beside = {"made_up_session"}  # the data of three of them

@@ -1,7 +1,8 @@
 """``ndt ensemble``: several trained models as one."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.table import Table
@@ -13,6 +14,8 @@ from ndt_cli.errors import DataError, ExistingFileError, RunError, SettingsError
 
 if TYPE_CHECKING:
     from ndt_cli.search.folder import EnsembleChoice
+
+_Saved = TypeVar("_Saved")
 
 
 def ensemble(
@@ -38,10 +41,12 @@ def ensemble(
     """Make an ensemble: the mean of several models' rates.
 
     The best members of a sweep are averaged: as many as validate best together.
+    Of a sweep over several sessions, there is an ensemble for each.
 
     The new folder is complete without the runs, and is used like one:
     ndt evaluate ENSEMBLE
     """
+    from ndt_cli.engine.ensembles import save_ensemble
     from ndt_cli.search.folder import SweepFolder, choose_members
 
     if not any(SweepFolder.is_at(path) for path in paths):
@@ -50,7 +55,7 @@ def ensemble(
                 "--members is for a sweep, but runs are given",
                 "Leave it out: all runs that are named are averaged.",
             )
-        folder = _save(paths, out)
+        folder, _ = _in_new_folder(out, lambda new: save_ensemble(paths, new))
         _complete(folder)
         _print(folder, len(paths), None, as_json)
         next_step(f"ndt evaluate {typed(folder)}")
@@ -61,28 +66,23 @@ def ensemble(
             "The members of a sweep are runs: SWEEP/members/000",
         )
     choice = choose_members(paths[0], members)
-    about: dict[str, Any] = {
-        "sweep": str(paths[0].absolute()),
-        "choose_by": choice.choose_by,
-        "number_chosen": "on validation" if choice.curve else "given",
-        "validation_curve": choice.curve,
-    }
-    folder = _save(choice.runs, out, settings=choice.settings, about=about)
-    _complete(folder)
+    folder, saved = _in_new_folder(out, choice.save)
+    for one in saved:
+        _complete(one)
     _print(folder, len(choice.runs), choice, as_json)
-    next_step(f"ndt evaluate {typed(folder)}")
+    next_step(*(f"ndt evaluate {typed(one)}" for one in saved))
 
 
-def _save(runs: list[Path], out: Path | None, **how: Any) -> Path:
-    """Save the ensemble, by default in a new folder of its own."""
-    from ndt_cli.engine.ensembles import save_ensemble
+def _in_new_folder(out: Path | None, save: Callable[[Path], _Saved]) -> tuple[Path, _Saved]:
+    """Save in the folder that is named, or in a new one that no other command took meanwhile."""
     from ndt_cli.engine.run_folder import default_path
 
     while True:
+        folder = out or default_path("ensemble")
         try:
-            return save_ensemble(runs, out or default_path("ensemble"), **how)
+            return folder, save(folder)
         except ExistingFileError:
-            if out is not None:  # otherwise another command took that name
+            if out is not None:
                 raise
 
 

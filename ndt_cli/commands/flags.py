@@ -1,6 +1,8 @@
 """Options shared by several commands."""
 
+import json
 from enum import Enum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -86,6 +88,32 @@ DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or 
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace the output file if it exists.")
 ]
+
+
+DataOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--data",
+        "-d",
+        help="Spike file. Repeated: several sessions, one encoder for all.",
+        show_default=False,
+    ),
+]
+
+_FILES = ("data.file=", "data.files=")
+
+
+def with_data(changes: list[str] | None, files: list[Path] | None) -> list[str]:
+    """Add the spike files of ``--data`` to the changes of ``--set``, as `with_flag` does."""
+    if files and len(files) > 1:
+        listed = json.dumps([str(file) for file in files])
+        return with_flag(changes, "--data", "data.files", listed)
+    return with_flag(changes, "--data", "data.file", files[0] if files else None)
+
+
+def names_files(changes: list[str]) -> bool:
+    """Tell whether changes name spike files."""
+    return any(change.startswith(_FILES) for change in changes)
 
 
 def with_flag(changes: list[str] | None, flag: str, key: str, value: object) -> list[str]:

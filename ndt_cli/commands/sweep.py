@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ndt_cli.commands.console import note, run_warnings_shown, stop_request
-from ndt_cli.commands.flags import ConfigOption, JsonOption, SetOption, with_flag
+from ndt_cli.commands.flags import (
+    ConfigOption,
+    DataOption,
+    JsonOption,
+    SetOption,
+    names_files,
+    with_data,
+    with_flag,
+)
 from ndt_cli.commands.sweep_show import show, show_results, spaces
 from ndt_cli.errors import SettingsError, typed
 from ndt_cli.settings.load import RECORDING_PRESET, find_config, load_settings
@@ -70,10 +78,7 @@ def sweep(
     context: typer.Context,
     config: ConfigOption = None,
     overrides: SetOption = None,
-    data: Annotated[
-        Path | None,
-        typer.Option("--data", "-d", help="Spike file; short for --set data.file=FILE."),
-    ] = None,
+    data: DataOption = None,
     space: Annotated[
         str | None,
         typer.Option(
@@ -221,7 +226,7 @@ def sweep(
     """Search for good settings.
 
     Trains models with settings drawn from a space, and ranks them by
-    validation.
+    validation. Of several sessions, by the mean over them.
 
     Each is an ordinary run in SWEEP/members. Then: ndt ensemble SWEEP
     """
@@ -245,9 +250,9 @@ def sweep(
     if backend is BackendName.ray and "jobs" in given:
         raise SettingsError("--jobs is for this machine alone", "leave out --jobs, or --backend")
     if resume is None:
-        changes = with_flag(overrides, "--data", "data.file", data)
+        changes = with_data(overrides, data)
         changes = with_flag(changes, "--choose-by", "train.choose_by", choose_by)
-        if config is None and any(change.startswith("data.file=") for change in changes):
+        if config is None and names_files(changes):
             config = RECORDING_PRESET
         source = find_config(config)
         settings = load_settings(source, changes)
@@ -322,8 +327,8 @@ def _as_typed(context: typer.Context, names: set[str]) -> str:
 
 
 def _data_name(settings: Any) -> str:
-    file = settings.data.file
-    return Path(file).stem if file else str(settings.data.synthetic)
+    files = settings.data.files or [settings.data.file]
+    return "+".join(Path(file).stem if file else settings.data.synthetic for file in files)
 
 
 def _executor(

@@ -1,6 +1,5 @@
 """``ndt train``: from spikes to a run folder with a trained model, scores and figures."""
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,9 +20,11 @@ from ndt_cli.commands.evaluate import print_scores, print_verdict
 from ndt_cli.commands.flags import (
     AcceptChangesOption,
     ConfigOption,
+    DataOption,
     JsonOption,
     SetOption,
-    with_flag,
+    names_files,
+    with_data,
 )
 from ndt_cli.errors import SettingsError, typed
 from ndt_cli.settings.load import RECORDING_PRESET, find_config, load_settings
@@ -34,21 +35,10 @@ if TYPE_CHECKING:
     from ndt_cli.settings.tree import Settings
 
 
-_FILES = ("data.file=", "data.files=")
-
-
 def train(
     config: ConfigOption = None,
     overrides: SetOption = None,
-    data: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--data",
-            "-d",
-            help="Spike file. Repeated: several sessions, one encoder for all.",
-            show_default=False,
-        ),
-    ] = None,
+    data: DataOption = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -90,11 +80,7 @@ def train(
 
     Several GPUs: torchrun --nproc-per-node 4 -m ndt_cli train ...
     """
-    if data and len(data) > 1:
-        listed = json.dumps([str(file) for file in data])
-        changes = with_flag(overrides, "--data", "data.files", listed)
-    else:
-        changes = with_flag(overrides, "--data", "data.file", data[0] if data else None)
+    changes = with_data(overrides, data)
     others = (config, out, n_seeds, start)
     if resume is not None and any(option is not None for option in others):
         raise SettingsError(
@@ -107,7 +93,7 @@ def train(
         settings = _settings_from(start, config, changes)
     elif resume is None:
         chosen = ""
-        if config is None and any(change.startswith(_FILES) for change in changes):
+        if config is None and names_files(changes):
             config = RECORDING_PRESET
             chosen = " (the default for a spike file; --config chooses another)"
         source = find_config(config)
@@ -228,7 +214,8 @@ def _settings_from(start: Path, config: str | None, changes: list[str]) -> "Sett
             "--from takes the settings of its run",
             "Leave out --config; --set changes some of them.",
         )
-    if not any(change.startswith((*_FILES, "data.synthetic=")) for change in changes):
+    made = any(change.startswith("data.synthetic=") for change in changes)
+    if not made and not names_files(changes):
         raise SettingsError("--from needs spikes to train on", "Give a spike file: --data FILE.")
     from ndt_cli.engine.starting import Start
 

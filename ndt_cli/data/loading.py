@@ -19,7 +19,7 @@ from ndt_cli.data.layouts import (
     read_nlb,
     read_own,
 )
-from ndt_cli.data.sessions import stack_sessions
+from ndt_cli.data.sessions import split_sessions, stack_sessions
 from ndt_cli.data.spike_data import IntArray, Recording, SpikeData, check_recording
 from ndt_cli.data.synthetic import make_chaotic_rnn, make_lorenz
 from ndt_cli.errors import DataError, SettingsError, called
@@ -77,6 +77,14 @@ def load_files(settings: DataSettings) -> list[Recording]:
     """Load the files of several sessions."""
     recordings = [load_file(file, settings) for file in settings.files]
     return [*recordings[:-1], limit_training(recordings[-1], settings)]
+
+
+def load_sessions(settings: DataSettings, recording: Recording) -> list[Recording]:
+    """Return each session of a stacked recording: from its file, if there is one.
+
+    The files have conditions, behavior and names of neurons, which a stacked recording has not.
+    """
+    return load_files(settings) if settings.files else split_sessions(recording)
 
 
 def limit_training(recording: Recording, settings: DataSettings) -> Recording:

@@ -113,14 +113,26 @@ def split_sessions(recording: Recording) -> list[Recording]:
     sessions = recording.train.sessions
     if sessions is None:
         return [recording]
-    halves = [
-        [_alone(data, *part) for part in session_parts(data)]
-        for data in (recording.train, recording.valid)
-    ]
+    halves = [split_trials(data) for data in (recording.train, recording.valid)]
     return [
         Recording(train, valid, name, recording.layout)
         for name, train, valid in zip(sessions.names, *halves, strict=True)
     ]
+
+
+def split_trials(data: SpikeData) -> list[SpikeData]:
+    """Return the trials of each session by themselves, its neurons alone.
+
+    Examples
+    --------
+    >>> from ndt_cli import make_lorenz
+    >>> days = [make_lorenz(n_conditions=2, n_repeats=5, n_neurons=n) for n in (5, 7)]
+    >>> [day.spikes_BTN.shape for day in split_trials(stack_sessions(days).valid)]
+    [(2, 50, 5), (2, 50, 7)]
+    """
+    if data.sessions is None:
+        return [data]
+    return [_alone(data, *part) for part in session_parts(data)]
 
 
 def _alone(data: SpikeData, trials: Any, neurons: Any) -> SpikeData:

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from ndt_cli.baselines import constant_rates, mean_rate
 from ndt_cli.baselines.smoothing_reference import SmoothingReference
 from ndt_cli.data.loading import limit_training, load_file, load_recording
+from ndt_cli.data.sessions import split_sessions, split_trials
 from ndt_cli.data.spike_data import IntArray, Recording, SpikeData
 from ndt_cli.engine.batches import stream_seed
 from ndt_cli.engine.ensembles import Ensemble
-from ndt_cli.engine.measures import ValidationScores, scores_of_rates
+from ndt_cli.engine.measures import ValidationScores, mean_scores, scores_of_rates
 from ndt_cli.engine.preflight import check_same_data, is_same_data
 from ndt_cli.engine.trained_model import Float32Array, Model, TrainedModel
 from ndt_cli.errors import DataError
@@ -185,19 +186,42 @@ def hiding_folds(
 def run_scores(run: Path, data: SpikeData, settings: Settings) -> ValidationScores:
     """Measure the best checkpoint of a run or ensemble on validation trials.
 
-    The settings say which bins are hidden, and are the same for all that are compared.
+    The settings say which bins are hidden, and are the same for all that are compared. Of several
+    sessions, each score is the mean over them.
     """
-    trained = load_trained(run, device=settings.train.device)
-    folds_BTN = hiding_folds(data, settings)
-    return scores_of_rates(data, trained.rates(data), trained.rates_while_hidden(data, folds_BTN))
+    sessions, found = split_trials(data), []
+    for place, own in enumerate(sessions):
+        trained = _load_session(run, data, place, settings.train.device)
+        folds_BTN = hiding_folds(own, settings)
+        found.append(
+            scores_of_rates(own, trained.rates(own), trained.rates_while_hidden(own, folds_BTN))
+        )
+    return mean_scores(sessions, found)
+
+
+def _load_session(run: Path, data: SpikeData, place: int, device: str) -> Model:
+    """Load the model of the session at ``place``; without sessions, that of the run."""
+    if data.sessions is None:
+        return load_trained(run, device=device)
+    neurons = np.flatnonzero(data.sessions.of_neuron_N == place)
+    return TrainedModel.load(run, device=device, session=neurons)
 
 
 def reference_scores(recording: Recording, settings: Settings) -> dict[str, ValidationScores]:
     """Measure each neuron's mean rate in the training trials, and smoothed spikes.
 
     The kernel is chosen on the training trials, and held-out neurons are predicted from the
-    smoothed held-in ones. Without their counts, smoothing is left out.
+    smoothed held-in ones. Without their counts, smoothing is left out. Of several sessions, each
+    score is the mean over them.
     """
+    sessions = split_sessions(recording)
+    found = [_reference_scores(own, settings) for own in sessions]
+    names = [name for name in found[0] if all(name in scores for scores in found)]
+    trials = [own.valid for own in sessions]
+    return {name: mean_scores(trials, [scores[name] for scores in found]) for name in names}
+
+
+def _reference_scores(recording: Recording, settings: Settings) -> dict[str, ValidationScores]:
     train, data = recording.train, recording.valid
     mean_BTN = constant_rates(mean_rate(train), data)
     scores = {"mean rate": scores_of_rates(data, mean_BTN, mean_BTN)}
@@ -214,15 +238,20 @@ def reference_scores(recording: Recording, settings: Settings) -> dict[str, Vali
 def ensemble_curve(runs: Sequence[Path], data: SpikeData, settings: Settings) -> list[float]:
     """Return the score of the mean rates of the first 1, 2, ... runs on validation trials.
 
-    The measure is ``train.choose_by`` of the settings, which also say which bins are hidden.
+    The measure is ``train.choose_by`` of the settings, which also say which bins are hidden. Of
+    several sessions, it is the mean over them.
     """
-    folds_BTN = hiding_folds(data, settings)
-    seen_BTN, hidden_BTN = np.zeros(data.spikes_BTN.shape), np.zeros(data.spikes_BTN.shape)
-    curve = []
-    for n, run in enumerate(runs, start=1):
-        trained = load_trained(run, device=settings.train.device)
-        # Running means: the rates of all members need not be in memory together.
-        seen_BTN += (trained.rates(data) - seen_BTN) / n
-        hidden_BTN += (trained.rates_while_hidden(data, folds_BTN) - hidden_BTN) / n
-        curve.append(scores_of_rates(data, seen_BTN, hidden_BTN)[settings.train.choose_by])
-    return curve
+    sessions, curves = split_trials(data), []
+    for place, own in enumerate(sessions):
+        folds_BTN = hiding_folds(own, settings)
+        seen_BTN, hidden_BTN = np.zeros(own.spikes_BTN.shape), np.zeros(own.spikes_BTN.shape)
+        curve = []
+        for n, run in enumerate(runs, start=1):
+            trained = _load_session(run, data, place, settings.train.device)
+            # Running means: the rates of all members need not be in memory together.
+            seen_BTN += (trained.rates(own) - seen_BTN) / n
+            hidden_BTN += (trained.rates_while_hidden(own, folds_BTN) - hidden_BTN) / n
+            curve.append(scores_of_rates(own, seen_BTN, hidden_BTN))
+        curves.append(curve)
+    choose_by = settings.train.choose_by
+    return [mean_scores(sessions, scores)[choose_by] for scores in zip(*curves, strict=True)]

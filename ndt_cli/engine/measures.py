@@ -4,7 +4,7 @@ This is the one list of them; the log, checkpoints, options, figures and sweeps 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -151,6 +151,33 @@ def scores_of_rates(
 
     scores = {measure.name: measured(measure.name) for measure in measures_of(data)}
     return {name: score for name, score in scores.items() if math.isfinite(score)}
+
+
+def mean_scores(
+    sessions: Sequence[SpikeData], scores: Sequence[ValidationScores]
+) -> ValidationScores:
+    """Return the mean of each measure over the sessions whose trials define it.
+
+    One that is not finite in some of them is left out: the mean of the others would look better.
+
+    Examples
+    --------
+    >>> from ndt_cli import make_lorenz
+    >>> days = [make_lorenz(n_conditions=2, n_repeats=5, n_neurons=n).valid for n in (5, 7)]
+    >>> scores = [{"masked-loss": 0.4, "rate-r2": 0.7}, {"masked-loss": 0.8}]
+    >>> mean_scores(days, scores) == {"masked-loss": (0.4 + 0.8) / 2}
+    True
+    """
+    means = {}
+    for name, measure in MEASURES.items():
+        found = [
+            own.get(name, math.nan)
+            for data, own in zip(sessions, scores, strict=True)
+            if measure.is_defined(data)
+        ]
+        if found and math.isfinite(sum(found)):
+            means[name] = sum(found) / len(found)
+    return means
 
 
 def score_text(score: float | None) -> str:

@@ -153,6 +153,17 @@ class SplitFacts(_Facts):
             spikes_N=spikes_N.tolist(),
         )
 
+    def of_neurons(self, neurons: Sequence[int]) -> "SplitFacts":
+        """Return the facts for the neurons of one of several sessions."""
+        n_seen = self.n_neurons - self.n_heldout
+        update = {
+            "n_neurons": len(neurons),
+            "n_heldout": sum(neuron >= n_seen for neuron in neurons),
+            "session_names": [],
+            "spikes_N": [self.spikes_N[neuron] for neuron in neurons] if self.spikes_N else [],
+        }
+        return self.model_copy(update=update)
+
     def difference(self, other: "SplitFacts") -> str | None:
         """Return the name of the first fact in which other trials differ; None for the same."""
         for key in _IDENTITY:

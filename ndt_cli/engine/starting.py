@@ -6,9 +6,11 @@ that both sessions are known to have takes over its own weights; those of other 
 Axes: N neurons, O neurons of the run started from, C spike-count classes, H heads.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tomli_w
@@ -27,14 +29,21 @@ from ndt_cli.errors import DataError, RunError, SettingsError
 from ndt_cli.model.embedding import encoder_width
 from ndt_cli.model.network import NeuralDataTransformer
 from ndt_cli.settings.explain import plain_values
-from ndt_cli.settings.load import RECORDING_PRESET, ConfigSource, read_preset, resolve_config
+from ndt_cli.settings.load import (
+    RECORDING_PRESET,
+    ConfigSource,
+    preset_names,
+    read_preset,
+    resolve_config,
+)
 from ndt_cli.settings.tree import ModelSettings, Settings
 
 # What may differ from the run started from; all else decides what its weights mean.
-_FREE = ("dropout", "dropout_embedding", "dropout_rates", "dropout_bins", "readout_init")
+_DROPOUTS = ("dropout", "dropout_embedding", "dropout_rates")
+_FREE = (*_DROPOUTS, "dropout_bins", "readout_init")
 
 # Of [train], what goes with the model; lengths and schedule go with the amount of data.
-_KEPT = ("batch_size", "learning_rate", "weight_decay", "clip_norm", "topk_fraction")
+_KEPT = ("batch_size", "optimizer", "learning_rate", "weight_decay", "clip_norm", "topk_fraction")
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,9 +94,10 @@ class Start:
     def settings(self, overrides: Sequence[str] = ()) -> Settings:
         """Return settings to train from this run with: of its model, for data of another size.
 
-        The network, the masks and the inference are those of the run, and so are learning rate,
-        weight decay and batch size. How long is trained, and the schedule, are those of the preset
-        for recordings. The bin width is that of the run.
+        The network, the masks and the inference are those of the run, and so are optimizer,
+        learning rate, weight decay and batch size. How long is trained, and the schedule, are those
+        of the preset for recordings. The bin width is that of the run. Dropout that a preset made
+        of the size of the run's data (``model.dropout_bins``) goes by the size of the new data.
 
         Parameters
         ----------
@@ -96,7 +106,7 @@ class Start:
         """
         before = RunFolder.open(self.run).settings()
         old = plain_values(before)
-        model = old["model"]
+        model = old["model"] | _dropout_by_size(before.model, self.trained_on)
         if before.model.embedding == "linear":  # whatever the number of neurons
             shape = self.checkpoint.shape
             model["width"] = encoder_width(before.model, shape.n_neurons)
@@ -302,6 +312,19 @@ class Start:
             f"{n} neurons, which predicts hidden bins better than the weights of the {n_known} of "
             "the same name",
         )
+
+
+def _dropout_by_size(model: ModelSettings, trained_on: SplitFacts) -> dict[str, Any]:
+    """Return a preset's dropout before its scaling, if the run's is what its data made of that."""
+    n_bins = trained_on.n_observed_bins + trained_on.n_trials * trained_on.n_forward
+    for name in preset_names():
+        preset = read_preset(name).settings
+        scaled = preset.for_size(trained_on.n_trials, n_bins).model
+        if preset.model.dropout_bins is not None and all(
+            math.isclose(getattr(scaled, name), getattr(model, name)) for name in _DROPOUTS
+        ):
+            return {name: getattr(preset.model, name) for name in (*_DROPOUTS, "dropout_bins")}
+    return {}
 
 
 def _other_reach(network: NeuralDataTransformer, old: NeuralDataTransformer, layer: int) -> Tensor:

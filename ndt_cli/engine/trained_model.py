@@ -134,8 +134,12 @@ class TrainedModel:
         device: str = "auto",
         *,
         accept_changes: bool = False,
+        session: NDArray[np.integer] | None = None,
     ) -> "TrainedModel":
-        """Load the weights of a run; see `ndt_cli.engine.inference.load_trained`."""
+        """Load the weights of a run; see `ndt_cli.engine.inference.load_trained`.
+
+        Of a run of several sessions, ``session`` are the neurons of the one whose model is wanted.
+        """
         folder = RunFolder.open(run)
         settings = folder.settings()
         checkpoint = checkpoint or best_checkpoint(settings.train.choose_by)
@@ -147,9 +151,13 @@ class TrainedModel:
         math = choose_backend(settings.train, compute).math
         saved = Checkpoint.load(folder.checkpoint(checkpoint))
         saved.check_origin(Origin.of(folder, settings), accept_changes=accept_changes)
-        network = saved.build_model(math)
         trained_on = folder.facts().data.train
-        refuse_sessions(folder, trained_on)
+        if session is None:
+            refuse_sessions(folder, trained_on)
+        else:
+            saved = saved.of_neurons(torch.from_numpy(session))
+            trained_on = trained_on.of_neurons(session.tolist())
+        network = saved.build_model(math)
         _log.info("loaded %s of %s on %s", checkpoint, folder.path, compute.device)
         return cls(folder, checkpoint, settings, network.to(compute.device), compute, trained_on)
 

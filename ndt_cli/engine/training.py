@@ -2,19 +2,22 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ndt_cli.data.loading import load_recording
 from ndt_cli.data.spike_data import Recording, SpikeData
-from ndt_cli.engine.checkpoint import Checkpoint
+from ndt_cli.engine.checkpoint import Checkpoint, Origin
 from ndt_cli.engine.device import Compute, choose_compute, cpu_threads, deterministic_kernels
 from ndt_cli.engine.distributed import Ranks, process_group
 from ndt_cli.engine.ensembles import Ensemble
 from ndt_cli.engine.events import Watcher
+from ndt_cli.engine.measures import CHECKPOINTS
 from ndt_cli.engine.preflight import (
     check_limits,
     check_resumable,
@@ -26,6 +29,7 @@ from ndt_cli.engine.run_folder import (
     RunFolder,
     claim_default_path,
     default_path,
+    describe_data,
     describe_run,
     hold_run,
     package_version,
@@ -235,6 +239,45 @@ def resume(
         if ranks.is_first:
             folder.write_settings(settings)
         return trainer.run(n_threads, watch or ignore, should_stop, until_epoch)
+
+
+def make_session_runs(
+    folder: RunFolder, recording: Recording, alone: Sequence[Recording]
+) -> list[RunFolder]:
+    """Make a run folder of each session, with the encoder and its own read-in and read-out.
+
+    Parameters
+    ----------
+    folder : RunFolder
+        A run of several sessions whose training has ended.
+    recording : Recording
+        Its data.
+    alone : sequence of Recording
+        Each session, from `ndt_cli.data.loading.load_sessions`.
+    """
+    settings, sessions = folder.settings(), recording.train.sessions
+    assert sessions is not None
+    files = settings.data.files
+    folders = [RunFolder(folder.path / "sessions" / name) for name in sessions.names]
+    for place, (own, session) in enumerate(zip(folders, alone, strict=True)):
+        file = files[place] if files else None
+        data = settings.data.model_copy(update={"file": file, "files": ()})
+        if place < len(alone) - 1:
+            data = data.model_copy(update={"train_trials": None})
+        own_settings = settings.model_copy(update={"data": data})
+        (own.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        own.figures.mkdir(exist_ok=True)
+        about = {"data": describe_data(session), "trained_in": str(folder.path.absolute())}
+        own.write_json("run.json", {**folder.read_json("run.json"), **about})
+        own.write_metrics(folder.read_metrics())
+        columns = torch.from_numpy(np.flatnonzero(sessions.of_neuron_N == place))
+        origin = Origin.of(own, own_settings)
+        for kind in CHECKPOINTS:
+            if folder.checkpoint(kind).is_file():
+                model = Checkpoint.load(folder.checkpoint(kind)).of_neurons(columns)
+                replace(model, origin=origin).save(own.checkpoint(kind))
+        own.write_settings(own_settings)  # last: it makes the folder a run
+    return folders
 
 
 def _compute_as_started(

@@ -531,9 +531,10 @@ def _about(sweep: SweepFolder, results: SweepResults) -> list[Row]:
     words = {status: results.count(status) for status in STATUSES}
     states = ", ".join(f"{n} {status}" for status, n in words.items() if n)
     better = "lower" if MEASURES[results.choose_by].lower_is_better else "higher"
-    file = sweep.settings.data.file or f"synthetic dataset {sweep.settings.data.synthetic}"
+    data = sweep.settings.data
+    files = data.files or [data.file or f"synthetic dataset {data.synthetic}"]
     return [
-        ("data", str(file)),
+        ("data", ", ".join(map(str, files))),
         ("members", f"{len(results.members)}: {states}"),
         ("ranked by", f"{MEASURE_NAMES[results.choose_by]}; {better} is better"),
         ("space", f"{sweep.space.name}: {count(len(sweep.space.draws), 'setting')}"),
@@ -583,6 +584,7 @@ def _sweep_steps(sweep: SweepFolder, results: SweepResults) -> list[Step]:
         steps.append(("Train the remaining members:", called("resume_sweep", path)))
     if results.ranked:
         best = results.ranked[0].folder.absolute()
+        best = next(iter(sorted(best.glob("sessions/*"))), best)  # one of several has a page
         steps.append(("The page of the best member:", called("write_report", best)))
         averaged = "The best members, to be averaged as one model:"
         steps.append((averaged, called("choose_members", path)))

@@ -33,10 +33,11 @@ from ndt_cli import __version__
 from ndt_cli.atomic import leftovers, write_text_atomic
 from ndt_cli.data.loading import load_recording
 from ndt_cli.data.spike_data import Recording
+from ndt_cli.engine.ensembles import save_ensemble
 from ndt_cli.engine.inference import ensemble_curve
 from ndt_cli.engine.measures import MEASURES, ValidationScores
 from ndt_cli.engine.run_folder import RunFolder
-from ndt_cli.errors import RunError, SettingsError, called
+from ndt_cli.errors import ExistingFileError, RunError, SettingsError, called
 from ndt_cli.jsonable import json_text
 from ndt_cli.search.member import Member, progress_of, read_record
 from ndt_cli.search.results import MemberResult, SweepResults
@@ -290,6 +291,41 @@ class EnsembleChoice:
         """Run folders of the chosen members, best first."""
         return self.ranked[: self.n_members]
 
+    def save(self, out: Path) -> list[Path]:
+        """Save the ensemble; of several sessions one for each, in ``out`` under its name.
+
+        Returns
+        -------
+        list of Path
+            The ensembles.
+
+        Raises
+        ------
+        ExistingFileError
+            If ``out`` exists.
+        RunError, CheckpointError
+            As `ndt_cli.engine.ensembles.save_ensemble` does.
+        """
+        about: dict[str, Any] = {
+            "sweep": str(self.sweep.absolute()),
+            "choose_by": self.choose_by,
+            "number_chosen": "on validation" if self.curve else "given",
+            "validation_curve": self.curve,
+        }
+        names = RunFolder.open(self.runs[0]).facts().data.train.session_names
+        if not names:
+            return [save_ensemble(self.runs, out, settings=self.settings, about=about)]
+        if out.exists():
+            raise ExistingFileError(out, "Choose another folder with `out`.")
+        saved = []
+        for name in names:
+            runs = [run / "sessions" / name for run in self.runs]
+            # The trials of the session, measured as those of the sweep.
+            data = RunFolder.open(runs[0]).settings().data
+            settings = self.settings.model_copy(update={"data": data})
+            saved.append(save_ensemble(runs, out / name, settings=settings, about=about))
+        return saved
+
 
 def choose_members(
     sweep: Path | str, n_members: int | None = None, *, recording: Recording | None = None
@@ -308,12 +344,11 @@ def choose_members(
 
     Examples
     --------
-    >>> from ndt_cli import save_ensemble
     >>> choice = choose_members("runs/sweep")
     >>> len(choice.curve) == len(choice.ranked) == 2
     True
-    >>> save_ensemble(choice.runs, Path("runs/best"), settings=choice.settings).name
-    'best'
+    >>> [ensemble.name for ensemble in choice.save(Path("runs/best"))]
+    ['best']
     """
     folder = SweepFolder.open(Path(sweep))
     results = folder.results()

@@ -6,12 +6,12 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Protocol
 
 from ndt_cli.atomic import write_text_atomic
-from ndt_cli.data.loading import load_recording
+from ndt_cli.data.loading import load_recording, load_sessions
 from ndt_cli.data.spike_data import Recording
 from ndt_cli.engine.device import choose_compute
 from ndt_cli.engine.distributed import Ranks
@@ -22,7 +22,7 @@ from ndt_cli.engine.preflight import check_same_data, check_trainable
 from ndt_cli.engine.run_folder import NewMetrics, RunFolder, default_path, hold_run
 from ndt_cli.engine.trackers import MemberLogger, log_results, require_tensorboard
 from ndt_cli.engine.trainer import ignore
-from ndt_cli.engine.training import for_trials
+from ndt_cli.engine.training import for_trials, make_session_runs
 from ndt_cli.errors import NdtError, RunError, RunWarning, SettingsError, called
 from ndt_cli.search.folder import Pruner, Sampler, SweepFolder, SweepPlan
 from ndt_cli.search.member import Member, progress_of, train_member
@@ -106,7 +106,8 @@ def sweep(
     ----------
     settings : Settings
         What the members share. ``train.choose_by`` ranks them; ``train.seed`` is the seed of
-        member 0, and each further member takes the next.
+        member 0, and each further member takes the next. Of several sessions (``data.files``), a
+        score is the mean over them.
     space : Space
         What is drawn (`ndt_cli.search.space.find_space`).
     n_members, seed, n_seeds, sampler, pruner, grace_epochs, pbt_interval, default_run
@@ -157,11 +158,6 @@ def sweep(
     choose_compute(settings.train)
     if settings.train.tensorboard:
         require_tensorboard()
-    if settings.data.files:
-        raise SettingsError(
-            "a sweep searches settings on one session, not on several",
-            "Search on one file, then train all sessions with the settings found.",
-        )
     recording = recording or load_recording(settings.data)
     settings = for_trials(settings, recording.train)
     check_population(plan, settings)
@@ -279,6 +275,8 @@ class _Loop:
             elif (run / "run.json").is_file():  # members of a sweep share their data
                 check_same_data(RunFolder(run), recording)
         results = folder.results()
+        for run in [member.folder for member in results.members if member.has_ended]:
+            self._split_sessions(run)
         if "smoothing" not in results.references:
             references = reference_scores(recording, folder.settings)
             folder.write_references(references)
@@ -348,7 +346,21 @@ class _Loop:
         elif not self._stopping:
             self._lost(member, "it was asked to stop")
 
+    def _split_sessions(self, run: Path) -> None:
+        """Make a run folder of each session of a member, unless it is there."""
+        sessions = self._recording.train.sessions
+        if (
+            sessions is not None
+            and not (run / "sessions" / sessions.names[-1] / "settings.toml").is_file()
+        ):
+            make_session_runs(RunFolder(run), self._recording, self._alone)
+
+    @cached_property
+    def _alone(self) -> list[Recording]:
+        return load_sessions(self._folder.settings.data, self._recording)
+
     def _end(self, member: Member, result: MemberResult) -> None:
+        self._split_sessions(member.folder)
         self._results = self._results.with_member(result)
         self._folder.write_results(self._results)
         for logger in self._watching.loggers:

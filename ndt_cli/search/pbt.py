@@ -39,6 +39,8 @@ _SHARE = 0.25
 # Probability that a setting is drawn again; otherwise it is multiplied by one of these factors.
 _AGAIN = 0.25
 _FACTORS = (0.8, 1.25)
+# What of a run is of its end.
+_NOT_COPIED = ("figures", "tensorboard", "*.lock", "member.json", "sessions")
 
 
 @dataclass(frozen=True)
@@ -214,7 +216,7 @@ def _make(folder: SweepFolder, move: Move) -> None:
     shutil.copytree(
         folder.member_folder(move.source),
         coming,
-        ignore=shutil.ignore_patterns("figures", "tensorboard", "*.lock", "member.json"),
+        ignore=shutil.ignore_patterns(*_NOT_COPIED),
     )
     member, run = folder.member(move.member, move.drawn), RunFolder(coming)
     run.write_settings(member.settings)

@@ -17,14 +17,17 @@ from ndt_cli.data.spike_data import Recording
 from ndt_cli.engine.batches import TrialSet
 from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.ensembles import save_ensemble
+from ndt_cli.engine.executors import InTurn, Processes
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.trainer import Validator, new_network
 from ndt_cli.engine.training import resume, train
-from ndt_cli.errors import DataError, RunError, SettingsError
+from ndt_cli.errors import DataError, ExistingFileError, RunError, SettingsError
 from ndt_cli.metrics import RateScoreSums, decode_behavior
 from ndt_cli.metrics.decoding import load_decoders, variable_names
 from ndt_cli.model.cpu.kernels import CpuMath
 from ndt_cli.model.masking import hide
+from ndt_cli.search.folder import SweepFolder, choose_members
+from ndt_cli.search.loop import resume_sweep
 from ndt_cli.search.space import Space
 
 MODEL = {"embedding": "linear", "width": 16, "n_heads": 2}
@@ -234,10 +237,6 @@ def test_what_several_sessions_cannot_do_is_refused(tmp_path):
     for model in ({"embedding": "identity"}, {"embedding": "linear"}):
         with pytest.raises(SettingsError, match="linear embedding of a given width"):
             train(tiny_settings(model=model), out=tmp_path / "run", recording=_both())
-    files = changed(SETTINGS, "data", files=(tmp_path / "a.npz", tmp_path / "b.npz"))
-    space = Space.from_tables("mine", {"mask": {"ratio": {"uniform": [0.1, 0.4]}}})
-    with pytest.raises(SettingsError, match="not on several"):
-        sweep(files, space, n_members=2, out=tmp_path / "sweep")
 
 
 def test_each_session_has_an_ensemble_of_several_seeds(tmp_path):
@@ -362,11 +361,119 @@ def test_decoders_of_other_variables_are_not_used(tmp_path):
     assert found.evaluation.verdict.across_sessions == ""
 
 
-def test_train_takes_several_files_and_prints_the_scores_of_each(tmp_path, capsys):
+# A search over several sessions
+
+
+def _two_files(folder):
     for name, n_neurons in (("day1", 3), ("day2", 5)):
         counts_BTN = spike_data(12, n_neurons=n_neurons).spikes_BTN
-        np.savez(tmp_path / f"{name}.npz", spikes=counts_BTN, bin_ms=10.0)
-    files = [tmp_path / "day1.npz", tmp_path / "day2.npz"]
+        np.savez(folder / f"{name}.npz", spikes=counts_BTN, bin_ms=10.0)
+    return folder / "day1.npz", folder / "day2.npz"
+
+
+def _searched(out, **how):
+    space = Space.from_tables("mine", {"train": {"learning_rate": {"log-uniform": [1e-3, 1e-2]}}})
+    shared = {"n_members": 2, "default_run": True, "seed": 1, "out": out}
+    return sweep(space=space, **{**shared, **how})
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """A sweep over two sessions in memory, whose true rates are known."""
+    out = tmp_path_factory.mktemp("searched") / "sweep"
+    _searched(out, settings=changed(SETTINGS, "train", max_epochs=2), recording=_both())
+    return out
+
+
+def test_a_sweep_over_sessions_ranks_by_the_mean_over_them(searched):
+    results = SweepFolder.open(searched).results()
+    runs = [member.folder for member in results.ranked]
+    assert len(runs) == 2
+    scored = {run: _mean_of_evaluations(run, split_sessions(_both())) for run in runs}
+    for member in results.ranked:
+        assert member.scores["rate-r2"] == pytest.approx(scored[member.folder][MODEL_ROW][0])
+    # The same seed as the sweep: the same bins are hidden.
+    first, default = runs[results.ranked[0].index != 0], searched / "default"
+    losses = [results.members[0].scores["masked-loss"]]
+    losses += [results.references[name]["masked-loss"] for name in ("default run", "smoothing")]
+    others = _mean_of_evaluations(default, split_sessions(_both()))
+    expected = [scored[first][MODEL_ROW][1], others[MODEL_ROW][1], others[SMOOTHED_ROW][1]]
+    assert losses == pytest.approx(expected, rel=1e-5)
+
+
+MODEL_ROW, SMOOTHED_ROW = "NDT", "smoothed spikes"
+
+
+def _mean_of_evaluations(run, days):
+    """R2 and loss of hidden bins, as `evaluate` gives them, averaged over the sessions."""
+    found = [evaluate(run / "sessions" / day.source, recording=day).scores for day in days]
+    return {
+        row: [
+            np.mean([scores[row].rates.r2_mean for scores in found]),
+            np.mean([scores[row].hidden.poisson_loss for scores in found]),
+        ]
+        for row in (MODEL_ROW, SMOOTHED_ROW)
+    }
+
+
+def test_the_best_members_of_a_sweep_over_sessions_are_averaged_in_each(searched, tmp_path):
+    choice = choose_members(searched, recording=_both())
+    assert len(choice.curve) == 2
+    best = SweepFolder.open(searched).results().ranked[0]
+    assert choice.curve[0] == pytest.approx(best.scores["masked-loss"])
+    choice = choose_members(searched, 2)
+    assert choice.save(tmp_path / "both") == [tmp_path / "both" / day for day in ("day1", "day2")]
+    for day in split_sessions(_both()):
+        rates_BTN = [
+            load_trained(run / "sessions" / day.source).rates(day.valid) for run in choice.runs
+        ]
+        mean_BTN = load_trained(tmp_path / "both" / day.source).rates(day.valid)
+        np.testing.assert_allclose(mean_BTN, np.mean(rates_BTN, axis=0), rtol=1e-5)
+    with pytest.raises(ExistingFileError):
+        choice.save(tmp_path / "both")
+
+
+def test_a_resumed_sweep_makes_the_session_folders_that_a_kill_left_out(searched, tmp_path):
+    shutil.copytree(searched, tmp_path / "sweep")
+    member = tmp_path / "sweep/members/001"
+    (member / "sessions/day2/settings.toml").unlink()
+    resume_sweep(tmp_path / "sweep", recording=_both())
+    day = split_sessions(_both())[1]
+    again = load_trained(member / "sessions/day2").rates(day.valid)
+    np.testing.assert_array_equal(
+        again, load_trained(searched / "members/001/sessions/day2").rates(day.valid)
+    )
+
+
+def test_members_in_processes_train_on_the_same_files(tmp_path):
+    settings = changed(SETTINGS, "data", files=_two_files(tmp_path))
+    settings = changed(settings, "train", max_epochs=1)
+    how = {"settings": settings, "n_members": 1, "default_run": False}
+    scores = [
+        _searched(tmp_path / name, executor=executor, **how).results.members[0].scores
+        for name, executor in (("here", InTurn()), ("there", Processes(1)))
+    ]
+    assert scores[0] == scores[1]
+    assert RunFolder(tmp_path / "there/members/000").settings().data.files == settings.data.files
+    assert evaluate(tmp_path / "there/members/000/sessions/day2").data.n_neurons == 5
+
+
+def test_a_population_over_sessions_copies_no_session_folders(tmp_path):
+    settings = changed(SETTINGS, "train", max_epochs=2, val_interval_epochs=1)
+    how = {"n_members": 4, "default_run": False, "pbt_interval": 1, "recording": _both()}
+    results = _searched(tmp_path / "sweep", settings=settings, **how).results
+    assert len(results.ranked) == 4
+    replaced = next((tmp_path / "sweep/members").glob("*-until-1"))
+    assert not (replaced / "sessions").exists()
+    for member in results.ranked:
+        assert (member.folder / "sessions/day2/settings.toml").is_file()
+
+
+# The commands
+
+
+def test_train_takes_several_files_and_prints_the_scores_of_each(tmp_path, capsys):
+    files = list(_two_files(tmp_path))
     fast = ["train.max_epochs=1", "model.width=16", "model.n_layers=1", "inference.passes=1"]
     with pytest.raises(SystemExit) as stopped:
         main(
@@ -382,3 +489,27 @@ def test_train_takes_several_files_and_prints_the_scores_of_each(tmp_path, capsy
     assert settings.data.files == tuple(files)
     assert load_recording(settings.data).train.sessions.names == ("day1", "day2")
     assert evaluate(tmp_path / "run/sessions/day2").data.n_neurons == 5
+
+
+def test_sweep_takes_several_files_and_an_ensemble_has_a_folder_for_each(tmp_path, capsys):
+    files = list(_two_files(tmp_path))
+    fast = ["train.max_epochs=1", "model.width=16", "model.n_layers=1", "inference.passes=1"]
+    (tmp_path / "mine.toml").write_text("[mask]\nratio = { uniform = [0.1, 0.4] }\n")
+    words = ["--members", "1", "--no-default-run", "--space", str(tmp_path / "mine.toml")]
+    words += [word for file in files for word in ("--data", str(file))]
+    words += [word for setting in fast for word in ("--set", setting)]
+    for command in (
+        ["sweep", "--out", str(tmp_path / "sweep"), *words],
+        ["ensemble", str(tmp_path / "sweep"), "--out", str(tmp_path / "best")],
+        ["evaluate", str(tmp_path / "best" / "day2")],
+        ["report", str(tmp_path / "sweep")],
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main(command)
+        said = capsys.readouterr()
+        assert not stopped.value.code, said.err
+        if command[0] == "ensemble":
+            assert f"ndt evaluate {tmp_path / 'best' / 'day1'}" in said.err.replace("\n", "")
+    page = (tmp_path / "sweep" / "report.html").read_text(encoding="utf-8")
+    assert f"{tmp_path / 'day1.npz'}, {tmp_path / 'day2.npz'}" in page
+    assert f"ndt report {tmp_path / 'sweep/members/000/sessions/day1'}" in page

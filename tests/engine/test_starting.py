@@ -1,6 +1,7 @@
 """A run that starts from another: what it takes over, what stays, what is refused."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,12 +13,13 @@ from ndt_cli.app import main
 from ndt_cli.data.spike_data import Recording, SpikeData
 from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.inference import load_trained
-from ndt_cli.engine.run_folder import RunFolder
+from ndt_cli.engine.run_folder import RunFolder, SplitFacts
 from ndt_cli.engine.starting import Start
 from ndt_cli.engine.trainer import new_network
 from ndt_cli.engine.training import resume, train
 from ndt_cli.errors import DataError, NdtError, SettingsError
 from ndt_cli.model.cpu.kernels import CpuMath
+from ndt_cli.settings.load import load_settings
 
 LINEAR = {"embedding": "linear", "width": 16, "n_heads": 2, "n_layers": 2}
 ENCODER = ("layers.", "norm.", "embedding.positions")
@@ -199,8 +201,33 @@ def test_settings_from_a_run_keep_its_model_and_take_lengths_by_the_size_of_the_
     settings = Start.load(first).settings(["data.synthetic=lorenz"])
     assert settings.model == RunFolder(first).settings().model
     assert (settings.data.bin_ms, settings.train.max_steps) == (10.0, "auto")
-    assert (settings.train.learning_rate, settings.train.batch_size) == (0.01, 4)
+    train = settings.train
+    assert (train.optimizer, train.learning_rate, train.batch_size) == ("adamw", 0.01, 4)
     assert settings.train.start_from == first
+
+
+def test_dropout_of_a_preset_goes_by_the_size_of_the_new_data(first):
+    many_bins = SplitFacts.of(_day_1().train).model_copy(update={"n_observed_bins": 120_000})
+    dropouts = ("dropout", "dropout_embedding", "dropout_rates")
+
+    def of_new_data(before, n_bins):
+        """Dropout on new data, from a run of many bins with this dropout."""
+        settings = changed(_settings(None), "model", **dict.fromkeys(dropouts, before))
+        RunFolder(first).write_settings(settings)
+        found = replace(Start.load(first), trained_on=many_bins).settings()
+        return [getattr(found.for_size(10, n_bins).model, name) for name in dropouts]
+
+    kept = RunFolder(first).settings()
+    preset = load_settings("recordings")
+    of_many = preset.for_size(1000, 120_000).model.dropout
+    try:
+        for n_bins in (1_000, 480_000):
+            own = preset.for_size(10, n_bins).model.dropout
+            assert own != of_many
+            assert of_new_data(of_many, n_bins) == pytest.approx([own] * 3)
+            assert of_new_data(0.4, n_bins) == [0.4] * 3
+    finally:
+        RunFolder(first).write_settings(kept)
 
 
 def test_an_automatic_width_is_kept_for_another_number_of_neurons(tmp_path):
