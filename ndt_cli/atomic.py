@@ -19,7 +19,7 @@ from ndt_cli.errors import ExistingFileError, NdtError, SettingsError
 
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
-_DAY_S = 86_400.0  # no writer lets its temporary file lie that long
+_HOUR_S = 3_600.0  # no writer lets its temporary file lie that long
 
 _TEMPORARY = re.compile(r"\.(?P<stem>.+)\.[0-9a-f]{8}\.part(?P<suffix>\.[^.]*|)")
 
@@ -29,8 +29,8 @@ def write_atomic(path: Path, write: Callable[[Path], object], *, overwrite: bool
 
     A reader finds the old file or the new one, never a part. The data reach the disk before the
     name changes, and the new name does before this returns. A failure leaves the old file and no
-    temporary one; a kill may leave a temporary one, which the next writer of the file removes a day
-    later, and `leftovers` knows by its name.
+    temporary one; a kill may leave a temporary one, which the next writer of the file removes an
+    hour later, and `leftovers` knows by its name.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def write_atomic(path: Path, write: Callable[[Path], object], *, overwrite: bool
     _sync_folder(path.parent)
     for left in leftovers(path.parent, (path.name,)):
         with suppress(OSError):  # another writer may remove it too
-            if time.time() - left.stat().st_mtime > _DAY_S:
+            if time.time() - left.stat().st_mtime > _HOUR_S:
                 left.unlink()
 
 

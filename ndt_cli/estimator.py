@@ -379,8 +379,6 @@ class NDT:
             f"<p>{evaluation['n_trials']} trials that the training did not use.</p>"
         )
 
-    # ---------------------------------------------------------------------------------------------
-
     def _settings(self) -> Settings:
         changes: dict[str, Any] = dict(self.settings or {})
         if self.seed is not None:
@@ -452,9 +450,7 @@ class NDT:
         return TrainingProgress()
 
 
-# ------------------------------------------------------------------------------------------------
-# Trials as they are given, and back
-# ------------------------------------------------------------------------------------------------
+# Trials as they are given, and back ---------------------------------------------------------------
 
 
 def _as_data(X: Trials, bin_ms: float) -> SpikeData:
@@ -538,9 +534,7 @@ def _as_given(values_BTK: NDArray[np.float32], X: Trials, data: SpikeData) -> Va
     ]
 
 
-# ------------------------------------------------------------------------------------------------
-# The run behind an estimator
-# ------------------------------------------------------------------------------------------------
+# The run behind an estimator ----------------------------------------------------------------------
 
 
 def _temporary_folder(owner: object) -> Path:

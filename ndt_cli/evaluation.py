@@ -208,7 +208,7 @@ class Evaluation:
             "psth_smoothing_ms": PSTH_SMOOTHING_MS,
             "hiding": self.hiding,
             "warnings": list(self.warnings),
-            "verdict": self.verdict.to_json(),
+            "verdict": jsonable(self.verdict),
             "scores": jsonable(self.scores),
             "behavior_from_activations": jsonable(self.across),
         }

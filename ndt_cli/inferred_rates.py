@@ -268,11 +268,7 @@ class Rates:
                 variables[name] = ((*axes[:2], axis), known_BTK, {})
         if data.behavior_names and data.behavior_BTV is not None:
             coordinates["variable"] = list(data.behavior_names)
-        about: dict[str, Any] = {
-            "run": self.run,
-            "checkpoint": self.checkpoint,
-            "source": self.source,
-        }
+        about = {name: getattr(self, name) for name in ("run", "checkpoint", "source")}
         about |= {"event": data.event, "bin_ms": float(data.bin_ms)}
         return xarray.Dataset(variables, coordinates, about)
 

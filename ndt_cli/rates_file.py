@@ -349,12 +349,8 @@ def _matlab_name(name: str, taken: dict[str, Any]) -> str:
     """Return a name that MATLAB allows, as its ``matlab.lang.makeValidName`` does."""
     valid = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in name)
     valid = (valid if valid[:1].isalpha() else f"x{valid}")[:60]
-    number = 0
-    found = valid
-    while found in taken:
-        number += 1
-        found = f"{valid}_{number}"
-    return found
+    candidates = (f"{valid}_{n}" if n else valid for n in range(len(taken) + 1))
+    return next(name for name in candidates if name not in taken)
 
 
 # Long tables --------------------------------------------------------------------------------------

@@ -73,7 +73,8 @@ COMPARED = (
 """The scores by which NDT is compared with smoothed spikes, the most important one first."""
 
 
-class Comparison(NamedTuple):
+@dataclass(frozen=True)
+class Comparison:
     """NDT's and smoothing's value of one score."""
 
     score: str
@@ -124,20 +125,6 @@ class Verdict:
     warnings: tuple[str, ...]
     advice: tuple[str, ...]
     across_sessions: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the verdict as JSON values."""
-        return {
-            "sentence": self.sentence,
-            "better": list(self.better),
-            "worse": list(self.worse),
-            "comparisons": [comparison._asdict() for comparison in self.comparisons],
-            "n_better_neurons": self.n_better_neurons,
-            "n_neurons": self.n_neurons,
-            "warnings": list(self.warnings),
-            "advice": list(self.advice),
-            "across_sessions": self.across_sessions,
-        }
 
 
 class TrainingFacts(NamedTuple):
@@ -195,8 +182,7 @@ def judge(
     overfits = overfitting(training.history)
     longer = still_improving(training)
     warnings = [
-        *([overfits] if overfits else []),
-        *([longer] if longer else []),
+        *(warning for warning in (overfits, longer) if warning),
         *_below_mean_rate(scores),
         *_too_little_data(training, n_scored_trials),
     ]
@@ -228,12 +214,8 @@ def _sentence(comparisons: Sequence[Comparison], n_better: int, n_neurons: int) 
         by_sign[int(np.sign(c.difference))].append(f"{c.score} ({c.numbers})")
     sign = int(np.sign(first.difference))
     words = {1: "better than", 0: "as well as", -1: "worse than"}[sign]
-    verb = {
-        "hidden bins": "predicts hidden bins",
-        "held-out neurons": "predicts held-out neurons",
-        "forward bins": "predicts forward bins",
-    }.get(first.score, f"matches {first.score}")
-    sentence = f"NDT {verb} {words} smoothing: {first.numbers}"
+    verb = "matches" if first.unit == "R2" else "predicts"
+    sentence = f"NDT {verb} {first.score} {words} smoothing: {first.numbers}"
     if first.score == "hidden bins":
         sentence += f", {'' if sign > 0 else 'better for '}{n_better} of {n_neurons} neurons"
     for kind, what in ((1, "better"), (0, "equal"), (-1, "worse")):
@@ -247,9 +229,7 @@ def _listed(items: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(items[:-1]), items[-1]]))
 
 
-# ------------------------------------------------------------------------------------------------
-# Warnings
-# ------------------------------------------------------------------------------------------------
+# Warnings -----------------------------------------------------------------------------------------
 
 
 def overfitting(history: Sequence[Mapping[str, float]]) -> str | None:
@@ -257,11 +237,6 @@ def overfitting(history: Sequence[Mapping[str, float]]) -> str | None:
 
     The loss of hidden bins must have risen, in the second half of the validations after its
     minimum, by a tenth of what it had fallen before.
-
-    Parameters
-    ----------
-    history : sequence of dict
-        Records of ``metrics.jsonl``.
     """
     valid = _curve(history, "valid_masked_loss")
     if len(valid) < 3:
@@ -288,11 +263,6 @@ def still_improving(training: TrainingFacts) -> str | None:
 
     A learning rate that falls to zero often puts the best epoch at the end, where little is
     gained any more; so the last tenth of the epochs must have brought a fiftieth of the gain.
-
-    Parameters
-    ----------
-    training : TrainingFacts
-        Of the run.
     """
     measure = MEASURES[training.settings.train.choose_by]
     curve = _curve(training.history, measure.key)
@@ -309,7 +279,15 @@ def still_improving(training: TrainingFacts) -> str | None:
     before = float(np.interp((1 - _LATE) * last_epoch, *np.transpose(curve)))
     if len(curve) > 1 and abs(before - last) <= _LATE_GAIN * gain:
         return None
-    return f"validation was still improving in the last epoch ({last_epoch:.0f}): train longer"
+    return (
+        f"validation was still improving in the last epoch ({last_epoch:.0f}): train longer, "
+        f"{_longer(training)}"
+    )
+
+
+def _longer(training: TrainingFacts) -> str:
+    twice = f"train.max_epochs={2 * training.settings.train.max_epochs}"
+    return called("resume", training.run, overrides=[twice])
 
 
 def _curve(history: Sequence[Mapping[str, float]], key: str) -> list[tuple[float, float]]:
@@ -346,35 +324,38 @@ def _too_little_data(training: TrainingFacts, n_scored_trials: int) -> list[str]
     return warnings
 
 
-# ------------------------------------------------------------------------------------------------
-# What to try
-# ------------------------------------------------------------------------------------------------
+# What to try --------------------------------------------------------------------------------------
 
 
 def _advice(training: TrainingFacts, overfits: bool, longer: bool) -> list[str]:
-    """Return what to try, in order."""
-    settings, run = training.settings, training.run
-    model, mask, inference = settings.model, settings.mask, settings.inference
+    """Return what to try, in order; a command at the end has no period, which would be copied."""
+    settings, model, mask = training.settings, training.settings.model, training.settings.mask
+
+    def loaded(source: Path | str, *changes: str) -> str:
+        return called("load_settings", source, *([list(changes)] if changes else [])).strip("`")
+
+    own = training.run / "settings.toml"
     advice = []
     if mask.empty_ratio == 0 and settings.data.synthetic == "none":
+        file = settings.data.file
+        recordings = loaded("recordings", *([f"data.file={file}"] if file else []))
         advice.append(
             "The preset recordings, which hides whole bins in training as the scores do: "
-            "`train(load_settings('recordings'))`, with the same data."
+            f"`train({recordings})`{'' if file else ', with the same data'}"
         )
     if longer:
-        more = f"`train.max_epochs={2 * settings.train.max_epochs}`"
-        advice.append(f"Longer training: {called('resume', run)} with {more}.")
+        advice.append(f"Longer training: {_longer(training)}")
     if overfits or not longer:
-        higher = round(min(model.dropout + 0.2, 0.6), 2)
-        other = "" if overfits or not model.dropout else ", or none (`model.dropout=0`)"
-        advice.append(f"More dropout: `model.dropout={higher:g}`{other}.")
+        higher = f"model.dropout={round(min(model.dropout + 0.2, 0.6), 2):g}"
+        other = "" if overfits or not model.dropout else ", or none, `model.dropout=0`"
+        advice.append(f"More dropout: `train({loaded(own, higher)})`{other}")
     if not (model.full_context or min(model.context_back, model.context_forward) >= 20):
-        advice.append(
-            "A wider context window for signals that change slowly: `model.context_back=20` and "
-            "`model.context_forward=20`."
-        )
-    if mask.empty_ratio > 0 and inference.passes == 1:
-        advice.append("Rates averaged over several passes: `inference.passes=8`.")
-    advice.append("The mean of several networks: `fit_seeds(n_seeds=5)`.")
-    advice.append("A search for better settings: `sweep()`.")
+        wider = loaded(own, "model.context_back=20", "model.context_forward=20")
+        advice.append(f"A wider context window for signals that change slowly: `train({wider})`")
+    if mask.empty_ratio > 0 and settings.inference.passes == 1:
+        passes = loaded(own, "inference.passes=8")
+        advice.append(f"Rates averaged over several passes: `train({passes})`")
+    advice.append(f"The mean of several networks: `fit_seeds({loaded(own)}, n_seeds=5)`")
+    searched = f"`sweep({loaded(own)}, find_space('generic'))`"
+    advice.append(f"A search for better settings: {searched}")
     return advice

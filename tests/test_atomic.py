@@ -380,14 +380,15 @@ def test_a_name_that_is_not_utf8_is_refused_before_anything_is_computed(tmp_path
         check_may_write(path, overwrite=True)
 
 
-def test_what_a_kill_left_a_day_ago_is_removed_and_what_may_be_written_now_is_not(tmp_path):
+def test_what_a_kill_left_an_hour_ago_is_removed_and_what_may_be_written_now_is_not(tmp_path):
     old, new, other = (
         tmp_path / name
         for name in (".a.01234567.part.h5", ".a.89abcdef.part.h5", ".b.01234567.part.h5")
     )
     for path in (old, new, other):
         path.write_bytes(b"half")
-    for path in (old, other):
-        os.utime(path, (1.7e9, 1.7e9))
+    now = time.time()
+    for path, minutes_ago in ((old, 61), (new, 59), (other, 61)):
+        os.utime(path, (now, now - 60 * minutes_ago))
     write_atomic(tmp_path / "a.h5", lambda part: part.write_bytes(b"whole"), overwrite=False)
     assert sorted(tmp_path.iterdir()) == sorted([new, other, tmp_path / "a.h5"])

@@ -14,6 +14,8 @@ import ndt_cli
 from ndt_cli.app import COMMANDS
 
 HEAVY = ["torch", "ray", "matplotlib", "scipy", "h5py", "pydantic", "numpy"]
+# Parts that take a second or more, of what a command needs otherwise.
+HEAVY += ["torch._dynamo", "sympy", "fontTools.subset", "scipy.optimize"]
 
 
 def loaded_by(code: str) -> set[str]:
@@ -105,6 +107,17 @@ def test_fit_is_a_function_after_any_import():
 def test_data_are_read_and_converted_without_torch():
     loaded = loaded_by("from ndt_cli import convert, load_recording, load_settings")
     assert loaded.isdisjoint({"torch", "ray", "matplotlib"})
+
+
+def test_figures_and_networks_load_no_parts_that_they_do_not_use():
+    code = (
+        "import ndt_cli.report.registry; import torch; torch.set_default_device('meta'); "
+        "from ndt_cli.model.network import ModelShape, NeuralDataTransformer as Network; "
+        "from ndt_cli import load_settings; model = load_settings('lorenz-quick').model; "
+        "assert (model.embedding, model.positions) == ('count-table', 'learned'); "
+        "Network(model, ModelShape(4, 10, 3))"
+    )
+    assert loaded_by(code) == {"torch", "matplotlib", "scipy", "h5py", "pydantic", "numpy"}
 
 
 def test_the_probe_sees_what_is_loaded():

@@ -76,7 +76,7 @@ def test_scores_that_are_lost_are_named_with_what_to_try():
     )
     assert found.better == ("hidden bins", "held-out neurons")
     assert found.worse == ("behavior",)
-    assert found.advice[-1] == "A search for better settings: `sweep()`."
+    assert found.advice[-1].startswith("A search for better settings: `sweep(")
 
 
 def test_a_model_worse_than_smoothing_is_reported_as_worse():
@@ -101,11 +101,15 @@ def test_trials_without_spikes_give_no_verdict():
 
 def test_advice_begins_with_the_most_promising_change_and_is_typed_as_a_command():
     rising = history([1.0, 0.8, 0.6, 0.4], [1.0, 0.8, 0.6, 0.4])
-    advice = [as_typed(line) for line in verdict(scores(0), scores(1), history=rising).advice]
+    found = verdict(scores(0), scores(1), history=rising)
+    advice = [as_typed(line) for line in found.advice]
     assert "ndt train --config recordings" in advice[0]
-    assert "ndt train --resume runs/a with --set train.max_epochs=6" in advice[1]
-    assert "ndt train --seeds 5" in advice[-2]
-    assert "ndt sweep" in advice[-1]
+    assert "Longer training: ndt train --resume runs/a --set train.max_epochs=6" in advice
+    assert any("ndt train --resume runs/a --set" in as_typed(text) for text in found.warnings)
+    assert "ndt train --config runs/a/settings.toml --seeds 5" in advice[-2]
+    assert "ndt sweep --config runs/a/settings.toml --space generic" in advice[-1]
+    short = [as_typed(line) for line in verdict(scores(0), scores(1)).advice]
+    assert "More dropout: ndt train --config runs/a/settings.toml --set model.dropout=" in short[1]
     whole = changed(SETTINGS, "mask", empty_ratio=1.0)
     advice = verdict(scores(0), scores(1), settings=whole, history=rising).advice
     assert not any("recordings" in line for line in advice)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from typing_extensions import Self
 
 from ndt_cli.baselines.smoothing import Float64Array, Smoother, some_trials
@@ -49,6 +48,8 @@ def fit_poisson(
     b)``, plus ``penalty / 2 * |w|^2``, with a penalty above 0. A neuron without spikes gets the
     rate of half a spike in all entries.
     """
+    from scipy.optimize import minimize  # takes long to load, for held-out neurons alone
+
     n_entries, n_features = features_XF.shape
     spiked_N = counts_XN.any(axis=0)
     mean_N = counts_XN[:, spiked_N].mean(axis=0)

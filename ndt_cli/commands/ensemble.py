@@ -1,5 +1,6 @@
 """``ndt ensemble``: several trained models as one."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,7 @@ from rich.table import Table
 from ndt_cli.commands.console import next_step, note, print_json, say, warn
 from ndt_cli.commands.console import out as stdout
 from ndt_cli.commands.flags import JsonOption
-from ndt_cli.errors import DataError, RunError, SettingsError, typed
+from ndt_cli.errors import DataError, ExistingFileError, RunError, SettingsError, typed
 
 if TYPE_CHECKING:
     from ndt_cli.search.folder import EnsembleChoice
@@ -44,17 +45,15 @@ def ensemble(
     ndt evaluate ENSEMBLE
     """
     from ndt_cli.engine.ensembles import save_ensemble
-    from ndt_cli.engine.run_folder import default_path
     from ndt_cli.search.folder import SweepFolder, choose_members
 
-    folder = out or default_path("ensemble")
     if not any(SweepFolder.is_at(path) for path in paths):
         if members is not None:
             raise SettingsError(
                 "--members is for a sweep, but runs are given",
                 "Leave it out: all runs that are named are averaged.",
             )
-        save_ensemble(paths, folder)
+        folder, _ = _save(lambda to: [save_ensemble(paths, to)], out)
         _complete(folder)
         _print(folder, len(paths), None, as_json)
         next_step(f"ndt evaluate {typed(folder)}")
@@ -65,11 +64,24 @@ def ensemble(
             "The members of a sweep are runs: SWEEP/members/000",
         )
     choice = choose_members(paths[0], members)
-    saved = choice.save(folder)
+    folder, saved = _save(choice.save, out)
     for one in saved:
         _complete(one)
     _print(folder, len(choice.runs), choice, as_json)
     next_step(*(f"ndt evaluate {typed(one)}" for one in saved))
+
+
+def _save(save: Callable[[Path], list[Path]], out: Path | None) -> tuple[Path, list[Path]]:
+    """Save an ensemble, by default in a new folder of its own; return its folder, and all ensembles."""
+    from ndt_cli.engine.run_folder import default_path
+
+    while True:
+        folder = out or default_path("ensemble")
+        try:
+            return folder, save(folder)
+        except ExistingFileError:
+            if out is not None:  # otherwise another command took that name
+                raise
 
 
 def _complete(folder: Path) -> None:

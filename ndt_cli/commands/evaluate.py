@@ -162,7 +162,7 @@ def print_scores(evaluation: "Evaluation") -> None:
 def print_verdict(verdict: "Verdict") -> None:
     """Print whether NDT is better than smoothing, and what to try if it is not."""
     for warning in verdict.warnings:
-        warn(warning)
+        warn(as_typed(warning))
     say(verdict.sentence, style="bold")
     if verdict.across_sessions:
         say(verdict.across_sessions)

@@ -54,9 +54,11 @@ def nlb_submit(
         ),
     ] = None,
     runs: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
-            "--run", help="Use this run or ensemble of the validation phase instead of training."
+            "--run",
+            help="Use this run or ensemble of the validation phase instead of training; several "
+            "--run are averaged.",
         ),
     ] = None,
     sweep: Annotated[
@@ -105,7 +107,7 @@ def nlb_submit(
         raise SettingsError(
             "--labels are for the test trials", "Add --phase test, or leave them out."
         )
-    if (runs is not None or sweep is not None) and (config is not None or overrides):
+    if (runs or sweep is not None) and (config is not None or overrides):
         raise SettingsError(
             "trained models have their own settings",
             "Leave out --config and --set, or --run and --sweep.",
@@ -126,7 +128,7 @@ def nlb_submit(
                 config=config,
                 overrides=overrides or (),
                 members=members,
-                runs=[] if runs is None else [runs],
+                runs=runs or (),
                 sweep=sweep,
                 labels=targets,
                 watch=progress.training,

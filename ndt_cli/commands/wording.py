@@ -36,7 +36,7 @@ COMMAND_OF = {
 }
 # Calls that are arguments or parts of others, and keywords, where commands have other names.
 _FLAG_OF_CALL = {"find_space": "--space", "load_settings": "--config"}
-_FLAG_OF_KEYWORD = {"n_members": "--members", "n_seeds": "--seeds"}
+_FLAG_OF_KEYWORD = {"n_members": "--members", "n_seeds": "--seeds", "overrides": "--set"}
 
 # Flags of the command that this process runs, by parameter name.
 _flags: dict[str, str] = {}
@@ -68,6 +68,8 @@ def as_typed(text: str, flags: Mapping[str, str] = _flags) -> str:
     "Use --set train.batch_size=32, then ndt train --resume 'my runs/a'."
     >>> as_typed("`train(load_settings('a.toml'), out='b')`, `evaluate('b')`")
     'ndt train --config a.toml --out b, ndt evaluate b'
+    >>> as_typed("`train(load_settings('a.toml', ['model.dropout=0', 'mask.ratio=0.3']))`")
+    'ndt train --config a.toml --set model.dropout=0 --set mask.ratio=0.3'
     >>> as_typed("`write_rates('rates.h5', infer_rates('b'))`")
     'ndt rates b --out rates.h5'
     >>> as_typed("a.h5: `bin_ms`: found 0; give it: `bin_ms=20`", flags)
@@ -146,5 +148,7 @@ def _word(argument: ast.expr) -> str:
         return shlex.quote(str(argument.value))
     if isinstance(argument, ast.Call) and ast.unparse(argument.func) in _FLAG_OF_CALL:
         value = " ".join(map(_word, argument.args))
-        return f"{_FLAG_OF_CALL[ast.unparse(argument.func)]} {value}"
+        return f"{_FLAG_OF_CALL[ast.unparse(argument.func)]} {value}".rstrip()
+    if isinstance(argument, ast.List):  # changes of settings
+        return _option("--set", ast.unparse(argument))
     return ast.unparse(argument)  # a placeholder, such as FILE

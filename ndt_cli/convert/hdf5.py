@@ -14,6 +14,7 @@ from ndt_cli.convert.contents import Contents, Item, array_item, fields_of
 from ndt_cli.data.files import (
     DAMAGE,
     Elsewhere,
+    attribute,
     check_announced,
     own_item,
     own_names,
@@ -145,7 +146,7 @@ def _name_elements(contents: Contents, file: h5py.File, name: str) -> None:
     codes = own_item(file, name)
     if not isinstance(codes, h5py.Dataset) or codes.ndim != 1:
         return
-    where = codes.attrs.get("elements")
+    where = attribute(codes, "elements")
     elements = file[where] if isinstance(where, h5py.Reference) and where else None
     if not isinstance(elements, h5py.Dataset):
         return
@@ -203,8 +204,8 @@ def _join_series(contents: Contents, file: h5py.File, name: str) -> None:
     def read() -> tuple[NDArray[Any], NDArray[Any]]:
         values = read_dataset(contents.path, data)
         try:
-            scale = float(data.attrs.get("conversion", 1.0))
-            offset = float(data.attrs.get("offset", 0.0))
+            scale = float(attribute(data, "conversion", 1.0))
+            offset = float(attribute(data, "offset", 0.0))
             if isinstance(stamps, h5py.Dataset):
                 times = read_dataset(contents.path, stamps)
             else:
@@ -223,7 +224,7 @@ def _join_series(contents: Contents, file: h5py.File, name: str) -> None:
     for part in ("data", "timestamps", "starting_time"):
         contents.items.pop(f"{name}/{part}", None)
     try:
-        unit = data.attrs.get("unit")
+        unit = attribute(data, "unit")
     except DAMAGE:
         unit = None
     kind = f"time series, {unit}" if unit and isinstance(unit, str) else "time series"
@@ -231,7 +232,7 @@ def _join_series(contents: Contents, file: h5py.File, name: str) -> None:
 
 
 def _regular_times(start: Any, n_samples: int) -> NDArray[np.float64]:
-    rate_hz, first_s = float(start.attrs["rate"]), float(start[()])
+    rate_hz, first_s = float(attribute(start, "rate")), float(start[()])
     if not 0 < rate_hz < math.inf or not math.isfinite(first_s):
         raise ValueError(f"{rate_hz:g} samples per second from {first_s:g} s")
     return first_s + np.arange(n_samples) / rate_hz

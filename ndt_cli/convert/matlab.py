@@ -27,6 +27,7 @@ from ndt_cli.data.files import (
     DAMAGE,
     Elsewhere,
     MatlabObject,
+    attribute,
     matlab_class,
     matlab_object,
     own_item,
@@ -439,7 +440,7 @@ class _Reader:
         self.n_bytes += item.nbytes * bool(depth) + _WORD_BYTES * n_words
         if self.n_bytes > self.max_bytes:
             raise ValueError(f"its cells and text take more than {in_gb(self.max_bytes)}")
-        if item.attrs.get("MATLAB_empty", 0):
+        if attribute(item, "MATLAB_empty", 0):
             return _empty(kind, item)
         if h5py.check_ref_dtype(item.dtype) is not None:
             return self._cells(item, depth)
@@ -463,7 +464,7 @@ class _Reader:
         parts = [own_item(group, name) for name in ("data", "ir")]  # not there if all are zero
         held = [read_dataset(self.path, part) for part in parts if isinstance(part, h5py.Dataset)]
         begins = read_dataset(self.path, columns)
-        shape = (int(group.attrs["MATLAB_sparse"]), max(len(begins) - 1, 0))
+        shape = (int(attribute(group, "MATLAB_sparse")), max(len(begins) - 1, 0))
         values, rows = held if len(held) == 2 else (np.zeros(0), np.zeros(0, dtype=np.int64))
         matrix = scipy.sparse.csc_array(
             (values, rows.astype(np.int64), begins.astype(np.int64)), shape=shape

@@ -18,7 +18,7 @@ from ndt_cli.convert.clock import Clock
 from ndt_cli.convert.contents import Contents, array_item, fields_of, held
 from ndt_cli.convert.hdf5 import list_hdf5
 from ndt_cli.convert.matlab import is_mat73, list_mat5, list_mat73
-from ndt_cli.data.files import DAMAGE, ArrayFile, check_text, damaged, text_array
+from ndt_cli.data.files import DAMAGE, ArrayFile, check_text, damaged, open_hdf5, text_array
 from ndt_cli.errors import DataError
 
 _Read = TypeVar("_Read")
@@ -64,11 +64,11 @@ def _list(contents: Contents) -> None:
         _list_npz(contents)  # which says what is there instead
     elif h5py.is_hdf5(path):
         try:
-            file = contents.on_close.enter_context(h5py.File(path, "r"))
+            file = contents.on_close.enter_context(open_hdf5(path))
+            list_h5 = list_mat73 if is_mat73(file) else list_hdf5
+            list_h5(contents, file)
         except DAMAGE as error:
             raise damaged(path, str(error)) from error
-        list_h5 = list_mat73 if is_mat73(file) else list_hdf5
-        list_h5(contents, file)
     elif path.suffix.lower() in _TEXT_ENDINGS:
         contents.layout = "CSV"
         contents.items = {name: held(values) for name, values in _read_csv(path).items()}

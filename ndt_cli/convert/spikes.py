@@ -20,7 +20,7 @@ from ndt_cli.convert.clock import (
     ms_to_us,
 )
 from ndt_cli.convert.contents import PLAIN_KINDS, Item, guess, guess_beside
-from ndt_cli.convert.tables import TRIAL_IDS, ConvertJob, Table, match_rows
+from ndt_cli.convert.tables import TRIAL_IDS, UNIT_IDS, ConvertJob, Table, match_rows
 from ndt_cli.data.spike_data import IntArray, compact_counts
 from ndt_cli.errors import SettingsError
 
@@ -248,8 +248,12 @@ def _read_lists(job: ConvertJob, name: str, item: Item) -> _Spikes:
         return _read_trials(job, name, item, words)
     job.taken["spike times"] = name
     group, labels, observed = name.rpartition("/")[0], np.arange(int(np.prod(item.shape))), None
-    if contents.has_array(f"{group}/id", item.shape):
-        labels = contents.items[f"{group}/id"].read()
+    for column in UNIT_IDS if group else ():
+        if contents.has_array(f"{group}/{column}", item.shape):
+            found = contents.items[f"{group}/{column}"].read()
+            if len(set(found.tolist()) - {""}) == len(found):
+                labels = found
+                break
     intervals = contents.items.get(f"{group}/obs_intervals")  # of NWB
     known = intervals is not None and (intervals.kind, intervals.shape) == ("lists", item.shape)
     if intervals is not None and known and not options.ignore_intervals:

@@ -35,7 +35,10 @@ _N_MISSING = 5
 
 TRIAL_IDS = ("trial", "trial_id", "id", "trial_number")
 """Columns that may hold the numbers of the trials."""
-_UNIT_IDS = ("id", "unit_id", "cluster_id", "unit", "neuron_id", "neuron", "cluster")
+# Columns of the units' names, the first that has one for each.
+UNIT_IDS = (
+    "name", "unit_name", "id", "unit_id", "cluster_id", "unit", "neuron_id", "neuron", "cluster",
+)  # fmt: skip
 _LARGEST_WHOLE = 2.0**53  # beyond it a float skips numbers
 
 
@@ -401,7 +404,7 @@ class ConvertJob:
                 table = self.columns_of(len(unit_ids), "units")
             else:
                 table = self.find_table(name, "units")
-            rows_N = match_rows(table, unit_ids, _UNIT_IDS, self.notes)
+            rows_N = match_rows(table, unit_ids, UNIT_IDS, self.notes)
             for rule, holds_R in table.meeting(rules, "units_where"):
                 self.keep("units", holds_R[rows_N], kept_N, f"do not meet {rule!r}")
             if not kept_N.any():

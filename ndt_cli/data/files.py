@@ -6,6 +6,7 @@ they refer to it, and no memory is taken only because a header asks for it.
 
 import lzma
 import math
+import struct
 import sys
 import tokenize
 import zipfile
@@ -35,6 +36,7 @@ DAMAGE = (
     TypeError,
     ValueError,
     lzma.LZMAError,
+    struct.error,
     tokenize.TokenError,
     zipfile.BadZipFile,
     zlib.error,
@@ -47,6 +49,11 @@ _MAX_COMPRESSION = 10_000
 _CHUNK_BYTES = 8  # of a chunk's address and size in the file's index, at least
 _MOST_OBJECTS = 20  # times the size of the file that texts and lists may take in memory
 _OBJECT_BYTES = 64  # of an empty text or list in memory, besides the pointer to it
+# Global heaps of HDF5: their mark, and how files are searched for them.
+_HEAP, _LEAST_HEAP_BYTES = b"GCOL\x01", 4096
+_BLOCK_BYTES, _MOST_SEARCHED = 2**22, 2**31
+# Headers of objects in HDF5: kinds of messages, and how much of them is read.
+_ATTRIBUTE, _CONTINUED, _MOST_HEADER_BYTES, _MOST_BLOCKS = 0x0C, 0x10, 2**20, 100
 _MAX_LINKS = 16  # links leading to links
 _MAX_REASON = 300  # characters of a library's error message
 # What numpy.savez and savez_compressed write; other methods compress without a useful limit.
@@ -101,12 +108,51 @@ def damaged(path: Path, why: str) -> DataError:
     )
 
 
+def open_hdf5(path: Path) -> h5py.File:
+    """Open an HDF5 file to read it; an error of `DAMAGE` if one of its heaps is damaged.
+
+    Texts and lists of any length lie in heaps, and HDF5 does not return from some that are damaged
+    (a program could only be killed), wherever it meets them: values, attributes, virtual datasets.
+    So they are found first. Larger files than 2 GiB are not searched, which would take long.
+
+    A heap is "GCOL", its version, three bytes, its size, then its objects, each of a number, six
+    bytes, its size and its bytes, padded to 8 (HDF5 file format, III.E).
+    """
+    n_bytes, n_checked = path.stat().st_size, 0
+    with path.open("rb") as file:
+        for start in range(0, n_bytes if n_bytes <= _MOST_SEARCHED else 0, _BLOCK_BYTES):
+            file.seek(start)
+            block = file.read(_BLOCK_BYTES + len(_HEAP) - 1)
+            at = block.find(_HEAP)
+            while at >= 0:
+                file.seek(start + at + 8)
+                size = int.from_bytes(file.read(8), "little")
+                # Other sizes are refused by HDF5 itself, or are no heap.
+                if _LEAST_HEAP_BYTES <= size <= n_bytes - start - at:
+                    n_checked += size
+                    if n_checked > n_bytes:
+                        raise ValueError("its heaps of texts and lists overlap")
+                    _check_heap(file.read(size - 16))
+                at = block.find(_HEAP, at + 1)
+    return h5py.File(path, "r")
+
+
+def _check_heap(objects: bytes) -> None:
+    """Refuse the objects of a heap if one of them does not end within it."""
+    at = 0
+    while at + 16 <= len(objects):
+        size = int.from_bytes(objects[at + 8 : at + 16], "little")
+        is_free = objects[at : at + 2] == bytes(2)  # its size counts these 16 bytes, too
+        at += size if is_free else 16 + -(-size // 8) * 8
+        if at > len(objects) or (is_free and size < 16):
+            raise ValueError("a heap of texts and lists is damaged")
+
+
 def read_objects(dataset: h5py.Dataset) -> NDArray[Any]:
     """Read texts or lists of any length, which are Python objects, unless they take too much.
 
     Entries may share one object in the file, so their number and the size of the file say nothing
-    about their sum; but none is larger than the file. HDF5 believes damaged lengths, so they
-    are found first, where the dataset is in one piece.
+    about their sum; but none is larger than the file.
     """
     file_bytes = dataset.file.id.get_filesize()
     most_bytes = max(_SMALL_BYTES, _MOST_OBJECTS * file_bytes)
@@ -130,43 +176,40 @@ def read_objects(dataset: h5py.Dataset) -> NDArray[Any]:
 
 
 def _check_entries(dataset: h5py.Dataset, file_bytes: int) -> None:
-    """Refuse entries of variable length that announce more than the file has, or damaged heaps.
+    """Refuse texts or lists of variable length that announce more than the file has.
 
-    A heap is where the file has the entries: "GCOL", four bytes, its size, then its objects, each
-    of a number, six bytes, its size and its bytes (HDF5 file format, III.E). HDF5 itself does not
-    return from some that are damaged.
+    HDF5 takes the memory that they announce before it finds that they are shorter.
     """
-    offset, layout = dataset.id.get_offset(), np.dtype("<u4,<u8,<u4")  # length, heap, object in it
     inner, text = h5py.check_vlen_dtype(dataset.dtype), h5py.check_string_dtype(dataset.dtype)
+    item_bytes = inner.itemsize if isinstance(inner, np.dtype) else 1
     if inner is None and text is None:  # references, or rows of several fields
         return
-    if offset is None or dataset.id.get_storage_size() != layout.itemsize * dataset.size:
-        return
-    item_bytes = inner.itemsize if isinstance(inner, np.dtype) else 1
-    with Path(dataset.file.filename).open("rb") as file:
-        file.seek(offset)
-        entries = np.frombuffer(file.read(dataset.id.get_storage_size()), layout)
-        longest = int(entries["f0"].max(initial=0)) * item_bytes
-        if longest > file_bytes:
-            raise ValueError(f"an entry announces {longest} bytes, and the file has {file_bytes}")
-        for heap in np.unique(entries["f1"][entries["f0"] > 0]).tolist():
-            file.seek(min(heap + dataset.file.userblock_size, file_bytes))
-            head = file.read(16)
-            size = int.from_bytes(head[8:], "little")
-            if head[:4] != b"GCOL" or not 16 <= size <= file_bytes:
-                raise ValueError("the heap of its entries is damaged")
-            _check_heap(file.read(size - 16))
+    longest = int(_stored_entries(dataset)["n_items"].max(initial=0)) * item_bytes
+    if longest > file_bytes:
+        raise ValueError(f"an entry announces {longest} bytes, and the file has {file_bytes}")
 
 
-def _check_heap(objects: bytes) -> None:
-    """Refuse the objects of a heap if one of them does not end within it."""
-    at = 0
-    while at + 16 <= len(objects):
-        size = int.from_bytes(objects[at + 8 : at + 16], "little")
-        is_free = objects[at : at + 2] == bytes(2)  # its size counts these 16 bytes, too
-        at += max(size, 16) if is_free else 16 + -(-size // 8) * 8
-        if at > len(objects) or (is_free and size < 16):
-            raise ValueError("the heap of its entries is damaged")
+def _stored_entries(dataset: h5py.Dataset) -> NDArray[Any]:
+    """Return entries of variable length as the file has them: lengths, and where the items lie."""
+    layout = np.dtype([("n_items", "<u4"), ("heap", "<u8"), ("index", "<u4")])
+    offset, n_bytes = dataset.id.get_offset(), dataset.id.get_storage_size()
+    if dataset.chunks is None:
+        if offset is None or n_bytes != layout.itemsize * dataset.size:  # nothing was written
+            return np.zeros(0, layout)
+        with Path(dataset.file.filename).open("rb") as file:
+            file.seek(offset)
+            return np.frombuffer(file.read(n_bytes), layout)
+    # The chunks, as packed as they are, become those of a dataset of numbers in memory.
+    with h5py.File("chunks", "w", driver="core", backing_store=False) as memory:
+        space, how = dataset.id.get_space(), dataset.id.get_create_plist()
+        how.set_fill_value(np.zeros((), layout))
+        stored = h5py.h5d.create(memory.id, b"entries", h5py.h5t.py_create(layout), space, how)
+        places: list[tuple[int, ...]] = []
+        dataset.id.chunk_iter(lambda chunk: places.append(chunk.chunk_offset))
+        for at in places:
+            filters, chunk = dataset.id.read_direct_chunk(at)
+            stored.write_direct_chunk(at, chunk, filters)
+        return np.asarray(memory["entries"][()])
 
 
 def _object_bytes(value: Any) -> int:
@@ -175,6 +218,61 @@ def _object_bytes(value: Any) -> int:
     if isinstance(value, tuple):  # a row of a table
         return sum(map(_object_bytes, value))
     return int(getattr(value, "nbytes", 0))
+
+
+def attribute(item: h5py.Group | h5py.Dataset, name: str, default: Any = None) -> Any:
+    """Return an attribute: numbers, references or text; an error of `DAMAGE` for anything else."""
+    if name not in item.attrs:
+        return default
+    dtype = item.attrs.get_id(name).dtype
+    if dtype.hasobject and h5py.check_ref_dtype(dtype) is None:
+        if h5py.check_string_dtype(dtype) is None:
+            raise ValueError(f"its attribute {name} holds {dtype}; expected numbers or text")
+        _check_text_attribute(item, name)
+    return item.attrs[name]
+
+
+def _check_text_attribute(item: h5py.Group | h5py.Dataset, name: str) -> None:
+    """Refuse a text that announces more than its file has, for the reason of `_check_entries`."""
+    file_bytes, shift = item.file.id.get_filesize(), item.file.userblock_size
+    key = name.encode() + b"\0"
+    with Path(item.file.filename).open("rb") as file:
+        for message in _attribute_messages(file, h5py.h5o.get_info(item.id).addr, shift):
+            version, *sizes = struct.unpack_from("<BxHHH", message)  # of its name, type and shape
+            start, step = (9 if version == 3 else 8), (8 if version == 1 else 1)
+            entries = message[start + sum(-(-size // step) * step for size in sizes) :]
+            if message[start : start + len(key)] == key:
+                n_bytes = max((n for n, _, _ in struct.iter_unpack("<IQI", entries)), default=0)
+                if n_bytes <= file_bytes:
+                    return
+    raise ValueError(f"its attribute {name} is damaged, or stored among many")
+
+
+def _attribute_messages(file: IO[bytes], address: int, shift: int) -> Iterator[bytes]:
+    """Yield what the header of an object has as attributes (HDF5 file format, IV.A)."""
+    file.seek(address + shift)
+    head = file.read(64)
+    is_new = head.startswith(b"OHDR")
+    if is_new:
+        flags = head[5]
+        start, width = 6 + 16 * bool(flags & 32) + 4 * bool(flags & 16), 1 << (flags & 3)
+        blocks = [(address + start + width, int.from_bytes(head[start : start + width], "little"))]
+        message_head = 4 + 2 * bool(flags & 4)
+    else:
+        blocks, message_head = [(address + 16, int.from_bytes(head[8:12], "little"))], 8
+    for address, n_bytes in blocks:  # which grows
+        file.seek(address + shift)
+        block, at = file.read(min(n_bytes, _MOST_HEADER_BYTES)), 0
+        while at + message_head <= len(block):
+            kind, (size,) = block[at], struct.unpack_from("<H", block, at + (1 if is_new else 2))
+            at += message_head + size
+            message = block[at - size : at]
+            if kind == _ATTRIBUTE:
+                yield message
+            elif kind == _CONTINUED and len(message) >= 16 and len(blocks) < _MOST_BLOCKS:
+                address, n_bytes = struct.unpack_from("<QQ", message)
+                # Newer ones have a mark before their messages, and a checksum after them.
+                blocks.append((address + 4, n_bytes - 8) if is_new else (address, n_bytes))
 
 
 def text_array(where: str, words: Sequence[str]) -> NDArray[np.str_]:
@@ -241,7 +339,7 @@ class MatlabObject:
 
 def matlab_class(item: h5py.Group | h5py.Dataset) -> str:
     """Return the class that MATLAB noted at an HDF5 item; empty if MATLAB did not write it."""
-    name = item.attrs.get("MATLAB_class", b"")
+    name = attribute(item, "MATLAB_class", b"")
     return name.decode(errors="replace") if isinstance(name, bytes) else str(name)
 
 
@@ -306,7 +404,7 @@ def refuse_elsewhere(path: Path) -> None:
         If there is such a part, or the file is damaged.
     """
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             groups, seen = [file["/"]], set()
             while groups:
                 group = groups.pop()
@@ -458,7 +556,7 @@ class ArrayFile:
         _check_exists(path)
         try:
             if h5py.is_hdf5(path):
-                self._file = h5py.File(path, "r")
+                self._file = open_hdf5(path)
                 self._list_hdf5(self._file)
             elif zipfile.is_zipfile(path):
                 self._file = zipfile.ZipFile(path)

@@ -213,7 +213,12 @@ def save_ensemble(
     temporary = out.with_name(f".{out.name}-{secrets.token_hex(4)}")
     try:
         _write(temporary, folders, settings or folders[0].settings(), dict(about or {}))
-        temporary.rename(out)
+        try:
+            temporary.rename(out)
+        except OSError as error:
+            if out.exists():  # another process made it meanwhile
+                raise ExistingFileError(out, "Choose another folder with `out`.") from error
+            raise
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

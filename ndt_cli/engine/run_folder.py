@@ -600,7 +600,7 @@ def _acquire(lock: FileLock, path: Path) -> None:
 def _may_be_running(path: Path) -> bool:
     """Return whether the process that `HOLDER_FILE` names cannot be known to have ended."""
     try:
-        holder = json.loads((path / HOLDER_FILE).read_text(encoding="utf-8"))
+        holder = json.loads(read_small_text(path / HOLDER_FILE))
         if os.name == "nt" or holder["host"] != socket.gethostname():
             return True
         os.kill(int(holder["pid"]), 0)
@@ -613,7 +613,7 @@ def _may_be_running(path: Path) -> bool:
 
 def _holder(path: Path) -> str:
     try:
-        holder = json.loads((path / HOLDER_FILE).read_text(encoding="utf-8"))
+        holder = json.loads(read_small_text(path / HOLDER_FILE))
         return f"process {holder['pid']} on {holder['host']}, since {holder['since']},"
     except (OSError, ValueError, TypeError, KeyError):  # it is being written, or just gone
         return "another process"

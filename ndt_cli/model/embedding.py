@@ -45,6 +45,12 @@ def n_inputs(settings: ModelSettings, n_neurons: int) -> int:
     return n_neurons * (settings.embedding_size if settings.embedding == "count-table" else 1)
 
 
+def _normal(shape: tuple[int, int], std: float = 1.0) -> Tensor:
+    """Return normal numbers; on the meta device, where torch takes seconds to load them, none."""
+    values = torch.empty(shape)
+    return values if values.is_meta else values.normal_(std=std)
+
+
 class Embedding(nn.Module):
     """Counts to vectors, times sqrt(D), plus positions, then dropout."""
 
@@ -59,15 +65,16 @@ class Embedding(nn.Module):
         self.width = encoder_width(settings, n_neurons)
         self.max_index = max_count + SPARE_COUNTS
         if self.kind == "count-table":
-            self.table = nn.Embedding(self.max_index + 1, settings.embedding_size)
+            rows = (self.max_index + 1, settings.embedding_size)
+            # `nn.Embedding` would draw weights too: they are replaced, and move the random stream.
+            self.table = nn.Embedding(*rows, _weight=_normal(rows))
             # Unit variance once multiplied by sqrt(D), as that factor is meant (Vaswani et al.
             # 2017, section 3.4). NDT1's vectors are sqrt(D) long, and drown what a layer adds.
-            nn.init.normal_(self.table.weight, std=self.width**-0.5)
+            self.table.weight.data = _normal(rows, self.width**-0.5)
         elif self.kind == "linear":
             self.projection = nn.Linear(n_neurons, self.width)
         if settings.positions == "learned":
-            # In place: on the meta device, a product loads torch._dynamo, which takes seconds.
-            self.positions = nn.Parameter(torch.randn(n_bins, self.width).mul_(POSITION_STD))
+            self.positions = nn.Parameter(_normal((n_bins, self.width), POSITION_STD))
         elif settings.positions == "sinusoid":
             sinusoids = sinusoid_TD(n_bins, self.width, offset=int(settings.position_offset))
             self.register_buffer("positions", sinusoids, persistent=False)

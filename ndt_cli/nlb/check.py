@@ -18,6 +18,7 @@ from ndt_cli.data.files import (
     Item,
     check_announced,
     damaged,
+    open_hdf5,
     own_item,
     own_names,
 )
@@ -129,11 +130,12 @@ def check_submission(path: Path, targets: Mapping[str, Expected] | None = None) 
     within each group.
     """
     if not path.is_file():
-        raise DataError(f"{path}: no such file")
+        what = "found a folder, device or pipe; expected a submission file"
+        raise DataError(f"{path}: {what if path.exists() else 'no such file'}")
     if not h5py.is_hdf5(path):
         return [_not_hdf5(path)]
     try:
-        file = h5py.File(path, "r")
+        file = open_hdf5(path)
     except DAMAGE as error:
         return _at("", "", [_damaged(f"the file cannot be opened as HDF5: {error}")])
     findings: list[Finding] = []
@@ -201,7 +203,7 @@ def submission_shapes(path: Path) -> dict[str, dict[str, Shape]]:
     if not h5py.is_hdf5(path):
         return {}
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             return {
                 name: {
                     key: tuple(item.shape or ())

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt_cli.atomic import check_may_write, write_stream_atomic
-from ndt_cli.data.files import DAMAGE, check_announced, own_items
+from ndt_cli.data.files import DAMAGE, check_announced, open_hdf5, own_items
 from ndt_cli.errors import DataError
 from ndt_cli.nlb.check import require_scorable
 
@@ -81,7 +81,7 @@ def read_groups(path: Path) -> dict[str, dict[str, NDArray[Any]]]:
     (2, 40, 1)
     """
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             groups = {
                 name: {
                     key: _read(path, item)

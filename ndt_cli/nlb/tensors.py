@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import ndt_cli
 from ndt_cli.atomic import write_stream_atomic
-from ndt_cli.data.files import DAMAGE, Item, own_item, own_items
+from ndt_cli.data.files import DAMAGE, Item, open_hdf5, own_item, own_items
 from ndt_cli.data.spike_data import IntArray, Recording, SpikeData
 from ndt_cli.data.write import check_target, write_recording
 from ndt_cli.nlb.catalog import (
@@ -254,7 +254,7 @@ def read_cache(path: Path) -> dict[str, Any] | None:
         return None
     made: dict[str, Any] = dict.fromkeys(_PARTS)
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             for part in _PARTS:
                 group = own_item(file, part)
                 if isinstance(group, h5py.Group):

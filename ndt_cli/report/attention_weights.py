@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -132,19 +132,16 @@ def average_attention(trained: TrainedModel, data: SpikeData) -> AttentionAverag
             visible_BTN = torch.where(batch.visible, batch.counts_BTN, 0)
             weights = attention_weights(network, visible_BTN, inside_BT)
             allowed = allowed_pairs(network, n_bins, inside_BT, visible_BTN.device)
-            seen = _pairs_within(batch, allowed)
+            # Pairs of bins inside a trial of which one may attend to the other, (B, 1, T, S).
+            seen = allowed.expand(len(batch), -1, -1, -1)
+            if inside_BT is not None:
+                seen = seen & inside_BT[:, None, :, None]
+            seen = seen.float()
             for layer, weights_BHTS in enumerate(weights):
                 sum_LHTS[layer] += _sum(weights_BHTS * seen)
             n_TS += _sum(seen)[0]
             uniform_TS += _sum(seen / seen.sum(-1, keepdim=True).clamp_min(1))[0]
     return _averages(sum_LHTS, uniform_TS, n_TS, data)
-
-
-def _pairs_within(batch: TrialSet, allowed: Tensor) -> Tensor:
-    """Return 1 for pairs of bins of a trial of which one may attend to the other, (B, 1, T, S)."""
-    if batch.inside_BT is None:
-        return allowed.expand(len(batch), -1, -1, -1).float()
-    return (allowed & batch.inside_BT[:, None, :, None]).float()
 
 
 def _sum(values_BHTS: Tensor) -> Float64Array:
@@ -178,11 +175,9 @@ def _average_text(run: "RunContents") -> str:
 
 def _shown_text(attention: AttentionAverage) -> str:
     n_layers, n_heads = attention.by_lag_LHK.shape[:2]
-
-    def part(n: int, most: int, noun: str) -> str:
-        return count(n, noun) if n <= most else f"{most} of {n} {noun}s"
-
-    return f"{part(n_layers, MOST_LAYERS, 'layer')}, {part(n_heads, MOST_HEADS, 'head')}."
+    parts = ((n_layers, MOST_LAYERS, "layer"), (n_heads, MOST_HEADS, "head"))
+    shown = (count(n, noun) if n <= most else f"{most} of {n} {noun}s" for n, most, noun in parts)
+    return ", ".join(shown) + "."
 
 
 def _shown(n_layers: int, n_heads: int) -> tuple[list[int], list[int]]:
@@ -219,7 +214,7 @@ def draw_attention_maps(run: "RunContents") -> CaptionedFigure:
     # Two layers across the page would make squares of half a page.
     size = 1.2 if narrow else min(1.9, 6.2 / len(layers))
     figure = new_figure("two", size * len(heads) + 0.75)
-    panels = figure.subplots(len(heads), len(layers), sharex=True, sharey=True, squeeze=False)
+    panels = figure.subplots(len(heads), len(layers), squeeze=False)
     for row, head in enumerate(heads):
         for column, layer in enumerate(layers):
             axes: Axes = panels[row, column]
@@ -234,15 +229,17 @@ def draw_attention_maps(run: "RunContents") -> CaptionedFigure:
                 extent=extent,
             )
             axes.set_facecolor("#dddddd")
-            for axis in (axes.xaxis, axes.yaxis):
-                axis.set_major_locator(MaxNLocator(3))
+            # Ticks at the edges of the page alone: those of inner maps take most of the drawing.
+            outer = {axes.xaxis: row == len(heads) - 1, axes.yaxis: column == 0}
+            for axis, is_outer in outer.items():
+                axis.set_major_locator(MaxNLocator(3) if is_outer else NullLocator())
             if row == 0:
                 axes.set_title(f"layer {layer + 1}")
             if column == 0:
-                up = "lag" if narrow else "bin that attends"
-                axes.set_ylabel(f"head {head + 1}\n{up} ({unit})")
-    along = "bin that attends" if narrow else "bin attended to"
+                axes.set_ylabel(f"head {head + 1}")
+    along, up = ("bin that attends", "lag") if narrow else ("bin attended to", "bin that attends")
     figure.supxlabel(f"{along} ({unit})", fontsize=8)
+    figure.supylabel(f"{up} ({unit})", fontsize=8)
     cut = bool(np.nanmax(np.array(maps)) > top)
     add_color_bar(figure, image, panels, "mean weight", cut=cut)
     what = "that a bin (row) gives to each bin (column)"

@@ -4,12 +4,14 @@ Axes: B trials, T bins, N neurons.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -95,22 +97,19 @@ def group_colors(data: SpikeData, groups: Sequence[TrialGroup]) -> list[str]:
     Conditions are directions where each name ends in a number and the numbers divide a whole turn,
     in degrees or radians, into equal parts.
     """
-    names = [data.condition_names.get(c, str(c)) for c in _conditions(data)]
-    numbers = [_NUMBER.search(name) for name in names]
-    angles = sorted(float(found[1]) for found in numbers if found)
-    if len(angles) < 3 or len(angles) < len(names) or data.conditions_B is None:
+    if data.conditions_B is None:
+        return sequence_colors(len(groups))
+    names = {c: data.condition_names.get(c, str(c)) for c in np.unique(data.conditions_B).tolist()}
+    angle_of = {c: float(found[1]) for c, name in names.items() if (found := _NUMBER.search(name))}
+    angles = sorted(angle_of.values())
+    if len(angles) < 3 or len(angles) < len(names):
         return sequence_colors(len(groups))
     gaps = np.diff(angles)
     turn = gaps.mean() + angles[-1] - angles[0]
     is_turn = any(np.isclose(turn, whole, rtol=0.02) for whole in (360.0, 2 * np.pi))
     if not is_turn or np.ptp(gaps) > 0.1 * gaps.mean():
         return sequence_colors(len(groups))
-    by_number = dict(zip(_conditions(data), (float(f[1]) for f in numbers if f), strict=True))
-    return [circle_color(by_number[int(data.conditions_B[g.trials[0]])] / turn) for g in groups]
-
-
-def _conditions(data: SpikeData) -> list[int]:
-    return [] if data.conditions_B is None else np.unique(data.conditions_B).tolist()
+    return [circle_color(angle_of[int(data.conditions_B[g.trials[0]])] / turn) for g in groups]
 
 
 def trial_groups(data: SpikeData, most: int) -> list[TrialGroup]:
@@ -148,6 +147,22 @@ def group_average(
     total_TN = np.where(inside_BT[:, :, None], values, 0.0).sum(axis=0)
     average_TN: NDArray[np.float64] = total_TN / inside_BT.sum(axis=0)[:, None]
     return average_TN
+
+
+def draw_legend(
+    figure: Figure,
+    groups: Sequence[TrialGroup],
+    colors: Sequence[str],
+    others: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    loc: Literal["outside lower center", "outside upper right"] = "outside lower center",
+    ncols: int = 5,
+) -> None:
+    """Draw the colors of the groups, and the looks of other lines and points by label."""
+    looks = [{"color": color, "lw": 1.8} for color in colors] + list((others or {}).values())
+    labels = [*(group.label for group in groups), *(others or {})]
+    handles = [Line2D([], [], **look) for look in looks]
+    figure.legend(handles, labels, loc=loc, ncols=ncols, frameon=False)
 
 
 MOST_CONDITIONS = 4
@@ -189,10 +204,12 @@ def draw_conditions(evaluation: "Evaluation", neurons: Sequence[int | str] = ())
         for axes, name in zip(shared, names, strict=True):
             rates_hz_BT1 = sources[name][:, :, [column]] * (1000.0 / data.bin_ms)
             for group, color in zip(groups, colors, strict=True):
-                for trial in _shown_trials(group) if name != "true rates" else ():
-                    n_bins = int(data.lengths_B[trial])
-                    rates_hz_T = rates_hz_BT1[trial, :n_bins, 0]
-                    axes.plot(times.centers(n_bins), rates_hz_T, color=color, lw=0.4, alpha=0.45)
+                single = [
+                    np.column_stack([times.centers(n), rates_hz_BT1[trial, :n, 0]])
+                    for trial in (_shown_trials(group) if name != "true rates" else ())
+                    for n in [int(data.lengths_B[trial])]
+                ]
+                axes.add_collection(LineCollection(single, colors=color, lw=0.4, alpha=0.45))
                 average_T1 = group_average(data, rates_hz_BT1, group)
                 axes.plot(times.centers(group.n_bins), average_T1, color=color, lw=1.6)
         limit = max(axes.get_ylim()[1] for axes in shared)
@@ -205,13 +222,7 @@ def draw_conditions(evaluation: "Evaluation", neurons: Sequence[int | str] = ())
     for axes, name in zip(panels[1:, 0], names, strict=True):
         axes.set_ylabel(f"{name}\n(Hz)")
     figure.align_ylabels(panels[:, 0])
-    figure.legend(
-        [Line2D([], [], color=color, lw=1.8) for color in colors],
-        [group.label for group in groups],
-        loc="outside upper right",
-        ncols=len(groups),
-        frameon=False,
-    )
+    draw_legend(figure, groups, colors, loc="outside upper right", ncols=len(groups))
     caption = (
         f"Spikes and rates of single neurons by condition: {groups_text(groups, data)}, of "
         f"{trials_text(evaluation)}. Thick lines are averages over the trials of a condition and "
@@ -293,14 +304,8 @@ def draw_psth(evaluation: "Evaluation", neurons: Sequence[int | str] = ()) -> Ca
         last.set_xlabel(times.label)
         last.tick_params(labelbottom=True)
     panels[0, 0].set_ylabel("rate (Hz)")
-    figure.legend(
-        [Line2D([], [], color=color, lw=1.8) for color in colors]
-        + [Line2D([], [], color=MUTED, lw=w, ls=style) for w, style in ((1.4, "-"), (0.9, ":"))],
-        [*(group.label for group in groups), "NDT", "PSTH"],
-        loc="outside lower center",
-        ncols=5,
-        frameon=False,
-    )
+    others = {"NDT": {"color": MUTED, "lw": 1.4}, "PSTH": {"color": MUTED, "lw": 0.9, "ls": ":"}}
+    draw_legend(figure, groups, colors, others)
     caption = (
         f"Averages by condition: NDT's rates (lines) over the PSTHs, spike counts smoothed with "
         f"{PSTH_SMOOTHING_MS:g} ms (dotted): "

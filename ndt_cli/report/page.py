@@ -8,9 +8,10 @@ import platform
 import shlex
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -22,7 +23,7 @@ from ndt_cli.atomic import check_may_write, check_suffix, write_text_atomic
 from ndt_cli.data.spike_data import Recording, Split
 from ndt_cli.engine.measures import MEASURES, score_text
 from ndt_cli.engine.trained_model import Model
-from ndt_cli.errors import DataError, NdtError, RunError, called
+from ndt_cli.errors import DataError, RunError, called
 from ndt_cli.report.conditions import condition_label
 from ndt_cli.report.curves import MEASURE_NAMES
 from ndt_cli.report.figures import TWO_COLUMNS_INCHES, CaptionedFigure, count, write_figure
@@ -135,12 +136,19 @@ def _is_own(file: Path) -> bool:
         return f'name="generator" content="{GENERATOR}"'.encode() in page.read(4096)
 
 
-def _figure(name: str, title: str, drawn: CaptionedFigure) -> dict[str, Any]:
-    """Return a figure as part of a page."""
+def _figure(
+    name: str, title: str, draw_it: Callable[[], CaptionedFigure], as_typed: AsTyped
+) -> dict[str, Any]:
+    """Return a figure as part of a page, or why there is no such figure."""
+    shared = {"name": name, "title": title}
+    try:
+        drawn = draw_it()
+    except (DataError, RunError) as error:
+        hint = f" ({error.hint.rstrip('.')})" if error.hint else ""
+        return {**shared, "caption": as_typed(f"{error.message}{hint}."), "source": ""}
     width, height = (round(96 * inches) for inches in drawn.figure.get_size_inches())
     return {
-        "name": name,
-        "title": title,
+        **shared,
         "caption": drawn.caption,
         "alt": drawn.alt,
         "source": data_uri(drawn.figure),
@@ -148,13 +156,6 @@ def _figure(name: str, title: str, drawn: CaptionedFigure) -> dict[str, Any]:
         "height": height,
         "percent": round(100 * drawn.figure.get_figwidth() / TWO_COLUMNS_INCHES),
     }
-
-
-def _absent(name: str, title: str, error: NdtError, as_typed: AsTyped) -> dict[str, Any]:
-    """Return why there is no such figure."""
-    hint = f" ({error.hint.rstrip('.')})" if error.hint else ""
-    caption = as_typed(f"{error.message}{hint}.")
-    return {"name": name, "title": title, "caption": caption, "source": ""}
 
 
 def data_uri(figure: Figure) -> str:
@@ -172,17 +173,8 @@ def data_uri(figure: Figure) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-class ChangedSetting(NamedTuple):
-    """A setting that differs from its default."""
-
-    key: str
-    value: str
-    default: str
-    doc: str
-
-
-def changed_settings(settings: Settings) -> list[ChangedSetting]:
-    """Return the settings that differ from their defaults."""
+def changed_settings(settings: Settings) -> list[dict[str, str]]:
+    """Return the key, value, default and doc of each setting that differs from its default."""
     values, defaults = plain_values(settings), plain_values(Settings())
 
     def shown(value: Any) -> str:
@@ -195,7 +187,8 @@ def changed_settings(settings: Settings) -> list[ChangedSetting]:
         section, name = field.key.split(".")
         value, default = values[section].get(name), defaults[section].get(name)
         if value != default:
-            rows.append(ChangedSetting(field.key, shown(value), shown(default), field.doc))
+            values_shown = {"value": shown(value), "default": shown(default)}
+            rows.append({"key": field.key, **values_shown, "doc": field.doc})
     return rows
 
 
@@ -244,20 +237,7 @@ _STOPPED = {
 
 
 def run_html(run: RunContents, as_typed: AsTyped = str) -> str:
-    """Return the page of a run as HTML, which needs no other file and no network.
-
-    Parameters
-    ----------
-    run : RunContents
-        A run or an ensemble. A figure that it does not have is replaced by the reason.
-    as_typed : callable
-        Rewrites the Python calls in texts; see `ndt_cli.report.page.write_report`.
-
-    Raises
-    ------
-    RunError, CheckpointError, DataError
-        If the run's weights or data cannot be read.
-    """
+    """Return the page of a run or an ensemble as HTML, which needs no other file and no network."""
     headings = list(dict.fromkeys(figure.section for figure in FIGURES.values()))
     sections = [
         (heading.lower().replace(" ", "-"), heading, figures)
@@ -305,13 +285,9 @@ def _section_figures(run: RunContents, heading: str, as_typed: AsTyped) -> list[
         if name == "rates" and run.evaluation.data.conditions_B is None:
             trials = spread_trials(run.evaluation.data)
         for trial in trials:
-            try:
-                drawn = draw(run, name, trial=trial)
-            except (DataError, RunError) as error:
-                figures.append(_absent(name, kind.title, error, as_typed))
-            else:
-                unique = name if trial is None else f"{name}-{trial}"
-                figures.append(_figure(unique, kind.title, drawn))
+            unique = name if trial is None else f"{name}-{trial}"
+            draw_it = partial(draw, run, name, trial=trial)
+            figures.append(_figure(unique, kind.title, draw_it, as_typed))
     return figures
 
 
@@ -382,9 +358,7 @@ def _picker(run: RunContents) -> dict[str, Any]:
     return values
 
 
-# ------------------------------------------------------------------------------------------------
-# Data and training
-# ------------------------------------------------------------------------------------------------
+# Data and training --------------------------------------------------------------------------------
 
 
 def data_rows(recording: Recording) -> list[Row]:
@@ -433,7 +407,8 @@ def training_rows(run: RunContents) -> list[Row]:
     epochs = f"{done} of at most {most} epochs ({_STOPPED.get(stopped, stopped)})"
     seconds = summary.get("seconds") or (run.history[-1]["seconds"] if run.history else None)
     took = f" in {duration(float(seconds))}" if seconds else ""
-    rows.append(("training", f"{epochs}{took}; started {_moment(about['started'])}"))
+    started = about["started"].replace("T", " ")[:16] + " UTC"
+    rows.append(("training", f"{epochs}{took}; started {started}"))
     threads = count(about["n_threads"], "CPU thread")
     rows.append(("device", f"{about['device']}, {about['precision']}, {threads}"))
     checkpoint = run.trained.checkpoint
@@ -457,14 +432,6 @@ def _model(trained: Model) -> str:
     )
 
 
-def _moment(started: str) -> str:
-    """Return a time of ``run.json`` as people write it."""
-    try:
-        return f"{datetime.fromisoformat(started):%Y-%m-%d %H:%M} UTC"
-    except ValueError:
-        return started
-
-
 def _member_rows(run: RunContents) -> list[Row]:
     if not run.is_ensemble:
         return []
@@ -472,9 +439,7 @@ def _member_rows(run: RunContents) -> list[Row]:
     return [(f"member {i}", f"{m.get('from', m['folder'])}") for i, m in enumerate(members)]
 
 
-# ------------------------------------------------------------------------------------------------
-# Versions, and how to reproduce the run
-# ------------------------------------------------------------------------------------------------
+# Versions, and how to reproduce the run -----------------------------------------------------------
 
 
 def _version_rows(run: RunContents) -> list[Row]:
@@ -520,9 +485,7 @@ def _steps(run: RunContents) -> list[Step]:
     ]
 
 
-# ------------------------------------------------------------------------------------------------
-# The page of a sweep: what was searched, what the settings did, and the best members.
-# ------------------------------------------------------------------------------------------------
+# The page of a sweep ------------------------------------------------------------------------------
 
 
 def sweep_html(sweep: SweepFolder, as_typed: AsTyped = str) -> str:
@@ -542,7 +505,10 @@ def sweep_html(sweep: SweepFolder, as_typed: AsTyped = str) -> str:
         ],
         "about_rows": _about(sweep, results),
         "drawn_rows": [(key, _describe(draw)) for key, draw in sweep.space.draws.items()],
-        "figures": _sweep_figures(sweep, as_typed),
+        "figures": [
+            _figure(name, title, partial(draw_sweep, sweep, name), as_typed)
+            for name, (title, _) in SWEEP_FIGURES.items()
+        ],
         "columns": columns,
         "rows": rows,
         "notes": _notes(results),
@@ -607,16 +573,6 @@ def _notes(results: SweepResults) -> list[str]:
         members = "member" if len(results.collapsed) == 1 else "members"
         notes.append(f"collapsed, no better than the mean rate ({floor:.4f}): {members} {numbers}")
     return notes
-
-
-def _sweep_figures(sweep: SweepFolder, as_typed: AsTyped) -> list[dict[str, Any]]:
-    figures = []
-    for name, (title, _) in SWEEP_FIGURES.items():
-        try:
-            figures.append(_figure(name, title, draw_sweep(sweep, name)))
-        except RunError as error:
-            figures.append(_absent(name, title, error, as_typed))
-    return figures
 
 
 def _sweep_steps(sweep: SweepFolder, results: SweepResults) -> list[Step]:

@@ -273,35 +273,31 @@ def plot(
     path, out = Path(path), Path(out)
     is_sweep = SweepFolder.is_at(path)
     kinds: Mapping[str, object] = SWEEP_FIGURES if is_sweep else FIGURES
-    files = {figure: out}
-    if figure == "all":
-        files = {name: out / f"{name}.png" for name in kinds}
+    of_all = figure == "all"
+    files = {name: out / f"{name}.png" for name in kinds} if of_all else {figure: out}
     for name, file in files.items():  # before minutes of computing
         _check_name(name, kinds, "sweep" if is_sweep else "run")
         check_suffix(file, FIGURE_SUFFIXES)
         check_may_write(file, overwrite)
-    sweep = SweepFolder.open(path) if is_sweep else None
-    run = None if is_sweep else RunContents(path, **contents)
+    opened = SweepFolder.open(path) if is_sweep else RunContents(path, **contents)
+    given: dict[str, Any] = {"trial": trial, "neurons": neurons}
     drawn: dict[Path, CaptionedFigure] = {}
     for name, file in files.items():
         try:
-            if sweep is not None:
-                drawn[file] = draw_sweep(sweep, name)
-            elif run is not None and figure != "all":
-                drawn[file] = draw(run, name, trial=trial, neurons=neurons)
-            elif run is not None and FIGURES[name].suits(run.evaluation.data):
-                selects = FIGURES[name].selects
-                one, some = (
-                    trial if "trial" in selects else None,
-                    neurons if "neurons" in selects else (),
-                )
-                drawn[file] = draw(run, name, trial=one, neurons=some)
+            if isinstance(opened, SweepFolder):
+                drawn[file] = draw_sweep(opened, name)
+            elif not of_all:
+                drawn[file] = draw(opened, name, **given)
+            elif FIGURES[name].suits(opened.evaluation.data):
+                selected = {key: given[key] for key in FIGURES[name].selects}
+                drawn[file] = draw(opened, name, **selected)
+            else:
+                continue
         except (DataError, RunError):
-            if figure != "all":
-                raise
-            continue
-        if file in drawn:
-            save_figure(drawn[file].figure, file, overwrite=overwrite)
+            if of_all:
+                continue
+            raise
+        save_figure(drawn[file].figure, file, overwrite=overwrite)
     return drawn
 
 

@@ -58,9 +58,7 @@ def _check_ranked(results: SweepResults) -> None:
         )
 
 
-# ------------------------------------------------------------------------------------------------
-# Axes
-# ------------------------------------------------------------------------------------------------
+# Axes ---------------------------------------------------------------------------------------------
 
 
 class Limits(NamedTuple):
@@ -113,9 +111,7 @@ def setting_axis(axes: Axes, key: str, draw: Draw) -> Callable[[MemberResult], f
     return lambda member: float(member.drawn[key])
 
 
-# ------------------------------------------------------------------------------------------------
-# Score by setting
-# ------------------------------------------------------------------------------------------------
+# Score by setting ---------------------------------------------------------------------------------
 
 
 @styled
@@ -139,15 +135,8 @@ def draw_settings(results: SweepResults, draws: Mapping[str, Draw]) -> Captioned
         place = setting_axis(axes, key, draw)
         axes.set_xlabel(key, fontsize=7, labelpad=2)
         drawn = [(place(m), s) for m, s in zip(ranked, scores, strict=True) if key in m.drawn]
-        axes.plot(
-            [x for x, _ in drawn],
-            [y for _, y in drawn],
-            "o",
-            color=MUTED,
-            ms=3,
-            mew=0,
-            clip_on=False,
-        )
+        x, y = np.reshape(drawn, (-1, 2)).T
+        axes.plot(x, y, "o", color=MUTED, ms=3, mew=0, clip_on=False)
         for member in diverged:
             if key in member.drawn:
                 axes.plot(place(member), limits.worst, "x", color=SMOOTHED, ms=4, clip_on=False)
@@ -169,9 +158,7 @@ def draw_settings(results: SweepResults, draws: Mapping[str, Draw]) -> Captioned
     return CaptionedFigure(figure, caption, alt)
 
 
-# ------------------------------------------------------------------------------------------------
-# Loss against R2 and co-bps
-# ------------------------------------------------------------------------------------------------
+# Loss against R2 and co-bps -----------------------------------------------------------------------
 
 
 @styled
@@ -209,9 +196,7 @@ def draw_measures(results: SweepResults, draws: Mapping[str, Draw]) -> Captioned
     return CaptionedFigure(figure, caption, alt)
 
 
-# ------------------------------------------------------------------------------------------------
-# What made members good
-# ------------------------------------------------------------------------------------------------
+# What made members good ---------------------------------------------------------------------------
 
 
 @styled
@@ -292,9 +277,7 @@ def _height(value: Value | None, draw: Draw) -> float:
     return float((number - low) / (high - low))
 
 
-# ------------------------------------------------------------------------------------------------
-# Learning curves
-# ------------------------------------------------------------------------------------------------
+# Learning curves ----------------------------------------------------------------------------------
 
 
 @styled
@@ -325,15 +308,8 @@ def draw_curves(results: SweepResults, draws: Mapping[str, Draw]) -> CaptionedFi
         marker = "." if len(epochs) == 1 else None
         axes.plot(epochs, values, color=color, lw=width, zorder=order, marker=marker, ms=4)
         if lost:
-            axes.plot(
-                epochs[-1],
-                limits.held(values[-1]),
-                "x",
-                color=color,
-                ms=4,
-                zorder=order,
-                clip_on=False,
-            )
+            end = epochs[-1], limits.held(values[-1])
+            axes.plot(*end, "x", color=color, ms=4, zorder=order, clip_on=False)
     axes.set_ylim(*limits.ends)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True, steps=[1, 2, 5, 10]))

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -21,6 +19,7 @@ from ndt_cli.report.conditions import (
     TrialGroup,
     condition_groups,
     condition_label,
+    draw_legend,
     group_average,
     group_colors,
     groups_text,
@@ -44,6 +43,12 @@ Float64Array = NDArray[np.float64]
 # Added to each neuron's range, so that noise of quiet neurons is not amplified (Churchland et al.
 # 2012, "soft normalization").
 SOFT_HZ = 5.0
+
+# Ends of a trajectory, in the legend.
+_ENDS = {
+    label: {"color": "black", "marker": marker, "ls": "", "ms": 4}
+    for label, marker in (("first bin", "o"), ("last bin", "s"))
+}
 
 MOST_TRAJECTORIES = 8
 MOST_SINGLE = 5
@@ -131,7 +136,7 @@ def draw_trajectories_2d(evaluation: "Evaluation") -> CaptionedFigure:
         axes.set_ylabel(_axis_name(components, 1))
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(4))
-    _draw_legend(figure, groups, colors)
+    draw_legend(figure, groups, colors, _ENDS)
     others = " and" if data.rates_BTN is None else ", true rates and"
     caption = (
         f"{_caption(evaluation, groups)} NDT's rates{others} smoothed spikes are each shown along "
@@ -161,7 +166,7 @@ def draw_trajectories_3d(evaluation: "Evaluation") -> CaptionedFigure:
             axis.set_pane_color((0.97, 0.97, 0.97))
         axes.tick_params(pad=-2, labelsize=6)
         axes.set_box_aspect(None, zoom=0.88)
-    _draw_legend(figure, groups, colors)
+    draw_legend(figure, groups, colors, _ENDS)
     caption = (
         f"{_caption(evaluation, groups)} Both panels show the same trajectories from two sides."
     )
@@ -202,21 +207,7 @@ def _axis_name(components: Components, component: int) -> str:
     return f"PC {component + 1}, {100 * components.share_P[component]:.0f} %"
 
 
-def _draw_legend(figure: Figure, groups: Sequence[TrialGroup], colors: Sequence[str]) -> None:
-    handles = [Line2D([], [], color=color, lw=1.8) for color in colors]
-    handles += [Line2D([], [], color="black", marker=marker, ls="", ms=4) for marker in ("o", "s")]
-    figure.legend(
-        handles,
-        [*(group.label for group in groups), "first bin", "last bin"],
-        loc="outside lower center",
-        ncols=5,
-        frameon=False,
-    )
-
-
-# ------------------------------------------------------------------------------------------------
-# Behavior decoded from rates, beside the behavior that was measured.
-# ------------------------------------------------------------------------------------------------
+# Behavior decoded from rates, beside the behavior that was measured -------------------------------
 
 MOST_VARIABLES = 4
 MOST_TRIALS = 4

@@ -88,20 +88,10 @@ def trial_bins(data: SpikeData, trial: int) -> int:
 
 
 def neuron_columns(data: SpikeData, neurons: Sequence[int | str]) -> list[int]:
-    """Return the columns of neurons, each once.
+    """Return the columns of neurons, each once; `DataError` if there is no such neuron.
 
-    Parameters
-    ----------
-    data : SpikeData
-        The trials.
-    neurons : sequence of int or str
-        Positions in the file, from 0, or names in the recording; a text that is not a name is a
-        position.
-
-    Raises
-    ------
-    DataError
-        If there is no such neuron.
+    They are given as positions in the file, from 0, or names in the recording; a text that is not
+    a name is a position.
     """
     columns = []
     for neuron in neurons:
@@ -178,13 +168,9 @@ def trial_text(data: SpikeData, trial: int, trials: str) -> str:
     """Return such text as "trial 57 (number 2 of 12 validation trials)"."""
     label = trial_label(data, trial)
     of = f"number {trial} of " if label != f"trial {trial}" else ""
-    condition = "" if data.condition_labels is None else f", {_condition_text(data, trial)}"
+    labels_B = data.condition_labels
+    condition = "" if labels_B is None else f", condition {labels_B[trial]}"
     return f"{label} ({of}{trials}{condition})" if of else f"{label} of {trials}{condition}"
-
-
-def _condition_text(data: SpikeData, trial: int) -> str:
-    assert data.condition_labels is not None
-    return f"condition {data.condition_labels[trial]}"
 
 
 def spike_times(counts_T: NDArray[np.integer], bin_time: float, start: float = 0.0) -> list[float]:

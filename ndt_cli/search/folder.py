@@ -194,6 +194,18 @@ class SweepFolder:
         self._write("results.json", json_text(ended.to_json()) + "\n")
         self._write("results.csv", ended.to_csv())
 
+    def remove_leftovers(self) -> None:
+        """Remove half-written files of killed processes; only for the process that searches."""
+        plan = ("base.toml", "space.toml", _PLAN)
+        found = ("references.json", "results.json", "results.csv", "pbt.json")
+        for folder, names in (
+            (self.path, (*plan, *found)),
+            (self.path / "figures", None),
+            (self.path / "members", None),
+        ):
+            for path in leftovers(folder, names):
+                path.unlink(missing_ok=True)
+
     def member_folder(self, index: int) -> Path:
         """Return the run folder of a member."""
         return self.path / (f"members/{index:03d}" if index >= 0 else "default")

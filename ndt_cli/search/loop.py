@@ -265,6 +265,8 @@ class _Loop:
     def _begin(self) -> None:
         """Find out what is done; the folder is held."""
         folder, recording = self._folder, self._recording
+        folder.remove_leftovers()
+        (folder.path / "members").mkdir(exist_ok=True)
         for run in (*(folder.path / "members").iterdir(), folder.path / "default"):
             if run.suffix == ".stop":
                 ended = run.with_suffix("") / "member.json"

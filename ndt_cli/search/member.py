@@ -14,7 +14,7 @@ from ndt_cli.engine.events import EpochDone, Event, Watcher
 from ndt_cli.engine.executors import SECONDS_TO_SAVE, Job, StopRequest, Task
 from ndt_cli.engine.inference import run_scores
 from ndt_cli.engine.measures import ValidationScores, best_checkpoint
-from ndt_cli.engine.run_folder import RunFolder, wait_until_free
+from ndt_cli.engine.run_folder import RunFolder, read_small_text, wait_until_free
 from ndt_cli.engine.trainer import Stopped
 from ndt_cli.engine.training import resume, train
 from ndt_cli.errors import RunError, TrainingError
@@ -95,7 +95,7 @@ def train_member(
     except TrainingError as error:
         status, message = "diverged", error.message
     if status == "interrupted":
-        message = member.stop_file.read_text("utf-8") if member.stop_file.exists() else ""
+        message = member.stop_file.read_text("utf-8") if member.stop_file.is_file() else ""
         if not message:  # to be resumed
             return
         status = "stopped"
@@ -117,7 +117,7 @@ _RUNGS = TypeAdapter(dict[int, FiniteFloat | None])
 def read_record(adapter: TypeAdapter[Any], file: Path, hint: str, **known: Any) -> Any:
     """Read a JSON object that may be damaged; what is ``known`` stands in no file."""
     try:
-        content = {**json.loads(file.read_text(encoding="utf-8")), **known}
+        content = {**json.loads(read_small_text(file)), **known}
         # As JSON: the strict check of Python values takes no dict for a dataclass.
         return adapter.validate_json(json_text(content), strict=True)
     except (OSError, ValueError, TypeError, RecursionError) as error:

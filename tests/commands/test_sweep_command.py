@@ -292,6 +292,16 @@ def test_an_ensemble_has_a_number_of_members_or_named_runs(made, tmp_path):
     assert [row["from"] for row in about["members"]] == [str(run) for run in runs]
 
 
+def test_ensembles_made_in_the_same_second_have_folders_of_their_own(made, tmp_path, monkeypatch):
+    names = [tmp_path / name for name in ("taken", "taken", "free")]
+    monkeypatch.setattr("ndt_cli.engine.run_folder.default_path", lambda name: names.pop(0))
+    run = made[0] / "members" / "000"
+    for free in ("taken", "free"):
+        result = ndt("ensemble", run)
+        assert result.exit_code == 0, result.output
+        assert (tmp_path / free / "ensemble.json").is_file()
+
+
 def test_an_invalid_ensemble_is_an_error_message(made, tmp_path):
     run = made[0] / "members" / "000"
     wrong = {

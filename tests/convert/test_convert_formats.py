@@ -2,6 +2,7 @@
 
 import json
 
+import h5py
 import numpy as np
 import pytest
 from convert_files import (
@@ -112,6 +113,23 @@ def test_the_listing_shows_arrays_shapes_and_uses(tmp_path):
     assert by_name["processing/behavior/hand"].kind == "time series, m"
     assert by_name["units/spike_times"].shape == (3,)
     assert "general/institution" not in by_name
+
+
+@pytest.mark.parametrize(
+    ("how", "n_others"),
+    [({}, 0), ({}, 40), ({"libver": "latest"}, 5), ({"userblock_size": 512}, 40)],
+)
+def test_the_unit_of_a_series_is_shown_wherever_its_header_has_it(tmp_path, how, n_others):
+    path = tmp_path / "a.nwb"
+    with h5py.File(path, "w", **how) as file:
+        file.attrs["nwb_version"] = "2.7.0"
+        file["hand/timestamps"] = np.arange(3.0)
+        file["hand/data"] = np.zeros(3)
+        for i in range(n_others):  # which the header of the first attributes has no room for
+            file["hand/data"].attrs[f"unit{i}"] = f"of {i}"
+        file["hand/data"].attrs["unit"] = "µm"
+    (entry,) = list_contents(path).entries
+    assert entry.kind == "time series, µm"
 
 
 @pytest.mark.parametrize("name", ["processing/behavior/hand", "hand"])

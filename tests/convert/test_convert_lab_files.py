@@ -189,6 +189,29 @@ def test_an_array_of_structs_of_counts_per_trial_is_read_with_its_columns(tmp_pa
     np.testing.assert_array_equal(kept.spikes_BTN[0, :15], parts[0].reshape(15, 2, 5).sum(axis=1))
 
 
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"id": [7, 9, 12], "name": ["sig001a", "sig001b", "sig004a"]}, "sig001a sig001b sig004a"),
+        ({"id": [7, 9, 12], "name": ["SUA", "SUA", "MUA"]}, "7 9 12"),  # a kind, not a name
+        ({"unit": [3, 1, 2], "name": ["a", "", "c"]}, "3 1 2"),
+        ({"area": ["M1", "PMd", "S1"]}, "0 1 2"),
+    ],
+)
+def test_an_array_of_structs_of_units_gives_their_names(tmp_path, fields, expected):
+    units = np.zeros((1, 3), dtype=[(key, "O") for key in ("times", *fields)])
+    for n in range(3):
+        times_s = np.sort(np.random.default_rng(n).uniform(0, 8, 40))
+        units[0, n] = (times_s, *(values[n] for values in fields.values()))
+    trials = {"start": np.arange(8.0), "stop": np.arange(8.0) + 1}
+    scipy.io.savemat(tmp_path / "a.mat", {"units": units, "trials": trials})
+    data = converted(tmp_path / "a.mat", spike_times="units/times", trials="trials", bin_ms=50)
+    assert data.neuron_names == tuple(expected.split())
+    where = {"units_where": (f"{next(iter(fields))} == {next(iter(fields.values()))[1]}",)}
+    kept = converted(tmp_path / "a.mat", spike_times="units/times", bin_ms=50, **where)
+    assert kept.neuron_names == (expected.split()[1],)
+
+
 def test_counts_per_trial_of_one_length_need_the_order_of_their_axes(tmp_path):
     parts = matrices(lengths=(30,) * 6)
     path = tmp_path / "a.mat"

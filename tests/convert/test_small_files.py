@@ -52,27 +52,74 @@ def _text_of_one_object(path):
     path.write_bytes(content)
 
 
-def _announced_text(path):
+def _announced_text(path, **layout):
     """Three texts, of which the second is said to be 3 GB long."""
     with h5py.File(path, "w") as file:
-        names = file.create_dataset("names", (3,), h5py.string_dtype())
+        names = file.create_dataset("names", (3,), h5py.string_dtype(), **layout)
         names[...] = ["a", "b", "c"]
-        file.flush()
-        where = names.id.get_offset() + 16
     content = bytearray(path.read_bytes())
-    content[where : where + 4] = (3_000_000_000).to_bytes(4, "little")
+    where = content.index((1).to_bytes(4, "little") + content.index(b"GCOL").to_bytes(8, "little"))
+    content[where + 16 : where + 20] = (3_000_000_000).to_bytes(4, "little")
     path.write_bytes(content)
 
 
-def _damaged_heap(path):
-    """Texts in a heap whose first object has a size that leads back to it."""
+def _announced_text_in_chunks(path):
+    _announced_text(path, chunks=(3,))
+
+
+def _announced_attribute(path):
+    """A time series with a unit that is said to be 4 GB long."""
+    _series_with_unit(path)
+    content = bytearray(path.read_bytes())
+    where = content.index((1).to_bytes(4, "little") + content.index(b"GCOL").to_bytes(8, "little"))
+    content[where : where + 4] = b"\xff" * 4
+    path.write_bytes(content)
+
+
+def _series_with_unit(path):
     with h5py.File(path, "w") as file:
-        names = file.create_dataset("names", (3,), h5py.string_dtype())
-        names[...] = ["a", "b", "c"]
+        file.attrs["nwb_version"] = np.bytes_("2.7.0")
+        file["processing/hand/data"] = np.zeros(3)
+        file["processing/hand/data"].attrs["unit"] = "m"
+        file["processing/hand/timestamps"] = np.arange(3.0)
+
+
+def _damaged_heap(path, free=False):
+    """A heap with an object, or free space, whose size leads back to it: HDF5 never returns."""
     content = bytearray(path.read_bytes())
-    size_at = content.index(b"GCOL") + 24
-    content[size_at : size_at + 8] = (2**64 - 16).to_bytes(8, "little")
+    heap = content.index(b"GCOL")
+    size_at = heap + 24
+    while free and any(content[size_at - 8 : size_at - 6]):
+        size_at += 16 + -(-content[size_at] // 8) * 8
+    size = 0 if free else 2**64 - 16
+    content[size_at : size_at + 8] = size.to_bytes(8, "little")
     path.write_bytes(content)
+
+
+def _heap_of_texts(path):
+    with h5py.File(path, "w") as file:
+        file["names"] = ["a", "b", "c"]
+    _damaged_heap(path)
+
+
+def _heap_of_texts_in_chunks(path):
+    with h5py.File(path, "w") as file:
+        file.create_dataset("names", data=["a", "b", "c"], chunks=(2,), dtype=h5py.string_dtype())
+    _damaged_heap(path, free=True)
+
+
+def _heap_of_an_attribute(path):
+    _series_with_unit(path)
+    _damaged_heap(path, free=True)
+
+
+def _heap_of_a_virtual_dataset(path):
+    with h5py.File(path, "w") as file:
+        file["x"] = np.arange(3.0)
+        layout = h5py.VirtualLayout((3,), "f8")
+        layout[:] = h5py.VirtualSource(".", "x", (3,))
+        file.create_virtual_dataset("virtual", layout)
+    _damaged_heap(path, free=True)
 
 
 def _cells_of_one_text(path):
@@ -119,7 +166,12 @@ def _sparse(path):
 FILES = {
     "a.h5": (_text_of_one_object, "its entries take more than"),
     "c.h5": (_announced_text, "an entry announces 3000000000 bytes"),
-    "d.h5": (_damaged_heap, "the heap of its entries is damaged"),
+    "d.h5": (_announced_text_in_chunks, "an entry announces 3000000000 bytes"),
+    "e.h5": (_heap_of_texts, "a heap of texts and lists is damaged"),
+    "f.h5": (_heap_of_texts_in_chunks, "a heap of texts and lists is damaged"),
+    "g.h5": (_heap_of_an_attribute, "a heap of texts and lists is damaged"),
+    "h.h5": (_announced_attribute, ""),
+    "i.h5": (_heap_of_a_virtual_dataset, "a heap of texts and lists is damaged"),
     "a.mat": (_cells_of_one_text, "its cells and text take more than"),
     "b.mat": (_packed_zeros, "unpacks to more than"),
     "b.h5": (_one_long_text, "20001 texts, one of them of 100000 characters"),
@@ -134,7 +186,8 @@ def test_a_small_file_takes_little_memory(tmp_path):
         make(tmp_path / name)
     paths = [tmp_path / name for name in FILES]
     assert max(path.stat().st_size for path in paths) < 25_000_000
-    done = subprocess.run([sys.executable, "-c", MEASURE, *paths], capture_output=True, text=True)
+    command = [sys.executable, "-c", MEASURE, *paths]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     peak_mb, messages = json.loads(done.stdout)
     for message, (_, found) in zip(messages, FILES.values(), strict=True):

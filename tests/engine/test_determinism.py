@@ -156,6 +156,13 @@ def test_fewer_threads_than_before_are_reported(tmp_path):
         resume(run, recording=_data())
 
 
+def test_other_vector_instructions_are_reported(tmp_path):
+    run = _half(tmp_path / "run")
+    _say(run, cpu_capability="AVX1024")
+    with pytest.warns(RunWarning, match=r"started with AVX1024 instructions \(now: "):
+        resume(run, recording=_data())
+
+
 def test_another_torch_version_is_reported(tmp_path):
     run = _half(tmp_path / "run")
     _say(run, packages={"torch": "2.0.1"})

@@ -200,6 +200,20 @@ def test_the_command_prints_scores_and_the_file(data_dir, tmp_path):
     assert checked.exit_code == 0, checked.output
 
 
+def test_every_run_that_the_command_is_given_is_averaged(two_members, data_dir, tmp_path):
+    (made,), out = two_members.datasets, tmp_path / "out"
+    runs = [word for run in made.runs for word in ("--run", str(run))]
+    result = CliRunner().invoke(
+        app,
+        ["nlb-submit", "mc_maze_small", "--data-dir", str(data_dir), "--bin-ms", "20",
+         "--out", str(out), *runs],
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    again = read_groups(out / "submission.h5")[made.key]
+    rates = made.rates["eval_rates_heldout"]
+    np.testing.assert_allclose(again["eval_rates_heldout"], rates, rtol=1e-6)
+
+
 def test_labels_are_for_the_test_phase(data_dir, tmp_path):
     result = CliRunner().invoke(
         app, ["nlb-submit", "mc_maze_small", "--labels", str(tmp_path / "labels.h5")]

@@ -150,10 +150,8 @@ def test_maps_show_every_layer_and_head_and_narrow_windows_by_lag(trained):
     assert len(maps) == 4
     assert maps[0].images[0].get_array().shape == (4, N_BINS)
     assert {axes.get_title() for axes in maps} == {"layer 1", "layer 2", ""}
-    assert [axes.get_ylabel() for axes in maps if axes.get_ylabel()] == [
-        "head 1\nlag (ms)",
-        "head 2\nlag (ms)",
-    ]
+    assert [axes.get_ylabel() for axes in maps if axes.get_ylabel()] == ["head 1", "head 2"]
+    assert (figure.get_supylabel(), figure.get_supxlabel()) == ("lag (ms)", "bin that attends (ms)")
     # A bin of 10 ms, two bins back to one ahead, each drawn whole.
     assert maps[0].images[0].get_extent() == [0.0, 120.0, -25.0, 15.0]
     wide = average_attention(trained, spike_data(3, 6))

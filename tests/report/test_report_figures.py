@@ -110,7 +110,7 @@ def test_rates_by_condition_has_a_column_a_neuron_and_a_row_a_source():
     assert len(true.lines) == 3
     thick = [line for line in ndt.lines if line.get_linewidth() > 1]
     assert len(thick) == 3
-    assert len(ndt.lines) == 3 + 12
+    assert sum(len(single.get_segments()) for single in ndt.collections) == 12
     mean_T = inferred_BTN[[1, 4, 7, 10], :, 4].mean(axis=0) * 50
     assert thick[1].get_ydata() == pytest.approx(mean_T)
     assert thick[1].get_xdata()[:2] == pytest.approx([10.0, 30.0])

@@ -199,10 +199,10 @@ def test_the_page_names_the_model_and_its_data(page, run):
 
 def test_settings_that_differ_come_first_and_all_follow(page, run):
     changed = changed_settings(SETTINGS)
-    assert {"model.n_layers", "train.max_epochs"} <= {row.key for row in changed}
-    assert "model.n_heads" not in {row.key for row in changed}  # two is the default
+    assert {"model.n_layers", "train.max_epochs"} <= {row["key"] for row in changed}
+    assert "model.n_heads" not in {row["key"] for row in changed}  # two is the default
     first = page.text.index("All settings")
-    assert all(page.text.index(row.key) < first for row in changed)
+    assert all(page.text.index(row["key"]) < first for row in changed)
     assert (run / "settings.toml").read_text().strip() in page.text
     assert changed_settings(Settings()) == []
 

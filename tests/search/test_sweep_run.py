@@ -247,6 +247,12 @@ def test_a_sweep_that_was_cut_off_as_it_made_its_folder_is_started_again(tmp_pat
     assert_same_sweep(out, whole)
 
 
+def test_a_sweep_whose_members_were_removed_trains_them_again(tmp_path, whole):
+    out = shutil.copytree(whole, tmp_path / "sweep", ignore=shutil.ignore_patterns("members"))
+    resume_sweep(out, recording=_data())
+    assert_same_sweep(out, whole)
+
+
 @pytest.mark.parametrize("name", ["notes.txt", "members/000/settings.toml"])
 def test_a_folder_with_anything_else_in_it_is_left_alone(tmp_path, name):
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -263,6 +269,16 @@ def test_a_sweep_that_has_ended_trains_nothing_more(whole):
     assert trained == []
     assert not done.interrupted
     assert _rows(whole) == before
+
+
+def test_what_a_killed_sweep_was_writing_is_removed_on_resuming(whole):
+    mine = whole / ".thesis.0123abcd.part.tex"  # of another program
+    mine.touch()
+    for name in (".results.0123abcd.part.json", "figures/.settings.0123abcd.part.png"):
+        (whole / name).touch()
+    resume_sweep(whole, recording=_data())
+    assert list(whole.rglob(".*.part.*")) == [mine]
+    mine.unlink()
 
 
 # Members that fail
