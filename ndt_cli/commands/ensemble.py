@@ -72,7 +72,7 @@ def ensemble(
 
 
 def _save(save: Callable[[Path], list[Path]], out: Path | None) -> tuple[Path, list[Path]]:
-    """Save an ensemble, by default in a new folder of its own; return its folder, and all ensembles."""
+    """Save an ensemble, by default in a new folder; return it, and the ensembles in it."""
     from ndt_cli.engine.run_folder import default_path
 
     while True:
