@@ -34,6 +34,7 @@ DEFAULT_PRESET = "lorenz-quick"
 RECORDING_PRESET = "recordings"
 """What `ndt train` takes for a spike file."""
 
+_PRESETS = files("ndt_cli").joinpath("presets")
 _MAX_BYTES = 1_000_000  # of a config
 _PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 _TOML_HINT = 'A setting is written as  name = value  below its [section]; text needs "quotes".'
@@ -246,7 +247,7 @@ def preset_names() -> list[str]:
     """Return the shipped presets: quick ones first, ablations last."""
     names = [
         entry.name.removesuffix(".toml")
-        for entry in files("ndt_cli.presets").iterdir()
+        for entry in _PRESETS.iterdir()
         if entry.name.endswith(".toml")
     ]
     return sorted(names, key=lambda n: (n.startswith("ablation"), not n.endswith("-quick"), n))
@@ -294,7 +295,7 @@ def _preset_source(name: str) -> ConfigSource:
     stem = name.removesuffix(".toml")
     if stem not in preset_names():
         raise _no_config(f"there is no preset {stem!r}", stem)
-    text = files("ndt_cli.presets").joinpath(f"{stem}.toml").read_text(encoding="utf-8")
+    text = _PRESETS.joinpath(f"{stem}.toml").read_text(encoding="utf-8")
     return ConfigSource(stem, "preset", text, None)
 
 

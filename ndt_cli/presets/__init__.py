@@ -1,1 +1,0 @@
-"""Shipped presets, one TOML file each."""
