@@ -22,8 +22,9 @@ from ndt_cli.data.spike_data import Recording
 from ndt_cli.data.synthetic import make_lorenz
 from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.events import EpochDone, Started, StepDone
+from ndt_cli.engine.optimizer import learning_rate
 from ndt_cli.engine.run_folder import RunFolder
-from ndt_cli.engine.trainer import Validator, learning_rate
+from ndt_cli.engine.trainer import Validator
 from ndt_cli.engine.training import resume, train
 from ndt_cli.errors import DataError, ExistingFileError, MissingExtraError, SettingsError
 from ndt_cli.model.cpu.kernels import CpuMath
