@@ -32,7 +32,7 @@ class Muon(torch.optim.AdamW):
     ----------
     groups : list of dict
         Groups as AdamW takes them. In one with ``n_blocks`` above 0 the parameters are matrices,
-        each of so many matrices one below the other.
+        and each has that number of blocks of rows, which are orthogonalized apart.
     options
         Of AdamW.
     """
