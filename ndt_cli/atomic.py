@@ -267,6 +267,12 @@ def leftovers(folder: Path, names: Container[str] | None = None) -> list[Path]:
     return found
 
 
+def remove_leftovers(folder: Path, names: Container[str] | None = None) -> None:
+    """Remove what `leftovers` finds; only for the one process that writes there."""
+    for path in leftovers(folder, names):
+        path.unlink(missing_ok=True)
+
+
 def _sync_folder(folder: Path) -> None:
     """Make a change of names survive a loss of power, where the system can."""
     if os.name == "nt":  # folders cannot be opened there

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -14,8 +14,6 @@ from ndt_cli.errors import DataError, ExistingFileError, RunError, SettingsError
 
 if TYPE_CHECKING:
     from ndt_cli.search.folder import EnsembleChoice
-
-_Saved = TypeVar("_Saved")
 
 
 def ensemble(
@@ -41,39 +39,37 @@ def ensemble(
     """Make an ensemble: the mean of several models' rates.
 
     The best members of a sweep are averaged: as many as validate best together.
-    Of a sweep over several sessions, there is an ensemble for each.
+    Of several sessions in one run, there is an ensemble for each.
 
     The new folder is complete without the runs, and is used like one:
     ndt evaluate ENSEMBLE
     """
-    from ndt_cli.engine.ensembles import save_ensemble
+    from ndt_cli.engine.ensembles import save_ensembles
     from ndt_cli.search.folder import SweepFolder, choose_members
 
+    choice = None
     if not any(SweepFolder.is_at(path) for path in paths):
         if members is not None:
             raise SettingsError(
                 "--members is for a sweep, but runs are given",
                 "Leave it out: all runs that are named are averaged.",
             )
-        folder, _ = _in_new_folder(out, lambda new: save_ensemble(paths, new))
-        _complete(folder)
-        _print(folder, len(paths), None, as_json)
-        next_step(f"ndt evaluate {typed(folder)}")
-        return
-    if len(paths) > 1:
+        folder, saved = _in_new_folder(out, lambda new: save_ensembles(paths, new))
+    elif len(paths) > 1:
         raise SettingsError(
             "expected one sweep, or runs, not both",
             "The members of a sweep are runs: SWEEP/members/000",
         )
-    choice = choose_members(paths[0], members)
-    folder, saved = _in_new_folder(out, choice.save)
+    else:
+        choice = choose_members(paths[0], members)
+        folder, saved = _in_new_folder(out, choice.save)
     for one in saved:
         _complete(one)
-    _print(folder, len(choice.runs), choice, as_json)
+    _print(folder, len(choice.runs if choice else paths), choice, as_json)
     next_step(*(f"ndt evaluate {typed(one)}" for one in saved))
 
 
-def _in_new_folder(out: Path | None, save: Callable[[Path], _Saved]) -> tuple[Path, _Saved]:
+def _in_new_folder(out: Path | None, save: Callable[[Path], list[Path]]) -> tuple[Path, list[Path]]:
     """Save in the folder that is named, or in a new one that no other command took meanwhile."""
     from ndt_cli.engine.run_folder import default_path
 

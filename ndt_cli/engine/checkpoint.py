@@ -43,6 +43,15 @@ class Progress:
     # By checkpoint name: the best value so far, and the epochs that were complete then.
     best: dict[str, tuple[float, int]] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, run: RunFolder) -> "Progress":
+        """Return how far a run is after its last complete epoch, from its metrics."""
+        progress = cls()
+        for record in run.read_metrics():
+            progress.epoch, progress.seconds = int(record["epoch"]), record.get("seconds", 0.0)
+            progress.validated(record)
+        return progress
+
     def validated(self, measures: dict[str, float]) -> list[str]:
         """Note the measures of a validation; return the names of the checkpoints to save."""
         self.validated_epoch = self.epoch

@@ -225,6 +225,37 @@ def save_ensemble(
     return out
 
 
+def save_ensembles(
+    runs: Sequence[Path],
+    out: Path,
+    *,
+    settings: Settings | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> list[Path]:
+    """Save an ensemble; of runs of several sessions one for each, in ``out`` under its name.
+
+    Parameters and errors as in `save_ensemble`.
+
+    Returns
+    -------
+    list of Path
+        The ensembles.
+    """
+    names = RunFolder.open(runs[0]).facts().data.train.session_names if runs else ()
+    if not names:
+        return [save_ensemble(runs, out, settings=settings, about=about)]
+    if out.exists():
+        raise ExistingFileError(out, "Choose another folder with `out`.")
+    saved = []
+    for name in names:
+        of_session = [run / "sessions" / name for run in runs]
+        if settings is not None:  # the trials of the session, measured as those of all
+            data = RunFolder.open(of_session[0]).settings().data
+            settings = settings.model_copy(update={"data": data})
+        saved.append(save_ensemble(of_session, out / name, settings=settings, about=about))
+    return saved
+
+
 def _member(run: Path) -> RunFolder:
     if Ensemble.is_at(run):
         raise RunError(f"{run} is an ensemble itself", "give the runs that it was made of")

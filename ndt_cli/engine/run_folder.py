@@ -43,11 +43,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from typing_extensions import Self
 
 from ndt_cli import __version__
-from ndt_cli.atomic import check_name, leftovers, write_text_atomic
+from ndt_cli.atomic import check_name, leftovers, remove_leftovers, write_text_atomic
 from ndt_cli.data.spike_data import Recording, SpikeData
 from ndt_cli.engine.measures import CHECKPOINTS
 from ndt_cli.errors import ExistingFileError, RunError, RunWarning, called
@@ -215,6 +215,17 @@ def read_small_text(path: Path) -> str:
     if path.stat().st_size > _MOST_JSON_BYTES:
         raise ValueError(f"it has more than {_MOST_JSON_BYTES} bytes")
     return path.read_text(encoding="utf-8")
+
+
+def read_record(adapter: TypeAdapter[Any], file: Path, hint: str, **known: Any) -> Any:
+    """Read a JSON object that may be damaged; what is ``known`` stands in no file."""
+    try:
+        content = {**json.loads(read_small_text(file)), **known}
+        # As JSON: the strict check of Python values takes no dict for a dataclass.
+        return adapter.validate_json(json_text(content), strict=True)
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise RunError(f"{file}: damaged ({why})", hint) from error
 
 
 def check_run_facts(content: dict[str, Any], path: Path) -> RunFacts:
@@ -455,13 +466,9 @@ class RunFolder:
             *(self.decoders.name, self.own_decoder.name, self.psths.name, self.rates.name),
             *_BEFORE_SETTINGS,
         )
-        for folder, names in (
-            (self.path, mine),
-            (self.path / "checkpoints", None),
-            (self.figures, None),
-        ):
-            for path in leftovers(folder, names):
-                path.unlink(missing_ok=True)
+        remove_leftovers(self.path, mine)
+        remove_leftovers(self.path / "checkpoints")
+        remove_leftovers(self.figures)
 
 
 class NewMetrics:

@@ -30,17 +30,18 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ndt_cli import __version__
-from ndt_cli.atomic import leftovers, write_text_atomic
+from ndt_cli.atomic import leftovers, remove_leftovers, write_text_atomic
 from ndt_cli.data.loading import load_recording
 from ndt_cli.data.spike_data import Recording
-from ndt_cli.engine.ensembles import save_ensemble
+from ndt_cli.engine.checkpoint import Progress
+from ndt_cli.engine.ensembles import save_ensembles
 from ndt_cli.engine.inference import ensemble_curve
 from ndt_cli.engine.measures import MEASURES, ValidationScores
-from ndt_cli.engine.run_folder import RunFolder
-from ndt_cli.errors import ExistingFileError, RunError, SettingsError, called
+from ndt_cli.engine.run_folder import RunFolder, read_record
+from ndt_cli.errors import RunError, SettingsError, called
 from ndt_cli.jsonable import json_text
-from ndt_cli.search.member import Member, progress_of, read_record
-from ndt_cli.search.results import MemberResult, SweepResults
+from ndt_cli.search.member import Member
+from ndt_cli.search.results import MemberResult, Status, SweepResults
 from ndt_cli.search.space import Space, Value, read_space
 from ndt_cli.settings.load import (
     ConfigSource,
@@ -58,6 +59,7 @@ _PLAN = "sweep.toml"
 _DAMAGED = "Restore a copy, or start a new sweep."
 # Written before the plan, which makes the folder a sweep.
 _BEFORE_PLAN = ("base.toml", "space.toml", "members", "figures")
+_FOUND = ("references.json", "results.json", "results.csv", "pbt.json")
 
 
 class SweepPlan(BaseModel):
@@ -196,15 +198,9 @@ class SweepFolder:
 
     def remove_leftovers(self) -> None:
         """Remove half-written files of killed processes; only for the process that searches."""
-        plan = ("base.toml", "space.toml", _PLAN)
-        found = ("references.json", "results.json", "results.csv", "pbt.json")
-        for folder, names in (
-            (self.path, (*plan, *found)),
-            (self.path / "figures", None),
-            (self.path / "members", None),
-        ):
-            for path in leftovers(folder, names):
-                path.unlink(missing_ok=True)
+        remove_leftovers(self.path, (*_BEFORE_PLAN, _PLAN, *_FOUND))
+        remove_leftovers(self.path / "figures")
+        remove_leftovers(self.path / "members")
 
     def member_folder(self, index: int) -> Path:
         """Return the run folder of a member."""
@@ -230,14 +226,13 @@ class SweepFolder:
         folder = self.member_folder(index)
         file = folder / "member.json"
         if file.is_file():
-            known = {"index": index, "folder": str(folder)}
-            result: MemberResult = read_record(_MEMBER, file, self._hint, **known)
+            here = {"index": index, "folder": str(folder)}
+            result: MemberResult = read_record(_MEMBER, file, self._hint, **here)
             return result
-        progress = progress_of(folder)
-        result = MemberResult(
-            index, folder, self.drawn(index), "unfinished" if progress.epoch else "waiting"
-        )
-        return replace(result, epochs=progress.epoch, seconds=progress.seconds)
+        progress = Progress.of(RunFolder(folder))
+        status: Status = "unfinished" if progress.epoch else "waiting"
+        epochs, seconds, drawn = progress.epoch, progress.seconds, self.drawn(index)
+        return MemberResult(index, folder, drawn, status, epochs=epochs, seconds=seconds)
 
     def results(self) -> SweepResults:
         """Return what is known of all members; a RunError names a damaged file."""
@@ -263,7 +258,7 @@ class SweepFolder:
         if not self.path.is_dir():
             return False
         ours = {self.path / name for name in _BEFORE_PLAN}
-        ours |= set(leftovers(self.path, ("base.toml", "space.toml", _PLAN)))
+        ours |= set(leftovers(self.path, (*_BEFORE_PLAN, _PLAN)))
         nested = (path for path in ours if path.is_dir() and any(path.iterdir()))
         return set(self.path.iterdir()) <= ours and not any(nested)
 
@@ -292,39 +287,14 @@ class EnsembleChoice:
         return self.ranked[: self.n_members]
 
     def save(self, out: Path) -> list[Path]:
-        """Save the ensemble; of several sessions one for each, in ``out`` under its name.
-
-        Returns
-        -------
-        list of Path
-            The ensembles.
-
-        Raises
-        ------
-        ExistingFileError
-            If ``out`` exists.
-        RunError, CheckpointError
-            As `ndt_cli.engine.ensembles.save_ensemble` does.
-        """
-        about: dict[str, Any] = {
+        """Save the ensemble, or one of each session, as `save_ensembles` does."""
+        about = {
             "sweep": str(self.sweep.absolute()),
             "choose_by": self.choose_by,
             "number_chosen": "on validation" if self.curve else "given",
             "validation_curve": self.curve,
         }
-        names = RunFolder.open(self.runs[0]).facts().data.train.session_names
-        if not names:
-            return [save_ensemble(self.runs, out, settings=self.settings, about=about)]
-        if out.exists():
-            raise ExistingFileError(out, "Choose another folder with `out`.")
-        saved = []
-        for name in names:
-            runs = [run / "sessions" / name for run in self.runs]
-            # The trials of the session, measured as those of the sweep.
-            data = RunFolder.open(runs[0]).settings().data
-            settings = self.settings.model_copy(update={"data": data})
-            saved.append(save_ensemble(runs, out / name, settings=settings, about=about))
-        return saved
+        return save_ensembles(self.runs, out, settings=self.settings, about=about)
 
 
 def choose_members(

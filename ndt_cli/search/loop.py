@@ -25,7 +25,7 @@ from ndt_cli.engine.trainer import ignore
 from ndt_cli.engine.training import for_trials, make_session_runs
 from ndt_cli.errors import NdtError, RunError, RunWarning, SettingsError, called
 from ndt_cli.search.folder import Pruner, Sampler, SweepFolder, SweepPlan
-from ndt_cli.search.member import Member, progress_of, train_member
+from ndt_cli.search.member import Member, train_member
 from ndt_cli.search.pbt import MovesWatcher, PopulationStrategy, check_population
 from ndt_cli.search.results import MemberResult, SweepResults
 from ndt_cli.search.space import Space
@@ -349,10 +349,7 @@ class _Loop:
     def _split_sessions(self, run: Path) -> None:
         """Make a run folder of each session of a member, unless it is there."""
         sessions = self._recording.train.sessions
-        if (
-            sessions is not None
-            and not (run / "sessions" / sessions.names[-1] / "settings.toml").is_file()
-        ):
+        if sessions and not (run / "sessions" / sessions.names[-1] / "settings.toml").is_file():
             make_session_runs(RunFolder(run), self._recording, self._alone)
 
     @cached_property
@@ -385,7 +382,7 @@ class _Loop:
             )
             return
         warnings.warn(
-            f"{member.name}: its worker died ({why}) after {progress_of(member.folder).epoch} "
+            f"{member.name}: its worker died ({why}) after {self._metrics[member.index].epoch} "
             "epochs; it resumes from the last checkpoint",
             RunWarning,
             stacklevel=2,

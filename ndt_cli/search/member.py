@@ -1,12 +1,11 @@
 """A member of a sweep: a run, its training in whatever process, and how it ended."""
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import FiniteFloat, TypeAdapter, ValidationError
+from pydantic import FiniteFloat, TypeAdapter
 
 from ndt_cli.engine.checkpoint import Progress
 from ndt_cli.engine.device import cpu_threads
@@ -14,11 +13,10 @@ from ndt_cli.engine.events import EpochDone, Event, Watcher
 from ndt_cli.engine.executors import SECONDS_TO_SAVE, Job, StopRequest, Task
 from ndt_cli.engine.inference import run_scores
 from ndt_cli.engine.measures import ValidationScores, best_checkpoint
-from ndt_cli.engine.run_folder import RunFolder, read_small_text, wait_until_free
+from ndt_cli.engine.run_folder import RunFolder, read_record, wait_until_free
 from ndt_cli.engine.trainer import Stopped
 from ndt_cli.engine.training import resume, train
-from ndt_cli.errors import RunError, TrainingError
-from ndt_cli.jsonable import json_text
+from ndt_cli.errors import TrainingError
 from ndt_cli.search.results import Ended
 from ndt_cli.search.space import Value
 from ndt_cli.settings.tree import Settings
@@ -44,7 +42,7 @@ class Member(Task):
 
     def end(self, status: Ended, message: str, scores: ValidationScores) -> None:
         """Write ``member.json``: the member has ended."""
-        progress = progress_of(self.folder)
+        progress = Progress.of(RunFolder(self.folder))
         best = progress.best.get(best_checkpoint(self.settings.train.choose_by))
         content = {
             "status": status,
@@ -114,28 +112,8 @@ def _scores(member: Member, job: Job) -> ValidationScores:
 _RUNGS = TypeAdapter(dict[int, FiniteFloat | None])
 
 
-def read_record(adapter: TypeAdapter[Any], file: Path, hint: str, **known: Any) -> Any:
-    """Read a JSON object that may be damaged; what is ``known`` stands in no file."""
-    try:
-        content = {**json.loads(read_small_text(file)), **known}
-        # As JSON: the strict check of Python values takes no dict for a dataclass.
-        return adapter.validate_json(json_text(content), strict=True)
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-        raise RunError(f"{file}: damaged ({why})", hint) from error
-
-
 def read_rungs(run: Path) -> dict[int, float]:
     """Return the scores of a member by epoch, NaN where it had none yet."""
     file = run / "rungs.json"
     content = read_record(_RUNGS, file, "Remove it.") if file.is_file() else {}
     return {epoch: math.nan if score is None else score for epoch, score in content.items()}
-
-
-def progress_of(run: Path) -> Progress:
-    """Return how far a run is, from its metrics."""
-    progress = Progress()
-    for record in RunFolder(run).read_metrics():
-        progress.epoch, progress.seconds = int(record["epoch"]), record.get("seconds", 0.0)
-        progress.validated(record)
-    return progress

@@ -22,14 +22,14 @@ from pydantic import TypeAdapter
 
 from ndt_cli.atomic import write_text_atomic
 from ndt_cli.data.spike_data import Recording
-from ndt_cli.engine.checkpoint import Checkpoint, Origin
+from ndt_cli.engine.checkpoint import Checkpoint, Origin, Progress
 from ndt_cli.engine.inference import run_scores
 from ndt_cli.engine.measures import MEASURES, best_checkpoint
-from ndt_cli.engine.run_folder import RunFolder
+from ndt_cli.engine.run_folder import RunFolder, read_record
 from ndt_cli.errors import SettingsError
 from ndt_cli.jsonable import json_text
 from ndt_cli.search.folder import SweepFolder, SweepPlan
-from ndt_cli.search.member import Member, progress_of, read_record
+from ndt_cli.search.member import Member
 from ndt_cli.search.results import MemberResult, SweepResults
 from ndt_cli.search.space import Draw, Space, Value
 from ndt_cli.settings.tree import Settings
@@ -149,7 +149,7 @@ class PopulationStrategy:
         self._until = until if until < folder.settings.train.max_epochs else None
         for index in self._to_do:
             member = replace(folder.member(index), until_epoch=self._until)
-            if self._until is None or progress_of(member.folder).epoch < self._until:
+            if self._until is None or Progress.of(RunFolder(member.folder)).epoch < self._until:
                 self._waiting.append(member)
 
     def _moves(self, epoch: int) -> list[Move]:

@@ -99,8 +99,7 @@ class SweepResults:
     @property
     def best(self) -> MemberResult | None:
         """The best member of the best settings; None before any has ended."""
-        groups = self.by_settings
-        return groups[0].members[0] if groups else None
+        return next((group.members[0] for group in self.by_settings), None)
 
     @property
     def collapsed(self) -> list[MemberResult]:
@@ -112,8 +111,7 @@ class SweepResults:
     def in_order(self) -> list[MemberResult]:
         """All members: the ranked ones best first, then the others by number."""
         ranked = self.ranked
-        places = {member.index for member in ranked}
-        return ranked + [member for member in self.members if member.index not in places]
+        return ranked + [member for member in self.members if member not in ranked]
 
     @property
     def to_do(self) -> list[int]:

@@ -299,7 +299,9 @@ def find_space(space: str | Path) -> Space:
         return read_space(path, name)
     stem = name.removesuffix(".toml")
     if stem in space_names():
-        return _parsed(stem, space_text(stem), None)
+        return Space.from_tables(
+            stem, parse_config(ConfigSource(stem, "file", space_text(stem), None))
+        )
     close = nearest(path.stem, space_names())
     suggestion = f"; did you mean the space {close}?" if close else ""
     raise SettingsError(
@@ -312,8 +314,4 @@ def read_space(path: Path, name: str) -> Space:
     """Read the file of a space; ``name`` is what messages call it."""
     hint = f"Expected a TOML file or the name of a space ({called('find_space')})."
     text = read_toml_text(path, "a space", hint)
-    return _parsed(name, text, path)
-
-
-def _parsed(name: str, text: str, path: Path | None) -> Space:
     return Space.from_tables(name, parse_config(ConfigSource(name, "file", text, path)))

@@ -502,6 +502,7 @@ def test_sweep_takes_several_files_and_an_ensemble_has_a_folder_for_each(tmp_pat
         ["sweep", "--out", str(tmp_path / "sweep"), *words],
         ["ensemble", str(tmp_path / "sweep"), "--out", str(tmp_path / "best")],
         ["evaluate", str(tmp_path / "best" / "day2")],
+        ["ensemble", str(tmp_path / "sweep/members/000"), "--out", str(tmp_path / "given")],
         ["report", str(tmp_path / "sweep")],
     ):
         with pytest.raises(SystemExit) as stopped:
@@ -509,7 +510,9 @@ def test_sweep_takes_several_files_and_an_ensemble_has_a_folder_for_each(tmp_pat
         said = capsys.readouterr()
         assert not stopped.value.code, said.err
         if command[0] == "ensemble":
-            assert f"ndt evaluate {tmp_path / 'best' / 'day1'}" in said.err.replace("\n", "")
+            assert f"ndt evaluate {command[-1]}/day1" in said.err.replace("\n", "")
+    averaged = [load_trained(tmp_path / out / "day2").weights_digest for out in ("best", "given")]
+    assert averaged[0] == averaged[1]
     page = (tmp_path / "sweep" / "report.html").read_text(encoding="utf-8")
     assert f"{tmp_path / 'day1.npz'}, {tmp_path / 'day2.npz'}" in page
     assert f"ndt report {tmp_path / 'sweep/members/000/sessions/day1'}" in page
