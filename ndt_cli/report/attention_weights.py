@@ -8,11 +8,12 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import matplotlib as mpl
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -210,38 +211,47 @@ def draw_attention_maps(run: "RunContents") -> CaptionedFigure:
     maps = [[_map(attention, layer, head, narrow) for layer in layers] for head in heads]
     top = max(float(np.nanquantile(np.array(maps), 0.995)), 1e-6)
     first, last = (attention.lags_K[i] * step for i in (0, -1))
-    extent = (0.0, end, first - step / 2, last + step / 2) if narrow else (0.0, end, end, 0.0)
+    low, high = (first - step / 2, last + step / 2) if narrow else (0.0, end)
     # Two layers across the page would make squares of half a page.
     size = 1.2 if narrow else min(1.9, 6.2 / len(layers))
     figure = new_figure("two", size * len(heads) + 0.75)
-    panels = figure.subplots(len(heads), len(layers), squeeze=False)
-    for row, head in enumerate(heads):
-        for column, layer in enumerate(layers):
-            axes: Axes = panels[row, column]
+    # All maps in one panel: panels of their own take four times as long to draw.
+    axes: Axes = figure.subplots()
+    axes.spines[:].set_visible(False)
+    lefts_X = 1.06 * end * np.arange(len(layers))
+    # The y axis points down, and in a map of lags up.
+    uppers_Y = (1.1 if narrow else 1.06) * (high - low) * np.arange(len(heads))
+    for row, upper in enumerate(uppers_Y):
+        for column, left in enumerate(lefts_X):
             image = axes.imshow(
                 maps[row][column],
                 interpolation="nearest",
                 origin="lower" if narrow else "upper",
-                aspect="auto" if narrow else "equal",
-                cmap="viridis",
+                cmap=mpl.colormaps["viridis"].with_extremes(bad="#dddddd"),
                 vmin=0.0,
                 vmax=top,
-                extent=extent,
+                extent=(left, left + end, upper + high - low, upper),
             )
-            axes.set_facecolor("#dddddd")
-            # Ticks at the edges of the page alone: those of inner maps take most of the drawing.
-            outer = {axes.xaxis: row == len(heads) - 1, axes.yaxis: column == 0}
-            for axis, is_outer in outer.items():
-                axis.set_major_locator(MaxNLocator(3) if is_outer else NullLocator())
-            if row == 0:
-                axes.set_title(f"layer {layer + 1}")
-            if column == 0:
-                axes.set_ylabel(f"head {head + 1}")
+    for left, layer in zip(lefts_X, layers, strict=True):
+        where = (left + end / 2, -0.04 * (high - low))
+        axes.text(*where, f"layer {layer + 1}", ha="center", va="bottom")
+    right = lefts_X[-1] + end
+    for upper, head in zip(uppers_Y, heads, strict=True):
+        where = (right + 0.02 * end, upper + (high - low) / 2)
+        axes.text(*where, f"head {head + 1}", rotation=-90, ha="left", va="center")
+    times = [t for t in MaxNLocator(3).tick_values(0, end) if 0 <= t < 0.9 * end]
+    axes.set_xticks(np.add.outer(lefts_X, times).ravel(), [f"{t:g}" for t in times] * len(layers))
+    ups = [y for y in MaxNLocator(3).tick_values(low, high) if low <= y <= high]
+    from_upper = [high - y if narrow else y - low for y in ups]
+    axes.set_yticks(
+        np.add.outer(uppers_Y, from_upper).ravel(), [f"{y:g}" for y in ups] * len(heads)
+    )
+    axes.set(xlim=(0, right), ylim=(uppers_Y[-1] + high - low, 0))
+    axes.set_aspect("auto" if narrow else "equal")
     along, up = ("bin that attends", "lag") if narrow else ("bin attended to", "bin that attends")
-    figure.supxlabel(f"{along} ({unit})", fontsize=8)
-    figure.supylabel(f"{up} ({unit})", fontsize=8)
+    axes.set(xlabel=f"{along} ({unit})", ylabel=f"{up} ({unit})")
     cut = bool(np.nanmax(np.array(maps)) > top)
-    add_color_bar(figure, image, panels, "mean weight", cut=cut)
+    add_color_bar(figure, image, axes, "mean weight", cut=cut)
     what = "that a bin (row) gives to each bin (column)"
     if narrow:
         what = "that a bin (x axis) gives to the bins before it (negative lag) and after it"

@@ -146,14 +146,25 @@ def test_maps_show_every_layer_and_head_and_narrow_windows_by_lag(trained):
     average = average_attention(trained, spike_data(3, N_BINS))
     assert is_narrow(average)
     figure = draw_attention_maps(run_of(average)).figure
-    maps = [axes for axes in figure.axes if axes.images]
-    assert len(maps) == 4
-    assert maps[0].images[0].get_array().shape == (4, N_BINS)
-    assert {axes.get_title() for axes in maps} == {"layer 1", "layer 2", ""}
-    assert [axes.get_ylabel() for axes in maps if axes.get_ylabel()] == ["head 1", "head 2"]
-    assert (figure.get_supylabel(), figure.get_supxlabel()) == ("lag (ms)", "bin that attends (ms)")
-    # A bin of 10 ms, two bins back to one ahead, each drawn whole.
-    assert maps[0].images[0].get_extent() == [0.0, 120.0, -25.0, 15.0]
+    panel = figure.axes[0]
+    maps = panel.images
+    assert [image.get_array().shape for image in maps] == [(4, N_BINS)] * 4
+    names = ["layer 1", "layer 2", "head 1", "head 2"]
+    assert [text.get_text() for text in panel.texts] == names
+    assert (panel.get_ylabel(), panel.get_xlabel()) == ("lag (ms)", "bin that attends (ms)")
+    # A bin of 10 ms, two bins back to one ahead, each drawn whole; lags point up.
+    assert maps[0].get_extent() == [0.0, 120.0, 40.0, 0.0]
+    ticks = zip(panel.get_yticks(), panel.get_yticklabels(), strict=True)
+    assert {label.get_text(): at for at, label in ticks if at <= 40}["0"] == 15.0
+    left, right = maps[1].get_extent()[:2]
+    here = [at for at in panel.get_xticks() if left <= at <= right]
+    label = panel.get_xticklabels()[panel.get_xticks().tolist().index(here[1])].get_text()
+    assert here[1] - left == pytest.approx(float(label))
+    # A row for each head, a column for each layer.
+    tops = [image.get_extent()[3] for image in maps]
+    assert tops[0] == tops[1] < tops[2] == tops[3]
+    drawn = maps[2].get_array()[:, 5]  # from bin 5 to bins 3 to 6, by the second head of layer 1
+    np.testing.assert_allclose(drawn, average.maps_LHTS[0, 1, 5, 3:7])
     wide = average_attention(trained, spike_data(3, 6))
     assert not is_narrow(wide)
     assert draw_attention_maps(run_of(wide)).figure.axes[0].images[0].get_array().shape == (6, 6)
