@@ -59,7 +59,8 @@ class ConvertOptions(BaseModel):
 
     spike_units: Name | None = None
     """Unit of each spike, where all units share one array; the word none if there is one unit.
-    NAME:1 is column 1, from 0, of an array with two axes."""
+    NAME:1 is column 1, from 0, of an array with two axes. Where each unit has its own times, the
+    names of the units."""
 
     spike_trials: Name | None = None
     """Trial of each spike; its time then counts from the start of its own trial."""

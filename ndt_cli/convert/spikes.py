@@ -180,7 +180,7 @@ def read_spike_times(job: ConvertJob, name: str) -> tuple[SpikeTimes, Table | No
     unit; a list per unit; a group with an array per unit; lists of trials x units, or of channels x
     units.
     """
-    spikes = _read_arrangement(job, name)
+    spikes = _named(job, name, _read_arrangement(job, name))
     has_unit = spikes.unit_of >= 0
     job.drop("spikes", int((~has_unit).sum()), len(has_unit), "have no unit")
     times_us, is_time = _finite_times(job, name, spikes.values[has_unit])
@@ -221,6 +221,24 @@ def _read_arrangement(job: ConvertJob, name: str) -> _Spikes:
         shape = f"{values.ndim} axes, {values.shape}"
         raise contents.wrong("spike_times", found, shape, "one or two")
     return _end_to_end(_rows_of_units(job, found, values), np.arange(len(values)))
+
+
+def _named(job: ConvertJob, name: str, spikes: _Spikes) -> _Spikes:
+    """Take the names of the units from an array that is named, where each has its own times."""
+    contents, chosen = job.contents, job.options.spike_units
+    n_units = len(spikes.labels)
+    if chosen is None or "unit of each spike" in job.taken or (chosen, n_units) == ("none", 1):
+        return spikes
+    expected = f"the names of the {n_units} units, each of which has its own times in {name!r}"
+    if chosen == "none":
+        raise contents.wrong("spike_units", chosen, f"times of {n_units} units", "those of one")
+    labels = contents.array(chosen, "spike_units")
+    if labels.shape != (n_units,):
+        raise contents.wrong("spike_units", chosen, f"shape {labels.shape}", expected)
+    if len(set(labels.tolist())) < n_units:
+        raise contents.wrong("spike_units", chosen, "names that occur twice", expected)
+    job.taken["names of the units"] = chosen
+    return replace(spikes, labels=labels)
 
 
 def _read_group(job: ConvertJob, name: str) -> _Spikes:

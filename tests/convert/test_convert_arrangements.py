@@ -110,6 +110,15 @@ def test_one_array_a_unit_in_a_group_and_rows_padded_with_nan(tmp_path):
     np.testing.assert_array_equal(by_row.spikes_BTN, all_trials(grouped.recording).spikes_BTN)
     assert grouped.report.neurons == ("unit0", "unit1", "unit2")
 
+    names = {"names": ["M1-2", "M1-7", "PMd-1"], "twice": [4, 4, 9], "short": [4, 9]}
+    np.savez(tmp_path / "named.npz", spike_times=rows, **arrays, **names)
+    named = convert(tmp_path / "named.npz", ConvertOptions(spike_units="names", **CHOSEN))
+    assert named.report.neurons == ("M1-2", "M1-7", "PMd-1")
+    np.testing.assert_array_equal(by_row.spikes_BTN, all_trials(named.recording).spikes_BTN)
+    for wrong, why in (("twice", "occur twice"), ("short", "shape"), ("none", "of 3 units")):
+        with pytest.raises(DataError, match=rf"spike_units='{wrong}'`: found .*{why}"):
+            convert(tmp_path / "named.npz", ConvertOptions(spike_units=wrong, **CHOSEN))
+
 
 def test_times_in_samples(tmp_path):
     made = session()
