@@ -97,7 +97,7 @@ def locate(dataset: NlbDataset, data_dir: Path, phase: Phase = "test") -> NwbFil
 
 
 def _find(dataset: NlbDataset, public: PublicFile, pattern: str, data_dir: Path) -> Path | None:
-    subject = f"sub-{dataset.subject}"
+    subject = dataset.train_file.path.partition("/")[0]
     known = (f"{dataset.dandiset}/{subject}", dataset.dandiset, subject, "")
     folders = [data_dir / name for name in known if (data_dir / name).is_dir()]
     for folder in folders:
