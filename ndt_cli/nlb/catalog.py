@@ -90,8 +90,8 @@ def _read_catalog() -> tuple[dict[str, NlbDataset], PublicFile]:
     datasets = {}
     for name, facts in _FACTS.items():
         record = records["datasets"][name]
-        files = (_public_file(record[f"{part}_file"]) for part in ("train", "test"))
-        datasets[name] = NlbDataset(name, record["dandiset"], *files, *facts)
+        train, test = (_public_file(record[f"{part}_file"]) for part in ("train", "test"))
+        datasets[name] = NlbDataset(name, record["dandiset"], train, test, *facts)
     return datasets, _public_file(records["test_labels"])
 
 
