@@ -28,7 +28,7 @@ from ndt_cli.nlb.catalog import (
     submission_key,
 )
 from ndt_cli.nlb.dependencies import package_version, require_nlb_extra
-from ndt_cli.nlb.download import locate
+from ndt_cli.nlb.download import locate, sha256_of
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -210,11 +210,7 @@ def cache_path(dataset: NlbDataset, bin_ms: int, phase: Phase, sources: Sequence
     """Return the cache file for NWB files (train file first), keyed by their names and content."""
     digest = hashlib.sha256()
     for path in sources:
-        content = hashlib.sha256()
-        with path.open("rb") as file:
-            while block := file.read(2**20):
-                content.update(block)
-        digest.update(f"{path.name} {content.hexdigest()}\n".encode())
+        digest.update(f"{path.name} {sha256_of(path)}\n".encode())
     versions = "_".join(
         f"{short}{package_version(name)}"
         for short, name in (("nlb", "nlb-tools"), ("pandas", "pandas"), ("pynwb", "pynwb"))
