@@ -216,24 +216,12 @@ def read_ndt1_config(path: Path) -> tuple[str, list[str]]:
 
 @dataclass(frozen=True)
 class Ndt1Import:
-    """What `import_ndt1` returns.
+    """What `import_ndt1` returns."""
 
-    Attributes
-    ----------
-    run : Path
-        The new run folder.
-    settings : Settings
-        Settings of the run.
-    epochs : int
-        Epochs that NDT1 had trained it for, which it calls updates.
-    notes : tuple of str
-        What could not be taken over, or looks wrong; to be shown.
-    """
-
-    run: Path
+    run: Path  # the new run folder
     settings: Settings
-    epochs: int
-    notes: tuple[str, ...]
+    epochs: int  # that NDT1 had trained it for, which it calls updates
+    notes: tuple[str, ...]  # what could not be taken over, or looks wrong; to be shown
 
 
 def import_ndt1(
