@@ -24,21 +24,11 @@ _HINT = "The file is damaged; without it, smoothing is fitted to the training tr
 
 @dataclass(frozen=True, eq=False)
 class SmoothingReference:
-    """Smoothed held-in spikes, and held-out neurons predicted from them by regression.
+    """Smoothed held-in spikes, and held-out neurons predicted from them by regression."""
 
-    Attributes
-    ----------
-    smoother : Smoother
-        Smooths the held-in spikes; also holds the mean rates.
-    regression : HeldoutRegression or None
-        Predicts the held-out neurons; None without any.
-    trained_on : str
-        Fingerprint of the training trials; empty in files of older versions.
-    """
-
-    smoother: Smoother
-    regression: HeldoutRegression | None
-    trained_on: str = ""
+    smoother: Smoother  # also holds the mean rates
+    regression: HeldoutRegression | None  # None without held-out neurons
+    trained_on: str = ""  # fingerprint of the training trials; empty in files of older versions
 
     @classmethod
     def fit(cls, train: SpikeData) -> Self:
