@@ -153,7 +153,11 @@ def _settings_of_ndt1(config: Mapping[str, Any], source: str) -> tuple[dict[str,
         if ours is not None:
             section, _, name = ours.partition(".")
             values[section][name] = given[key]
-    return values, notes
+    order = Settings().model_dump()  # to read well as TOML
+    return {
+        section: {name: found[name] for name in order[section] if name in found}
+        for section, found in values.items()
+    }, notes
 
 
 def _check_types(given: Mapping[str, Any], source: str) -> None:
