@@ -119,9 +119,11 @@ def to_recording(tensors: NlbTensors) -> Recording:
             target["eval_spikes_heldin_forward"],
             target["eval_spikes_heldout_forward"],
         )
-    source = f"{tensors.key}, {tensors.phase} phase"
-    notes = (*tensors.notes, *_missing_notes(tensors))
-    return Recording(train, valid, source, "nlb", notes)
+    notes = tensors.notes
+    if n_missing := int(np.isnan(tensors.eval["eval_spikes_heldin"]).any(axis=2).sum()):
+        text = "bins of the scored trials have no recording; their counts are taken as zero."
+        notes += (f"{n_missing} {text}",)
+    return Recording(train, valid, f"{tensors.key}, {tensors.phase} phase", "nlb", notes)
 
 
 def scored_inputs(tensors: NlbTensors) -> SpikeData:
@@ -163,15 +165,6 @@ def _spike_data(
         n_heldout=heldout_BTN.shape[2],
         n_forward=forward_BTN.shape[1],
         hidden_counts_known=known,
-    )
-
-
-def _missing_notes(tensors: NlbTensors) -> tuple[str, ...]:
-    n_missing = int(np.isnan(tensors.eval["eval_spikes_heldin"]).any(axis=2).sum())
-    if not n_missing:
-        return ()
-    return (
-        f"{n_missing} bins of the scored trials have no recording; their counts are taken as zero.",
     )
 
 
