@@ -27,26 +27,14 @@ _BINS_TO_CHOOSE = 10_000
 _BINS_TO_FIT = 100_000
 
 
-@dataclass(frozen=True, eq=False)
-class PoissonRegression:
-    """Log-rates that are linear in the features, for several neurons at once."""
-
-    weights_FN: Float64Array
-    intercepts_N: Float64Array
-
-    def log_rates(self, features_XF: Float64Array) -> Float64Array:
-        """Return log-rates, (entries, neurons)."""
-        return np.asarray(features_XF @ self.weights_FN + self.intercepts_N)
-
-
 def fit_poisson(
     features_XF: Float64Array, counts_XN: Float64Array, penalty: float
-) -> PoissonRegression:
+) -> tuple[Float64Array, Float64Array]:
     """Fit one Poisson regression per neuron to features of mean 0 and variance 1.
 
     Minimizes, over weights w and intercept b, the mean over entries of ``exp(x w + b) - y (x w +
     b)``, plus ``penalty / 2 * |w|^2``, with a penalty above 0. A neuron without spikes gets the
-    rate of half a spike in all entries.
+    rate of half a spike in all entries. Returns weights, (features, neurons), and intercepts.
     """
     from scipy.optimize import minimize  # takes long to load, for held-out neurons alone
 
@@ -82,23 +70,22 @@ def fit_poisson(
         fitted_FN = found.x.reshape(scales_FN.shape) * scales_FN
         weights_FN[:, spiked_N] = axes_FF @ fitted_FN[:-1]
         intercepts_N[spiked_N] = fitted_FN[-1]
-    return PoissonRegression(weights_FN, intercepts_N)
+    return weights_FN, intercepts_N
 
 
 @dataclass(frozen=True, eq=False)
 class HeldoutRegression:
     """Poisson regression of held-out counts on the logarithms of smoothed held-in rates.
 
-    This is how spike smoothing predicts held-out neurons (co-smoothing) in the Neural Latents
-    Benchmark '21 (arXiv 2109.04463). There, kernel and penalty come from a sweep for each
-    dataset; here, the kernel is that of the `Smoother`, and the penalty is the one that gives
-    held-out counts the largest likelihood in cross-validation over training trials.
+    So does the Neural Latents Benchmark '21 (arXiv 2109.04463, co-smoothing), with kernel and
+    penalty from a sweep for each dataset. Here, the kernel is that of the `Smoother`, and the
+    penalty gives held-out counts the largest likelihood in cross-validation over training trials.
 
     Parameters
     ----------
     smoother : Smoother
         Smooths the held-in spikes.
-    regression : PoissonRegression
+    weights_FN, intercepts_N : (held-in, held-out) and (held-out neurons,) float array
         From standardized logarithms to log-rates.
     means_F, scales_F : (held-in neurons,) float array
         Means and standard deviations of these logarithms in the training trials.
@@ -119,7 +106,8 @@ class HeldoutRegression:
     """
 
     smoother: Smoother
-    regression: PoissonRegression
+    weights_FN: Float64Array
+    intercepts_N: Float64Array
     means_F: Float64Array
     scales_F: Float64Array
     highest_N: Float64Array
@@ -150,8 +138,8 @@ class HeldoutRegression:
         if few.n_trials < train.n_trials:
             features_XF, counts_XN, _ = _entries(many, smoother)
         standard_XF, means_F, scales_F = _standardized(features_XF)
-        regression = fit_poisson(standard_XF, counts_XN, penalty)
-        return cls(smoother, regression, means_F, scales_F, counts_XN.max(axis=0), penalty)
+        linear = fit_poisson(standard_XF, counts_XN, penalty)
+        return cls(smoother, *linear, means_F, scales_F, counts_XN.max(axis=0), penalty)
 
     def rates(self, data: SpikeData) -> Float64Array:
         """Return rates of the held-out neurons, (trials, bins, held-out) in spikes per bin.
@@ -168,7 +156,8 @@ class HeldoutRegression:
         window_BT = _window_bins(data)
         smoothed_BTN = self.smoother.rates(data)
         logs_XF = np.log(smoothed_BTN[:, :, :n_heldin][window_BT] + _LOG_OFFSET)
-        log_rates_XN = self.regression.log_rates((logs_XF - self.means_F) / self.scales_F)
+        standard_XF = (logs_XF - self.means_F) / self.scales_F
+        log_rates_XN = standard_XF @ self.weights_FN + self.intercepts_N
         rates_BTN = smoothed_BTN[:, :, n_heldin:].copy()
         # Far from the training trials an exponential has no bound.
         highest = np.log(np.maximum(self.highest_N, 1.0))
@@ -213,10 +202,11 @@ def _choose_penalty(
         loss = 0.0
         for fold in range(n_folds):
             train_X = fold_X != fold
-            fitted = fit_poisson(features_XF[train_X], counts_XN[train_X], penalty)
-            logs_XN = np.minimum(
-                fitted.log_rates(features_XF[~train_X]), np.log(counts_XN.max(initial=1.0))
+            weights_FN, intercepts_N = fit_poisson(
+                features_XF[train_X], counts_XN[train_X], penalty
             )
+            logs_XN = features_XF[~train_X] @ weights_FN + intercepts_N
+            logs_XN = np.minimum(logs_XN, np.log(counts_XN.max(initial=1.0)))
             loss += float(np.sum(np.exp(logs_XN) - counts_XN[~train_X] * logs_XN))
         if losses and loss > losses[-1]:
             break  # the loss has one minimum: weaker penalties overfit more

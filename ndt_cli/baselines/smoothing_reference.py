@@ -3,8 +3,9 @@
 Axes in names: B trials, T bins, N neurons.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from safetensors.numpy import save
 from typing_extensions import Self
 
 from ndt_cli.atomic import write_atomic
-from ndt_cli.baselines.heldout import HeldoutRegression, PoissonRegression
+from ndt_cli.baselines.heldout import HeldoutRegression
 from ndt_cli.baselines.smoothing import Float64Array, Smoother
 from ndt_cli.data.spike_data import SpikeData
 from ndt_cli.errors import RunError
@@ -23,21 +24,11 @@ _HINT = "The file is damaged; without it, smoothing is fitted to the training tr
 
 @dataclass(frozen=True, eq=False)
 class SmoothingReference:
-    """Smoothed held-in spikes, and held-out neurons predicted from them by regression.
+    """Smoothed held-in spikes, and held-out neurons predicted from them by regression."""
 
-    Attributes
-    ----------
-    smoother : Smoother
-        Smooths the held-in spikes; also holds the mean rates.
-    regression : HeldoutRegression or None
-        Predicts the held-out neurons; None without any.
-    trained_on : str
-        Fingerprint of the training trials; empty in files of older versions.
-    """
-
-    smoother: Smoother
-    regression: HeldoutRegression | None
-    trained_on: str = ""
+    smoother: Smoother  # also holds the mean rates
+    regression: HeldoutRegression | None  # None without held-out neurons
+    trained_on: str = ""  # fingerprint of the training trials; empty in files of older versions
 
     @classmethod
     def fit(cls, train: SpikeData) -> Self:
@@ -62,12 +53,7 @@ class SmoothingReference:
     def rates_while_hidden(self, data: SpikeData, folds_BTN: NDArray[np.integer]) -> Float64Array:
         """Return each rate as smoothed while its own count is hidden.
 
-        Parameters
-        ----------
-        data : SpikeData
-            Trials.
-        folds_BTN : int array that broadcasts to the counts
-            Number of the pass in which an entry is hidden.
+        ``folds_BTN`` broadcasts to the counts: the number of the pass in which each is hidden.
         """
         rates_BTN = np.zeros(data.spikes_BTN.shape)
         for fold in range(int(folds_BTN.max()) + 1):
@@ -76,24 +62,15 @@ class SmoothingReference:
         return rates_BTN
 
     def save(self, path: Path) -> None:
-        """Write it as a safetensors file, which holds numbers only; an earlier one is replaced."""
-        smoother, fitted = self.smoother, self.regression
-        arrays = {
-            "width_ms": [smoother.width_ms],
-            "prior_spikes": [smoother.prior_spikes],
-            "mean_rates_N": smoother.mean_rates_N,
-            "bin_ms": [smoother.bin_ms],
-        }
-        if fitted is not None:
-            arrays |= {
-                "weights_FN": fitted.regression.weights_FN,
-                "intercepts_N": fitted.regression.intercepts_N,
-                "means_F": fitted.means_F,
-                "scales_F": fitted.scales_F,
-                "highest_N": fitted.highest_N,
-                "penalty": [fitted.penalty],
-            }
-        stored = {name: np.array(values, dtype=float, order="C") for name, values in arrays.items()}
+        """Write the fields of both as a safetensors file, which holds numbers only.
+
+        An earlier file is replaced.
+        """
+        arrays = dict(vars(self.smoother))
+        if self.regression is not None:
+            arrays |= vars(self.regression)
+            del arrays["smoother"]
+        stored = {name: np.array(a, dtype=float, order="C", ndmin=1) for name, a in arrays.items()}
         content = save(stored, metadata={"trained_on": self.trained_on})
         write_atomic(path, lambda temporary: temporary.write_bytes(content), overwrite=True)
 
@@ -101,18 +78,7 @@ class SmoothingReference:
     def load(
         cls, path: Path, *, n_neurons: int, n_heldout: int, bin_ms: float, trained_on: str = ""
     ) -> Self:
-        """Read a file of `save`.
-
-        Parameters
-        ----------
-        path : Path
-            The file.
-        n_neurons, n_heldout : int
-            Neurons of the run, and those of them that are held out.
-        bin_ms : float
-            Bin width of the run.
-        trained_on : str, optional
-            Fingerprint of the training trials of the run.
+        """Read a file of `save`, of a run with these neurons, bins and training trials.
 
         Raises
         ------
@@ -138,7 +104,9 @@ class SmoothingReference:
         try:
             with safe_open(path, "numpy") as file:
                 fitted_to = (file.metadata() or {}).get("trained_on", "")
-                stored = {name: file.get_tensor(name) for name in set(file.keys()) & set(shapes)}
+                stored: dict[str, Any] = {
+                    name: file.get_tensor(name) for name in set(file.keys()) & set(shapes)
+                }
         except (OSError, SafetensorError, ValueError, LookupError, TypeError) as error:
             raise RunError(f"{path} cannot be read: {error}", _HINT) from error
         if "" not in (fitted_to, trained_on) and fitted_to != trained_on:
@@ -161,10 +129,8 @@ class SmoothingReference:
                 f"{one['bin_ms']:g} ms; expected one for bins of {bin_ms:g} ms",
                 _HINT,
             )
-        penalty = one.pop("penalty", None)
-        smoother = Smoother(**one, mean_rates_N=stored.pop("mean_rates_N"))
-        if penalty is None:
-            return cls(smoother, None, fitted_to)
-        linear = PoissonRegression(stored.pop("weights_FN"), stored.pop("intercepts_N"))
-        regression = HeldoutRegression(smoother, linear, penalty=penalty, **stored)
-        return cls(smoother, regression, fitted_to)
+        stored |= one
+        smoother = Smoother(**{f.name: stored.pop(f.name) for f in fields(Smoother)})
+        return cls(
+            smoother, HeldoutRegression(smoother, **stored) if n_heldout else None, fitted_to
+        )

@@ -4,7 +4,6 @@ Axes in names: B trials, T bins, N neurons, C conditions.
 """
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,24 +51,12 @@ class PsthScores:
 
 @dataclass(frozen=True, eq=False)
 class Psths:
-    """The PSTHs of some trials, to be compared with the rates of others.
+    """The PSTHs of some trials, to be compared with the rates of others."""
 
-    Attributes
-    ----------
-    labels : tuple of str
-        Name of each condition that has two trials or more.
-    means_CTN : (conditions, bins, neurons) float32 array
-        Means of smoothed spikes per bin, without forward bins.
-    n_CT : (conditions, bins) int array
-        Trials that have each bin.
-    trained_on : str
-        Fingerprint of the trials.
-    """
-
-    labels: tuple[str, ...]
-    means_CTN: FloatArray
-    n_CT: IntArray
-    trained_on: str
+    labels: tuple[str, ...]  # names of the conditions that have two trials or more
+    means_CTN: FloatArray  # means of smoothed spikes per bin, float32, without forward bins
+    n_CT: IntArray  # number of trials that have each bin
+    trained_on: str  # fingerprint of the trials
 
     @classmethod
     def of(cls, data: SpikeData) -> Self | None:
@@ -79,8 +66,9 @@ class Psths:
         conditions, n_trials = np.unique(data.conditions_B, return_counts=True)
         conditions = conditions[n_trials >= 2]
         names = tuple(data.condition_names.get(n, str(n)) for n in conditions.tolist())
-        window = slice(data.n_bins - data.n_forward)
-        means_CTN, n_CT = _psths(data, np.arange(data.n_trials), window, conditions)
+        size = data.n_bins - data.n_forward, data.n_neurons
+        everything = np.arange(data.n_trials)
+        means_CTN, n_CT = _averages(data.spikes_BTN, data, everything, conditions, *size)
         return cls(names, means_CTN.astype(np.float32), n_CT, data.fingerprint)
 
     def save(self, path: Path) -> None:
@@ -150,11 +138,10 @@ def psth_scores(
 
     The measure of the Neural Latents Benchmark '21 (arXiv 2109.04463, "Match to PSTH"), except
     that a PSTH never contains spikes of the trials whose rates are averaged; in the benchmark it
-    contains all trials, and that rates and spikes are smoothed alike. A PSTH is the mean over
-    trials of spikes smoothed with `PSTH_SMOOTHING_MS`; the rates are smoothed with the same kernel
-    before they are averaged. (In the benchmark they are not, so that already blurred rates match
-    better than the true ones.) A bin of a condition is compared if at least two trials of the PSTH
-    and one of the rates reach it; forward bins are not compared.
+    contains all trials, and that rates, too, are smoothed with `PSTH_SMOOTHING_MS` before they are
+    averaged. (In the benchmark they are not, so that already blurred rates match better than the
+    true ones.) A bin of a condition is compared if at least two trials of the PSTH and one of the
+    rates reach it; forward bins are not compared.
 
     With ``train``, PSTHs are computed from the training trials; ``psths`` has them ready, by the
     names of the conditions. Without either, and if the trials have none of those conditions, the
@@ -203,29 +190,20 @@ def psth_scores(
         pairs = [(half, data, other) for half, other in (halves, halves[::-1])]
     known = all(spikes is None or spikes.hidden_counts_known for _, spikes, _ in pairs)
     n_neurons = data.n_neurons if known else data.n_neurons - data.n_heldout
-    neurons, window = slice(n_neurons), slice(data.n_bins - data.n_forward)
+    size = data.n_bins - data.n_forward, n_neurons
     compared: set[int] = set()
     sums = RateScoreSums(n_neurons)
-
-    def given(trials: IntArray) -> FloatArray:
-        return smooth(
-            rates_BTN[trials][:, window, neurons],
-            data.inside_BT[trials, window],
-            PSTH_SMOOTHING_MS,
-            data.bin_ms,
-        )
-
     for scored, spikes, others in pairs:
         conditions = _shared_conditions(data, scored, spikes, others)
         for block in trial_blocks(len(conditions), data.n_bins * n_neurons):
             some = conditions[block]
-            average_CTN, n_CT = _averages(given, data, scored, window, some)
+            average_CTN, n_CT = _averages(rates_BTN, data, scored, some, *size)
             if spikes is not None:
-                target_CTN, n_target_CT = _psths(spikes, others, window, some, neurons)
+                target_CTN, n_target_CT = _averages(spikes.spikes_BTN, spikes, others, some, *size)
             else:
                 assert psths is not None
                 names = [data.condition_names.get(n, str(n)) for n in some.tolist()]
-                target_CTN, n_target_CT = psths.of_conditions(names, window.stop, n_neurons)
+                target_CTN, n_target_CT = psths.of_conditions(names, *size)
             compared_CT = (n_CT >= 1) & (n_target_CT >= 2)
             sums.add(average_CTN, target_CTN, compared_CT)
             compared.update(some[compared_CT.any(axis=1)].tolist())
@@ -252,26 +230,6 @@ def _halves(conditions_B: IntArray) -> tuple[IntArray, IntArray]:
     return np.flatnonzero(in_first_B), np.flatnonzero(~in_first_B)
 
 
-def _psths(
-    data: SpikeData,
-    among: IntArray,
-    window: slice,
-    conditions: IntArray,
-    neurons: slice = slice(None),
-) -> tuple[Float64Array, IntArray]:
-    """Return the PSTHs of conditions over these trials, and the number of trials per bin."""
-
-    def smoothed(trials: IntArray) -> FloatArray:
-        return smooth(
-            data.spikes_BTN[trials, window, neurons],
-            data.inside_BT[trials, window],
-            PSTH_SMOOTHING_MS,
-            data.bin_ms,
-        )
-
-    return _averages(smoothed, data, among, window, conditions)
-
-
 def _shared_conditions(
     data: SpikeData, scored: IntArray, spikes: SpikeData | None, others: IntArray
 ) -> IntArray:
@@ -285,27 +243,25 @@ def _shared_conditions(
 
 
 def _averages(
-    values_of: Callable[[IntArray], FloatArray],
+    values_BTN: TrialValues | IntArray,
     data: SpikeData,
     among: IntArray,
-    window: slice,
     conditions: IntArray,
+    n_bins: int,
+    n_neurons: int,
 ) -> tuple[Float64Array, IntArray]:
-    """Return the mean of each condition over these trials, and the number of trials per bin.
-
-    ``values_of`` returns the values of some trials, (trials, bins, neurons).
-    """
-    inside_BT: BoolArray = data.inside_BT[:, window]
-    n_neurons = values_of(among[:0]).shape[2]
-    means_CTN = np.zeros((len(conditions), inside_BT.shape[1], n_neurons))
-    n_CT = np.zeros(means_CTN.shape[:2], dtype=np.int64)
+    """Return the mean of smoothed values of each condition, and the number of trials per bin."""
     assert data.conditions_B is not None
+    inside_BT: BoolArray = data.inside_BT[:, :n_bins]
+    means_CTN = np.zeros((len(conditions), n_bins, n_neurons))
+    n_CT = np.zeros(means_CTN.shape[:2], dtype=np.int64)
     for row, condition in enumerate(conditions):
         trials = among[data.conditions_B[among] == condition]
         n_CT[row] = inside_BT[trials].sum(axis=0)
-        for block in trial_blocks(len(trials), inside_BT.shape[1] * n_neurons):
+        for block in trial_blocks(len(trials), n_bins * n_neurons):
             some = trials[block]
-            inside = inside_BT[some][:, :, None]
-            means_CTN[row] += np.where(inside, values_of(some), 0).sum(axis=0)
+            values = values_BTN[some][:, :n_bins, :n_neurons]
+            smoothed_BTN = smooth(values, inside_BT[some], PSTH_SMOOTHING_MS, data.bin_ms)
+            means_CTN[row] += smoothed_BTN.sum(axis=0)
         means_CTN[row] /= np.maximum(n_CT[row], 1)[:, None]
     return means_CTN, n_CT

@@ -163,17 +163,7 @@ class RateScoreSums:
         defined_N = (self._highest_N > self._lowest_N) & (truth_N > 0)
         r2_N, r2 = _one_minus_share(self._squared_error_N, truth_N, defined_N)
         explained_N, explained = _one_minus_share(residual_N, truth_N, defined_N)
-        return RateScores(
-            r2_N=r2_N,
-            explained_variance_N=explained_N,
-            r2_mean=r2[0],
-            r2_median=r2[1],
-            r2_pooled=r2[2],
-            explained_variance_mean=explained[0],
-            explained_variance_median=explained[1],
-            explained_variance_pooled=explained[2],
-            n_undefined=int((~defined_N).sum()),
-        )
+        return RateScores(r2_N, explained_N, *r2, *explained, int((~defined_N).sum()))
 
 
 def rate_scores(
@@ -203,8 +193,7 @@ def _one_minus_share(
     if not defined_N.any():
         return score_N, (np.nan, np.nan, np.nan)
     part_N, whole_N = part_N[defined_N], whole_N[defined_N]
-    scores_N = 1.0 - part_N / whole_N
-    score_N[defined_N] = scores_N
+    score_N[defined_N] = scores_N = 1.0 - part_N / whole_N
     pooled = 1.0 - part_N.sum() / whole_N.sum()
     return score_N, (float(scores_N.mean()), float(np.median(scores_N)), float(pooled))
 
@@ -295,10 +284,8 @@ class SpikeScoreSums:
         """
         scored_BTN = scored_entries(scored, rates_BTN, spikes_BTN)
         counts_BTN = finite_entries(spikes_BTN, scored_BTN, "spike counts", lowest=0.0)
-        clipped_BTN = _clip_zero(
-            finite_entries(rates_BTN, scored_BTN, "inferred rates", lowest=0.0)
-        )
-        loss_BTN = clipped_BTN - xlogy(counts_BTN, clipped_BTN)
+        kept_BTN = _clip_zero(finite_entries(rates_BTN, scored_BTN, "inferred rates", lowest=0.0))
+        loss_BTN = kept_BTN - xlogy(counts_BTN, kept_BTN)
 
         self._n_N += scored_BTN.sum(axis=(0, 1))
         self._spikes_N += counts_BTN.sum(axis=(0, 1))

@@ -218,27 +218,20 @@ def _only(value: Any, kind: type) -> Any:
 # ------------------------------------------------------------------------------------------------
 
 _LEGACY_MAGIC, _LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001
+_DAMAGE = (
+    ArithmeticError, AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError,
+    ValueError, struct.error, zipfile.BadZipFile,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
 class Ndt1File:
-    """A checkpoint of NDT1.
-
-    Attributes
-    ----------
-    path : Path
-        The file.
-    weights : dict of str to Tensor
-        NDT1's ``state_dict``.
-    config : dict
-        NDT1's settings, by names such as "MODEL.LOSS.TOPK".
-    facts : dict
-        The rest, such as ``max_spikes`` and ``trial_length``; tensors in it are not read.
-    """
+    """A checkpoint of NDT1."""
 
     path: Path
-    weights: dict[str, Tensor]
-    config: dict[str, Any]
+    weights: dict[str, Tensor]  # NDT1's ``state_dict``
+    config: dict[str, Any]  # NDT1's settings, by names such as "MODEL.LOSS.TOPK"
+    # The rest, such as ``max_spikes`` and ``trial_length``; tensors in it are not read.
     facts: dict[str, Any]
 
     @classmethod
@@ -257,23 +250,23 @@ class Ndt1File:
             with path.open("rb") as file:
                 zipped = zipfile.is_zipfile(file)
                 file.seek(0)
-                content, tensors_of = (_read_zip if zipped else _read_legacy)(file)
+                content, bytes_of = (_read_zip if zipped else _read_legacy)(file)
                 if not isinstance(content, dict):
                     raise ValueError(f"it holds a {type(content).__name__}, not a table")
                 missing = [key for key in ("state_dict", "config") if key not in content]
                 if missing:
                     raise ValueError(f"it has no {missing[0]}")
                 state = dict(content.pop("state_dict"))
-                weights = dict(tensors_of(state))
+                weights = {
+                    name: _tensor(part, bytes_of(part.storage)) for name, part in state.items()
+                }
                 config = flattened(_only(content.pop("config"), dict))
         except _RefusedError as refused:
             raise CheckpointError(
                 f"{path}: it holds {refused}, which no model of NDT1 does; nothing was run",
                 "A pickle can run any program; do not open this file with torch.load.",
             ) from None
-        except (OSError, ArithmeticError, EOFError, struct.error, zipfile.BadZipFile) as error:
-            raise not_a_checkpoint(path, error) from error
-        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        except _DAMAGE as error:
             raise not_a_checkpoint(path, error) from error
         return cls(path, weights, config, content)
 
@@ -287,25 +280,20 @@ def not_a_checkpoint(path: Path, error: Exception) -> CheckpointError:
     )
 
 
-_TensorsOf = Callable[[dict[str, Any]], Iterator[tuple[str, Tensor]]]
+# What each format gives: the content of the pickle, and the bytes of a storage by its name.
+_Stored = tuple[Any, Callable[[str], bytes]]
 
 
-def _read_zip(file: IO[bytes]) -> tuple[Any, _TensorsOf]:
+def _read_zip(file: IO[bytes]) -> _Stored:
     """Read the format since PyTorch 1.6: a ZIP archive with a pickle and a file per storage."""
     archive = zipfile.ZipFile(io.BytesIO(file.read()))
     (pickle_name,) = [name for name in archive.namelist() if name.endswith("/data.pkl")]
     folder = pickle_name.removesuffix("data.pkl")
-    if f"{folder}byteorder" in archive.namelist() and _member(archive, f"{folder}byteorder") != (
-        b"little"
-    ):
+    order = f"{folder}byteorder"
+    if order in archive.namelist() and _member(archive, order) != b"little":
         raise ValueError("its numbers are in the byte order of another kind of machine")
     content = _read_pickle(io.BytesIO(_member(archive, pickle_name)))
-
-    def tensors_of(state: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
-        for name, stored in state.items():
-            yield name, _tensor(stored, _member(archive, f"{folder}data/{stored.storage}"))
-
-    return content, tensors_of
+    return content, lambda storage: _member(archive, f"{folder}data/{storage}")
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> bytes:
@@ -314,7 +302,7 @@ def _member(archive: zipfile.ZipFile, name: str) -> bytes:
     return archive.read(name)
 
 
-def _read_legacy(file: IO[bytes]) -> tuple[Any, _TensorsOf]:
+def _read_legacy(file: IO[bytes]) -> _Stored:
     """Read the format before PyTorch 1.6: pickles one after another, then the storages."""
     if _read_pickle(file) != _LEGACY_MAGIC or _read_pickle(file) != _LEGACY_VERSION:
         raise ValueError("it was not written by torch.save")
@@ -326,12 +314,7 @@ def _read_legacy(file: IO[bytes]) -> tuple[Any, _TensorsOf]:
     for key in _read_pickle(file):
         (n_stored,) = struct.unpack("<q", file.read(8))
         storages[str(key)] = file.read(n_stored * sizes[str(key)]) if n_stored > 0 else b""
-
-    def tensors_of(state: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
-        for name, stored in state.items():
-            yield name, _tensor(stored, storages[stored.storage])
-
-    return content, tensors_of
+    return content, storages.__getitem__
 
 
 def _stored_tensors(content: Any) -> Iterator[_StoredTensor]:

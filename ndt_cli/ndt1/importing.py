@@ -31,50 +31,51 @@ from ndt_cli.settings.tree import Settings
 # NDT1's settings
 # ------------------------------------------------------------------------------------------------
 
-# NDT1's own defaults, of the settings that have a counterpart here.
-_DEFAULTS: dict[str, Any] = {
-    "SEED": 100,
-    "MODEL.NAME": "NeuralDataTransformer",
-    "MODEL.CONTEXT_FORWARD": 4,
-    "MODEL.CONTEXT_BACKWARD": 8,
-    "MODEL.CONTEXT_WRAP_INITIAL": False,
-    "MODEL.FULL_CONTEXT": False,
-    "MODEL.HIDDEN_SIZE": 128,
-    "MODEL.DROPOUT": 0.1,
-    "MODEL.DROPOUT_RATES": 0.2,
-    "MODEL.DROPOUT_EMBEDDING": 0.2,
-    "MODEL.NUM_HEADS": 2,
-    "MODEL.NUM_LAYERS": 6,
-    "MODEL.ACTIVATION": "relu",
-    "MODEL.LINEAR_EMBEDDER": False,
-    "MODEL.EMBED_DIM": 2,
-    "MODEL.LEARNABLE_POSITION": False,
-    "MODEL.LOGRATE": True,
-    "MODEL.FIXUP_INIT": False,
-    "MODEL.PRE_NORM": False,
-    "MODEL.SCALE_NORM": False,
-    "MODEL.DECODER.LAYERS": 1,
-    "MODEL.LOSS.TYPE": "poisson",
-    "MODEL.LOSS.TOPK": 1.0,
-    "MODEL.POSITION.OFFSET": True,
-    "TRAIN.BATCH_SIZE": 64,
-    "TRAIN.NUM_UPDATES": 10000,
-    "TRAIN.MAX_GRAD_NORM": 200.0,
-    "TRAIN.USE_ZERO_MASK": True,
-    "TRAIN.MASK_RATIO": 0.2,
-    "TRAIN.MASK_TOKEN_RATIO": 1.0,
-    "TRAIN.MASK_RANDOM_RATIO": 0.5,
-    "TRAIN.MASK_MODE": "timestep",
-    "TRAIN.MASK_MAX_SPAN": 1,
-    "TRAIN.MASK_SPAN_RAMP_START": 600,
-    "TRAIN.MASK_SPAN_RAMP_END": 1200,
-    "TRAIN.LR.INIT": 1e-3,
-    "TRAIN.LR.SCHEDULE": True,
-    "TRAIN.LR.SCHEDULER": "cosine",
-    "TRAIN.LR.WARMUP": 1000,
-    "TRAIN.WEIGHT_DECAY": 0.0,
-    "TRAIN.PATIENCE": 750,
-    "TRAIN.VAL_INTERVAL": 10,
+# NDT1's settings that have a counterpart here: the default there, and the setting here that has the
+# same value; none if `_settings_of_ndt1` converts it.
+_SETTINGS: dict[str, tuple[Any, str | None]] = {
+    "SEED": (100, "train.seed"),
+    "MODEL.NAME": ("NeuralDataTransformer", None),
+    "MODEL.CONTEXT_FORWARD": (4, None),
+    "MODEL.CONTEXT_BACKWARD": (8, None),
+    "MODEL.CONTEXT_WRAP_INITIAL": (False, None),
+    "MODEL.FULL_CONTEXT": (False, "model.full_context"),
+    "MODEL.HIDDEN_SIZE": (128, "model.feedforward_size"),
+    "MODEL.DROPOUT": (0.1, "model.dropout"),
+    "MODEL.DROPOUT_RATES": (0.2, "model.dropout_rates"),
+    "MODEL.DROPOUT_EMBEDDING": (0.2, "model.dropout_embedding"),
+    "MODEL.NUM_HEADS": (2, "model.n_heads"),
+    "MODEL.NUM_LAYERS": (6, "model.n_layers"),
+    "MODEL.ACTIVATION": ("relu", "model.activation"),
+    "MODEL.LINEAR_EMBEDDER": (False, None),
+    "MODEL.EMBED_DIM": (2, None),
+    "MODEL.LEARNABLE_POSITION": (False, None),
+    "MODEL.LOGRATE": (True, "model.log_rates"),
+    "MODEL.FIXUP_INIT": (False, "model.tfixup_init"),
+    "MODEL.PRE_NORM": (False, None),
+    "MODEL.SCALE_NORM": (False, None),
+    "MODEL.DECODER.LAYERS": (1, None),
+    "MODEL.LOSS.TYPE": ("poisson", None),
+    "MODEL.LOSS.TOPK": (1.0, "train.topk_fraction"),
+    "MODEL.POSITION.OFFSET": (True, "model.position_offset"),
+    "TRAIN.BATCH_SIZE": (64, "train.batch_size"),
+    "TRAIN.NUM_UPDATES": (10000, "train.max_epochs"),
+    "TRAIN.MAX_GRAD_NORM": (200.0, "train.clip_norm"),
+    "TRAIN.USE_ZERO_MASK": (True, "mask.zero_token"),
+    "TRAIN.MASK_RATIO": (0.2, "mask.ratio"),
+    "TRAIN.MASK_TOKEN_RATIO": (1.0, "mask.token_ratio"),
+    "TRAIN.MASK_RANDOM_RATIO": (0.5, "mask.random_ratio"),
+    "TRAIN.MASK_MODE": ("timestep", None),
+    "TRAIN.MASK_MAX_SPAN": (1, "mask.max_span"),
+    "TRAIN.MASK_SPAN_RAMP_START": (600, "mask.span_ramp_start_epoch"),
+    "TRAIN.MASK_SPAN_RAMP_END": (1200, "mask.span_ramp_end_epoch"),
+    "TRAIN.LR.INIT": (1e-3, "train.learning_rate"),
+    "TRAIN.LR.SCHEDULE": (True, None),
+    "TRAIN.LR.SCHEDULER": ("cosine", None),
+    "TRAIN.LR.WARMUP": (1000, None),
+    "TRAIN.WEIGHT_DECAY": (0.0, "train.weight_decay"),
+    "TRAIN.PATIENCE": (750, "train.patience_epochs"),
+    "TRAIN.VAL_INTERVAL": (10, "train.val_interval_epochs"),
 }
 
 # Settings that change nothing here while they have these values, and are reported otherwise.
@@ -98,12 +99,20 @@ _IGNORED = frozenset((
     "TRAIN.LOG_INTERVAL", "TRAIN.TUNE_MODE", "TRAIN.TUNE_EPOCHS_PER_GENERATION",
     "TRAIN.TUNE_HP_JSON", "TRAIN.TUNE_WARMUP", "TRAIN.TUNE_METRIC",
 ))  # fmt: skip
-_KNOWN = (*_DEFAULTS, *_EXPECTED, *sorted(_IGNORED))
+_KNOWN = (*_SETTINGS, *_EXPECTED, *sorted(_IGNORED))
+
+_SCHEDULES = {"cosine": "cosine", "invsqrt": "inverse-sqrt"}
+_CHOICES = {
+    "MODEL.NAME": ("NeuralDataTransformer",),
+    "MODEL.LOSS.TYPE": ("poisson", "cel"),
+    "TRAIN.LR.SCHEDULER": tuple(_SCHEDULES),
+}
+_TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
 def _settings_of_ndt1(config: Mapping[str, Any], source: str) -> tuple[dict[str, Any], list[str]]:
     """Return sections of settings as in NDT1's config, or its defaults, and what cannot be kept."""
-    given = {**_DEFAULTS, **{key: value for key, value in config.items() if key in _DEFAULTS}}
+    given = {key: config.get(key, default) for key, (default, _) in _SETTINGS.items()}
     _check_types(given, source)
     notes = [
         f"{source}: {key} = {shortened(repr(config[key]))} has no counterpart here"
@@ -115,100 +124,58 @@ def _settings_of_ndt1(config: Mapping[str, Any], source: str) -> tuple[dict[str,
     def model(key: str) -> Any:
         return given[f"MODEL.{key}"]
 
-    def train(key: str) -> Any:
-        return given[f"TRAIN.{key}"]
-
-    back, ahead = model("CONTEXT_BACKWARD"), model("CONTEXT_FORWARD")
-    embedding = "identity" if model("EMBED_DIM") == 0 else "count-table"
+    back, embedding_size = model("CONTEXT_BACKWARD"), model("EMBED_DIM")
+    embedding = "count-table" if embedding_size else "identity"
+    scheduled = given["TRAIN.LR.SCHEDULE"]
     values: dict[str, Any] = {
         "data": {"synthetic": "none"},
         "model": {
             "embedding": "linear" if model("LINEAR_EMBEDDER") else embedding,
-            **({"embedding_size": model("EMBED_DIM")} if model("EMBED_DIM") else {}),
+            **({"embedding_size": embedding_size} if embedding_size else {}),
             "positions": "learned" if model("LEARNABLE_POSITION") else "sinusoid",
-            "position_offset": model("POSITION.OFFSET"),
-            "n_layers": model("NUM_LAYERS"),
-            "n_heads": model("NUM_HEADS"),
-            "feedforward_size": model("HIDDEN_SIZE"),
-            "activation": model("ACTIVATION"),
             "norm": "scale" if model("SCALE_NORM") else "layer",
             "norm_place": "pre" if model("PRE_NORM") else "post",
-            "tfixup_init": model("FIXUP_INIT"),
             # NDT1 takes 0 too as no limit on past bins, and joins no initial segment then.
             "context_back": back if back > 0 else -1,
-            "context_forward": max(ahead, -1),
-            "full_context": model("FULL_CONTEXT"),
+            "context_forward": max(model("CONTEXT_FORWARD"), -1),
             "context_wrap_initial": model("CONTEXT_WRAP_INITIAL") and back > 0,
-            "dropout": model("DROPOUT"),
-            "dropout_embedding": model("DROPOUT_EMBEDDING"),
-            "dropout_rates": model("DROPOUT_RATES"),
             "readout": "linear" if model("DECODER.LAYERS") == 1 else "mlp",
             "readout_init": "zero",
             "loss": "poisson" if model("LOSS.TYPE") == "poisson" else "cross-entropy",
-            "log_rates": model("LOGRATE"),
         },
-        "mask": {
-            "mode": train("MASK_MODE").replace("_", "-"),
-            "ratio": train("MASK_RATIO"),
-            "token_ratio": train("MASK_TOKEN_RATIO"),
-            "random_ratio": train("MASK_RANDOM_RATIO"),
-            "zero_token": train("USE_ZERO_MASK"),
-            "max_span": train("MASK_MAX_SPAN"),
-            "span_ramp_start_epoch": train("MASK_SPAN_RAMP_START"),
-            "span_ramp_end_epoch": train("MASK_SPAN_RAMP_END"),
-        },
+        "mask": {"mode": given["TRAIN.MASK_MODE"].replace("_", "-")},
         "train": {
-            "seed": given["SEED"],
-            "max_epochs": train("NUM_UPDATES"),
-            "batch_size": train("BATCH_SIZE"),
-            "learning_rate": train("LR.INIT"),
-            "weight_decay": train("WEIGHT_DECAY"),
-            "clip_norm": train("MAX_GRAD_NORM"),
-            "schedule": _SCHEDULES[train("LR.SCHEDULER")] if train("LR.SCHEDULE") else "constant",
-            "warmup_epochs": train("LR.WARMUP") if train("LR.SCHEDULE") else 0,
-            "topk_fraction": model("LOSS.TOPK"),
-            "val_interval_epochs": train("VAL_INTERVAL"),
-            "patience_epochs": train("PATIENCE"),
+            "schedule": _SCHEDULES[given["TRAIN.LR.SCHEDULER"]] if scheduled else "constant",
+            "warmup_epochs": given["TRAIN.LR.WARMUP"] if scheduled else 0,
         },
     }
-    return values, notes
-
-
-_SCHEDULES = {"cosine": "cosine", "invsqrt": "inverse-sqrt"}
-_CHOICES = {
-    "MODEL.NAME": ("NeuralDataTransformer",),
-    "MODEL.LOSS.TYPE": ("poisson", "cel"),
-    "TRAIN.LR.SCHEDULER": tuple(_SCHEDULES),
-}
+    for key, (_, ours) in _SETTINGS.items():
+        if ours is not None:
+            section, _, name = ours.partition(".")
+            values[section][name] = given[key]
+    order = Settings().model_dump()  # to read well as TOML
+    return {
+        section: {name: found[name] for name in order[section] if name in found}
+        for section, found in values.items()
+    }, notes
 
 
 def _check_types(given: Mapping[str, Any], source: str) -> None:
     """Refuse values of another type than NDT1's default, as NDT1 does, and unknown choices."""
     for key, value in given.items():
-        kind = type(_DEFAULTS[key])
+        kind, expected = type(_SETTINGS[key][0]), None
         if type(value) is not kind and not (kind is float and type(value) is int):
-            words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-            raise SettingsError(
-                f"{source}: {key} is {shortened(repr(value))}; expected {words[kind]}"
-            )
-        if key in _CHOICES and value not in _CHOICES[key]:
-            raise SettingsError(
-                f"{source}: {key} is {shortened(repr(value))}; expected "
-                f"{' or '.join(_CHOICES[key])}"
-            )
+            expected = _TYPES[kind]
+        elif key in _CHOICES and value not in _CHOICES[key]:
+            expected = " or ".join(_CHOICES[key])
+        if expected is not None:
+            raise SettingsError(f"{source}: {key} is {shortened(repr(value))}; expected {expected}")
 
 
 def _unknown(key: str, source: str) -> str:
     close = nearest(key, _KNOWN)
     guess = f"; did you mean {close}?" if close else ""
     return f"{source}: {shortened(key)} is not a setting of NDT1{guess}"
-
-
-def _config_in(text: str) -> dict[str, Any]:
-    config = yaml.safe_load(text)
-    if not isinstance(config, dict):
-        raise ValueError("it holds no table of settings")
-    return flattened(config)
 
 
 def read_ndt1_config(path: Path) -> tuple[str, list[str]]:
@@ -230,7 +197,10 @@ def read_ndt1_config(path: Path) -> tuple[str, list[str]]:
     hint = "Give a config of NDT1, such as configs/mc_maze.yaml of that code."
     text = read_toml_text(path, "a YAML config", hint)
     try:
-        config = _config_in(text)
+        config = yaml.safe_load(text)
+        if not isinstance(config, dict):
+            raise ValueError("it holds no table of settings")
+        config = flattened(config)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise SettingsError(f"{path} is not a YAML config: {reason}", hint) from error
@@ -250,24 +220,12 @@ def read_ndt1_config(path: Path) -> tuple[str, list[str]]:
 
 @dataclass(frozen=True)
 class Ndt1Import:
-    """What `import_ndt1` returns.
+    """What `import_ndt1` returns."""
 
-    Attributes
-    ----------
-    run : Path
-        The new run folder.
-    settings : Settings
-        Settings of the run.
-    epochs : int
-        Epochs that NDT1 had trained it for, which it calls updates.
-    notes : tuple of str
-        What could not be taken over, or looks wrong; to be shown.
-    """
-
-    run: Path
+    run: Path  # the new run folder
     settings: Settings
-    epochs: int
-    notes: tuple[str, ...]
+    epochs: int  # that NDT1 had trained it for, which it calls updates
+    notes: tuple[str, ...]  # what could not be taken over, or looks wrong; to be shown
 
 
 def import_ndt1(
@@ -329,39 +287,35 @@ def import_ndt1(
     model = _converted(file, settings)
     _check_data(model.shape, recording, path)
     train = recording.train
-    seen = train.spikes_BTN[
-        :, : train.n_bins - train.n_forward, : train.n_neurons - train.n_heldout
-    ]
-    if int(seen.max(initial=0)) != model.shape.max_count:
+    window, heldin = train.n_bins - train.n_forward, train.n_neurons - train.n_heldout
+    largest = int(train.spikes_BTN[:, :window, :heldin].max(initial=0))
+    if largest != model.shape.max_count:
         notes.append(
-            f"{recording.source}: its largest training count is {int(seen.max(initial=0))}, and "
-            f"that of {path.name} was {model.shape.max_count}: are these its training trials?"
+            f"{recording.source}: its largest training count is {largest}, and that of "
+            f"{path.name} was {model.shape.max_count}: are these its training trials?"
         )
     epochs = _count(file, "update", 0)
-    name = best_checkpoint(settings.train.choose_by)
     compute = choose_compute(settings.train)
     folder.create()
-    model.save(folder.checkpoint(name))
-    SmoothingReference.fit(recording.train).save(folder.smoothing)
-    about = {"imported": {"from": "NDT1", "file": str(path.absolute()), "epochs": epochs}}
-    n_threads = torch.get_num_threads()
-    folder.write_json("run.json", {**describe_run(recording, compute, n_threads), **about})
+    model.save(folder.checkpoint(best_checkpoint(settings.train.choose_by)))
+    SmoothingReference.fit(train).save(folder.smoothing)
+    facts = describe_run(recording, compute, torch.get_num_threads())
+    about = {"from": "NDT1", "file": str(path.absolute()), "epochs": epochs}
+    folder.write_json("run.json", {**facts, "imported": about})
     folder.write_settings(settings)  # last: it makes the folder a run
     return Ndt1Import(folder.path, settings, epochs, tuple(notes))
 
 
 def _check_data(shape: ModelShape, recording: Recording, path: Path) -> None:
-    train = recording.train
+    train, was = recording.train, f"but {path} was trained with"
     if train.n_neurons != shape.n_neurons:
         raise DataError(
-            f"{recording.source} has {train.n_neurons} neurons, but {path} was trained with "
-            f"{shape.n_neurons}",
+            f"{recording.source} has {train.n_neurons} neurons, {was} {shape.n_neurons}",
             "Give the spikes that it was trained on.",
         )
     if train.n_bins > shape.n_bins:
         raise DataError(
-            f"{recording.source} has trials of {train.n_bins} bins, but {path} was trained with "
-            f"{shape.n_bins}",
+            f"{recording.source} has trials of {train.n_bins} bins, {was} {shape.n_bins}",
             "NDT1 cuts trials into pieces of MODEL.TRIAL_LENGTH bins; so must the file be cut.",
         )
 
@@ -400,8 +354,7 @@ def _converted(file: Ndt1File, settings: Settings) -> Checkpoint:
     weights.pop("pos_encoder.pe", None)  # numbers of the bins, or sinusoids
     if weights:
         raise CheckpointError(f"{path}: no network of its settings has the weights {min(weights)}")
-    if "embedding.table.weight" in ours:
-        table = ours["embedding.table.weight"]
+    if (table := ours.get("embedding.table.weight")) is not None:
         n_rows = shape.max_count + SPARE_COUNTS + 1
         rows = table[:n_rows].clone()
         if not settings.mask.zero_token and len(table) > n_rows:

@@ -36,14 +36,13 @@ from ndt_cli.nlb.tensors import Arrays, NlbTensors, scored_inputs, to_recording
 
 Array = NDArray[Any]
 FloatArray = NDArray[np.float64]
-Targets = Mapping[str, Arrays]
 
 Scores = dict[str, dict[str, float]]
 """By group or by estimate, such as ``"mc_maze_20"`` or ``"NDT"``, then by metric."""
 
 
 def score(
-    targets: Targets,
+    targets: Mapping[str, Arrays],
     rates: Mapping[str, SubmissionRates],
     progress: Progress = no_progress,
 ) -> Scores:
@@ -269,20 +268,20 @@ def _regress(
     """
     from sklearn.linear_model import PoissonRegressor
 
-    train, evaluated = [], []
+    n_neurons = counts_XN.shape[1]
+    # A neuron without spikes keeps this: its likelihood has no maximum, the rate would go to 0.
+    train_XN = np.full((len(train_XF), n_neurons), _LOWEST_RATE)
+    eval_XN = np.full((len(eval_XF), n_neurons), _LOWEST_RATE)
     for neuron, counts_X in enumerate(counts_XN.astype(np.float64).T):
         done(neuron)
         if counts_X.any():
             # A tenth of the default solver's time, and it converges where that stops early.
             model = PoissonRegressor(alpha=alpha, solver="newton-cholesky", max_iter=500)
             model.fit(train_XF, counts_X)
-            predictions = model.predict(train_XF), model.predict(eval_XF)
-        else:  # the likelihood has no maximum: the rate would go to 0
-            predictions = np.zeros(len(train_XF)), np.zeros(len(eval_XF))
-        train.append(np.maximum(predictions[0], _LOWEST_RATE))
-        evaluated.append(np.maximum(predictions[1], _LOWEST_RATE))
-    done(counts_XN.shape[1])
-    return np.stack(train, axis=1), np.stack(evaluated, axis=1)
+            train_XN[:, neuron] = np.maximum(model.predict(train_XF), _LOWEST_RATE)
+            eval_XN[:, neuron] = np.maximum(model.predict(eval_XF), _LOWEST_RATE)
+    done(n_neurons)
+    return train_XN, eval_XN
 
 
 def _course(counts_BTN: Array, kernel: FloatArray) -> FloatArray:

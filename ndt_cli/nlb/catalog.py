@@ -24,8 +24,6 @@ FORWARD_MS = 200
 Phase = Literal["val", "test"]
 """Which trials are scored: the validation split, or the test split."""
 
-Behavior = Literal["hand velocity", "finger velocity", "produced interval"]
-
 
 @dataclass(frozen=True)
 class PublicFile:
@@ -43,26 +41,21 @@ class PublicFile:
 
 @dataclass(frozen=True)
 class NlbDataset:
-    """A dataset of the benchmark: its files, window, behavior, metrics and sizes."""
+    """A dataset of the benchmark: its files, window and sizes."""
 
     name: str  # in nlb_tools and in a submission
     dandiset: str
-    version: str
-    subject: str  # its files are in the folder ``sub-<subject>``
     train_file: PublicFile  # with the validation trials
     test_file: PublicFile
     align_field: str  # column of the trial table with the time that the window is relative to
     # In dmfc_rsg, train and validation windows are jittered by up to 300 ms with a fixed seed.
     window_ms: tuple[int, int]
-    lag_ms: int  # of the behavior behind the spikes
-    behavior: Behavior
     behavior_series: str | None  # None: the behavior is in the trial table
-    metrics: tuple[str, ...]
-    n_heldin: int
-    n_heldout: int
     n_train: int
     n_val: int
     n_test: int
+    n_heldin: int
+    n_heldout: int
 
     @property
     def files(self) -> tuple[PublicFile, PublicFile]:
@@ -74,48 +67,16 @@ class NlbDataset:
         return (end_ms - start_ms) // bin_ms
 
 
-_VELOCITY = ("co-bps", "vel R2", "psth R2", "fp-bps")
-_MAZE = {
-    "align_field": "move_onset_time",
-    "window_ms": (-250, 450),
-    "behavior": "hand velocity",
-    "behavior_series": "hand_vel",
-    "metrics": _VELOCITY,
-}
-_SCALING = {**_MAZE, "lag_ms": 120}
-_RTT = {
-    "align_field": "start_time",
-    "window_ms": (0, 600),
-    "lag_ms": 140,
-    "behavior": "finger velocity",
-    "behavior_series": "finger_vel",
-    "metrics": ("co-bps", "vel R2", "fp-bps"),  # no conditions, so no PSTHs
-}
-_BUMP = {
-    "align_field": "move_onset_time",
-    "window_ms": (-100, 500),
-    "lag_ms": -20,
-    "behavior": "hand velocity",
-    "behavior_series": "hand_vel",
-    "metrics": _VELOCITY,
-}
-_RSG = {
-    "align_field": "go_time",
-    "window_ms": (-1500, 0),
-    "lag_ms": 0,
-    "behavior": "produced interval",
-    "behavior_series": None,
-    "metrics": ("co-bps", "tp corr", "psth R2", "fp-bps"),
-}
-# Trials: train, val, test; neurons: held-in, held-out.
-_FACTS: dict[str, tuple[dict[str, Any], tuple[int, int, int, int, int]]] = {
-    "mc_maze": ({**_MAZE, "lag_ms": 100}, (1721, 574, 574, 137, 45)),
-    "mc_rtt": (_RTT, (810, 270, 272, 98, 32)),
-    "area2_bump": (_BUMP, (272, 92, 92, 49, 16)),
-    "dmfc_rsg": (_RSG, (748, 258, 283, 40, 14)),
-    "mc_maze_large": (_SCALING, (375, 125, 100, 122, 40)),
-    "mc_maze_medium": (_SCALING, (188, 62, 100, 114, 38)),
-    "mc_maze_small": (_SCALING, (75, 25, 100, 107, 35)),
+_MAZE = ("move_onset_time", (-250, 450), "hand_vel")
+# The fields of NlbDataset from `align_field` on.
+_FACTS: dict[str, tuple[Any, ...]] = {
+    "mc_maze": (*_MAZE, 1721, 574, 574, 137, 45),
+    "mc_rtt": ("start_time", (0, 600), "finger_vel", 810, 270, 272, 98, 32),
+    "area2_bump": ("move_onset_time", (-100, 500), "hand_vel", 272, 92, 92, 49, 16),
+    "dmfc_rsg": ("go_time", (-1500, 0), None, 748, 258, 283, 40, 14),
+    "mc_maze_large": (*_MAZE, 375, 125, 100, 122, 40),
+    "mc_maze_medium": (*_MAZE, 188, 62, 100, 114, 38),
+    "mc_maze_small": (*_MAZE, 75, 25, 100, 107, 35),
 }
 
 
@@ -127,24 +88,10 @@ def _read_catalog() -> tuple[dict[str, NlbDataset], PublicFile]:
     text = resources.files(__package__).joinpath("files.json").read_text(encoding="utf-8")
     records = json.loads(text)
     datasets = {}
-    for name, (facts, counts) in _FACTS.items():
+    for name, facts in _FACTS.items():
         record = records["datasets"][name]
-        train_file, test_file = (_public_file(record[f"{part}_file"]) for part in ("train", "test"))
-        n_train, n_val, n_test, n_heldin, n_heldout = counts
-        datasets[name] = NlbDataset(
-            name=name,
-            dandiset=record["dandiset"],
-            version=record["version"],
-            subject=train_file.path.partition("/")[0].removeprefix("sub-"),
-            train_file=train_file,
-            test_file=test_file,
-            n_train=n_train,
-            n_val=n_val,
-            n_test=n_test,
-            n_heldin=n_heldin,
-            n_heldout=n_heldout,
-            **facts,
-        )
+        train, test = (_public_file(record[f"{part}_file"]) for part in ("train", "test"))
+        datasets[name] = NlbDataset(name, record["dandiset"], train, test, *facts)
     return datasets, _public_file(records["test_labels"])
 
 
@@ -257,14 +204,10 @@ def dataset_settings(
     source = config or DEFAULT_CONFIG
     base = load_settings(source)
     scale = (base.data.file_bin_ms or bin_ms) / bin_ms
-    windows = {
-        "context_back": base.model.context_back,
-        "context_forward": base.model.context_forward,
-    }
     scaled = [
         f"model.{field}={max(1, round(bins * scale))}"
-        for field, bins in windows.items()
-        if bins > 0 and scale != 1
+        for field in ("context_back", "context_forward")
+        if (bins := getattr(base.model, field)) > 0 and scale != 1
     ]
     return load_settings(source, [*scaled, "train.choose_by=co-bps", *overrides])
 

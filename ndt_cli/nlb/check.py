@@ -200,8 +200,6 @@ def submission_shapes(path: Path) -> dict[str, dict[str, Shape]]:
 
     Items that are not arrays of a group are left out; a file that cannot be opened has none.
     """
-    if not h5py.is_hdf5(path):
-        return {}
     try:
         with open_hdf5(path) as file:
             return {

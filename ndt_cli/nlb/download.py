@@ -7,9 +7,8 @@ largest file has 1.8 GB.
 import hashlib
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from ndt_cli.errors import DataError, called
 from ndt_cli.nlb.catalog import (
@@ -23,10 +22,6 @@ from ndt_cli.nlb.catalog import (
     no_progress,
 )
 from ndt_cli.nlb.dependencies import require_nlb_extra
-
-if TYPE_CHECKING:
-    import requests
-
 
 DEFAULT_DATA_DIR = Path("nlb-data")
 """Default folder of the files, relative to the current folder."""
@@ -81,13 +76,11 @@ def locate(dataset: NlbDataset, data_dir: Path, phase: Phase = "test") -> NwbFil
     """
     train = _find(dataset, dataset.train_file, "*train*.nwb", data_dir)
     test = _find(dataset, dataset.test_file, "*test*.nwb", data_dir)
-    found = {dataset.train_file: train}
-    if phase == "test":
-        found[dataset.test_file] = test
-    missing = [file for file, path in found.items() if path is None]
-    if missing or train is None:
+    if train is None or (test is None and phase == "test"):
         wanted = "".join(
-            f"\n  {file.name}  {file.n_bytes / 1e6:,.1f} MB  {file.urls[0]}" for file in missing
+            f"\n  {file.name}  {file.n_bytes / 1e6:,.1f} MB  {file.urls[0]}"
+            for file, path in zip(dataset.files, (train, test), strict=True)
+            if path is None and (phase == "test" or file is dataset.train_file)
         )
         raise DataError(
             f"{data_dir}: found no NWB files of {dataset.name}. Missing:{wanted}",
@@ -97,7 +90,7 @@ def locate(dataset: NlbDataset, data_dir: Path, phase: Phase = "test") -> NwbFil
 
 
 def _find(dataset: NlbDataset, public: PublicFile, pattern: str, data_dir: Path) -> Path | None:
-    subject = f"sub-{dataset.subject}"
+    subject = dataset.train_file.path.partition("/")[0]
     known = (f"{dataset.dandiset}/{subject}", dataset.dandiset, subject, "")
     folders = [data_dir / name for name in known if (data_dir / name).is_dir()]
     for folder in folders:
@@ -121,32 +114,18 @@ def _find(dataset: NlbDataset, public: PublicFile, pattern: str, data_dir: Path)
 
 _CHUNK_BYTES = 2**16  # an incomplete chunk is lost
 _TIMEOUT_S = (10.0, 60.0)  # to connect; between bytes
+# Pauses before attempts that receive nothing; any received byte starts over.
 _WAITS_S = (0.0, 1.0, 5.0)
-"""Pauses before attempts that receive nothing; any received byte starts over."""
-
 _FINAL = (401, 403, 404, 410)
 
-State = Literal["right", "missing", "wrong size", "wrong digest"]
 
-
-@dataclass(frozen=True)
-class FileState:
-    """Comparison of a local file with the public one.
-
-    ``found`` is the size or digest that differs; empty if the file is right or missing.
-    """
+class FileState(NamedTuple):
+    """Comparison of a local file with the public one: the size or digest of each that decides."""
 
     path: Path
-    file: PublicFile
-    state: State
-    found: str = ""
-
-    @property
-    def expected(self) -> str:
-        """The public file's digest, or its size if the sizes differ."""
-        if self.state in ("right", "wrong digest"):
-            return self.file.sha256
-        return f"{self.file.n_bytes:,} bytes"
+    state: Literal["right", "missing", "wrong size", "wrong digest"]
+    found: str  # empty if the file is right or missing
+    expected: str
 
     @property
     def difference(self) -> str:
@@ -155,15 +134,16 @@ class FileState:
 
 def check_file(file: PublicFile, path: Path, progress: Progress = no_progress) -> FileState:
     """Compare a local file with the public one by size and sha256."""
+    expected = f"{file.n_bytes:,} bytes"
     if not path.is_file():
-        return FileState(path, file, "missing")
+        return FileState(path, "missing", "", expected)
     n_bytes = path.stat().st_size
     if n_bytes != file.n_bytes:
-        return FileState(path, file, "wrong size", f"{n_bytes:,} bytes")
-    digest = _sha256(path, f"checking {path.name}", progress)
+        return FileState(path, "wrong size", f"{n_bytes:,} bytes", expected)
+    digest = sha256_of(path, f"checking {path.name}", progress)
     if digest != file.sha256:
-        return FileState(path, file, "wrong digest", digest)
-    return FileState(path, file, "right")
+        return FileState(path, "wrong digest", digest, file.sha256)
+    return FileState(path, "right", "", file.sha256)
 
 
 def verify_label_file(path: Path) -> None:
@@ -181,14 +161,11 @@ def verify_label_file(path: Path) -> None:
                 f"{path}: holds a Git LFS pointer, not the labels; {expected}",
                 "Run `git lfs pull` in that repository.",
             )
-    found = check_file(labels, path)
-    if found.state == "wrong size":
-        raise DataError(f"{path}: has {found.found}; {expected}", "Copy it again.")
-    if found.state == "wrong digest":
-        raise DataError(
-            f"{path}: has the sha256 {found.found}; {expected}",
-            "Copy it again; other labels are not accepted.",
-        )
+    local = check_file(labels, path)
+    if local.state != "right":
+        found = f"the sha256 {local.found}" if local.state == "wrong digest" else local.found
+        hint = "Copy it again; other labels are not accepted."
+        raise DataError(f"{path}: has {found}; {expected}", hint)
 
 
 def check_dataset(
@@ -239,7 +216,7 @@ def fetch(file: PublicFile, path: Path, progress: Progress = no_progress) -> boo
     resumed = part.is_file()
     while True:
         _fill(file, part, progress)
-        digest = _sha256(part, f"checking {path.name}", progress)
+        digest = sha256_of(part, f"checking {path.name}", progress)
         if digest == file.sha256:
             break
         # Resuming a wrong file never makes it right.
@@ -271,10 +248,12 @@ def _fill(file: PublicFile, part: Path, progress: Progress) -> None:
                 _transfer(url, file, part, progress)
                 problems[url] = "the connection broke"
             except requests.RequestException as error:
-                problems[url] = _reason(error)
-                # Not allowed or not found: trying again is useless.
-                if error.response is not None and error.response.status_code in _FINAL:
-                    break
+                answer = error.response
+                problems[url] = type(error).__name__
+                if answer is not None:
+                    problems[url] = f"HTTP {answer.status_code} {answer.reason}"
+                    if answer.status_code in _FINAL:  # trying again is useless
+                        break
             size = _size(part)
             if size == file.n_bytes:
                 return
@@ -320,13 +299,8 @@ def _size(part: Path) -> int:
     return part.stat().st_size if part.is_file() else 0
 
 
-def _reason(error: "requests.RequestException") -> str:
-    if error.response is not None:
-        return f"HTTP {error.response.status_code} {error.response.reason}"
-    return type(error).__name__
-
-
-def _sha256(path: Path, what: str, progress: Progress) -> str:
+def sha256_of(path: Path, what: str = "", progress: Progress = no_progress) -> str:
+    """Return the hexadecimal sha256 of a file's content."""
     digest, done, total = hashlib.sha256(), 0, path.stat().st_size
     with path.open("rb") as stream:
         while chunk := stream.read(_CHUNK_BYTES):

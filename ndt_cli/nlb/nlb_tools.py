@@ -209,7 +209,6 @@ class Session:
     """What a `LeanDataset` is loaded from: files, joined in this order."""
 
     sources: Sequence[NwbSource]
-    behavior_series: str | None
     progress: Progress
 
 
@@ -244,7 +243,7 @@ class LeanDataset(nwb_interface.NWBDataset):  # type: ignore[misc]
         columns = self.data.columns
         blocks = _plan(session, self._kernel_ms is not None, self._with_series)
         what = "reading spikes" if self._kernel_ms is None else "smoothing spikes for the PSTHs"
-        n_units = sum(len(block.unit_ids) for block in blocks)
+        n_units = sum(len(unit_ids) for unit_ids, _ in blocks)
         n_done = 0
         series = []
         for i, block in enumerate(blocks):
@@ -270,7 +269,7 @@ class LeanDataset(nwb_interface.NWBDataset):  # type: ignore[misc]
             values[:, columns.get_indexer(counts.columns)] = counts.to_numpy()
             series.append(part.data.drop(columns=counts.columns))
             missing |= part.missing[::target_bin]
-            n_done += len(block.unit_ids)
+            n_done += len(block[0])
         session.progress(what, n_units, n_units)
         self.data = pd.DataFrame(values, index=index, columns=columns, copy=False)
         if self._with_series:
@@ -288,10 +287,7 @@ class LeanDataset(nwb_interface.NWBDataset):  # type: ignore[misc]
         return trial_data
 
 
-@dataclass(frozen=True)
-class _Block:
-    unit_ids: IntArray
-    series: frozenset[str]
+_Block = tuple[IntArray, frozenset[str]]  # units and time series that are loaded together
 
 
 class _Part(nwb_interface.NWBDataset):  # type: ignore[misc]
@@ -305,7 +301,7 @@ class _Part(nwb_interface.NWBDataset):  # type: ignore[misc]
 
     def __init__(self, session: Session, block: _Block) -> None:
         self._session = session
-        self._block = block
+        self._unit_ids, self._series = block
         # nlb_tools joins the files of a folder in the order of their names. These empty files stand
         # for ours, which may have any name and folder.
         with TemporaryDirectory() as folder:
@@ -313,18 +309,18 @@ class _Part(nwb_interface.NWBDataset):  # type: ignore[misc]
                 Path(folder, f"{i:02d}.nwb").touch()
             super().__init__(folder)
         top = self.data.columns.get_level_values(0)
-        kept = top.isin([*SPIKES, session.behavior_series])
+        kept = top.isin([*SPIKES, session.sources[0].dataset.behavior_series])
         self.missing: NDArray[np.bool_] = self.data.loc[:, ~kept].isna().any(axis=1).to_numpy()
         self.data = self.data.loc[:, kept]
 
     def load(self, fpath: str, split_heldout: bool = True, skip_fields: Sequence[str] = ()) -> Any:
         """Load part of a file, sorted in time."""
         source = self._session.sources[int(Path(fpath).stem)]
-        skipped = [name for name in source.series if name not in self._block.series]
+        skipped = [name for name in source.series if name not in self._series]
         try:
             # nlb_tools prints a line about files whose last trial ends late.
             with contextlib.redirect_stdout(io.StringIO()):
-                view = source.view(self._block.unit_ids)
+                view = source.view(self._unit_ids)
                 data, *others = super().load(view, split_heldout, skipped)
         except (OSError, RuntimeError) as error:  # damaged HDF5 content
             raise unreadable(source.path, source.dataset, error) from error
@@ -354,7 +350,7 @@ def _plan(session: Session, smoothed: bool, with_series: bool) -> list[_Block]:
     n_blocks = min(max(1, -(-cells // (4 * _CELLS_AT_A_TIME))), len(heldin))
     names = sorted(channels, key=lambda name: -channels[name])
     return [
-        _Block(
+        (
             np.concatenate([np.array_split(ids, n_blocks)[i] for ids in (heldin, heldout)]),
             frozenset(names[i::n_blocks]),
         )
@@ -401,7 +397,6 @@ def repaired() -> Iterator[Any]:
 
 
 Arrays = dict[str, NDArray[Any]]
-Split = str | list[str] | NDArray[np.bool_]
 
 
 def cut_tensors(
@@ -418,35 +413,29 @@ def cut_tensors(
             sources.insert(0, test_source)
         tools = stack.enter_context(repaired())
         stack.enter_context(_explained(files.train, dataset))
-        loaded = LeanDataset(Session(sources, dataset.behavior_series, progress))
+        loaded = LeanDataset(Session(sources, progress))
         loaded.resample(bin_ms)
-        train_split: str | list[str] = "train" if phase == "val" else ["train", "val"]
-        eval_split = phase
+        splits: str | list[str] = "train" if phase == "val" else ["train", "val"]
+        made: dict[str, Any] = {"target": None, "notes": ()}
         progress("cutting trials", 0, 2)
         wanted = {"include_behavior": True, "include_forward_pred": True}
         make = tools.make_train_input_tensors
-        train, train_trials = _cut(make, loaded, sources, train_split, **wanted)
+        made["train"], made["train_trial_ids"] = _cut(make, loaded, sources, splits, **wanted)
         progress("cutting trials", 1, 2)
-        evaluated, eval_trials = _cut(tools.make_eval_input_tensors, loaded, sources, eval_split)
+        make = tools.make_eval_input_tensors
+        made["eval"], made["eval_trial_ids"] = _cut(make, loaded, sources, phase)
         progress("cutting trials", 2, 2)
-        target = None
         if phase == "val":
-            target = _target(tools, loaded, dataset, train_split, eval_split)
-    found = tuple(train[f"train_spikes_{part}"].shape[2] for part in ("heldin", "heldout"))
-    notes: tuple[str, ...] = ()
-    if found != (dataset.n_heldin, dataset.n_heldout):
-        notes = (
-            f"{found[0]} held-in and {found[1]} held-out neurons; the public {dataset.name} has "
+            made["target"] = _target(tools, loaded, dataset, splits, phase)
+    n_heldin, n_heldout = (
+        made["train"][key].shape[2] for key in ("train_spikes_heldin", "train_spikes_heldout")
+    )
+    if (n_heldin, n_heldout) != (dataset.n_heldin, dataset.n_heldout):
+        made["notes"] = (
+            f"{n_heldin} held-in and {n_heldout} held-out neurons; the public {dataset.name} has "
             f"{dataset.n_heldin} and {dataset.n_heldout}.",
         )
-    return {
-        "train": train,
-        "eval": evaluated,
-        "target": target,
-        "train_trial_ids": train_trials,
-        "eval_trial_ids": eval_trials,
-        "notes": notes,
-    }
+    return made
 
 
 @contextlib.contextmanager
@@ -492,21 +481,18 @@ def _cut(
 
 
 def _target(
-    tools: Any, loaded: LeanDataset, dataset: NlbDataset, train_split: Split, eval_split: str
+    tools: Any, loaded: LeanDataset, dataset: NlbDataset, train: str | list[str], evaluated: str
 ) -> Arrays:
+    """Return the targets of the trials of these splits."""
     made = tools.make_eval_target_tensors(
-        loaded, dataset.name, train_split, eval_split, save_file=False, include_psth=True
+        loaded, dataset.name, train, evaluated, save_file=False, include_psth=True
     )
     (target,) = made.values()
     for key in ("train_cond_idx", "eval_cond_idx"):
         if key in target:
-            target[key] = _ragged(target[key])
+            rows = target[key]
+            # NumPy would join lists of equal length.
+            target[key] = np.empty(len(rows), dtype=object)
+            for i, row in enumerate(rows):
+                target[key][i] = np.asarray(row, dtype=np.int64)
     return dict(target)
-
-
-def _ragged(rows: Sequence[Any]) -> NDArray[Any]:
-    """Return index arrays as a 1-D array of objects (NumPy would join equally long ones)."""
-    ragged = np.empty(len(rows), dtype=object)
-    for i, row in enumerate(rows):
-        ragged[i] = np.asarray(row, dtype=np.int64)
-    return ragged

@@ -157,36 +157,36 @@ def submit(
     _check_sources(names, members, runs, sweep)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ExistingFileError(out, "Choose another folder.")
-    for name in names:
-        submission_key(name, bin_ms)
+    keys = [submission_key(name, bin_ms) for name in names]
     runs = _expanded(runs)
     if sweep is not None:
         SweepFolder.open(sweep)
     # Settings and tensors of all datasets before hours of training for the first one.
     settings = [dataset_settings(name, bin_ms, config, overrides) for name in names]
-    given = []
-    for name in names:
-        told = _telling(submission_key(name, bin_ms), progress, should_stop)
+    given: list[tuple[NlbTensors, NlbTensors, Arrays | None]] = []
+    for name, key in zip(names, keys, strict=True):
+        told = _telling(key, progress, should_stop)
         val = scored = make_tensors(name, bin_ms, "val", data_dir, progress=told)
         if phase == "test":
             scored = make_tensors(name, bin_ms, "test", data_dir, progress=told)
-        target = scored.target if phase == "val" else (labels or {}).get(scored.key)
-        given.append(_Given(val, scored, target))
+        target = scored.target if phase == "val" else (labels or {}).get(key)
+        given.append((val, scored, target))
     results = []
-    for dataset, chosen in zip(given, settings, strict=True):
-        folder, told = out / dataset.key, _telling(dataset.key, progress, should_stop)
+    for key, (val, scored, target), chosen in zip(keys, given, settings, strict=True):
+        folder, told = out / key, _telling(key, progress, should_stop)
+        recording = to_recording(val)
         stop_if_asked(should_stop)
         choice = None
         if sweep is not None:
             told("choosing members", 0, 1)
-            _check_trained_on([m.folder for m in SweepFolder.open(sweep).results().ranked], dataset)
-            choice = choose_members(sweep, members, recording=to_recording(dataset.val))
+            ranked = SweepFolder.open(sweep).results().ranked
+            _check_trained_on([member.folder for member in ranked], val, recording)
+            choice = choose_members(sweep, members, recording=recording)
             chosen_runs = choice.runs
         elif runs:
-            chosen_runs = list(runs)
-            _check_trained_on(runs, dataset)
+            chosen_runs = runs
+            _check_trained_on(runs, val, recording)
         else:
-            recording = to_recording(dataset.val)
             chosen_runs = train_members(
                 chosen, recording, folder, members or 1, watch=watch, should_stop=should_stop
             )
@@ -195,25 +195,27 @@ def submit(
         if phase == "test":
             # Monitored on the validation trials, although it trains on them: test counts are
             # unknown.
-            both = replace(to_recording(dataset.scored), valid=to_recording(dataset.val).valid)
+            both = replace(to_recording(scored), valid=recording.valid)
             final_runs, checkpoint = [], "last"
             for number, (run, n_epochs) in enumerate(zip(chosen_runs, epochs, strict=True)):
                 final_runs.append(folder / "both" / f"test-{number}")
-                settings_of_run = RunFolder.open(run).settings()
-                _train(settings_of_run, both, final_runs[-1], n_epochs, watch, should_stop)
-        trials, inputs = to_recording(dataset.scored).train, scored_inputs(dataset.scored)
-        device = chosen.train.device
-        rates = _member_rates(final_runs, checkpoint, trials, inputs, device, told)
+                own_settings = RunFolder.open(run).settings()
+                _train(own_settings, both, final_runs[-1], n_epochs, watch, should_stop)
+        trials, inputs = to_recording(scored).train, scored_inputs(scored)
+        rates = _member_rates(final_runs, checkpoint, trials, inputs, chosen.train.device, told)
         scores: Scores = {}
-        if dataset.target is not None:
-            scores = score_with_baselines(rates, dataset.scored, dataset.target, told)
-        results.append(DatasetResult(dataset.key, phase, rates, final_runs, epochs, scores, choice))
+        if target is not None:
+            scores = score_with_baselines(rates, scored, target, told)
+        results.append(DatasetResult(key, phase, rates, final_runs, epochs, scores, choice))
     stop_if_asked(should_stop)
     out.mkdir(parents=True, exist_ok=True)
     file = out / "submission.h5"
     progress("writing and checking the submission", 0, 1)
     write_submission(file, {result.key: result.rates for result in results})
-    expected = {dataset.key: dataset.expected for dataset in given}
+    expected = {
+        key: Expected.of(scored.train, scored.eval, target or {})
+        for key, (_, scored, target) in zip(keys, given, strict=True)
+    }
     result = SubmitResult(file, results, check_submission(file, expected))
     write_text_atomic(out / "scores.json", json_text(summary(result)) + "\n", overwrite=False)
     progress("writing and checking the submission", 1, 1)
@@ -234,23 +236,6 @@ def _check_sources(
             + ", ".join(names),
             "Submit them one by one.",
         )
-
-
-@dataclass(frozen=True, eq=False)
-class _Given:
-    """Tensors of a dataset, and the targets of the scored trials if known."""
-
-    val: NlbTensors
-    scored: NlbTensors
-    target: Arrays | None
-
-    @property
-    def key(self) -> str:
-        return self.scored.key
-
-    @property
-    def expected(self) -> Expected:
-        return Expected.of(self.scored.train, self.scored.eval, self.target or {})
 
 
 def _telling(key: str, progress: Progress, should_stop: StopRequest) -> Progress:
@@ -280,17 +265,15 @@ def _expanded(paths: Sequence[Path]) -> list[Path]:
     return runs
 
 
-def _check_trained_on(runs: Sequence[Path], dataset: _Given) -> None:
+def _check_trained_on(runs: Sequence[Path], val: NlbTensors, recording: Recording) -> None:
     """Check that runs were trained on these trials (validation phase)."""
-    recording = to_recording(dataset.val)
     for run in runs:
         folder = RunFolder.open(run)
         folder.facts()  # a damaged run is reported first, with a hint of its own
         try:
             check_same_data(folder, recording)
         except RunError as error:
-            name, bin_ms = dataset.val.dataset.name, dataset.val.bin_ms
-            file = called("write_spike_file", name, bin_ms=bin_ms, spikes="FILE")
+            file = called("write_spike_file", val.dataset.name, bin_ms=val.bin_ms, spikes="FILE")
             hint = f"Train it on the file that this writes: {file}"
             raise RunError(error.message, hint) from error
 
@@ -304,19 +287,15 @@ def train_members(
     watch: Watcher | None = None,
     should_stop: StopRequest = lambda: False,
 ) -> list[Path]:
-    """Train models that differ in their seed, from ``train.seed`` on.
+    """Train models with seeds from ``train.seed`` on; return their runs, ``folder/val-0``, ...
 
-    Returns their run folders, ``val-0``, ``val-1``, ... in ``folder``; raises `Interrupted` if
-    ``should_stop`` asks for it.
+    Raises `Interrupted` if ``should_stop`` asks for it.
     """
-    runs = []
-    for number in range(n_members):
-        seed = settings.train.seed + number
-        member = settings.model_copy(
-            update={"train": settings.train.model_copy(update={"seed": seed})}
-        )
-        runs.append(folder / f"val-{number}")
-        _train(member, recording, runs[-1], None, watch, should_stop)
+    runs = [folder / f"val-{number}" for number in range(n_members)]
+    for number, run in enumerate(runs):
+        seeded = settings.train.model_copy(update={"seed": settings.train.seed + number})
+        member = settings.model_copy(update={"train": seeded})
+        _train(member, recording, run, None, watch, should_stop)
     return runs
 
 

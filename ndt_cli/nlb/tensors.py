@@ -28,7 +28,7 @@ from ndt_cli.nlb.catalog import (
     submission_key,
 )
 from ndt_cli.nlb.dependencies import package_version, require_nlb_extra
-from ndt_cli.nlb.download import locate
+from ndt_cli.nlb.download import locate, sha256_of
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -119,9 +119,11 @@ def to_recording(tensors: NlbTensors) -> Recording:
             target["eval_spikes_heldin_forward"],
             target["eval_spikes_heldout_forward"],
         )
-    source = f"{tensors.key}, {tensors.phase} phase"
-    notes = (*tensors.notes, *_missing_notes(tensors))
-    return Recording(train, valid, source, "nlb", notes)
+    notes = tensors.notes
+    if n_missing := int(np.isnan(tensors.eval["eval_spikes_heldin"]).any(axis=2).sum()):
+        text = "bins of the scored trials have no recording; their counts are taken as zero."
+        notes += (f"{n_missing} {text}",)
+    return Recording(train, valid, f"{tensors.key}, {tensors.phase} phase", "nlb", notes)
 
 
 def scored_inputs(tensors: NlbTensors) -> SpikeData:
@@ -166,15 +168,6 @@ def _spike_data(
     )
 
 
-def _missing_notes(tensors: NlbTensors) -> tuple[str, ...]:
-    n_missing = int(np.isnan(tensors.eval["eval_spikes_heldin"]).any(axis=2).sum())
-    if not n_missing:
-        return ()
-    return (
-        f"{n_missing} bins of the scored trials have no recording; their counts are taken as zero.",
-    )
-
-
 def write_spike_file(
     name: str,
     bin_ms: int,
@@ -210,11 +203,7 @@ def cache_path(dataset: NlbDataset, bin_ms: int, phase: Phase, sources: Sequence
     """Return the cache file for NWB files (train file first), keyed by their names and content."""
     digest = hashlib.sha256()
     for path in sources:
-        content = hashlib.sha256()
-        with path.open("rb") as file:
-            while block := file.read(2**20):
-                content.update(block)
-        digest.update(f"{path.name} {content.hexdigest()}\n".encode())
+        digest.update(f"{path.name} {sha256_of(path)}\n".encode())
     versions = "_".join(
         f"{short}{package_version(name)}"
         for short, name in (("nlb", "nlb-tools"), ("pandas", "pandas"), ("pynwb", "pynwb"))

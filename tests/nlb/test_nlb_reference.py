@@ -116,7 +116,7 @@ def load(path, dataset, bin_ms):
 
 def resampled(source, bin_ms):
     """An open file as nlb_tools holds it, at this bin width."""
-    loaded = tools.LeanDataset(tools.Session([source], source.dataset.behavior_series, no_progress))
+    loaded = tools.LeanDataset(tools.Session([source], no_progress))
     loaded.resample(bin_ms)
     return loaded
 
