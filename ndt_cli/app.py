@@ -9,10 +9,9 @@ import threading
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
-from enum import Enum
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 import typer
 import typer.main
@@ -189,13 +188,11 @@ def _keep_words_whole(parameter: Any) -> None:
     # Where the type is depends on the version of Typer.
     kind = getattr(parameter, "type_descriptor", None) or parameter.type
     kind = getattr(kind, "annotation", kind)
+    choices = get_args(kind) if get_origin(kind) is Literal else getattr(kind, "choices", ())
     kind = next(iter(get_args(kind)), kind)  # of a list
-    is_enum = isinstance(kind, type) and issubclass(kind, Enum)
-    choices = list(kind) if is_enum else getattr(kind, "choices", ())
     if parameter.metavar is None and choices:
         parameter.metavar = "NAME"
-        names = ", ".join(str(getattr(choice, "value", choice)) for choice in choices)
-        parameter.help = f"{parameter.help} One of {names}."
+        parameter.help = f"{parameter.help} One of {', '.join(choices)}."
     elif parameter.metavar is None:
         parameter.metavar = {int: "N", float: "NUMBER", str: "TEXT", Path: "PATH"}.get(kind)
 

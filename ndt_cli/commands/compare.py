@@ -65,7 +65,7 @@ def compare(
 
     found = compare_runs(
         runs,
-        split=split.value if split else None,
+        split=split,
         data=data,
         device=device,
         n_resamples=n_resamples,

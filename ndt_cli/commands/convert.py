@@ -5,10 +5,9 @@ The options are those of `ConvertOptions`, under the same names; the help of eac
 
 import inspect
 from collections.abc import Callable, Iterator
-from enum import Enum
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
 from rich.table import Table
@@ -40,8 +39,6 @@ def _flag(name: str) -> str:
 def _option_type(annotation: Any) -> tuple[Any, str | None]:
     """Return the type that Typer needs for the type of a field, and the word it shows for it."""
     origin, parts = get_origin(annotation), get_args(annotation)
-    if origin is Literal:
-        return Enum("Choice", {value: value for value in parts}, type=str), None
     if origin is Annotated:
         return parts
     if origin is tuple and parts[-1] is ...:
@@ -72,13 +69,10 @@ def _options() -> Iterator[inspect.Parameter]:
         option = typer.Option(
             flags[name], help=text, rich_help_panel=panel, metavar=shown, **limits
         )
-        default = field.default
-        if isinstance(kind, type) and issubclass(kind, Enum):
-            default = kind(default)
         yield inspect.Parameter(
             name,
             inspect.Parameter.KEYWORD_ONLY,
-            default=None if default == () else default,
+            default=None if field.default == () else field.default,
             annotation=Annotated[kind, option],
         )
 
@@ -155,9 +149,7 @@ def convert(
     from ndt_cli.data.write import check_target, write_recording
 
     given = {name: value for name, value in values.items() if value is not None}
-    options = ConvertOptions(
-        **{name: v.value if isinstance(v, Enum) else v for name, v in given.items()}
-    )
+    options = ConvertOptions(**given)
     if path.exists() and file.exists() and path.samefile(file):
         raise SettingsError(f"--out {path}: found the recording itself; expected another file")
     check_target(path, overwrite=overwrite)

@@ -121,9 +121,9 @@ def evaluate(
     with run_warnings_shown():
         evaluation = evaluate_run(
             run,
-            split=split.value if split else None,
+            split=split,
             data=data,
-            checkpoint=checkpoint.value if checkpoint else None,
+            checkpoint=checkpoint,
             overrides=overrides or (),
             device=device,
             lags_ms=lags_ms,

@@ -1,31 +1,19 @@
 """Options shared by several commands."""
 
 import json
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from ndt_cli.errors import SettingsError
 
-
-class SplitChoice(str, Enum):
-    """Which trials to score."""
-
-    train = "train"
-    valid = "valid"
-    all = "all"
-
-
-class CheckpointChoice(str, Enum):
-    """Which weights of the run."""
-
-    best_masked_loss = "best-masked-loss"
-    best_unmasked_loss = "best-unmasked-loss"
-    best_rate_r2 = "best-rate-r2"
-    best_co_bps = "best-co-bps"
-    last = "last"
+# As `ndt_cli.data.spike_data.Split` and the checkpoints of `ndt_cli.engine.measures`, which take
+# longer to import.
+SplitChoice = Literal["train", "valid", "all"]
+CheckpointChoice = Literal[
+    "best-masked-loss", "best-unmasked-loss", "best-rate-r2", "best-co-bps", "last"
+]
 
 
 ConfigOption = Annotated[

@@ -1,9 +1,8 @@
 """``ndt nlb-submit``: make, check and score a submission to the benchmark."""
 
 import math
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
@@ -19,13 +18,6 @@ if TYPE_CHECKING:
     from ndt_cli.search.folder import EnsembleChoice
 
 
-class PhaseChoice(str, Enum):
-    """Trials to infer and score."""
-
-    val = "val"
-    test = "test"
-
-
 def nlb_submit(
     names: Annotated[list[str], typer.Argument(metavar="DATASET...", help="mc_maze, mc_rtt, ...")],
     out: Annotated[
@@ -37,13 +29,13 @@ def nlb_submit(
     ] = Path("nlb-data"),
     bin_ms: Annotated[int, typer.Option("--bin-ms", help="Bin width: 5 or 20.")] = 5,
     phase: Annotated[
-        PhaseChoice,
+        Literal["val", "test"],
         typer.Option(
             "--phase",
             help="val: train on the train split, score the validation split. test: train on both "
             "for the number of epochs found on validation, and infer the test split.",
         ),
-    ] = PhaseChoice.val,
+    ] = "val",
     members: Annotated[
         int | None,
         typer.Option(
@@ -103,7 +95,7 @@ def nlb_submit(
     from ndt_cli.nlb.submission import read_groups
     from ndt_cli.nlb.submit import submit, summary
 
-    if labels is not None and phase is not PhaseChoice.test:
+    if labels is not None and phase != "test":
         raise SettingsError(
             "--labels are for the test trials", "Add --phase test, or leave them out."
         )
@@ -124,7 +116,7 @@ def nlb_submit(
                 out=folder,
                 data_dir=data_dir,
                 bin_ms=bin_ms,
-                phase=phase.value,
+                phase=phase,
                 config=config,
                 overrides=overrides or (),
                 members=members,

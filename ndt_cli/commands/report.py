@@ -61,9 +61,9 @@ def report(
     file = write_report(
         run,
         out,
-        split=split.value if split else "valid",
+        split=split or "valid",
         data=data,
-        checkpoint=checkpoint.value if checkpoint else None,
+        checkpoint=checkpoint,
         device=device or "auto",
         overwrite=overwrite,
         as_typed=as_typed,
@@ -132,9 +132,9 @@ def plot(
         out,
         trial=trial,
         neurons=neurons or (),
-        split=split.value if split else "valid",
+        split=split or "valid",
         data=data,
-        checkpoint=checkpoint.value if checkpoint else None,
+        checkpoint=checkpoint,
         device=device or "auto",
         overwrite=overwrite,
     )

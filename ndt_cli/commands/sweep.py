@@ -3,9 +3,8 @@
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -42,35 +41,6 @@ _WITH_RESUME = (
 )  # fmt: skip
 # Of these, those that say where members train: they are repeated in the command that resumes.
 _PLACE = ("jobs", "backend", "ray_address", "cpus_per_worker", "gpus_per_worker")
-
-
-class BackendName(str, Enum):
-    """Where members train."""
-
-    local = "local"
-    ray = "ray"
-
-
-class SamplerName(str, Enum):
-    """How settings are chosen."""
-
-    random = "random"
-    tpe = "tpe"
-
-
-class PrunerName(str, Enum):
-    """How members are stopped early."""
-
-    none = "none"
-    halving = "halving"
-    hyperband = "hyperband"
-
-
-class LoggerName(str, Enum):
-    """Experiment trackers."""
-
-    wandb = "wandb"
-    mlflow = "mlflow"
 
 
 @sweep_app.callback()
@@ -131,25 +101,25 @@ def sweep(
         typer.Option("--resume", help="Resume this sweep where it stopped; --members may be more."),
     ] = None,
     logger: Annotated[
-        LoggerName | None,
+        Literal["wandb", "mlflow"] | None,
         typer.Option("--logger", help="Send every member to this experiment tracker."),
     ] = None,
     sampler: Annotated[
-        SamplerName,
+        Literal["random", "tpe"],
         typer.Option(
             "--sampler",
             help="tpe: after ten random members, choose values by what earlier ones scored.",
             rich_help_panel=_HOW,
         ),
-    ] = SamplerName.random,
+    ] = "random",
     pruner: Annotated[
-        PrunerName,
+        Literal["none", "halving", "hyperband"],
         typer.Option(
             "--pruner",
             help="Stop members that are worse than others after as many epochs.",
             rich_help_panel=_HOW,
         ),
-    ] = PrunerName.none,
+    ] = "none",
     grace_epochs: Annotated[
         int | None,
         typer.Option(
@@ -183,14 +153,14 @@ def sweep(
         ),
     ] = 1,
     backend: Annotated[
-        BackendName,
+        Literal["local", "ray"],
         typer.Option(
             "--backend",
             help="ray: on a Ray cluster whose machines share the folder of the sweep under the "
             "same path.",
             rich_help_panel=_WHERE,
         ),
-    ] = BackendName.local,
+    ] = "local",
     ray_address: Annotated[
         str | None,
         typer.Option(
@@ -245,9 +215,9 @@ def sweep(
             "leave out everything but --members, --time-budget and where members train",
         )
     for name in ("ray_address", "cpus_per_worker", "gpus_per_worker"):
-        if name in given and backend is not BackendName.ray:
+        if name in given and backend != "ray":
             raise SettingsError(f"`{name}` is for sweeps on Ray", "add --backend ray")
-    if backend is BackendName.ray and "jobs" in given:
+    if backend == "ray" and "jobs" in given:
         raise SettingsError("--jobs is for this machine alone", "leave out --jobs, or --backend")
     if resume is None:
         changes = with_data(overrides, data)
@@ -292,8 +262,8 @@ def sweep(
                 n_members=n_members,
                 seed=seed,
                 n_seeds=n_seeds,
-                sampler=sampler.value,
-                pruner=pruner.value,
+                sampler=sampler,
+                pruner=pruner,
                 grace_epochs=grace_epochs,
                 pbt_interval=pbt_interval,
                 default_run=default_run,
@@ -321,8 +291,7 @@ def _as_typed(context: typer.Context, names: set[str]) -> str:
     words = []
     for name in _PLACE:
         if name in names:
-            value = context.params[name]
-            words.append(f" --{name.replace('_', '-')} {getattr(value, 'value', value)}")
+            words.append(f" --{name.replace('_', '-')} {context.params[name]}")
     return "".join(words)
 
 
@@ -333,22 +302,20 @@ def _data_name(settings: Any) -> str:
 
 def _executor(
     jobs: int,
-    backend: BackendName,
+    backend: str,
     ray_address: str | None,
     cpus_per_worker: int | None,
     gpus_per_worker: float | None,
 ) -> "Executor":
     from ndt_cli.engine.executors import InTurn, Processes, RayTasks
 
-    if backend is BackendName.local:
+    if backend == "local":
         return InTurn() if jobs == 1 else Processes(jobs)
     return RayTasks(ray_address, cpus_per_worker, gpus_per_worker)
 
 
 @contextmanager
-def _watching(
-    executor: "Executor", logger: LoggerName | None, sweep_name: str
-) -> "Iterator[Watching]":
+def _watching(executor: "Executor", logger: str | None, sweep_name: str) -> "Iterator[Watching]":
     """Show the progress of a sweep, of one member at a time or of several."""
     from ndt_cli.commands.progress import (
         MembersProgress,
@@ -360,7 +327,7 @@ def _watching(
     from ndt_cli.engine.trackers import find_logger
     from ndt_cli.search.loop import Watching
 
-    loggers = [find_logger(logger.value, sweep_name)] if logger else []
+    loggers = [find_logger(logger, sweep_name)] if logger else []
     common: dict[str, Any] = {"ended": tell_member, "moves": tell_moves, "loggers": loggers}
     if isinstance(executor, InTurn):
         with SweepProgress() as training:
