@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ndt_cli.atomic import check_may_write, check_suffix
-from ndt_cli.commands.console import next_step, note, out, print_json, say
+from ndt_cli.commands.console import next_step, note, out, plain_table, print_json, say
 from ndt_cli.commands.flags import DeviceOption, JsonOption, SplitChoice
 from ndt_cli.errors import typed
 
@@ -80,7 +80,7 @@ def compare(
     if as_json:
         print_json("compare/1", found.to_json())
     elif as_csv:
-        out.out(found.to_csv(), end="", highlight=False)
+        out.out(found.to_csv(), end="")
     else:
         _print(found)
     next_step(f"ndt report {typed(runs[0])}")
@@ -107,10 +107,8 @@ def _table(
     skip: int = 0,
 ) -> Table:
     """Return one row per run, one column per score; the best score of each column is bold."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("")
-    for label, unit in found.units.items():
-        table.add_column(f"{label}\n({unit})", justify="right")
+    headings = [f"{label}\n({unit})" for label, unit in found.units.items()]
+    table = plain_table("", *headings, numbers=True)
     for number, run in list(enumerate(found.runs, start=1))[skip:]:
         name = run.run if number == len(found.runs) else f"run {number}"
         cells = []

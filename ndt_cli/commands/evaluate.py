@@ -13,6 +13,7 @@ from ndt_cli.commands.console import (
     next_step,
     note,
     out,
+    plain_table,
     print_json,
     run_warnings_shown,
     say,
@@ -180,8 +181,7 @@ def _rendered(scores: "ScoreTable", smoothing_ms: float) -> Table:
     from ndt_cli.score_text import score_number
     from ndt_cli.verdict import SMOOTHED
 
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column(scores.corner)
+    table = plain_table(scores.corner, padding=(0, 1, 0, 0))
     for name in scores.columns:
         header = name.replace(" ", "\n") if scores.corner else name
         table.add_column(header, justify="right", max_width=_WIDEST_COLUMN, overflow="fold")

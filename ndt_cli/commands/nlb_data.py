@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from ndt_cli.commands.console import log, next_step, out, print_json
+from ndt_cli.commands.console import log, next_step, note, out, plain_table, print_json, say
 from ndt_cli.commands.flags import JsonOption
 from ndt_cli.errors import SettingsError, typed
 
@@ -102,7 +101,7 @@ def nlb_data(
         print_json("nlb-data/1", {"files": paths})
     else:
         for path in paths:
-            out.print(str(path), highlight=False, soft_wrap=True)
+            say(str(path))
     if names:
         next_step(f"ndt nlb-submit {names[0]} --data-dir {typed(data_dir)}")
 
@@ -117,8 +116,8 @@ def _write_spikes(
         recording = write_spike_file(
             name, bin_ms, data_dir, path, overwrite=overwrite, progress=progress.stage
         )
-    for note in recording.notes:
-        log.print(note, highlight=False, soft_wrap=True)
+    for text in recording.notes:
+        note(text)
     train, valid = recording.train, recording.valid
     n_heldin, n_bins = train.n_neurons - train.n_heldout, train.n_bins - train.n_forward
     if as_json:
@@ -134,12 +133,10 @@ def _write_spikes(
             },
         )
         return
-    out.print(
+    say(
         f"{name}: {train.n_trials} train + {valid.n_trials} validation trials x "
         f"{n_bins} + {train.n_forward} forward bins of {bin_ms} ms x "
-        f"{n_heldin} + {train.n_heldout} held-out neurons\nspikes: {path}",
-        highlight=False,
-        soft_wrap=True,
+        f"{n_heldin} + {train.n_heldout} held-out neurons\nspikes: {path}"
     )
     hint = f"Search: ndt sweep --config nlb-quick --choose-by co-bps --set data.file={typed(path)}"
     if bin_ms != 5:
@@ -147,7 +144,7 @@ def _write_spikes(
             "\nThe context window of the presets is in bins of 5 ms: set model.context_back and "
             f"model.context_forward in bins of {bin_ms} ms."
         )
-    log.print(hint, highlight=False, soft_wrap=True)
+    note(hint)
 
 
 class _DownloadBars:
@@ -175,7 +172,7 @@ class _DownloadBars:
         if what not in self._tasks:
             self._tasks[what] = self._bars.add_task(what, total=total)
             if not log.is_terminal:
-                log.print(f"{what} ({total / 1e6:,.1f} MB)", highlight=False, soft_wrap=True)
+                note(f"{what} ({total / 1e6:,.1f} MB)")
         self._bars.update(self._tasks[what], completed=done)
 
 
@@ -195,9 +192,10 @@ def _show_catalog(as_json: bool) -> None:
     if as_json:
         print_json("nlb-datasets/1", {"datasets": rows})
         return
-    table = Table(box=None, pad_edge=False)
-    for title in ("dataset", "dandiset", "MB", "trials: train, val, test", "held-in + held-out"):
-        table.add_column(title, justify="right" if title == "MB" else "left")
+    table = plain_table(
+        "dataset", "dandiset", "MB", "trials: train, val, test", "held-in + held-out"
+    )
+    table.columns[2].justify = "right"
     for row in rows:
         table.add_row(
             str(row["dataset"]),
@@ -207,7 +205,7 @@ def _show_catalog(as_json: bool) -> None:
             " + ".join(map(str, row["neurons"])),
         )
     out.print(table)
-    log.print("Download: ndt nlb-data DATASET...", highlight=False)
+    note("Download: ndt nlb-data DATASET...")
 
 
 def _show_states(states: "list[FileState]", as_json: bool) -> None:
@@ -220,4 +218,4 @@ def _show_states(states: "list[FileState]", as_json: bool) -> None:
         return
     for s in states:
         what = s.state if s.state == "right" else f"{s.state}: {s.difference}"
-        out.print(f"{s.path}  {what}", highlight=False, soft_wrap=True)
+        say(f"{s.path}  {what}")

@@ -88,14 +88,13 @@ class TrainingProgress:
     def _start(self, event: Started) -> None:
         for text in event.notes:
             note(as_typed(text))
-        log.print(
+        note(
             f"{event.n_train_trials} training and {event.n_valid_trials} validation trials, "
-            f"{event.n_parameters:,} weights, on {event.compute}, CPU threads: {event.n_threads}",
-            highlight=False,
+            f"{event.n_parameters:,} weights, on {event.compute}, CPU threads: {event.n_threads}"
         )
-        log.print(f"run folder: {event.run}", highlight=False, soft_wrap=True)
+        note(f"run folder: {event.run}")
         if event.first_epoch:
-            log.print(f"going on after epoch {event.first_epoch}", highlight=False)
+            note(f"going on after epoch {event.first_epoch}")
         self._steps_per_epoch = event.steps_per_epoch
         self._max_epochs = event.max_epochs
         for task in self._bar.task_ids:  # of a model that was trained before this one
@@ -115,10 +114,9 @@ class TrainingProgress:
         if self._has_bar or now - self._last_line < SECONDS_BETWEEN_LINES:
             return
         self._last_line = now
-        log.print(
+        note(
             f"epoch {record['epoch']:.0f}/{self._max_epochs}  {_text(self._latest)}  "
-            f"{record['seconds']:.0f} s",
-            highlight=False,
+            f"{record['seconds']:.0f} s"
         )
 
 
@@ -296,7 +294,7 @@ class _Stage:
         )
         self._task: Any = self._bar.add_task(what, total=None, count="")
         if not log.is_terminal:
-            _print(what, end="")
+            log.print(what, end="", soft_wrap=True)
         self._bar.start()
 
     def show(self, done: int, total: int) -> None:
@@ -306,8 +304,4 @@ class _Stage:
         self._bar.stop()
         seconds = f"{time.monotonic() - self._began:.1f} s"
         shown = self.what if log.is_terminal else ""
-        _print(f"{shown}  {seconds}" if done else f"{shown}  stopped after {seconds}")
-
-
-def _print(text: str, end: str = "\n") -> None:
-    log.print(text, end=end, highlight=False, soft_wrap=True)
+        note(f"{shown}  {seconds}" if done else f"{shown}  stopped after {seconds}")

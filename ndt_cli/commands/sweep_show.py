@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ndt_cli.commands.console import next_step, note, out, print_json, say
+from ndt_cli.commands.console import next_step, note, out, plain_table, print_json, say
 from ndt_cli.commands.flags import JsonOption
 from ndt_cli.engine.measures import MEASURES, score_text
 from ndt_cli.errors import typed
@@ -47,7 +47,7 @@ def spaces(
                 "space/1", {"name": found.name, "draws": draws, "conditions": found.conditions}
             )
         else:
-            out.out(text, end="", highlight=False)
+            out.out(text, end="")
         return
     rows = {}
     for space in space_names():
@@ -57,7 +57,7 @@ def spaces(
     if as_json:
         print_json("spaces/1", {"spaces": [{"name": space, **row} for space, row in rows.items()]})
         return
-    table = Table("Space", "What it is for", "Taken by default with", box=None, pad_edge=False)
+    table = plain_table("Space", "What it is for", "Taken by default with")
     for space, row in rows.items():
         table.add_row(space, str(row["title"]), ", ".join(row["presets"]) or "all others")
     out.print(table)
@@ -111,7 +111,7 @@ def _measures(results: "SweepResults") -> list[str]:
 
 
 def _table(results: "SweepResults", columns: dict[str, list[str]]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table = plain_table(padding=(0, 1, 0, 0))
     for name in ("rank", "member", *columns):
         side: Literal["left", "right"] = "left" if name == "status" else "right"
         table.add_column(name.replace(" ", "\n"), justify=side, no_wrap=True)
@@ -128,7 +128,7 @@ def _table(results: "SweepResults", columns: dict[str, list[str]]) -> Table:
 def seeds_table(results: "SweepResults") -> Table:
     """Return one row per drawn settings, best mean over seeds first."""
     label = _label(results.choose_by)
-    table = Table("rank", "members", f"mean {label}", "sd", box=None, pad_edge=False)
+    table = plain_table("rank", "members", f"mean {label}", "sd")
     for rank, group in enumerate(results.by_settings, start=1):
         members = ", ".join(str(index) for index in sorted(m.index for m in group.members))
         table.add_row(str(rank), members, score_text(group.mean), score_text(group.sd))
@@ -204,7 +204,7 @@ def show(
         raise typer.BadParameter("give --csv or --json, not both")
     results = SweepFolder.open(path).results()
     if as_csv:
-        out.out(results.to_csv(), end="", highlight=False)
+        out.out(results.to_csv(), end="")
         return
     show_results(results, as_json)
 

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from ndt_cli.commands.console import (
     next_step,
     note,
+    plain_table,
     print_json,
     run_warnings_shown,
     say,
@@ -178,9 +178,8 @@ def _print_sessions(result: "Fit", as_json: bool) -> None:
             },
         )
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("", "trials", "neurons", "NDT", "smoothed spikes", "R2 of NDT", "of smoothed"):
-        table.add_column(name, justify="right" if name else "left")
+    headings = ("trials", "neurons", "NDT", "smoothed spikes", "R2 of NDT", "of smoothed")
+    table = plain_table("", *headings, numbers=True)
     rows = []
     for found in result.sessions.values():
         scores = [found.scores[name] for name in ("NDT", "smoothed spikes")]
@@ -244,10 +243,7 @@ def _print_seeds(found: "SeedsFit", as_json: bool) -> None:
 
 
 def _print_seed_scores(found: "SeedsFit") -> None:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("")
-    for name in ("mean", "SD", "ensemble", "smoothed spikes"):
-        table.add_column(name, justify="right")
+    table = plain_table("", "mean", "SD", "ensemble", "smoothed spikes", numbers=True)
     for score in found.scores:
         numbers = (score.mean, score.sd, score.ensemble, score.smoothing)
         cells = [f"{number:.4f}" for number in numbers]
