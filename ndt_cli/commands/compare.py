@@ -10,7 +10,13 @@ from rich.text import Text
 
 from ndt_cli.atomic import check_may_write, check_suffix
 from ndt_cli.commands.console import next_step, note, out, plain_table, print_json, say
-from ndt_cli.commands.flags import DeviceOption, JsonOption, SplitChoice
+from ndt_cli.commands.flags import (
+    CsvOption,
+    DeviceOption,
+    FigureOverwriteOption,
+    JsonOption,
+    ScoredSplitOption,
+)
 from ndt_cli.errors import typed
 
 if TYPE_CHECKING:
@@ -22,10 +28,7 @@ def compare(
         list[Path],
         typer.Argument(metavar="RUN...", help="Folders of runs or ensembles.", show_default=False),
     ],
-    split: Annotated[
-        SplitChoice | None,
-        typer.Option("--split", help="Trials to score.", show_default="valid; all of another file"),
-    ] = None,
+    split: ScoredSplitOption = None,
     data: Annotated[
         Path | None,
         typer.Option("--data", "-d", help="Another file with the same neurons and bin width."),
@@ -42,13 +45,9 @@ def compare(
             "file.",
         ),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing file of --figure.")
-    ] = False,
+    overwrite: FigureOverwriteOption = False,
     device: DeviceOption = "auto",
-    as_csv: Annotated[
-        bool, typer.Option("--csv", help="Print a CSV table on standard output, nothing else.")
-    ] = False,
+    as_csv: CsvOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare runs.

@@ -13,7 +13,7 @@ import typer
 from rich.text import Text
 
 from ndt_cli.commands.console import labeled, next_step, out, plain_table, print_json, say
-from ndt_cli.commands.flags import JsonOption
+from ndt_cli.commands.flags import JsonOption, OverwriteOption
 from ndt_cli.commands.wording import as_typed
 from ndt_cli.convert.contents import Listing
 from ndt_cli.convert.options import ConvertOptions
@@ -97,9 +97,7 @@ def convert(
     show: Annotated[
         bool, typer.Option("--list", help="List the contents of FILE, and convert nothing.")
     ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing file.")
-    ] = False,
+    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
     **values: Any,
 ) -> None:

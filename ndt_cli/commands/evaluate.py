@@ -23,11 +23,12 @@ from ndt_cli.commands.flags import (
     AcceptChangesOption,
     CheckpointOption,
     DeviceOption,
+    FigureOverwriteOption,
     JsonOption,
     OtherNeuronsOption,
     OtherWindowOption,
+    ScoredSplitOption,
     SetOption,
-    SplitChoice,
 )
 from ndt_cli.commands.wording import as_typed
 from ndt_cli.errors import SettingsError, typed
@@ -45,10 +46,7 @@ _WIDEST_COLUMN = 16
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run folder.", show_default=False)],
-    split: Annotated[
-        SplitChoice | None,
-        typer.Option("--split", help="Trials to score.", show_default="valid; all of another file"),
-    ] = None,
+    split: ScoredSplitOption = None,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -90,9 +88,7 @@ def evaluate(
     other_neurons: OtherNeuronsOption = False,
     other_window: OtherWindowOption = False,
     accept_changes: AcceptChangesOption = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing file of --figure.")
-    ] = False,
+    overwrite: FigureOverwriteOption = False,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:

@@ -77,6 +77,18 @@ OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace the output file if it exists.")
 ]
 
+FigureOverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace an existing file of --figure.")
+]
+
+ScoredSplitOption = Annotated[
+    SplitChoice | None,
+    typer.Option("--split", help="Trials to score.", show_default="valid; all of another file"),
+]
+
+CsvOption = Annotated[
+    bool, typer.Option("--csv", help="Print a CSV table on standard output, nothing else.")
+]
 
 DataOption = Annotated[
     list[Path] | None,

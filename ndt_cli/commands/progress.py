@@ -3,22 +3,18 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from rich.progress import (
     BarColumn,
     Progress,
-    ProgressColumn,
     SpinnerColumn,
-    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.text import Text
 from typing_extensions import Self
 
 from ndt_cli.commands.console import log, note
@@ -49,14 +45,18 @@ def _can_draw_bars() -> bool:
 
 
 class TrainingProgress:
-    """Shows training events on standard error or in a notebook; use it as a context."""
+    """Shows training events on standard error or in a notebook; use it as a context.
 
-    def __init__(self) -> None:
+    ``notes_once``: the notes of the first training are those of all, which have the same data.
+    """
+
+    def __init__(self, *, notes_once: bool = False) -> None:
+        self._notes_once = notes_once
         self._has_bar = _can_draw_bars()
         self._bar = Progress(
             TextColumn("epoch {task.fields[epoch]}/{task.fields[max_epochs]}"),
             BarColumn(bar_width=12),
-            _Measures(),
+            TextColumn("{task.fields[text]}", markup=False),
             TimeRemainingColumn(compact=True),
             console=log,
             disable=not self._has_bar,
@@ -86,8 +86,9 @@ class TrainingProgress:
             self._line(event.record)
 
     def _start(self, event: Started) -> None:
-        for text in event.notes:
-            note(as_typed(text))
+        if not (self._notes_once and self._bar.task_ids):  # of a model trained before
+            for text in event.notes:
+                note(as_typed(text))
         note(
             f"{event.n_train_trials} training and {event.n_valid_trials} validation trials, "
             f"{event.n_parameters:,} weights, on {event.compute}, CPU threads: {event.n_threads}"
@@ -97,7 +98,7 @@ class TrainingProgress:
             note(f"going on after epoch {event.first_epoch}")
         self._steps_per_epoch = event.steps_per_epoch
         self._max_epochs = event.max_epochs
-        for task in self._bar.task_ids:  # of a model that was trained before this one
+        for task in self._bar.task_ids:
             self._bar.remove_task(task)
         self._latest = {}
         self._task = self._bar.add_task(
@@ -118,11 +119,6 @@ class TrainingProgress:
             f"epoch {record['epoch']:.0f}/{self._max_epochs}  {_text(self._latest)}  "
             f"{record['seconds']:.0f} s"
         )
-
-
-class _Measures(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(task.fields["text"], no_wrap=True)
 
 
 def _short_text(record: dict[str, float]) -> str:
@@ -146,28 +142,6 @@ def _text(record: dict[str, float]) -> str:
 # ------------------------------------------------------------------------------------------------
 # What is shown while a sweep runs.
 # ------------------------------------------------------------------------------------------------
-
-
-class SweepProgress:
-    """Shows training in this process, and one line for each member that ends; use as a context."""
-
-    def __init__(self) -> None:
-        self._training = TrainingProgress()
-        self._told_notes = False
-
-    def __enter__(self) -> Self:
-        self._training.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._training.__exit__(*error)
-
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, Started):
-            if self._told_notes:  # all members have the same data
-                event = replace(event, notes=())
-            self._told_notes = True
-        self._training(event)
 
 
 class MembersProgress:

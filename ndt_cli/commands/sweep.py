@@ -319,7 +319,7 @@ def _watching(executor: "Executor", logger: str | None, sweep_name: str) -> "Ite
     """Show the progress of a sweep, of one member at a time or of several."""
     from ndt_cli.commands.progress import (
         MembersProgress,
-        SweepProgress,
+        TrainingProgress,
         tell_member,
         tell_moves,
     )
@@ -330,7 +330,7 @@ def _watching(executor: "Executor", logger: str | None, sweep_name: str) -> "Ite
     loggers = [find_logger(logger, sweep_name)] if logger else []
     common: dict[str, Any] = {"ended": tell_member, "moves": tell_moves, "loggers": loggers}
     if isinstance(executor, InTurn):
-        with SweepProgress() as training:
+        with TrainingProgress(notes_once=True) as training:
             yield Watching(training=training, **common)
     else:
         # Ray prints what it has to say of a dead worker.

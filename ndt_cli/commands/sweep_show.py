@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ndt_cli.commands.console import next_step, note, out, plain_table, print_json, say
-from ndt_cli.commands.flags import JsonOption
+from ndt_cli.commands.flags import CsvOption, JsonOption
 from ndt_cli.engine.measures import MEASURES, score_text
 from ndt_cli.errors import typed
 from ndt_cli.settings.explain import heading, value_text
@@ -189,9 +189,7 @@ def best_lines(results: "SweepResults") -> list[str]:
 
 def show(
     path: Annotated[Path, typer.Argument(metavar="SWEEP", help="Folder of a sweep.")],
-    as_csv: Annotated[
-        bool, typer.Option("--csv", help="Print a CSV table on standard output, nothing else.")
-    ] = False,
+    as_csv: CsvOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show the members of a sweep, best first, and draw figures.

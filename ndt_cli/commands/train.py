@@ -132,52 +132,35 @@ def train(
     if result.training.stopped == "interrupted":
         note(f"Stopped and saved. Resume with: ndt train --resume {typed(run)}")
         raise typer.Exit(130)
-    if result.sessions:
-        _print_sessions(result, as_json)
-        return
-    if result.evaluation is None:  # another process of a distributed run reports
-        return
-    steps = (f"ndt report {typed(run)}", f"ndt rates {typed(run)} --out rates.h5")
-    if as_json:
-        print_json(
-            "train/1",
-            {
-                "run": str(run),
-                "stopped": result.training.stopped,
-                "epochs": len(result.training.history),
-                "seconds": result.training.seconds,
-                "figures": result.figures,
-                "evaluation": result.evaluation.to_json(),
-            },
-        )
-        next_step(*steps)
-        return
-    reasons = {"early": "no improvement within train.patience_epochs"}
-    why = reasons.get(result.training.stopped, result.training.stopped)
-    note(f"{len(result.training.history)} epochs in {result.training.seconds:.0f} s ({why})")
-    print_scores(result.evaluation)
-    for figure in result.figures:
-        say(f"picture: {figure}")
-    say(f"run: {run}")
-    next_step(*steps)
+    about = {
+        "run": str(run),
+        "stopped": result.training.stopped,
+        "epochs": len(result.training.history),
+        "seconds": result.training.seconds,
+        "figures": result.figures,
+    }
+    if result.sessions and as_json:
+        sessions = {name: found.to_json() for name, found in result.sessions.items()}
+        print_json("train-sessions/1", {**about, "sessions": sessions})
+    elif result.sessions:
+        _print_sessions(result)
+    elif result.evaluation is not None:  # otherwise another process of a distributed run reports
+        if as_json:
+            print_json("train/1", {**about, "evaluation": result.evaluation.to_json()})
+        else:
+            reasons = {"early": "no improvement within train.patience_epochs"}
+            why = reasons.get(result.training.stopped, result.training.stopped)
+            note(f"{about['epochs']} epochs in {result.training.seconds:.0f} s ({why})")
+            print_scores(result.evaluation)
+            for figure in result.figures:
+                say(f"picture: {figure}")
+            say(f"run: {run}")
+        next_step(f"ndt report {typed(run)}", f"ndt rates {typed(run)} --out rates.h5")
 
 
-def _print_sessions(result: "Fit", as_json: bool) -> None:
+def _print_sessions(result: "Fit") -> None:
     """Print the scores of each session, and of the neurons of all together."""
     run = result.training.run
-    if as_json:
-        print_json(
-            "train-sessions/1",
-            {
-                "run": str(run),
-                "stopped": result.training.stopped,
-                "epochs": len(result.training.history),
-                "seconds": result.training.seconds,
-                "figures": result.figures,
-                "sessions": {name: found.to_json() for name, found in result.sessions.items()},
-            },
-        )
-        return
     headings = ("trials", "neurons", "NDT", "smoothed spikes", "R2 of NDT", "of smoothed")
     table = plain_table("", *headings, numbers=True)
     rows = []
