@@ -35,7 +35,6 @@ from ndt_cli.data.spike_data import (
 )
 from ndt_cli.engine.checkpoint import check_log
 from ndt_cli.engine.inference import (
-    Float32Array,
     Model,
     hiding_folds,
     load_trained,
@@ -319,11 +318,8 @@ def evaluate(
         decoders = _stored_decoders(trained, trials)
     decoded = train is not None and train.behavior_BTV is not None and not decoders
     decoder_trials = train if decoded and trials.behavior_BTV is not None else None
-    folds_of = partial(hiding_folds, trials, trained.settings)
-    model = _model_estimate(trained, trials, folds_of, decoder_trials)
-    references = _reference_estimates(smoothing, trials, folds_of, decoder_trials)
-    smoothed = references[SMOOTHED]
-    estimates = {MODEL: model, **references}
+    estimates = _estimates(trained, smoothing, trials, decoder_trials)
+    model, smoothed = estimates[MODEL], estimates[SMOOTHED]
     if decoder_trials is not None:
         lags_L = lag_bins(trials, lags_ms)
         decoders = {
@@ -463,30 +459,32 @@ class _Estimate:
 _FoldsOf = Callable[[IntArray], NDArray[np.integer]]
 
 
-def _model_estimate(
-    trained: Model, data: SpikeData, folds_of: _FoldsOf, train: SpikeData | None
+def _estimate(
+    model: Model | SmoothingReference,
+    data: SpikeData,
+    folds_of: _FoldsOf,
+    train: SpikeData | None,
+    checked: Callable[[FloatArray], FloatArray] = lambda rates_BTN: rates_BTN,
 ) -> _Estimate:
-    """Return the model's rates, inferred a block of trials at a time."""
+    """Return the rates of a model or of smoothing, inferred a block of trials at a time."""
+    dtype = np.float64 if isinstance(model, SmoothingReference) else np.float32
 
     def inferred(given: SpikeData) -> ByTrial:
         return ByTrial(
-            given.spikes_BTN.shape,
-            np.float32,
-            lambda trials: _finite(trained, trained.rates(given.take(trials))),
+            given.spikes_BTN.shape, dtype, lambda trials: checked(model.rates(given.take(trials)))
         )
 
-    def while_hidden(trials: IntArray) -> Float32Array:
-        rates_BTN = trained.rates_while_hidden(data.take(trials), folds_of(trials))
-        return _finite(trained, rates_BTN)
+    def while_hidden(trials: IntArray) -> FloatArray:
+        return checked(model.rates_while_hidden(data.take(trials), folds_of(trials)))
 
     return _Estimate(
         inferred(data),
-        ByTrial(data.spikes_BTN.shape, np.float32, while_hidden, keep=False),
+        ByTrial(data.spikes_BTN.shape, dtype, while_hidden, keep=False),
         None if train is None else inferred(train),
     )
 
 
-def _finite(trained: Model, rates_BTN: Float32Array) -> Float32Array:
+def _finite(trained: Model, rates_BTN: FloatArray) -> FloatArray:
     if not np.isfinite(rates_BTN).all():
         raise RunError(
             f"{trained.run.path}: {trained.checkpoint} infers rates of these trials that are not "
@@ -496,30 +494,18 @@ def _finite(trained: Model, rates_BTN: Float32Array) -> Float32Array:
     return rates_BTN
 
 
-def _reference_estimates(
-    smoothing: SmoothingReference, data: SpikeData, folds_of: _FoldsOf, train: SpikeData | None
+def _estimates(
+    trained: Model, smoothing: SmoothingReference, data: SpikeData, train: SpikeData | None
 ) -> dict[str, _Estimate]:
-    """Return the references' rates, by name; the true rates last, where they are known."""
-
-    def smoothed(given: SpikeData) -> ByTrial:
-        return ByTrial(
-            given.spikes_BTN.shape, float, lambda trials: smoothing.rates(given.take(trials))
-        )
-
-    def while_hidden(trials: IntArray) -> FloatArray:
-        return smoothing.rates_while_hidden(data.take(trials), folds_of(trials))
-
+    """Return the model's rates and the references', by name; the true rates where known."""
+    folds_of = partial(hiding_folds, data, trained.settings)
     mean_N = smoothing.smoother.mean_rates_N
     mean_BTN = constant_rates(mean_N, data)
+    mean_train_BTN = None if train is None else constant_rates(mean_N, train)
     estimates = {
-        SMOOTHED: _Estimate(
-            smoothed(data),
-            ByTrial(data.spikes_BTN.shape, float, while_hidden, keep=False),
-            None if train is None else smoothed(train),
-        ),
-        MEAN_RATE: _Estimate(
-            mean_BTN, mean_BTN, None if train is None else constant_rates(mean_N, train)
-        ),
+        MODEL: _estimate(trained, data, folds_of, train, partial(_finite, trained)),
+        SMOOTHED: _estimate(smoothing, data, folds_of, train),
+        MEAN_RATE: _Estimate(mean_BTN, mean_BTN, mean_train_BTN),
     }
     if data.rates_BTN is not None:
         true_train_BTN = None if train is None else train.rates_BTN

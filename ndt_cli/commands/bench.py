@@ -1,16 +1,14 @@
 """``ndt bench``: speed beside the same model of stock PyTorch layers."""
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from ndt_cli.commands.console import next_step, note, out, plain_table, print_json, say
-from ndt_cli.commands.flags import JsonOption, SetOption, with_flag
+from ndt_cli.commands.flags import JsonOption, SetOption, chosen_settings, with_flag
 from ndt_cli.errors import typed
-from ndt_cli.settings.load import find_config, load_settings
 
 if TYPE_CHECKING:
     from ndt_cli.bench.workload import BenchResult
@@ -77,21 +75,18 @@ def bench(
     slowest times is the machine's.
     """
     config = config or ("recordings-causal" if stream else "chaotic-rnn")
-    source = find_config(config)
     changes = with_flag(overrides, "--device", "train.device", device)
     changes = with_flag(changes, "--threads", "train.n_threads", n_threads)
     changes = with_flag(changes, "--trials", "train.batch_size", n_trials)
-    settings = load_settings(source, changes)
-    note(f"settings: {source.label}")
-
+    name, settings = chosen_settings(config, changes)
     if stream:
-        _bench_stream(Path(source.name).stem, settings, n_neurons or 100, n_stream_bins, as_json)
+        _bench_stream(name, settings, n_neurons or 100, n_stream_bins, as_json)
         return
 
     from ndt_cli.bench.measure import run_bench
     from ndt_cli.bench.workload import workload_of
 
-    workload = workload_of(Path(source.name).stem, settings, n_bins, n_neurons)
+    workload = workload_of(name, settings, n_bins, n_neurons)
     result = run_bench(workload, n_steps, lambda text: note(f"measuring {text}"))
     if as_json:
         print_json("bench/1", result.to_json())

@@ -2,11 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from ndt_cli.commands.console import note
 from ndt_cli.errors import SettingsError
+
+if TYPE_CHECKING:
+    from ndt_cli.settings.tree import Settings
 
 # As `ndt_cli.data.spike_data.Split` and the checkpoints of `ndt_cli.engine.measures`, which take
 # longer to import.
@@ -114,6 +118,23 @@ def with_data(changes: list[str] | None, files: list[Path] | None) -> list[str]:
 def names_files(changes: list[str]) -> bool:
     """Tell whether changes name spike files."""
     return any(change.startswith(_FILES) for change in changes)
+
+
+def chosen_settings(config: str | None, changes: list[str]) -> "tuple[str, Settings]":
+    """Load the settings of ``--config``, or the default ones for spikes, and print which.
+
+    Returns the name of the preset or file, too.
+    """
+    from ndt_cli.settings.load import RECORDING_PRESET, find_config, load_settings
+
+    chosen = ""
+    if config is None and names_files(changes):
+        config = RECORDING_PRESET
+        chosen = " (the default for a spike file; --config chooses another)"
+    source = find_config(config)
+    settings = load_settings(source, changes)
+    note(f"settings: {source.label}{chosen}")
+    return Path(source.name).stem, settings
 
 
 def with_flag(changes: list[str] | None, flag: str, key: str, value: object) -> list[str]:

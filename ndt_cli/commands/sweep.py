@@ -14,13 +14,12 @@ from ndt_cli.commands.flags import (
     DataOption,
     JsonOption,
     SetOption,
-    names_files,
+    chosen_settings,
     with_data,
     with_flag,
 )
 from ndt_cli.commands.sweep_show import show, show_results, spaces
 from ndt_cli.errors import SettingsError, typed
-from ndt_cli.settings.load import RECORDING_PRESET, find_config, load_settings
 
 if TYPE_CHECKING:
     from ndt_cli.engine.executors import Executor
@@ -214,19 +213,15 @@ def sweep(
             "--resume continues in the sweep's own folder with its own settings",
             "leave out everything but --members, --time-budget and where members train",
         )
-    for name in ("ray_address", "cpus_per_worker", "gpus_per_worker"):
-        if name in given and backend != "ray":
-            raise SettingsError(f"`{name}` is for sweeps on Ray", "add --backend ray")
+    for option in ("ray_address", "cpus_per_worker", "gpus_per_worker"):
+        if option in given and backend != "ray":
+            raise SettingsError(f"`{option}` is for sweeps on Ray", "add --backend ray")
     if backend == "ray" and "jobs" in given:
         raise SettingsError("--jobs is for this machine alone", "leave out --jobs, or --backend")
     if resume is None:
         changes = with_data(overrides, data)
         changes = with_flag(changes, "--choose-by", "train.choose_by", choose_by)
-        if config is None and names_files(changes):
-            config = RECORDING_PRESET
-        source = find_config(config)
-        settings = load_settings(source, changes)
-        note(f"settings: {source.label}")
+        name, settings = chosen_settings(config, changes)
 
     from ndt_cli.engine.run_folder import default_path
     from ndt_cli.search.folder import SweepFolder
@@ -237,7 +232,7 @@ def sweep(
     if resume is not None:
         settings = SweepFolder.open(resume).settings
     else:
-        found = find_space(space or default_space(Path(source.name).stem))
+        found = find_space(space or default_space(name))
         note(f"space: {found.name}, {len(found.draws)} settings drawn")
         out = out or default_path(f"sweep-{_data_name(settings)}")
     executor = _executor(jobs, backend, ray_address, cpus_per_worker, gpus_per_worker)

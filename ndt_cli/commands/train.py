@@ -23,11 +23,11 @@ from ndt_cli.commands.flags import (
     DataOption,
     JsonOption,
     SetOption,
+    chosen_settings,
     names_files,
     with_data,
 )
 from ndt_cli.errors import SettingsError, typed
-from ndt_cli.settings.load import RECORDING_PRESET, find_config, load_settings
 
 if TYPE_CHECKING:
     from ndt_cli.fitting import Fit
@@ -92,13 +92,7 @@ def train(
     if start is not None:
         settings = _settings_from(start, config, changes)
     elif resume is None:
-        chosen = ""
-        if config is None and names_files(changes):
-            config = RECORDING_PRESET
-            chosen = " (the default for a spike file; --config chooses another)"
-        source = find_config(config)
-        settings = load_settings(source, changes)
-        note(f"settings: {source.label}{chosen}")
+        _, settings = chosen_settings(config, changes)
 
     from ndt_cli.commands.progress import TrainingProgress
     from ndt_cli.fitting import fit, resume_fit
@@ -125,13 +119,16 @@ def train(
             )
         else:
             result = fit(settings, out=out, watch=progress, should_stop=stop)
+    if of_seeds is None:
+        run, interrupted = result.training.run, result.training.stopped == "interrupted"
+    else:
+        run, interrupted = of_seeds.path, not of_seeds.finished
+    if interrupted:
+        note(f"Stopped and saved. Resume with: ndt train --resume {typed(run)}")
+        raise typer.Exit(130)
     if of_seeds is not None:
         _print_seeds(of_seeds, as_json)
         return
-    run = result.training.run
-    if result.training.stopped == "interrupted":
-        note(f"Stopped and saved. Resume with: ndt train --resume {typed(run)}")
-        raise typer.Exit(130)
     about = {
         "run": str(run),
         "stopped": result.training.stopped,
@@ -206,9 +203,6 @@ def _settings_from(start: Path, config: str | None, changes: list[str]) -> "Sett
 
 
 def _print_seeds(found: "SeedsFit", as_json: bool) -> None:
-    if not found.finished:
-        note(f"Stopped and saved. Resume with: ndt train --resume {typed(found.path)}")
-        raise typer.Exit(130)
     if as_json:
         print_json("train-seeds/1", found.to_json())
         return
