@@ -234,9 +234,7 @@ def run_warnings_shown() -> Iterator[None]:
         yield
 
 
-# ------------------------------------------------------------------------------------------------
-# Ctrl-C, a closing terminal and a scheduler's signal, as a request to save and stop.
-# ------------------------------------------------------------------------------------------------
+# Ctrl-C, a closing terminal and a scheduler's signal, as a request to save and stop ---------------
 
 
 # Windows has no SIGHUP.

@@ -174,7 +174,7 @@ def _rendered(scores: "ScoreTable", smoothing_ms: float) -> Table:
 
     The best score of each column is bold.
     """
-    from ndt_cli.score_text import score_number
+    from ndt_cli.engine.measures import score_text
     from ndt_cli.verdict import SMOOTHED
 
     table = plain_table(scores.corner, padding=(0, 1, 0, 0))
@@ -184,7 +184,7 @@ def _rendered(scores: "ScoreTable", smoothing_ms: float) -> Table:
     for estimate, values in scores.rows.items():
         label = f"{estimate}\n({smoothing_ms:.0f} ms)" if estimate == SMOOTHED else estimate
         cells = [
-            Text(score_number(value), "bold" if scores.is_best(estimate, column) else "")
+            Text(score_text(value), "bold" if scores.is_best(estimate, column) else "")
             for column, value in enumerate(values)
         ]
         table.add_row(label, *cells)

@@ -4,7 +4,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from ndt_cli.commands.console import log, next_step, note, out, plain_table, print_json, say
 from ndt_cli.commands.flags import JsonOption
@@ -76,13 +83,14 @@ def nlb_data(
     if not names and not test_labels:
         _show_catalog(as_json)
         return
-    for name in names or []:
+    names = names or []
+    for name in names:
         find_dataset(name)
     labels = data_dir / TEST_LABELS.name
     paths: list[Path] = []
     states: list[FileState] = []
     with _DownloadBars() as bars:
-        for name in names or []:
+        for name in names:
             if check:
                 states += check_dataset(name, data_dir, bars.show)
             else:
@@ -147,11 +155,11 @@ def _write_spikes(
     note(hint)
 
 
-class _DownloadBars:
+class _DownloadBars(Progress):
     """One bar per file on standard error; in a log file, one line when it begins."""
 
     def __init__(self) -> None:
-        self._bars = Progress(
+        super().__init__(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             DownloadColumn(),
@@ -159,21 +167,14 @@ class _DownloadBars:
             console=log,
             disable=not log.is_terminal,
         )
-        self._tasks: dict[str, Any] = {}
-
-    def __enter__(self) -> "_DownloadBars":
-        self._bars.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bars.stop()
+        self._task_of: dict[str, TaskID] = {}
 
     def show(self, what: str, done: int, total: int) -> None:
-        if what not in self._tasks:
-            self._tasks[what] = self._bars.add_task(what, total=total)
-            if not log.is_terminal:
+        if what not in self._task_of:
+            self._task_of[what] = self.add_task(what, total=total)
+            if self.disable:
                 note(f"{what} ({total / 1e6:,.1f} MB)")
-        self._bars.update(self._tasks[what], completed=done)
+        self.update(self._task_of[what], completed=done)
 
 
 def _show_catalog(as_json: bool) -> None:

@@ -153,6 +153,8 @@ def nlb_submit(
 
 
 def _show(made: "DatasetResult") -> None:
+    from ndt_cli.engine.measures import score_text
+
     epochs = ", ".join(map(str, made.epochs))
     split = "validation split" if made.phase == "val" else "test split"
     members = "one member" if len(made.runs) == 1 else f"{len(made.runs)} members"
@@ -165,7 +167,7 @@ def _show(made: "DatasetResult") -> None:
     metrics = list(made.scores["NDT"])
     table = plain_table("", *metrics, numbers=True)
     for estimate, values in made.scores.items():
-        table.add_row(estimate, *(_number(values[metric]) for metric in metrics))
+        table.add_row(estimate, *(score_text(values[metric]) for metric in metrics))
     stdout.print(table)
     if any(math.isnan(values.get("tp corr", 0.0)) for values in made.scores.values()):
         say("-: not defined; tp corr is about speed, and constant rates have none")
@@ -179,7 +181,3 @@ def _choice_text(choice: "EnsembleChoice") -> str:
         f"the best {choice.n_members} of {len(choice.ranked)} ranked members of {choice.sweep} "
         f"by {choice.choose_by} on the validation split ({number})"
     )
-
-
-def _number(value: float) -> str:
-    return f"{value:.4f}" if math.isfinite(value) else "-"

@@ -44,7 +44,7 @@ def _can_draw_bars() -> bool:
     return log.is_terminal or (log.is_jupyter and find_spec("ipywidgets") is not None)
 
 
-class TrainingProgress:
+class TrainingProgress(Progress):
     """Shows training events on standard error or in a notebook; use it as a context.
 
     ``notes_once``: the notes of the first training are those of all, which have the same data.
@@ -52,41 +52,33 @@ class TrainingProgress:
 
     def __init__(self, *, notes_once: bool = False) -> None:
         self._notes_once = notes_once
-        self._has_bar = _can_draw_bars()
-        self._bar = Progress(
+        super().__init__(
             TextColumn("epoch {task.fields[epoch]}/{task.fields[max_epochs]}"),
             BarColumn(bar_width=12),
             TextColumn("{task.fields[text]}", markup=False),
             TimeRemainingColumn(compact=True),
             console=log,
-            disable=not self._has_bar,
+            disable=not _can_draw_bars(),
             transient=True,
         )
         self._steps_per_epoch = 1
         self._latest: dict[str, float] = {}
         self._last_line = 0.0
 
-    def __enter__(self) -> Self:
-        self._bar.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.__exit__(None, None, None)
-
     def __call__(self, event: Event) -> None:
         if isinstance(event, Started):
             self._start(event)
         elif isinstance(event, StepDone):
             done = event.epoch * self._steps_per_epoch + event.step
-            self._bar.update(self._task, completed=done)
+            self.update(self._task, completed=done)
         elif isinstance(event, EpochDone):
             self._latest |= event.record
             epoch = int(event.record["epoch"])
-            self._bar.update(self._task, epoch=epoch, text=_short_text(self._latest))
+            self.update(self._task, epoch=epoch, text=_short_text(self._latest))
             self._line(event.record)
 
     def _start(self, event: Started) -> None:
-        if not (self._notes_once and self._bar.task_ids):  # of a model trained before
+        if not (self._notes_once and self.task_ids):  # of a model trained before
             for text in event.notes:
                 note(as_typed(text))
         note(
@@ -98,10 +90,10 @@ class TrainingProgress:
             note(f"going on after epoch {event.first_epoch}")
         self._steps_per_epoch = event.steps_per_epoch
         self._max_epochs = event.max_epochs
-        for task in self._bar.task_ids:
-            self._bar.remove_task(task)
+        for task in self.task_ids:
+            self.remove_task(task)
         self._latest = {}
-        self._task = self._bar.add_task(
+        self._task = self.add_task(
             "training",
             total=event.max_epochs * event.steps_per_epoch,
             completed=event.first_epoch * event.steps_per_epoch,
@@ -112,7 +104,7 @@ class TrainingProgress:
 
     def _line(self, record: dict[str, float]) -> None:
         now = time.monotonic()
-        if self._has_bar or now - self._last_line < SECONDS_BETWEEN_LINES:
+        if not self.disable or now - self._last_line < SECONDS_BETWEEN_LINES:
             return
         self._last_line = now
         note(
@@ -139,16 +131,14 @@ def _text(record: dict[str, float]) -> str:
     return "  ".join(parts)
 
 
-# ------------------------------------------------------------------------------------------------
-# What is shown while a sweep runs.
-# ------------------------------------------------------------------------------------------------
+# What is shown while a sweep runs -----------------------------------------------------------------
 
 
-class MembersProgress:
+class MembersProgress(Progress):
     """A bar for each member that trains elsewhere, or a line now and then; use as a context."""
 
     def __init__(self) -> None:
-        self._bars = Progress(
+        super().__init__(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             TextColumn("epoch {task.completed:.0f}/{task.total:.0f}"),
@@ -156,25 +146,18 @@ class MembersProgress:
             disable=not log.is_terminal,
             transient=True,
         )
-        self._tasks: dict[int, TaskID] = {}
+        self._task_of: dict[int, TaskID] = {}
         self._last_line = 0.0
 
-    def __enter__(self) -> Self:
-        self._bars.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bars.__exit__(None, None, None)
-
     def __call__(self, epochs: Mapping[int, int], max_epochs: int) -> None:
-        for index in self._tasks.keys() - epochs.keys():
-            self._bars.remove_task(self._tasks.pop(index))
+        for index in self._task_of.keys() - epochs.keys():
+            self.remove_task(self._task_of.pop(index))
         for index, epoch in epochs.items():
-            if index not in self._tasks:
-                self._tasks[index] = self._bars.add_task(_name(index), total=max_epochs)
-            self._bars.update(self._tasks[index], completed=epoch)
+            if index not in self._task_of:
+                self._task_of[index] = self.add_task(_name(index), total=max_epochs)
+            self.update(self._task_of[index], completed=epoch)
         now = time.monotonic()
-        if not log.is_terminal and epochs and now - self._last_line >= SECONDS_BETWEEN_LINES:
+        if self.disable and epochs and now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
             members = ", ".join(f"{_name(index)} {epoch}" for index, epoch in epochs.items())
             note(f"epochs of {max_epochs}: {members}")
@@ -207,9 +190,7 @@ def tell_moves(epoch: int, moves: "Sequence[Move]") -> None:
     note(f"ranked after {epoch} epochs: {who or 'no member is replaced'}")
 
 
-# ------------------------------------------------------------------------------------------------
-# Progress of a submission: its stages, and training in between.
-# ------------------------------------------------------------------------------------------------
+# Progress of a submission: its stages, and training in between ------------------------------------
 
 
 class SubmitProgress:

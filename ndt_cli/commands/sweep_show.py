@@ -63,9 +63,7 @@ def spaces(
     out.print(table)
 
 
-# ------------------------------------------------------------------------------------------------
-# The members of a sweep as tables that fit the terminal
-# ------------------------------------------------------------------------------------------------
+# The members of a sweep as tables that fit the terminal -------------------------------------------
 
 
 def sweep_tables(results: "SweepResults", console: Console) -> list[Table]:
@@ -74,6 +72,11 @@ def sweep_tables(results: "SweepResults", console: Console) -> list[Table]:
     All of them have the same rows in the same order. Members that have not begun are left out.
     """
     shown = [member for member in results.in_order if member.status != "waiting"]
+    n_ranked = len(results.ranked)
+    first = {
+        "rank": [str(row) if row <= n_ranked else "-" for row in range(1, len(shown) + 1)],
+        "member": [str(member.index) for member in shown],
+    }
     outcome = {
         _label(name): [score_text(member.scores.get(name)) for member in shown]
         for name in _measures(results)
@@ -84,24 +87,24 @@ def sweep_tables(results: "SweepResults", console: Console) -> list[Table]:
         heading(key): [value_text(member.drawn.get(key)) for member in shown]
         for key in dict.fromkeys(key for member in shown for key in member.drawn)
     }
-    if _fits(results, {**outcome, **drawn}, console):
-        return [_table(results, {**outcome, **drawn})]
+    unlimited = console.options.update(max_width=10_000)
+
+    def fits(columns: dict[str, list[str]]) -> bool:
+        table = _table({**first, **columns})
+        return console.measure(table, options=unlimited).maximum <= console.width
+
+    if fits({**outcome, **drawn}):
+        return [_table({**first, **outcome, **drawn})]
     parts = [outcome, {}]
     for title, cells in drawn.items():
-        if parts[-1] and not _fits(results, {**parts[-1], title: cells}, console):
+        if parts[-1] and not fits({**parts[-1], title: cells}):
             parts.append({})
         parts[-1][title] = cells
-    return [_table(results, part) for part in parts if part]
+    return [_table({**first, **part}) for part in parts if part]
 
 
 def _label(measure: str) -> str:
     return MEASURES[measure].label
-
-
-def _fits(results: "SweepResults", columns: dict[str, list[str]], console: Console) -> bool:
-    unlimited = console.options.update(max_width=10_000)
-    table = _table(results, columns)
-    return console.measure(table, options=unlimited).maximum <= console.width
 
 
 def _measures(results: "SweepResults") -> list[str]:
@@ -110,18 +113,15 @@ def _measures(results: "SweepResults") -> list[str]:
     return list(dict.fromkeys([results.choose_by, *known]))
 
 
-def _table(results: "SweepResults", columns: dict[str, list[str]]) -> Table:
+def _table(columns: dict[str, list[str]]) -> Table:
+    """Return a table of columns of cells by heading, the ranks first."""
     table = plain_table(padding=(0, 1, 0, 0))
-    for name in ("rank", "member", *columns):
+    for name in columns:
         side: Literal["left", "right"] = "left" if name == "status" else "right"
         table.add_column(name.replace(" ", "\n"), justify=side, no_wrap=True)
-    n_ranked = len(results.ranked)
-    shown = [member for member in results.in_order if member.status != "waiting"]
-    for row, member in enumerate(shown):
-        rank = str(row + 1) if row < n_ranked else "-"
-        style = "bold" if rank == "1" else "" if row < n_ranked else "dim"
-        cells = [values[row] for values in columns.values()]
-        table.add_row(rank, str(member.index), *cells, style=style)
+    for rank, *cells in zip(*columns.values(), strict=True):
+        style = {"1": "bold", "-": "dim"}.get(rank, "")
+        table.add_row(rank, *cells, style=style)
     return table
 
 
@@ -138,14 +138,10 @@ def seeds_table(results: "SweepResults") -> Table:
 def sweep_notes(results: "SweepResults") -> list[str]:
     """Return what a reader of the table needs to know, one line each."""
     n_ranked = len(results.ranked)
-    counts = {
-        "stopped early": results.count("stopped"),
-        "diverged": results.count("diverged"),
-        "unfinished": results.count("unfinished"),
-        "waiting": results.count("waiting"),
-    }
     words = [f"{n_ranked} of {len(results.members)} members ranked"]
-    words += [f"{n} {status}" for status, n in counts.items() if n]
+    for status in ("stopped", "diverged", "unfinished", "waiting"):
+        if n := results.count(status):
+            words.append(f"{n} {'stopped early' if status == 'stopped' else status}")
     notes = [", ".join(words)]
     if n_ranked:
         notes.append("loss hidden: the same bins are hidden for all, whatever they trained with")
@@ -182,9 +178,7 @@ def best_lines(results: "SweepResults") -> list[str]:
     ]
 
 
-# ------------------------------------------------------------------------------------------------
-# ``ndt sweep show``, and how a search ends: tables, notes and figures
-# ------------------------------------------------------------------------------------------------
+# ``ndt sweep show``, and how a search ends: tables, notes and figures -----------------------------
 
 
 def show(
