@@ -232,13 +232,9 @@ def evaluate(
     Rates are inferred and scored in blocks of trials, so that a large set takes little more
     memory than its counts.
 
-    Smoothing is fitted to the training trials, and so are decoders of behavior;
-    `ndt_cli.fitting.fit` stores both with the run, so that these trials are not needed to evaluate
-    another file.
-
-    On validation trials, decoders of behavior are fitted to the training trials of the same
-    data, which also give the PSTHs. Both are stored with the run, and are used on all trials of
-    another file: the decoders if they are of these weights and the same variables, the PSTHs if
+    Smoothing, and on validation trials decoders of behavior and PSTHs, come from the training
+    trials. `ndt_cli.fitting.fit` stores all three with the run, to evaluate another file without
+    these trials: the decoders if they are of these weights and the same variables, the PSTHs if
     conditions have the same names. Otherwise both come from parts of the scored trials.
 
     Parameters
