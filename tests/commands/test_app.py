@@ -19,17 +19,6 @@ from ndt_cli.errors import DataError, SettingsError
 
 
 @pytest.fixture
-def ndt(capsys):
-    def run(*args: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as caught:
-            app.main(args)
-        printed = capsys.readouterr()
-        return caught.value.code, printed.out, printed.err
-
-    return run
-
-
-@pytest.fixture
 def failing_train(monkeypatch):
     """Make ``ndt train`` raise the error given."""
 
