@@ -81,7 +81,7 @@ class TrainingProgress(Progress):
         if not (self._notes_once and self.task_ids):  # of a model trained before
             for text in event.notes:
                 note(as_typed(text))
-        note(
+        log.print(  # wrapped between words
             f"{event.n_train_trials} training and {event.n_valid_trials} validation trials, "
             f"{event.n_parameters:,} weights, on {event.compute}, CPU threads: {event.n_threads}"
         )
