@@ -510,6 +510,18 @@ def _estimates(
 # Scores of one estimate ---------------------------------------------------------------------------
 
 
+def scored_parts(data: SpikeData) -> dict[str, tuple[slice, slice]]:
+    """Return bins and neurons whose counts each score is of, by its name in `Scores`."""
+    heldin = slice(0, data.n_neurons - data.n_heldout)
+    window = slice(0, data.n_bins - data.n_forward)
+    parts = {"hidden": (window, heldin), "seen": (window, heldin)}
+    if data.n_heldout and data.hidden_counts_known:
+        parts["heldout"] = window, slice(heldin.stop, data.n_neurons)
+    if data.n_forward and data.hidden_counts_known:
+        parts["forward"] = slice(window.stop, data.n_bins), slice(0, data.n_neurons)
+    return parts
+
+
 def _score(
     estimate: _Estimate,
     data: SpikeData,
@@ -519,15 +531,7 @@ def _score(
     psths: Psths | None,
 ) -> Scores:
     """Score an estimate in every way that the trials allow, a block of trials at a time."""
-    known = data.hidden_counts_known
-    heldin = slice(0, data.n_neurons - data.n_heldout)
-    heldout = slice(data.n_neurons - data.n_heldout, data.n_neurons)
-    window = slice(0, data.n_bins - data.n_forward)
-    scored = {"hidden": (window, heldin), "seen": (window, heldin)}
-    if data.n_heldout and known:
-        scored["heldout"] = window, heldout
-    if data.n_forward and known:
-        scored["forward"] = slice(window.stop, data.n_bins), slice(0, data.n_neurons)
+    scored = scored_parts(data)
     sums = {
         name: SpikeScoreSums(neurons.stop - neurons.start) for name, (_, neurons) in scored.items()
     }
