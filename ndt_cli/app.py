@@ -9,10 +9,9 @@ import threading
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
-from enum import Enum
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 import typer
 import typer.main
@@ -25,126 +24,80 @@ from ndt_cli.memory import ran_out_of_memory
 
 
 class _Command(NamedTuple):
-    target: str
     help: str
-    panel: str  # of `ndt --help`
-    example: str  # at the end of its own help
+    example: str  # at the end of its own help, after its name
+    target: str = ""  # default: the function of its name, in the module of its name
+    panel: str = ""  # of `ndt --help`
 
 
-_DATA, _MODELS, _RESULTS = "Data", "Models", "Results"
-_BENCHMARK, _SPEED = "Neural Latents Benchmark", "Speed"
-
-# In the order of use. The help lines are repeated here so that `ndt --help` imports no command;
-# a test compares each with the command's own.
+# By panel, in the order of use. The help lines are repeated here so that `ndt --help` imports no
+# command; a test compares each with the command's own.
+_PANELS = {
+    "Data": {
+        "gen-data": _Command(
+            "Make a synthetic set.",
+            "lorenz --out lorenz.h5",
+            "ndt_cli.commands.gen_data:gen_data_app",
+        ),
+        "convert": _Command(
+            "Convert a recording to trials of spike counts.",
+            "session.nwb --out reach.h5 --bin-ms 20 --align go_cue_time --window -250 450",
+        ),
+        "check-data": _Command("Check a spike file.", "reach.h5"),
+    },
+    "Models": {
+        "presets": _Command(
+            "List the presets, show one, or explain every setting.", "recordings > mine.toml"
+        ),
+        "train": _Command("Train a model.", "--data reach.h5 --set model.dropout=0.3"),
+        "sweep": _Command(
+            "Search for good settings.",
+            "--data reach.h5 --members 20 --jobs 2",
+            "ndt_cli.commands.sweep:sweep_app",
+        ),
+        "import-ndt1": _Command(
+            "Import a model or a config of NDT1, the research code.",
+            "lorenz.pth --out runs/imported",
+        ),
+        "ensemble": _Command(
+            "Make an ensemble: the mean of several models' rates.",
+            "runs/sweep-reach --out runs/mean",
+        ),
+    },
+    "Results": {
+        "evaluate": _Command("Evaluate a run.", "runs/reach --split train"),
+        "rates": _Command(
+            "Write the rates of a run's neurons to a file.", "runs/reach --out rates.h5"
+        ),
+        "compare": _Command("Compare runs.", "runs/first runs/second"),
+        "report": _Command("Write a report of a run as a web page.", "runs/reach"),
+        "plot": _Command(
+            "Draw one figure of a run or a sweep, or all.",
+            "runs/reach rates --neuron 3 --out rates.pdf",
+            "ndt_cli.commands.report:plot",
+        ),
+        "stream": _Command("Infer rates bin by bin, in real time.", "runs/reach < counts.txt"),
+    },
+    "Speed": {
+        "bench": _Command("Measure the speed of training and inference.", "--preset chaotic-rnn"),
+    },
+    "Neural Latents Benchmark": {
+        "nlb-data": _Command(
+            "Download or check the public files of the Neural Latents Benchmark.", "mc_maze_small"
+        ),
+        "nlb-submit": _Command(
+            "Make, check and score a submission to the Neural Latents Benchmark.",
+            "mc_maze_small --out runs/submission",
+        ),
+        "nlb-check": _Command(
+            "Check a submission file of the Neural Latents Benchmark.", "submission.h5"
+        ),
+    },
+}
 COMMANDS = {
-    "gen-data": _Command(
-        "ndt_cli.commands.gen_data:gen_data_app",
-        "Make a synthetic set.",
-        _DATA,
-        "ndt gen-data lorenz --out lorenz.h5",
-    ),
-    "convert": _Command(
-        "ndt_cli.commands.convert:convert",
-        "Convert a recording to trials of spike counts.",
-        _DATA,
-        "ndt convert session.nwb --out reach.h5 --bin-ms 20 --align go_cue_time --window -250 450",
-    ),
-    "check-data": _Command(
-        "ndt_cli.commands.check_data:check_data",
-        "Check a spike file.",
-        _DATA,
-        "ndt check-data reach.h5",
-    ),
-    "presets": _Command(
-        "ndt_cli.commands.presets:presets",
-        "List the presets, show one, or explain every setting.",
-        _MODELS,
-        "ndt presets recordings > mine.toml",
-    ),
-    "train": _Command(
-        "ndt_cli.commands.train:train",
-        "Train a model.",
-        _MODELS,
-        "ndt train --data reach.h5 --set model.dropout=0.3",
-    ),
-    "sweep": _Command(
-        "ndt_cli.commands.sweep:sweep_app",
-        "Search for good settings.",
-        _MODELS,
-        "ndt sweep --data reach.h5 --members 20 --jobs 2",
-    ),
-    "import-ndt1": _Command(
-        "ndt_cli.commands.import_ndt1:import_ndt1",
-        "Import a model or a config of NDT1, the research code.",
-        _MODELS,
-        "ndt import-ndt1 lorenz.pth --out runs/imported",
-    ),
-    "ensemble": _Command(
-        "ndt_cli.commands.ensemble:ensemble",
-        "Make an ensemble: the mean of several models' rates.",
-        _MODELS,
-        "ndt ensemble runs/sweep-reach --out runs/mean",
-    ),
-    "evaluate": _Command(
-        "ndt_cli.commands.evaluate:evaluate",
-        "Evaluate a run.",
-        _RESULTS,
-        "ndt evaluate runs/reach --split train",
-    ),
-    "rates": _Command(
-        "ndt_cli.commands.rates:rates",
-        "Write the rates of a run's neurons to a file.",
-        _RESULTS,
-        "ndt rates runs/reach --out rates.h5",
-    ),
-    "compare": _Command(
-        "ndt_cli.commands.compare:compare",
-        "Compare runs.",
-        _RESULTS,
-        "ndt compare runs/first runs/second",
-    ),
-    "report": _Command(
-        "ndt_cli.commands.report:report",
-        "Write a report of a run as a web page.",
-        _RESULTS,
-        "ndt report runs/reach",
-    ),
-    "plot": _Command(
-        "ndt_cli.commands.report:plot",
-        "Draw one figure of a run or a sweep, or all.",
-        _RESULTS,
-        "ndt plot runs/reach rates --neuron 3 --out rates.pdf",
-    ),
-    "stream": _Command(
-        "ndt_cli.commands.stream:stream",
-        "Infer rates bin by bin, in real time.",
-        _RESULTS,
-        "ndt stream runs/reach < counts.txt",
-    ),
-    "bench": _Command(
-        "ndt_cli.commands.bench:bench",
-        "Measure the speed of training and inference.",
-        _SPEED,
-        "ndt bench --preset chaotic-rnn",
-    ),
-    "nlb-data": _Command(
-        "ndt_cli.commands.nlb_data:nlb_data",
-        "Download or check the public files of the Neural Latents Benchmark.",
-        _BENCHMARK,
-        "ndt nlb-data mc_maze_small",
-    ),
-    "nlb-submit": _Command(
-        "ndt_cli.commands.nlb_submit:nlb_submit",
-        "Make, check and score a submission to the Neural Latents Benchmark.",
-        _BENCHMARK,
-        "ndt nlb-submit mc_maze_small --out runs/submission",
-    ),
-    "nlb-check": _Command(
-        "ndt_cli.commands.nlb_check:nlb_check",
-        "Check a submission file of the Neural Latents Benchmark.",
-        _BENCHMARK,
-        "ndt nlb-check submission.h5",
-    ),
+    name: command._replace(panel=panel)
+    for panel, commands in _PANELS.items()
+    for name, command in commands.items()
 }
 
 _OS_HINTS = {
@@ -161,7 +114,8 @@ _GPU_MEMORY_HINT = (
 
 def load_command(name: str) -> Any:
     """Import a command's module and return it as a click command."""
-    module, _, attribute = COMMANDS[name].target.partition(":")
+    own = name.replace("-", "_")
+    module, _, attribute = (COMMANDS[name].target or f"ndt_cli.commands.{own}:{own}").partition(":")
     target = getattr(import_module(module), attribute)
     if isinstance(target, typer.Typer):
         command: Any = typer.main.get_group(target)
@@ -170,7 +124,7 @@ def load_command(name: str) -> Any:
         single.command(name)(target)
         command = typer.main.get_command(single)
     command.name = name
-    command.epilog = f"Example:  {COMMANDS[name].example}"
+    command.epilog = f"Example:  ndt {name} {COMMANDS[name].example}"
     for each in (command, *getattr(command, "commands", {}).values()):
         each.params += _habits()
         for parameter in each.params:
@@ -189,13 +143,11 @@ def _keep_words_whole(parameter: Any) -> None:
     # Where the type is depends on the version of Typer.
     kind = getattr(parameter, "type_descriptor", None) or parameter.type
     kind = getattr(kind, "annotation", kind)
+    choices = get_args(kind) if get_origin(kind) is Literal else getattr(kind, "choices", ())
     kind = next(iter(get_args(kind)), kind)  # of a list
-    is_enum = isinstance(kind, type) and issubclass(kind, Enum)
-    choices = list(kind) if is_enum else getattr(kind, "choices", ())
     if parameter.metavar is None and choices:
         parameter.metavar = "NAME"
-        names = ", ".join(str(getattr(choice, "value", choice)) for choice in choices)
-        parameter.help = f"{parameter.help} One of {names}."
+        parameter.help = f"{parameter.help} One of {', '.join(choices)}."
     elif parameter.metavar is None:
         parameter.metavar = {int: "N", float: "NUMBER", str: "TEXT", Path: "PATH"}.get(kind)
 

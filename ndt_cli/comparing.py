@@ -26,7 +26,7 @@ from ndt_cli.data.spike_data import (
 )
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.errors import RunError, SettingsError
-from ndt_cli.evaluation import Evaluation, evaluate
+from ndt_cli.evaluation import Evaluation, evaluate, scored_parts
 from ndt_cli.jsonable import jsonable
 from ndt_cli.metrics.scores import ZERO_RATE
 from ndt_cli.settings.tree import DataSettings
@@ -288,22 +288,16 @@ def _sampled(
         if estimate == MODEL
         else (found.smoothed, found.smoothed_while_hidden)
     )
-    heldin = slice(0, data.n_neurons - data.n_heldout)
-    heldout = slice(heldin.stop, data.n_neurons)
-    window = slice(0, data.n_bins - data.n_forward)
-    places: dict[str, tuple[TrialValues, slice, slice]] = {
-        "hidden": (hidden_BTN, window, heldin),
-        "heldout": (seen_BTN, window, heldout),
-        "forward": (seen_BTN, slice(window.stop, data.n_bins), slice(0, data.n_neurons)),
-    }
+    parts = scored_parts(data)
     sampled = {}
     for score in COMPARED:
         value = score.of(scores)
         if not math.isfinite(value):
             continue
         values_R = np.full(1, math.nan)
-        if score.section in places:
-            values_R = _bits_per_spike(*places[score.section], data, weights_RB)[1:]
+        if score.section in parts:
+            rates_BTN = hidden_BTN if score.section == "hidden" else seen_BTN
+            values_R = _bits_per_spike(rates_BTN, *parts[score.section], data, weights_RB)[1:]
         elif score.section == "rates":
             values_R = _rate_r2(seen_BTN, data, weights_RB)[1:]
         sampled[score.label] = value, values_R

@@ -34,6 +34,7 @@ from ndt_cli.engine.events import Event, Started, Watcher
 from ndt_cli.engine.inference import Model, hiding_folds, load_trained
 from ndt_cli.engine.run_folder import HOLDER_FILE, LOCK_FILE, RunFolder
 from ndt_cli.errors import DataError, ExistingFileError, RunError, SettingsError
+from ndt_cli.evaluation import scored_parts
 from ndt_cli.fitting import fit
 from ndt_cli.metrics import SpikeScoreSums
 from ndt_cli.settings.explain import field_table
@@ -253,8 +254,7 @@ class NDT:
         """
         model, data, _ = self._prepared(X)
         rates_BTN = model.rates_while_hidden(data, hiding_folds(data, model.settings))
-        bins = slice(0, data.n_bins - data.n_forward)
-        neurons = slice(0, data.n_neurons - data.n_heldout)
+        bins, neurons = scored_parts(data)["hidden"]
         sums = SpikeScoreSums(neurons.stop)
         sums.add(
             rates_BTN[:, bins, neurons], data.spikes_BTN[:, bins, neurons], data.inside_BT[:, bins]

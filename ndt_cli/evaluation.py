@@ -35,7 +35,6 @@ from ndt_cli.data.spike_data import (
 )
 from ndt_cli.engine.checkpoint import check_log
 from ndt_cli.engine.inference import (
-    Float32Array,
     Model,
     hiding_folds,
     load_trained,
@@ -233,13 +232,9 @@ def evaluate(
     Rates are inferred and scored in blocks of trials, so that a large set takes little more
     memory than its counts.
 
-    Smoothing is fitted to the training trials, and so are decoders of behavior;
-    `ndt_cli.fitting.fit` stores both with the run, so that these trials are not needed to evaluate
-    another file.
-
-    On validation trials, decoders of behavior are fitted to the training trials of the same
-    data, which also give the PSTHs. Both are stored with the run, and are used on all trials of
-    another file: the decoders if they are of these weights and the same variables, the PSTHs if
+    Smoothing, and on validation trials decoders of behavior and PSTHs, come from the training
+    trials. `ndt_cli.fitting.fit` stores all three with the run, to evaluate another file without
+    these trials: the decoders if they are of these weights and the same variables, the PSTHs if
     conditions have the same names. Otherwise both come from parts of the scored trials.
 
     Parameters
@@ -319,11 +314,8 @@ def evaluate(
         decoders = _stored_decoders(trained, trials)
     decoded = train is not None and train.behavior_BTV is not None and not decoders
     decoder_trials = train if decoded and trials.behavior_BTV is not None else None
-    folds_of = partial(hiding_folds, trials, trained.settings)
-    model = _model_estimate(trained, trials, folds_of, decoder_trials)
-    references = _reference_estimates(smoothing, trials, folds_of, decoder_trials)
-    smoothed = references[SMOOTHED]
-    estimates = {MODEL: model, **references}
+    estimates = _estimates(trained, smoothing, trials, decoder_trials)
+    model, smoothed = estimates[MODEL], estimates[SMOOTHED]
     if decoder_trials is not None:
         lags_L = lag_bins(trials, lags_ms)
         decoders = {
@@ -444,9 +436,7 @@ def _check_arguments(
     check_lags(lags_ms or ())
 
 
-# ------------------------------------------------------------------------------------------------
-# Estimates of the rates: the model's and the references'
-# ------------------------------------------------------------------------------------------------
+# Estimates of the rates: the model's and the references' ------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -463,30 +453,32 @@ class _Estimate:
 _FoldsOf = Callable[[IntArray], NDArray[np.integer]]
 
 
-def _model_estimate(
-    trained: Model, data: SpikeData, folds_of: _FoldsOf, train: SpikeData | None
+def _estimate(
+    model: Model | SmoothingReference,
+    data: SpikeData,
+    folds_of: _FoldsOf,
+    train: SpikeData | None,
+    checked: Callable[[FloatArray], FloatArray] = lambda rates_BTN: rates_BTN,
 ) -> _Estimate:
-    """Return the model's rates, inferred a block of trials at a time."""
+    """Return the rates of a model or of smoothing, inferred a block of trials at a time."""
+    dtype = np.float64 if isinstance(model, SmoothingReference) else np.float32
 
     def inferred(given: SpikeData) -> ByTrial:
         return ByTrial(
-            given.spikes_BTN.shape,
-            np.float32,
-            lambda trials: _finite(trained, trained.rates(given.take(trials))),
+            given.spikes_BTN.shape, dtype, lambda trials: checked(model.rates(given.take(trials)))
         )
 
-    def while_hidden(trials: IntArray) -> Float32Array:
-        rates_BTN = trained.rates_while_hidden(data.take(trials), folds_of(trials))
-        return _finite(trained, rates_BTN)
+    def while_hidden(trials: IntArray) -> FloatArray:
+        return checked(model.rates_while_hidden(data.take(trials), folds_of(trials)))
 
     return _Estimate(
         inferred(data),
-        ByTrial(data.spikes_BTN.shape, np.float32, while_hidden, keep=False),
+        ByTrial(data.spikes_BTN.shape, dtype, while_hidden, keep=False),
         None if train is None else inferred(train),
     )
 
 
-def _finite(trained: Model, rates_BTN: Float32Array) -> Float32Array:
+def _finite(trained: Model, rates_BTN: FloatArray) -> FloatArray:
     if not np.isfinite(rates_BTN).all():
         raise RunError(
             f"{trained.run.path}: {trained.checkpoint} infers rates of these trials that are not "
@@ -496,30 +488,18 @@ def _finite(trained: Model, rates_BTN: Float32Array) -> Float32Array:
     return rates_BTN
 
 
-def _reference_estimates(
-    smoothing: SmoothingReference, data: SpikeData, folds_of: _FoldsOf, train: SpikeData | None
+def _estimates(
+    trained: Model, smoothing: SmoothingReference, data: SpikeData, train: SpikeData | None
 ) -> dict[str, _Estimate]:
-    """Return the references' rates, by name; the true rates last, where they are known."""
-
-    def smoothed(given: SpikeData) -> ByTrial:
-        return ByTrial(
-            given.spikes_BTN.shape, float, lambda trials: smoothing.rates(given.take(trials))
-        )
-
-    def while_hidden(trials: IntArray) -> FloatArray:
-        return smoothing.rates_while_hidden(data.take(trials), folds_of(trials))
-
+    """Return the model's rates and the references', by name; the true rates where known."""
+    folds_of = partial(hiding_folds, data, trained.settings)
     mean_N = smoothing.smoother.mean_rates_N
     mean_BTN = constant_rates(mean_N, data)
+    mean_train_BTN = None if train is None else constant_rates(mean_N, train)
     estimates = {
-        SMOOTHED: _Estimate(
-            smoothed(data),
-            ByTrial(data.spikes_BTN.shape, float, while_hidden, keep=False),
-            None if train is None else smoothed(train),
-        ),
-        MEAN_RATE: _Estimate(
-            mean_BTN, mean_BTN, None if train is None else constant_rates(mean_N, train)
-        ),
+        MODEL: _estimate(trained, data, folds_of, train, partial(_finite, trained)),
+        SMOOTHED: _estimate(smoothing, data, folds_of, train),
+        MEAN_RATE: _Estimate(mean_BTN, mean_BTN, mean_train_BTN),
     }
     if data.rates_BTN is not None:
         true_train_BTN = None if train is None else train.rates_BTN
@@ -527,9 +507,19 @@ def _reference_estimates(
     return estimates
 
 
-# ------------------------------------------------------------------------------------------------
-# Scores of one estimate
-# ------------------------------------------------------------------------------------------------
+# Scores of one estimate ---------------------------------------------------------------------------
+
+
+def scored_parts(data: SpikeData) -> dict[str, tuple[slice, slice]]:
+    """Return bins and neurons whose counts each score is of, by its name in `Scores`."""
+    heldin = slice(0, data.n_neurons - data.n_heldout)
+    window = slice(0, data.n_bins - data.n_forward)
+    parts = {"hidden": (window, heldin), "seen": (window, heldin)}
+    if data.n_heldout and data.hidden_counts_known:
+        parts["heldout"] = window, slice(heldin.stop, data.n_neurons)
+    if data.n_forward and data.hidden_counts_known:
+        parts["forward"] = slice(window.stop, data.n_bins), slice(0, data.n_neurons)
+    return parts
 
 
 def _score(
@@ -541,15 +531,7 @@ def _score(
     psths: Psths | None,
 ) -> Scores:
     """Score an estimate in every way that the trials allow, a block of trials at a time."""
-    known = data.hidden_counts_known
-    heldin = slice(0, data.n_neurons - data.n_heldout)
-    heldout = slice(data.n_neurons - data.n_heldout, data.n_neurons)
-    window = slice(0, data.n_bins - data.n_forward)
-    scored = {"hidden": (window, heldin), "seen": (window, heldin)}
-    if data.n_heldout and known:
-        scored["heldout"] = window, heldout
-    if data.n_forward and known:
-        scored["forward"] = slice(window.stop, data.n_bins), slice(0, data.n_neurons)
+    scored = scored_parts(data)
     sums = {
         name: SpikeScoreSums(neurons.stop - neurons.start) for name, (_, neurons) in scored.items()
     }

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt_cli import __version__
+from ndt_cli.across_sessions import activations_of
 from ndt_cli.data.bins import merge, merged_bins
 from ndt_cli.data.spike_data import (
     ByTrial,
@@ -363,11 +364,7 @@ def infer_rates(
         inferred=ByTrial(
             trials.spikes_BTN.shape, np.float32, lambda some: trained.rates(trials.take(some))
         ),
-        activations=ByTrial(
-            (trials.n_trials, trials.n_bins, trained.width),
-            np.float32,
-            lambda some: trained.activations(trials.take(some)),
-        ),
+        activations=activations_of(trained, trials),
         run=str(trained.run.path),
         checkpoint=trained.checkpoint,
         source=recording.source,

@@ -132,11 +132,6 @@ def score_notes(evaluation: Evaluation, most_variables: int | None = None) -> li
     return notes
 
 
-def score_number(value: float) -> str:
-    """Return a score with its decimals, or a dash if undefined."""
-    return f"{value:.{_DECIMALS}f}" if math.isfinite(value) else "-"
-
-
 def _behavior_note(behavior: DecodingScores, most_variables: int | None) -> str:
     where = (
         f"cross-validated over {behavior.n_folds} folds of the trials"

@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 
 from ndt_cli.atomic import write_text_atomic
-from ndt_cli.data.loading import load_recording
-from ndt_cli.data.sessions import split_sessions
+from ndt_cli.data.loading import load_recording, load_sessions
 from ndt_cli.data.spike_data import Recording
 from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.ensembles import Ensemble, save_ensemble
@@ -28,6 +27,7 @@ from ndt_cli.engine.run_folder import RunFolder, claim_default_path
 from ndt_cli.errors import ExistingFileError, RunError, SettingsError, called
 from ndt_cli.evaluation import Evaluation, evaluate, store_references
 from ndt_cli.fitting import fit, resume_fit
+from ndt_cli.jsonable import jsonable
 from ndt_cli.settings.load import load_settings, settings_to_toml
 from ndt_cli.settings.tree import Settings
 from ndt_cli.verdict import COMPARED, MODEL, SMOOTHED
@@ -66,6 +66,11 @@ class SeedScore:
         """Standard deviation over seeds, of the sample (n - 1)."""
         return float(np.std(self.values, ddof=1))
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the scores and their mean and standard deviation as JSON values."""
+        found = {**jsonable(self), "mean": self.mean, "sd": self.sd}
+        return {"score": found.pop("label"), **found}
+
 
 @dataclass(frozen=True, eq=False)
 class SeedsFit:
@@ -101,18 +106,7 @@ class SeedsFit:
             "folder": str(self.path),
             "runs": [str(run) for run in self.runs],
             "finished": self.finished,
-            "scores": [
-                {
-                    "score": score.label,
-                    "unit": score.unit,
-                    "values": list(score.values),
-                    "mean": score.mean,
-                    "sd": score.sd,
-                    "ensemble": score.ensemble,
-                    "smoothing": score.smoothing,
-                }
-                for score in self.scores
-            ],
+            "scores": [score.to_json() for score in self.scores],
             "ensemble": None if self.evaluation is None else self.evaluation.to_json(),
             "sessions": {name: found.to_json() for name, found in self.sessions.items()},
         }
@@ -264,30 +258,22 @@ def _fit_all(
     if recording.train.sessions is None:
         result = _averaged(path, ensemble, runs, seeds, recording)
     else:
-        sessions = {
-            name: _averaged(
-                ensemble / name,
-                ensemble / name,
-                [run / "sessions" / name for run in runs],
-                seeds,
-                None if settings.data.files else alone,
-            )
-            for name, alone in zip(
-                recording.train.sessions.names, split_sessions(recording), strict=True
-            )
-        }
+        names, alone = recording.train.sessions.names, load_sessions(settings.data, recording)
+        sessions = {}
+        for name, session in zip(names, alone, strict=True):
+            members = [run / "sessions" / name for run in runs]
+            sessions[name] = _averaged(ensemble / name, ensemble / name, members, seeds, session)
         result = SeedsFit(path, runs, True, [], None, sessions)
     RunFolder(path).write_json("summary.json", result.to_json())
     return result
 
 
 def _averaged(
-    path: Path, ensemble: Path, runs: list[Path], seeds: list[int], recording: Recording | None
+    path: Path, ensemble: Path, runs: list[Path], seeds: list[int], recording: Recording
 ) -> SeedsFit:
     """Average the rates of the runs, and score them."""
     if not Ensemble.is_at(ensemble):
         save_ensemble(runs, ensemble, about={"seeds": seeds})
-    recording = recording or load_recording(RunFolder.open(ensemble).settings().data)
     evaluation = evaluate(ensemble, recording=recording)
     store_references(evaluation, recording.train)
     return SeedsFit(path, runs, True, _scores(runs, evaluation), evaluation)

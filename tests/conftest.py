@@ -38,6 +38,20 @@ def _skip(items, mark, reason):
 
 
 @pytest.fixture
+def ndt(capsys):
+    """Run a command in this process; return its exit code, standard output and standard error."""
+    from ndt_cli import app
+
+    def run(*args):
+        with pytest.raises(SystemExit) as caught:
+            app.main([str(arg) for arg in args])
+        printed = capsys.readouterr()
+        return caught.value.code, printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture
 def graphs(monkeypatch):
     """How many CUDA graphs were captured and replayed, so that kernels do not pass for them."""
     from ndt_cli.engine.cuda_graphs import CudaGraphs

@@ -1,17 +1,14 @@
 """``ndt bench``: speed beside the same model of stock PyTorch layers."""
 
 import os
-from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from ndt_cli.commands.console import log, next_step, out, print_json, say
-from ndt_cli.commands.flags import JsonOption, SetOption, with_flag
+from ndt_cli.commands.console import next_step, note, out, plain_table, print_json, say
+from ndt_cli.commands.flags import JsonOption, SetOption, chosen_settings, with_flag
 from ndt_cli.errors import typed
-from ndt_cli.settings.load import find_config, load_settings
 
 if TYPE_CHECKING:
     from ndt_cli.bench.workload import BenchResult
@@ -78,29 +75,24 @@ def bench(
     slowest times is the machine's.
     """
     config = config or ("recordings-causal" if stream else "chaotic-rnn")
-    source = find_config(config)
     changes = with_flag(overrides, "--device", "train.device", device)
     changes = with_flag(changes, "--threads", "train.n_threads", n_threads)
     changes = with_flag(changes, "--trials", "train.batch_size", n_trials)
-    settings = load_settings(source, changes)
-    log.print(f"settings: {source.label}", highlight=False, soft_wrap=True)
-
+    name, settings = chosen_settings(config, changes)
     if stream:
-        _bench_stream(Path(source.name).stem, settings, n_neurons or 100, n_stream_bins, as_json)
+        _bench_stream(name, settings, n_neurons or 100, n_stream_bins, as_json)
         return
 
     from ndt_cli.bench.measure import run_bench
     from ndt_cli.bench.workload import workload_of
 
-    workload = workload_of(Path(source.name).stem, settings, n_bins, n_neurons)
-    result = run_bench(
-        workload, n_steps, lambda text: log.print(f"measuring {text}", highlight=False)
-    )
+    workload = workload_of(name, settings, n_bins, n_neurons)
+    result = run_bench(workload, n_steps, lambda text: note(f"measuring {text}"))
     if as_json:
         print_json("bench/1", result.to_json())
         return
     for line in _title(result):
-        out.print(line, highlight=False, soft_wrap=True)
+        say(line)
     for table in (_step_table(result), _inference_table(result)):
         out.print()
         out.print(table)
@@ -117,9 +109,7 @@ def _bench_stream(
     from ndt_cli.bench.workload import Workload
 
     workload = Workload(name, settings, n_bins=100, n_neurons=n_neurons)
-    result = run_stream_bench(
-        workload, n_bins, lambda text: log.print(f"measuring {text}", highlight=False)
-    )
+    result = run_stream_bench(workload, n_bins, lambda text: note(f"measuring {text}"))
     if as_json:
         print_json("bench-stream/1", result.to_json())
         return
@@ -131,7 +121,7 @@ def _bench_stream(
     say(f"{machine.processor}, one thread, torch {machine.torch}")
     out.print()
     heads = ["p50", "p99", "p99.9", "max", "processor: p50", "p99", "times bin by bin"]
-    table = _table("ms for a new bin", heads)
+    table = plain_table("ms for a new bin", *heads, numbers=True)
     for what, times in result.times.items():
         row = [_number(times.percentile_ms(percent)) for percent in (50, 99, 99.9, 100)]
         processor = result.processor_times[what]
@@ -170,7 +160,7 @@ def _title(result: "BenchResult") -> list[str]:
 
 def _step_table(result: "BenchResult") -> Table:
     steps = result.steps
-    table = _table("training step", steps)
+    table = plain_table("training step", *steps, numbers=True)
     n_steps = len(steps["stock"].seconds)
     table.add_row(f"ms, median of {n_steps}", *(_number(t.median_ms) for t in steps.values()))
     table.add_row(
@@ -192,7 +182,7 @@ def _inference_table(result: "BenchResult") -> Table:
     from ndt_cli.bench.workload import INFERENCE_BATCH_SIZE
 
     one_trial = result.one_trial
-    table = _table("inference", one_trial)
+    table = plain_table("inference", *one_trial, numbers=True)
     for percent in (50, 99):
         times = (_number(t.percentile_ms(percent)) for t in one_trial.values())
         table.add_row(f"one trial: ms, p{percent}", *times)
@@ -202,13 +192,6 @@ def _inference_table(result: "BenchResult") -> Table:
         *(f"{result.inferred_per_s(kind):,.0f}" for kind in one_trial),
     )
     _add_speedups(table, [result.batch_speedup(kind) for kind in one_trial])
-    return table
-
-
-def _table(heading: str, kinds: Iterable[str]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for i, name in enumerate((heading, *kinds)):
-        table.add_column(name, justify="right" if i else "left", no_wrap=True)
     return table
 
 

@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from ndt_cli.commands.console import labeled, next_step, out, print_json
+from ndt_cli.commands.console import labeled, next_step, out, plain_table, print_json, say
 from ndt_cli.commands.flags import ConfigOption, JsonOption, SetOption
 from ndt_cli.commands.wording import as_typed
 from ndt_cli.errors import typed
@@ -55,7 +54,7 @@ def check_data(
 
 
 def _show(report: "FileReport") -> None:
-    out.print(report.path, style="bold", soft_wrap=True)
+    say(report.path, style="bold")
     if report.splits:
         _show_facts(report)
     else:
@@ -66,24 +65,24 @@ def _show(report: "FileReport") -> None:
         ("Note", "dim", report.notes),
     ):
         for line in lines:
-            out.print(labeled(title, style, as_typed(line)), soft_wrap=True)
+            say(labeled(title, style, as_typed(line)))
     if report.trainable:
-        out.print(labeled("Good for", "green", ", ".join(report.uses)), soft_wrap=True)
+        say(labeled("Good for", "green", ", ".join(report.uses)))
     else:
-        out.print("This file cannot be trained on.")
+        say("This file cannot be trained on.")
 
 
 def _show_arrays(report: "FileReport") -> None:
     if not report.arrays:
         return
-    table = Table("Key", "Shape", "Type", box=None, pad_edge=False)
+    table = plain_table("Key", "Shape", "Type")
     for array in report.arrays:
         table.add_row(array.key, " x ".join(map(str, array.shape)), array.dtype)
     out.print(table)
 
 
 def _show_facts(report: "FileReport") -> None:
-    table = Table("", *(split.name for split in report.splits), box=None, pad_edge=False)
+    table = plain_table("", *(split.name for split in report.splits))
     for label, cells in (
         ("trials", [f"{s.n_trials}" for s in report.splits]),
         ("bins", [f"{s.n_bins}" for s in report.splits]),
@@ -94,7 +93,7 @@ def _show_facts(report: "FileReport") -> None:
     ):
         table.add_row(label, *cells)
     out.print(table)
-    facts = Table("", "", box=None, pad_edge=False, show_header=False)
+    facts = plain_table(show_header=False)
     facts.add_row("layout", report.layout)
     facts.add_row("bin width", f"{report.bin_ms:g} ms, {report.duration_ms:g} ms per trial")
     if report.neuron_rates_hz is not None:

@@ -9,8 +9,14 @@ from rich.table import Table
 from rich.text import Text
 
 from ndt_cli.atomic import check_may_write, check_suffix
-from ndt_cli.commands.console import next_step, note, out, print_json, say
-from ndt_cli.commands.flags import DeviceOption, JsonOption, SplitChoice
+from ndt_cli.commands.console import next_step, note, out, plain_table, print_json, say
+from ndt_cli.commands.flags import (
+    CsvOption,
+    DeviceOption,
+    FigureOverwriteOption,
+    JsonOption,
+    ScoredSplitOption,
+)
 from ndt_cli.errors import typed
 
 if TYPE_CHECKING:
@@ -22,10 +28,7 @@ def compare(
         list[Path],
         typer.Argument(metavar="RUN...", help="Folders of runs or ensembles.", show_default=False),
     ],
-    split: Annotated[
-        SplitChoice | None,
-        typer.Option("--split", help="Trials to score.", show_default="valid; all of another file"),
-    ] = None,
+    split: ScoredSplitOption = None,
     data: Annotated[
         Path | None,
         typer.Option("--data", "-d", help="Another file with the same neurons and bin width."),
@@ -42,13 +45,9 @@ def compare(
             "file.",
         ),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing file of --figure.")
-    ] = False,
+    overwrite: FigureOverwriteOption = False,
     device: DeviceOption = "auto",
-    as_csv: Annotated[
-        bool, typer.Option("--csv", help="Print a CSV table on standard output, nothing else.")
-    ] = False,
+    as_csv: CsvOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare runs.
@@ -65,7 +64,7 @@ def compare(
 
     found = compare_runs(
         runs,
-        split=split.value if split else None,
+        split=split,
         data=data,
         device=device,
         n_resamples=n_resamples,
@@ -80,7 +79,7 @@ def compare(
     if as_json:
         print_json("compare/1", found.to_json())
     elif as_csv:
-        out.out(found.to_csv(), end="", highlight=False)
+        out.out(found.to_csv(), end="")
     else:
         _print(found)
     next_step(f"ndt report {typed(runs[0])}")
@@ -107,10 +106,8 @@ def _table(
     skip: int = 0,
 ) -> Table:
     """Return one row per run, one column per score; the best score of each column is bold."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("")
-    for label, unit in found.units.items():
-        table.add_column(f"{label}\n({unit})", justify="right")
+    headings = [f"{label}\n({unit})" for label, unit in found.units.items()]
+    table = plain_table("", *headings, numbers=True)
     for number, run in list(enumerate(found.runs, start=1))[skip:]:
         name = run.run if number == len(found.runs) else f"run {number}"
         cells = []

@@ -23,6 +23,7 @@ from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.segment import Segment
+from rich.table import Table
 from rich.text import Text
 
 from ndt_cli.commands.wording import as_typed
@@ -132,6 +133,14 @@ def say(text: str | Text = "", style: str = "") -> None:
     out.print(text, style=style, soft_wrap=True)
 
 
+def plain_table(*headings: str, numbers: bool = False, **options: Any) -> Table:
+    """Return a table without lines; with ``numbers``, all columns but the first align right."""
+    table = Table(box=None, pad_edge=False, **options)
+    for place, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if numbers and place else "left")
+    return table
+
+
 def note(text: str | Text = "", style: str = "", *, always: bool = False) -> None:
     """Print a line on standard error; paths in it are not broken at the edge of the terminal.
 
@@ -205,7 +214,7 @@ def print_json(schema: str, content: Mapping[str, Any]) -> None:
     content : mapping
         Keys and values.
     """
-    out.out(json_text({"schema": f"ndt/{schema}", **content}), highlight=False)
+    out.out(json_text({"schema": f"ndt/{schema}", **content}))
 
 
 @contextmanager
@@ -225,9 +234,7 @@ def run_warnings_shown() -> Iterator[None]:
         yield
 
 
-# ------------------------------------------------------------------------------------------------
-# Ctrl-C, a closing terminal and a scheduler's signal, as a request to save and stop.
-# ------------------------------------------------------------------------------------------------
+# Ctrl-C, a closing terminal and a scheduler's signal, as a request to save and stop ---------------
 
 
 # Windows has no SIGHUP.

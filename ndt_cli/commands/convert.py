@@ -5,17 +5,15 @@ The options are those of `ConvertOptions`, under the same names; the help of eac
 
 import inspect
 from collections.abc import Callable, Iterator
-from enum import Enum
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
-from ndt_cli.commands.console import labeled, next_step, out, print_json
-from ndt_cli.commands.flags import JsonOption
+from ndt_cli.commands.console import labeled, next_step, out, plain_table, print_json, say
+from ndt_cli.commands.flags import JsonOption, OverwriteOption
 from ndt_cli.commands.wording import as_typed
 from ndt_cli.convert.contents import Listing
 from ndt_cli.convert.options import ConvertOptions
@@ -40,8 +38,6 @@ def _flag(name: str) -> str:
 def _option_type(annotation: Any) -> tuple[Any, str | None]:
     """Return the type that Typer needs for the type of a field, and the word it shows for it."""
     origin, parts = get_origin(annotation), get_args(annotation)
-    if origin is Literal:
-        return Enum("Choice", {value: value for value in parts}, type=str), None
     if origin is Annotated:
         return parts
     if origin is tuple and parts[-1] is ...:
@@ -72,13 +68,10 @@ def _options() -> Iterator[inspect.Parameter]:
         option = typer.Option(
             flags[name], help=text, rich_help_panel=panel, metavar=shown, **limits
         )
-        default = field.default
-        if isinstance(kind, type) and issubclass(kind, Enum):
-            default = kind(default)
         yield inspect.Parameter(
             name,
             inspect.Parameter.KEYWORD_ONLY,
-            default=None if default == () else default,
+            default=None if field.default == () else field.default,
             annotation=Annotated[kind, option],
         )
 
@@ -104,9 +97,7 @@ def convert(
     show: Annotated[
         bool, typer.Option("--list", help="List the contents of FILE, and convert nothing.")
     ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing file.")
-    ] = False,
+    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
     **values: Any,
 ) -> None:
@@ -155,9 +146,7 @@ def convert(
     from ndt_cli.data.write import check_target, write_recording
 
     given = {name: value for name, value in values.items() if value is not None}
-    options = ConvertOptions(
-        **{name: v.value if isinstance(v, Enum) else v for name, v in given.items()}
-    )
+    options = ConvertOptions(**given)
     if path.exists() and file.exists() and path.samefile(file):
         raise SettingsError(f"--out {path}: found the recording itself; expected another file")
     check_target(path, overwrite=overwrite)
@@ -192,26 +181,26 @@ def _next_command(listing: Listing) -> str:
 def _print_listing(listing: Listing) -> None:
     """Print the arrays and tables of a file."""
     title = Text.assemble((listing.source, "bold"), f", {listing.format}")
-    out.print(title, soft_wrap=True)
-    table = Table("Name", "Shape", "Type", "Values", box=None, pad_edge=False)
+    say(title)
+    table = plain_table("Name", "Shape", "Type", "Values")
     for entry in listing.entries:
         shape = " x ".join(map(str, entry.shape)) or "one"
         table.add_row(entry.name, shape, entry.kind, entry.values)
     out.print(table)
     for name, n_rows in listing.tables.items():
         what = (name, "bold") if name else "The file itself"
-        out.print(Text.assemble(what, f" is a table of {n_rows} rows."), soft_wrap=True)
+        say(Text.assemble(what, f" is a table of {n_rows} rows."))
 
 
 def _print_report(path: Path, report: dict[str, Any]) -> None:
     """Print what was written to ``path``, and what was used, left out and assumed."""
-    out.print(str(path), style="bold", soft_wrap=True)
-    table = Table("", "train", "valid", box=None, pad_edge=False)
+    say(str(path), style="bold")
+    table = plain_table("", "train", "valid")
     splits = (report["train"], report["valid"])
     table.add_row("trials", *(str(s["n_trials"]) for s in splits))
     table.add_row("mean rate, Hz", *(f"{s['mean_rate_hz']:.3g}" for s in splits))
     out.print(table)
-    facts = Table("", "", box=None, pad_edge=False, show_header=False)
+    facts = plain_table(show_header=False)
     n_bins, shortest = report["n_bins"], report["shortest_bins"]
     unequal = "" if shortest == n_bins else f", shortest {shortest}"
     facts.add_row("bins", f"{n_bins} of {report['bin_ms']:g} ms{unequal}")
@@ -224,9 +213,9 @@ def _print_report(path: Path, report: dict[str, Any]) -> None:
     facts.add_row("behavior", ", ".join(report["behavior"]) or "none")
     out.print(facts)
     for what, name in report["taken"].items():
-        out.print(labeled("Used", "dim", f"{what}: {name}"), soft_wrap=True)
+        say(labeled("Used", "dim", f"{what}: {name}"))
     for drop in report["dropped"]:
         what = f"{drop['n']} of {drop['n_all']} {drop['what']} {as_typed(drop['why'])}."
-        out.print(labeled("Left out", "yellow", what), soft_wrap=True)
+        say(labeled("Left out", "yellow", what))
     for note in report["notes"]:
-        out.print(labeled("Note", "dim", note), soft_wrap=True)
+        say(labeled("Note", "dim", note))

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from ndt_cli.commands.console import next_step, note, print_json, say, warn
+from ndt_cli.commands.console import next_step, note, plain_table, print_json, say, warn
 from ndt_cli.commands.console import out as stdout
 from ndt_cli.commands.flags import JsonOption
 from ndt_cli.errors import DataError, ExistingFileError, RunError, SettingsError, typed
@@ -103,7 +102,7 @@ def _print(folder: Path, n_members: int, choice: "EnsembleChoice | None", as_jso
         from ndt_cli.engine.measures import MEASURES
 
         label = MEASURES[choice.choose_by].label
-        table = Table("best", "member\nadded", f"validation\n{label}", box=None, pad_edge=False)
+        table = plain_table("best", "member\nadded", f"validation\n{label}")
         for n, (score, run) in enumerate(zip(curve, choice.ranked, strict=True), start=1):
             table.add_row(str(n), run.name, f"{score:.4f}", style="bold" if n == n_members else "")
         stdout.print(table)

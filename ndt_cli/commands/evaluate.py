@@ -13,6 +13,7 @@ from ndt_cli.commands.console import (
     next_step,
     note,
     out,
+    plain_table,
     print_json,
     run_warnings_shown,
     say,
@@ -22,11 +23,12 @@ from ndt_cli.commands.flags import (
     AcceptChangesOption,
     CheckpointOption,
     DeviceOption,
+    FigureOverwriteOption,
     JsonOption,
     OtherNeuronsOption,
     OtherWindowOption,
+    ScoredSplitOption,
     SetOption,
-    SplitChoice,
 )
 from ndt_cli.commands.wording import as_typed
 from ndt_cli.errors import SettingsError, typed
@@ -44,10 +46,7 @@ _WIDEST_COLUMN = 16
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run folder.", show_default=False)],
-    split: Annotated[
-        SplitChoice | None,
-        typer.Option("--split", help="Trials to score.", show_default="valid; all of another file"),
-    ] = None,
+    split: ScoredSplitOption = None,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -89,9 +88,7 @@ def evaluate(
     other_neurons: OtherNeuronsOption = False,
     other_window: OtherWindowOption = False,
     accept_changes: AcceptChangesOption = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing file of --figure.")
-    ] = False,
+    overwrite: FigureOverwriteOption = False,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -121,9 +118,9 @@ def evaluate(
     with run_warnings_shown():
         evaluation = evaluate_run(
             run,
-            split=split.value if split else None,
+            split=split,
             data=data,
-            checkpoint=checkpoint.value if checkpoint else None,
+            checkpoint=checkpoint,
             overrides=overrides or (),
             device=device,
             lags_ms=lags_ms,
@@ -177,18 +174,17 @@ def _rendered(scores: "ScoreTable", smoothing_ms: float) -> Table:
 
     The best score of each column is bold.
     """
-    from ndt_cli.score_text import score_number
+    from ndt_cli.engine.measures import score_text
     from ndt_cli.verdict import SMOOTHED
 
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column(scores.corner)
+    table = plain_table(scores.corner, padding=(0, 1, 0, 0))
     for name in scores.columns:
         header = name.replace(" ", "\n") if scores.corner else name
         table.add_column(header, justify="right", max_width=_WIDEST_COLUMN, overflow="fold")
     for estimate, values in scores.rows.items():
         label = f"{estimate}\n({smoothing_ms:.0f} ms)" if estimate == SMOOTHED else estimate
         cells = [
-            Text(score_number(value), "bold" if scores.is_best(estimate, column) else "")
+            Text(score_text(value), "bold" if scores.is_best(estimate, column) else "")
             for column, value in enumerate(values)
         ]
         table.add_row(label, *cells)

@@ -1,31 +1,23 @@
 """Options shared by several commands."""
 
 import json
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from ndt_cli.commands.console import note
 from ndt_cli.errors import SettingsError
 
+if TYPE_CHECKING:
+    from ndt_cli.settings.tree import Settings
 
-class SplitChoice(str, Enum):
-    """Which trials to score."""
-
-    train = "train"
-    valid = "valid"
-    all = "all"
-
-
-class CheckpointChoice(str, Enum):
-    """Which weights of the run."""
-
-    best_masked_loss = "best-masked-loss"
-    best_unmasked_loss = "best-unmasked-loss"
-    best_rate_r2 = "best-rate-r2"
-    best_co_bps = "best-co-bps"
-    last = "last"
+# As `ndt_cli.data.spike_data.Split` and the checkpoints of `ndt_cli.engine.measures`, which take
+# longer to import.
+SplitChoice = Literal["train", "valid", "all"]
+CheckpointChoice = Literal[
+    "best-masked-loss", "best-unmasked-loss", "best-rate-r2", "best-co-bps", "last"
+]
 
 
 ConfigOption = Annotated[
@@ -89,6 +81,18 @@ OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace the output file if it exists.")
 ]
 
+FigureOverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace an existing file of --figure.")
+]
+
+ScoredSplitOption = Annotated[
+    SplitChoice | None,
+    typer.Option("--split", help="Trials to score.", show_default="valid; all of another file"),
+]
+
+CsvOption = Annotated[
+    bool, typer.Option("--csv", help="Print a CSV table on standard output, nothing else.")
+]
 
 DataOption = Annotated[
     list[Path] | None,
@@ -114,6 +118,23 @@ def with_data(changes: list[str] | None, files: list[Path] | None) -> list[str]:
 def names_files(changes: list[str]) -> bool:
     """Tell whether changes name spike files."""
     return any(change.startswith(_FILES) for change in changes)
+
+
+def chosen_settings(config: str | None, changes: list[str]) -> "tuple[str, Settings]":
+    """Load the settings of ``--config``, or the default ones for spikes, and print which.
+
+    Returns the name of the preset or file, too.
+    """
+    from ndt_cli.settings.load import RECORDING_PRESET, find_config, load_settings
+
+    chosen = ""
+    if config is None and names_files(changes):
+        config = RECORDING_PRESET
+        chosen = " (the default for a spike file; --config chooses another)"
+    source = find_config(config)
+    settings = load_settings(source, changes)
+    note(f"settings: {source.label}{chosen}")
+    return Path(source.name).stem, settings
 
 
 def with_flag(changes: list[str] | None, flag: str, key: str, value: object) -> list[str]:

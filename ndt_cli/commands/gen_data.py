@@ -9,9 +9,8 @@ from textwrap import fill
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
-from ndt_cli.commands.console import next_step, out, print_json
+from ndt_cli.commands.console import next_step, out, plain_table, print_json
 from ndt_cli.commands.flags import JsonOption, OverwriteOption
 from ndt_cli.data.spike_data import Recording
 from ndt_cli.data.synthetic import make_chaotic_rnn, make_lorenz
@@ -77,7 +76,7 @@ def _show(recording: Recording, path: Path, as_json: bool) -> None:
     if as_json:
         print_json("gen-data/1", facts)
         return
-    table = Table(box=None, pad_edge=False, show_header=False)
+    table = plain_table(show_header=False)
     for key, value in facts.items():
         name = key.replace("_", " ").replace(" hz", ", Hz").replace("bin ms", "bin width, ms")
         table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))

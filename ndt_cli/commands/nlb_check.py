@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from ndt_cli.commands.console import labeled, next_step, out, print_json
+from ndt_cli.commands.console import labeled, next_step, out, plain_table, print_json, say
 from ndt_cli.commands.flags import JsonOption
 from ndt_cli.commands.wording import as_typed
 from ndt_cli.errors import typed
@@ -73,8 +72,8 @@ def nlb_check(
 
 
 def _show(file: Path, shapes: "dict[str, dict[str, Shape]]", findings: "Sequence[Finding]") -> None:
-    out.print(str(file), style="bold", soft_wrap=True)
-    table = Table("Group", "Array", "Trials x bins x neurons", box=None, pad_edge=False)
+    say(str(file), style="bold")
+    table = plain_table("Group", "Array", "Trials x bins x neurons")
     for name, arrays in shapes.items():
         for i, (key, shape) in enumerate(arrays.items()):
             table.add_row(name if i == 0 else "", key, " x ".join(map(str, shape)))
@@ -83,16 +82,16 @@ def _show(file: Path, shapes: "dict[str, dict[str, Shape]]", findings: "Sequence
     for finding in findings:
         style = _STYLES[finding.severity]
         label = finding.severity.capitalize()
-        out.print(labeled(label, style, str(finding)), soft_wrap=True)
+        say(labeled(label, style, str(finding)))
         if finding.hint is not None:
-            out.print(f"  {finding.hint}", soft_wrap=True, highlight=False)
+            say(f"  {finding.hint}")
     counts = Counter(finding.severity for finding in findings)
     if counts["error"]:
-        out.print(f"Invalid: {_number(counts['error'], 'error')}.", style="bold red")
+        say(f"Invalid: {_number(counts['error'], 'error')}.", style="bold red")
     elif counts["warning"]:
-        out.print(f"Valid submission, {_number(counts['warning'], 'warning')}.")
+        say(f"Valid submission, {_number(counts['warning'], 'warning')}.")
     else:
-        out.print("Valid submission.", style="green")
+        say("Valid submission.", style="green")
 
 
 def _number(count: int, what: str) -> str:

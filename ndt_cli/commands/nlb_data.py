@@ -4,10 +4,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
-from ndt_cli.commands.console import log, next_step, out, print_json
+from ndt_cli.commands.console import log, next_step, note, out, plain_table, print_json, say
 from ndt_cli.commands.flags import JsonOption
 from ndt_cli.errors import SettingsError, typed
 
@@ -77,13 +83,14 @@ def nlb_data(
     if not names and not test_labels:
         _show_catalog(as_json)
         return
-    for name in names or []:
+    names = names or []
+    for name in names:
         find_dataset(name)
     labels = data_dir / TEST_LABELS.name
     paths: list[Path] = []
     states: list[FileState] = []
     with _DownloadBars() as bars:
-        for name in names or []:
+        for name in names:
             if check:
                 states += check_dataset(name, data_dir, bars.show)
             else:
@@ -102,7 +109,7 @@ def nlb_data(
         print_json("nlb-data/1", {"files": paths})
     else:
         for path in paths:
-            out.print(str(path), highlight=False, soft_wrap=True)
+            say(str(path))
     if names:
         next_step(f"ndt nlb-submit {names[0]} --data-dir {typed(data_dir)}")
 
@@ -117,8 +124,8 @@ def _write_spikes(
         recording = write_spike_file(
             name, bin_ms, data_dir, path, overwrite=overwrite, progress=progress.stage
         )
-    for note in recording.notes:
-        log.print(note, highlight=False, soft_wrap=True)
+    for text in recording.notes:
+        note(text)
     train, valid = recording.train, recording.valid
     n_heldin, n_bins = train.n_neurons - train.n_heldout, train.n_bins - train.n_forward
     if as_json:
@@ -134,12 +141,10 @@ def _write_spikes(
             },
         )
         return
-    out.print(
+    say(
         f"{name}: {train.n_trials} train + {valid.n_trials} validation trials x "
         f"{n_bins} + {train.n_forward} forward bins of {bin_ms} ms x "
-        f"{n_heldin} + {train.n_heldout} held-out neurons\nspikes: {path}",
-        highlight=False,
-        soft_wrap=True,
+        f"{n_heldin} + {train.n_heldout} held-out neurons\nspikes: {path}"
     )
     hint = f"Search: ndt sweep --config nlb-quick --choose-by co-bps --set data.file={typed(path)}"
     if bin_ms != 5:
@@ -147,14 +152,14 @@ def _write_spikes(
             "\nThe context window of the presets is in bins of 5 ms: set model.context_back and "
             f"model.context_forward in bins of {bin_ms} ms."
         )
-    log.print(hint, highlight=False, soft_wrap=True)
+    note(hint)
 
 
-class _DownloadBars:
+class _DownloadBars(Progress):
     """One bar per file on standard error; in a log file, one line when it begins."""
 
     def __init__(self) -> None:
-        self._bars = Progress(
+        super().__init__(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             DownloadColumn(),
@@ -162,21 +167,14 @@ class _DownloadBars:
             console=log,
             disable=not log.is_terminal,
         )
-        self._tasks: dict[str, Any] = {}
-
-    def __enter__(self) -> "_DownloadBars":
-        self._bars.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bars.stop()
+        self._task_of: dict[str, TaskID] = {}
 
     def show(self, what: str, done: int, total: int) -> None:
-        if what not in self._tasks:
-            self._tasks[what] = self._bars.add_task(what, total=total)
-            if not log.is_terminal:
-                log.print(f"{what} ({total / 1e6:,.1f} MB)", highlight=False, soft_wrap=True)
-        self._bars.update(self._tasks[what], completed=done)
+        if what not in self._task_of:
+            self._task_of[what] = self.add_task(what, total=total)
+            if self.disable:
+                note(f"{what} ({total / 1e6:,.1f} MB)")
+        self.update(self._task_of[what], completed=done)
 
 
 def _show_catalog(as_json: bool) -> None:
@@ -195,9 +193,10 @@ def _show_catalog(as_json: bool) -> None:
     if as_json:
         print_json("nlb-datasets/1", {"datasets": rows})
         return
-    table = Table(box=None, pad_edge=False)
-    for title in ("dataset", "dandiset", "MB", "trials: train, val, test", "held-in + held-out"):
-        table.add_column(title, justify="right" if title == "MB" else "left")
+    table = plain_table(
+        "dataset", "dandiset", "MB", "trials: train, val, test", "held-in + held-out"
+    )
+    table.columns[2].justify = "right"
     for row in rows:
         table.add_row(
             str(row["dataset"]),
@@ -207,7 +206,7 @@ def _show_catalog(as_json: bool) -> None:
             " + ".join(map(str, row["neurons"])),
         )
     out.print(table)
-    log.print("Download: ndt nlb-data DATASET...", highlight=False)
+    note("Download: ndt nlb-data DATASET...")
 
 
 def _show_states(states: "list[FileState]", as_json: bool) -> None:
@@ -220,4 +219,4 @@ def _show_states(states: "list[FileState]", as_json: bool) -> None:
         return
     for s in states:
         what = s.state if s.state == "right" else f"{s.state}: {s.difference}"
-        out.print(f"{s.path}  {what}", highlight=False, soft_wrap=True)
+        say(f"{s.path}  {what}")

@@ -1,14 +1,20 @@
 """``ndt nlb-submit``: make, check and score a submission to the benchmark."""
 
 import math
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.table import Table
 
-from ndt_cli.commands.console import log, next_step, print_json, run_warnings_shown, stop_request
+from ndt_cli.commands.console import (
+    next_step,
+    note,
+    plain_table,
+    print_json,
+    run_warnings_shown,
+    say,
+    stop_request,
+)
 from ndt_cli.commands.console import out as stdout
 from ndt_cli.commands.flags import JsonOption, SetOption
 from ndt_cli.commands.wording import as_typed
@@ -17,13 +23,6 @@ from ndt_cli.errors import SettingsError, typed
 if TYPE_CHECKING:
     from ndt_cli.nlb.submit import DatasetResult
     from ndt_cli.search.folder import EnsembleChoice
-
-
-class PhaseChoice(str, Enum):
-    """Trials to infer and score."""
-
-    val = "val"
-    test = "test"
 
 
 def nlb_submit(
@@ -37,13 +36,13 @@ def nlb_submit(
     ] = Path("nlb-data"),
     bin_ms: Annotated[int, typer.Option("--bin-ms", help="Bin width: 5 or 20.")] = 5,
     phase: Annotated[
-        PhaseChoice,
+        Literal["val", "test"],
         typer.Option(
             "--phase",
             help="val: train on the train split, score the validation split. test: train on both "
             "for the number of epochs found on validation, and infer the test split.",
         ),
-    ] = PhaseChoice.val,
+    ] = "val",
     members: Annotated[
         int | None,
         typer.Option(
@@ -103,7 +102,7 @@ def nlb_submit(
     from ndt_cli.nlb.submission import read_groups
     from ndt_cli.nlb.submit import submit, summary
 
-    if labels is not None and phase is not PhaseChoice.test:
+    if labels is not None and phase != "test":
         raise SettingsError(
             "--labels are for the test trials", "Add --phase test, or leave them out."
         )
@@ -124,7 +123,7 @@ def nlb_submit(
                 out=folder,
                 data_dir=data_dir,
                 bin_ms=bin_ms,
-                phase=phase.value,
+                phase=phase,
                 config=config,
                 overrides=overrides or (),
                 members=members,
@@ -136,7 +135,7 @@ def nlb_submit(
                 progress=progress.stage,
             )
     except Interrupted:
-        log.print(f"Stopped. Finished and unfinished runs are in {folder}.", soft_wrap=True)
+        note(f"Stopped. Finished and unfinished runs are in {folder}.")
         raise typer.Exit(130) from None
     errors = [finding for finding in result.findings if finding.severity == "error"]
     if as_json:
@@ -146,37 +145,34 @@ def nlb_submit(
             _show(made)
         for finding in result.findings:
             text = as_typed(f"{finding.severity}: {finding}")
-            log.print(text, highlight=False, soft_wrap=True)
-        stdout.print(f"submission: {result.file}", highlight=False, soft_wrap=True)
+            note(text)
+        say(f"submission: {result.file}")
     if errors:
         raise typer.Exit(1)
     next_step(f"ndt nlb-check {typed(result.file)}")
 
 
 def _show(made: "DatasetResult") -> None:
+    from ndt_cli.engine.measures import score_text
+
     epochs = ", ".join(map(str, made.epochs))
     split = "validation split" if made.phase == "val" else "test split"
     members = "one member" if len(made.runs) == 1 else f"{len(made.runs)} members"
-    stdout.print(f"{made.key}: {split}, {members} trained for {epochs} epochs", highlight=False)
+    say(f"{made.key}: {split}, {members} trained for {epochs} epochs")
     if made.choice is not None:
-        stdout.print(_choice_text(made.choice), highlight=False, soft_wrap=True)
+        say(_choice_text(made.choice))
     if not made.scores:
-        stdout.print("not scored: no labels for these trials (see --labels)")
+        say("not scored: no labels for these trials (see --labels)")
         return
     metrics = list(made.scores["NDT"])
-    table = Table("", box=None, pad_edge=False)
-    for metric in metrics:
-        table.add_column(metric, justify="right")
+    table = plain_table("", *metrics, numbers=True)
     for estimate, values in made.scores.items():
-        table.add_row(estimate, *(_number(values[metric]) for metric in metrics))
+        table.add_row(estimate, *(score_text(values[metric]) for metric in metrics))
     stdout.print(table)
     if any(math.isnan(values.get("tp corr", 0.0)) for values in made.scores.values()):
-        stdout.print("-: not defined; tp corr is about speed, and constant rates have none")
+        say("-: not defined; tp corr is about speed, and constant rates have none")
     if made.choice is not None and made.phase == "val":
-        stdout.print(
-            "the members were chosen on the same trials, so the scores of NDT are optimistic",
-            highlight=False,
-        )
+        say("the members were chosen on the same trials, so the scores of NDT are optimistic")
 
 
 def _choice_text(choice: "EnsembleChoice") -> str:
@@ -185,7 +181,3 @@ def _choice_text(choice: "EnsembleChoice") -> str:
         f"the best {choice.n_members} of {len(choice.ranked)} ranked members of {choice.sweep} "
         f"by {choice.choose_by} on the validation split ({number})"
     )
-
-
-def _number(value: float) -> str:
-    return f"{value:.4f}" if math.isfinite(value) else "-"

@@ -8,7 +8,7 @@ import typer
 from rich.syntax import Syntax
 from rich.table import Table
 
-from ndt_cli.commands.console import next_step, out, print_json
+from ndt_cli.commands.console import next_step, out, plain_table, print_json
 from ndt_cli.commands.flags import JsonOption
 from ndt_cli.errors import typed
 from ndt_cli.settings.explain import commented_toml, field_table
@@ -46,7 +46,7 @@ def _list_presets(as_json: bool) -> None:
             "presets/1", {"presets": [{"name": info.name, "title": info.title} for info in infos]}
         )
         return
-    table = Table("Preset", "What it is", box=None, pad_edge=False)
+    table = plain_table("Preset", "What it is")
     for info in infos:
         table.add_row(info.name, info.title)
     out.print(table)
@@ -65,7 +65,7 @@ def _show_preset(name: str, as_json: bool) -> None:
             Syntax(text, "toml", theme="ansi_dark", background_color="default", word_wrap=True)
         )
     else:
-        out.out(text, end="", highlight=False)
+        out.out(text, end="")
     data = "" if info.settings.data.synthetic != "none" else " --data spikes.npz"
     next_step(f"ndt train --config {typed(name)}{data}", f"ndt presets {typed(name)} > mine.toml")
 

@@ -3,22 +3,18 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from rich.progress import (
     BarColumn,
     Progress,
-    ProgressColumn,
     SpinnerColumn,
-    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.text import Text
 from typing_extensions import Self
 
 from ndt_cli.commands.console import log, note
@@ -48,60 +44,56 @@ def _can_draw_bars() -> bool:
     return log.is_terminal or (log.is_jupyter and find_spec("ipywidgets") is not None)
 
 
-class TrainingProgress:
-    """Shows training events on standard error or in a notebook; use it as a context."""
+class TrainingProgress(Progress):
+    """Shows training events on standard error or in a notebook; use it as a context.
 
-    def __init__(self) -> None:
-        self._has_bar = _can_draw_bars()
-        self._bar = Progress(
+    ``notes_once``: the notes of the first training are those of all, which have the same data.
+    """
+
+    def __init__(self, *, notes_once: bool = False) -> None:
+        self._notes_once = notes_once
+        super().__init__(
             TextColumn("epoch {task.fields[epoch]}/{task.fields[max_epochs]}"),
             BarColumn(bar_width=12),
-            _Measures(),
+            TextColumn("{task.fields[text]}", markup=False),
             TimeRemainingColumn(compact=True),
             console=log,
-            disable=not self._has_bar,
+            disable=not _can_draw_bars(),
             transient=True,
         )
         self._steps_per_epoch = 1
         self._latest: dict[str, float] = {}
         self._last_line = 0.0
 
-    def __enter__(self) -> Self:
-        self._bar.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.__exit__(None, None, None)
-
     def __call__(self, event: Event) -> None:
         if isinstance(event, Started):
             self._start(event)
         elif isinstance(event, StepDone):
             done = event.epoch * self._steps_per_epoch + event.step
-            self._bar.update(self._task, completed=done)
+            self.update(self._task, completed=done)
         elif isinstance(event, EpochDone):
             self._latest |= event.record
             epoch = int(event.record["epoch"])
-            self._bar.update(self._task, epoch=epoch, text=_short_text(self._latest))
+            self.update(self._task, epoch=epoch, text=_short_text(self._latest))
             self._line(event.record)
 
     def _start(self, event: Started) -> None:
-        for text in event.notes:
-            note(as_typed(text))
-        log.print(
+        if not (self._notes_once and self.task_ids):  # of a model trained before
+            for text in event.notes:
+                note(as_typed(text))
+        log.print(  # wrapped between words
             f"{event.n_train_trials} training and {event.n_valid_trials} validation trials, "
-            f"{event.n_parameters:,} weights, on {event.compute}, CPU threads: {event.n_threads}",
-            highlight=False,
+            f"{event.n_parameters:,} weights, on {event.compute}, CPU threads: {event.n_threads}"
         )
-        log.print(f"run folder: {event.run}", highlight=False, soft_wrap=True)
+        note(f"run folder: {event.run}")
         if event.first_epoch:
-            log.print(f"going on after epoch {event.first_epoch}", highlight=False)
+            note(f"going on after epoch {event.first_epoch}")
         self._steps_per_epoch = event.steps_per_epoch
         self._max_epochs = event.max_epochs
-        for task in self._bar.task_ids:  # of a model that was trained before this one
-            self._bar.remove_task(task)
+        for task in self.task_ids:
+            self.remove_task(task)
         self._latest = {}
-        self._task = self._bar.add_task(
+        self._task = self.add_task(
             "training",
             total=event.max_epochs * event.steps_per_epoch,
             completed=event.first_epoch * event.steps_per_epoch,
@@ -112,19 +104,13 @@ class TrainingProgress:
 
     def _line(self, record: dict[str, float]) -> None:
         now = time.monotonic()
-        if self._has_bar or now - self._last_line < SECONDS_BETWEEN_LINES:
+        if not self.disable or now - self._last_line < SECONDS_BETWEEN_LINES:
             return
         self._last_line = now
-        log.print(
+        note(
             f"epoch {record['epoch']:.0f}/{self._max_epochs}  {_text(self._latest)}  "
-            f"{record['seconds']:.0f} s",
-            highlight=False,
+            f"{record['seconds']:.0f} s"
         )
-
-
-class _Measures(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(task.fields["text"], no_wrap=True)
 
 
 def _short_text(record: dict[str, float]) -> str:
@@ -145,38 +131,14 @@ def _text(record: dict[str, float]) -> str:
     return "  ".join(parts)
 
 
-# ------------------------------------------------------------------------------------------------
-# What is shown while a sweep runs.
-# ------------------------------------------------------------------------------------------------
+# What is shown while a sweep runs -----------------------------------------------------------------
 
 
-class SweepProgress:
-    """Shows training in this process, and one line for each member that ends; use as a context."""
-
-    def __init__(self) -> None:
-        self._training = TrainingProgress()
-        self._told_notes = False
-
-    def __enter__(self) -> Self:
-        self._training.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._training.__exit__(*error)
-
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, Started):
-            if self._told_notes:  # all members have the same data
-                event = replace(event, notes=())
-            self._told_notes = True
-        self._training(event)
-
-
-class MembersProgress:
+class MembersProgress(Progress):
     """A bar for each member that trains elsewhere, or a line now and then; use as a context."""
 
     def __init__(self) -> None:
-        self._bars = Progress(
+        super().__init__(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             TextColumn("epoch {task.completed:.0f}/{task.total:.0f}"),
@@ -184,25 +146,18 @@ class MembersProgress:
             disable=not log.is_terminal,
             transient=True,
         )
-        self._tasks: dict[int, TaskID] = {}
+        self._task_of: dict[int, TaskID] = {}
         self._last_line = 0.0
 
-    def __enter__(self) -> Self:
-        self._bars.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bars.__exit__(None, None, None)
-
     def __call__(self, epochs: Mapping[int, int], max_epochs: int) -> None:
-        for index in self._tasks.keys() - epochs.keys():
-            self._bars.remove_task(self._tasks.pop(index))
+        for index in self._task_of.keys() - epochs.keys():
+            self.remove_task(self._task_of.pop(index))
         for index, epoch in epochs.items():
-            if index not in self._tasks:
-                self._tasks[index] = self._bars.add_task(_name(index), total=max_epochs)
-            self._bars.update(self._tasks[index], completed=epoch)
+            if index not in self._task_of:
+                self._task_of[index] = self.add_task(_name(index), total=max_epochs)
+            self.update(self._task_of[index], completed=epoch)
         now = time.monotonic()
-        if not log.is_terminal and epochs and now - self._last_line >= SECONDS_BETWEEN_LINES:
+        if self.disable and epochs and now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
             members = ", ".join(f"{_name(index)} {epoch}" for index, epoch in epochs.items())
             note(f"epochs of {max_epochs}: {members}")
@@ -235,9 +190,7 @@ def tell_moves(epoch: int, moves: "Sequence[Move]") -> None:
     note(f"ranked after {epoch} epochs: {who or 'no member is replaced'}")
 
 
-# ------------------------------------------------------------------------------------------------
-# Progress of a submission: its stages, and training in between.
-# ------------------------------------------------------------------------------------------------
+# Progress of a submission: its stages, and training in between ------------------------------------
 
 
 class SubmitProgress:
@@ -296,7 +249,7 @@ class _Stage:
         )
         self._task: Any = self._bar.add_task(what, total=None, count="")
         if not log.is_terminal:
-            _print(what, end="")
+            log.print(what, end="", soft_wrap=True)
         self._bar.start()
 
     def show(self, done: int, total: int) -> None:
@@ -306,8 +259,4 @@ class _Stage:
         self._bar.stop()
         seconds = f"{time.monotonic() - self._began:.1f} s"
         shown = self.what if log.is_terminal else ""
-        _print(f"{shown}  {seconds}" if done else f"{shown}  stopped after {seconds}")
-
-
-def _print(text: str, end: str = "\n") -> None:
-    log.print(text, end=end, highlight=False, soft_wrap=True)
+        note(f"{shown}  {seconds}" if done else f"{shown}  stopped after {seconds}")

@@ -44,7 +44,7 @@ def rates(
     ] = None,
     split: Annotated[
         SplitChoice, typer.Option("--split", help="Trials; all are in the order of the file.")
-    ] = SplitChoice.all,
+    ] = "all",
     overrides: SetOption = None,
     checkpoint: CheckpointOption = None,
     n_components: Annotated[
@@ -82,9 +82,9 @@ def rates(
     with run_warnings_shown():
         found = infer_rates(
             run,
-            split=split.value,
+            split=split,
             data=data,
-            checkpoint=checkpoint.value if checkpoint else None,
+            checkpoint=checkpoint,
             overrides=overrides or (),
             device=device,
             other_neurons=other_neurons,
@@ -103,7 +103,7 @@ def rates(
                 "run": found.run,
                 "checkpoint": found.checkpoint,
                 "source": found.source,
-                "split": split.value,
+                "split": split,
                 "n_trials": n_trials,
                 "n_bins": n_bins,
                 "n_neurons": n_neurons,

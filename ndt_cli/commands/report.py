@@ -7,7 +7,6 @@ import typer
 
 from ndt_cli.commands.console import log, next_step, print_json, say
 from ndt_cli.commands.flags import (
-    CheckpointChoice,
     CheckpointOption,
     JsonOption,
     OverwriteOption,
@@ -57,13 +56,13 @@ def report(
     """
     from ndt_cli.report.page import write_report
 
-    check_options(run, split, data, checkpoint, device)
+    check_options(run, split=split, data=data, checkpoint=checkpoint, device=device)
     file = write_report(
         run,
         out,
-        split=split.value if split else "valid",
+        split=split or "valid",
         data=data,
-        checkpoint=checkpoint.value if checkpoint else None,
+        checkpoint=checkpoint,
         device=device or "auto",
         overwrite=overwrite,
         as_typed=as_typed,
@@ -125,16 +124,24 @@ def plot(
     """
     from ndt_cli.report.registry import plot as plot_figures
 
-    check_options(run, split, data, checkpoint, device, trial=trial, neuron=neurons)
+    check_options(
+        run,
+        trial=trial,
+        neuron=neurons,
+        split=split,
+        data=data,
+        checkpoint=checkpoint,
+        device=device,
+    )
     drawn = plot_figures(
         run,
         figure,
         out,
         trial=trial,
         neurons=neurons or (),
-        split=split.value if split else "valid",
+        split=split or "valid",
         data=data,
-        checkpoint=checkpoint.value if checkpoint else None,
+        checkpoint=checkpoint,
         device=device or "auto",
         overwrite=overwrite,
     )
@@ -148,24 +155,10 @@ def plot(
     next_step(f"ndt report {typed(run)}")
 
 
-def check_options(
-    path: Path,
-    split: SplitChoice | None,
-    data: Path | None,
-    checkpoint: CheckpointChoice | None,
-    device: str | None,
-    **others: object,
-) -> None:
+def check_options(path: Path, **options: object) -> None:
     """Refuse options that select something in a run if the folder is a sweep."""
     from ndt_cli.search.folder import SweepFolder
 
-    options = {
-        **others,
-        "split": split,
-        "data": data,
-        "checkpoint": checkpoint,
-        "device": device,
-    }
     given = [f"--{name}" for name, value in options.items() if value is not None]
     if given and SweepFolder.is_at(path):
         raise SettingsError(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ndt_cli.commands.console import labeled, note, out
+from ndt_cli.commands.console import note, out, warn
 from ndt_cli.errors import DataError
 
 if TYPE_CHECKING:
@@ -142,10 +142,6 @@ def _timing(times_ms: list[float], n_bins: int) -> str:
     return f"{n_bins} bins; a bin took {median:.2f} ms (median), {p99:.2f} (p99), {most:.2f} (most)"
 
 
-def _warn(text: str) -> None:
-    note(labeled("Warning", "bold yellow", text))
-
-
 @contextmanager
 def _undisturbed() -> Iterator[None]:
     """Keep the garbage collector away: nothing here makes any."""
@@ -200,7 +196,7 @@ class _Lines:
         self.n_late, self.most_late_ms = self.n_late + 1, max(self.most_late_ms, late_ms)
         if self.n_late == 1:
             text = f"line {self.number} came {late_ms:.0f} ms late, in bins of "
-            _warn(f"{text}{self.rates.bin_ms:g} ms; more such lines are counted, not reported")
+            warn(f"{text}{self.rates.bin_ms:g} ms; more such lines are counted, not reported")
 
     def _parsed(self, text: str) -> "list[Any] | str | None":
         if text in ("", "-", "null"):
@@ -264,7 +260,7 @@ class _Lines:
         silent_s = self.watch.silent_bins_N[channel] * bin_s
         rate_hz = self.watch.rate_N[channel] / bin_s
         text = f"channel {channel}{name} has been silent for {silent_s:.3g} s"
-        _warn(f"{text}, and fired {rate_hz:.3g} spikes/s in training")
+        warn(f"{text}, and fired {rate_hz:.3g} spikes/s in training")
 
     def _error(self, what: str, hint: str) -> DataError:
         return DataError(f"line {self.number} {what}", hint)

@@ -3,9 +3,8 @@
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,13 +14,12 @@ from ndt_cli.commands.flags import (
     DataOption,
     JsonOption,
     SetOption,
-    names_files,
+    chosen_settings,
     with_data,
     with_flag,
 )
 from ndt_cli.commands.sweep_show import show, show_results, spaces
 from ndt_cli.errors import SettingsError, typed
-from ndt_cli.settings.load import RECORDING_PRESET, find_config, load_settings
 
 if TYPE_CHECKING:
     from ndt_cli.engine.executors import Executor
@@ -42,35 +40,6 @@ _WITH_RESUME = (
 )  # fmt: skip
 # Of these, those that say where members train: they are repeated in the command that resumes.
 _PLACE = ("jobs", "backend", "ray_address", "cpus_per_worker", "gpus_per_worker")
-
-
-class BackendName(str, Enum):
-    """Where members train."""
-
-    local = "local"
-    ray = "ray"
-
-
-class SamplerName(str, Enum):
-    """How settings are chosen."""
-
-    random = "random"
-    tpe = "tpe"
-
-
-class PrunerName(str, Enum):
-    """How members are stopped early."""
-
-    none = "none"
-    halving = "halving"
-    hyperband = "hyperband"
-
-
-class LoggerName(str, Enum):
-    """Experiment trackers."""
-
-    wandb = "wandb"
-    mlflow = "mlflow"
 
 
 @sweep_app.callback()
@@ -131,25 +100,25 @@ def sweep(
         typer.Option("--resume", help="Resume this sweep where it stopped; --members may be more."),
     ] = None,
     logger: Annotated[
-        LoggerName | None,
+        Literal["wandb", "mlflow"] | None,
         typer.Option("--logger", help="Send every member to this experiment tracker."),
     ] = None,
     sampler: Annotated[
-        SamplerName,
+        Literal["random", "tpe"],
         typer.Option(
             "--sampler",
             help="tpe: after ten random members, choose values by what earlier ones scored.",
             rich_help_panel=_HOW,
         ),
-    ] = SamplerName.random,
+    ] = "random",
     pruner: Annotated[
-        PrunerName,
+        Literal["none", "halving", "hyperband"],
         typer.Option(
             "--pruner",
             help="Stop members that are worse than others after as many epochs.",
             rich_help_panel=_HOW,
         ),
-    ] = PrunerName.none,
+    ] = "none",
     grace_epochs: Annotated[
         int | None,
         typer.Option(
@@ -183,14 +152,14 @@ def sweep(
         ),
     ] = 1,
     backend: Annotated[
-        BackendName,
+        Literal["local", "ray"],
         typer.Option(
             "--backend",
             help="ray: on a Ray cluster whose machines share the folder of the sweep under the "
             "same path.",
             rich_help_panel=_WHERE,
         ),
-    ] = BackendName.local,
+    ] = "local",
     ray_address: Annotated[
         str | None,
         typer.Option(
@@ -244,19 +213,15 @@ def sweep(
             "--resume continues in the sweep's own folder with its own settings",
             "leave out everything but --members, --time-budget and where members train",
         )
-    for name in ("ray_address", "cpus_per_worker", "gpus_per_worker"):
-        if name in given and backend is not BackendName.ray:
-            raise SettingsError(f"`{name}` is for sweeps on Ray", "add --backend ray")
-    if backend is BackendName.ray and "jobs" in given:
+    for option in ("ray_address", "cpus_per_worker", "gpus_per_worker"):
+        if option in given and backend != "ray":
+            raise SettingsError(f"`{option}` is for sweeps on Ray", "add --backend ray")
+    if backend == "ray" and "jobs" in given:
         raise SettingsError("--jobs is for this machine alone", "leave out --jobs, or --backend")
     if resume is None:
         changes = with_data(overrides, data)
         changes = with_flag(changes, "--choose-by", "train.choose_by", choose_by)
-        if config is None and names_files(changes):
-            config = RECORDING_PRESET
-        source = find_config(config)
-        settings = load_settings(source, changes)
-        note(f"settings: {source.label}")
+        name, settings = chosen_settings(config, changes)
 
     from ndt_cli.engine.run_folder import default_path
     from ndt_cli.search.folder import SweepFolder
@@ -267,7 +232,7 @@ def sweep(
     if resume is not None:
         settings = SweepFolder.open(resume).settings
     else:
-        found = find_space(space or default_space(Path(source.name).stem))
+        found = find_space(space or default_space(name))
         note(f"space: {found.name}, {len(found.draws)} settings drawn")
         out = out or default_path(f"sweep-{_data_name(settings)}")
     executor = _executor(jobs, backend, ray_address, cpus_per_worker, gpus_per_worker)
@@ -292,8 +257,8 @@ def sweep(
                 n_members=n_members,
                 seed=seed,
                 n_seeds=n_seeds,
-                sampler=sampler.value,
-                pruner=pruner.value,
+                sampler=sampler,
+                pruner=pruner,
                 grace_epochs=grace_epochs,
                 pbt_interval=pbt_interval,
                 default_run=default_run,
@@ -321,8 +286,7 @@ def _as_typed(context: typer.Context, names: set[str]) -> str:
     words = []
     for name in _PLACE:
         if name in names:
-            value = context.params[name]
-            words.append(f" --{name.replace('_', '-')} {getattr(value, 'value', value)}")
+            words.append(f" --{name.replace('_', '-')} {context.params[name]}")
     return "".join(words)
 
 
@@ -333,26 +297,24 @@ def _data_name(settings: Any) -> str:
 
 def _executor(
     jobs: int,
-    backend: BackendName,
+    backend: str,
     ray_address: str | None,
     cpus_per_worker: int | None,
     gpus_per_worker: float | None,
 ) -> "Executor":
     from ndt_cli.engine.executors import InTurn, Processes, RayTasks
 
-    if backend is BackendName.local:
+    if backend == "local":
         return InTurn() if jobs == 1 else Processes(jobs)
     return RayTasks(ray_address, cpus_per_worker, gpus_per_worker)
 
 
 @contextmanager
-def _watching(
-    executor: "Executor", logger: LoggerName | None, sweep_name: str
-) -> "Iterator[Watching]":
+def _watching(executor: "Executor", logger: str | None, sweep_name: str) -> "Iterator[Watching]":
     """Show the progress of a sweep, of one member at a time or of several."""
     from ndt_cli.commands.progress import (
         MembersProgress,
-        SweepProgress,
+        TrainingProgress,
         tell_member,
         tell_moves,
     )
@@ -360,10 +322,10 @@ def _watching(
     from ndt_cli.engine.trackers import find_logger
     from ndt_cli.search.loop import Watching
 
-    loggers = [find_logger(logger.value, sweep_name)] if logger else []
+    loggers = [find_logger(logger, sweep_name)] if logger else []
     common: dict[str, Any] = {"ended": tell_member, "moves": tell_moves, "loggers": loggers}
     if isinstance(executor, InTurn):
-        with SweepProgress() as training:
+        with TrainingProgress(notes_once=True) as training:
             yield Watching(training=training, **common)
     else:
         # Ray prints what it has to say of a dead worker.

@@ -7,8 +7,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ndt_cli.commands.console import next_step, note, out, print_json, say
-from ndt_cli.commands.flags import JsonOption
+from ndt_cli.commands.console import next_step, note, out, plain_table, print_json, say
+from ndt_cli.commands.flags import CsvOption, JsonOption
 from ndt_cli.engine.measures import MEASURES, score_text
 from ndt_cli.errors import typed
 from ndt_cli.settings.explain import heading, value_text
@@ -47,7 +47,7 @@ def spaces(
                 "space/1", {"name": found.name, "draws": draws, "conditions": found.conditions}
             )
         else:
-            out.out(text, end="", highlight=False)
+            out.out(text, end="")
         return
     rows = {}
     for space in space_names():
@@ -57,15 +57,13 @@ def spaces(
     if as_json:
         print_json("spaces/1", {"spaces": [{"name": space, **row} for space, row in rows.items()]})
         return
-    table = Table("Space", "What it is for", "Taken by default with", box=None, pad_edge=False)
+    table = plain_table("Space", "What it is for", "Taken by default with")
     for space, row in rows.items():
         table.add_row(space, str(row["title"]), ", ".join(row["presets"]) or "all others")
     out.print(table)
 
 
-# ------------------------------------------------------------------------------------------------
-# The members of a sweep as tables that fit the terminal
-# ------------------------------------------------------------------------------------------------
+# The members of a sweep as tables that fit the terminal -------------------------------------------
 
 
 def sweep_tables(results: "SweepResults", console: Console) -> list[Table]:
@@ -74,6 +72,11 @@ def sweep_tables(results: "SweepResults", console: Console) -> list[Table]:
     All of them have the same rows in the same order. Members that have not begun are left out.
     """
     shown = [member for member in results.in_order if member.status != "waiting"]
+    n_ranked = len(results.ranked)
+    first = {
+        "rank": [str(row) if row <= n_ranked else "-" for row in range(1, len(shown) + 1)],
+        "member": [str(member.index) for member in shown],
+    }
     outcome = {
         _label(name): [score_text(member.scores.get(name)) for member in shown]
         for name in _measures(results)
@@ -84,24 +87,24 @@ def sweep_tables(results: "SweepResults", console: Console) -> list[Table]:
         heading(key): [value_text(member.drawn.get(key)) for member in shown]
         for key in dict.fromkeys(key for member in shown for key in member.drawn)
     }
-    if _fits(results, {**outcome, **drawn}, console):
-        return [_table(results, {**outcome, **drawn})]
+    unlimited = console.options.update(max_width=10_000)
+
+    def fits(columns: dict[str, list[str]]) -> bool:
+        table = _table({**first, **columns})
+        return console.measure(table, options=unlimited).maximum <= console.width
+
+    if fits({**outcome, **drawn}):
+        return [_table({**first, **outcome, **drawn})]
     parts = [outcome, {}]
     for title, cells in drawn.items():
-        if parts[-1] and not _fits(results, {**parts[-1], title: cells}, console):
+        if parts[-1] and not fits({**parts[-1], title: cells}):
             parts.append({})
         parts[-1][title] = cells
-    return [_table(results, part) for part in parts if part]
+    return [_table({**first, **part}) for part in parts if part]
 
 
 def _label(measure: str) -> str:
     return MEASURES[measure].label
-
-
-def _fits(results: "SweepResults", columns: dict[str, list[str]], console: Console) -> bool:
-    unlimited = console.options.update(max_width=10_000)
-    table = _table(results, columns)
-    return console.measure(table, options=unlimited).maximum <= console.width
 
 
 def _measures(results: "SweepResults") -> list[str]:
@@ -110,25 +113,22 @@ def _measures(results: "SweepResults") -> list[str]:
     return list(dict.fromkeys([results.choose_by, *known]))
 
 
-def _table(results: "SweepResults", columns: dict[str, list[str]]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in ("rank", "member", *columns):
+def _table(columns: dict[str, list[str]]) -> Table:
+    """Return a table of columns of cells by heading, the ranks first."""
+    table = plain_table(padding=(0, 1, 0, 0))
+    for name in columns:
         side: Literal["left", "right"] = "left" if name == "status" else "right"
         table.add_column(name.replace(" ", "\n"), justify=side, no_wrap=True)
-    n_ranked = len(results.ranked)
-    shown = [member for member in results.in_order if member.status != "waiting"]
-    for row, member in enumerate(shown):
-        rank = str(row + 1) if row < n_ranked else "-"
-        style = "bold" if rank == "1" else "" if row < n_ranked else "dim"
-        cells = [values[row] for values in columns.values()]
-        table.add_row(rank, str(member.index), *cells, style=style)
+    for rank, *cells in zip(*columns.values(), strict=True):
+        style = {"1": "bold", "-": "dim"}.get(rank, "")
+        table.add_row(rank, *cells, style=style)
     return table
 
 
 def seeds_table(results: "SweepResults") -> Table:
     """Return one row per drawn settings, best mean over seeds first."""
     label = _label(results.choose_by)
-    table = Table("rank", "members", f"mean {label}", "sd", box=None, pad_edge=False)
+    table = plain_table("rank", "members", f"mean {label}", "sd")
     for rank, group in enumerate(results.by_settings, start=1):
         members = ", ".join(str(index) for index in sorted(m.index for m in group.members))
         table.add_row(str(rank), members, score_text(group.mean), score_text(group.sd))
@@ -138,14 +138,10 @@ def seeds_table(results: "SweepResults") -> Table:
 def sweep_notes(results: "SweepResults") -> list[str]:
     """Return what a reader of the table needs to know, one line each."""
     n_ranked = len(results.ranked)
-    counts = {
-        "stopped early": results.count("stopped"),
-        "diverged": results.count("diverged"),
-        "unfinished": results.count("unfinished"),
-        "waiting": results.count("waiting"),
-    }
     words = [f"{n_ranked} of {len(results.members)} members ranked"]
-    words += [f"{n} {status}" for status, n in counts.items() if n]
+    for status in ("stopped", "diverged", "unfinished", "waiting"):
+        if n := results.count(status):
+            words.append(f"{n} {'stopped early' if status == 'stopped' else status}")
     notes = [", ".join(words)]
     if n_ranked:
         notes.append("loss hidden: the same bins are hidden for all, whatever they trained with")
@@ -182,16 +178,12 @@ def best_lines(results: "SweepResults") -> list[str]:
     ]
 
 
-# ------------------------------------------------------------------------------------------------
-# ``ndt sweep show``, and how a search ends: tables, notes and figures
-# ------------------------------------------------------------------------------------------------
+# ``ndt sweep show``, and how a search ends: tables, notes and figures -----------------------------
 
 
 def show(
     path: Annotated[Path, typer.Argument(metavar="SWEEP", help="Folder of a sweep.")],
-    as_csv: Annotated[
-        bool, typer.Option("--csv", help="Print a CSV table on standard output, nothing else.")
-    ] = False,
+    as_csv: CsvOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show the members of a sweep, best first, and draw figures.
@@ -204,7 +196,7 @@ def show(
         raise typer.BadParameter("give --csv or --json, not both")
     results = SweepFolder.open(path).results()
     if as_csv:
-        out.out(results.to_csv(), end="", highlight=False)
+        out.out(results.to_csv(), end="")
         return
     show_results(results, as_json)
 

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from ndt_cli.commands.console import (
     next_step,
     note,
+    plain_table,
     print_json,
     run_warnings_shown,
     say,
@@ -23,11 +23,11 @@ from ndt_cli.commands.flags import (
     DataOption,
     JsonOption,
     SetOption,
+    chosen_settings,
     names_files,
     with_data,
 )
 from ndt_cli.errors import SettingsError, typed
-from ndt_cli.settings.load import RECORDING_PRESET, find_config, load_settings
 
 if TYPE_CHECKING:
     from ndt_cli.fitting import Fit
@@ -92,13 +92,7 @@ def train(
     if start is not None:
         settings = _settings_from(start, config, changes)
     elif resume is None:
-        chosen = ""
-        if config is None and names_files(changes):
-            config = RECORDING_PRESET
-            chosen = " (the default for a spike file; --config chooses another)"
-        source = find_config(config)
-        settings = load_settings(source, changes)
-        note(f"settings: {source.label}{chosen}")
+        _, settings = chosen_settings(config, changes)
 
     from ndt_cli.commands.progress import TrainingProgress
     from ndt_cli.fitting import fit, resume_fit
@@ -125,62 +119,47 @@ def train(
             )
         else:
             result = fit(settings, out=out, watch=progress, should_stop=stop)
+    if of_seeds is None:
+        run, interrupted = result.training.run, result.training.stopped == "interrupted"
+    else:
+        run, interrupted = of_seeds.path, not of_seeds.finished
+    if interrupted:
+        note(f"Stopped and saved. Resume with: ndt train --resume {typed(run)}")
+        raise typer.Exit(130)
     if of_seeds is not None:
         _print_seeds(of_seeds, as_json)
         return
-    run = result.training.run
-    if result.training.stopped == "interrupted":
-        note(f"Stopped and saved. Resume with: ndt train --resume {typed(run)}")
-        raise typer.Exit(130)
-    if result.sessions:
-        _print_sessions(result, as_json)
-        return
-    if result.evaluation is None:  # another process of a distributed run reports
-        return
-    steps = (f"ndt report {typed(run)}", f"ndt rates {typed(run)} --out rates.h5")
-    if as_json:
-        print_json(
-            "train/1",
-            {
-                "run": str(run),
-                "stopped": result.training.stopped,
-                "epochs": len(result.training.history),
-                "seconds": result.training.seconds,
-                "figures": result.figures,
-                "evaluation": result.evaluation.to_json(),
-            },
-        )
-        next_step(*steps)
-        return
-    reasons = {"early": "no improvement within train.patience_epochs"}
-    why = reasons.get(result.training.stopped, result.training.stopped)
-    note(f"{len(result.training.history)} epochs in {result.training.seconds:.0f} s ({why})")
-    print_scores(result.evaluation)
-    for figure in result.figures:
-        say(f"picture: {figure}")
-    say(f"run: {run}")
-    next_step(*steps)
+    about = {
+        "run": str(run),
+        "stopped": result.training.stopped,
+        "epochs": len(result.training.history),
+        "seconds": result.training.seconds,
+        "figures": result.figures,
+    }
+    if result.sessions and as_json:
+        sessions = {name: found.to_json() for name, found in result.sessions.items()}
+        print_json("train-sessions/1", {**about, "sessions": sessions})
+    elif result.sessions:
+        _print_sessions(result)
+    elif result.evaluation is not None:  # otherwise another process of a distributed run reports
+        if as_json:
+            print_json("train/1", {**about, "evaluation": result.evaluation.to_json()})
+        else:
+            reasons = {"early": "no improvement within train.patience_epochs"}
+            why = reasons.get(result.training.stopped, result.training.stopped)
+            note(f"{about['epochs']} epochs in {result.training.seconds:.0f} s ({why})")
+            print_scores(result.evaluation)
+            for figure in result.figures:
+                say(f"picture: {figure}")
+            say(f"run: {run}")
+        next_step(f"ndt report {typed(run)}", f"ndt rates {typed(run)} --out rates.h5")
 
 
-def _print_sessions(result: "Fit", as_json: bool) -> None:
+def _print_sessions(result: "Fit") -> None:
     """Print the scores of each session, and of the neurons of all together."""
     run = result.training.run
-    if as_json:
-        print_json(
-            "train-sessions/1",
-            {
-                "run": str(run),
-                "stopped": result.training.stopped,
-                "epochs": len(result.training.history),
-                "seconds": result.training.seconds,
-                "figures": result.figures,
-                "sessions": {name: found.to_json() for name, found in result.sessions.items()},
-            },
-        )
-        return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("", "trials", "neurons", "NDT", "smoothed spikes", "R2 of NDT", "of smoothed"):
-        table.add_column(name, justify="right" if name else "left")
+    headings = ("trials", "neurons", "NDT", "smoothed spikes", "R2 of NDT", "of smoothed")
+    table = plain_table("", *headings, numbers=True)
     rows = []
     for found in result.sessions.values():
         scores = [found.scores[name] for name in ("NDT", "smoothed spikes")]
@@ -224,9 +203,6 @@ def _settings_from(start: Path, config: str | None, changes: list[str]) -> "Sett
 
 
 def _print_seeds(found: "SeedsFit", as_json: bool) -> None:
-    if not found.finished:
-        note(f"Stopped and saved. Resume with: ndt train --resume {typed(found.path)}")
-        raise typer.Exit(130)
     if as_json:
         print_json("train-seeds/1", found.to_json())
         return
@@ -244,10 +220,7 @@ def _print_seeds(found: "SeedsFit", as_json: bool) -> None:
 
 
 def _print_seed_scores(found: "SeedsFit") -> None:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("")
-    for name in ("mean", "SD", "ensemble", "smoothed spikes"):
-        table.add_column(name, justify="right")
+    table = plain_table("", "mean", "SD", "ensemble", "smoothed spikes", numbers=True)
     for score in found.scores:
         numbers = (score.mean, score.sd, score.ensemble, score.smoothing)
         cells = [f"{number:.4f}" for number in numbers]

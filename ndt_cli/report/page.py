@@ -38,7 +38,7 @@ from ndt_cli.report.trial import (
     trial_label,
     typical_trial,
 )
-from ndt_cli.score_text import score_notes, score_number, score_tables, score_title
+from ndt_cli.score_text import score_notes, score_tables, score_title
 from ndt_cli.search.folder import SweepFolder
 from ndt_cli.search.results import STATUSES, SweepResults
 from ndt_cli.search.space import Draw
@@ -267,7 +267,7 @@ def run_html(run: RunContents, as_typed: AsTyped = str) -> str:
         "smoothing_ms": found.smoothing_ms,
         "model": MODEL,
         "smoothed": SMOOTHED,
-        "number": score_number,
+        "number": score_text,
         "figure_sections": sections,
         **_picker(run),
         "version_rows": _version_rows(run),

@@ -96,8 +96,7 @@ def test_a_warning_of_a_library_does_not_command_the_terminal_either():
     assert not {"\x1b", "\x07"} & set(done.stderr)
 
 
-def test_a_stream_without_the_characters_shows_others(tmp_path):
-    write_recording(recording(), tmp_path / "spikes.h5")
+def test_a_stream_without_the_characters_shows_others():
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = _ndt(["presets", "mc_maze"], env=environment, capture_output=True)
     assert done.returncode == 0

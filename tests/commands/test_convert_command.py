@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from convert_files import session, write_npz, write_nwb
 
-from ndt_cli import app
 from ndt_cli.commands import convert as command
 from ndt_cli.convert import ConvertOptions, convert, merge
 from ndt_cli.data.loading import load_file
@@ -16,17 +15,6 @@ from ndt_cli.data.spike_data import all_trials
 from ndt_cli.settings.tree import DataSettings
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
-
-
-@pytest.fixture
-def ndt(capsys):
-    def run(*args):
-        with pytest.raises(SystemExit) as caught:
-            app.main([str(arg) for arg in args])
-        printed = capsys.readouterr()
-        return caught.value.code, printed.out, printed.err
-
-    return run
 
 
 @pytest.fixture

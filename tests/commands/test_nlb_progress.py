@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from ndt_cli.commands import nlb_submit
+from ndt_cli.commands import console, nlb_submit
 from ndt_cli.commands import progress as nlb_progress
 from ndt_cli.commands.console import make_console
 from ndt_cli.commands.progress import SubmitProgress
@@ -23,13 +23,12 @@ EPOCH = EpochDone({"epoch": 1.0, "train_loss": 0.5, "seconds": 1.0})
 @pytest.fixture
 def shown(monkeypatch):
     """Replace standard error; tell whether it is a terminal, get what was written."""
-    from ndt_cli.commands import progress
 
     def replace(terminal):
         stream = io.StringIO()
-        console = make_console(file=stream, width=80, force_terminal=terminal)
-        for module in (progress, nlb_progress):
-            monkeypatch.setattr(module, "log", console)
+        log = make_console(file=stream, width=80, force_terminal=terminal)
+        for module in (console, nlb_progress):
+            monkeypatch.setattr(module, "log", log)
         return stream
 
     return replace
@@ -124,19 +123,17 @@ def test_stages_and_training_are_never_shown_at_once(shown, terminal, monkeypatc
 
 
 # ------------------------------------------------------------------ the table
-def shown_table(scores, monkeypatch):
-    stream = io.StringIO()
-    monkeypatch.setattr(nlb_submit, "stdout", make_console(file=stream, width=80))
+def shown_table(scores, capsys):
     nlb_submit._show(DatasetResult("dmfc_rsg_20", "val", None, ["a"], [7], scores))
-    return stream.getvalue()
+    return capsys.readouterr().out
 
 
-def test_a_score_that_is_not_defined_is_a_dash_with_its_reason(monkeypatch):
+def test_a_score_that_is_not_defined_is_a_dash_with_its_reason(capsys):
     scores = {"NDT": {"tp corr": -0.5}, "mean rate": {"tp corr": float("nan")}}
-    text = shown_table(scores, monkeypatch)
+    text = shown_table(scores, capsys)
     assert "nan" not in text
     assert re.search(r"mean rate +-\n", text)
     assert "constant rates" in text
     assert "one member trained for 7 epochs" in text
     del scores["mean rate"]
-    assert "constant rates" not in shown_table(scores, monkeypatch)
+    assert "constant rates" not in shown_table(scores, capsys)

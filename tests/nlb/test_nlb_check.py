@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from nlb_arrays import GROUP, N_EVAL, N_TRAIN, errors, only, warned
 
-from ndt_cli import app
 from ndt_cli.errors import DataError
 from ndt_cli.nlb.catalog import RATE_KEYS, nearest_group
 from ndt_cli.nlb.check import check_group, check_submission, submission_shapes
@@ -298,44 +297,28 @@ def test_each_group_is_compared_with_its_own_targets(tmp_path, arrays, expected)
 # The command
 
 
-@pytest.fixture
-def nlb_check(capsys, monkeypatch):
-    target = "ndt_cli.commands.nlb_check:nlb_check"
-    monkeypatch.setitem(
-        app.COMMANDS, "nlb-check", app.COMMANDS["nlb-check"]._replace(target=target)
-    )
-
-    def run(*args):
-        with pytest.raises(SystemExit) as caught:
-            app.main(["nlb-check", *map(str, args)])
-        printed = capsys.readouterr()
-        return caught.value.code, printed.out, printed.err
-
-    return run
-
-
-def test_the_command_lists_the_arrays_of_a_valid_file(tmp_path, arrays, example, nlb_check):
+def test_the_command_lists_the_arrays_of_a_valid_file(tmp_path, arrays, example, ndt):
     path = write(tmp_path / "s.h5", {GROUP: arrays})
     known = {key: a for key, a in example.targets.items() if key != "eval_cond_idx"}
     targets = write(tmp_path / "t.h5", {GROUP: known})
-    code, out, err = nlb_check(path, "--targets", targets)
+    code, out, err = ndt("nlb-check", path, "--targets", targets)
     assert (code, err) == (0, "")
     assert f"{N_TRAIN} x 35 x 6" in out
     assert "Valid submission." in out
 
 
-def test_an_invalid_file_exits_with_code_1(tmp_path, arrays, nlb_check):
+def test_an_invalid_file_exits_with_code_1(tmp_path, arrays, ndt):
     arrays["eval_rates_heldin"][0, 0, 0] = np.nan
     path = write(tmp_path / "s.h5", {GROUP: arrays})
-    code, out, _ = nlb_check(path)
+    code, out, _ = ndt("nlb-check", path)
     assert code == 1
     assert f"Error: {GROUP}/eval_rates_heldin: 1 NaN of" in out
     assert "Invalid: 1 error." in out
 
 
-def test_the_command_prints_one_json_object(tmp_path, arrays, nlb_check):
+def test_the_command_prints_one_json_object(tmp_path, arrays, ndt):
     path = write(tmp_path / "s.h5", {GROUP: {k: 50 * a for k, a in arrays.items()}})
-    code, out, err = nlb_check(path, "--json")
+    code, out, err = ndt("nlb-check", path, "--json")
     report = json.loads(out)
     assert (code, err, report["ok"]) == (1, "", False)
     assert report["groups"][GROUP]["eval_rates_heldout"] == [N_EVAL, 35, 4]
@@ -344,11 +327,11 @@ def test_the_command_prints_one_json_object(tmp_path, arrays, nlb_check):
     ]
 
 
-def test_targets_that_cannot_be_read_are_an_error(tmp_path, arrays, nlb_check):
+def test_targets_that_cannot_be_read_are_an_error(tmp_path, arrays, ndt):
     path = write(tmp_path / "s.h5", {GROUP: arrays})
     bad = tmp_path / "t.h5"
     bad.write_text("text")
-    code, out, err = nlb_check(path, "--targets", bad)
+    code, out, err = ndt("nlb-check", path, "--targets", bad)
     assert (code, out) == (1, "")
     assert "cannot be read as HDF5" in err
 
