@@ -247,7 +247,7 @@ def draw_behavior(evaluation: "Evaluation") -> CaptionedFigure:
     names = variable_names(data)[:MOST_VARIABLES]
     times = TimeAxis.of(data, int(np.asarray(data.lengths_B).max()))
     figure = new_figure("two", 0.8 + 1.1 * len(names))
-    panels = figure.subplots(len(names), data.n_trials, sharex=True, sharey="row", squeeze=False)
+    panels = figure.subplots(len(names), data.n_trials, sharey="row", squeeze=False)
     for b in range(data.n_trials):
         n_bins = int(data.lengths_B[b])
         for v, name in enumerate(names):
@@ -256,7 +256,7 @@ def draw_behavior(evaluation: "Evaluation") -> CaptionedFigure:
             axes.plot(centers_T, data.behavior_BTV[b, :n_bins, v], color=TRUTH, lw=1, label="true")
             axes.plot(centers_T, decoded_BTV[b, :n_bins, v], color=MODEL, label="decoded")
             axes.yaxis.set_major_locator(MaxNLocator(3))
-            times.apply(axes, label=v == len(names) - 1)
+            times.apply(axes, lowest=v == len(names) - 1)
             if b == 0:
                 axes.set_ylabel(name.replace("_", " "))
         panels[0, b].set_title(_title(data, b))
