@@ -164,7 +164,9 @@ def write_figure(figure: Figure, file: BinaryIO, suffix: str) -> None:
     kind = suffix.removeprefix(".")
     dates: dict[str, dict[str, None]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
     canvas: Any = get_registered_canvas_class(kind)(figure)
-    getattr(canvas, f"print_{kind}")(file, metadata=dates.get(kind, {}))
+    # PNG in two thirds of the time, and a tenth larger, than matplotlib's own choice.
+    more: dict[str, Any] = {"pil_kwargs": {"compress_level": 2}} if kind == "png" else {}
+    getattr(canvas, f"print_{kind}")(file, metadata=dates.get(kind, {}), **more)
 
 
 def save_figure(figure: Figure, path: Path, *, overwrite: bool = False) -> Path:

@@ -215,9 +215,9 @@ def test_padding_is_in_no_trajectory():
     inferred_BTN[~data.inside_BT] = 1e6
     smoothed_BTN[~data.inside_BT] = np.nan
     dirty = trajectories_2d(without_conditions(data), inferred_BTN, smoothed_BTN)
-    first, second = clean.axes[0].lines[0], dirty.axes[0].lines[0]
-    assert len(first.get_xdata()) == 25
-    assert second.get_xdata() == pytest.approx(first.get_xdata())
+    first, second = (each.axes[0].collections[0].get_segments()[0] for each in (clean, dirty))
+    assert len(first) == 25
+    assert second == pytest.approx(first)
 
 
 def test_scores_without_a_best_value_end_at_the_largest():
