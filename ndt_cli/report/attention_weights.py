@@ -28,6 +28,7 @@ from ndt_cli.report.figures import (
     MUTED,
     CaptionedFigure,
     add_color_bar,
+    add_panels,
     count,
     new_figure,
     sequence_colors,
@@ -287,25 +288,27 @@ def draw_attention_lags(run: "RunContents") -> CaptionedFigure:
     step, unit = time_step(attention.bin_ms, int(np.ptp(attention.lags_K)))
     lags = attention.lags_K * step
     columns = len(layers) if len(layers) <= 4 else 3
-    rows = -(-len(layers) // columns)
     colors = sequence_colors(len(heads))
-    figure = new_figure("two", 1.5 * rows + 0.4)
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    figure = new_figure("two", 1.5 * -(-len(layers) // columns) + 0.4)
+    panels = add_panels(figure, len(layers), columns)
     marker = "." if len(lags) <= 40 else None
-    for axes, layer in zip(panels.flat, layers, strict=False):
+    room = 0.05 * max(float(np.ptp(lags)), step)
+    highest = max(attention.by_lag_LHK[layers][:, heads].max(), attention.uniform_K.max())
+    for place, (axes, layer) in enumerate(zip(panels, layers, strict=True)):
         axes.axvline(0, color=MUTED, lw=0.6, ls=(0, (1, 2)), zorder=0)
         axes.plot(lags, attention.uniform_K, color=MUTED, ls="--", lw=0.9)
         for head, color in zip(heads, colors, strict=True):
             weights_K = attention.by_lag_LHK[layer, head]
             axes.plot(lags, weights_K, color=color, marker=marker, ms=2.5, label=f"head {head + 1}")
         axes.set_title(f"layer {layer + 1}")
-    for axes in panels.flat[len(layers) :]:
-        axes.set_visible(False)
-    panels[0, 0].set_ylim(bottom=0)
+        axes.set(xlim=(lags[0] - room, lags[-1] + room), ylim=(0, 1.05 * highest))
+        # All panels share their scales: the outer ones have the ticks.
+        axes.xaxis.set_visible(place + columns >= len(layers))
+        axes.yaxis.set_visible(place % columns == 0)
     figure.supxlabel(f"lag of the bin attended to ({unit}); negative: earlier", fontsize=8)
     figure.supylabel("mean weight", fontsize=8)
     even = Line2D([], [], color=MUTED, ls="--", lw=0.9)
-    handles = [*panels[0, 0].get_legend_handles_labels()[0], even]
+    handles = [*panels[0].get_legend_handles_labels()[0], even]
     names = [*(f"head {head + 1}" for head in heads), "even"]
     figure.legend(handles, names, loc="outside right upper", frameon=False)
     caption = (

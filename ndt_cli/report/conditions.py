@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -23,8 +22,10 @@ from ndt_cli.metrics import PSTH_SMOOTHING_MS
 from ndt_cli.report.figures import (
     MUTED,
     CaptionedFigure,
+    add_panels,
     circle_color,
     count,
+    draw_lines,
     new_figure,
     sequence_colors,
     styled,
@@ -189,35 +190,30 @@ def draw_conditions(evaluation: "Evaluation", neurons: Sequence[int | str] = ())
     names = [name for name in ("true rates", "smoothed spikes", "NDT") if name in sources]
 
     figure = new_figure("two", 1.7 + 1.15 * len(names))
-    panels = figure.subplots(
-        1 + len(names),
-        len(columns),
-        sharex=True,
-        squeeze=False,
-        height_ratios=[1.3] + [1.0] * len(names),
-    )
+    ratios = [1.3] + [1.0] * len(names)
+    panels = figure.subplots(len(ratios), len(columns), squeeze=False, height_ratios=ratios)
+    shown = [group.trials[evenly_spaced(len(group.trials), MOST_TRIALS)] for group in groups]
+    trials, sizes = np.concatenate(shown), [len(trials) for trials in shown]
+    trial_colors = np.repeat(colors, sizes).tolist()
     for place, column in enumerate(columns):
         top: Axes = panels[0, place]
         top.set_title(neuron_label(data, column))
-        _draw_raster(top, data, groups, colors, column, times)
-        shared: list[Axes] = list(panels[1:, place])
-        for axes, name in zip(shared, names, strict=True):
+        _draw_raster(top, data.spikes_BTN[trials, :, column], trial_colors, times)
+        highest = 0.0
+        for axes, name in zip(panels[1:, place], names, strict=True):
             rates_hz_BT1 = sources[name][:, :, [column]] * (1000.0 / data.bin_ms)
-            for group, color in zip(groups, colors, strict=True):
-                single = [
-                    np.column_stack([times.centers(n), rates_hz_BT1[trial, :n, 0]])
-                    for trial in (_shown_trials(group) if name != "true rates" else ())
-                    for n in [int(data.lengths_B[trial])]
-                ]
-                axes.add_collection(LineCollection(single, colors=color, lw=0.4, alpha=0.45))
-                average_T1 = group_average(data, rates_hz_BT1, group)
-                axes.plot(times.centers(group.n_bins), average_T1, color=color, lw=1.6)
-        limit = max(axes.get_ylim()[1] for axes in shared)
-        for axes in shared:
-            axes.set_ylim(0, limit)
-            axes.yaxis.set_major_locator(MaxNLocator(3))
+            single = [
+                times.line(rates_hz_BT1[trial, : data.lengths_B[trial], 0])
+                for trial in (trials if name != "true rates" else ())
+            ]
+            average = [times.line(group_average(data, rates_hz_BT1, group)) for group in groups]
+            draw_lines(axes, single, trial_colors, 0.4, alpha=0.45)
+            draw_lines(axes, average, colors, 1.6)
+            highest = max(highest, *(line[:, 1].max() for line in single + average))
+        for axes in panels[1:, place]:
+            _start_at_zero(axes, highest)
         for axes in panels[:, place]:
-            times.apply(axes, label=axes is shared[-1])
+            times.apply(axes, lowest=axes is panels[-1, place])
     panels[0, 0].set_ylabel("trials")
     for axes, name in zip(panels[1:, 0], names, strict=True):
         axes.set_ylabel(f"{name}\n(Hz)")
@@ -238,30 +234,23 @@ def _modulated(evaluation: "Evaluation", groups: Sequence[TrialGroup], n: int) -
     return modulated_neurons(np.concatenate(averages), n)
 
 
-def _shown_trials(group: TrialGroup) -> NDArray[np.int64]:
-    return group.trials[evenly_spaced(len(group.trials), MOST_TRIALS)]
-
-
 def _draw_raster(
-    axes: Axes,
-    data: SpikeData,
-    groups: Sequence[TrialGroup],
-    colors: Sequence[str],
-    column: int,
-    times: TimeAxis,
+    axes: Axes, counts_BT: NDArray[np.integer], colors: Sequence[str], times: TimeAxis
 ) -> None:
-    shown = [(t, c) for group, c in zip(groups, colors, strict=True) for t in _shown_trials(group)]
-    axes.eventplot(
-        [spike_times(data.spikes_BTN[t, :, column], times.step, times.start) for t, _ in shown],
-        colors=[color for _, color in shown],
-        lineoffsets=(np.arange(len(shown)) + 0.5).tolist(),
-        linelengths=0.8,
-        linewidths=0.8,
-    )
-    axes.set_ylim(len(shown), 0)
+    spikes = [spike_times(counts_T, times.step, times.start) for counts_T in counts_BT]
+    n_spikes = [len(each) for each in spikes]
+    row = np.repeat(np.arange(len(spikes)) + 0.5, n_spikes)
+    ticks_color = np.repeat(colors, n_spikes).tolist()
+    axes.vlines(np.concatenate(spikes), row - 0.4, row + 0.4, ticks_color, lw=0.8)
+    axes.set_ylim(len(spikes), 0)
     axes.set_yticks([])
     axes.spines["bottom"].set_visible(False)
-    axes.tick_params(bottom=False)
+
+
+def _start_at_zero(axes: Axes, highest: float) -> None:
+    """Give the y axis of rates, in Hz, its range and few ticks."""
+    axes.set_ylim(0, 1.05 * highest or 1.0)
+    axes.yaxis.set_major_locator(MaxNLocator(3))
 
 
 MOST_PSTH_CONDITIONS = 8
@@ -280,30 +269,22 @@ def draw_psth(evaluation: "Evaluation", neurons: Sequence[int | str] = ()) -> Ca
     colors = group_colors(data, groups)
     times = TimeAxis.of(data, max(group.n_bins for group in groups))
     per_second, width_bins = 1000.0 / data.bin_ms, PSTH_SMOOTHING_MS / data.bin_ms
+    rates, psths = (
+        [group_average(data, values_BTN, group) * per_second for group in groups]
+        for values_BTN in (evaluation.rates_BTN, data.spikes_BTN)
+    )
+    psths = [gaussian_filter1d(psth_TN, width_bins, axis=0) for psth_TN in psths]
     n_columns = min(4, len(columns))
-    n_rows = -(-len(columns) // n_columns)
-    figure = new_figure("two", 0.5 + 1.35 * n_rows)
-    panels = figure.subplots(n_rows, n_columns, sharex=True, squeeze=False)
-    for group, color in zip(groups, colors, strict=True):
-        centers_T = times.centers(group.n_bins)
-        rates_TN = group_average(data, evaluation.rates_BTN, group) * per_second
-        psth_TN = group_average(data, data.spikes_BTN, group) * per_second
-        psth_TN = gaussian_filter1d(psth_TN, width_bins, axis=0)
-        for axes, column in zip(panels.flat, columns, strict=False):
-            axes.plot(centers_T, psth_TN[:, column], color=color, lw=0.9, ls=(0, (1, 1)))
-            axes.plot(centers_T, rates_TN[:, column], color=color, lw=1.4)
-    for axes, column in zip(panels.flat, columns, strict=False):
+    figure = new_figure("two", 0.5 + 1.35 * -(-len(columns) // n_columns))
+    panels = add_panels(figure, len(columns), n_columns)
+    for place, (axes, column) in enumerate(zip(panels, columns, strict=True)):
+        below, above = ([times.line(each[:, column]) for each in all_] for all_ in (psths, rates))
+        draw_lines(axes, below, colors, 0.9, ls=(0, (1, 1)))
+        draw_lines(axes, above, colors, 1.4)
         axes.set_title(neuron_label(data, column))
-        axes.set_ylim(bottom=0)
-        axes.yaxis.set_major_locator(MaxNLocator(3))
-        times.apply(axes, label=False)
-    for axes in panels.flat[len(columns) :]:
-        axes.set_visible(False)
-    for place in range(n_columns):
-        last = [axes for axes in panels[:, place] if axes.get_visible()][-1]
-        last.set_xlabel(times.label)
-        last.tick_params(labelbottom=True)
-    panels[0, 0].set_ylabel("rate (Hz)")
+        _start_at_zero(axes, max(line[:, 1].max() for line in below + above))
+        times.apply(axes, lowest=place + n_columns >= len(columns))
+    panels[0].set_ylabel("rate (Hz)")
     others = {"NDT": {"color": MUTED, "lw": 1.4}, "PSTH": {"color": MUTED, "lw": 0.9, "ls": ":"}}
     draw_legend(figure, groups, colors, others)
     caption = (

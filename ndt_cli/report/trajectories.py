@@ -29,6 +29,7 @@ from ndt_cli.report.figures import (
     MODEL,
     TRUTH,
     CaptionedFigure,
+    draw_lines,
     new_figure,
     styled,
     trials_text,
@@ -126,8 +127,11 @@ def draw_trajectories_2d(evaluation: "Evaluation") -> CaptionedFigure:
         every_TP = every_TP * signs_P
         middle_P = (every_TP.max(axis=0) + every_TP.min(axis=0)) / 2
         reach = 0.55 * float(np.ptp(every_TP, axis=0).max())
-        for states_TP, color in zip(each, colors, strict=True):
-            _draw_path(axes, states_TP * signs_P, color, _line_width(data))
+        paths = [states_TP * signs_P for states_TP in each]
+        draw_lines(axes, paths, colors, _line_width(data))
+        for end, marker in ((0, "o"), (-1, "s")):
+            ends = np.array([states_TP[end] for states_TP in paths])
+            axes.scatter(*ends.T, 16, colors, marker, edgecolors="white", lw=0.5, zorder=5)
         # Equal scales, so that angles and distances are true.
         axes.set(title=name, box_aspect=1)
         axes.set_xlim(middle_P[0] - reach, middle_P[0] + reach)
@@ -157,7 +161,10 @@ def draw_trajectories_3d(evaluation: "Evaluation") -> CaptionedFigure:
     for place, turn_degrees in ((1, -60), (2, 30)):
         axes: Any = figure.add_subplot(1, 2, place, projection="3d")
         for states_TP, color in zip(each, colors, strict=True):
-            _draw_path(axes, states_TP, color, _line_width(data))
+            axes.plot(*states_TP.T, color=color, lw=_line_width(data))
+            for end, marker in ((slice(1), "o"), (slice(-1, None), "s")):
+                look = {"ms": 4, "color": color, "mec": "white", "mew": 0.5, "zorder": 5}
+                axes.plot(*states_TP[end].T, marker, **look)
         axes.view_init(elev=25, azim=turn_degrees)
         for component, set_name in enumerate((axes.set_xlabel, axes.set_ylabel, axes.set_zlabel)):
             set_name(_axis_name(components, component), labelpad=-4, fontsize=7)
@@ -182,12 +189,6 @@ def _caption(evaluation: "Evaluation", groups: Sequence[TrialGroup]) -> str:
         f"{trials_text(evaluation)}. Each neuron's rate is centered and divided by its range plus "
         f"{SOFT_HZ:g} Hz."
     )
-
-
-def _draw_path(axes: Any, states_TP: Float64Array, color: str, width: float) -> None:
-    axes.plot(*states_TP.T, color=color, lw=width)
-    for end, marker in ((slice(1), "o"), (slice(-1, None), "s")):
-        axes.plot(*states_TP[end].T, marker, ms=4, color=color, mec="white", mew=0.5, zorder=5)
 
 
 def _line_width(data: SpikeData) -> float:
@@ -247,7 +248,7 @@ def draw_behavior(evaluation: "Evaluation") -> CaptionedFigure:
     names = variable_names(data)[:MOST_VARIABLES]
     times = TimeAxis.of(data, int(np.asarray(data.lengths_B).max()))
     figure = new_figure("two", 0.8 + 1.1 * len(names))
-    panels = figure.subplots(len(names), data.n_trials, sharex=True, sharey="row", squeeze=False)
+    panels = figure.subplots(len(names), data.n_trials, sharey="row", squeeze=False)
     for b in range(data.n_trials):
         n_bins = int(data.lengths_B[b])
         for v, name in enumerate(names):
@@ -256,7 +257,7 @@ def draw_behavior(evaluation: "Evaluation") -> CaptionedFigure:
             axes.plot(centers_T, data.behavior_BTV[b, :n_bins, v], color=TRUTH, lw=1, label="true")
             axes.plot(centers_T, decoded_BTV[b, :n_bins, v], color=MODEL, label="decoded")
             axes.yaxis.set_major_locator(MaxNLocator(3))
-            times.apply(axes, label=v == len(names) - 1)
+            times.apply(axes, lowest=v == len(names) - 1)
             if b == 0:
                 axes.set_ylabel(name.replace("_", " "))
         panels[0, b].set_title(_title(data, b))

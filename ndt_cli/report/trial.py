@@ -145,11 +145,18 @@ class TimeAxis:
         bins_T = np.arange(self.n_bins if n_bins is None else n_bins, dtype=np.float64)
         return self.start + (bins_T + 0.5) * self.step
 
-    def apply(self, axes: Any, *, label: bool = True) -> None:
-        """Give axes this range, and draw a line at the event if it is within."""
+    def line(self, values_T: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the points of a line, (bins, 2), with a value for each of the first bins."""
+        return np.column_stack([self.centers(len(values_T)), values_T])
+
+    def apply(self, axes: Axes, *, lowest: bool = True) -> None:
+        """Give a panel this range, and draw a line at the event if it is within.
+
+        Only the lowest panel of a column has ticks and a label.
+        """
         axes.set_xlim(self.start, self.end)
-        if label:
-            axes.set_xlabel(self.label)
+        axes.set_xlabel(self.label if lowest else "")
+        axes.xaxis.set_visible(lowest)
         if self.has_event and self.start < 0 < self.end:
             axes.axvline(0.0, color=MUTED, lw=0.7, ls=(0, (4, 3)), zorder=0)
 
@@ -210,11 +217,8 @@ def draw_rates(
     columns = neuron_columns(data, neurons) or modulated_neurons(next(iter(sources.values())), 4)
     times = TimeAxis.of(data, n_bins)
     figure = new_figure("two", 1.9 + 0.85 * len(columns))
-    panels: list[Axes] = list(
-        figure.subplots(
-            1 + len(columns), 1, sharex=True, height_ratios=[2.0] + [1.0] * len(columns)
-        )
-    )
+    ratios = [2.0] + [1.0] * len(columns)
+    panels: list[Axes] = list(figure.subplots(1 + len(columns), 1, height_ratios=ratios))
     for axes, column in zip(panels[1:], columns, strict=True):
         for name, look in _LOOKS.items():
             if name in sources:
@@ -226,12 +230,11 @@ def draw_rates(
     panels[1].legend(handles[::-1], labels[::-1], **_LEGEND, ncols=3)
     for axes in panels[1:-1]:
         axes.spines["bottom"].set_visible(False)
-        axes.tick_params(bottom=False)
     figure.align_ylabels(panels)
     _draw_counts(panels[0], data.spikes_BTN[trial, :n_bins].T[data.file_order_N], times)
     _name_rows(panels[0], data, columns)
     for axes in panels:
-        times.apply(axes, label=axes is panels[-1])
+        times.apply(axes, lowest=axes is panels[-1])
     known = ", and the true rates" if data.rates_BTN is not None else ""
     what = trial_text(data, trial, trials_text(evaluation))
     caption = (

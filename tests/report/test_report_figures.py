@@ -107,15 +107,21 @@ def test_rates_by_condition_has_a_column_a_neuron_and_a_row_a_source():
     labels = [axes.get_ylabel() for axes in (raster, true, smoothed, ndt)]
     assert labels == ["trials", "true rates\n(Hz)", "smoothed spikes\n(Hz)", "NDT\n(Hz)"]
     assert figure.axes[-1].get_xlabel() == "time in trial (ms)"
-    assert len(true.lines) == 3
-    thick = [line for line in ndt.lines if line.get_linewidth() > 1]
-    assert len(thick) == 3
-    assert sum(len(single.get_segments()) for single in ndt.collections) == 12
+    single, average = (lines.get_segments() for lines in ndt.collections)
+    assert (len(single), len(average)) == (12, 3)
+    assert [len(lines.get_segments()) for lines in true.collections] == [0, 3]
     mean_T = inferred_BTN[[1, 4, 7, 10], :, 4].mean(axis=0) * 50
-    assert thick[1].get_ydata() == pytest.approx(mean_T)
-    assert thick[1].get_xdata()[:2] == pytest.approx([10.0, 30.0])
-    n_ticks = sum(len(ticks.get_segments()) for ticks in raster.collections)
-    assert n_ticks == data.spikes_BTN[:, :, 4].sum()
+    assert average[1][:, 1] == pytest.approx(mean_T)
+    assert average[1][:2, 0] == pytest.approx([10.0, 30.0])
+    rows = (true, smoothed, ndt)
+    lines = [line for axes in rows for drawn in axes.collections for line in drawn.get_segments()]
+    highest = max(line[:, 1].max() for line in lines)
+    assert [axes.get_ylim() for axes in rows] == [(0, pytest.approx(1.05 * highest))] * 3
+    (ticks,) = raster.collections
+    assert len(ticks.get_segments()) == data.spikes_BTN[:, :, 4].sum()
+    # Rows of trials by condition, each spike in the color of its own.
+    colors = {tuple(color) for color in ticks.get_color()[: data.spikes_BTN[::3, :, 4].sum()]}
+    assert len(colors) == 1 < len({tuple(color) for color in ticks.get_color()}) == 3
     assert [t.get_text() for t in figure.legends[0].texts] == [f"condition {i}" for i in range(3)]
 
 
@@ -138,8 +144,8 @@ def test_neurons_are_named_by_their_place_in_the_file():
     assert (raster[0] == data.spikes_BTN[1, :, 4]).all()
     chosen = rates_by_condition(moved, inferred_BTN, smoothed_BTN, neurons=[0])
     assert chosen.axes[0].get_title() == "neuron 0"
-    thick = [line for line in chosen.axes[-1].lines if line.get_linewidth() > 1]
-    assert thick[1].get_ydata() == pytest.approx(inferred_BTN[[1, 4, 7, 10], :, 4].mean(0) * 50)
+    average = chosen.axes[-1].collections[1].get_segments()
+    assert average[1][:, 1] == pytest.approx(inferred_BTN[[1, 4, 7, 10], :, 4].mean(0) * 50)
 
 
 def test_components_find_the_plane_in_which_rates_move():
@@ -209,9 +215,9 @@ def test_padding_is_in_no_trajectory():
     inferred_BTN[~data.inside_BT] = 1e6
     smoothed_BTN[~data.inside_BT] = np.nan
     dirty = trajectories_2d(without_conditions(data), inferred_BTN, smoothed_BTN)
-    first, second = clean.axes[0].lines[0], dirty.axes[0].lines[0]
-    assert len(first.get_xdata()) == 25
-    assert second.get_xdata() == pytest.approx(first.get_xdata())
+    first, second = (each.axes[0].collections[0].get_segments()[0] for each in (clean, dirty))
+    assert len(first) == 25
+    assert second == pytest.approx(first)
 
 
 def test_scores_without_a_best_value_end_at_the_largest():
@@ -261,8 +267,8 @@ def test_time_runs_from_the_event_which_has_a_line():
         axes = figure.axes[0]
         assert axes.get_xlim() == (-200.0, 600.0)
         assert [0.0, 0.0] in [list(line.get_xdata()) for line in axes.lines]
-    line = next(line for line in figure.axes[0].lines if len(line.get_xdata()) == 40)
-    assert line.get_xdata()[0] == -190.0  # the middle of the first bin
+    line = figure.axes[0].collections[0].get_segments()[0]
+    assert line[0, 0] == -190.0  # the middle of the first bin
     late, *_ = recorded(start_ms=100.0)
     without = rate_heatmaps(late, inferred_BTN, smoothed_BTN, trial=1)
     assert without.axes[0].get_xlim() == (100.0, 900.0)
@@ -296,11 +302,13 @@ def test_the_psth_lies_below_the_rates_of_the_model():
     data, inferred_BTN, _ = recorded()
     figure = psth_overlay(data, inferred_BTN, neurons=[3, 0])
     assert [axes.get_title() for axes in figure.axes] == ["unit 40", "unit 7"]
-    solid = [line for line in figure.axes[0].lines if line.get_linestyle() == "-"]
+    psths, rates = figure.axes[0].collections
     group = condition_groups(data, 3)[0]
     average_T = group_average(data, inferred_BTN, group)[:, 3] * 50
-    assert solid[0].get_ydata() == pytest.approx(average_T)
-    assert len(figure.axes[0].lines) == 2 * 3 + 1  # two lines for each condition, and the event
+    assert rates.get_segments()[0][:, 1] == pytest.approx(average_T)
+    assert len(psths.get_segments()) == len(rates.get_segments()) == 3  # of each condition
+    assert len(figure.axes[0].lines) == 1  # the event
+    assert figure.axes[0].get_ylim()[1] > average_T.max()
 
 
 def test_decoded_behavior_stands_beside_the_true_one():
