@@ -131,7 +131,7 @@ def draw_trajectories_2d(evaluation: "Evaluation") -> CaptionedFigure:
         draw_lines(axes, paths, colors, _line_width(data))
         for end, marker in ((0, "o"), (-1, "s")):
             ends = np.array([states_TP[end] for states_TP in paths])
-            axes.scatter(*ends.T, 16, colors, marker, edgecolors="white", lw=0.5, zorder=5)
+            axes.scatter(*ends.T, s=16, c=colors, marker=marker, ec="white", lw=0.5, zorder=5)
         # Equal scales, so that angles and distances are true.
         axes.set(title=name, box_aspect=1)
         axes.set_xlim(middle_P[0] - reach, middle_P[0] + reach)
