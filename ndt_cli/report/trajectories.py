@@ -130,8 +130,8 @@ def draw_trajectories_2d(evaluation: "Evaluation") -> CaptionedFigure:
         paths = [states_TP * signs_P for states_TP in each]
         draw_lines(axes, paths, colors, _line_width(data))
         for end, marker in ((0, "o"), (-1, "s")):
-            ends = np.array([states_TP[end] for states_TP in paths])
-            axes.scatter(*ends.T, s=16, c=colors, marker=marker, ec="white", lw=0.5, zorder=5)
+            x_G, y_G = np.array([states_TP[end] for states_TP in paths]).T
+            axes.scatter(x_G, y_G, s=16, c=colors, marker=marker, ec="white", lw=0.5, zorder=5)
         # Equal scales, so that angles and distances are true.
         axes.set(title=name, box_aspect=1)
         axes.set_xlim(middle_P[0] - reach, middle_P[0] + reach)
