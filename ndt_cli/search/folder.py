@@ -263,9 +263,7 @@ class SweepFolder:
         return set(self.path.iterdir()) <= ours and not any(nested)
 
 
-# ------------------------------------------------------------------------------------------------
-# Which members make an ensemble, by the validation trials alone
-# ------------------------------------------------------------------------------------------------
+# Which members make an ensemble, by the validation trials alone -----------------------------------
 
 
 @dataclass(frozen=True)

@@ -240,9 +240,7 @@ def _refusal(key: str, value: Value, origin: str) -> str | None:
     return None
 
 
-# ------------------------------------------------------------------------------------------------
-# Shipped spaces, and a user's own files
-# ------------------------------------------------------------------------------------------------
+# Shipped spaces, and a user's own files -----------------------------------------------------------
 
 _DEFAULT_SPACE = "generic"
 
