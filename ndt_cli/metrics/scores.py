@@ -163,7 +163,17 @@ class RateScoreSums:
         defined_N = (self._highest_N > self._lowest_N) & (truth_N > 0)
         r2_N, r2 = _one_minus_share(self._squared_error_N, truth_N, defined_N)
         explained_N, explained = _one_minus_share(residual_N, truth_N, defined_N)
-        return RateScores(r2_N, explained_N, *r2, *explained, int((~defined_N).sum()))
+        return RateScores(
+            r2_N=r2_N,
+            explained_variance_N=explained_N,
+            r2_mean=r2[0],
+            r2_median=r2[1],
+            r2_pooled=r2[2],
+            explained_variance_mean=explained[0],
+            explained_variance_median=explained[1],
+            explained_variance_pooled=explained[2],
+            n_undefined=int((~defined_N).sum()),
+        )
 
 
 def rate_scores(
