@@ -234,16 +234,25 @@ def save_ensembles(
 ) -> list[Path]:
     """Save an ensemble; of runs of several sessions one for each, in ``out`` under its name.
 
-    Parameters and errors as in `save_ensemble`.
+    Parameters and errors as in `save_ensemble`; a RunError also says that runs have other
+    sessions.
 
     Returns
     -------
     list of Path
         The ensembles.
     """
-    names = RunFolder.open(runs[0]).facts().data.train.session_names if runs else ()
+    facts = [RunFolder.open(run).facts().data.train for run in runs]
+    names = facts[0].session_names if facts else []
     if not names:
         return [save_ensemble(runs, out, settings=settings, about=about)]
+    for run, its in zip(runs, facts, strict=True):
+        if its.session_names != names:
+            found = ", ".join(its.session_names) or "one without a name"
+            raise RunError(
+                f"{run} has other sessions than {runs[0]}: {found}; expected {', '.join(names)}",
+                "An ensemble of several sessions averages runs of the same ones.",
+            )
     if out.exists():
         raise ExistingFileError(out, "Choose another folder with `out`.")
     saved = []

@@ -16,7 +16,7 @@ from ndt_cli.data.sessions import split_sessions, stack_sessions
 from ndt_cli.data.spike_data import Recording
 from ndt_cli.engine.batches import TrialSet
 from ndt_cli.engine.checkpoint import Checkpoint
-from ndt_cli.engine.ensembles import save_ensemble
+from ndt_cli.engine.ensembles import save_ensemble, save_ensembles
 from ndt_cli.engine.executors import InTurn, Processes
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.trainer import Validator, new_network
@@ -231,6 +231,14 @@ def test_where_the_model_of_one_session_is_needed_the_sessions_are_named(whole, 
         assert str(whole / "sessions" / "day1") in caught.value.hint
     with pytest.raises(RunError, match="is one session of"):
         resume(whole / "sessions" / "day1")
+
+
+def test_an_ensemble_of_runs_with_other_sessions_is_refused_before_anything_is_written(
+    whole, tmp_path
+):
+    with pytest.raises(RunError, match="one without a name; expected day1, day2"):
+        save_ensembles([whole, whole / "sessions" / "day1"], tmp_path / "ensemble")
+    assert not (tmp_path / "ensemble").exists()
 
 
 def test_what_several_sessions_cannot_do_is_refused(tmp_path):
