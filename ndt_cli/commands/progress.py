@@ -87,7 +87,7 @@ class TrainingProgress(Progress):
         )
         note(f"run folder: {event.run}")
         if event.first_epoch:
-            note(f"going on after epoch {event.first_epoch}")
+            note(f"resuming after epoch {event.first_epoch}")
         self._steps_per_epoch = event.steps_per_epoch
         self._max_epochs = event.max_epochs
         for task in self.task_ids:

@@ -202,7 +202,7 @@ def check_elements(path: Path) -> None:
 def _check(content: memoryview, order: str, depth: int, most_bytes: int = 0) -> list[_Element]:
     """Check the elements of an array, or of the file, and return them.
 
-    Compressed ones, at the top of a file, may unpack to so many bytes.
+    Compressed ones, at the top of a file, may unpack to this many bytes.
     """
     if depth > _MAX_DEPTH:
         raise ValueError(f"more than {_MAX_DEPTH} nested arrays")

@@ -29,7 +29,7 @@ _DAY_US = 24 * 3600 * 10**6
 
 # Times that step back further than this, in few of the steps, are of a clock that restarts.
 _FAR_BACK_US, _FEW_STEPS = 100_000, 0.2
-# Of so many values, all whole seconds, or most of them twice, are no spike times.
+# This many values that are all whole seconds, or most of which occur twice, are no spike times.
 _MANY, _MOST_SAME, _FEW_SAME = 100, 0.5, 0.01
 
 # Observed without an end; and gaps that are of rounding, or of a sample, and not of recording.

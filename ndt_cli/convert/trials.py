@@ -36,7 +36,7 @@ _LOWEST_RATE_HZ, _MANY_ENTRIES = 0.001, 10_000_000
 # No neuron, nor several on one electrode, fires faster on average.
 _HIGHEST_RATE_HZ, _MANY_SPIKES = 1000.0, 100
 
-# Spikes of a span so many times that of the trials, and most of them outside, are in another unit.
+# Spikes that span this many times as long as the trials, most of them outside, are in another unit.
 _LONGER, _MOST_FAR = 50, 0.95
 
 # Of trials in fewer different windows, the times are not those of the recording.

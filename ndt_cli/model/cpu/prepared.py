@@ -21,10 +21,10 @@ from ndt_cli.model.network import EncoderLayer, NeuralDataTransformer
 # Up to this many bins all pairs are scored: for so few, cutting costs more than it saves.
 _WHOLE_BINS = 64
 
-# Below so many numbers (rows by width) a call in bfloat16 takes longer than one in float32.
+# Below this many numbers (rows by width) a call in bfloat16 takes longer than one in float32.
 _FEW_NUMBERS = 16_384
 
-# From so many on, arithmetic costs more than calls, and the layers that training takes are faster.
+# From this many on, arithmetic costs more than calls: the layers that training takes are faster.
 _MANY_NUMBERS = 40_000
 
 
