@@ -3,11 +3,12 @@
 What the context window of a layer needs of earlier bins, their keys and values, is kept in a ring.
 Where layers look ahead, each waits for ``context_forward`` bins before it gives a bin to the next.
 
-For a single bin, calls cost more than arithmetic, and those of NumPy cost least. All is float32, in
-memory that is allocated once.
+For a single bin, calls cost more than arithmetic, so that there are few of them: a product scales
+its input, or adds to its output, in the same call. All is float32, in memory that is allocated
+once.
 
-Axes: N neurons, D width of the encoder, I width with a one after it, H heads, E width of a head, F
-hidden units, W bins of a context window, O offsets, J values with a one after them.
+Axes: N neurons, D width of the encoder, I width with what meets the bias after it, H heads, E width
+of a head, F hidden units, W bins of a context window, O offsets, J values with a one after them.
 """
 
 import math
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.linalg.blas import sdot, sgemv
 from scipy.special import erf
 from torch import nn
 
@@ -112,9 +114,9 @@ class StepwiseNetwork:
         """Take a bin; return the rates of the bin that is now final."""
         if self._limit is not None and self.bins[0] == self._limit:
             self._refuse_more()
-        x_D = self._embed(counts_N, self.bins[0])
+        x_I = self._embed(counts_N, self.bins[0])
         with np.errstate(over="ignore", invalid="ignore"):  # where a softmax needs its shift
-            return self._through(x_D, 0)
+            return self._through(x_I, 0)
 
     def flush(self) -> list[Float32Array]:
         """Return the rates of the bins that wait for bins that will not come."""
@@ -130,8 +132,7 @@ class StepwiseNetwork:
     def provisional(self) -> Float32Array:
         """Return the rates of the last bin if nothing follows it."""
         if not self.lag_bins:
-            x_D = self._layers[-1].x_D
-            return self._readout(x_D)
+            return self._readout(self._layers[-1].x_I)
         bins = self.bins.copy()
         np.copyto(self._before, self.memory)
         try:
@@ -140,16 +141,16 @@ class StepwiseNetwork:
             np.copyto(self.memory, self._before)
             self.bins[:] = bins
 
-    def _through(self, x_D: Float32Array | None, first: int) -> Float32Array | None:
+    def _through(self, x_I: Float32Array | None, first: int) -> Float32Array | None:
         """Take a bin, or the end of the recording (None), at a layer and on through those above."""
         for i in range(first, len(self._layers)):
             n_before = self.bins[i]
             self.bins[i] = n_before + 1
-            x_D = self._layers[i].push(x_D, n_before)
-            if x_D is None:
+            x_I = self._layers[i].push(x_I, n_before)
+            if x_I is None:
                 return None
-        assert x_D is not None
-        return self._readout(x_D)
+        assert x_I is not None
+        return self._readout(x_I)
 
     def _refuse_more(self) -> None:
         if self._limited_by == "learned":
@@ -198,7 +199,8 @@ class _Embed:
         embedding, n_neurons = network.embedding, len(columns_N)
         scale, width = np.float32(math.sqrt(embedding.width)), embedding.width
         self.seen_N, self.token = columns_N[: n_neurons - n_heldout], token
-        self.x_D = np.zeros(width, dtype=np.float32)
+        self.x_I = _ones(width)
+        self.x_D = self.x_I[:-1]
         self.weights_DI: Float32Array | None = None
         if embedding.kind == "count-table":
             self.table_CE = _array(embedding.table.weight) * scale
@@ -225,7 +227,7 @@ class _Embed:
         x_D, input_N = self.x_D, self.input_N
         if self.weights_DI is not None:
             input_N[:] = self.token if counts_N is None else counts_N
-            self.weights_DI.dot(self.input_I, x_D)
+            _multiply(self.weights_DI, self.input_I, x_D)
         else:
             seen_N = self.token if counts_N is None else counts_N[self.seen_N]
             input_N[: len(self.seen_N)] = seen_N
@@ -235,7 +237,7 @@ class _Embed:
             x_D += self.positions_TD[bin_]
         if self.means_D is not None:
             x_D -= x_D.dot(self.means_D)
-        return x_D
+        return self.x_I
 
 
 def _is_centered(network: NeuralDataTransformer) -> bool:
@@ -244,44 +246,44 @@ def _is_centered(network: NeuralDataTransformer) -> bool:
 
 
 class _Norm:
-    """A norm, of which `factor` is computed, and the rest is part of the weights that follow."""
+    """A norm: a factor, and what is part of the weights of the product that follows.
+
+    The factor is above 0, so that an input with its inverse in place of the one that meets the bias
+    gives, times the factor, the product of the normalized input.
+    """
 
     def __init__(self, norm: nn.Module, is_centered: bool) -> None:
-        self._factor = np.zeros((), dtype=np.float32)
         self.is_layer, self.is_centered = isinstance(norm, nn.LayerNorm), is_centered
         if isinstance(norm, ScaleNorm):
-            self.gain, self.eps = float(norm.gain.detach()), norm.eps
+            self.gain, self.eps = _array(norm.gain), norm.eps
         else:
             assert isinstance(norm, nn.LayerNorm)
-            self.gain_D, self.shift_D, self.eps = _array(norm.weight), _array(norm.bias), norm.eps
-            self.width = len(self.gain_D)
-            self.means_D = np.full(self.width, 1 / self.width, dtype=np.float32)
+            self.gain, self.shift_D, self.eps = _array(norm.weight), _array(norm.bias), norm.eps
+            self.means_D = np.full(len(self.gain), 1 / len(self.gain), dtype=np.float32)
 
-    def factor(self, x_D: Float32Array) -> Float32Array:
-        """Return what to multiply with."""
-        squares = float(x_D.dot(x_D))
-        if self.is_layer:
-            variance = squares / self.width
-            if not self.is_centered:
-                variance = max(0.0, variance - float(x_D.dot(self.means_D)) ** 2)
-            factor = 1 / math.sqrt(variance + self.eps)
-        else:
-            factor = self.gain / max(math.sqrt(squares), self.eps)
-        self._factor[()] = factor
-        return self._factor
+    def length(self, x_I: Float32Array) -> float:
+        """Return one over the factor."""
+        width = len(x_I) - 1
+        squares: float = sdot(x_I, x_I, width)
+        if not self.is_layer:
+            return max(math.sqrt(squares), self.eps)
+        variance = squares / width
+        if not self.is_centered:
+            variance = max(0.0, variance - sdot(x_I, self.means_D, width) ** 2)
+        return math.sqrt(variance + self.eps)
 
-    def apply(self, x_D: Float32Array) -> None:
-        """Normalize in place."""
+    def apply(self, x_I: Float32Array) -> None:
+        """Normalize in place, with a LayerNorm."""
+        x_D = x_I[:-1]
         x_D -= x_D.dot(self.means_D)
-        x_D *= self.factor(x_D)
-        x_D *= self.gain_D
+        x_D *= self.gain / np.float32(self.length(x_I))
         x_D += self.shift_D
 
     def folded(self, linear: nn.Linear) -> Float32Array:
         """Return the weights of what follows, with the bias as the last column."""
-        weight, bias = _array(linear.weight), _array(linear.bias)
+        weight, bias = _array(linear.weight) * self.gain, _array(linear.bias)
         if self.is_layer:
-            weight, bias = weight * self.gain_D, bias + weight @ self.shift_D
+            bias = bias + _array(linear.weight) @ self.shift_D
             weight -= weight.mean(axis=1, keepdims=True)
         return _with_bias(weight, bias)
 
@@ -303,6 +305,15 @@ def _ones(width: int) -> Float32Array:
     return vector
 
 
+def _multiply(
+    weights: Float32Array, x: Float32Array, out: Float32Array, factor: float = 1.0, kept: int = 0
+) -> None:
+    """Put ``factor * (weights @ x)`` into ``out``, or add it to what is there if that is kept."""
+    # By position: offsets and strides of the vectors, not transposed, `out` overwritten. Names cost
+    # as much as the product.
+    sgemv(factor, weights, x, kept, out, 0, 1, 0, 1, 0, 1)
+
+
 class _LayerStream:
     """A layer, and what it remembers of the bins of its window.
 
@@ -322,22 +333,21 @@ class _LayerStream:
         self.norm_attention = _Norm(layer.norm_attention, self.is_centered)
         self.norm_feedforward = _Norm(layer.norm_feedforward, self.is_centered)
         self.w_qkv = self._qkv(self._read(self.norm_attention, attention.qkv))
-        self.w_out = self._write(attention.out)
+        self.w_out = self._with_sums(self._write(attention.out))
         self.w_expand = self._read(self.norm_feedforward, layer.expand)
         self.w_contract = self._write(layer.contract)
 
-        self.x_D: Float32Array = np.zeros(self.width, dtype=np.float32)
-        self.change_D = np.zeros_like(self.x_D)
-        self.read_I, self.attended_I = _ones(self.width), _ones(self.width)
-        self.read_D, self.attended_HE = self.read_I[:-1], self.attended_I[:-1].reshape(self.size)
+        self.x_I = _ones(self.width)
         self.hidden_I = _ones(layer.expand.out_features)
         self.hidden_F = self.hidden_I[:-1]
         self.scores_HW = np.zeros((self.n_heads, self.n_bins), dtype=np.float32)
         self.weights_HW = np.zeros_like(self.scores_HW)
         self.scores_HW1, self.weights_H1W = self.scores_HW[:, :, None], self.weights_HW[:, None]
-        self.mixed_H1J = np.zeros((self.n_heads, 1, self.size[1] + 1), dtype=np.float32)
-        self.mixed_HE, self.sums_H1 = self.mixed_H1J[:, 0, :-1], self.mixed_H1J[:, 0, -1:]
-        self.sums_H = self.mixed_H1J[:, 0, -1]
+        self.mixed_HJ = np.zeros((self.n_heads, self.size[1] + 1), dtype=np.float32)
+        self.mixed_H1J, self.sums_H1 = self.mixed_HJ[:, None], self.mixed_HJ[:, -1:]
+        self.sums_H = self.mixed_HJ[:, -1]
+        self.attended_HJ = np.zeros_like(self.mixed_HJ)
+        self.attended = self.attended_HJ.ravel()
         self.bias_at = self._bias(layer, network.context)
 
     def _read(self, norm: _Norm, linear: nn.Linear) -> Float32Array:
@@ -350,6 +360,13 @@ class _LayerStream:
         if self.is_centered:
             weight, bias = weight - weight.mean(axis=0), bias - bias.mean()
         return _with_bias(weight, bias)
+
+    def _with_sums(self, weights: Float32Array) -> Float32Array:
+        """Leave out the one of each head, which is mixed with its values, but for the bias."""
+        by_head = weights[:, :-1].reshape(-1, *self.size)
+        padded = np.pad(by_head, ((0, 0), (0, 0), (0, 1)))
+        padded[:, -1, -1] = weights[:, -1]
+        return np.asfortranarray(padded.reshape(len(weights), -1))
 
     def _qkv(self, weights: Float32Array) -> Float32Array:
         """Scale the queries, and add the ones to the values, as rows without weights."""
@@ -400,40 +417,44 @@ class _LayerStream:
         self.rows[:] = 0
         self.absent_W[:] = -np.inf
 
-    def push(self, x_D: Float32Array | None, n_before: int) -> Float32Array | None:
+    def push(self, x_I: Float32Array | None, n_before: int) -> Float32Array | None:
         """Take the next bin, or none at the end; return the bin that has all of its window now."""
-        slot, is_end = n_before % self.n_bins, x_D is None
-        if x_D is None:
+        slot, is_end = n_before % self.n_bins, x_I is None
+        if x_I is None:
             self.absent_W[slot] = -np.inf
         else:
-            self._normalize(x_D, self.norm_attention)
-            self.w_qkv.dot(self.read_I, self.row_at[slot])
+            self._product(self.w_qkv, self.norm_attention, x_I, self.row_at[slot])
             if n_before < self.n_bins:
                 self.absent_W[slot] = 0
         now = n_before - self.forward
         if self.forward:
-            if x_D is not None:
-                self.inputs[n_before % len(self.inputs)] = x_D
+            if x_I is not None:
+                self.inputs[n_before % len(self.inputs)] = x_I[:-1]
             if now < 0:
                 return None
-            self.x_D[:] = self.inputs[now % len(self.inputs)]
-            x_D = self.x_D
+            self.x_I[:-1] = self.inputs[now % len(self.inputs)]
+            x_I = self.x_I
         some_absent = is_end or n_before + 1 < self.n_bins
-        assert x_D is not None
-        self.x_D = x_D
+        assert x_I is not None
+        self.x_I = x_I
         self._attend(now % self.n_bins, slot, some_absent)
-        x_D += self.w_out.dot(self.attended_I, self.change_D)
+        _multiply(self.w_out, self.attended, x_I, kept=1)
         if not self.pre_norm:
-            self.norm_attention.apply(x_D)
-        self._feed(x_D)
-        return x_D
+            self.norm_attention.apply(x_I)
+        self._product(self.w_expand, self.norm_feedforward, x_I, self.hidden_F)
+        self._activate()
+        _multiply(self.w_contract, self.hidden_I, x_I, kept=1)
+        if not self.pre_norm:
+            self.norm_feedforward.apply(x_I)
+        return x_I
 
-    def _normalize(self, x_D: Float32Array, norm: _Norm) -> None:
-        """Put the input of the next product, normalized where norms come first, into `read_D`."""
-        if self.pre_norm:
-            np.multiply(x_D, norm.factor(x_D), self.read_D)
-        else:
-            self.read_D[:] = x_D
+    def _product(
+        self, weights: Float32Array, norm: _Norm, x_I: Float32Array, out: Float32Array
+    ) -> None:
+        """Multiply, where norms come first with the normalized input."""
+        length = norm.length(x_I) if self.pre_norm else 1.0
+        x_I[-1] = length
+        _multiply(weights, x_I, out, 1 / length)
 
     def _attend(self, own: int, newest: int, some_absent: bool) -> None:
         """Mix the values of the window by the weights of the bin in this place of the ring."""
@@ -451,19 +472,14 @@ class _LayerStream:
             scores_HW -= scores_HW.max(axis=1, keepdims=True)
             np.exp(scores_HW, weights_HW)
             np.matmul(self.weights_H1W, self.values_HWJ, self.mixed_H1J)
-        np.divide(self.mixed_HE, self.sums_H1, self.attended_HE)
+        np.divide(self.mixed_HJ, self.sums_H1, self.attended_HJ)
 
-    def _feed(self, x_D: Float32Array) -> None:
+    def _activate(self) -> None:
         hidden_F = self.hidden_F
-        self._normalize(x_D, self.norm_feedforward)
-        self.w_expand.dot(self.read_I, hidden_F)
         if self.activation == "relu":
             np.maximum(hidden_F, _ZERO, out=hidden_F)
         else:
             hidden_F *= 0.5 * (1 + erf(hidden_F * np.float32(0.5**0.5)))
-        x_D += self.w_contract.dot(self.hidden_I, self.change_D)
-        if not self.pre_norm:
-            self.norm_feedforward.apply(x_D)
 
 
 class _Readout:
@@ -483,17 +499,18 @@ class _Readout:
         by_neuron = weights.reshape(len(order_N), -1, weights.shape[1])[order_N]
         self.weights = np.asfortranarray(by_neuron.reshape(weights.shape))
         self.counts_C = np.arange(self.n_classes or 1, dtype=np.float32)
-        self.read_I = _ones(network.embedding.width)
 
-    def __call__(self, x_D: Float32Array) -> Float32Array:
-        read_I = self.read_I
-        np.multiply(x_D, self.norm.factor(x_D), read_I[:-1])
-        if self.w_hidden is not None:
-            hidden = self.hidden_I[:-1]
-            np.maximum(self.w_hidden.dot(read_I, hidden), _ZERO, out=hidden)
-            read_I = self.hidden_I
+    def __call__(self, x_I: Float32Array) -> Float32Array:
+        x_I[-1] = length = self.norm.length(x_I)
         # In memory of its own: it is the caller's to keep.
-        output: Float32Array = self.weights.dot(read_I)
+        output: Float32Array = np.empty(len(self.weights), dtype=np.float32)
+        if self.w_hidden is None:
+            _multiply(self.weights, x_I, output, 1 / length)
+        else:
+            hidden = self.hidden_I[:-1]
+            _multiply(self.w_hidden, x_I, hidden, 1 / length)
+            np.maximum(hidden, _ZERO, out=hidden)
+            _multiply(self.weights, self.hidden_I, output)
         if self.n_classes is not None:
             scores_NC = output.reshape(-1, self.n_classes)
             weights_NC = np.exp(scores_NC - scores_NC.max(axis=1, keepdims=True))
