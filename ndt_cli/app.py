@@ -1,6 +1,7 @@
 """The ``ndt`` program: import commands when used, turn errors into messages and exit codes."""
 
 import _thread
+import atexit
 import errno
 import gc
 import os
@@ -330,6 +331,8 @@ def main(args: Sequence[str] | None = None) -> None:
     # Imports make a million objects that stay. To look through the new ones after each 700 takes a
     # tenth of the start of a command.
     gc.set_threshold(100_000)
+    # Nor are they looked through at the end, which takes a second.
+    atexit.register(gc.freeze)
     given = sys.argv[1:] if args is None else args
     app([_at_home(word) for word in given], prog_name="ndt")
 
