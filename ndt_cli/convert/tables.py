@@ -17,6 +17,7 @@ from ndt_cli.convert.clock import Clock, TicksArray
 from ndt_cli.convert.contents import Contents, guess, listed
 from ndt_cli.convert.options import ConvertOptions
 from ndt_cli.convert.reading import open_file
+from ndt_cli.data.arrays import as_whole
 from ndt_cli.data.spike_data import IntArray
 from ndt_cli.errors import DataError, SettingsError
 
@@ -39,7 +40,6 @@ TRIAL_IDS = ("trial", "trial_id", "id", "trial_number")
 UNIT_IDS = (
     "name", "unit_name", "id", "unit_id", "cluster_id", "unit", "neuron_id", "neuron", "cluster",
 )  # fmt: skip
-_LARGEST_WHOLE = 2.0**53  # beyond it a float skips numbers
 
 
 @dataclass(frozen=True)
@@ -164,9 +164,9 @@ class Table:
         """Return the number of some trials: that of a column of numbers, else the row."""
         for name in TRIAL_IDS:
             if name in self.columns:
-                values = self.column(name, self.option)
-                if _is_whole(values) and len(np.unique(values)) == len(values):
-                    return np.asarray(values[rows], dtype=np.int64)
+                numbers = as_whole(self.column(name, self.option))
+                if numbers is not None and len(np.unique(numbers)) == len(numbers):
+                    return numbers[rows]
         return rows
 
     def at(self, rows: IntArray) -> dict[str, NDArray[Any]]:
@@ -249,9 +249,9 @@ def read_conditions(
     if not columns:
         return None, {}
     values = [table.column(name, "condition")[rows_B] for name in columns]
-    if len(values) == 1 and _is_whole(values[0]):
-        numbers_B = values[0].astype(np.int64)
-        return numbers_B, {int(n): str(n) for n in np.unique(numbers_B)}
+    whole_B = as_whole(values[0]) if len(values) == 1 else None
+    if whole_B is not None:
+        return whole_B, {int(n): str(n) for n in np.unique(whole_B)}
     parts = [np.unique(v, return_inverse=True) for v in values]
     levels = np.stack([inverse for _, inverse in parts], axis=1)
     rows, numbers_B = np.unique(levels, axis=0, return_inverse=True)
@@ -264,19 +264,6 @@ def read_conditions(
 
 def _label(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _is_whole(values: NDArray[np.generic]) -> bool:
-    """Tell whether all values are numbers that int64 holds exactly."""
-    if values.dtype == np.uint64:
-        return int(values.max(initial=0)) <= np.iinfo(np.int64).max
-    if values.dtype.kind in "biu":
-        return True
-    if values.dtype.kind != "f":
-        return False
-    numbers = values.astype(np.float64)
-    whole = np.abs(numbers) < _LARGEST_WHOLE
-    return bool(whole.all() and (numbers % 1 == 0).all())
 
 
 # The journal, and where tables are found ----------------------------------------------------------

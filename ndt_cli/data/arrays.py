@@ -265,12 +265,14 @@ def read_names(file: ArrayFile, key: str, n_names: int) -> list[str]:
 
 
 def as_whole(values: NDArray[Any]) -> IntArray | None:
-    """Return whole numbers as int64; None if one is a fraction or has more than 53 bits."""
-    if values.dtype.kind == "b":
-        return values.astype(np.int64)
-    if values.dtype.kind not in "iuf" or not (np.abs(values.astype(np.float64)) < 2**53).all():
+    """Return whole numbers as int64; None for other values, and for numbers not exact in it."""
+    if values.dtype.kind not in "biuf":
         return None
-    return values.astype(np.int64) if (values % 1 == 0).all() else None
+    if values.dtype.kind == "f":  # beyond 2^53 a float skips numbers
+        exact = (np.abs(values.astype(np.float64)) < 2**53).all() and (values % 1 == 0).all()
+    else:
+        exact = int(values.max(initial=0)) <= np.iinfo(np.int64).max
+    return values.astype(np.int64) if exact else None
 
 
 def as_words(values: NDArray[Any]) -> list[str]:

@@ -434,10 +434,9 @@ def _read_start_times(file: ArrayFile, key: str, n_trials: int) -> FloatArray:
 
 def _read_start_bins(file: ArrayFile, key: str, n_trials: int) -> IntArray:
     values = read_per_trial(file, key, n_trials)
-    starts_B = as_whole(values) if values.dtype.kind in "ui" else None
-    if starts_B is None:
+    if values.dtype.kind not in "ui" or not (np.abs(values.astype(float)) < 2**53).all():
         raise file.wrong(key, f"values of type {values.dtype}", "whole numbers, in bins")
-    return starts_B
+    return values.astype(np.int64)
 
 
 def _read_neuron_names(file: ArrayFile, key: str, n_neurons: int) -> tuple[str, ...]:

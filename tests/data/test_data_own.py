@@ -115,6 +115,16 @@ def test_trials_come_in_the_order_of_the_file_whatever_their_numbers(tmp_path):
     assert recording.trials("valid").is_valid_B.tolist() == [True, True]
 
 
+@pytest.mark.parametrize("first", [2**60, -(2**60)])
+def test_numbers_of_trials_above_53_bits_stay_as_they_are(tmp_path, first):
+    """Such as times in nanoseconds since 1970, or hashes."""
+    ids = first + 7 * np.arange(5)
+    spikes = np.ones((5, 4, 2), int)
+    np.savez(tmp_path / "ids.npz", spikes=spikes, bin_ms=20, trial_ids=ids, conditions=ids)
+    whole = all_trials(load_file(tmp_path / "ids.npz", DEFAULTS))
+    assert whole.trial_ids_B.tolist() == whole.conditions_B.tolist() == ids.tolist()
+
+
 def test_names_of_conditions_are_those_of_the_file(tmp_path):
     spikes = np.ones((4, 5, 2), int)
     for conditions, names in (
