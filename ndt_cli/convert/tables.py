@@ -256,14 +256,10 @@ def read_conditions(
     levels = np.stack([inverse for _, inverse in parts], axis=1)
     rows, numbers_B = np.unique(levels, axis=0, return_inverse=True)
     names = {
-        i: "/".join(_label(level[j]) for (level, _), j in zip(parts, row, strict=True))
+        i: "/".join(plain_label(level[j]) for (level, _), j in zip(parts, row, strict=True))
         for i, row in enumerate(rows)
     }
     return numbers_B.reshape(-1).astype(np.int64), names
-
-
-def _label(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 # The journal, and where tables are found ----------------------------------------------------------

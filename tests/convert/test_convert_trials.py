@@ -125,6 +125,12 @@ def test_conditions_of_two_columns_have_one_name(rat):
     assert all_trials(converted.recording).conditions_B.tolist() == [1, 2, 0, 2, 1, 2, 0, 2]
 
 
+def test_conditions_that_differ_after_six_digits_have_names_of_their_own(rat):
+    speeds = np.repeat([1234.5678, 1234.5679], 4)
+    converted = convert(rat(speed=speeds), ConvertOptions(bin_ms=50, condition=("speed",)))
+    assert converted.report.conditions == {"1234.5678": 4, "1234.5679": 4}
+
+
 def test_validation_trials_are_drawn_by_seed_or_named(rat):
     path = rat()
 
