@@ -54,7 +54,6 @@ _HEAP, _LEAST_HEAP_BYTES = b"GCOL\x01", 4096
 _BLOCK_BYTES, _MOST_SEARCHED = 2**22, 2**31
 # Headers of objects in HDF5: kinds of messages, and how much of them is read.
 _ATTRIBUTE, _CONTINUED, _MOST_HEADER_BYTES, _MOST_BLOCKS = 0x0C, 0x10, 2**20, 100
-_MAX_LINKS = 16  # links leading to links
 _MAX_REASON = 300  # characters of a library's error message
 # What numpy.savez and savez_compressed write; other methods compress without a useful limit.
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -354,13 +353,31 @@ def matlab_object(item: h5py.Group | h5py.Dataset) -> MatlabObject | None:
 Item: TypeAlias = h5py.Group | h5py.Dataset | h5py.Datatype | Elsewhere | None
 
 
-def own_item(group: h5py.Group, name: str) -> Item:
+def own_item(group: h5py.Group, name: str, max_links: int = 16) -> Item:
     """Return an item of an HDF5 group by name or path, without opening any other file.
 
     `Elsewhere` stands for content of another file; None for a missing item, or a link that leads
-    nowhere or in a circle. Damage raises an error of `DAMAGE`.
+    nowhere, in a circle, or over more than ``max_links`` links. Damage raises an error of `DAMAGE`.
     """
-    return _follow(group, name, _MAX_LINKS)
+    item: Item = group.file["/"] if name.startswith("/") else group
+    for part in name.split("/"):
+        if part in ("", "."):
+            continue
+        if not isinstance(item, h5py.Group):
+            return item if isinstance(item, Elsewhere) else None
+        link = item.get(part, getlink=True)
+        if isinstance(link, h5py.ExternalLink):
+            return Elsewhere(link.filename)
+        if isinstance(link, h5py.SoftLink):
+            item = own_item(item, link.path, max_links - 1) if max_links else None
+        else:
+            item = None if link is None else item[part]
+    if isinstance(item, h5py.Dataset):
+        files = [file for file, _, _ in item.external or ()]
+        if item.is_virtual:  # assembled from parts of datasets; "." is the file itself
+            files += [s.file_name for s in item.virtual_sources() if s.file_name != "."]
+        return Elsewhere(str(files[0])) if files else item
+    return item
 
 
 def own_names(group: h5py.Group) -> list[str]:
@@ -371,28 +388,6 @@ def own_names(group: h5py.Group) -> list[str]:
 def own_items(group: h5py.Group) -> dict[str, Item]:
     """Return the items of a group by name, each as `own_item` does."""
     return {name: own_item(group, name) for name in own_names(group)}
-
-
-def _follow(group: h5py.Group, path: str, n_links: int) -> Item:
-    item: Item = group.file["/"] if path.startswith("/") else group
-    for name in path.split("/"):
-        if name in ("", "."):
-            continue
-        if not isinstance(item, h5py.Group):
-            return item if isinstance(item, Elsewhere) else None
-        link = item.get(name, getlink=True)
-        if isinstance(link, h5py.ExternalLink):
-            return Elsewhere(link.filename)
-        if isinstance(link, h5py.SoftLink):
-            item = _follow(item, link.path, n_links - 1) if n_links else None
-        else:
-            item = None if link is None else item[name]
-    if isinstance(item, h5py.Dataset):
-        files = [name for name, _, _ in item.external or ()]
-        if item.is_virtual:  # assembled from parts of datasets; "." is the file itself
-            files += [s.file_name for s in item.virtual_sources() if s.file_name != "."]
-        return Elsewhere(str(files[0])) if files else item
-    return item
 
 
 def refuse_elsewhere(path: Path) -> None:
@@ -462,8 +457,8 @@ class _NpyArray:
             raise ValueError(f"it declares {n_bytes} bytes, but has {stored_bytes}")
         return cls(path, archive, info.filename, shape, dtype, not fortran_order)
 
-    def check(self, n_rows: int) -> None:
-        """Refuse Python objects, and rows that the free memory cannot hold."""
+    def check(self, n_rows: int | None = None) -> None:
+        """Refuse Python objects, and rows (default: all) that the free memory cannot hold."""
         key = self.name.removesuffix(".npy")
         if self.dtype.hasobject:
             raise DataError(
@@ -471,18 +466,19 @@ class _NpyArray:
                 "numbers or text",
                 "Save all times in one array and the unit of each in another, or MATLAB cells.",
             )
-        n_entries = n_rows * math.prod(self.shape[1:]) if self.by_rows else math.prod(self.shape)
-        check_memory(n_entries * self.dtype.itemsize, f"{self.path}: `{key}`, {self.shape},")
+        shape = self.shape if n_rows is None or not self.by_rows else (n_rows, *self.shape[1:])
+        n_bytes = math.prod(shape) * self.dtype.itemsize
+        check_memory(n_bytes, f"{self.path}: `{key}`, {self.shape},")
 
-    def read(self, rows: slice) -> NDArray[Any]:
+    def read(self) -> NDArray[Any]:
         with self.archive.open(self.name) as stream:
             values = np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
         check_text(values)
-        return values[rows] if self.shape else values
+        return values
 
     def blocks(self, n_rows: int) -> Iterator[NDArray[Any]]:
         if not self.by_rows:
-            whole = self.read(slice(None))
+            whole = self.read()
             yield from (whole[i : i + n_rows] for i in range(0, self.shape[0], n_rows))
             return
         row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
@@ -523,21 +519,19 @@ class _H5Array:
         dtype: np.dtype[Any] = self.dataset.dtype
         return dtype
 
-    def check(self, n_rows: int) -> None:
-        """Refuse what was never written, and rows that the free memory cannot hold."""
-        check_announced(self.path, self.dataset, n_rows * math.prod(self.shape[1:]))
+    def check(self, n_rows: int | None = None) -> None:
+        """Refuse what was never written, and rows (default: all) that free memory cannot hold."""
+        n_entries = None if n_rows is None else n_rows * math.prod(self.shape[1:])
+        check_announced(self.path, self.dataset, n_entries)
 
-    def read(self, rows: slice) -> NDArray[Any]:
-        if self.dtype.hasobject:
-            values = read_objects(self.dataset)
-            return values[rows] if self.shape else values
-        if self.is_turned:
-            return np.asarray(self.dataset[..., rows].T)
-        return np.asarray(self.dataset[rows] if self.shape else self.dataset[()])
+    def read(self) -> NDArray[Any]:
+        values = read_objects(self.dataset) if self.dtype.hasobject else self.dataset[()]
+        return np.asarray(values.T if self.is_turned else values)
 
     def blocks(self, n_rows: int) -> Iterator[NDArray[Any]]:
         for start in range(0, self.shape[0], n_rows):
-            yield self.read(slice(start, start + n_rows))
+            rows = slice(start, start + n_rows)
+            yield self.dataset[..., rows].T if self.is_turned else self.dataset[rows]
 
 
 class ArrayFile:
@@ -594,13 +588,13 @@ class ArrayFile:
         except DAMAGE as error:  # HDF5 has types that numpy lacks
             raise self._unreadable(key, error) from error
 
-    def read(self, key: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
-        """Return rows ``start:stop`` of an array; default: all."""
+    def read(self, key: str) -> NDArray[Any]:
+        """Return a whole array."""
         self.dtype(key)
-        array, rows = self._array(key), slice(start, stop)
-        array.check(len(range(*rows.indices(array.shape[0]))) if array.shape else 1)
+        array = self._array(key)
+        array.check()
         try:
-            return array.read(rows)
+            return array.read()
         except DAMAGE as error:
             raise self._unreadable(key, error) from error
 

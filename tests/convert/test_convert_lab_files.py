@@ -250,7 +250,9 @@ def test_a_matlab_file_of_counts_has_its_own_axes_wherever_it_is_read(tmp_path):
     assert read.conditions_B.tolist() == list(range(9))
     assert describe_file(path, settings).splits[0].n_neurons == 4
     with ArrayFile(path) as file:
-        np.testing.assert_array_equal(file.read("spikes", 2, 5), counts[2:5])
+        np.testing.assert_array_equal(file.read("spikes"), counts)
+        blocks = np.concatenate(list(file.blocks("spikes", n_rows=2)))
+        np.testing.assert_array_equal(blocks, counts)
 
 
 def mat_object(group, name, class_name):
