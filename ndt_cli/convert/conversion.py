@@ -24,7 +24,7 @@ from ndt_cli.convert.reading import open_file
 from ndt_cli.convert.spikes import read_spike_times
 from ndt_cli.convert.tables import ConvertJob, Dropped
 from ndt_cli.convert.trials import cut_recording, draw_valid
-from ndt_cli.data.spike_data import Recording, SpikeData, check_recording
+from ndt_cli.data.spike_data import Recording, SpikeData, check_recording, take_columns
 from ndt_cli.errors import DataError, SettingsError, called
 
 _MANY_PADDED = 0.3
@@ -221,8 +221,7 @@ def _drop_silent_units(job: ConvertJob, data: SpikeData) -> SpikeData:
     min_rate_hz = job.options.min_rate_hz
     if min_rate_hz <= 0:
         return data
-    seconds = float(np.sum(data.lengths_B)) * data.bin_ms / 1000
-    rates_hz_N = data.spikes_BTN.sum(axis=(0, 1), dtype=np.int64) / seconds
+    rates_hz_N = data.mean_rates_hz_N
     kept_N = rates_hz_N >= min_rate_hz
     why = f"fire less than {min_rate_hz:g} spikes per second"
     job.drop("units", int((~kept_N).sum()), len(kept_N), why)
@@ -232,8 +231,8 @@ def _drop_silent_units(job: ConvertJob, data: SpikeData) -> SpikeData:
             f"{rates_hz_N.max():.3g} Hz",
             hint="Lower the limit, or check `time_unit`: the rates may be off by a factor.",
         )
-    names = tuple(data.neuron_names[n] for n in np.flatnonzero(kept_N))
-    return replace(data, spikes_BTN=data.spikes_BTN[..., kept_N], neuron_names=names)
+    kept = np.flatnonzero(kept_N)
+    return take_columns(data, kept, neuron_names=tuple(data.neuron_names[n] for n in kept))
 
 
 def _report(job: ConvertJob, recording: Recording, data: SpikeData) -> ConvertReport:
@@ -249,8 +248,8 @@ def _report(job: ConvertJob, recording: Recording, data: SpikeData) -> ConvertRe
     return ConvertReport(
         source=recording.source,
         format=job.contents.layout,
-        train=_count(recording.train),
-        valid=_count(recording.valid),
+        train=SplitCount(recording.train.n_trials, recording.train.mean_rate_hz),
+        valid=SplitCount(recording.valid.n_trials, recording.valid.mean_rate_hz),
         n_bins=data.n_bins,
         shortest_bins=int(np.min(data.lengths_B)),
         bin_ms=data.bin_ms,
@@ -263,9 +262,3 @@ def _report(job: ConvertJob, recording: Recording, data: SpikeData) -> ConvertRe
         dropped=tuple(job.dropped),
         notes=tuple(notes),
     )
-
-
-def _count(data: SpikeData) -> SplitCount:
-    n_entries = int(np.sum(data.lengths_B)) * data.n_neurons
-    n_spikes = int(data.spikes_BTN.sum(dtype=np.int64))
-    return SplitCount(data.n_trials, n_spikes / n_entries * 1000 / data.bin_ms)

@@ -155,8 +155,7 @@ def _describe_recording(
     def both_have(name: str) -> bool:
         return all(getattr(data, name) is not None for data in (train, valid))
 
-    seconds = float(np.sum(train.lengths_B)) * train.bin_ms / 1000
-    rates_N = train.spikes_BTN.sum(axis=(0, 1), dtype=np.int64) / seconds
+    rates_N = train.mean_rates_hz_N
     conditions = [d.conditions_B for d in (train, valid) if d.conditions_B is not None]
     uses = {
         "train": True,
@@ -179,7 +178,7 @@ def _describe_recording(
                 n_bins=data.n_bins,
                 n_neurons=data.n_neurons,
                 shortest_bins=int(np.min(data.lengths_B)),
-                mean_rate_hz=_mean_rate_hz(data),
+                mean_rate_hz=data.mean_rate_hz,
                 max_count=data.max_count,
             )
             for name, data in (("train", train), ("valid", valid))
@@ -211,16 +210,6 @@ def _has_psths(train: SpikeData, valid: SpikeData) -> bool:
     return bool(np.isin(valid.conditions_B, conditions[n_trials >= 2]).any())
 
 
-def _mean_rate_hz(data: SpikeData) -> float:
-    """Return the mean rate over the known counts; unknown ones are stored as zero."""
-    known = data.hidden_counts_known
-    n_bins = data.n_bins - (0 if known else data.n_forward)
-    n_neurons = data.n_neurons - (0 if known else data.n_heldout)
-    n_entries = int(data.inside_BT[:, :n_bins].sum()) * n_neurons
-    n_spikes = int(data.spikes_BTN[:, :n_bins, :n_neurons].sum(dtype=np.int64))
-    return n_spikes / n_entries * 1000 / data.bin_ms
-
-
 def _is_constant_N(data: SpikeData) -> NDArray[np.bool_]:
     """Return which neurons have the same count in every bin, except padding."""
     low_N, high_N = np.full(data.n_neurons, MAX_COUNT), np.zeros(data.n_neurons, dtype=int)
@@ -248,7 +237,7 @@ def _warnings(train: SpikeData, valid: SpikeData, rates_N: NDArray[np.float64]) 
             listed = ", ".join(str(n) for n in neurons[:10])
             listed += ", ..." if len(neurons) > 10 else ""
             warnings.append(f"{len(neurons)} of {len(rates_N)} neurons {what}: {listed}")
-    rates_hz = (_mean_rate_hz(train), _mean_rate_hz(valid))
+    rates_hz = (train.mean_rate_hz, valid.mean_rate_hz)
     if max(rates_hz) > _RATE_MISMATCH * min(rates_hz):
         warnings.append(
             f"Mean rates differ: {rates_hz[0]:.3g} Hz in training, {rates_hz[1]:.3g} Hz in "

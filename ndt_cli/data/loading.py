@@ -4,10 +4,8 @@ import re
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ndt_cli.data.bins import rebin_recording
 from ndt_cli.data.files import ArrayFile
@@ -20,7 +18,7 @@ from ndt_cli.data.layouts import (
     read_own,
 )
 from ndt_cli.data.sessions import split_sessions, stack_sessions
-from ndt_cli.data.spike_data import IntArray, Recording, SpikeData, check_recording
+from ndt_cli.data.spike_data import Recording, check_recording, take_columns
 from ndt_cli.data.synthetic import make_chaotic_rnn, make_lorenz
 from ndt_cli.errors import DataError, SettingsError, called
 from ndt_cli.settings.tree import DataSettings
@@ -183,22 +181,8 @@ def hold_out_neurons(recording: Recording, settings: DataSettings) -> Recording:
     shown = ", ".join(str(n) for n in heldout[:_MAX_LISTED])
     shown += ", ..." if len(heldout) > _MAX_LISTED else ""
     note = f"{len(heldout)} of {n_neurons} neurons are held out ({how}): {shown}."
-    return replace(
-        recording,
-        train=_reordered(recording.train, order_N, len(heldout)),
-        valid=_reordered(recording.valid, order_N, len(heldout)),
-        notes=(*recording.notes, note),
+    train, valid = (
+        take_columns(data, order_N, neuron_ids_N=order_N, n_heldout=len(heldout))
+        for data in (recording.train, recording.valid)
     )
-
-
-def _reordered(data: SpikeData, order_N: IntArray, n_heldout: int) -> SpikeData:
-    def columns(array: NDArray[Any]) -> NDArray[Any]:
-        return np.ascontiguousarray(array[:, :, order_N])
-
-    return replace(
-        data,
-        spikes_BTN=columns(data.spikes_BTN),
-        rates_BTN=None if data.rates_BTN is None else columns(data.rates_BTN),
-        neuron_ids_N=order_N,
-        n_heldout=n_heldout,
-    )
+    return replace(recording, train=train, valid=valid, notes=(*recording.notes, note))

@@ -4,13 +4,12 @@ Axes: B trials, T bins, N neurons.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ndt_cli.data.spike_data import Recording, Sessions, SpikeData
+from ndt_cli.data.spike_data import Recording, Sessions, SpikeData, take_columns
 from ndt_cli.errors import DataError
 
 
@@ -132,22 +131,16 @@ def split_trials(data: SpikeData) -> list[SpikeData]:
     """
     if data.sessions is None:
         return [data]
-    return [_alone(data, *part) for part in session_parts(data)]
-
-
-def _alone(data: SpikeData, trials: Any, neurons: Any) -> SpikeData:
-    own = data.take(trials)
-
-    def columns(array: Any) -> Any:
-        return None if array is None else np.ascontiguousarray(array[:, :, neurons])
-
-    return replace(
-        own,
-        spikes_BTN=columns(own.spikes_BTN),
-        rates_BTN=columns(own.rates_BTN),
-        n_heldout=int((neurons >= data.n_neurons - data.n_heldout).sum()),
-        sessions=None,
-    )
+    first_heldout = data.n_neurons - data.n_heldout
+    return [
+        take_columns(
+            data.take(trials),
+            neurons,
+            n_heldout=int((neurons >= first_heldout).sum()),
+            sessions=None,
+        )
+        for trials, neurons in session_parts(data)
+    ]
 
 
 def session_parts(data: SpikeData) -> Iterator[tuple[Any, Any]]:

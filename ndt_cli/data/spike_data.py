@@ -167,6 +167,23 @@ class SpikeData:
         """Largest count in any bin, 0 for a silent or empty set."""
         return int(self.spikes_BTN.max(initial=0))
 
+    @property
+    def mean_rate_hz(self) -> float:
+        """Mean rate over the known counts; unknown ones are stored as zero."""
+        known = self.hidden_counts_known
+        n_bins = self.n_bins - (0 if known else self.n_forward)
+        n_neurons = self.n_neurons - (0 if known else self.n_heldout)
+        n_entries = int(self.inside_BT[:, :n_bins].sum()) * n_neurons
+        n_spikes = int(self.spikes_BTN[:, :n_bins, :n_neurons].sum(dtype=np.int64))
+        return n_spikes / n_entries * 1000 / self.bin_ms
+
+    @property
+    def mean_rates_hz_N(self) -> NDArray[np.float64]:
+        """Mean rate of each neuron over all bins of the trials."""
+        seconds = float(np.sum(self.lengths_B)) * self.bin_ms / 1000
+        rates_hz_N: NDArray[np.float64] = self.spikes_BTN.sum(axis=(0, 1), dtype=np.int64) / seconds
+        return rates_hz_N
+
     @cached_property
     def inside_BT(self) -> NDArray[np.bool_]:
         """True for bins of the trial, False for padding."""
@@ -254,6 +271,13 @@ class SpikeData:
         if sessions is not None:
             sessions = replace(sessions, of_trial_B=sessions.of_trial_B[trials])
         return replace(self, trial_table=table, sessions=sessions, **picked)
+
+
+def take_columns(data: SpikeData, columns: IntArray, **changes: Any) -> SpikeData:
+    """Return some columns of the counts and true rates, in this order, with further changes."""
+    if data.rates_BTN is not None:
+        changes["rates_BTN"] = np.ascontiguousarray(data.rates_BTN[:, :, columns])
+    return replace(data, spikes_BTN=np.ascontiguousarray(data.spikes_BTN[:, :, columns]), **changes)
 
 
 @dataclass(frozen=True, eq=False)
