@@ -81,27 +81,27 @@ def _check_block(file: ArrayFile, key: str, raw_BTN: NDArray[Any], first_trial: 
         return
     if raw_BTN.dtype == np.float16:  # cannot hold the largest count
         raw_BTN = raw_BTN.astype(np.float32)
-    rules = [("counts from 0 on", raw_BTN < 0, "is negative")]
-    if raw_BTN.dtype.kind == "f":
-        finite = np.isfinite(raw_BTN)
-        with np.errstate(invalid="ignore"):  # rounding a signaling NaN warns
-            fraction = finite & (raw_BTN != np.floor(raw_BTN))
-        rules = [
-            ("finite counts", ~finite, "is not finite"),
-            *rules,
-            ("whole numbers", fraction, "is a fraction"),
-        ]
-    rules.append((f"counts up to {MAX_COUNT}", raw_BTN > MAX_COUNT, "is too large for a bin"))
-    hints = {
-        "is not finite": "If it is padding, save 0 there and the bins of each trial as `lengths`.",
-        "is a fraction": "Rates and smoothed counts are not counts. Save true rates as `rates`, or "
-        "as `train_truth` and `valid_truth` (LFADS).",
-        "is too large for a bin": "Are these spike times, not counts?",
-    }
-    for expected, bad_BTN, what in rules:
+
+    def refuse(
+        bad_BTN: NDArray[np.bool_], what: str, expected: str, hint: str | None = None
+    ) -> None:
         if bad_BTN.any():
             found = f"{_first(raw_BTN, bad_BTN, 'neuron', first_trial)}, which {what}"
-            raise file.wrong(key, found, expected, hints.get(what))
+            raise file.wrong(key, found, expected, hint)
+
+    is_float = raw_BTN.dtype.kind == "f"
+    if is_float:
+        hint = "If it is padding, save 0 there and the bins of each trial as `lengths`."
+        refuse(~np.isfinite(raw_BTN), "is not finite", "finite counts", hint)
+    refuse(raw_BTN < 0, "is negative", "counts from 0 on")
+    if is_float:
+        hint = (
+            "Rates and smoothed counts are not counts. Save true rates as `rates`, or as "
+            "`train_truth` and `valid_truth` (LFADS)."
+        )
+        refuse(raw_BTN != np.floor(raw_BTN), "is a fraction", "whole numbers", hint)
+    hint = "Are these spike times, not counts?"
+    refuse(raw_BTN > MAX_COUNT, "is too large for a bin", f"counts up to {MAX_COUNT}", hint)
 
 
 def _first(values: NDArray[Any], bad: NDArray[np.bool_], channel: str, first_trial: int = 0) -> str:
@@ -131,8 +131,10 @@ def read_rates(
     return rates_BTN
 
 
-def check_rates_per_bin(file: ArrayFile, key: str, rates_BTN: FloatArray) -> None:
-    """Refuse true rates, in spikes per bin, above the largest count."""
+def scale_rates(file: ArrayFile, key: str, rates_BTN: FloatArray, factor: float) -> None:
+    """Divide true rates, in place, to be in spikes per bin; refuse some above the largest count."""
+    with np.errstate(over="ignore"):  # the next lines refuse rates that overflow
+        rates_BTN /= factor
     highest = float(rates_BTN.max())
     if not highest <= MAX_COUNT:
         raise file.wrong(

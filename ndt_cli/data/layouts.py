@@ -41,7 +41,6 @@ import numpy as np
 from ndt_cli.data.arrays import (
     as_whole,
     as_words,
-    check_rates_per_bin,
     check_same_window,
     find_rate_scale,
     needed_bin_ms,
@@ -54,6 +53,7 @@ from ndt_cli.data.arrays import (
     read_series,
     read_size,
     read_text,
+    scale_rates,
     stored_bin_ms,
 )
 from ndt_cli.data.files import ArrayFile
@@ -105,9 +105,7 @@ def read_lfads(file: ArrayFile, settings: DataSettings) -> Recording:
         factor, bin_ms, scale_notes = find_rate_scale(file, settings, bin_ms, ratio)
         notes += scale_notes
         for (key, _), rates_BTN in zip(truth, rates, strict=True):
-            with np.errstate(over="ignore"):  # the next line refuses rates that overflow
-                rates_BTN /= factor
-            check_rates_per_bin(file, key, rates_BTN)
+            scale_rates(file, key, rates_BTN, factor)
     bin_ms = needed_bin_ms(file, "dt", bin_ms)
 
     sizes = [len(spikes_BTN) for spikes_BTN in counts]
@@ -334,9 +332,7 @@ def read_own(file: ArrayFile, settings: DataSettings) -> Recording:
         if settings.conversion_factor is not None:
             factor = settings.conversion_factor
             notes.append(f"True rates were divided by `data.conversion_factor`, {factor:.6g}.")
-        with np.errstate(over="ignore"):  # the next line refuses rates that overflow
-            rates_BTN /= factor
-        check_rates_per_bin(file, "rates", rates_BTN)
+        scale_rates(file, "rates", rates_BTN, factor)
     condition_key = "conditions" if "conditions" in file else "condition"
     conditions_B: IntArray | None = None
     condition_names: dict[int, str] = {}
@@ -346,6 +342,9 @@ def read_own(file: ArrayFile, settings: DataSettings) -> Recording:
         if "condition_names" in file:
             names = read_names(file, "condition_names", len(numbers))
             condition_names = dict(zip(numbers, names, strict=True))
+    trial_ids_B: IntArray = np.arange(n_trials)
+    if "trial_ids" in file:
+        (trial_ids_B,), _ = read_labels(file, {"trial_ids": n_trials})
     # British spelling is read too.
     behavior_key = "behaviour" if "behaviour" in file else "behavior"
     behavior_BTV = optional(behavior_key, read_series, n_trials, n_bins)
@@ -363,7 +362,7 @@ def read_own(file: ArrayFile, settings: DataSettings) -> Recording:
         latents_BTK=optional("latents", read_series, n_trials, n_bins),
         behavior_BTV=behavior_BTV,
         behavior_names=tuple(behavior_names),
-        trial_ids_B=optional("trial_ids", _read_ids, n_trials, default=np.arange(n_trials)),
+        trial_ids_B=trial_ids_B,
         condition_names=condition_names,
         trial_table=trial_table,
         event=optional("event", read_text, default=""),
@@ -409,11 +408,6 @@ def _read_lengths(
     n_cut = int((bins - whole > 1e-6).sum())
     notes = [f"{n_cut} of {n_trials} trials lost a partial last bin."] if n_cut else []
     return whole.astype(np.int64), notes
-
-
-def _read_ids(file: ArrayFile, key: str, n_trials: int) -> IntArray:
-    (ids_B,), _ = read_labels(file, {key: n_trials})
-    return ids_B
 
 
 def _read_start_ms(file: ArrayFile, key: str) -> float:
