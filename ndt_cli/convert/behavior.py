@@ -44,6 +44,21 @@ class Behavior:
             behavior_BTV[trial, :n_own] = self._bins(start, n_own, bin_us)
         return behavior_BTV
 
+    def check_known(
+        self, cut_BTV: FloatArray, starts_us_B: TicksArray, stops_us_B: TicksArray, source: str
+    ) -> None:
+        """Refuse behavior that is NaN in every bin of the trials: its clock is another one."""
+        if np.isfinite(cut_BTV).any() or not np.isfinite(self.values_SV).any():
+            return
+        first, last = self.times_us_S[[0, -1]] / 1e6
+        begin, end = starts_us_B.min() / 1e6, stops_us_B.max() / 1e6
+        raise DataError(
+            f"{source}: behavior {', '.join(self.names)}: found no sample in any trial; samples "
+            f"are from {first:g} to {last:g} s, trials from {begin:g} to {end:g} s",
+            hint="Are both on one clock, in one unit? See `behavior_times` and `time_unit`; for "
+            "continuous counts, `counts_times` gives the start of each bin.",
+        )
+
     def _bins(self, start: int, n_bins: int, bin_us: int) -> FloatArray:
         """Return the behavior in the bins of one trial."""
         first, last = np.searchsorted(self.times_us_S, [start, start + n_bins * bin_us])
@@ -76,23 +91,6 @@ class Behavior:
     @cached_property
     def _interval_us(self) -> float:
         return float(np.median(np.diff(self.times_us_S))) if len(self.times_us_S) > 1 else 0.0
-
-
-def check_known(
-    behavior: Behavior, behavior_BTV: FloatArray, starts_us_B: TicksArray, stops_us_B: TicksArray,
-    source: str,
-) -> None:  # fmt: skip
-    """Refuse behavior that is NaN in every bin: its clock is another one."""
-    if np.isfinite(behavior_BTV).any() or not np.isfinite(behavior.values_SV).any():
-        return
-    first, last = behavior.times_us_S[[0, -1]] / 1e6
-    begin, end = starts_us_B.min() / 1e6, stops_us_B.max() / 1e6
-    raise DataError(
-        f"{source}: behavior {', '.join(behavior.names)}: found no sample in any trial; samples "
-        f"are from {first:g} to {last:g} s, trials from {begin:g} to {end:g} s",
-        hint="Are both on one clock, in one unit? See `behavior_times` and `time_unit`; for "
-        "continuous counts, `counts_times` gives the start of each bin.",
-    )
 
 
 def sampled(times_us_S: TicksArray, values_S: NDArray[Any], name: str) -> Behavior:
@@ -136,20 +134,14 @@ def read_behavior(job: ConvertJob, bins_us_T: TicksArray | None = None) -> list[
                     f"{contents.path}: `behavior={name!r}`: found no times of its samples",
                     hint="Give them: `behavior_times=NAME`.",
                 )
-        if (
-            times.ndim != 1
-            or times.dtype.kind not in "uif"
-            or values.dtype.kind not in "buif"
-            or values.ndim not in (1, 2)
-            or len(values) != len(times)
-        ):
-            raise contents.wrong(
-                "behavior",
-                found,
+        are_numbers = times.dtype.kind in "uif" and values.dtype.kind in "buif"
+        if not are_numbers or values.ndim not in (1, 2) or times.shape != values.shape[:1]:
+            shown = (
                 f"shape {values.shape} of type {values.dtype}, with times of shape {times.shape} "
-                f"of type {times.dtype}",
-                "numbers, samples x variables, with a time for each sample",
+                f"of type {times.dtype}"
             )
+            expected = "numbers, samples x variables, with a time for each sample"
+            raise contents.wrong("behavior", found, shown, expected)
         parts.append(_known(job, clock, times, values, found))
     if parts:
         job.taken["behavior"] = ", ".join(options.behavior)
@@ -171,13 +163,11 @@ def _read_file(job: ConvertJob, path: Path) -> Behavior:
     with open_file(path) as contents:
         times_name = option or guess(contents, "times")
         if times_name is None:
-            raise contents.wrong(
-                "behavior",
-                str(path),
-                listed(contents.items),
+            expected, hint = (
                 "a column time, with that of samples",
                 "Name it: `behavior_times=COLUMN`.",
             )
+            raise contents.wrong("behavior", str(path), listed(contents.items), expected, hint)
         times = contents.numbers(times_name, "behavior_times")
         columns = {
             name: contents.numbers(name, "behavior")

@@ -113,13 +113,9 @@ def convert(file: Path | str, options: ConvertOptions | None = None) -> Converte
         job.notes.append("Spikes where windows overlap are counted in each of them.")
     is_valid_B = data.is_valid_B
     if is_valid_B is None:
+        by = options.split or ("random" if data.conditions_B is None else "condition")
         is_valid_B = draw_valid(
-            data.n_trials,
-            options.split or ("random" if data.conditions_B is None else "condition"),
-            valid_fraction=options.valid_fraction,
-            seed=options.seed,
-            conditions_B=data.conditions_B,
-            source=str(contents.path),
+            data.n_trials, by, options, conditions_B=data.conditions_B, source=str(contents.path)
         )
     data = replace(data, is_valid_B=None)
     train, valid = (data.take(np.flatnonzero(half)) for half in (~is_valid_B, is_valid_B))

@@ -328,12 +328,11 @@ def cut_counted_trials(job: ConvertJob, name: str, values_BTN: NDArray[Any]) -> 
     n_kept = int(data.spikes_BTN.sum(dtype=np.int64))
     job.drop("spikes", n_all - n_kept, n_all, "are outside the trials' bins")
     conditions_B, condition_names = read_conditions(table, options.condition, rows)
-    is_valid_B = job.valid_rows(table)
     return replace(
         data,
         conditions_B=conditions_B,
         condition_names=condition_names,
-        is_valid_B=None if is_valid_B is None else is_valid_B[rows],
+        is_valid_B=job.valid_rows(table, rows),
     )
 
 

@@ -368,12 +368,12 @@ class ConvertJob:
             self.keep("trials", holds_R, kept_R, f"do not meet {rule!r}")
         return kept_R
 
-    def valid_rows(self, table: Table | None) -> NDArray[np.bool_] | None:
-        """Return which trials of a table validate by ``valid_where``; None without it."""
+    def valid_rows(self, table: Table | None, rows_B: IntArray) -> NDArray[np.bool_] | None:
+        """Return which of these rows of a table validate by ``valid_where``; None without it."""
         rule = self.options.valid_where
         if rule is None or table is None:
             return None
-        return table.meeting([rule], "valid_where")[0][1]
+        return table.meeting([rule], "valid_where")[0][1][rows_B]
 
     def kept_units(self, unit_ids: NDArray[Any]) -> IntArray:
         """Return the positions of the units that meet the conditions of ``units_where``.

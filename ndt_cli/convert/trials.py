@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt_cli.convert.behavior import Behavior, check_known
+from ndt_cli.convert.behavior import Behavior
 from ndt_cli.convert.clock import (
     TicksArray,
     common_intervals,
@@ -19,7 +19,7 @@ from ndt_cli.convert.clock import (
     ms_to_us,
 )
 from ndt_cli.convert.contents import guess, listed
-from ndt_cli.convert.options import SplitBy
+from ndt_cli.convert.options import ConvertOptions, SplitBy
 from ndt_cli.convert.spikes import ALWAYS_US, SpikeTimes
 from ndt_cli.convert.tables import ConvertJob, Table, plain_label, read_conditions, short_name
 from ndt_cli.data.bins import chop_windows
@@ -79,7 +79,7 @@ def cut_recording(
     job.drop("spikes", n_outside, spikes.n_spikes, "are outside the trials' bins")
     parts = [series.cut(starts_us_B, n_bins_B, bin_us) for series in behavior]
     for series, cut_BTV in zip(behavior, parts, strict=True):
-        check_known(series, cut_BTV, starts_us_B, stops_us_B, source)
+        series.check_known(cut_BTV, starts_us_B, stops_us_B, source)
     on_clock = table is None or table.zero_us_R is None
     return SpikeData(
         spikes_BTN=spikes.count(starts_us_B, n_bins_B, bin_us),
@@ -145,13 +145,12 @@ def _plan_trials(
         )
     _check_size(job, spikes, len(rows) * int(n_bins_B.max()), bin_us)
     conditions_B, condition_names = read_conditions(table, job.options.condition, rows)
-    validates_R = job.valid_rows(table)
     known = {
         "trial_ids_B": table.ids(rows),
         "places_B": rows,
         "conditions_B": conditions_B,
         "condition_names": condition_names,
-        "is_valid_B": None if validates_R is None else validates_R[rows],
+        "is_valid_B": job.valid_rows(table, rows),
         "trial_table": table.at(rows),
         "event": short_name(event),
         "start_ms": start_ms,
@@ -163,9 +162,7 @@ def _rarest(spikes: SpikeTimes, starts_us: TicksArray, stops_us: TicksArray) -> 
     """Return the unit that was recorded in the fewest of these trials, for a message."""
     if not spikes.observed_us:
         return ""
-    n_held = [
-        int(contained(starts_us, stops_us, merge_intervals(o)).sum()) for o in spikes.observed_us
-    ]
+    n_held = [contained(starts_us, stops_us, merge_intervals(o)).sum() for o in spikes.observed_us]
     fewest = int(np.argmin(n_held))
     if n_held[fewest] == len(starts_us):
         return ""
@@ -242,17 +239,13 @@ def _check_clocks(
 
 
 def _add_duration(job: ConvertJob, table: Table) -> None:
-    """Add a column ``duration_ms`` to a table with start and stop that has none.
-
-    By it, one endless trial can be left out that would pad all the others.
-    """
+    """Add a column ``duration_ms``, by which a trial can be left out that would pad all others."""
     start, stop = _named(job, table, "start"), _named(job, table, "stop")
     if start is None or stop is None or "duration_ms" in table.columns:
         return
     starts, has_start = table.times_us(start, "start")
     stops, has_stop = table.times_us(stop, "stop")
-    duration_ms = np.where(has_start & has_stop, (stops - starts) / 1000, np.nan)
-    table.added["duration_ms"] = duration_ms
+    table.added["duration_ms"] = np.where(has_start & has_stop, (stops - starts) / 1000, np.nan)
 
 
 def _whole_trials(job: ConvertJob, table: Table, kept_R: NDArray[np.bool_]) -> TicksArray:
@@ -345,18 +338,15 @@ def _plan_windows(
     numbers, condition_names = (
         (None, {}) if table is None else read_conditions(table, options.condition, rows)
     )
-    is_valid_R = job.valid_rows(table)
+    is_valid = job.valid_rows(table, rows)
 
     def draw(stretch_of_cell: IntArray) -> NDArray[np.bool_]:
-        if is_valid_R is not None:
-            return is_valid_R[rows][stretch_of_cell]
+        if is_valid is not None:
+            return is_valid[stretch_of_cell]
+        by, source = options.split or "blocks", str(job.contents.path)
+        conditions_B = None if numbers is None else numbers[stretch_of_cell]
         return draw_valid(
-            len(stretch_of_cell),
-            options.split or "blocks",
-            valid_fraction=options.valid_fraction,
-            seed=options.seed,
-            conditions_B=None if numbers is None else numbers[stretch_of_cell],
-            source=str(job.contents.path),
+            len(stretch_of_cell), by, options, conditions_B=conditions_B, source=source
         )
 
     _check_clocks(job, spikes, *stretches_us.T)
@@ -466,21 +456,18 @@ def plan_pieces(
 def draw_valid(
     n_trials: int,
     by: SplitBy,
+    options: ConvertOptions,
     *,
-    valid_fraction: float,
-    seed: int,
     conditions_B: IntArray | None = None,
     source: str = "the data",
 ) -> NDArray[np.bool_]:
     """Draw validation trials: at random, within each condition, or in blocks; return which."""
+    fraction, seed = options.valid_fraction, options.seed
     if by == "blocks":
-        return draw_blocks(n_trials, valid_fraction=valid_fraction, seed=seed, source=source)
+        return draw_blocks(n_trials, valid_fraction=fraction, seed=seed, source=source)
+    within_B = conditions_B if by == "condition" else None
     _, valid = split_trials(
-        n_trials,
-        valid_fraction=valid_fraction,
-        seed=seed,
-        conditions_B=conditions_B if by == "condition" else None,
-        source=source,
+        n_trials, valid_fraction=fraction, seed=seed, conditions_B=within_B, source=source
     )
     is_valid_B = np.zeros(n_trials, dtype=bool)
     is_valid_B[valid] = True

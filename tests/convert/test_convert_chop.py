@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ndt_cli.convert import chop, merge
+from ndt_cli.convert import ConvertOptions, chop, merge
 from ndt_cli.convert.trials import draw_blocks, draw_valid, plan_pieces
 from ndt_cli.data.bins import chop_windows, rebin_recording
 from ndt_cli.data.loading import load_file
@@ -140,14 +140,15 @@ def test_the_seed_moves_the_blocks():
 
 def test_drawn_by_condition_each_gives_its_share():
     conditions = np.repeat([0, 1], [80, 20])
-    is_valid = draw_valid(100, "condition", valid_fraction=0.25, seed=1, conditions_B=conditions)
+    options = ConvertOptions(valid_fraction=0.25, seed=1)
+    is_valid = draw_valid(100, "condition", options, conditions_B=conditions)
     assert [int(is_valid[conditions == c].sum()) for c in (0, 1)] == [20, 5]
 
 
 def test_one_trial_cannot_be_split():
     for by in ("random", "condition", "blocks"):
         with pytest.raises(DataError, match="found 1 trial"):
-            draw_valid(1, by, valid_fraction=0.2, seed=0, source="rat.npz")
+            draw_valid(1, by, ConvertOptions(), source="rat.npz")
 
 
 @pytest.fixture
