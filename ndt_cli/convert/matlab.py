@@ -200,10 +200,7 @@ def check_elements(path: Path) -> None:
 
 
 def _check(content: memoryview, order: str, depth: int, most_bytes: int = 0) -> list[_Element]:
-    """Check the elements of an array, or of the file, and return them.
-
-    Compressed ones, at the top of a file, may unpack to this many bytes.
-    """
+    """Check the elements of an array or file and return them; they unpack to ``most_bytes``."""
     if depth > _MAX_DEPTH:
         raise ValueError(f"more than {_MAX_DEPTH} nested arrays")
     parts = list(_elements(content, order))
@@ -405,15 +402,11 @@ def list_mat73(contents: Contents, file: h5py.File) -> None:
 
 @dataclass
 class _Reader:
-    """Follows groups and references from the variables of a file, up to limits.
-
-    They bound the number of its values, and the bytes of numbers and text that cells hold: many
-    cells may refer to the same.
-    """
+    """Follows groups and references from the variables of a file; many cells may refer to one."""
 
     path: Path
     max_values: int
-    max_bytes: int
+    max_bytes: int  # of numbers and text in cells
     n_values: int = 0
     n_bytes: int = 0
 

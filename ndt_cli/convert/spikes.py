@@ -308,14 +308,12 @@ def _read_trials(job: ConvertJob, name: str, item: Item, words: list[str]) -> _S
     n_trials, n_units = grid_BN.shape
     known = job.find_trials() if job.options.axes is None else None
     if known is not None and known.n_rows not in (1, n_trials):
-        raise job.contents.wrong(
-            "spike_times",
-            name,
-            f"{n_trials} x {n_units} lists, and {known.n_rows} trials",
-            "a row of lists per trial",
+        found = f"{n_trials} x {n_units} lists, and {known.n_rows} trials"
+        hint = (
             "Of channels and their units: `axes='channels,neurons'`. Of units and trials: "
-            "`axes='neurons,trials'`.",
+            "`axes='neurons,trials'`."
         )
+        raise job.contents.wrong("spike_times", name, found, "a row of lists per trial", hint)
     job.taken["spike times"] = f"{name}, {n_trials} trials x {n_units} units"
     spikes = _end_to_end([lists[i] for i in grid_BN.reshape(-1)], np.arange(n_units))
     trial_of, unit_of = np.divmod(spikes.unit_of, n_units)
@@ -326,11 +324,7 @@ def _read_trials(job: ConvertJob, name: str, item: Item, words: list[str]) -> _S
 def _observed(
     job: ConvertJob, intervals: list[NDArray[Any]], labels: NDArray[Any]
 ) -> tuple[TicksArray, ...]:
-    """Return when each unit was observed, (intervals, 2) of each, in microseconds.
-
-    Infinity means to the end. Gaps below a millisecond are closed. A unit without intervals, or
-    with NaN, was observed for an unknown time, which is taken as all of it.
-    """
+    """Return when each unit was observed, (intervals, 2) of each; infinity means to the end."""
     observed, unknown, gaps_us = [], [], np.zeros(0)
     ends = (-ALWAYS_US, ALWAYS_US)
     for label, part in zip(labels.tolist(), intervals, strict=True):
@@ -364,14 +358,12 @@ def _rows_of_units(job: ConvertJob, name: str, values: NDArray[Any]) -> list[NDA
     """Return each row of a matrix without its padding: NaN, or 0 after the last spike."""
     n_units, n_columns = values.shape
     if n_columns < _FEWEST_COLUMNS < n_units:
-        raise job.contents.wrong(
-            "spike_times",
-            name,
-            f"{n_units} rows of {n_columns}",
-            "a row of times per unit",
-            f"Is it a table with a row per spike? Name its columns, from 0: "
-            f"`spike_times='{name}:1'` and `spike_units='{name}:0'`.",
+        found = f"{n_units} rows of {n_columns}"
+        hint = (
+            "Is it a table with a row per spike? Name its columns, from 0: "
+            f"`spike_times='{name}:1'` and `spike_units='{name}:0'`."
         )
+        raise job.contents.wrong("spike_times", name, found, "a row of times per unit", hint)
     job.notes.append(f"Each of the {n_units} rows of {name!r} was taken as a unit.")
     rows = [row[: np.flatnonzero(row).max(initial=-1) + 1] for row in values]
     n_zero = values.size - sum(len(row) for row in rows)
@@ -382,10 +374,7 @@ def _rows_of_units(job: ConvertJob, name: str, values: NDArray[Any]) -> list[NDA
 def _unit_of_each(
     job: ConvertJob, times: str, n_spikes: int
 ) -> tuple[NDArray[np.integer], NDArray[Any]]:
-    """Read the unit of each spike; return its place among the units, and their names.
-
-    An empty name, NaN or infinity is no unit: its place is -1.
-    """
+    """Return the place of each spike's unit among the units (-1: no unit), and their names."""
     contents, name = job.contents, job.options.spike_units
     if name == "none":
         return np.zeros(n_spikes, dtype=np.int64), np.arange(1)
@@ -419,11 +408,7 @@ def _unit_of_each(
 def _trial_of_each(
     job: ConvertJob, name: str, values: NDArray[Any]
 ) -> tuple[NDArray[np.integer], Table]:
-    """Read the trial of each spike; return its row in the table of trials, and the table.
-
-    Without a table, the arrays beside the spikes that are constant within each trial become its
-    columns.
-    """
+    """Return the row of each spike's trial in the table of trials, and the table."""
     contents, chosen = job.contents, str(job.options.spike_trials)
     labels = contents.array(chosen, "spike_trials")
     job.taken["trial of each spike"] = chosen
@@ -437,14 +422,13 @@ def _trial_of_each(
             f"Trials are those in {chosen!r}: a trial without any spike is not among them. Give a "
             "table of trials to include it: `trials=NAME`."
         )
-        added = {}
+        added = {}  # arrays beside the spikes that are constant within each trial
         for column, item in contents.items.items():
             if item.kind != "array" or item.shape != labels.shape:
                 continue
             each = item.read()
-            same = each[first_of][trial_of]
-            is_float, is_plain = each.dtype.kind == "f", each.dtype.kind in PLAIN_KINDS
-            if is_plain and np.array_equal(each, same, equal_nan=is_float):
+            kind, same = each.dtype.kind, each[first_of][trial_of]
+            if kind in PLAIN_KINDS and np.array_equal(each, same, equal_nan=kind == "f"):
                 added[column] = each[first_of]
         added.setdefault(TRIAL_IDS[0], trial_ids)
         return trial_of, job.columns_of(len(trial_ids), "spike_trials", added=added)
@@ -509,11 +493,7 @@ def _by_unit(
 
 
 def _ascending(job: ConvertJob, name: str, spikes: SpikeTimes) -> SpikeTimes:
-    """Return spikes with the times of each unit ascending, and refuse what cannot be spike times.
-
-    Times that step back now and then are those of a clock that restarts, or of trials that each
-    begin at 0: sorted, they would pile up on one another.
-    """
+    """Return spikes with each unit's times ascending, and refuse what cannot be spike times."""
     contents, n_sorted, n_twice = job.contents, 0, 0
     sorted_us = []
     for label, times_us in zip(spikes.unit_ids.tolist(), spikes.times_us, strict=True):
@@ -521,6 +501,8 @@ def _ascending(job: ConvertJob, name: str, spikes: SpikeTimes) -> SpikeTimes:
         back = np.flatnonzero(steps_us < 0)
         if len(back):
             at, far = back[np.argmin(steps_us[back])], steps_us.min() < -_FAR_BACK_US
+            # Of a clock that restarts, or of trials that each begin at 0: sorted, they would pile
+            # up on one another.
             if far and len(back) < _FEW_STEPS * len(times_us) and not job.options.sort_spikes:
                 before_s, after_s = times_us[at : at + 2] / 1e6
                 raise contents.wrong(
@@ -537,13 +519,9 @@ def _ascending(job: ConvertJob, name: str, spikes: SpikeTimes) -> SpikeTimes:
             steps_us = np.diff(times_us)
         n_same = int((steps_us == 0).sum())
         if n_same > _MOST_SAME * len(times_us) and len(times_us) >= _MANY:
-            raise contents.wrong(
-                "spike_times",
-                name,
-                f"{n_same} of {len(times_us)} times of unit {label!r} twice",
-                "a time per spike",
-                "Counts in bins, such as a raster of 0 and 1, are chosen with `counts=NAME`.",
-            )
+            found = f"{n_same} of {len(times_us)} times of unit {label!r} twice"
+            hint = "Counts in bins, such as a raster of 0 and 1, are chosen with `counts=NAME`."
+            raise contents.wrong("spike_times", name, found, "a time per spike", hint)
         n_twice += n_same
         sorted_us.append(times_us)
     if n_sorted:

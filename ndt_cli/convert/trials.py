@@ -96,18 +96,13 @@ def cut_recording(
 def _plan_trials(
     job: ConvertJob, spikes: SpikeTimes, table: Table, bin_us: int
 ) -> tuple[TicksArray, IntArray, dict[str, Any]]:
-    """Plan a window around an event in each trial, or each trial from start to stop.
-
-    A partial last bin of a whole trial is left out, and so is a trial in which a unit was not
-    recorded: the unit would look silent there. Returns start and bins of each trial, and what else
-    `SpikeData` holds of them.
-    """
+    """Return start and bins of each trial or its window, and what else `SpikeData` holds of it."""
     kept_R = job.kept_rows(table)
     start_ms, event = 0.0, "the start of each trial"
     if job.options.window_ms is None:
         event = _named(job, table, "start") or event
         starts_us_R, stops_us_R = _whole_trials(job, table, kept_R).T
-        n_bins_R = (stops_us_R - starts_us_R) // bin_us
+        n_bins_R = (stops_us_R - starts_us_R) // bin_us  # without a partial last bin
         job.keep("trials", n_bins_R >= 1, kept_R, "are shorter than one bin")
     else:
         before_ms, after_ms = job.options.window_ms
@@ -120,7 +115,7 @@ def _plan_trials(
     starts_us_R = spikes.snapped(starts_us_R)
     stops_us_R = starts_us_R + n_bins_R * bin_us
     observed_us = spikes.observed_by_all_us
-    if observed_us is not None:
+    if observed_us is not None:  # a unit that was not recorded would look silent
         observed_R = contained(starts_us_R, stops_us_R, observed_us)
         why = "lie, in part, where not all units were recorded"
         why += _rarest(spikes, starts_us_R[kept_R], stops_us_R[kept_R])

@@ -175,10 +175,7 @@ def read_objects(dataset: h5py.Dataset) -> NDArray[Any]:
 
 
 def _check_entries(dataset: h5py.Dataset, file_bytes: int) -> None:
-    """Refuse texts or lists of variable length that announce more than the file has.
-
-    HDF5 takes the memory that they announce before it finds that they are shorter.
-    """
+    """Refuse texts or lists that announce more than the file has: HDF5 takes that memory first."""
     inner, text = h5py.check_vlen_dtype(dataset.dtype), h5py.check_string_dtype(dataset.dtype)
     item_bytes = inner.itemsize if isinstance(inner, np.dtype) else 1
     if inner is None and text is None:  # references, or rows of several fields
@@ -686,13 +683,8 @@ class ArrayFile:
             return DataError(f"{self.path}: the file is empty", "Copy or write the file again.")
         if head.startswith(b"PK"):
             return self._damaged("an .npz file without its end")
-        convert = f"Convert it: {called('list_contents', self.path)} shows what is in it, and how."
-        found, hint = (
-            "neither HDF5 nor .npz content",
-            convert
-            if self.path.suffix.lower() in (".csv", ".tsv", ".txt", ".mat")
-            else "Save `spikes` (trials x bins x neurons) and `bin_ms` with numpy.savez.",
-        )
+        found = "neither HDF5 nor .npz content"
+        hint = f"Convert it: {called('list_contents', self.path)} shows what is in it, and how."
         if head.startswith(np.lib.format.MAGIC_PREFIX):
             found = "one array without a name (.npy); expected HDF5 or .npz"
             hint = "Save it with its bin width: numpy.savez(FILE, spikes=..., bin_ms=...)."
@@ -700,7 +692,9 @@ class ArrayFile:
             found = "a Git LFS pointer instead of the data"
             hint = "Run git lfs pull in the repository that the file comes from."
         elif head.startswith(b"MATLAB 5.0"):
-            found, hint = "a MATLAB file before version 7.3; expected HDF5 or .npz", convert
+            found = "a MATLAB file before version 7.3; expected HDF5 or .npz"
+        elif self.path.suffix.lower() not in (".csv", ".tsv", ".txt", ".mat"):
+            hint = "Save `spikes` (trials x bins x neurons) and `bin_ms` with numpy.savez."
         return DataError(f"{self.path}: found {found}", hint)
 
 
