@@ -161,10 +161,11 @@ class Contents:
             return None
         if not all(part.kind == "array" and len(part.shape) == 2 for part in parts):
             return None
-        # By number: trial_2 comes before trial_10.
-        by_number = [re.split(r"(\d+)", n) for n in members]
-        keys = [[int(word) if word.isdecimal() else word for word in words] for words in by_number]
-        reads = [parts[i].read for i in sorted(range(len(keys)), key=keys.__getitem__)]
+
+        def by_number(member: str) -> list[int | str]:  # trial_2 comes before trial_10
+            return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", member)]
+
+        reads = [self.items[n].read for n in sorted(members, key=by_number)]
         kind = f"matrices of {parts[0].dtype}"
         self.items[group] = Item((len(parts),), kind, lambda: [r() for r in reads], "matrices")
         return group

@@ -89,13 +89,10 @@ def check_trials_first(job: ConvertJob, name: str, values_BTN: NDArray[Any]) -> 
     for beside in ("conditions", "condition", "trial_ids", "split"):
         item = job.contents.items.get(beside)
         if item is not None and item.shape == values_BTN.shape[2:] != values_BTN.shape[:1]:
-            raise job.contents.wrong(
-                "counts",
-                name,
-                f"{shown}, and {item.shape[0]} values in {beside!r}",
-                "trials x bins x neurons, and one value per trial",
-                "Give the order of the axes: `axes='neurons,bins,trials'`.",
-            )
+            found = f"{shown}, and {item.shape[0]} values in {beside!r}"
+            expected = "trials x bins x neurons, and one value per trial"
+            hint = "Give the order of the axes: `axes='neurons,bins,trials'`."
+            raise job.contents.wrong("counts", name, found, expected, hint)
     job.notes.append(f"Axes of {name!r} were taken as trials x bins x neurons, {shown}.")
 
 
@@ -127,11 +124,9 @@ def read_matrices(
     else:
         (neurons,) = same
     if neurons not in same:
-        n_found = [sorted(shape[neurons] for shape in shapes)[i] for i in (0, -1)]
-        expected = "the same number in each trial"
-        raise contents.wrong(
-            "axes", axes or "", f"{n_found[0]} to {n_found[1]} neurons in {found!r}", expected
-        )
+        n_found = sorted(shape[neurons] for shape in shapes)
+        shown = f"{n_found[0]} to {n_found[-1]} neurons in {found!r}"
+        raise contents.wrong("axes", axes or "", shown, "the same number in each trial")
     n_channels = next(iter(shapes))[neurons]
     n_bins = max(shape[1 - neurons] for shape in shapes)
     check_memory(
@@ -161,14 +156,13 @@ def as_counts(contents: Contents, name: str, values: NDArray[Any]) -> IntArray:
         bad = ~((values >= 0) & (values <= MAX_COUNT) & (values % 1 == 0))
     if bad.any():
         at = tuple(int(i) for i in np.argwhere(bad)[0])
-        hint = None
-        if np.isfinite(values[at]) and values[at] % 1:
-            hint = (
-                "Rates and smoothed counts are not counts. Spike times are chosen with "
-                "`spike_times`."
-            )
+        hint = (
+            "Rates and smoothed counts are not counts. Spike times are chosen with `spike_times`."
+        )
+        is_fraction = np.isfinite(values[at]) and values[at] % 1
         expected = f"whole numbers from 0 to {MAX_COUNT}"
-        raise contents.wrong("counts", name, f"{values[at]:g} at {at}", expected, hint)
+        found = f"{values[at]:g} at {at}"
+        raise contents.wrong("counts", name, found, expected, hint if is_fraction else None)
     return values.astype(np.uint16)
 
 

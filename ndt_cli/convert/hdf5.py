@@ -135,7 +135,7 @@ def _as_nwb(contents: Contents, file: h5py.File) -> None:
             del contents.items[name]
     for name in list(contents.items):
         _name_elements(contents, file, name)
-    for name in [n for n in contents.items if n.endswith("_index") and n in contents.items]:
+    for name in [n for n in contents.items if n.endswith("_index")]:
         _join_ragged(contents, file, name)
     for name in [n for n in contents.items if n.endswith("/data")]:
         _join_series(contents, file, name.removesuffix("/data"))
@@ -191,14 +191,12 @@ def _join_ragged(contents: Contents, file: h5py.File, index_name: str) -> None:
 
 def _join_series(contents: Contents, file: h5py.File, name: str) -> None:
     """Replace data and times by a time series."""
-    data, stamps, start = (
-        own_item(file, f"{name}/{part}") for part in ("data", "timestamps", "starting_time")
-    )
+    parts = [f"{name}/{part}" for part in ("data", "timestamps", "starting_time")]
+    data, stamps, start = (own_item(file, part) for part in parts)
     if not isinstance(data, h5py.Dataset) or not data.ndim:
         return
-    if not isinstance(stamps, h5py.Dataset) and not (
-        isinstance(start, h5py.Dataset) and "rate" in start.attrs
-    ):
+    has_rate = isinstance(start, h5py.Dataset) and "rate" in start.attrs
+    if not isinstance(stamps, h5py.Dataset) and not has_rate:
         return
 
     def read() -> tuple[NDArray[Any], NDArray[Any]]:
@@ -221,8 +219,8 @@ def _join_series(contents: Contents, file: h5py.File, name: str) -> None:
                 values = values * scale + offset
         return times, values
 
-    for part in ("data", "timestamps", "starting_time"):
-        contents.items.pop(f"{name}/{part}", None)
+    for part in parts:
+        contents.items.pop(part, None)
     try:
         unit = attribute(data, "unit")
     except DAMAGE:

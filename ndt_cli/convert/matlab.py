@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, Union
+from typing import Any, Literal, TypeAlias, Union
 
 import h5py
 import numpy as np
@@ -139,17 +139,13 @@ def _cell_items(name: str, cells: Cells) -> dict[str, Item]:
             return np.array([v.read().reshape(()) for v in arrays]).reshape(shape)
 
         return {name: Item(shape, dtype, read_numbers)}
-    if any(len(v.shape) == 2 and min(v.shape) > 1 for v in arrays):
+    are_matrices = any(len(v.shape) == 2 and min(v.shape) > 1 for v in arrays)
+    kind: Literal["matrices", "lists"] = "matrices" if are_matrices else "lists"
 
-        def read_matrices() -> list[NDArray[Any]]:  # one bin or one neuron is a matrix too
-            return [v.read() for v in arrays]
+    def read() -> list[NDArray[Any]]:  # among matrices, one bin or one neuron is a matrix too
+        return [v.read().reshape(v.shape if are_matrices else _squeezed(v.shape)) for v in arrays]
 
-        return {name: Item(shape, f"matrices of {dtype}", read_matrices, "matrices")}
-
-    def read_lists() -> list[NDArray[Any]]:
-        return [v.read().reshape(_squeezed(v.shape)) for v in arrays]
-
-    return {name: Item(shape, f"lists of {dtype}", read_lists, "lists")}
+    return {name: Item(shape, f"{kind} of {dtype}", read, kind)}
 
 
 def _text(name: str, shape: tuple[int, ...], words: list[str]) -> Item:
@@ -387,11 +383,8 @@ def list_mat73(contents: Contents, file: h5py.File) -> None:
     """List the variables of an open MATLAB file of version 7.3."""
     path, contents.layout = contents.path, "MATLAB"
     file_bytes = file.id.get_filesize()
-    reader = _Reader(
-        path,
-        max(_FEW_VALUES, file_bytes // _VALUE_BYTES),
-        max(_MOST_UNPACKED, _MOST_COMPRESSION * file_bytes),
-    )
+    max_values = max(_FEW_VALUES, file_bytes // _VALUE_BYTES)
+    reader = _Reader(path, max_values, max(_MOST_UNPACKED, _MOST_COMPRESSION * file_bytes))
     try:
         for name in own_names(file):
             if not name.startswith("#"):  # #refs# and #subsystem# are what cells refer to
@@ -443,11 +436,7 @@ class _Reader:
             return rows[0] if len(rows) == 1 else Cells((len(rows), 1), list(rows))
         if item.dtype.kind not in "buif":
             return _object(MatlabObject(kind or f"array of {item.dtype}"))
-
-        def read() -> NDArray[Any]:
-            return read_dataset(self.path, item).T
-
-        return Item(item.shape[::-1], str(item.dtype), read)
+        return Item(item.shape[::-1], str(item.dtype), lambda: read_dataset(self.path, item).T)
 
     def _sparse(self, group: h5py.Group) -> Item:
         """Return a sparse array: its values, their rows, and where each column begins."""

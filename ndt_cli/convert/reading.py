@@ -87,17 +87,16 @@ def _list(contents: Contents) -> None:
 
 def _unknown(path: Path, head: bytes) -> DataError:
     """Return the error for a file that is read in another way, or not at all."""
+    savez = "numpy.savez(FILE, spike_times=..., spike_units=..., start_time=..., stop_time=...)."
     if head.startswith(np.lib.format.MAGIC_PREFIX):
         return DataError(
             f"{path}: found one array without a name (.npy); expected arrays with names",
-            "Save it with its units and trials: numpy.savez(FILE, spike_times=..., "
-            "spike_units=..., start_time=..., stop_time=...). Of Kilosort or phy, give the folder.",
+            f"Save it with its units and trials: {savez} Of Kilosort or phy, give the folder.",
         )
     if path.suffix.lower() in (".pkl", ".pickle", ".joblib") or head[:1] == b"\x80":
         return DataError(
             f"{path}: found a pickle of Python, which could run code when it is read",
-            "Load it in Python, and save its arrays with numpy.savez(FILE, spike_times=..., "
-            "spike_units=..., start_time=..., stop_time=...).",
+            f"Load it in Python, and save its arrays with {savez}",
         )
     return DataError(
         f"{path}: found neither .npz, MATLAB, HDF5, NWB nor CSV content",

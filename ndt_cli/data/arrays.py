@@ -137,12 +137,9 @@ def scale_rates(file: ArrayFile, key: str, rates_BTN: FloatArray, factor: float)
         rates_BTN /= factor
     highest = float(rates_BTN.max())
     if not highest <= MAX_COUNT:
-        raise file.wrong(
-            key,
-            f"a rate of {highest:g} spikes per bin",
-            f"at most {MAX_COUNT}",
-            "If they are in another unit, set `data.conversion_factor`: rates are divided by it.",
-        )
+        found = f"a rate of {highest:g} spikes per bin"
+        hint = "If they are in another unit, set `data.conversion_factor`: rates are divided by it."
+        raise file.wrong(key, found, f"at most {MAX_COUNT}", hint)
 
 
 def read_series(file: ArrayFile, key: str, n_trials: int, n_bins: int) -> FloatArray:
@@ -196,13 +193,11 @@ def read_per_trial(file: ArrayFile, key: str, n_trials: int) -> NDArray[Any]:
     """Read one value per trial, such as a condition or an index."""
     shape = file.shape(key)
     if math.prod(shape) != n_trials or max(shape, default=0) != n_trials:
-        raise file.wrong(
-            key,
-            f"shape {shape}",
-            f"{n_trials} values, one per trial",
-            hint="Is the first axis of the counts really trials? The order is trials x bins x "
-            "neurons; MATLAB's HDF5 files show the axes reversed.",
+        hint = (
+            "Is the first axis of the counts really trials? The order is trials x bins x neurons; "
+            "MATLAB's HDF5 files show the axes reversed."
         )
+        raise file.wrong(key, f"shape {shape}", f"{n_trials} values, one per trial", hint)
     return file.read(key).reshape(n_trials)
 
 
