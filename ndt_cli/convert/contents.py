@@ -23,7 +23,7 @@ from ndt_cli.errors import DataError, SettingsError, called, nearest
 
 _N_NAMES = 12
 
-PLAIN_KINDS = "buifSU"
+PLAIN_KINDS = "buifU"
 """Kinds of numpy's types that are numbers or text."""
 
 
@@ -45,11 +45,17 @@ class Item:
 
 
 def array_item(shape: tuple[int, ...], dtype: str, read: Callable[[], NDArray[Any]]) -> Item:
-    """Return an array; a column (n, 1) or a row (1, n) becomes a vector."""
-    if len(shape) != 2 or 1 not in shape:
-        return Item(shape, dtype, read)
-    vector = tuple(n for n in shape if n != 1) or (1,)
-    return Item(vector, dtype, lambda: read().reshape(vector))
+    """Return an array, bytes in it as text; a column (n, 1) or a row (1, n) becomes a vector."""
+    if len(shape) == 2 and 1 in shape:
+        shape = tuple(n for n in shape if n != 1) or (1,)
+
+    def values() -> NDArray[Any]:
+        found = read()
+        if found.dtype.kind == "S":
+            found = np.char.decode(found, "utf-8", "backslashreplace")
+        return found.reshape(shape)
+
+    return Item(shape, dtype, values)
 
 
 def fields_of(

@@ -391,9 +391,9 @@ def _unit_of_each(
     if units.shape != (n_spikes,):
         expected = f"{n_spikes} values, one per spike"
         raise contents.wrong("spike_units", name, f"shape {units.shape}", expected)
-    if units.dtype.kind in "SU":  # a column of names may hold some too
+    if units.dtype.kind == "U":  # a column of names may hold some too
         words = np.char.lower(np.char.strip(units))
-        known = ~np.isin(words, np.array(["", "nan", "inf", "+inf", "-inf"], units.dtype.kind))
+        known = ~np.isin(words, ["", "nan", "inf", "+inf", "-inf"])
     else:
         known = np.isfinite(units)
     unit_ids, places = np.unique(units[known], return_inverse=True)

@@ -125,6 +125,17 @@ def test_conditions_of_two_columns_have_one_name(rat):
     assert all_trials(converted.recording).conditions_B.tolist() == [1, 2, 0, 2, 1, 2, 0, 2]
 
 
+def test_text_that_is_stored_as_bytes_is_read_as_the_words_that_it_spells(rat):
+    _, units = flat(session())
+    sides = np.char.encode(["links", "größer"] * 4, "utf-8")
+    path = rat(side=sides, spike_units=np.char.encode(np.array(["a", "b", "µ"])[units], "utf-8"))
+    options = ConvertOptions(bin_ms=50, condition=("side",), where=("side in links, größer",))
+    converted = convert(path, options)
+    assert converted.report.conditions == {"größer": 4, "links": 4}
+    assert converted.report.neurons == ("a", "b", "µ")
+    assert set(converted.recording.train.trial_table["side"]) == {"größer", "links"}
+
+
 def test_conditions_that_differ_after_six_digits_have_names_of_their_own(rat):
     speeds = np.repeat([1234.5678, 1234.5679], 4)
     converted = convert(rat(speed=speeds), ConvertOptions(bin_ms=50, condition=("speed",)))
