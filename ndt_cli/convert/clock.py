@@ -68,6 +68,13 @@ def ms_to_us(value_ms: float, name: str) -> int:
     return ticks
 
 
+def bin_to_us(bin_ms: float, name: str) -> int:
+    """Return the bin width of an option in microseconds, at least one."""
+    if bin_ms < 0.001:
+        raise SettingsError(f"`{name}`: found {bin_ms:g} ms; expected 0.001 ms or more")
+    return ms_to_us(bin_ms, name)
+
+
 def in_bins(value_ms: float, bin_us: int, name: str) -> int:
     """Return the duration of an option in bins; it must be a whole number of them."""
     value_us = ms_to_us(value_ms, name)

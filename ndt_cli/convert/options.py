@@ -12,7 +12,7 @@ from pydantic import (
 )
 from typing_extensions import Self
 
-from ndt_cli.convert.clock import Clock, TimeUnit, ms_to_us
+from ndt_cli.convert.clock import Clock, TimeUnit, bin_to_us
 from ndt_cli.errors import SettingsError, nearest
 
 SplitBy = Literal["random", "condition", "blocks"]
@@ -213,8 +213,8 @@ class ConvertOptions(BaseModel):
             )
         for name in ("bin_ms", "counts_bin_ms"):
             value = getattr(self, name)
-            if value is not None and ms_to_us(value, name) < 1:
-                raise SettingsError(f"`{name}`: found {value:g} ms; expected 0.001 ms or more")
+            if value is not None:
+                bin_to_us(value, name)
         return self
 
     @property

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from ndt_cli.convert.clock import (
     Clock,
     TicksArray,
+    bin_to_us,
     common_intervals,
     inside,
     merge_intervals,
-    ms_to_us,
 )
 from ndt_cli.convert.contents import PLAIN_KINDS, Item, guess, guess_beside
 from ndt_cli.convert.tables import TRIAL_IDS, UNIT_IDS, ConvertJob, Table, match_rows
@@ -132,7 +132,7 @@ def bin_spikes(
     Raises
     ------
     SettingsError
-        If the bin width is not a whole number of microseconds.
+        If the bin width is not a whole number of microseconds, at least one.
     DataError
         If a bin has more than 65535 spikes.
 
@@ -143,10 +143,10 @@ def bin_spikes(
     >>> spikes_BTN[0, :, 0], lengths_B
     (array([0, 1, 0, 1], dtype=uint8), array([4]))
     """
-    clock, bin_us = Clock(), ms_to_us(bin_ms, "bin_ms")
-    times_us = tuple(np.sort(clock.to_us(np.asarray(times))) for times in spike_times_s)
-    starts_us_B = clock.to_us(np.asarray(starts_s))
-    lengths_B = np.maximum(clock.to_us(np.asarray(stops_s)) - starts_us_B, 0) // bin_us
+    clock, bin_us = Clock(), bin_to_us(bin_ms, "bin_ms")
+    times_us = tuple(np.sort(clock.to_us(times)) for times in spike_times_s)
+    starts_us_B = clock.to_us(starts_s)
+    lengths_B = np.maximum(clock.to_us(stops_s) - starts_us_B, 0) // bin_us
     spikes = SpikeTimes(times_us, np.arange(len(times_us)))
     return spikes.count(starts_us_B, lengths_B, bin_us), lengths_B
 

@@ -59,6 +59,12 @@ def test_counts_equal_integer_arithmetic(start_us, offsets_us, bin_us, long_us, 
     assert spikes_BTN[0, :, 0].tolist() == expected
 
 
+@pytest.mark.parametrize("bin_ms", [0, -20, 1e-7])
+def test_a_bin_has_a_width(bin_ms):
+    with pytest.raises(SettingsError, match=r"`bin_ms`: found .* ms; expected 0.001 ms or more"):
+        counts([0.1], 0.0, 0.3, bin_ms)
+
+
 def test_trials_of_unequal_length_are_zero_past_their_end():
     spikes_BTN, lengths_B = bin_spikes(
         [np.arange(0, 1, 0.1), np.array([])], np.array([0.0, 0.5]), np.array([0.45, 0.7]), 100
