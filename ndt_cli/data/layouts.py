@@ -344,7 +344,11 @@ def read_own(file: ArrayFile, settings: DataSettings) -> Recording:
             condition_names = dict(zip(numbers, names, strict=True))
     trial_ids_B: IntArray = np.arange(n_trials)
     if "trial_ids" in file:
-        (trial_ids_B,), _ = read_labels(file, {"trial_ids": n_trials})
+        numbers_B = as_whole(read_per_trial(file, "trial_ids", n_trials))
+        if numbers_B is None:
+            notes.append("`trial_ids` is not used: its values are not whole numbers.")
+        else:
+            trial_ids_B = numbers_B
     # British spelling is read too.
     behavior_key = "behaviour" if "behaviour" in file else "behavior"
     behavior_BTV = optional(behavior_key, read_series, n_trials, n_bins)

@@ -115,6 +115,16 @@ def test_trials_come_in_the_order_of_the_file_whatever_their_numbers(tmp_path):
     assert recording.trials("valid").is_valid_B.tolist() == [True, True]
 
 
+@pytest.mark.parametrize("ids", [[1, 2, 10, np.nan], ["t1", "t2", "t10", "t3"], [0.5, 1, 2, 3]])
+def test_trials_without_whole_numbers_are_counted_in_the_order_of_the_file(tmp_path, ids):
+    """And not in that of the words, by which t10 comes before t2."""
+    spikes = np.ones((4, 4, 2), int)
+    np.savez(tmp_path / "ids.npz", spikes=spikes, bin_ms=20, trial_ids=ids)
+    recording = load_file(tmp_path / "ids.npz", DEFAULTS)
+    assert all_trials(recording).trial_ids_B.tolist() == [0, 1, 2, 3]
+    assert "`trial_ids` is not used: its values are not whole numbers." in recording.notes
+
+
 @pytest.mark.parametrize("first", [2**60, -(2**60)])
 def test_numbers_of_trials_above_53_bits_stay_as_they_are(tmp_path, first):
     """Such as times in nanoseconds since 1970, or hashes."""
