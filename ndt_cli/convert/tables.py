@@ -22,8 +22,9 @@ from ndt_cli.data.spike_data import IntArray
 from ndt_cli.errors import DataError, SettingsError
 
 _COMPARISON = re.compile(r"\s*([^=!<>]+?)\s*(==|!=|<=|>=|=|<|>)\s*([^=!<>]+?)\s*")
-_MEMBERSHIP = re.compile(r"\s*([^=!<>]+?)\s+in\s+(.+?)\s*")
+_MEMBERSHIP = re.compile(r"\s*([^=!<>]+?)\s+(in)\s+(.+?)\s*")
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
+    "=": operator.eq,
     "==": operator.eq,
     "!=": operator.ne,
     "<": operator.lt,
@@ -90,13 +91,11 @@ def parse_filter(text: str, option: str) -> RowFilter:
     >>> parse_filter("duration_ms >= 500", "where").holds(np.array([499, 500]))
     array([False,  True])
     """
-    compared, member = _COMPARISON.fullmatch(text), _MEMBERSHIP.fullmatch(text)
-    if compared is not None:
-        column, sign, value = compared.groups()
-        return RowFilter(text, option, column, "==" if sign == "=" else sign, (_bare(value),))
-    if member is not None:
-        column, values = member.groups()
-        return RowFilter(text, option, column, "in", tuple(_bare(v) for v in values.split(",")))
+    match = _COMPARISON.fullmatch(text) or _MEMBERSHIP.fullmatch(text)
+    if match is not None:
+        column, sign, value = match.groups()
+        values = value.split(",") if sign == "in" else [value]
+        return RowFilter(text, option, column, sign, tuple(_bare(v) for v in values))
     raise SettingsError(
         f"`{option}`: found {text!r}; expected a column, one of == != < <= > >= in, and a value",
         hint=f"Such as `{option}='success == 1'`.",
@@ -337,8 +336,8 @@ class ConvertJob:
             return Table(contents, group, n_trials, "trials", clock, shape=shape)
         table = self.find_table(str(name), "trials")
         if table.n_rows != n_trials:
-            found, expected = f"{table.n_rows} rows", f"{n_trials}, one per trial of {what}"
-            raise contents.wrong("trials", str(name), found, expected)
+            expected = f"{n_trials}, one per trial of {what}"
+            raise contents.wrong("trials", str(name), f"{table.n_rows} rows", expected)
         return table
 
     def find_trials(self) -> Table | None:
