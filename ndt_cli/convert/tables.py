@@ -253,12 +253,15 @@ def read_conditions(
         return whole_B, {int(n): str(n) for n in np.unique(whole_B)}
     parts = [np.unique(v, return_inverse=True) for v in values]
     levels = np.stack([inverse for _, inverse in parts], axis=1)
-    rows, numbers_B = np.unique(levels, axis=0, return_inverse=True)
-    names = {
-        i: "/".join(plain_label(level[j]) for (level, _), j in zip(parts, row, strict=True))
-        for i, row in enumerate(rows)
-    }
-    return numbers_B.reshape(-1).astype(np.int64), names
+    rows, row_B = np.unique(levels, axis=0, return_inverse=True)
+    names = [
+        "/".join(plain_label(level[j]) for (level, _), j in zip(parts, row, strict=True))
+        for row in rows
+    ]
+    # Fractions that differ by rounding alone, such as 0.1 + 0.2 and 0.3, are one condition.
+    number_of = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    numbers_B = np.array([number_of[name] for name in names], dtype=np.int64)[row_B.reshape(-1)]
+    return numbers_B, {number: name for name, number in number_of.items()}
 
 
 # The journal, and where tables are found ----------------------------------------------------------

@@ -142,6 +142,15 @@ def test_conditions_that_differ_after_six_digits_have_names_of_their_own(rat):
     assert converted.report.conditions == {"1234.5678": 4, "1234.5679": 4}
 
 
+def test_fractions_that_differ_by_rounding_alone_are_one_condition(rat):
+    converted = convert(
+        rat(speed=np.array([0.1 + 0.2, 0.3, 0.1, 10.0] * 2)),
+        ConvertOptions(bin_ms=50, condition=("speed",)),
+    )
+    assert converted.report.conditions == {"0.1": 2, "0.3": 4, "10": 2}
+    assert all_trials(converted.recording).conditions_B.tolist() == [1, 1, 0, 2] * 2
+
+
 def test_validation_trials_are_drawn_by_seed_or_named(rat):
     path = rat()
 
