@@ -462,6 +462,8 @@ def _finite_times(
         raise job.contents.wrong("spike_times", name, found, "times")
     clock, kept = _spike_clock(job), np.isfinite(values)
     job.drop("spikes", int((~kept).sum()), len(kept), "have no time (NaN)")
+    if len(kept) and not kept.any():
+        raise job.nothing_left("spike")
     if clock.unit == "s" and len(values) >= _MANY and (values[kept] % 1 == 0).all():
         raise job.contents.wrong(
             "spike_times",

@@ -56,6 +56,13 @@ def test_no_trial_left_is_refused_with_the_reason(rat):
         convert(rat(), ConvertOptions(bin_ms=50, where=("side == up",)))
 
 
+@pytest.mark.parametrize("n_spikes", [50, 400])
+def test_spike_times_that_are_all_missing_are_refused_with_the_reason(rat, n_spikes):
+    path = rat(spike_times=np.full(n_spikes, np.nan), spike_units=np.arange(n_spikes) % 3)
+    with pytest.raises(DataError, match=f"no spike is left: {n_spikes} of {n_spikes} spikes have"):
+        convert(path, ConvertOptions(bin_ms=50))
+
+
 def test_an_event_that_did_not_happen_leaves_its_trial_out(rat):
     go = session().go.copy()
     go[2] = np.nan
