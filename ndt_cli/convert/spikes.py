@@ -56,9 +56,11 @@ class SpikeTimes:
     @property
     def span_us(self) -> tuple[int, int]:
         """From the first spike to just after the last one; from the first bin to the last."""
+        if self.bins_us is not None:
+            return self.bins_us[:2]
         fired = [times for times in self.times_us if len(times)]
-        if self.bins_us is not None or not fired:
-            return self.bins_us[:2] if self.bins_us else (0, 0)
+        if not fired:
+            return 0, 0
         return int(min(t[0] for t in fired)), int(max(t[-1] for t in fired)) + 1
 
     @property
@@ -285,8 +287,8 @@ def _read_channels(job: ConvertJob, name: str, item: Item, words: list[str]) -> 
         raise SettingsError(f"`axes={job.options.axes!r}`: expected channels,neurons")
     lists = [np.reshape(part, -1) for part in item.read()]
     job.taken["spike times"] = f"{name}, {item.shape[0]} {words[0]} x {item.shape[1]} {words[1]}"
-    places = [np.unravel_index(i, item.shape) for i in range(len(lists))]
     channel = words.index("channels")
+    places = np.ndindex(item.shape)
     labels = np.array([f"channel {p[channel]} unit {p[1 - channel]}" for p in places])
     held = [i for i, part in enumerate(lists) if len(part)]
     job.drop("units", len(lists) - len(held), len(lists), "have no spike")
