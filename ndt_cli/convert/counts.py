@@ -48,7 +48,9 @@ def read_continuous(
         if times.shape != (len(values_TN),):
             expected = f"{len(values_TN)} times, one per bin"
             raise contents.wrong("counts_times", times_name, f"shape {times.shape}", expected)
-        start_us = int(job.options.clock.to_us(times[:1])[0])
+        starts_us_T = job.options.clock.to_us(times)
+        _check_steps(contents, times_name, np.diff(starts_us_T), width_us)
+        start_us = int(starts_us_T[0])
     n_spikes = int(counts_TN.sum(dtype=np.int64))
     check_memory(8 * n_spikes, f"{contents.path}: {name!r}, {n_spikes} spikes,")
     middles_us_T = start_us + width_us // 2 + width_us * np.arange(len(counts_TN))
@@ -56,6 +58,19 @@ def read_continuous(
     bins_us = start_us, start_us + len(counts_TN) * width_us, width_us
     spikes = SpikeTimes(times_us, unit_names(contents, len(times_us)), bins_us=bins_us)
     return spikes, middles_us_T, chosen_bin_us(job, width_us)
+
+
+def _check_steps(contents: Contents, name: str, steps_us: TicksArray, width_us: int) -> None:
+    """Refuse bins that do not follow one another: spikes after a gap would be at wrong times."""
+    off_us = np.abs(steps_us - width_us)
+    mean_us = steps_us.mean() if len(steps_us) else width_us
+    # What is less is jitter, or times in single precision, and vanishes in the mean.
+    if off_us.max(initial=0) > width_us / 2 or abs(mean_us / width_us - 1) > 0.01:
+        at = int(np.argmax(off_us))
+        found = f"a step of {steps_us[at] / 1000:g} ms from bin {at} to the next"
+        expected = f"steps of {width_us / 1000:g} ms, the width of the bins"
+        hint = "Is that width right (`counts_bin_ms`)? Save parts with a gap between as two files."
+        raise contents.wrong("counts_times", name, found, expected, hint)
 
 
 def read_axes(

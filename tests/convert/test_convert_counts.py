@@ -125,6 +125,25 @@ def test_a_continuous_recording_is_cut_into_trials_on_its_clock(save):
 
 
 @pytest.mark.parametrize(
+    ("times_s", "said"),
+    [
+        (np.r_[np.arange(200), 5000 + np.arange(200)] / 1000, "a step of 4801 ms from bin 199"),
+        (np.arange(400) / 500, "a step of 2 ms from bin .*; expected steps of 1 ms"),
+        (np.arange(400) * 1.2e-3, "a step of 1.2 ms"),
+        (np.arange(400)[::-1] / 1000, "a step of -1 ms"),
+    ],
+)
+def test_bins_with_gaps_or_of_another_width_are_refused(save, times_s, said):
+    """Otherwise what comes after a gap would be cut at wrong times."""
+    path = save(counts=counts(400, 2), t=times_s, bin_ms=1)
+    with pytest.raises(DataError, match=f"`counts_times='t'`: found {said}"):
+        convert(path, ConvertOptions(chop_ms=10, counts_times="t"))
+    jittered = times_s[0] + np.arange(400) / 1000 + np.tile([0, 2e-4], 200)
+    path = save(counts=counts(400, 2), t=jittered.astype(np.float32), bin_ms=1)
+    assert convert(path, ConvertOptions(chop_ms=10, counts_times="t")).report.n_bins == 10
+
+
+@pytest.mark.parametrize(
     ("arrays", "options", "error", "said"),
     [
         ({"spikes": counts(4, 9, 2)}, {}, SettingsError, "found no bin width of the counts"),
