@@ -294,18 +294,18 @@ def guess_spikes(contents: Contents) -> tuple[str | None, str | None]:
             continue
         if items[found].kind == "lists" or len(items[found].shape) in n_axes:
             return found, None
-    units = guess(contents, "spike_units")
-    for name in _COLUMN_TIMES if units is not None else ():
+    units = items.get(guess(contents, "spike_units") or "")
+    for name in _COLUMN_TIMES:
         found = _first_like((name,), items)
-        if found is not None and items[found].shape == items[units or ""].shape:
+        if found is not None and units is not None and items[found].shape == units.shape:
             return found, None
     matrices = [n for n, item in items.items() if item.kind == "matrices"]
     matrices = [n for n in matrices if n.lower().endswith(("spikes", "counts"))]
     if len(matrices) == 1:
         return None, matrices[0]
     counts = guess(contents, "counts")
-    is_counts = contents.has_array(counts) and len(items[counts or ""].shape) in (2, 3)
-    return None, counts if is_counts else None
+    has_axes = counts is not None and len(items[counts].shape) in (2, 3)
+    return None, counts if has_axes and contents.has_array(counts) else None
 
 
 def _first_like(names: Iterable[str], known: Iterable[str]) -> str | None:

@@ -353,9 +353,9 @@ class ConvertJob:
             self.taken["trials"] = name
             return self.find_table(name, "trials")
         chosen = options.align or options.start
-        column = chosen or guess(contents, "start")
-        if contents.has_array(column) and len(contents.items[column or ""].shape) == 1:
-            return self.columns_of(contents.items[column or ""].shape[0])
+        item = contents.items.get(chosen or guess(contents, "start") or "")
+        if item is not None and item.kind == "array" and len(item.shape) == 1:
+            return self.columns_of(item.shape[0])
         if chosen:
             option = "align" if options.align else "start"
             raise contents.unknown(option, chosen, contents.items)
