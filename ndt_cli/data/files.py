@@ -504,17 +504,13 @@ class _H5Array:
 
     path: Path
     dataset: h5py.Dataset
+    dtype: np.dtype[Any]
     is_turned: bool
 
     @property
     def shape(self) -> tuple[int, ...]:
         shape = tuple(self.dataset.shape)
         return shape[::-1] if self.is_turned else shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        dtype: np.dtype[Any] = self.dataset.dtype
-        return dtype
 
     def check(self, n_rows: int | None = None) -> None:
         """Refuse what was never written, and rows (default: all) that free memory cannot hold."""
@@ -579,15 +575,10 @@ class ArrayFile:
         return self._array(key).shape
 
     def dtype(self, key: str) -> np.dtype[Any]:
-        array = self._array(key)
-        try:
-            return array.dtype
-        except DAMAGE as error:  # HDF5 has types that numpy lacks
-            raise self._unreadable(key, error) from error
+        return self._array(key).dtype
 
     def read(self, key: str) -> NDArray[Any]:
         """Return a whole array."""
-        self.dtype(key)
         array = self._array(key)
         array.check()
         try:
@@ -597,7 +588,6 @@ class ArrayFile:
 
     def blocks(self, key: str, n_rows: int) -> Iterator[NDArray[Any]]:
         """Yield an array this many rows at a time, with the errors of `read`; maybe read-only."""
-        self.dtype(key)
         array = self._array(key)
         array.check(min(n_rows, array.shape[0]))
         try:
@@ -641,13 +631,20 @@ class ArrayFile:
             except DAMAGE:
                 item = None
             if isinstance(item, h5py.Dataset) and item.shape is not None:
-                is_turned = len(item.shape) > 1 and bool(matlab_class(item))
-                self._arrays[key] = matlab_object(item) or _H5Array(self.path, item, is_turned)
+                self._arrays[key] = matlab_object(item) or self._h5_array(item)
             elif isinstance(item, Elsewhere):
                 self._arrays[key] = item
             else:
                 groups.append(key)
         self.groups = tuple(groups)
+
+    def _h5_array(self, dataset: h5py.Dataset) -> _H5Array | str:
+        try:
+            dtype = dataset.dtype
+        except DAMAGE as error:  # HDF5 has types that numpy lacks
+            return str(error)
+        is_turned = dataset.ndim > 1 and bool(matlab_class(dataset))
+        return _H5Array(self.path, dataset, dtype, is_turned)
 
     def _list_npz(self, archive: zipfile.ZipFile) -> None:
         for info in archive.infolist():
