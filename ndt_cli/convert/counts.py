@@ -48,7 +48,20 @@ def read_continuous(
         if times.shape != (len(values_TN),):
             expected = f"{len(values_TN)} times, one per bin"
             raise contents.wrong("counts_times", times_name, f"shape {times.shape}", expected)
-        start_us = int(job.options.clock.to_us(times[:1])[0])
+        times_us_T = job.options.clock.to_us(times)
+        start_us = int(times_us_T[0])
+        late_us_T = times_us_T - start_us - width_us * np.arange(len(times))
+        off = np.flatnonzero(2 * np.abs(late_us_T) > width_us)
+        if len(off):
+            raise contents.wrong(
+                "counts_times",
+                times_name,
+                f"the time of bin {off[0]} {late_us_T[off[0]] / 1000:g} ms from where bins of "
+                f"{width_us / 1000:g} ms without a gap put it",
+                "a time per bin, each a bin width after the one before",
+                "Is `counts_bin_ms` right? Where the recording has gaps, convert each stretch of "
+                "it on its own, or count its spikes again from their times.",
+            )
     n_spikes = int(counts_TN.sum(dtype=np.int64))
     check_memory(8 * n_spikes, f"{contents.path}: {name!r}, {n_spikes} spikes,")
     middles_us_T = start_us + width_us // 2 + width_us * np.arange(len(counts_TN))
@@ -327,7 +340,7 @@ def cut_counted_trials(job: ConvertJob, name: str, values_BTN: NDArray[Any]) -> 
     n_all = int(stored_BTN.sum(dtype=np.float64, where=is_count))
     n_kept = int(data.spikes_BTN.sum(dtype=np.int64))
     job.drop("spikes", n_all - n_kept, n_all, "are outside the trials' bins")
-    conditions_B, condition_names = read_conditions(table, options.condition, rows)
+    conditions_B, condition_names = read_conditions(table, options.condition, rows, job.notes)
     is_valid_B = job.valid_rows(table)
     return replace(
         data,

@@ -168,7 +168,10 @@ def _phy_units(folder: Path, ids: NDArray[Any]) -> dict[str, NDArray[Any]]:
 
 
 def _read_csv(path: Path) -> dict[str, NDArray[Any]]:
-    """Read a text table with names in its first row; a gap in a column of numbers becomes NaN."""
+    """Read a text table with names in its first row; a gap in a column of numbers becomes NaN.
+
+    A column without a name, such as the row numbers that pandas and R write, is left out.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -196,6 +199,7 @@ def _read_csv(path: Path) -> dict[str, NDArray[Any]]:
     return {
         name: _column(f"{path}: {name!r}", cells, decimal_comma=delimiter != ",")
         for name, cells in zip(names, zip(*rows[1:], strict=True), strict=True)
+        if name
     }
 
 
@@ -212,7 +216,7 @@ def _check_rows(path: Path, names: list[str], rows: list[list[str]]) -> None:
             f"{path}: found {len(names)} columns; expected at most {_MAX_COLUMNS}",
             hint="Is it a table of one row? Write one value per row, or save an array as .npz.",
         )
-    repeated = next((name for name, n in Counter(names).items() if n > 1), None)
+    repeated = next((name for name, n in Counter(filter(None, names)).items() if n > 1), None)
     if repeated is not None:
         raise DataError(f"{path}: found two columns with the name {repeated!r}")
     for number, row in enumerate(rows[1:], start=2):

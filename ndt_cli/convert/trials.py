@@ -144,7 +144,7 @@ def _plan_trials(
             "and may be in training and validation. `split='blocks'` parts them in time."
         )
     _check_size(job, spikes, len(rows) * int(n_bins_B.max()), bin_us)
-    conditions_B, condition_names = read_conditions(table, job.options.condition, rows)
+    conditions_B, condition_names = read_conditions(table, job.options.condition, rows, job.notes)
     validates_R = job.valid_rows(table)
     known = {
         "trial_ids_B": table.ids(rows),
@@ -343,7 +343,7 @@ def _plan_windows(
     if len(stretches_us) == 0 or (stretches_us[:, 1] - stretches_us[:, 0]).max() < 2 * bin_us:
         raise job.nothing_left("bin")
     numbers, condition_names = (
-        (None, {}) if table is None else read_conditions(table, options.condition, rows)
+        (None, {}) if table is None else read_conditions(table, options.condition, rows, job.notes)
     )
     is_valid_R = job.valid_rows(table)
 

@@ -152,3 +152,15 @@ def test_counts_that_are_unusable_are_refused(save, arrays, options, error, said
     with pytest.raises(error) as caught:
         convert(save(**arrays), ConvertOptions(**options))
     assert said in caught.value.message
+
+
+def test_bins_of_continuous_counts_are_where_their_times_say(save):
+    arrays = {"counts": counts(100, 3), "start_time": [0.2, 0.6], "stop_time": [0.4, 0.8]}
+    times_s = 0.01 * np.arange(100)
+    gap_s, slow_s = times_s + 5 * (times_s > 0.495), 2 * times_s
+    options = ConvertOptions(counts_times="t", counts_bin_ms=10)
+    for wrong_s, found in ((gap_s, "bin 50 5000 ms"), (slow_s, "bin 1 10 ms")):
+        with pytest.raises(DataError, match=f"`counts_times='t'`: found the time of {found}"):
+            convert(save(t=wrong_s, **arrays), options)
+    times_s += np.random.default_rng(0).uniform(-0.002, 0.002, 100)
+    assert convert(save(t=times_s, **arrays), options).recording.train.n_bins == 20

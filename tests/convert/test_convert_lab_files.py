@@ -90,6 +90,29 @@ def test_a_table_with_a_row_per_spike_is_read_by_its_columns(tmp_path):
     np.testing.assert_array_equal(data.spikes_BTN, expected_counts(times_s))
 
 
+def test_row_numbers_that_pandas_writes_before_a_table_are_left_out(tmp_path):
+    times_s = recording()
+    times, units = pooled(times_s)
+    spikes, trials = tmp_path / "spikes.csv", tmp_path / "trials.csv"
+    rows = [f"{i},{t},{u}" for i, (t, u) in enumerate(zip(times, units, strict=True))]
+    spikes.write_text("\n".join([",time,unit", *rows]))
+    rows = [f"{i},{start},{start + 1.6}" for i, start in enumerate(START)]
+    trials.write_text("\n".join([",start,stop", *rows]))
+    assert [entry.name for entry in list_contents(trials).entries] == ["start", "stop"]
+    data = converted(spikes, trials=str(trials), **OPTIONS)
+    np.testing.assert_array_equal(data.spikes_BTN, expected_counts(times_s))
+
+
+def test_units_that_are_numbered_within_each_channel_are_noted(tmp_path):
+    times, units = pooled(recording())
+    arrays = {"spike_times": times, "unit": units % 2, **TRIALS}
+    for electrodes, n_notes in ((units // 2, 1), (units % 2, 0)):
+        np.savez(tmp_path / "a.npz", electrode=electrodes, **arrays)
+        notes = convert(tmp_path / "a.npz", ConvertOptions(**OPTIONS)).report.notes
+        found = [note for note in notes if "several values of 'electrode'" in note]
+        assert len(found) == n_notes
+
+
 def test_rows_padded_with_zeros_have_no_spikes_there(tmp_path):
     times_s = recording()
     rows = np.zeros((4, max(map(len, times_s))))

@@ -226,3 +226,16 @@ def test_options_that_contradict_each_other_or_the_file_are_refused(rat, options
     with pytest.raises(SettingsError) as caught:
         convert(rat(), ConvertOptions(**options))
     assert said in caught.value.message
+
+
+def test_trials_without_a_condition_are_noted(rat):
+    path = rat(condition=[0.0, 1.0, np.nan, 1.0] * 2)
+    report = convert(path, ConvertOptions(bin_ms=20, condition=("condition",))).report
+    assert report.conditions == {"0": 2, "1": 4, "nan": 2}
+    assert "2 trials have no condition, and are a condition of their own" in report.notes[-1]
+
+
+def test_conditions_whose_numbers_differ_have_names_that_differ(rat):
+    path = rat(condition=[1000001.5, 1000002.5] * 4)
+    report = convert(path, ConvertOptions(bin_ms=20, condition=("condition",))).report
+    assert report.conditions == {"1000001.5": 4, "1000002.5": 4}
