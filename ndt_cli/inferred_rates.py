@@ -93,7 +93,11 @@ class Rates:
         }
         if data.start_bins_B is not None:
             found["continuous_start_ms"] = float(data.start_bins_B.min() * data.bin_ms)
-        found |= {f"trial_table/{name}": column for name, column in data.trial_table.items()}
+        # In HDF5, a slash is the path of a group.
+        found |= {
+            f"trial_table/{name.replace('/', '.')}": column
+            for name, column in data.trial_table.items()
+        }
         found["written_by"] = f"ndt {__version__}"
         return {key: np.asarray(value) for key, value in found.items() if value is not None}
 

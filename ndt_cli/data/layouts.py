@@ -37,6 +37,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ndt_cli.data.arrays import (
     as_whole,
@@ -353,7 +354,18 @@ def read_own(file: ArrayFile, settings: DataSettings) -> Recording:
     if behavior_BTV is not None:
         n_variables = behavior_BTV.shape[2]
         behavior_names = optional(f"{behavior_key}_names", read_names, n_variables, default=[])
+    numbers_B = [] if conditions_B is None else conditions_B.tolist()
+    n_unknown = sum(condition_names.get(n) in ("", "nan") for n in numbers_B)
+    if n_unknown:
+        notes.append(f"{n_unknown} trials have no condition, and are a condition of their own.")
     trial_table, table_notes = read_columns(file, n_trials)
+    trial_ids_B, names_B = _read_ids(file, n_trials)
+    if names_B is not None:
+        trial_table["trial_ids"] = names_B
+        notes.append(
+            "`trial_ids` are not whole numbers: they are a column of the trial table, and trials "
+            "are numbered from 0."
+        )
     whole = SpikeData(
         spikes_BTN=spikes_BTN,
         bin_ms=bin_ms,
@@ -363,7 +375,7 @@ def read_own(file: ArrayFile, settings: DataSettings) -> Recording:
         latents_BTK=optional("latents", read_series, n_trials, n_bins),
         behavior_BTV=behavior_BTV,
         behavior_names=tuple(behavior_names),
-        trial_ids_B=optional("trial_ids", _read_ids, n_trials, default=np.arange(n_trials)),
+        trial_ids_B=trial_ids_B,
         condition_names=condition_names,
         trial_table=trial_table,
         event=optional("event", read_text, default=""),
@@ -411,9 +423,18 @@ def _read_lengths(
     return whole.astype(np.int64), notes
 
 
-def _read_ids(file: ArrayFile, key: str, n_trials: int) -> IntArray:
-    (ids_B,), _ = read_labels(file, {key: n_trials})
-    return ids_B
+def _read_ids(file: ArrayFile, n_trials: int) -> tuple[IntArray, NDArray[np.str_] | None]:
+    """Return the number of each trial, from 0 if the file has none, and what it has instead."""
+    places_B = np.arange(n_trials)
+    if "trial_ids" not in file:
+        return places_B, None
+    ids_B = read_per_trial(file, "trial_ids", n_trials)
+    numbers_B = as_whole(ids_B)
+    if numbers_B is not None:
+        return numbers_B, None
+    if ids_B.dtype.kind not in "iufSUO":
+        raise file.wrong("trial_ids", f"values of type {ids_B.dtype}", "whole numbers or text")
+    return places_B, np.array(as_words(ids_B))
 
 
 def _read_start_ms(file: ArrayFile, key: str) -> float:

@@ -326,3 +326,22 @@ def test_there_must_be_memory_for_the_counts_and_their_two_splits(small, tmp_pat
     monkeypatch.setattr("ndt_cli.memory.free_bytes", lambda: int(1.5 * n_bytes))
     with pytest.raises(DataError, match=r"trials x .* needs at least"):
         load_file(path, DEFAULTS)
+
+
+def test_trials_without_a_condition_are_noted(tmp_path):
+    spikes = np.ones((6, 5, 2), int)
+    for conditions in ([0, 1, np.nan] * 2, ["0", "1", ""] * 2):
+        np.savez(tmp_path / "rat.npz", spikes=spikes, bin_ms=20, conditions=conditions)
+        recording = load_file(tmp_path / "rat.npz", DEFAULTS)
+        assert set(all_trials(recording).condition_labels) in ({"0", "1", "nan"}, {"0", "1", ""})
+        assert recording.notes[0].startswith("2 trials have no condition")
+
+
+def test_names_of_trials_are_kept_where_they_are_no_numbers(tmp_path):
+    ids = np.array(["b2", "a10", "a9"])
+    np.savez(tmp_path / "rat.npz", spikes=np.ones((3, 5, 2), int), bin_ms=20, trial_ids=ids)
+    recording = load_file(tmp_path / "rat.npz", DEFAULTS)
+    whole = all_trials(recording)
+    assert whole.trial_ids_B.tolist() == [0, 1, 2]
+    assert whole.trial_table["trial_ids"].tolist() == ids.tolist()
+    assert "`trial_ids` are not whole numbers" in recording.notes[0]
