@@ -243,7 +243,7 @@ def test_type_checkers_know_the_types_in_code_of_users(tmp_path):
 
 def test_masked_counts_are_unknown_and_refused(fitted):
     X = np.ma.masked_less(counts(), 1)
-    with pytest.raises(DataError, match="found nan at trial 0, .* expected finite counts"):
+    with pytest.raises(DataError, match=r"found nan at trial 0, .* expected finite counts"):
         fitted.rates(X)
     with pytest.raises(DataError, match="found nan"):
         fitted.rates(list(X))
