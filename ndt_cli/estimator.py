@@ -62,8 +62,8 @@ class NDT:
 
     Works with ``clone``, ``Pipeline``, ``cross_val_score`` and ``GridSearchCV`` of scikit-learn.
     ``X`` is spike counts with trials as its first axis: an array (trials, bins, neurons), or a list
-    of arrays (bins, neurons) whose numbers of bins may differ. `SpikeData` works too, and brings
-    conditions, true rates and behavior into the scores.
+    of arrays (bins, neurons) whose numbers of bins may differ. `SpikeData` works too: its split
+    (``is_valid_B``) is kept, and its conditions, true rates and behavior are scored.
 
     Parameters
     ----------
@@ -153,13 +153,17 @@ class NDT:
         data = _as_data(X, self._bin_ms(X, bin_ms))
         if odd := odd_width(data.bin_ms):
             warnings.warn(f"`bin_ms={data.bin_ms:g}` gives {odd}", RunWarning, stacklevel=2)
-        train, valid = split_trials(
-            data.n_trials,
-            valid_fraction=settings.data.valid_fraction,
-            seed=settings.data.split_seed,
-            conditions_B=data.conditions_B,
-            source="`X`",
-        )
+        is_valid_B = data.is_valid_B
+        if is_valid_B is not None and 0 < is_valid_B.sum() < data.n_trials:
+            train, valid = np.flatnonzero(~is_valid_B), np.flatnonzero(is_valid_B)
+        else:
+            train, valid = split_trials(
+                data.n_trials,
+                valid_fraction=settings.data.valid_fraction,
+                seed=settings.data.split_seed,
+                conditions_B=data.conditions_B,
+                source="`X`",
+            )
         recording = Recording(data.take(train), data.take(valid), "array", "ndt")
         check_recording(recording)
         out = None if self.out is None else Path(self.out)

@@ -263,3 +263,11 @@ def test_a_bin_width_in_seconds_is_a_warning():
 def test_train_trials_limits_the_trials_of_a_fit():
     ndt = tiny(settings={**TINY, "data.train_trials": 3}).fit(counts())
     assert json.loads((ndt.run_ / "run.json").read_text())["data"]["train"]["n_trials"] == 3
+
+
+def test_the_split_of_given_data_is_kept():
+    """Windows of one recording overlap: drawn at random, validation would share bins."""
+    X = counts().astype(np.uint8)
+    is_valid_B = np.arange(12) >= 5
+    data = SpikeData(X, 20.0, np.full(12, 8), is_valid_B=is_valid_B)
+    assert tiny(bin_ms=None).fit(data).summary_["evaluation"]["n_trials"] == 7

@@ -490,7 +490,9 @@ def _read_split(
         conditions_B=whole.conditions_B,
         source=f"{file.path}: `spikes`",
     )
-    within = "" if whole.conditions_B is None else ", in proportion within each condition"
+    numbers_B = whole.conditions_B
+    is_within = numbers_B is not None and len(np.unique(numbers_B)) < len(numbers_B)
+    within = ", in proportion within each condition" if is_within else ""
     note = (
         f"The file has no split: {len(valid)} of {whole.n_trials} trials were drawn for "
         f"validation{within} (`data.split_seed` {settings.split_seed})."
