@@ -129,6 +129,7 @@ def read_behavior(job: ConvertJob, bins_us_T: TicksArray | None = None) -> list[
             if options.behavior_times is not None:
                 times = contents.numbers(options.behavior_times, "behavior_times")
                 clock = options.behavior_clock
+                clock.check_name(options.behavior_times, contents.path)
             elif bins_us_T is not None and values.shape[:1] == bins_us_T.shape:
                 times, clock = bins_us_T, Clock("us")
             else:
@@ -189,5 +190,6 @@ def _read_file(job: ConvertJob, path: Path) -> Behavior:
         if not columns:
             raise contents.wrong("behavior", str(path), "no other column of numbers", "some")
     clock, values = job.options.behavior_clock, np.stack(list(columns.values()), axis=1)
+    clock.check_name(times_name, path)
     read = _known(job, clock, times, values, path.stem)
     return replace(read, names=tuple(columns))

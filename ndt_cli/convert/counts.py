@@ -48,6 +48,7 @@ def read_continuous(
         if times.shape != (len(values_TN),):
             expected = f"{len(values_TN)} times, one per bin"
             raise contents.wrong("counts_times", times_name, f"shape {times.shape}", expected)
+        job.options.clock.check_name(times_name, contents.path)
         times_us_T = job.options.clock.to_us(times)
         start_us = int(times_us_T[0])
         late_us_T = times_us_T - start_us - width_us * np.arange(len(times))

@@ -502,6 +502,7 @@ def _finite_times(
         found = f"values of type {values.dtype}"
         raise job.contents.wrong("spike_times", name, found, "times")
     clock, kept = _spike_clock(job), np.isfinite(values)
+    clock.check_name(name, job.contents.path)
     job.drop("spikes", int((~kept).sum()), len(kept), "have no time (NaN)")
     if clock.unit == "s" and len(values) >= _MANY and (values[kept] % 1 == 0).all():
         raise job.contents.wrong(

@@ -166,6 +166,7 @@ class Table:
         values = self.column(name, option)
         if values.dtype.kind not in "uif":
             raise self.contents.wrong(option, name, f"values of type {values.dtype}", "times")
+        self.clock.check_name(name, self.contents.path)
         known_R = np.isfinite(values)
         times_us_R = self.clock.to_us(np.where(known_R, values, 0))
         return times_us_R if self.zero_us_R is None else times_us_R + self.zero_us_R, known_R

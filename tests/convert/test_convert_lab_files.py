@@ -717,3 +717,17 @@ def test_counts_whose_labels_are_of_another_axis_are_refused_and_others_noted(tm
     np.savez(tmp_path / "b.npz", spikes=counts, bin_ms=20)
     notes = convert(tmp_path / "b.npz", ConvertOptions()).report.notes
     assert any("trials x bins x neurons, 12 x 50 x 40" in note for note in notes)
+
+
+def test_a_unit_at_the_end_of_a_name_is_not_another_unit(tmp_path):
+    times, units = pooled(recording())
+    ms = {"start_ms": 1000 * START, "stop_ms": 1000 * (START + 1.6)}
+    np.savez(tmp_path / "a.npz", time=times, unit=units, **ms)
+    with pytest.raises(SettingsError, match="'start_ms': found times that would be read in s"):
+        converted(tmp_path / "a.npz", **OPTIONS)
+    data = converted(tmp_path / "a.npz", trials_time_unit="ms", **OPTIONS)
+    np.testing.assert_array_equal(data.spikes_BTN, expected_counts(recording()))
+    np.savez(tmp_path / "a.npz", time_s=times, unit=units, **ms)
+    with pytest.raises(SettingsError, match="'time_s': .* expected those in s") as error:
+        converted(tmp_path / "a.npz", time_unit="ms", **OPTIONS)
+    assert "`time_unit='s'`" in error.value.hint
