@@ -18,6 +18,10 @@ from ndt_cli.convert.tables import ConvertJob
 from ndt_cli.data.spike_data import FloatArray, IntArray
 from ndt_cli.errors import DataError, SettingsError
 
+# Samples that are further apart than this, and span this many times as long as the trials, are in
+# another unit.
+_FEW_BINS, _LONGER = 4, 50
+
 _WIDEST_GAP = 3.0  # sampling intervals: a camera may drop a frame or two
 
 
@@ -66,7 +70,7 @@ class Behavior:
         between = np.flatnonzero((after > 0) & (after < len(times)))
         after = after[between]
         gap_us = times[after] - times[after - 1]
-        near = gap_us <= _WIDEST_GAP * self._interval_us
+        near = gap_us <= _WIDEST_GAP * self.interval_us
         between, after, gap_us = between[near], after[near], gap_us[near]
         share = ((at_us[between] - times[after - 1]) / gap_us)[:, None]
         before_SV = self.values_SV[after - 1]
@@ -74,22 +78,29 @@ class Behavior:
         return values
 
     @cached_property
-    def _interval_us(self) -> float:
+    def interval_us(self) -> float:
+        """Time from one sample to the next, the median."""
         return float(np.median(np.diff(self.times_us_S))) if len(self.times_us_S) > 1 else 0.0
 
 
 def check_known(
     behavior: Behavior, behavior_BTV: FloatArray, starts_us_B: TicksArray, stops_us_B: TicksArray,
-    source: str,
+    bin_us: int, source: str,
 ) -> None:  # fmt: skip
-    """Refuse behavior that is NaN in every bin: its clock is another one."""
-    if np.isfinite(behavior_BTV).any() or not np.isfinite(behavior.values_SV).any():
+    """Refuse behavior of another clock: NaN in every bin, or samples that are too far apart."""
+    if not np.isfinite(behavior.values_SV).any():
         return
     first, last = behavior.times_us_S[[0, -1]] / 1e6
     begin, end = starts_us_B.min() / 1e6, stops_us_B.max() / 1e6
+    if not np.isfinite(behavior_BTV).any():
+        found = "no sample in any trial; samples are"
+    elif behavior.interval_us > _FEW_BINS * bin_us and last - first > _LONGER * (end - begin):
+        found = f"samples {behavior.interval_us / 1e6:g} s apart,"
+    else:
+        return
     raise DataError(
-        f"{source}: behavior {', '.join(behavior.names)}: found no sample in any trial; samples "
-        f"are from {first:g} to {last:g} s, trials from {begin:g} to {end:g} s",
+        f"{source}: behavior {', '.join(behavior.names)}: found {found} from {first:g} to "
+        f"{last:g} s, trials from {begin:g} to {end:g} s",
         hint="Are both on one clock, in one unit? See `behavior_times` and `time_unit`; for "
         "continuous counts, `counts_times` gives the start of each bin.",
     )

@@ -728,6 +728,6 @@ def test_a_unit_at_the_end_of_a_name_is_not_another_unit(tmp_path):
     data = converted(tmp_path / "a.npz", trials_time_unit="ms", **OPTIONS)
     np.testing.assert_array_equal(data.spikes_BTN, expected_counts(recording()))
     np.savez(tmp_path / "a.npz", time_s=times, unit=units, **ms)
-    with pytest.raises(SettingsError, match="'time_s': .* expected those in s") as error:
+    with pytest.raises(SettingsError, match=r"'time_s': .* expected those in s") as error:
         converted(tmp_path / "a.npz", time_unit="ms", **OPTIONS)
     assert "`time_unit='s'`" in error.value.hint
