@@ -264,9 +264,9 @@ def read_lengths(job: ConvertJob, n_trials: int, source_us: int) -> IntArray | N
 
 def unit_names(contents: Contents, n_units: int) -> NDArray[Any]:
     """Return the names of the neurons in the file, else their numbers."""
-    name = guess(contents, "spike_units")
-    if name is not None and contents.has_array(name, (n_units,)):
-        return np.asarray(contents.items[name].read())
+    for name in (guess(contents, "spike_units"), "neuron_names", "unit_names"):
+        if contents.has_array(name, (n_units,)):
+            return np.asarray(contents.items[str(name)].read())
     return np.arange(n_units)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import h5py
 import numpy as np
@@ -18,6 +18,7 @@ from ndt_cli.convert.clock import Clock
 from ndt_cli.convert.contents import Contents, array_item, fields_of, held
 from ndt_cli.convert.hdf5 import list_hdf5
 from ndt_cli.convert.matlab import is_mat73, list_mat5, list_mat73
+from ndt_cli.data.arrays import as_words
 from ndt_cli.data.files import DAMAGE, ArrayFile, check_text, damaged, open_hdf5, text_array
 from ndt_cli.errors import DataError
 
@@ -45,14 +46,19 @@ def open_file(path: Path) -> Contents:
 
 
 def _guarded(path: Path, read: Callable[[], _Read]) -> _Read:
-    """Return what ``read`` does, with damage and text that cannot be written as a DataError."""
+    """Return what ``read`` does, with damage and text that cannot be written as a DataError.
+
+    Text that is stored as bytes is decoded.
+    """
     try:
-        found = read()
+        found: Any = read()
+        if isinstance(found, np.ndarray) and found.dtype.kind == "S":
+            found = text_array(str(path), as_words(found)).reshape(found.shape)
         for part in found if isinstance(found, list) else (found,):
             check_text(part)
     except DAMAGE as error:
         raise damaged(path, f"{type(error).__name__}: {error}") from error
-    return found
+    return cast(_Read, found)
 
 
 def _list(contents: Contents) -> None:

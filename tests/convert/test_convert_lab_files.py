@@ -731,3 +731,21 @@ def test_a_unit_at_the_end_of_a_name_is_not_another_unit(tmp_path):
     with pytest.raises(SettingsError, match=r"'time_s': .* expected those in s") as error:
         converted(tmp_path / "a.npz", time_unit="ms", **OPTIONS)
     assert "`time_unit='s'`" in error.value.hint
+
+
+def test_text_that_numpy_stores_as_bytes_is_text(tmp_path):
+    times, units = pooled(recording())
+    names = np.char.encode(np.char.add("\u00fc", units.astype(str)), "utf-8")
+    side = np.char.encode(np.array(["links", "r\u00fcck"] * 6), "utf-8")
+    np.savez(tmp_path / "a.npz", spike_times=times, spike_units=names, side=side, **TRIALS)
+    options = ConvertOptions(condition=("side",), where=("side == r\u00fcck",), **OPTIONS)
+    report = convert(tmp_path / "a.npz", options).report
+    assert report.neurons == ("\u00fc0", "\u00fc1", "\u00fc2", "\u00fc3")
+    assert report.conditions == {"r\u00fcck": 6}
+
+
+def test_names_of_neurons_in_a_spike_file_stay_when_it_is_converted(tmp_path):
+    names = np.array([b"u7", b"u3"])
+    spikes = np.ones((4, 6, 2), int)
+    np.savez(tmp_path / "a.npz", spikes=spikes, bin_ms=10, neuron_names=names)
+    assert converted(tmp_path / "a.npz", bin_ms=20).neuron_names == ("u7", "u3")
