@@ -25,6 +25,7 @@ from ndt_cli.errors import DataError
 _Read = TypeVar("_Read")
 
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d*(?:[eE][+-]?\d+)?\s*")
+_MISSING = ("", "NA", "N/A", "NULL", "None")  # in a column of numbers, as R and others write it
 _MAX_COLUMNS = 20_000
 _TEXT_ENDINGS = (".csv", ".tsv", ".txt")
 
@@ -84,6 +85,11 @@ def _list(contents: Contents) -> None:
         # Version 4 of MATLAB's files has no mark of its own, so the file's name has to tell.
         if head.startswith(b"MATLAB 5.0") or (head and path.suffix.lower() == ".mat"):
             list_mat5(contents)
+        elif path.suffix.lower() in (".xlsx", ".ods"):
+            raise DataError(
+                f"{path}: found a spreadsheet; expected a text table",
+                "Save each sheet as CSV UTF-8.",
+            )
         # What is empty, cut short or a Git LFS pointer is best explained there.
         elif zipfile.is_zipfile(path) or not head or head.startswith((b"PK", b"version https:")):
             _list_npz(contents)
@@ -235,12 +241,12 @@ def _check_rows(path: Path, names: list[str], rows: list[list[str]]) -> None:
 
 def _column(where: str, cells: tuple[str, ...], decimal_comma: bool) -> NDArray[Any]:
     """Return a column as numbers if it can be, else as text; a decimal comma if told."""
-    if decimal_comma and all(
-        _DECIMAL_COMMA.fullmatch(cell) or _is_number(cell or "0") for cell in cells
-    ):
-        cells = tuple(cell.replace(",", ".") for cell in cells)
+    texts = list(cells)
+    if decimal_comma:
+        texts = [c.replace(",", ".") if _DECIMAL_COMMA.fullmatch(c) else c for c in texts]
+    missing = _MISSING if any(map(_is_number, texts)) else ("",)
     try:
-        return np.array([cell if cell.strip() else "nan" for cell in cells], dtype=np.float64)
+        return np.array(["nan" if c.strip() in missing else c for c in texts], dtype=np.float64)
     except ValueError:
         return text_array(where, [cell.strip() for cell in cells])
 

@@ -4,6 +4,7 @@ import pickle
 import re
 import subprocess
 import sys
+import zipfile
 
 import h5py
 import numpy as np
@@ -749,3 +750,25 @@ def test_names_of_neurons_in_a_spike_file_stay_when_it_is_converted(tmp_path):
     spikes = np.ones((4, 6, 2), int)
     np.savez(tmp_path / "a.npz", spikes=spikes, bin_ms=10, neuron_names=names)
     assert converted(tmp_path / "a.npz", bin_ms=20).neuron_names == ("u7", "u3")
+
+
+@pytest.mark.parametrize(("delimiter", "point"), [(",", "."), (";", ",")])
+def test_a_missing_number_is_missing_however_it_is_written(tmp_path, delimiter, point):
+    go = [f"{start + 0.5:.2f}".replace(".", point) for start in START]
+    go[3:6] = ["NA", "", "N/A"]
+    notes = ["NA", "None"] * 6  # words, where there is no number
+    rows = [delimiter.join(row) for row in zip(go, notes, strict=True)]
+    (tmp_path / "trials.csv").write_text("\n".join([delimiter.join(["go", "note"]), *rows]))
+    times, units = pooled(recording())
+    np.savez(tmp_path / "a.npz", spike_times=times, spike_units=units)
+    options = {"trials": str(tmp_path / "trials.csv"), "align": "go", "window_ms": (-100, 300)}
+    data = converted(tmp_path / "a.npz", **options, **OPTIONS)
+    assert data.trial_ids_B.tolist() == [0, 1, 2, 6, 7, 8, 9, 10, 11]
+    assert data.trial_table["note"].tolist()[:2] == ["NA", "None"]
+
+
+def test_a_spreadsheet_is_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "trials.xlsx", "w") as archive:
+        archive.writestr("xl/workbook.xml", "<workbook/>")
+    with pytest.raises(DataError, match="found a spreadsheet"):
+        list_contents(tmp_path / "trials.xlsx")
