@@ -40,6 +40,16 @@ def read_continuous(
     Returns also the middle of each bin, and the width of the bins to make, in microseconds.
     """
     contents = job.contents
+    n_bins, n_neurons = values_TN.shape
+    if job.options.axes is None and n_bins < n_neurons:
+        raise contents.wrong(
+            "counts",
+            name,
+            f"{n_bins} bins x {n_neurons} neurons",
+            "more bins than neurons in a continuous recording",
+            "Give the order of the axes: `axes='neurons,bins'`, or `axes='bins,neurons'` if it is "
+            "as found.",
+        )
     counts_TN = as_counts(contents, name, values_TN)
     width_us, start_us = source_bin_us(job, name), 0
     times_name = job.options.counts_times

@@ -164,3 +164,15 @@ def test_bins_of_continuous_counts_are_where_their_times_say(save):
             convert(save(t=wrong_s, **arrays), options)
     times_s += np.random.default_rng(0).uniform(-0.002, 0.002, 100)
     assert convert(save(t=times_s, **arrays), options).recording.train.n_bins == 20
+
+
+def test_a_continuous_recording_has_more_bins_than_neurons(save):
+    stored = counts(200, 6)
+    options = {"chop_ms": 500, "counts_bin_ms": 10}
+    with pytest.raises(DataError, match="found 6 bins x 200 neurons") as error:
+        convert(save(counts=stored.T), ConvertOptions(**options))
+    assert "`axes='neurons,bins'`" in error.value.hint
+    whole = all_trials(convert(save(counts=stored), ConvertOptions(**options)).recording)
+    turned = ConvertOptions(axes="neurons,bins", **options)
+    same = all_trials(convert(save(counts=stored.T), turned).recording)
+    np.testing.assert_array_equal(same.spikes_BTN, whole.spikes_BTN)
