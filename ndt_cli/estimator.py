@@ -9,6 +9,7 @@ import math
 import shutil
 import sys
 import tempfile
+import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -19,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from ndt_cli.data.loading import hold_out_neurons
+from ndt_cli.data.arrays import odd_width
+from ndt_cli.data.loading import hold_out_neurons, limit_training
 from ndt_cli.data.spike_data import (
     MAX_COUNT,
     Recording,
@@ -33,7 +35,7 @@ from ndt_cli.engine.ensembles import Ensemble
 from ndt_cli.engine.events import Event, Started, Watcher
 from ndt_cli.engine.inference import Model, hiding_folds, load_trained
 from ndt_cli.engine.run_folder import HOLDER_FILE, LOCK_FILE, RunFolder
-from ndt_cli.errors import DataError, ExistingFileError, RunError, SettingsError
+from ndt_cli.errors import DataError, ExistingFileError, RunError, RunWarning, SettingsError
 from ndt_cli.evaluation import scored_parts
 from ndt_cli.fitting import fit
 from ndt_cli.metrics import SpikeScoreSums
@@ -60,8 +62,8 @@ class NDT:
 
     Works with ``clone``, ``Pipeline``, ``cross_val_score`` and ``GridSearchCV`` of scikit-learn.
     ``X`` is spike counts with trials as its first axis: an array (trials, bins, neurons), or a list
-    of arrays (bins, neurons) whose numbers of bins may differ. `SpikeData` works too, and brings
-    conditions, true rates and behavior into the scores.
+    of arrays (bins, neurons) whose numbers of bins may differ. `SpikeData` works too: its split
+    (``is_valid_B``) is kept, and its conditions, true rates and behavior are scored.
 
     Parameters
     ----------
@@ -149,13 +151,19 @@ class NDT:
         """
         settings = self._settings()
         data = _as_data(X, self._bin_ms(X, bin_ms))
-        train, valid = split_trials(
-            data.n_trials,
-            valid_fraction=settings.data.valid_fraction,
-            seed=settings.data.split_seed,
-            conditions_B=data.conditions_B,
-            source="`X`",
-        )
+        if odd := odd_width(data.bin_ms):
+            warnings.warn(f"`bin_ms={data.bin_ms:g}` gives {odd}", RunWarning, stacklevel=2)
+        is_valid_B = data.is_valid_B
+        if is_valid_B is not None and 0 < is_valid_B.sum() < data.n_trials:
+            train, valid = np.flatnonzero(~is_valid_B), np.flatnonzero(is_valid_B)
+        else:
+            train, valid = split_trials(
+                data.n_trials,
+                valid_fraction=settings.data.valid_fraction,
+                seed=settings.data.split_seed,
+                conditions_B=data.conditions_B,
+                source="`X`",
+            )
         recording = Recording(data.take(train), data.take(valid), "array", "ndt")
         check_recording(recording)
         out = None if self.out is None else Path(self.out)
@@ -174,8 +182,8 @@ class NDT:
                     shown(event)
 
             run = out or _temporary_folder(self) / "run"
-            heldout = hold_out_neurons(recording, settings.data)
-            fit(settings, out=run, recording=heldout, watch=watch, draw=out is not None)
+            chosen = hold_out_neurons(limit_training(recording, settings.data), settings.data)
+            fit(settings, out=run, recording=chosen, watch=watch, draw=out is not None)
         self._use(run)
         return self
 
@@ -464,9 +472,9 @@ def _as_data(X: Trials, bin_ms: float) -> SpikeData:
                 f"`X`: found {X.ndim} axes, {X.shape}; expected counts, trials x bins x neurons",
                 hint,
             )
-        trials = list(X)
+        trials = list(_as_array(X))
     elif isinstance(X, (list, tuple, np.ndarray)):
-        trials = [np.asarray(trial) for trial in X]
+        trials = [_as_array(trial) for trial in X]
     else:
         raise DataError(
             f"`X`: found {type(X).__name__}; expected an array, trials x bins x neurons, or a list "
@@ -498,11 +506,20 @@ def _as_data(X: Trials, bin_ms: float) -> SpikeData:
     )
 
 
+def _as_array(values: Any) -> NDArray[Any]:
+    """Return values as an array; what a masked array masks is NaN, since it is not a count."""
+    if np.ma.is_masked(values):
+        return np.asarray(values.astype(np.float64).filled(np.nan))
+    return np.asarray(values)
+
+
 def _check_counts(trial_TN: NDArray[Any], place: int) -> None:
     if trial_TN.dtype.kind not in "buif":
         raise DataError(f"`X[{place}]`: found values of type {trial_TN.dtype}; expected counts")
     if trial_TN.dtype.kind == "b":
         return
+    if trial_TN.dtype == np.float16:  # cannot hold the largest count
+        trial_TN = trial_TN.astype(np.float32)
     finite_TN = np.isfinite(trial_TN)
     rules = [
         (~finite_TN, "finite counts", "Shorter trials: give a list of arrays of unequal length."),

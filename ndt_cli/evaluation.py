@@ -36,6 +36,7 @@ from ndt_cli.data.spike_data import (
 from ndt_cli.engine.checkpoint import check_log
 from ndt_cli.engine.inference import (
     Model,
+    check_overrides,
     hiding_folds,
     load_trained,
     recording_of,
@@ -421,18 +422,7 @@ def _check_arguments(
     """Check what can be checked before minutes of computing."""
     if split not in (None, *get_args(Split)):
         raise SettingsError(f"`split={split!r}`: expected one of {', '.join(get_args(Split))}")
-    if overrides and data is None:
-        raise SettingsError(
-            "`overrides` can only change how another file is read, and no file is given",
-            "add `data='FILE'`, or train a run with those settings",
-        )
-    for override in overrides:
-        if not override.strip().startswith("data."):
-            raise SettingsError(
-                f"`{override.strip()}`: the run was trained with its own settings; only those of "
-                "[data] can change",
-                "such as `data.file_bin_ms=5`",
-            )
+    check_overrides(data, overrides)
     check_lags(lags_ms or ())
 
 

@@ -26,7 +26,7 @@ from ndt_cli.data.spike_data import (
     TrialValues,
     trial_blocks,
 )
-from ndt_cli.engine.inference import load_trained, recording_of
+from ndt_cli.engine.inference import check_overrides, load_trained, recording_of
 from ndt_cli.errors import DataError, MissingExtraError, SettingsError
 
 
@@ -93,7 +93,11 @@ class Rates:
         }
         if data.start_bins_B is not None:
             found["continuous_start_ms"] = float(data.start_bins_B.min() * data.bin_ms)
-        found |= {f"trial_table/{name}": column for name, column in data.trial_table.items()}
+        # In HDF5, a slash is the path of a group.
+        found |= {
+            f"trial_table/{name.replace('/', '.')}": column
+            for name, column in data.trial_table.items()
+        }
         found["written_by"] = f"ndt {__version__}"
         return {key: np.asarray(value) for key, value in found.items() if value is not None}
 
@@ -352,6 +356,7 @@ def infer_rates(
     """
     if split not in get_args(Split):
         raise SettingsError(f"`split={split!r}`: expected one of {', '.join(get_args(Split))}")
+    check_overrides(data, overrides)
     trained = load_trained(run, checkpoint, device, accept_changes=accept_changes)
     if recording is None or data is not None:
         recording, _ = recording_of(trained, data, overrides, accept_changes=accept_changes)

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import json
 import os
 import pickle
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 
 from ndt_cli import NDT, evaluate, load_settings
 from ndt_cli.data.spike_data import SpikeData
-from ndt_cli.errors import DataError, ExistingFileError, RunError, SettingsError
+from ndt_cli.errors import DataError, ExistingFileError, RunError, RunWarning, SettingsError
 
 TINY = {
     "train": {"max_steps": 4, "n_threads": 1, "device": "cpu", "precision": "float32"},
@@ -238,3 +239,35 @@ def test_type_checkers_know_the_types_in_code_of_users(tmp_path):
     mine = [line for line in checked.stdout.splitlines() if line.startswith("user.py")]
     assert len(mine) == 1, checked.stdout
     assert 'Revealed type is "ndt_cli.estimator.NDT"' in mine[0]
+
+
+def test_masked_counts_are_unknown_and_refused(fitted):
+    X = np.ma.masked_less(counts(), 1)
+    with pytest.raises(DataError, match=r"found nan at trial 0, .* expected finite counts"):
+        fitted.rates(X)
+    with pytest.raises(DataError, match="found nan"):
+        fitted.rates(list(X))
+    nothing_masked = np.ma.masked_less(counts(), 0)
+    assert np.array_equal(fitted.rates(nothing_masked), fitted.rates(counts()))
+
+
+def test_counts_in_half_precision_are_counts(fitted):
+    assert np.array_equal(fitted.rates(counts().astype(np.float16)), fitted.rates(counts()))
+
+
+def test_a_bin_width_in_seconds_is_a_warning():
+    with pytest.warns(RunWarning, match=r"`bin_ms=0.02` gives bins of 0.02 ms: is its unit right"):
+        tiny(bin_ms=0.02).fit(counts())
+
+
+def test_train_trials_limits_the_trials_of_a_fit():
+    ndt = tiny(settings={**TINY, "data.train_trials": 3}).fit(counts())
+    assert json.loads((ndt.run_ / "run.json").read_text())["data"]["train"]["n_trials"] == 3
+
+
+def test_the_split_of_given_data_is_kept():
+    """Windows of one recording overlap: drawn at random, validation would share bins."""
+    X = counts().astype(np.uint8)
+    is_valid_B = np.arange(12) >= 5
+    data = SpikeData(X, 20.0, np.full(12, 8), is_valid_B=is_valid_B)
+    assert tiny(bin_ms=None).fit(data).summary_["evaluation"]["n_trials"] == 7

@@ -65,7 +65,12 @@ def evaluate(
     ] = None,
     trial: Annotated[
         int | None,
-        typer.Option("--trial", min=0, help="Trial to draw.", show_default="a typical one"),
+        typer.Option(
+            "--trial",
+            min=0,
+            help="Trial to draw, by its place among those scored, from 0.",
+            show_default="a typical one",
+        ),
     ] = None,
     neurons: Annotated[
         list[str] | None,

@@ -97,7 +97,10 @@ def plot(
     trial: Annotated[
         int | None,
         typer.Option(
-            "--trial", min=0, help="Trial to draw: rates, heatmaps.", show_default="a typical one"
+            "--trial",
+            min=0,
+            help="Trial to draw, by its place among those scored, from 0: rates, heatmaps.",
+            show_default="a typical one",
         ),
     ] = None,
     neurons: Annotated[

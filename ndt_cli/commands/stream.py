@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ndt_cli.commands.console import note, out, warn
-from ndt_cli.errors import DataError
+from ndt_cli.errors import DataError, typed
 
 if TYPE_CHECKING:
     from ndt_cli.engine.run_folder import SplitFacts
@@ -46,7 +46,9 @@ def stream(
     as_json: Annotated[
         bool,
         typer.Option(
-            "--json", help="Print a JSON object for each bin: bin, time_ms, rates_hz, decoded."
+            "--json",
+            help="Print a JSON object for each bin: bin, time_ms (where it begins), rates_hz, "
+            "decoded.",
         ),
     ] = False,
 ) -> None:
@@ -69,6 +71,8 @@ def stream(
     decoder, names = _decoder(model) if decode else (None, ())
     rates = model.stream(provisional=provisional, decoder=decoder)
     note(_about(run, rates, names))
+    if (passes := model.settings.inference.passes) > 1:
+        note(f"these are rates of one pass; ndt rates {typed(run)} has the mean of {passes}")
     printer = _Printer(rates, names, as_json)
     lines = _Lines(str(run), rates, model.trained_on)
     times_ms = array("d", [0.0]) * _MOST_TIMES  # a list would grow by a number for each bin

@@ -18,6 +18,10 @@ from ndt_cli.convert.tables import ConvertJob
 from ndt_cli.data.spike_data import FloatArray, IntArray
 from ndt_cli.errors import DataError, SettingsError
 
+# Samples that are further apart than this, and span this many times as long as the trials, are in
+# another unit.
+_FEW_BINS, _LONGER = 4, 50
+
 _WIDEST_GAP = 3.0  # sampling intervals: a camera may drop a frame or two
 
 
@@ -45,16 +49,27 @@ class Behavior:
         return behavior_BTV
 
     def check_known(
-        self, cut_BTV: FloatArray, starts_us_B: TicksArray, stops_us_B: TicksArray, source: str
+        self,
+        cut_BTV: FloatArray,
+        starts_us_B: TicksArray,
+        stops_us_B: TicksArray,
+        bin_us: int,
+        source: str,
     ) -> None:
-        """Refuse behavior that is NaN in every bin of the trials: its clock is another one."""
-        if np.isfinite(cut_BTV).any() or not np.isfinite(self.values_SV).any():
+        """Refuse behavior of another clock: NaN in every bin, or samples that are too far apart."""
+        if not np.isfinite(self.values_SV).any():
             return
         first, last = self.times_us_S[[0, -1]] / 1e6
         begin, end = starts_us_B.min() / 1e6, stops_us_B.max() / 1e6
+        if not np.isfinite(cut_BTV).any():
+            found = "no sample in any trial; samples are"
+        elif self.interval_us > _FEW_BINS * bin_us and last - first > _LONGER * (end - begin):
+            found = f"samples {self.interval_us / 1e6:g} s apart,"
+        else:
+            return
         raise DataError(
-            f"{source}: behavior {', '.join(self.names)}: found no sample in any trial; samples "
-            f"are from {first:g} to {last:g} s, trials from {begin:g} to {end:g} s",
+            f"{source}: behavior {', '.join(self.names)}: found {found} from {first:g} to "
+            f"{last:g} s, trials from {begin:g} to {end:g} s",
             hint="Are both on one clock, in one unit? See `behavior_times` and `time_unit`; for "
             "continuous counts, `counts_times` gives the start of each bin.",
         )
@@ -81,7 +96,7 @@ class Behavior:
         between = np.flatnonzero((after > 0) & (after < len(times)))
         after = after[between]
         gap_us = times[after] - times[after - 1]
-        near = gap_us <= _WIDEST_GAP * self._interval_us
+        near = gap_us <= _WIDEST_GAP * self.interval_us
         between, after, gap_us = between[near], after[near], gap_us[near]
         share = ((at_us[between] - times[after - 1]) / gap_us)[:, None]
         before_SV = self.values_SV[after - 1]
@@ -89,7 +104,8 @@ class Behavior:
         return values
 
     @cached_property
-    def _interval_us(self) -> float:
+    def interval_us(self) -> float:
+        """Time from one sample to the next, the median."""
         return float(np.median(np.diff(self.times_us_S))) if len(self.times_us_S) > 1 else 0.0
 
 
@@ -127,6 +143,7 @@ def read_behavior(job: ConvertJob, bins_us_T: TicksArray | None = None) -> list[
             if options.behavior_times is not None:
                 times = contents.numbers(options.behavior_times, "behavior_times")
                 clock = options.behavior_clock
+                clock.check_name(options.behavior_times, contents.path)
             elif bins_us_T is not None and values.shape[:1] == bins_us_T.shape:
                 times, clock = bins_us_T, Clock("us")
             else:
@@ -179,5 +196,6 @@ def _read_file(job: ConvertJob, path: Path) -> Behavior:
         if not columns:
             raise contents.wrong("behavior", str(path), "no other column of numbers", "some")
     clock, values = job.options.behavior_clock, np.stack(list(columns.values()), axis=1)
+    clock.check_name(times_name, path)
     read = _known(job, clock, times, values, path.stem)
     return replace(read, names=tuple(columns))

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -37,6 +38,18 @@ class Clock:
             assert self.sample_rate_hz is not None
             return 1e6 / self.sample_rate_hz
         return _US_PER_UNIT[self.unit]
+
+    def check_name(self, name: str, where: Path) -> None:
+        """Refuse times whose name ends in another unit than this, such as ``start_ms``."""
+        ending = name.lower().rpartition("_")[2]
+        unit = next((unit for unit in _US_PER_UNIT if unit == ending), None)
+        if unit is not None and unit != self.unit and "_" in name:
+            raise SettingsError(
+                f"{where}: {name!r}: found times that would be read in {self.unit}; expected those "
+                f"in {unit}, by their name",
+                f"Give the unit: `time_unit={unit!r}`, or that of trials or behavior alone, "
+                f"`trials_time_unit={unit!r}`, `behavior_time_unit={unit!r}`.",
+            )
 
     def to_us(self, times: NDArray[Any]) -> TicksArray:
         """Return finite times in whole microseconds, or raise a SettingsError if one is absurd."""

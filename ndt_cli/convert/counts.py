@@ -40,6 +40,16 @@ def read_continuous(
     Returns also the middle of each bin, and the width of the bins to make, in microseconds.
     """
     contents = job.contents
+    n_bins, n_neurons = values_TN.shape
+    if job.options.axes is None and n_bins < n_neurons:
+        raise contents.wrong(
+            "counts",
+            name,
+            f"{n_bins} bins x {n_neurons} neurons",
+            "more bins than neurons in a continuous recording",
+            "Give the order of the axes: `axes='neurons,bins'`, or `axes='bins,neurons'` if it is "
+            "as found.",
+        )
     counts_TN = as_counts(contents, name, values_TN)
     width_us, start_us = source_bin_us(job, name), 0
     times_name = job.options.counts_times
@@ -48,9 +58,21 @@ def read_continuous(
         if times.shape != (len(values_TN),):
             expected = f"{len(values_TN)} times, one per bin"
             raise contents.wrong("counts_times", times_name, f"shape {times.shape}", expected)
-        starts_us_T = job.options.clock.to_us(times)
-        _check_steps(contents, times_name, np.diff(starts_us_T), width_us)
-        start_us = int(starts_us_T[0])
+        job.options.clock.check_name(times_name, contents.path)
+        times_us_T = job.options.clock.to_us(times)
+        start_us = int(times_us_T[0])
+        late_us_T = times_us_T - start_us - width_us * np.arange(len(times))
+        off = np.flatnonzero(2 * np.abs(late_us_T) > width_us)
+        if len(off):
+            raise contents.wrong(
+                "counts_times",
+                times_name,
+                f"the time of bin {off[0]} {late_us_T[off[0]] / 1000:g} ms from where bins of "
+                f"{width_us / 1000:g} ms without a gap put it",
+                "a time per bin, each a bin width after the one before",
+                "Is `counts_bin_ms` right? Where the recording has gaps, convert each stretch of "
+                "it on its own, or count its spikes again from their times.",
+            )
     n_spikes = int(counts_TN.sum(dtype=np.int64))
     check_memory(8 * n_spikes, f"{contents.path}: {name!r}, {n_spikes} spikes,")
     middles_us_T = start_us + width_us // 2 + width_us * np.arange(len(counts_TN))
@@ -58,19 +80,6 @@ def read_continuous(
     bins_us = start_us, start_us + len(counts_TN) * width_us, width_us
     spikes = SpikeTimes(times_us, unit_names(contents, len(times_us)), bins_us=bins_us)
     return spikes, middles_us_T, chosen_bin_us(job, width_us)
-
-
-def _check_steps(contents: Contents, name: str, steps_us: TicksArray, width_us: int) -> None:
-    """Refuse bins that do not follow one another: spikes after a gap would be at wrong times."""
-    off_us = np.abs(steps_us - width_us)
-    mean_us = steps_us.mean() if len(steps_us) else width_us
-    # What is less is jitter, or times in single precision, and vanishes in the mean.
-    if off_us.max(initial=0) > width_us / 2 or abs(mean_us / width_us - 1) > 0.01:
-        at = int(np.argmax(off_us))
-        found = f"a step of {steps_us[at] / 1000:g} ms from bin {at} to the next"
-        expected = f"steps of {width_us / 1000:g} ms, the width of the bins"
-        hint = "Is that width right (`counts_bin_ms`)? Save parts with a gap between as two files."
-        raise contents.wrong("counts_times", name, found, expected, hint)
 
 
 def read_axes(
@@ -259,9 +268,9 @@ def read_lengths(job: ConvertJob, n_trials: int, source_us: int) -> IntArray | N
 
 def unit_names(contents: Contents, n_units: int) -> NDArray[Any]:
     """Return the names of the neurons in the file, else their numbers."""
-    name = guess(contents, "spike_units")
-    if name is not None and contents.has_array(name, (n_units,)):
-        return np.asarray(contents.items[name].read())
+    for name in (guess(contents, "spike_units"), "neuron_names", "unit_names"):
+        if contents.has_array(name, (n_units,)):
+            return np.asarray(contents.items[str(name)].read())
     return np.arange(n_units)
 
 
@@ -336,7 +345,7 @@ def cut_counted_trials(job: ConvertJob, name: str, values_BTN: NDArray[Any]) -> 
     n_all = int(stored_BTN.sum(dtype=np.float64, where=is_count))
     n_kept = int(data.spikes_BTN.sum(dtype=np.int64))
     job.drop("spikes", n_all - n_kept, n_all, "are outside the trials' bins")
-    conditions_B, condition_names = read_conditions(table, options.condition, rows)
+    conditions_B, condition_names = read_conditions(table, options.condition, rows, job.notes)
     return replace(
         data,
         conditions_B=conditions_B,

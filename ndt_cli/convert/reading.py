@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import h5py
 import numpy as np
@@ -18,12 +18,14 @@ from ndt_cli.convert.clock import Clock
 from ndt_cli.convert.contents import Contents, array_item, fields_of, held
 from ndt_cli.convert.hdf5 import list_hdf5
 from ndt_cli.convert.matlab import is_mat73, list_mat5, list_mat73
+from ndt_cli.data.arrays import as_words
 from ndt_cli.data.files import DAMAGE, ArrayFile, check_text, damaged, open_hdf5, text_array
 from ndt_cli.errors import DataError
 
 _Read = TypeVar("_Read")
 
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d*(?:[eE][+-]?\d+)?\s*")
+_MISSING = ("", "NA", "N/A", "NULL", "None")  # in a column of numbers, as R and others write it
 _MAX_COLUMNS = 20_000
 _TEXT_ENDINGS = (".csv", ".tsv", ".txt")
 
@@ -45,14 +47,19 @@ def open_file(path: Path) -> Contents:
 
 
 def _guarded(path: Path, read: Callable[[], _Read]) -> _Read:
-    """Return what ``read`` does, with damage and text that cannot be written as a DataError."""
+    """Return what ``read`` does, with damage and text that cannot be written as a DataError.
+
+    Text that is stored as bytes is decoded.
+    """
     try:
-        found = read()
+        found: Any = read()
+        if isinstance(found, np.ndarray) and found.dtype.kind == "S":
+            found = text_array(str(path), as_words(found)).reshape(found.shape)
         for part in found if isinstance(found, list) else (found,):
             check_text(part)
     except DAMAGE as error:
         raise damaged(path, f"{type(error).__name__}: {error}") from error
-    return found
+    return cast(_Read, found)
 
 
 def _list(contents: Contents) -> None:
@@ -78,6 +85,11 @@ def _list(contents: Contents) -> None:
         # Version 4 of MATLAB's files has no mark of its own, so the file's name has to tell.
         if head.startswith(b"MATLAB 5.0") or (head and path.suffix.lower() == ".mat"):
             list_mat5(contents)
+        elif path.suffix.lower() in (".xlsx", ".ods"):
+            raise DataError(
+                f"{path}: found a spreadsheet; expected a text table",
+                "Save each sheet as CSV UTF-8.",
+            )
         # What is empty, cut short or a Git LFS pointer is best explained there.
         elif zipfile.is_zipfile(path) or not head or head.startswith((b"PK", b"version https:")):
             _list_npz(contents)
@@ -167,7 +179,10 @@ def _phy_units(folder: Path, ids: NDArray[Any]) -> dict[str, NDArray[Any]]:
 
 
 def _read_csv(path: Path) -> dict[str, NDArray[Any]]:
-    """Read a text table with names in its first row; a gap in a column of numbers becomes NaN."""
+    """Read a text table with names in its first row; a gap in a column of numbers becomes NaN.
+
+    A column without a name, such as the row numbers that pandas and R write, is left out.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -195,6 +210,7 @@ def _read_csv(path: Path) -> dict[str, NDArray[Any]]:
     return {
         name: _column(f"{path}: {name!r}", cells, decimal_comma=delimiter != ",")
         for name, cells in zip(names, zip(*rows[1:], strict=True), strict=True)
+        if name
     }
 
 
@@ -211,7 +227,7 @@ def _check_rows(path: Path, names: list[str], rows: list[list[str]]) -> None:
             f"{path}: found {len(names)} columns; expected at most {_MAX_COLUMNS}",
             hint="Is it a table of one row? Write one value per row, or save an array as .npz.",
         )
-    repeated = next((name for name, n in Counter(names).items() if n > 1), None)
+    repeated = next((name for name, n in Counter(filter(None, names)).items() if n > 1), None)
     if repeated is not None:
         raise DataError(f"{path}: found two columns with the name {repeated!r}")
     for number, row in enumerate(rows[1:], start=2):
@@ -224,12 +240,12 @@ def _check_rows(path: Path, names: list[str], rows: list[list[str]]) -> None:
 
 def _column(where: str, cells: tuple[str, ...], decimal_comma: bool) -> NDArray[Any]:
     """Return a column as numbers if it can be, else as text; a decimal comma if told."""
-    if decimal_comma and all(
-        _DECIMAL_COMMA.fullmatch(cell) or _is_number(cell or "0") for cell in cells
-    ):
-        cells = tuple(cell.replace(",", ".") for cell in cells)
+    texts = list(cells)
+    if decimal_comma:
+        texts = [c.replace(",", ".") if _DECIMAL_COMMA.fullmatch(c) else c for c in texts]
+    missing = _MISSING if any(map(_is_number, texts)) else ("",)
     try:
-        return np.array([cell if cell.strip() else "nan" for cell in cells], dtype=np.float64)
+        return np.array(["nan" if c.strip() in missing else c for c in texts], dtype=np.float64)
     except ValueError:
         return text_array(where, [cell.strip() for cell in cells])
 

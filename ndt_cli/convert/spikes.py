@@ -35,6 +35,9 @@ _MANY, _MOST_SAME, _FEW_SAME = 100, 0.5, 0.01
 # Observed without an end; and gaps that are of rounding, or of a sample, and not of recording.
 ALWAYS_US, _HAIRLINE_US = 2**57, 1000
 
+# Arrays beside the unit of each spike, within whose values units may be numbered.
+_CHANNELS = ("channel", "channels", "electrode", "electrodes", "probe", "shank", "tetrode", "array")
+
 # A matrix with more rows than this and fewer columns has a row per spike, not per unit.
 _FEWEST_COLUMNS = 5
 
@@ -401,10 +404,32 @@ def _unit_of_each(
     unit_ids, places = np.unique(units[known], return_inverse=True)
     unit_of = np.full(n_spikes, -1)
     unit_of[known] = places
+    _note_channels(job, job.taken["unit of each spike"], unit_of)
     if n_spikes >= _MANY and len(unit_ids) > n_spikes / 2:
         found = f"{len(unit_ids)} units for {n_spikes} spikes"
         raise contents.wrong("spike_units", name, found, "fewer units than spikes could fill")
     return unit_of, unit_ids
+
+
+def _note_channels(job: ConvertJob, units: str, unit_of: NDArray[np.integer]) -> None:
+    """Note units whose spikes are of several channels or probes: each may number its own units."""
+    group, _, last = units.rpartition("/")
+    for name in job.contents.children(group):
+        short = name.rpartition("/")[2].lower()
+        if short not in _CHANNELS or short == last.lower():
+            continue
+        if not job.contents.has_array(name, unit_of.shape):
+            continue
+        channels, channel_of = np.unique(job.contents.items[name].read(), return_inverse=True)
+        pairs = np.unique((unit_of * len(channels) + channel_of)[unit_of >= 0])
+        n_channels_N = np.bincount(pairs // len(channels))
+        n_units, n_several = len(n_channels_N), int((n_channels_N > 1).sum())
+        if n_several:
+            job.notes.append(
+                f"{n_several} of {n_units} units in {units!r} have spikes of several values of "
+                f"{name!r}, and were each taken as one neuron. If units are numbered within each "
+                f"{short}, write an array that names both, and give it: `spike_units=NAME`."
+            )
 
 
 def _trial_of_each(
@@ -463,6 +488,7 @@ def _finite_times(
         found = f"values of type {values.dtype}"
         raise job.contents.wrong("spike_times", name, found, "times")
     clock, kept = _spike_clock(job), np.isfinite(values)
+    clock.check_name(name, job.contents.path)
     job.drop("spikes", int((~kept).sum()), len(kept), "have no time (NaN)")
     if len(kept) and not kept.any():
         raise job.nothing_left("spike")

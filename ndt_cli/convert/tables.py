@@ -33,6 +33,7 @@ _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     ">=": operator.ge,
 }
 _BOOLEANS = {"true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0}
+_TRUTHS = {*_BOOLEANS, "0", "1"}
 _N_MISSING = 5
 
 TRIAL_IDS = ("trial", "trial_id", "id", "trial_number")
@@ -55,6 +56,7 @@ class RowFilter:
 
     def holds(self, column: NDArray[Any]) -> NDArray[np.bool_]:
         """Return for each row whether it meets the condition; a missing number never does."""
+        column = self._without_words(column)
         is_text = column.dtype.kind not in "buif"
         if is_text and self.operator in ("<", "<=", ">", ">="):
             raise self._wrong(f"column {self.column!r} is text, which has no order")
@@ -64,6 +66,14 @@ class RowFilter:
             return np.isin(rows, np.array(wanted))
         met = np.asarray(_COMPARE[self.operator](rows, wanted[0]), dtype=bool)
         return met if is_text else met & ~np.isnan(rows)
+
+    def _without_words(self, column: NDArray[Any]) -> NDArray[Any]:
+        """Return a column of True and False, as pandas and R write it, as numbers."""
+        words = [str(value).lower() for value in column.tolist()]
+        is_boolean = column.dtype.kind in "UO" and {""} < {"", *words} <= {"", *_BOOLEANS}
+        if not is_boolean or any(value.lower() not in _TRUTHS for value in self.values):
+            return column
+        return np.array([_BOOLEANS.get(word, np.nan) for word in words])
 
     def _number(self, value: str) -> float:
         if value.lower() in _BOOLEANS:
@@ -155,6 +165,7 @@ class Table:
         values = self.column(name, option)
         if values.dtype.kind not in "uif":
             raise self.contents.wrong(option, name, f"values of type {values.dtype}", "times")
+        self.clock.check_name(name, self.contents.path)
         known_R = np.isfinite(values)
         times_us_R = self.clock.to_us(np.where(known_R, values, 0))
         return times_us_R if self.zero_us_R is None else times_us_R + self.zero_us_R, known_R
@@ -238,12 +249,12 @@ def plain_label(label: Any) -> str:
 
 
 def read_conditions(
-    table: Table, columns: Sequence[str], rows_B: IntArray
+    table: Table, columns: Sequence[str], rows_B: IntArray, notes: list[str]
 ) -> tuple[IntArray | None, dict[int, str]]:
     """Number the conditions of some rows; return numbers, and the name of each condition.
 
     A single column of whole numbers keeps its numbers; any other is numbered in sorted order.
-    Several columns together name one condition.
+    Several columns together name one condition. Trials without one are noted.
     """
     if not columns:
         return None, {}
@@ -251,17 +262,28 @@ def read_conditions(
     whole_B = as_whole(values[0]) if len(values) == 1 else None
     if whole_B is not None:
         return whole_B, {int(n): str(n) for n in np.unique(whole_B)}
+    for name, v in zip(columns, values, strict=True):
+        n_unknown = int((np.isnan(v) if v.dtype.kind == "f" else v == "").sum())
+        if n_unknown:
+            notes.append(
+                f"{n_unknown} trials have no {name}, and are a condition of their own; `where` "
+                "leaves them out."
+            )
     parts = [np.unique(v, return_inverse=True) for v in values]
     levels = np.stack([inverse for _, inverse in parts], axis=1)
     rows, row_B = np.unique(levels, axis=0, return_inverse=True)
-    names = [
-        "/".join(plain_label(level[j]) for (level, _), j in zip(parts, row, strict=True))
-        for row in rows
-    ]
+    labels = [_labels(level) for level, _ in parts]
+    names = ["/".join(label[j] for label, j in zip(labels, row, strict=True)) for row in rows]
     # Fractions that differ by rounding alone, such as 0.1 + 0.2 and 0.3, are one condition.
     number_of = {name: number for number, name in enumerate(dict.fromkeys(names))}
     numbers_B = np.array([number_of[name] for name in names], dtype=np.int64)[row_B.reshape(-1)]
     return numbers_B, {number: name for name, number in number_of.items()}
+
+
+def _labels(levels: NDArray[Any]) -> list[str]:
+    """Return the values of a column as text: numbers with 6 digits, or more to tell them apart."""
+    short = [f"{v:g}" if isinstance(v, float) else str(v) for v in levels]
+    return short if len(set(short)) == len(short) else [plain_label(v) for v in levels]
 
 
 # The journal, and where tables are found ----------------------------------------------------------

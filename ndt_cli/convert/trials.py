@@ -79,7 +79,7 @@ def cut_recording(
     job.drop("spikes", n_outside, spikes.n_spikes, "are outside the trials' bins")
     parts = [series.cut(starts_us_B, n_bins_B, bin_us) for series in behavior]
     for series, cut_BTV in zip(behavior, parts, strict=True):
-        series.check_known(cut_BTV, starts_us_B, stops_us_B, source)
+        series.check_known(cut_BTV, starts_us_B, stops_us_B, bin_us, source)
     on_clock = table is None or table.zero_us_R is None
     return SpikeData(
         spikes_BTN=spikes.count(starts_us_B, n_bins_B, bin_us),
@@ -110,6 +110,7 @@ def _plan_trials(
         event_us_R, known_R, event = _events(job, table)
         job.taken["window"] = f"{before_ms:g} to {after_ms:g} ms around {event}"
         job.keep("trials", known_R, kept_R, f"have no {event}")
+        _check_events(job, table, event, event_us_R, kept_R)
         starts_us_R = event_us_R + ms_to_us(before_ms, "window_ms")
         n_bins_R = np.full(table.n_rows, in_bins(after_ms - before_ms, bin_us, "window_ms"))
     starts_us_R = spikes.snapped(starts_us_R)
@@ -139,7 +140,7 @@ def _plan_trials(
             "and may be in training and validation. `split='blocks'` parts them in time."
         )
     _check_size(job, spikes, len(rows) * int(n_bins_B.max()), bin_us)
-    conditions_B, condition_names = read_conditions(table, job.options.condition, rows)
+    conditions_B, condition_names = read_conditions(table, job.options.condition, rows, job.notes)
     known = {
         "trial_ids_B": table.ids(rows),
         "places_B": rows,
@@ -151,6 +152,34 @@ def _plan_trials(
         "start_ms": start_ms,
     }
     return starts_us_B, n_bins_B, known
+
+
+def _check_events(
+    job: ConvertJob, table: Table, event: str, event_us_R: TicksArray, kept_R: NDArray[np.bool_]
+) -> None:
+    """Refuse events that count from the start of each trial; note those outside of their trial."""
+    names = [_named(job, table, what) for what in ("start", "stop")]
+    if table.zero_us_R is not None or None in names or event in names:
+        return
+    (starts_us_R, has_start_R), (stops_us_R, has_stop_R) = (
+        table.times_us(str(name), "align") for name in names
+    )
+    rows = np.flatnonzero(kept_R & has_start_R & has_stop_R)
+    starts_us, stops_us, events_us = starts_us_R[rows], stops_us_R[rows], event_us_R[rows]
+    n_outside = int(((events_us < starts_us) | (events_us > stops_us)).sum())
+    n_relative = int(((events_us >= 0) & (events_us <= stops_us - starts_us)).sum())
+    found = f"{n_outside} of {len(rows)} trials have their {event} before {names[0]} or after "
+    found += f"{names[1]}"
+    if n_outside > len(rows) / 2 and n_relative > _MOST_FAR * len(rows):
+        raise table.contents.wrong(
+            "align",
+            event,
+            f"times that count from the start of each trial: {found}",
+            "times on the clock of the recording",
+            f"Add {names[0]} to them, and save the table again.",
+        )
+    if n_outside:
+        job.notes.append(f"{found}; `where` can leave them out.")
 
 
 def _rarest(spikes: SpikeTimes, starts_us: TicksArray, stops_us: TicksArray) -> str:
@@ -331,7 +360,7 @@ def _plan_windows(
     if len(stretches_us) == 0 or (stretches_us[:, 1] - stretches_us[:, 0]).max() < 2 * bin_us:
         raise job.nothing_left("bin")
     numbers, condition_names = (
-        (None, {}) if table is None else read_conditions(table, options.condition, rows)
+        (None, {}) if table is None else read_conditions(table, options.condition, rows, job.notes)
     )
     is_valid = job.valid_rows(table, rows)
 

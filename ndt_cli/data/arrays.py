@@ -273,9 +273,16 @@ def as_whole(values: NDArray[Any]) -> IntArray | None:
 
 
 def as_words(values: NDArray[Any]) -> list[str]:
-    """Return text however a file stores it; bytes that are not UTF-8 are escaped."""
+    """Return text however a file stores it; bytes that are not UTF-8 are escaped.
+
+    A whole number has no decimals, whatever its type.
+    """
     return [
-        v.decode(errors="backslashreplace") if isinstance(v, bytes) else str(v)
+        v.decode(errors="backslashreplace")
+        if isinstance(v, bytes)
+        else f"{v:.15g}"
+        if isinstance(v, float)
+        else str(v)
         for v in values.reshape(-1).tolist()
     ]
 
@@ -305,15 +312,20 @@ def stored_bin_ms(
         unit = "milliseconds" if ms_per_unit == 1 else "seconds"
         limits = f"{MIN_BIN_MS / ms_per_unit:g} to {MAX_BIN_MS / ms_per_unit:g}"
         raise file.wrong(key, f"{stored:g}", f"a bin width in {unit}, from {limits}")
-    notes = []
-    if bin_ms >= _LONG_BIN_MS or bin_ms < _SHORT_BIN_MS:
-        shown = f"{bin_ms / 1000:g} seconds" if bin_ms >= _LONG_BIN_MS else f"{bin_ms:g} ms"
-        notes.append(f"`{key}` gives bins of {shown}: is its unit right?")
+    notes = [f"`{key}` gives {odd}"] if (odd := odd_width(bin_ms)) else []
     if asked is not None and asked != bin_ms:
         notes.append(
             f"`{key}` gives bins of {bin_ms:g} ms; `data.file_bin_ms`, {asked:g}, is not used."
         )
     return bin_ms, notes
+
+
+def odd_width(bin_ms: float) -> str:
+    """Return what is odd about a bin width, as the end of a sentence; empty for a usual one."""
+    if _SHORT_BIN_MS <= bin_ms < _LONG_BIN_MS:
+        return ""
+    shown = f"{bin_ms / 1000:g} seconds" if bin_ms >= _LONG_BIN_MS else f"{bin_ms:g} ms"
+    return f"bins of {shown}: is its unit right?"
 
 
 def needed_bin_ms(file: ArrayFile, key: str, bin_ms: float | None) -> float:

@@ -162,7 +162,10 @@ def _describe_recording(
         "evaluate against true rates": both_have("rates_BTN"),
         "co-smoothing": train.n_heldout > 0 and valid.hidden_counts_known,
         "forward prediction": train.n_forward > 0 and valid.hidden_counts_known,
-        "decode behavior": both_have("behavior_BTV"),
+        "decode behavior": all(
+            data.behavior_BTV is not None and np.isfinite(data.behavior_BTV).any()
+            for data in (train, valid)
+        ),
         "match to PSTHs": _has_psths(train, valid),
     }
     return FileReport(

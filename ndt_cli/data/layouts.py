@@ -37,6 +37,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ndt_cli.data.arrays import (
     as_whole,
@@ -342,13 +343,6 @@ def read_own(file: ArrayFile, settings: DataSettings) -> Recording:
         if "condition_names" in file:
             names = read_names(file, "condition_names", len(numbers))
             condition_names = dict(zip(numbers, names, strict=True))
-    trial_ids_B: IntArray = np.arange(n_trials)
-    if "trial_ids" in file:
-        numbers_B = as_whole(read_per_trial(file, "trial_ids", n_trials))
-        if numbers_B is None:
-            notes.append("`trial_ids` is not used: its values are not whole numbers.")
-        else:
-            trial_ids_B = numbers_B
     # British spelling is read too.
     behavior_key = "behaviour" if "behaviour" in file else "behavior"
     behavior_BTV = optional(behavior_key, read_series, n_trials, n_bins)
@@ -356,7 +350,18 @@ def read_own(file: ArrayFile, settings: DataSettings) -> Recording:
     if behavior_BTV is not None:
         n_variables = behavior_BTV.shape[2]
         behavior_names = optional(f"{behavior_key}_names", read_names, n_variables, default=[])
+    numbers_B = [] if conditions_B is None else conditions_B.tolist()
+    n_unknown = sum(condition_names.get(n) in ("", "nan") for n in numbers_B)
+    if n_unknown:
+        notes.append(f"{n_unknown} trials have no condition, and are a condition of their own.")
     trial_table, table_notes = read_columns(file, n_trials)
+    trial_ids_B, names_B = _read_ids(file, n_trials)
+    if names_B is not None:
+        trial_table["trial_ids"] = names_B
+        notes.append(
+            "`trial_ids` are not whole numbers: they are a column of the trial table, and trials "
+            "are numbered from 0."
+        )
     whole = SpikeData(
         spikes_BTN=spikes_BTN,
         bin_ms=bin_ms,
@@ -414,6 +419,20 @@ def _read_lengths(
     return whole.astype(np.int64), notes
 
 
+def _read_ids(file: ArrayFile, n_trials: int) -> tuple[IntArray, NDArray[np.str_] | None]:
+    """Return the number of each trial, from 0 if the file has none, and what it has instead."""
+    places_B = np.arange(n_trials)
+    if "trial_ids" not in file:
+        return places_B, None
+    ids_B = read_per_trial(file, "trial_ids", n_trials)
+    numbers_B = as_whole(ids_B)
+    if numbers_B is not None:
+        return numbers_B, None
+    if ids_B.dtype.kind not in "iufSUO":
+        raise file.wrong("trial_ids", f"values of type {ids_B.dtype}", "whole numbers or text")
+    return places_B, np.array(as_words(ids_B))
+
+
 def _read_start_ms(file: ArrayFile, key: str) -> float:
     values = file.read(key)
     if values.size != 1 or values.dtype.kind not in "uif" or not np.isfinite(values).all():
@@ -466,7 +485,9 @@ def _read_split(
         conditions_B=whole.conditions_B,
         source=f"{file.path}: `spikes`",
     )
-    within = "" if whole.conditions_B is None else ", in proportion within each condition"
+    numbers_B = whole.conditions_B
+    is_within = numbers_B is not None and len(np.unique(numbers_B)) < len(numbers_B)
+    within = ", in proportion within each condition" if is_within else ""
     note = (
         f"The file has no split: {len(valid)} of {whole.n_trials} trials were drawn for "
         f"validation{within} (`data.split_seed` {settings.split_seed})."

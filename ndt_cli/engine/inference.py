@@ -21,7 +21,7 @@ from ndt_cli.engine.ensembles import Ensemble
 from ndt_cli.engine.measures import ValidationScores, mean_scores, scores_of_rates
 from ndt_cli.engine.preflight import check_same_data, is_same_data
 from ndt_cli.engine.trained_model import Float32Array, Model, TrainedModel
-from ndt_cli.errors import DataError
+from ndt_cli.errors import DataError, SettingsError
 from ndt_cli.settings.tree import Settings
 
 __all__ = [
@@ -136,6 +136,29 @@ def recording_of(
     # Other trials would pass for those of the training.
     check_same_data(trained.run, recording, accept_changes=accept_changes)
     return recording, True
+
+
+def check_overrides(data: Path | str | None, overrides: Sequence[str]) -> None:
+    """Refuse changes of settings that would not be used.
+
+    Raises
+    ------
+    SettingsError
+        If no file is given, which ``overrides`` could change the reading of, or one of them is not
+        of the ``[data]`` settings.
+    """
+    if overrides and data is None:
+        raise SettingsError(
+            "`overrides` can only change how another file is read, and no file is given",
+            "add `data='FILE'`, or train a run with those settings",
+        )
+    for override in overrides:
+        if not override.strip().startswith("data."):
+            raise SettingsError(
+                f"`{override.strip()}`: the run was trained with its own settings; only those of "
+                "[data] can change",
+                "such as `data.file_bin_ms=5`",
+            )
 
 
 def hiding_folds(

@@ -95,6 +95,7 @@ def test_a_model_that_looks_ahead_says_how_late_it_is_and_prints_every_bin(runs)
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     assert [line["bin"] for line in lines] == list(range(20))
     assert lines[7]["time_ms"] == 70.0
+    assert "these are rates of one pass" not in result.stderr
     rates_TN = [line["rates_hz"] for line in lines]
     np.testing.assert_allclose(rates_TN, whole(runs / "ahead", COUNTS), rtol=1e-4)
     provisional = stream(runs / "ahead", LINES, "--provisional")

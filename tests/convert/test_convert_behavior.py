@@ -65,3 +65,16 @@ def test_behavior_of_another_clock_is_refused(tmp_path):
     assert np.isfinite(made(first_s=5).behavior_BTV).any()  # some of it is enough
     with pytest.raises(DataError, match=r"speed: found no sample .* from 60 to 69\.99 s, .* 0 to"):
         made(first_s=60)
+
+
+def test_samples_on_a_clock_in_another_unit_are_refused(tmp_path):
+    times_ms = np.arange(0.0, 60_000.0, 10)
+    rng, start = np.random.default_rng(0), 2.0 + 2 * np.arange(20)
+    arrays = {"spike_times": np.sort(rng.uniform(0, 60, 2000)), "spike_units": np.zeros(2000, int)}
+    arrays |= {"start_time": start, "stop_time": start + 1, "pos": times_ms, "sampled": times_ms}
+    np.savez(tmp_path / "a.npz", **arrays)
+    options = {"bin_ms": 20, "behavior": ("pos",), "behavior_times": "sampled"}
+    with pytest.raises(DataError, match="found samples 10 s apart, from 0 to 59990 s"):
+        convert(tmp_path / "a.npz", ConvertOptions(**options))
+    options["behavior_time_unit"] = "ms"
+    assert convert(tmp_path / "a.npz", ConvertOptions(**options)).report.behavior == ("pos",)

@@ -125,25 +125,6 @@ def test_a_continuous_recording_is_cut_into_trials_on_its_clock(save):
 
 
 @pytest.mark.parametrize(
-    ("times_s", "said"),
-    [
-        (np.r_[np.arange(200), 5000 + np.arange(200)] / 1000, "a step of 4801 ms from bin 199"),
-        (np.arange(400) / 500, "a step of 2 ms from bin .*; expected steps of 1 ms"),
-        (np.arange(400) * 1.2e-3, "a step of 1.2 ms"),
-        (np.arange(400)[::-1] / 1000, "a step of -1 ms"),
-    ],
-)
-def test_bins_with_gaps_or_of_another_width_are_refused(save, times_s, said):
-    """Otherwise what comes after a gap would be cut at wrong times."""
-    path = save(counts=counts(400, 2), t=times_s, bin_ms=1)
-    with pytest.raises(DataError, match=f"`counts_times='t'`: found {said}"):
-        convert(path, ConvertOptions(chop_ms=10, counts_times="t"))
-    jittered = times_s[0] + np.arange(400) / 1000 + np.tile([0, 2e-4], 200)
-    path = save(counts=counts(400, 2), t=jittered.astype(np.float32), bin_ms=1)
-    assert convert(path, ConvertOptions(chop_ms=10, counts_times="t")).report.n_bins == 10
-
-
-@pytest.mark.parametrize(
     ("arrays", "options", "error", "said"),
     [
         ({"spikes": counts(4, 9, 2)}, {}, SettingsError, "found no bin width of the counts"),
@@ -171,3 +152,32 @@ def test_counts_that_are_unusable_are_refused(save, arrays, options, error, said
     with pytest.raises(error) as caught:
         convert(save(**arrays), ConvertOptions(**options))
     assert said in caught.value.message
+
+
+def test_bins_of_continuous_counts_are_where_their_times_say(save):
+    arrays = {"counts": counts(100, 3), "start_time": [0.2, 0.6], "stop_time": [0.4, 0.8]}
+    times_s = 0.01 * np.arange(100)
+    wrong = {
+        "bin 50 5000 ms": times_s + 5 * (times_s > 0.495),
+        "bin 1 10 ms": 2 * times_s,
+        "bin 6 6 ms": 1.1 * times_s,
+        "bin 1 -20 ms": times_s[::-1],
+    }
+    options = ConvertOptions(counts_times="t", counts_bin_ms=10)
+    for found, wrong_s in wrong.items():
+        with pytest.raises(DataError, match=f"`counts_times='t'`: found the time of {found}"):
+            convert(save(t=wrong_s, **arrays), options)
+    times_s += np.random.default_rng(0).uniform(-0.002, 0.002, 100)
+    assert convert(save(t=times_s, **arrays), options).recording.train.n_bins == 20
+
+
+def test_a_continuous_recording_has_more_bins_than_neurons(save):
+    stored = counts(200, 6)
+    options = {"chop_ms": 500, "counts_bin_ms": 10}
+    with pytest.raises(DataError, match="found 6 bins x 200 neurons") as error:
+        convert(save(counts=stored.T), ConvertOptions(**options))
+    assert "`axes='neurons,bins'`" in error.value.hint
+    whole = all_trials(convert(save(counts=stored), ConvertOptions(**options)).recording)
+    turned = ConvertOptions(axes="neurons,bins", **options)
+    same = all_trials(convert(save(counts=stored.T), turned).recording)
+    np.testing.assert_array_equal(same.spikes_BTN, whole.spikes_BTN)

@@ -4,6 +4,7 @@ import pickle
 import re
 import subprocess
 import sys
+import zipfile
 
 import h5py
 import numpy as np
@@ -88,6 +89,29 @@ def test_a_table_with_a_row_per_spike_is_read_by_its_columns(tmp_path):
     columns = {"spike_times": "cluster_class:1", "spike_units": "cluster_class:0"}
     data = converted(tmp_path / "a.npz", **columns, **OPTIONS)
     np.testing.assert_array_equal(data.spikes_BTN, expected_counts(times_s))
+
+
+def test_row_numbers_that_pandas_writes_before_a_table_are_left_out(tmp_path):
+    times_s = recording()
+    times, units = pooled(times_s)
+    spikes, trials = tmp_path / "spikes.csv", tmp_path / "trials.csv"
+    rows = [f"{i},{t},{u}" for i, (t, u) in enumerate(zip(times, units, strict=True))]
+    spikes.write_text("\n".join([",time,unit", *rows]))
+    rows = [f"{i},{start},{start + 1.6}" for i, start in enumerate(START)]
+    trials.write_text("\n".join([",start,stop", *rows]))
+    assert [entry.name for entry in list_contents(trials).entries] == ["start", "stop"]
+    data = converted(spikes, trials=str(trials), **OPTIONS)
+    np.testing.assert_array_equal(data.spikes_BTN, expected_counts(times_s))
+
+
+def test_units_that_are_numbered_within_each_channel_are_noted(tmp_path):
+    times, units = pooled(recording())
+    arrays = {"spike_times": times, "unit": units % 2, **TRIALS}
+    for electrodes, n_notes in ((units // 2, 1), (units % 2, 0)):
+        np.savez(tmp_path / "a.npz", electrode=electrodes, **arrays)
+        notes = convert(tmp_path / "a.npz", ConvertOptions(**OPTIONS)).report.notes
+        found = [note for note in notes if "several values of 'electrode'" in note]
+        assert len(found) == n_notes
 
 
 def test_rows_padded_with_zeros_have_no_spikes_there(tmp_path):
@@ -696,3 +720,57 @@ def test_counts_whose_labels_are_of_another_axis_are_refused_and_others_noted(tm
     np.savez(tmp_path / "b.npz", spikes=counts, bin_ms=20)
     notes = convert(tmp_path / "b.npz", ConvertOptions()).report.notes
     assert any("trials x bins x neurons, 12 x 50 x 40" in note for note in notes)
+
+
+def test_a_unit_at_the_end_of_a_name_is_not_another_unit(tmp_path):
+    times, units = pooled(recording())
+    ms = {"start_ms": 1000 * START, "stop_ms": 1000 * (START + 1.6)}
+    np.savez(tmp_path / "a.npz", time=times, unit=units, **ms)
+    with pytest.raises(SettingsError, match="'start_ms': found times that would be read in s"):
+        converted(tmp_path / "a.npz", **OPTIONS)
+    data = converted(tmp_path / "a.npz", trials_time_unit="ms", **OPTIONS)
+    np.testing.assert_array_equal(data.spikes_BTN, expected_counts(recording()))
+    np.savez(tmp_path / "a.npz", time_s=times, unit=units, **ms)
+    with pytest.raises(SettingsError, match=r"'time_s': .* expected those in s") as error:
+        converted(tmp_path / "a.npz", time_unit="ms", **OPTIONS)
+    assert "`time_unit='s'`" in error.value.hint
+
+
+def test_text_that_numpy_stores_as_bytes_is_text(tmp_path):
+    times, units = pooled(recording())
+    names = np.char.encode(np.char.add("\u00fc", units.astype(str)), "utf-8")
+    side = np.char.encode(np.array(["links", "r\u00fcck"] * 6), "utf-8")
+    np.savez(tmp_path / "a.npz", spike_times=times, spike_units=names, side=side, **TRIALS)
+    options = ConvertOptions(condition=("side",), where=("side == r\u00fcck",), **OPTIONS)
+    report = convert(tmp_path / "a.npz", options).report
+    assert report.neurons == ("\u00fc0", "\u00fc1", "\u00fc2", "\u00fc3")
+    assert report.conditions == {"r\u00fcck": 6}
+
+
+def test_names_of_neurons_in_a_spike_file_stay_when_it_is_converted(tmp_path):
+    names = np.array([b"u7", b"u3"])
+    spikes = np.ones((4, 6, 2), int)
+    np.savez(tmp_path / "a.npz", spikes=spikes, bin_ms=10, neuron_names=names)
+    assert converted(tmp_path / "a.npz", bin_ms=20).neuron_names == ("u7", "u3")
+
+
+@pytest.mark.parametrize(("delimiter", "point"), [(",", "."), (";", ",")])
+def test_a_missing_number_is_missing_however_it_is_written(tmp_path, delimiter, point):
+    go = [f"{start + 0.5:.2f}".replace(".", point) for start in START]
+    go[3:6] = ["NA", "", "N/A"]
+    notes = ["NA", "None"] * 6  # words, where there is no number
+    rows = [delimiter.join(row) for row in zip(go, notes, strict=True)]
+    (tmp_path / "trials.csv").write_text("\n".join([delimiter.join(["go", "note"]), *rows]))
+    times, units = pooled(recording())
+    np.savez(tmp_path / "a.npz", spike_times=times, spike_units=units)
+    options = {"trials": str(tmp_path / "trials.csv"), "align": "go", "window_ms": (-100, 300)}
+    data = converted(tmp_path / "a.npz", **options, **OPTIONS)
+    assert data.trial_ids_B.tolist() == [0, 1, 2, 6, 7, 8, 9, 10, 11]
+    assert data.trial_table["note"].tolist()[:2] == ["NA", "None"]
+
+
+def test_a_spreadsheet_is_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "trials.xlsx", "w") as archive:
+        archive.writestr("xl/workbook.xml", "<workbook/>")
+    with pytest.raises(DataError, match="found a spreadsheet"):
+        list_contents(tmp_path / "trials.xlsx")

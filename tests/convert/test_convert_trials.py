@@ -259,3 +259,26 @@ def test_options_that_contradict_each_other_or_the_file_are_refused(rat, options
     with pytest.raises(SettingsError) as caught:
         convert(rat(), ConvertOptions(**options))
     assert said in caught.value.message
+
+
+def test_trials_without_a_condition_are_noted(rat):
+    path = rat(condition=[0.0, 1.0, np.nan, 1.0] * 2)
+    report = convert(path, ConvertOptions(bin_ms=20, condition=("condition",))).report
+    assert report.conditions == {"0": 2, "1": 4, "nan": 2}
+    assert "2 trials have no condition, and are a condition of their own" in report.notes[-1]
+
+
+def test_conditions_whose_numbers_differ_have_names_that_differ(rat):
+    path = rat(condition=[1000001.5, 1000002.5] * 4)
+    report = convert(path, ConvertOptions(bin_ms=20, condition=("condition",))).report
+    assert report.conditions == {"1000001.5": 4, "1000002.5": 4}
+
+
+def test_events_that_count_from_the_start_of_each_trial_are_refused(rat):
+    made, options = session(), {"bin_ms": 20, "align": "go", "window_ms": (-20, 40)}
+    with pytest.raises(DataError, match="`align='go'`: found times that count from the start"):
+        convert(rat(go=made.go - made.start), ConvertOptions(**options))
+    go = np.where(np.arange(len(made.go)) == 3, 0.0, made.go)  # where it did not happen
+    notes = convert(rat(go=go), ConvertOptions(**options)).report.notes
+    assert any(n.startswith("1 of 8 trials have their go before start_time") for n in notes)
+    assert not convert(rat(), ConvertOptions(**options)).report.notes

@@ -56,3 +56,15 @@ def test_numbers_are_not_compared_with_words_and_words_have_no_order():
         parse_filter("x == good", "units_where").holds(NUMBERS)
     with pytest.raises(SettingsError, match="is text, which has no order"):
         parse_filter("x > good", "where").holds(WORDS)
+
+
+@pytest.mark.parametrize("text", ["x == 1", "x == true", "x != 0", "x != False", "x in 1"])
+def test_true_and_false_in_a_text_table_are_1_and_0(text):
+    column = np.array(["True", "FALSE", "", "true"])  # as pandas and R write them
+    assert np.flatnonzero(parse_filter(text, "where").holds(column)).tolist() == [0, 3]
+
+
+def test_words_that_are_not_compared_with_a_truth_stay_words():
+    column = np.array(["yes", "no", ""])
+    assert parse_filter("x != ''", "where").holds(column).tolist() == [True, True, False]
+    assert not parse_filter("x == 1", "where").holds(np.array(["", ""])).any()

@@ -53,6 +53,20 @@ def test_the_report_is_of_the_bins_that_are_trained_on(save):
     assert (report.bin_ms, report.splits[0].n_bins) == (20, 10)
 
 
+def test_behavior_that_is_missing_in_a_split_cannot_be_decoded(save):
+    split = np.array(["train", "valid"])[np.arange(40) // 30]
+    behavior = np.where((split == "valid")[:, None, None], np.nan, np.ones((40, 20, 1)))
+    report = describe_file(save(split=split, behavior=behavior), DEFAULTS)
+    assert report.uses == ("train",)
+    assert warned(report, "100.0 % of the validation trials' behavior is NaN")
+
+
+def test_a_split_within_conditions_is_noted_only_where_they_have_several_trials(save):
+    for n_conditions, is_within in ((40, False), (4, True)):
+        (note,) = describe_file(save(conditions=np.arange(40) % n_conditions), DEFAULTS).notes
+        assert ("in proportion within each condition" in note) == is_within
+
+
 def test_uses_follow_from_what_the_file_holds(save):
     spikes = RNG.poisson(0.5, (40, 20, 5))
     everything = {"rates": np.full(spikes.shape, 0.5), "n_heldout": 1, "n_forward": 2}

@@ -115,16 +115,6 @@ def test_trials_come_in_the_order_of_the_file_whatever_their_numbers(tmp_path):
     assert recording.trials("valid").is_valid_B.tolist() == [True, True]
 
 
-@pytest.mark.parametrize("ids", [[1, 2, 10, np.nan], ["t1", "t2", "t10", "t3"], [0.5, 1, 2, 3]])
-def test_trials_without_whole_numbers_are_counted_in_the_order_of_the_file(tmp_path, ids):
-    """And not in that of the words, by which t10 comes before t2."""
-    spikes = np.ones((4, 4, 2), int)
-    np.savez(tmp_path / "ids.npz", spikes=spikes, bin_ms=20, trial_ids=ids)
-    recording = load_file(tmp_path / "ids.npz", DEFAULTS)
-    assert all_trials(recording).trial_ids_B.tolist() == [0, 1, 2, 3]
-    assert "`trial_ids` is not used: its values are not whole numbers." in recording.notes
-
-
 @pytest.mark.parametrize("first", [2**60, -(2**60)])
 def test_numbers_of_trials_above_53_bits_stay_as_they_are(tmp_path, first):
     """Such as times in nanoseconds since 1970, or hashes."""
@@ -346,3 +336,23 @@ def test_there_must_be_memory_for_the_counts_and_their_two_splits(small, tmp_pat
     monkeypatch.setattr("ndt_cli.memory.free_bytes", lambda: int(1.5 * n_bytes))
     with pytest.raises(DataError, match=r"trials x .* needs at least"):
         load_file(path, DEFAULTS)
+
+
+def test_trials_without_a_condition_are_noted(tmp_path):
+    spikes = np.ones((6, 5, 2), int)
+    for conditions in ([0, 1, np.nan] * 2, ["0", "1", ""] * 2):
+        np.savez(tmp_path / "rat.npz", spikes=spikes, bin_ms=20, conditions=conditions)
+        recording = load_file(tmp_path / "rat.npz", DEFAULTS)
+        assert set(all_trials(recording).condition_labels) in ({"0", "1", "nan"}, {"0", "1", ""})
+        assert recording.notes[0].startswith("2 trials have no condition")
+
+
+@pytest.mark.parametrize("ids", [["b2", "a10", "a9"], [10, 2, np.nan], [0.5, 1, 2]])
+def test_trials_without_whole_numbers_are_counted_in_the_order_of_the_file(tmp_path, ids):
+    """And not in that of the words, by which a10 comes before a9; their names are kept."""
+    np.savez(tmp_path / "rat.npz", spikes=np.ones((3, 5, 2), int), bin_ms=20, trial_ids=ids)
+    recording = load_file(tmp_path / "rat.npz", DEFAULTS)
+    whole = all_trials(recording)
+    assert whole.trial_ids_B.tolist() == [0, 1, 2]
+    assert whole.trial_table["trial_ids"].tolist() == [str(v) for v in ids]
+    assert "`trial_ids` are not whole numbers" in recording.notes[0]

@@ -27,7 +27,7 @@ from ndt_cli.errors import (
 )
 from ndt_cli.evaluation import evaluate
 from ndt_cli.fitting import fit
-from ndt_cli.inferred_rates import Rates
+from ndt_cli.inferred_rates import Rates, infer_rates
 from ndt_cli.model.masking import draw_passes
 from ndt_cli.rates_file import write_rates
 from ndt_cli.settings.tree import InferenceSettings
@@ -70,6 +70,9 @@ def test_the_references_are_scored_like_the_model(run, spikes):
 def test_an_argument_that_is_not_usable_is_refused_before_anything_is_read(arguments, cause):
     with pytest.raises(SettingsError, match=cause):
         evaluate("no-such-run", **arguments)
+    if "lags_ms" not in arguments and "split" not in arguments:
+        with pytest.raises(SettingsError, match=cause):
+            infer_rates("no-such-run", **arguments)
 
 
 def test_a_run_is_not_evaluated_on_the_rebuilt_file_that_it_was_trained_on(spikes, tmp_path):
