@@ -62,6 +62,11 @@ class RowFilter:
             raise self._wrong(f"column {self.column!r} is text, which has no order")
         rows = column.astype(str) if is_text else column.astype(np.float64)
         wanted = [value if is_text else self._number(value) for value in self.values]
+        if column.dtype.kind == "f":
+            # 0.3 in single precision is another number than 0.3, and so is 0.1 + 0.2.
+            rtol = 4 * float(np.finfo(column.dtype).eps)
+            for value in [value for value in wanted if value % 1]:
+                rows = np.where(np.isclose(rows, value, rtol=rtol, atol=0), value, rows)
         if self.operator == "in":
             return np.isin(rows, np.array(wanted))
         met = np.asarray(_COMPARE[self.operator](rows, wanted[0]), dtype=bool)
@@ -104,12 +109,19 @@ def parse_filter(text: str, option: str) -> RowFilter:
     match = _COMPARISON.fullmatch(text) or _MEMBERSHIP.fullmatch(text)
     if match is not None:
         column, sign, value = match.groups()
+        if sign == "in":
+            value = _without_brackets(value)
         values = value.split(",") if sign == "in" else [value]
         return RowFilter(text, option, column, sign, tuple(_bare(v) for v in values))
     raise SettingsError(
         f"`{option}`: found {text!r}; expected a column, one of == != < <= > >= in, and a value",
         hint=f"Such as `{option}='success == 1'`.",
     )
+
+
+def _without_brackets(value: str) -> str:
+    """Return a list of values without the brackets that Python and SQL write around it."""
+    return value[1:-1] if value[:1] + value[-1:] in ("[]", "()", "{}") else value
 
 
 def _bare(value: str) -> str:
@@ -273,11 +285,14 @@ def read_conditions(
     levels = np.stack([inverse for _, inverse in parts], axis=1)
     rows, row_B = np.unique(levels, axis=0, return_inverse=True)
     labels = [_labels(level) for level, _ in parts]
-    names = ["/".join(label[j] for label, j in zip(labels, row, strict=True)) for row in rows]
+    keys = [tuple(label[j] for label, j in zip(labels, row, strict=True)) for row in rows]
     # Fractions that differ by rounding alone, such as 0.1 + 0.2 and 0.3, are one condition.
-    number_of = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    numbers_B = np.array([number_of[name] for name in names], dtype=np.int64)[row_B.reshape(-1)]
-    return numbers_B, {number: name for name, number in number_of.items()}
+    number_of = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    numbers_B = np.array([number_of[key] for key in keys], dtype=np.int64)[row_B.reshape(-1)]
+    names = ["/".join(key) for key in number_of]
+    if len(set(names)) < len(names):  # values with slashes, a/b with c and a with b/c
+        names = [" / ".join(map(repr, key)) for key in number_of]
+    return numbers_B, dict(enumerate(names))
 
 
 def _labels(levels: NDArray[Any]) -> list[str]:

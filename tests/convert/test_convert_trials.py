@@ -261,6 +261,16 @@ def test_options_that_contradict_each_other_or_the_file_are_refused(rat, options
     assert said in caught.value.message
 
 
+def test_values_with_slashes_in_two_columns_are_no_one_condition(rat):
+    n = len(np.load(rat())["start_time"])
+    first, second = np.array(["a/b", "a"] * n)[:n], np.array(["c", "b/c"] * n)[:n]
+    converted = convert(
+        rat(first=first, second=second), ConvertOptions(bin_ms=50, condition=("first", "second"))
+    )
+    assert len(converted.report.conditions) == 2
+    assert sum(converted.report.conditions.values()) == n
+
+
 def test_trials_without_a_condition_are_noted(rat):
     path = rat(condition=[0.0, 1.0, np.nan, 1.0] * 2)
     report = convert(path, ConvertOptions(bin_ms=20, condition=("condition",))).report

@@ -68,3 +68,26 @@ def test_words_that_are_not_compared_with_a_truth_stay_words():
     column = np.array(["yes", "no", ""])
     assert parse_filter("x != ''", "where").holds(column).tolist() == [True, True, False]
     assert not parse_filter("x == 1", "where").holds(np.array(["", ""])).any()
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [("x == 0.3", [1]), ("x != 0.3", [0, 2]), ("x in 0.1, 0.7", [0, 2]), ("x >= 0.7", [2])],
+)
+@pytest.mark.parametrize(
+    "column", [np.array([0.1, 0.3, 0.7], dtype=np.float32), np.array([0.1, 0.1 + 0.2, 0.8 - 0.1])]
+)
+def test_a_fraction_is_found_in_spite_of_rounding_and_single_precision(text, kept, column):
+    assert np.flatnonzero(parse_filter(text, "where").holds(column)).tolist() == kept
+
+
+def test_whole_numbers_are_compared_exactly():
+    column = np.array([16_777_214, 16_777_215], dtype=np.float32)
+    assert parse_filter("x == 16777215", "where").holds(column).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("values", ["[R, L]", "(R, L)", "{R, L}", "['R', \"L\"]"])
+def test_a_list_of_values_may_stand_in_brackets(values):
+    column = np.array(["L", "M", "R"])
+    kept = parse_filter(f"x in {values}", "where").holds(column)
+    assert kept.tolist() == [True, False, True]
