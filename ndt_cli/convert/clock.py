@@ -5,6 +5,7 @@ would fall to either side of it by chance. Every time is therefore rounded to th
 microsecond first. No recording is sampled faster.
 """
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,14 @@ TimeUnit = Literal["s", "ms", "us", "samples"]
 TicksArray = NDArray[np.int64]
 
 _US_PER_UNIT = {"s": 1e6, "ms": 1e3, "us": 1.0}
+_UNIT_WORDS = {
+    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), "s"),
+    **dict.fromkeys(("ms", "msec", "millisecond", "milliseconds"), "ms"),
+    **dict.fromkeys(("us", "usec", "\u00b5s", "\u03bcs", "microsecond", "microseconds"), "us"),
+    "samples": "samples",
+}
+# The word at the end of a name: start_ms, "start (ms)", "start [ms]".
+_UNIT_OF_NAME = re.compile(r"[_ (\[]([^\W\d_]+)[)\]]?\s*$")
 _MAX_US = 2**58  # nine thousand years, so that sums of times stay within 64 bits
 
 
@@ -41,9 +50,9 @@ class Clock:
 
     def check_name(self, name: str, where: Path) -> None:
         """Refuse times whose name ends in another unit than this, such as ``start_ms``."""
-        ending = name.lower().rpartition("_")[2]
-        unit = next((unit for unit in _US_PER_UNIT if unit == ending), None)
-        if unit is not None and unit != self.unit and "_" in name:
+        ending = _UNIT_OF_NAME.search(name)
+        unit = _UNIT_WORDS.get(ending[1].lower()) if ending else None
+        if unit is not None and unit != self.unit:
             raise SettingsError(
                 f"{where}: {name!r}: found times that would be read in {self.unit}; expected those "
                 f"in {unit}, by their name",

@@ -120,7 +120,7 @@ def _unknown(path: Path, head: bytes) -> DataError:
 #
 # spike_times.npy is in samples; params.py has the sampling rate, and is read as text.
 
-_SAMPLE_RATE = re.compile(r"^\s*sample_rate\s*=\s*([0-9.eE+]+)", re.MULTILINE)
+_SAMPLE_RATE = re.compile(r"^[ \t]*sample_rate[ \t]*=([^#\n]*)", re.MULTILINE)
 
 
 def _list_phy(contents: Contents) -> None:
@@ -147,8 +147,8 @@ def _list_phy(contents: Contents) -> None:
     if "spike_clusters" not in contents.items and "spike_templates" in contents.items:
         contents.items["spike_clusters"] = contents.items.pop("spike_templates")
     params = folder / "params.py"
-    found = _SAMPLE_RATE.search(params.read_text(errors="replace")) if params.is_file() else None
-    rate_hz = float(found[1]) if found and _is_number(found[1]) else None
+    found = _SAMPLE_RATE.findall(params.read_text(errors="replace")) if params.is_file() else []
+    rate_hz = float(found[-1]) if found and _is_number(found[-1]) else None  # the last counts
     contents.spike_clock = Clock("samples", rate_hz)
     if "spike_clusters" in contents.items:
         columns = _phy_units(folder, np.unique(contents.items["spike_clusters"].read()))

@@ -472,7 +472,8 @@ def _spike_clock(job: ConvertJob) -> Clock:
         return job.options.clock
     if rate_hz is None and clock.sample_rate_hz is None:
         raise SettingsError(
-            f"{job.contents.path}: found no sampling rate, no params.py with 'sample_rate'",
+            f"{job.contents.path}: found no sampling rate, no params.py with a number as "
+            "'sample_rate'",
             "Give it: `sample_rate_hz=30000`.",
         )
     clock = replace(clock, sample_rate_hz=rate_hz or clock.sample_rate_hz)
@@ -492,6 +493,16 @@ def _finite_times(
     job.drop("spikes", int((~kept).sum()), len(kept), "have no time (NaN)")
     if len(kept) and not kept.any():
         raise job.nothing_left("spike")
+    if clock.unit == "samples" and values.dtype.kind == "f" and (values[kept] % 1 != 0).any():
+        fraction = values[kept][values[kept] % 1 != 0][0]
+        raise job.contents.wrong(
+            "spike_times",
+            name,
+            f"a fraction, {fraction:.9g}",
+            "times in samples, which are whole numbers",
+            "Are they in seconds? `time_unit='s'`; of a folder of phy, save its spike times with "
+            "`spike_clusters` and the trials by `numpy.savez`.",
+        )
     if clock.unit == "s" and len(values) >= _MANY and (values[kept] % 1 == 0).all():
         raise job.contents.wrong(
             "spike_times",

@@ -455,6 +455,25 @@ def test_a_phy_folder_is_read_in_its_samples_with_its_labels(phy):
     assert kept.report.n_neurons == 4
 
 
+@pytest.mark.parametrize("text", ["30_000", "3e4  # Hz", "25000.\nsample_rate = 30000"])
+def test_the_sampling_rate_of_a_phy_folder_is_read_as_python_reads_it(phy, text):
+    (phy / "params.py").write_text(f"sample_rate = {text}\n")
+    data = converted(phy, trials=str(phy.parent / "trials.csv"), **OPTIONS)
+    np.testing.assert_array_equal(data.spikes_BTN, expected_counts(recording()))
+
+
+def test_a_sampling_rate_that_is_computed_is_asked_for(phy):
+    (phy / "params.py").write_text("sample_rate = 60000 / 2\n")
+    with pytest.raises(SettingsError, match="no params.py with a number as 'sample_rate'"):
+        converted(phy, trials=str(phy.parent / "trials.csv"), **OPTIONS)
+
+
+def test_spike_times_in_seconds_are_no_samples(phy):
+    np.save(phy / "spike_times.npy", pooled(recording())[0])
+    with pytest.raises(DataError, match="found a fraction, .*; expected times in samples"):
+        converted(phy, trials=str(phy.parent / "trials.csv"), **OPTIONS)
+
+
 def test_a_phy_folder_without_a_sampling_rate_needs_one(phy):
     (phy / "params.py").unlink()
     options = {"trials": str(phy.parent / "trials.csv"), **OPTIONS}
@@ -734,6 +753,23 @@ def test_a_unit_at_the_end_of_a_name_is_not_another_unit(tmp_path):
     with pytest.raises(SettingsError, match=r"'time_s': .* expected those in s") as error:
         converted(tmp_path / "a.npz", time_unit="ms", **OPTIONS)
     assert "`time_unit='s'`" in error.value.hint
+
+
+@pytest.mark.parametrize("unit", ["(ms)", "[ms]", "in ms", "msec", "(milliseconds)"])
+def test_a_unit_in_the_header_of_a_text_table_is_not_another_unit(tmp_path, unit):
+    times, units = pooled(recording())
+    spikes = [f"{u},{1000 * t:.0f}" for u, t in zip(units, times, strict=True)]
+    (tmp_path / "a.csv").write_text("\n".join([f"unit,time {unit}", *spikes]))
+    trials = [f"{1000 * s},{1000 * s + 1600}" for s in START]
+    (tmp_path / "b.csv").write_text("\n".join([f"start {unit},stop {unit}", *trials]))
+    options = {
+        "spike_times": f"time {unit}", "start": f"start {unit}", "stop": f"stop {unit}",
+        "trials": str(tmp_path / "b.csv"), **OPTIONS,
+    }  # fmt: skip
+    with pytest.raises(SettingsError, match="would be read in s; expected those in ms"):
+        converted(tmp_path / "a.csv", **options)
+    data = converted(tmp_path / "a.csv", time_unit="ms", **options)
+    np.testing.assert_array_equal(data.spikes_BTN, expected_counts(recording()))
 
 
 def test_text_that_numpy_stores_as_bytes_is_text(tmp_path):
