@@ -24,6 +24,7 @@ from ndt_cli.convert.reading import open_file
 from ndt_cli.convert.spikes import read_spike_times
 from ndt_cli.convert.tables import ConvertJob, Dropped
 from ndt_cli.convert.trials import cut_recording, draw_valid
+from ndt_cli.data.arrays import odd_width
 from ndt_cli.data.spike_data import Recording, SpikeData, check_recording, take_columns
 from ndt_cli.errors import DataError, SettingsError, called
 
@@ -234,6 +235,8 @@ def _drop_silent_units(job: ConvertJob, data: SpikeData) -> SpikeData:
 def _report(job: ConvertJob, recording: Recording, data: SpikeData) -> ConvertReport:
     """Describe what was cut and how it was split."""
     notes = list(job.notes)
+    if odd := odd_width(data.bin_ms):
+        notes.append(f"The trials have {odd}")
     padded = 1 - float(data.inside_BT.mean())
     if padded > _MANY_PADDED:
         notes.append(

@@ -241,9 +241,12 @@ def chosen_bin_us(job: ConvertJob, source_us: int) -> int:
     return bin_us
 
 
-def read_lengths(job: ConvertJob, n_trials: int, source_us: int) -> IntArray | None:
-    """Return the length of each trial in bins of the file; None if the file does not say."""
-    contents, options = job.contents, job.options
+def read_lengths(job: ConvertJob, shape: tuple[int, ...], source_us: int) -> IntArray | None:
+    """Return the length of each trial in bins of the file; None if the file does not say.
+
+    ``shape`` is that of the counts, trials x bins x neurons.
+    """
+    contents, options, (n_trials, n_bins, *_) = job.contents, job.options, shape
     in_bins = options.lengths or (None if options.length_ms else guess(contents, "lengths"))
     name = in_bins or options.length_ms or guess(contents, "length_ms")
     if name is None:
@@ -251,15 +254,18 @@ def read_lengths(job: ConvertJob, n_trials: int, source_us: int) -> IntArray | N
     option = "lengths" if in_bins else "length_ms"
     values = contents.numbers(name, option)
     job.taken["length of a trial"] = name
-    found = expected = ""
+    found, expected, hint = "", "", None
     if values.shape != (n_trials,):
         found, expected = f"shape {values.shape}", f"{n_trials} values, one per trial"
     elif not (np.isfinite(values) & (values >= 0)).all():
         found, expected = f"{np.min(values):g}", "finite lengths from 0"
     elif in_bins and (values % 1 != 0).any():
         found, expected = f"{values[values % 1 != 0][0]:g}", "whole numbers of bins"
+    elif in_bins and values.max(initial=0) > n_bins:
+        found, expected = f"{values.max():g} bins", f"at most {n_bins}, the bins of the counts"
+        hint = f"Are they in ms? `length_ms={name!r}`."
     if found:
-        raise contents.wrong(option, name, found, expected)
+        raise contents.wrong(option, name, found, expected, hint)
     values = np.minimum(values.astype(np.float64), _LONGEST)
     if in_bins:
         return values.astype(np.int64)
@@ -291,7 +297,7 @@ def cut_counted_trials(job: ConvertJob, name: str, values_BTN: NDArray[Any]) -> 
     table = job.trials_beside(n_trials, "counts", name)
     kept_B = job.kept_rows(table)
     lengths_B = own_lengths(values_BTN)
-    stated_B = read_lengths(job, n_trials, source_us)
+    stated_B = read_lengths(job, values_BTN.shape, source_us)
     if stated_B is not None:
         lengths_B = np.minimum(lengths_B, stated_B)
     firsts_B, event, before_ms = np.zeros(n_trials, dtype=np.int64), "", 0.0

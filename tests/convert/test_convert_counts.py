@@ -181,3 +181,18 @@ def test_a_continuous_recording_has_more_bins_than_neurons(save):
     turned = ConvertOptions(axes="neurons,bins", **options)
     same = all_trials(convert(save(counts=stored.T), turned).recording)
     np.testing.assert_array_equal(same.spikes_BTN, whole.spikes_BTN)
+
+
+def test_lengths_beyond_the_bins_are_refused_for_they_may_be_in_ms(save):
+    path = save(spikes=counts(4, 10, 2), bin_ms=5, lengths=[50, 35, 20, 45])
+    with pytest.raises(DataError, match="found 50 bins; expected at most 10") as caught:
+        convert(path, ConvertOptions())
+    assert "`length_ms='lengths'`" in caught.value.hint
+    whole = all_trials(convert(path, ConvertOptions(length_ms="lengths")).recording)
+    assert whole.lengths_B.tolist() == [10, 7, 4, 9]
+
+
+@pytest.mark.parametrize(("width", "shown"), [({"dt": 20}, "20 seconds"), ({"bin_ms": 10}, "")])
+def test_a_bin_width_that_looks_like_another_unit_is_noted(save, width, shown):
+    notes = convert(save(spikes=counts(4, 10, 2), **width), ConvertOptions()).report.notes
+    assert any(f"bins of {shown}: is its unit right?" in note for note in notes) == bool(shown)
