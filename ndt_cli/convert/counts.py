@@ -78,7 +78,7 @@ def read_continuous(
     middles_us_T = start_us + width_us // 2 + width_us * np.arange(len(counts_TN))
     times_us = tuple(np.repeat(middles_us_T, counts_T) for counts_T in counts_TN.T)
     bins_us = start_us, start_us + len(counts_TN) * width_us, width_us
-    spikes = SpikeTimes(times_us, unit_names(contents, len(times_us)), bins_us=bins_us)
+    spikes = SpikeTimes(times_us, unit_names(job, len(times_us)), bins_us=bins_us)
     return spikes, middles_us_T, chosen_bin_us(job, width_us)
 
 
@@ -272,11 +272,13 @@ def read_lengths(job: ConvertJob, shape: tuple[int, ...], source_us: int) -> Int
     return np.asarray(np.rint(values * 1000).astype(np.int64) // source_us)
 
 
-def unit_names(contents: Contents, n_units: int) -> NDArray[Any]:
+def unit_names(job: ConvertJob, n_units: int) -> NDArray[Any]:
     """Return the names of the neurons in the file, else their numbers."""
+    contents = job.contents
     for name in (guess(contents, "spike_units"), "neuron_names", "unit_names"):
         if contents.has_array(name, (n_units,)):
             return np.asarray(contents.items[str(name)].read())
+    job.units_are_places = True
     return np.arange(n_units)
 
 
@@ -321,7 +323,7 @@ def cut_counted_trials(job: ConvertJob, name: str, values_BTN: NDArray[Any]) -> 
 
     rows = np.flatnonzero(kept_B)
     firsts_B, lengths_B = firsts_B[rows], lengths_B[rows]
-    unit_ids = unit_names(contents, n_neurons)
+    unit_ids = unit_names(job, n_neurons)
     units = job.kept_units(unit_ids)
     stored_BTN = values_BTN[rows][..., units]
     window_BTN = _shifted(stored_BTN, firsts_B, lengths_B, blank=0)

@@ -225,6 +225,7 @@ def _read_arrangement(job: ConvertJob, name: str) -> _Spikes:
     if values.ndim != 2:
         shape = f"{values.ndim} axes, {values.shape}"
         raise contents.wrong("spike_times", found, shape, "one or two")
+    job.units_are_places = True
     return _end_to_end(_rows_of_units(job, found, values), np.arange(len(values)))
 
 
@@ -243,6 +244,7 @@ def _named(job: ConvertJob, name: str, spikes: _Spikes) -> _Spikes:
     if len(set(labels.tolist())) < n_units:
         raise contents.wrong("spike_units", chosen, "names that occur twice", expected)
     job.taken["names of the units"] = chosen
+    job.units_are_places = False
     return replace(spikes, labels=labels)
 
 
@@ -270,12 +272,13 @@ def _read_lists(job: ConvertJob, name: str, item: Item) -> _Spikes:
             return _read_channels(job, name, item, words)
         return _read_trials(job, name, item, words)
     job.taken["spike times"] = name
+    job.units_are_places = True
     group, labels, observed = name.rpartition("/")[0], np.arange(int(np.prod(item.shape))), None
     for column in UNIT_IDS if group else ():
         if contents.has_array(f"{group}/{column}", item.shape):
             found = contents.items[f"{group}/{column}"].read()
             if len(set(found.tolist()) - {""}) == len(found):
-                labels = found
+                labels, job.units_are_places = found, False
                 break
     intervals = contents.items.get(f"{group}/obs_intervals")  # of NWB
     known = intervals is not None and (intervals.kind, intervals.shape) == ("lists", item.shape)
@@ -320,6 +323,12 @@ def _read_trials(job: ConvertJob, name: str, item: Item, words: list[str]) -> _S
         )
         raise job.contents.wrong("spike_times", name, found, "a row of lists per trial", hint)
     job.taken["spike times"] = f"{name}, {n_trials} trials x {n_units} units"
+    job.units_are_places = True
+    if job.options.axes is None and (known is None or known.n_rows == 1 or n_trials == n_units):
+        job.notes.append(
+            f"Lists of {name!r} were taken as {n_trials} trials x {n_units} units. If it is "
+            "otherwise: `axes='neurons,trials'`, or `axes='channels,neurons'`."
+        )
     spikes = _end_to_end([lists[i] for i in grid_BN.reshape(-1)], np.arange(n_units))
     trial_of, unit_of = np.divmod(spikes.unit_of, n_units)
     table = job.trials_beside(n_trials, "spikes")

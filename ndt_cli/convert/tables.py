@@ -215,7 +215,7 @@ def match_rows(
     """Return the row of each unit or trial in the spikes.
 
     Rows are matched by the first of the columns that holds all of the labels, else in order,
-    which is noted.
+    which is noted; without columns to look for, in order.
     """
     wanted = [plain_label(v) for v in labels.tolist()]
     partial: tuple[str, list[str]] | None = None
@@ -241,12 +241,14 @@ def match_rows(
             hint=f"Complete the column, or rename it if it is not the {name!r} of the spikes.",
         )
     if table.n_rows != len(labels):
+        hint = f"Such a column is looked for under the names {listed(id_columns)}."
         raise DataError(
             f"{table.contents.path}: {what}: found {table.n_rows} rows for {len(labels)} names in "
             "the spikes; expected one row each, or a column with their names",
-            hint=f"Such a column is looked for under the names {listed(id_columns)}.",
+            hint=hint if id_columns else "The spikes do not name their units.",
         )
-    notes.append(f"Rows of {what} were matched in order: no column holds the names in the spikes.")
+    why = "no column holds the names in the spikes" if id_columns else "the spikes have no names"
+    notes.append(f"Rows of {what} were matched in order: {why}.")
     return np.arange(len(labels))
 
 
@@ -323,6 +325,7 @@ class ConvertJob:
     taken: dict[str, str] = field(default_factory=dict)  # name in the file, by what it was used as
     dropped: list[Dropped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # assumptions, one sentence each
+    units_are_places: bool = False  # units have no names, and are numbered in order from 0
 
     def drop(self, what: str, n: int, n_all: int, why: str) -> None:
         """Note that some were left out, if any."""
@@ -417,7 +420,8 @@ class ConvertJob:
     def kept_units(self, unit_ids: NDArray[Any]) -> IntArray:
         """Return the positions of the units that meet the conditions of ``units_where``.
 
-        Rows of the table are matched by a column of the units' names, else in order.
+        Rows of the table are matched by a column of the units' names, else in order: a unit
+        without a name is not the one whose ``id`` is its place.
         """
         kept_N, rules = np.ones(len(unit_ids), dtype=bool), self.options.units_where
         if rules:
@@ -426,7 +430,8 @@ class ConvertJob:
                 table = self.columns_of(len(unit_ids), "units")
             else:
                 table = self.find_table(name, "units")
-            rows_N = match_rows(table, unit_ids, UNIT_IDS, self.notes)
+            id_columns = () if self.units_are_places else UNIT_IDS
+            rows_N = match_rows(table, unit_ids, id_columns, self.notes)
             for rule, holds_R in table.meeting(rules, "units_where"):
                 self.keep("units", holds_R[rows_N], kept_N, f"do not meet {rule!r}")
             if not kept_N.any():

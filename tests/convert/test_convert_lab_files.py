@@ -464,13 +464,13 @@ def test_the_sampling_rate_of_a_phy_folder_is_read_as_python_reads_it(phy, text)
 
 def test_a_sampling_rate_that_is_computed_is_asked_for(phy):
     (phy / "params.py").write_text("sample_rate = 60000 / 2\n")
-    with pytest.raises(SettingsError, match="no params.py with a number as 'sample_rate'"):
+    with pytest.raises(SettingsError, match=r"no params\.py with a number as 'sample_rate'"):
         converted(phy, trials=str(phy.parent / "trials.csv"), **OPTIONS)
 
 
 def test_spike_times_in_seconds_are_no_samples(phy):
     np.save(phy / "spike_times.npy", pooled(recording())[0])
-    with pytest.raises(DataError, match="found a fraction, .*; expected times in samples"):
+    with pytest.raises(DataError, match=r"found a fraction, .*; expected times in samples"):
         converted(phy, trials=str(phy.parent / "trials.csv"), **OPTIONS)
 
 
@@ -753,6 +753,43 @@ def test_a_unit_at_the_end_of_a_name_is_not_another_unit(tmp_path):
     with pytest.raises(SettingsError, match=r"'time_s': .* expected those in s") as error:
         converted(tmp_path / "a.npz", time_unit="ms", **OPTIONS)
     assert "`time_unit='s'`" in error.value.hint
+
+
+def cells(parts, shape):
+    """A cell array of MATLAB with a column of numbers in each cell."""
+    held = np.empty(len(parts), dtype=object)
+    held[:] = [np.asarray(part)[:, None] for part in parts]
+    return held.reshape(shape)
+
+
+@pytest.mark.parametrize("numbers", [[1, 2, 3, 4], [3, 2, 1, 0]])
+@pytest.mark.parametrize("how", ["lists", "rows", "counts"])
+def test_units_without_names_have_the_rows_of_their_table_in_order(tmp_path, numbers, how):
+    times = [part[:200] for part in recording()]
+    spikes = {
+        "lists": {"spike_times": cells(times, (1, 4))},
+        "rows": {"spike_times": np.array(times)},
+        "counts": {"spikes": expected_counts(times), "bin_ms": 20.0},
+    }[how]
+    quality = np.array(["good", "mua", "good", "mua"], dtype=object)
+    units = {"id": np.array(numbers), "quality": quality}
+    trials = {} if how == "counts" else {"trials": TRIALS}
+    scipy.io.savemat(tmp_path / "a.mat", spikes | trials | {"units": units})
+    options = ConvertOptions(units_where=("quality == good",), **OPTIONS)
+    result = convert(tmp_path / "a.mat", options)
+    counts = all_trials(result.recording).spikes_BTN
+    np.testing.assert_array_equal(counts, expected_counts(times)[..., ::2])
+    assert any("matched in order: the spikes have no names" in note for note in result.report.notes)
+
+
+def test_cells_of_trials_and_units_without_labels_are_noted(tmp_path):
+    parts = [np.array([0.1, 0.3 + 0.01 * k]) for k in range(15)]
+    scipy.io.savemat(tmp_path / "a.mat", {"spikes": cells(parts, (5, 3))})
+    note = "taken as 5 trials x 3 units"
+    options = ConvertOptions(window_ms=(0, 400), **OPTIONS)
+    assert any(note in text for text in convert(tmp_path / "a.mat", options).report.notes)
+    options = ConvertOptions(window_ms=(0, 400), axes="trials,neurons", **OPTIONS)
+    assert not any(note in text for text in convert(tmp_path / "a.mat", options).report.notes)
 
 
 @pytest.mark.parametrize("unit", ["(ms)", "[ms]", "in ms", "msec", "(milliseconds)"])
