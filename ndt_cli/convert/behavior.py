@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt_cli.convert.clock import Clock, TicksArray
+from ndt_cli.convert.clock import FAR_BACK_US, FEW_STEPS, Clock, TicksArray
 from ndt_cli.convert.contents import guess, listed
 from ndt_cli.convert.reading import open_file
 from ndt_cli.convert.tables import ConvertJob
@@ -168,10 +168,24 @@ def read_behavior(job: ConvertJob, bins_us_T: TicksArray | None = None) -> list[
 def _known(
     job: ConvertJob, clock: Clock, times: NDArray[Any], values: NDArray[Any], name: str
 ) -> Behavior:
-    """Return the samples that have a time."""
+    """Return the samples that have a time; refuse a clock that restarts."""
     known = np.isfinite(times)
     job.drop("samples", int((~known).sum()), len(known), f"of {name} have no time")
-    return sampled(clock.to_us(times[known]), values[known], name)
+    clock.note_coarse(times, name, job.notes)
+    times_us = clock.to_us(times[known])
+    steps_us = np.diff(times_us)
+    far = np.flatnonzero(steps_us < -FAR_BACK_US)
+    # Sorted, samples of several clocks would be averaged with one another.
+    if 0 < len(far) < FEW_STEPS * len(times_us):
+        at = far[np.argmin(steps_us[far])]
+        raise DataError(
+            f"{job.contents.path}: `behavior={name!r}`: found sample times that step back "
+            f"{len(far)} times, the furthest from {times_us[at] / 1e6:g} to "
+            f"{times_us[at + 1] / 1e6:g} s; expected ascending times on one clock",
+            hint="If they count from the start of each trial, add that to them. If they are only "
+            "out of order, sort them, and save them again.",
+        )
+    return sampled(times_us, values[known], name)
 
 
 def _read_file(job: ConvertJob, path: Path) -> Behavior:

@@ -30,6 +30,10 @@ _UNIT_WORDS = {
 }
 # The word at the end of a name: start_ms, "start (ms)", "start [ms]".
 _UNIT_OF_NAME = re.compile(r"[_ (\[]([^\W\d_]+)[)\]]?\s*$")
+# Times that step back further than this, in few of the steps, are of a clock that restarts.
+FAR_BACK_US, FEW_STEPS = 100_000, 0.2
+_COARSE_US = 100  # of times of trials or samples: worth a note
+
 _MAX_US = 2**58  # nine thousand years, so that sums of times stay within 64 bits
 
 
@@ -59,6 +63,23 @@ class Clock:
                 f"Give the unit: `time_unit={unit!r}`, or that of trials or behavior alone, "
                 f"`trials_time_unit={unit!r}`, `behavior_time_unit={unit!r}`.",
             )
+
+    def step_us(self, times: NDArray[Any]) -> float:
+        """Return the step between the latest times, if they are stored in less than 64 bits."""
+        known = times[np.isfinite(times)]
+        if times.dtype.kind != "f" or times.dtype.itemsize >= 8 or not len(known):
+            return 0.0
+        return float(np.spacing(np.abs(known).max())) * self.us_per_unit
+
+    def note_coarse(self, times: NDArray[Any], name: str, notes: list[str]) -> None:
+        """Note times of trials or samples whose steps move them among the bins."""
+        step_us = self.step_us(times)
+        note = (
+            f"Times in {name!r} are stored in single precision: steps of {step_us / 1000:.2g} ms "
+            "late in the recording."
+        )
+        if step_us > _COARSE_US and note not in notes:
+            notes.append(note)
 
     def to_us(self, times: NDArray[Any]) -> TicksArray:
         """Return finite times in whole microseconds, or raise a SettingsError if one is absurd."""

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt_cli.convert.clock import (
+    FAR_BACK_US,
+    FEW_STEPS,
     Clock,
     TicksArray,
     bin_to_us,
@@ -27,8 +29,6 @@ from ndt_cli.errors import SettingsError
 # Where times count from the start of each trial, trials are put on one long clock, a day apart.
 _DAY_US = 24 * 3600 * 10**6
 
-# Times that step back further than this, in few of the steps, are of a clock that restarts.
-_FAR_BACK_US, _FEW_STEPS = 100_000, 0.2
 # This many values that are all whole seconds, or most of which occur twice, are no spike times.
 _MANY, _MOST_SAME, _FEW_SAME = 100, 0.5, 0.01
 
@@ -522,13 +522,12 @@ def _finite_times(
             "`trials_time_unit='s'` for trials in seconds. In ms: `time_unit='ms'`. Counts, or a "
             "raster of 0 and 1: `counts=NAME`.",
         )
-    if values.dtype == np.float32 and kept.any():
-        step_us = float(np.spacing(np.abs(values[kept]).max())) * clock.us_per_unit
-        if step_us > 1:
-            job.notes.append(
-                f"Spike times are stored in single precision: steps of {step_us / 1000:.2g} ms "
-                "late in the recording."
-            )
+    step_us = clock.step_us(values)
+    if step_us > 1:
+        job.notes.append(
+            f"Spike times are stored in single precision: steps of {step_us / 1000:.2g} ms "
+            "late in the recording."
+        )
     return clock.to_us(values[kept]), kept
 
 
@@ -550,10 +549,10 @@ def _ascending(job: ConvertJob, name: str, spikes: SpikeTimes) -> SpikeTimes:
         steps_us = np.diff(times_us)
         back = np.flatnonzero(steps_us < 0)
         if len(back):
-            at, far = back[np.argmin(steps_us[back])], steps_us.min() < -_FAR_BACK_US
+            at, far = back[np.argmin(steps_us[back])], steps_us.min() < -FAR_BACK_US
             # Of a clock that restarts, or of trials that each begin at 0: sorted, they would pile
             # up on one another.
-            if far and len(back) < _FEW_STEPS * len(times_us) and not job.options.sort_spikes:
+            if far and len(back) < FEW_STEPS * len(times_us) and not job.options.sort_spikes:
                 before_s, after_s = times_us[at : at + 2] / 1e6
                 raise contents.wrong(
                     "spike_times",

@@ -288,6 +288,7 @@ def _whole_trials(job: ConvertJob, table: Table, kept_R: NDArray[np.bool_]) -> T
                 "`align=COLUMN` and `window_ms=(-250, 450)`.",
             )
         times_us_R, known_R = table.times_us(name, what)
+        table.clock.note_coarse(table.column(name, what), name, job.notes)
         job.taken[f"{what} of a trial"] = name
         job.keep("trials", known_R, kept_R, f"have no {name}")
         columns.append(times_us_R)
@@ -301,7 +302,10 @@ def _events(job: ConvertJob, table: Table) -> tuple[TicksArray, NDArray[np.bool_
     align = job.options.align
     name = align or _named(job, table, "start")
     if name is not None:
-        return *table.times_us(name, "align" if align else "start"), name
+        option = "align" if align else "start"
+        times_us_R, known_R = table.times_us(name, option)
+        table.clock.note_coarse(table.column(name, option), name, job.notes)
+        return times_us_R, known_R, name
     if table.zero_us_R is not None:
         return table.zero_us_R, np.ones(table.n_rows, dtype=bool), "the start of each trial"
     raise SettingsError(

@@ -78,3 +78,31 @@ def test_samples_on_a_clock_in_another_unit_are_refused(tmp_path):
         convert(tmp_path / "a.npz", ConvertOptions(**options))
     options["behavior_time_unit"] = "ms"
     assert convert(tmp_path / "a.npz", ConvertOptions(**options)).report.behavior == ("pos",)
+
+
+def test_a_clock_of_samples_that_restarts_is_refused(tmp_path):
+    spikes = {"spike_times": np.arange(0.05, 12, 0.1), "spike_units": np.zeros(120)}
+    trials = {"start": np.arange(12.0), "stop": np.arange(12) + 0.9}
+    block_s = np.arange(0, 6, 0.02)
+    hand = {"hand": np.repeat([0.0, 1.0], 300)}
+    options = ConvertOptions(bin_ms=100, behavior=("hand",), behavior_times="hand_t")
+    np.savez(tmp_path / "a.npz", hand_t=np.tile(block_s, 2), **hand, **spikes, **trials)
+    with pytest.raises(DataError, match=r"step back 1 times, the furthest from 5\.98 to 0 s"):
+        convert(tmp_path / "a.npz", options)
+    times_s = np.concatenate([block_s, 6 + block_s])
+    np.savez(tmp_path / "a.npz", hand_t=times_s, **hand, **spikes, **trials)
+    assert convert(tmp_path / "a.npz", options).report.behavior == ("hand",)
+
+
+def test_times_of_trials_and_samples_in_single_precision_are_noted(tmp_path):
+    late_s = 500_000
+    times_s, start = late_s + np.arange(0.05, 12, 0.1), late_s + np.arange(12.0)
+    arrays = {
+        "spike_times": times_s, "spike_units": np.zeros(120), "start": start.astype(np.float32),
+        "stop": start + 0.9, "hand": np.zeros(120), "hand_t": times_s.astype(np.float32),
+    }  # fmt: skip
+    np.savez(tmp_path / "a.npz", **arrays)
+    options = ConvertOptions(bin_ms=100, behavior=("hand",), behavior_times="hand_t")
+    notes = convert(tmp_path / "a.npz", options).report.notes
+    noted = [name for name in ("start", "stop", "hand") if any(f"'{name}'" in n for n in notes)]
+    assert noted == ["start", "hand"]
