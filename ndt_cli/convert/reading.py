@@ -25,6 +25,7 @@ from ndt_cli.errors import DataError
 _Read = TypeVar("_Read")
 
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d*(?:[eE][+-]?\d+)?\s*")
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
 _MISSING = ("", "NA", "N/A", "NULL", "None")  # in a column of numbers, as R and others write it
 _MAX_COLUMNS = 20_000
 _TEXT_ENDINGS = (".csv", ".tsv", ".txt")
@@ -242,12 +243,25 @@ def _column(where: str, cells: tuple[str, ...], decimal_comma: bool) -> NDArray[
     """Return a column as numbers if it can be, else as text; a decimal comma if told."""
     texts = list(cells)
     if decimal_comma:
+        _check_commas(where, texts)
         texts = [c.replace(",", ".") if _DECIMAL_COMMA.fullmatch(c) else c for c in texts]
     missing = _MISSING if any(map(_is_number, texts)) else ("",)
     try:
         return np.array(["nan" if c.strip() in missing else c for c in texts], dtype=np.float64)
     except ValueError:
         return text_array(where, [cell.strip() for cell in cells])
+
+
+def _check_commas(where: str, texts: list[str]) -> None:
+    """Refuse numbers such as 999 and 1,000, whose comma may be of thousands or of decimals."""
+    grouped = [text.strip() for text in texts if "," in text and _is_number(text.replace(",", ""))]
+    whole = [text.strip() for text in texts if text.strip().isdecimal()]
+    if grouped and all(map(_THOUSANDS.fullmatch, grouped)) and any(len(w) == 3 for w in whole):
+        raise DataError(
+            f"{where}: found numbers such as {whole[0]} and {grouped[0]}; expected commas of "
+            "decimals, or none",
+            hint="If it separates thousands, save the table without separators.",
+        )
 
 
 def _is_number(text: str) -> bool:

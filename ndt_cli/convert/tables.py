@@ -6,7 +6,7 @@ Axes in names: B trials, R rows of a table, N units.
 import operator
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,13 @@ class RowFilter:
             return np.isin(rows, np.array(wanted))
         met = np.asarray(_COMPARE[self.operator](rows, wanted[0]), dtype=bool)
         return met if is_text else met & ~np.isnan(rows)
+
+    def absent(self, column: NDArray[Any]) -> list[str]:
+        """Return the values that rows are kept in spite or because of, and that none has."""
+        if self.operator not in ("in", "!="):
+            return []
+        each = [replace(self, operator="==", values=(value,)) for value in self.values]
+        return [rule.values[0] for rule in each if not rule.holds(column).any()]
 
     def _without_words(self, column: NDArray[Any]) -> NDArray[Any]:
         """Return a column of True and False, as pandas and R write it, as numbers."""
@@ -203,10 +210,20 @@ class Table:
             found[name] = np.array([plain_label(v) for v in values.tolist()]) if is_text else values
         return found
 
-    def meeting(self, rules: Sequence[str], option: str) -> list[tuple[str, NDArray[np.bool_]]]:
-        """Return each condition, and which rows meet it."""
-        filters = [parse_filter(rule, option) for rule in rules]
-        return [(f.text, f.holds(self.column(f.column, option))) for f in filters]
+    def meeting(
+        self, rules: Sequence[str], option: str, notes: list[str]
+    ) -> list[tuple[str, NDArray[np.bool_]]]:
+        """Return each condition, and which rows meet it; note values that no row has."""
+        met = []
+        for rule in (parse_filter(rule, option) for rule in rules):
+            column = self.column(rule.column, option)
+            met.append((rule.text, rule.holds(column)))
+            absent = rule.absent(column)
+            if absent:
+                notes.append(
+                    f"`{option}={rule.text!r}`: no row has the {rule.column} {', '.join(absent)}."
+                )
+        return met
 
 
 def match_rows(
@@ -406,7 +423,7 @@ class ConvertJob:
     def kept_rows(self, table: Table) -> NDArray[np.bool_]:
         """Return which trials of a table meet the conditions of ``where``."""
         kept_R = np.ones(table.n_rows, dtype=bool)
-        for rule, holds_R in table.meeting(self.options.where, "where"):
+        for rule, holds_R in table.meeting(self.options.where, "where", self.notes):
             self.keep("trials", holds_R, kept_R, f"do not meet {rule!r}")
         return kept_R
 
@@ -415,7 +432,7 @@ class ConvertJob:
         rule = self.options.valid_where
         if rule is None or table is None:
             return None
-        return table.meeting([rule], "valid_where")[0][1][rows_B]
+        return table.meeting([rule], "valid_where", self.notes)[0][1][rows_B]
 
     def kept_units(self, unit_ids: NDArray[Any]) -> IntArray:
         """Return the positions of the units that meet the conditions of ``units_where``.
@@ -432,7 +449,7 @@ class ConvertJob:
                 table = self.find_table(name, "units")
             id_columns = () if self.units_are_places else UNIT_IDS
             rows_N = match_rows(table, unit_ids, id_columns, self.notes)
-            for rule, holds_R in table.meeting(rules, "units_where"):
+            for rule, holds_R in table.meeting(rules, "units_where", self.notes):
                 self.keep("units", holds_R[rows_N], kept_N, f"do not meet {rule!r}")
             if not kept_N.any():
                 raise self.nothing_left("unit")

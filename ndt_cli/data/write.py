@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ndt_cli.atomic import check_may_write, write_stream_atomic
 from ndt_cli.data.files import TRIAL_TABLE
-from ndt_cli.data.spike_data import Recording, all_trials
+from ndt_cli.data.spike_data import Recording, SpikeData, all_trials
 from ndt_cli.errors import DataError
 
 _PER_TRIAL = {
@@ -89,8 +89,10 @@ def _own_arrays(recording: Recording) -> dict[str, NDArray[Any]]:
     if whole.neuron_names:
         arrays["neuron_names"] = _encoded(whole.column_names)
     for name, column in whole.trial_table.items():
-        is_text = column.dtype.kind == "U"
-        arrays[TRIAL_TABLE + name.replace("/", ".")] = _encoded(column) if is_text else column
+        key = TRIAL_TABLE + name.replace("/", ".")
+        while key in arrays or (key != TRIAL_TABLE + name and _is_column(whole, key)):
+            key += "_"  # a/b beside a column a.b
+        arrays[key] = _encoded(column) if column.dtype.kind == "U" else column
     if whole.event:
         arrays["event"] = np.array(whole.event.encode())
         arrays["start_ms"] = np.array(whole.start_ms)
@@ -103,6 +105,10 @@ def _own_arrays(recording: Recording) -> dict[str, NDArray[Any]]:
         known = [data.hidden_counts_known for data in (recording.train, recording.valid)]
         arrays["hidden_known"] = np.where(whole.is_valid_B, known[1], known[0])
     return arrays
+
+
+def _is_column(data: SpikeData, key: str) -> bool:
+    return key.removeprefix(TRIAL_TABLE) in data.trial_table
 
 
 def _encoded(texts: Iterable[str]) -> NDArray[np.bytes_]:

@@ -591,6 +591,28 @@ def test_a_table_with_decimal_commas_and_comments_is_read(tmp_path):
     assert result.report.neurons == ("0", "1", "2", "3")
 
 
+def test_commas_that_may_separate_thousands_are_refused(tmp_path):
+    rows = [f"{u}\t{1000 * t:,.0f}" for t, u in zip(*pooled(recording()), strict=True)]
+    (tmp_path / "a.tsv").write_text("\n".join(["unit\ttime", *rows]))
+    with pytest.raises(DataError, match=r"'time': found numbers such as .* expected commas of"):
+        list_contents(tmp_path / "a.tsv")
+
+
+@pytest.mark.parametrize(
+    ("rule", "note"),
+    [
+        ("side != Left", "no row has the side Left"),
+        ("side in left, up, down", "no row has the side up, down"),
+        ("side in left, right", ""),
+        ("target != 9", "no row has the target 9"),
+    ],
+)
+def test_values_that_no_trial_has_are_noted(tmp_path, rule, note):
+    path = write_flat(tmp_path / "a.npz", *pooled(recording()), side=["left", "right"] * 6)
+    notes = convert(path, ConvertOptions(where=(rule,), **OPTIONS)).report.notes
+    assert any("no row has" in n and note in n for n in notes) == bool(note)
+
+
 def test_a_listing_shows_what_would_be_used(tmp_path):
     times, units = pooled(recording())
     np.savez(tmp_path / "a.npz", spike_times=times, spike_units=units)

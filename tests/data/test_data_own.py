@@ -356,3 +356,17 @@ def test_trials_without_whole_numbers_are_counted_in_the_order_of_the_file(tmp_p
     assert whole.trial_ids_B.tolist() == [0, 1, 2]
     assert whole.trial_table["trial_ids"].tolist() == [str(v) for v in ids]
     assert "`trial_ids` are not whole numbers" in recording.notes[0]
+
+
+@pytest.mark.parametrize("ending", [".npz", ".h5"])
+@pytest.mark.parametrize("names", [("a/b", "a.b"), ("a.b", "a/b")])
+def test_columns_whose_names_differ_by_a_slash_are_both_kept(tmp_path, ending, names):
+    table = {names[0]: np.arange(3), names[1]: np.arange(3) + 10}
+    counts, lengths = np.ones((3, 4, 2), np.uint8), np.full(3, 4)
+    half = SpikeData(spikes_BTN=counts, bin_ms=20, lengths_B=lengths, trial_table=table)
+    write_recording(Recording(half, half, "x", "ndt"), tmp_path / f"a{ending}")
+    read = load_file(tmp_path / f"a{ending}", DEFAULTS).train.trial_table
+    slash, dot = table["a/b"], table["a.b"]
+    assert {name: column.tolist() for name, column in read.items()} == {
+        "a.b": dot.tolist(), "a.b_": slash.tolist()
+    }  # fmt: skip
