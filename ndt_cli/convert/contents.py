@@ -114,9 +114,13 @@ class Contents:
             if len(item.shape) == 2 and column < item.shape[1]:
                 self.items[spelling] = _column_of(item, column)
                 return spelling
-        series = [n for n, item in self.items.items() if item.kind == "series"]
-        short = [n for n in series if n.rpartition("/")[2] == name]
+        short = self._series_called(name)
         return short[0] if len(short) == 1 else None
+
+    def _series_called(self, name: str) -> list[str]:
+        """Return the time series whose own name this is, in any group."""
+        series = [n for n, item in self.items.items() if item.kind == "series"]
+        return [n for n in series if n.rpartition("/")[2] == name]
 
     def children(self, table: str) -> list[str]:
         """Names right below a group, or at the top for an empty name."""
@@ -154,6 +158,10 @@ class Contents:
         """Return the name as the file spells it, and its item."""
         found = self.resolve(name) or self._matrices(name)
         if found is None:
+            same = self._series_called(name)
+            if same:
+                found_twice = f"{len(same)} time series of that name, {listed(same)}"
+                raise self.wrong(option, name, found_twice, "one", "Give the whole name.")
             raise self.unknown(option, name, self.items)
         self.check_readable(found, option)
         return found, self.items[found]

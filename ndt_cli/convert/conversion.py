@@ -29,6 +29,7 @@ from ndt_cli.data.spike_data import Recording, SpikeData, check_recording, take_
 from ndt_cli.errors import DataError, SettingsError, called
 
 _MANY_PADDED = 0.3
+_FEWEST_TRIALS = 2
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,8 @@ def convert(file: Path | str, options: ConvertOptions | None = None) -> Converte
     with open_file(Path(file)) as contents:
         job = ConvertJob(contents, options)
         data = _drop_silent_units(job, _cut(job))
+        if data.n_trials < _FEWEST_TRIALS and any(d.what == "trials" for d in job.dropped):
+            raise job.nothing_left("trial, of at least 2 to train on and validate,", "one")
     if options.overlap_ms:
         job.notes.append("Spikes where windows overlap are counted in each of them.")
     is_valid_B = data.is_valid_B

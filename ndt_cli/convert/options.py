@@ -187,6 +187,11 @@ class ConvertOptions(BaseModel):
                 raise SettingsError(
                     f"`{one}` and `{other}` were both given; expected one: {expected}"
                 )
+        if self.split == "condition" and not self.condition:
+            raise SettingsError(
+                "`split='condition'`: found no condition to draw within",
+                "Name its column: `condition=COLUMN`.",
+            )
         units = ("time_unit", "trials_time_unit", "behavior_time_unit")
         name = next((n for n in units if getattr(self, n) == "samples"), None)
         if name is not None and self.sample_rate_hz is None:

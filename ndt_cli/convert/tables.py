@@ -171,6 +171,15 @@ class Table:
                 return self.contents.array(full, option).reshape(-1)
         for full in (f"{front}{name}", name):
             self.contents.check_readable(full, option)
+            item = self.contents.items.get(full)
+            if item is not None and item.kind == "lists" and item.shape == (self.n_rows,):
+                raise self.contents.wrong(
+                    option,
+                    full,
+                    "a list of values in each row",
+                    "one value per row",
+                    "Write the one that is meant as a column of its own.",
+                )
         where = f"{self.contents.path}" + (f", {self.name}" if self.name else "")
         row = "unit" if self.option == "units" else "trial"
         raise SettingsError(
@@ -355,11 +364,12 @@ class ConvertJob:
         among &= kept
         self.drop(what, n_all - int(among.sum()), n_all, why)
 
-    def nothing_left(self, what: str) -> DataError:
+    def nothing_left(self, what: str, left: str = "no") -> DataError:
         """Return the error that everything was left out, with the reasons."""
         reasons = "; ".join(f"{d.n} of {d.n_all} {d.what} {d.why}" for d in self.dropped)
         return DataError(
-            f"{self.contents.path}: no {what} is left: {reasons or 'no spikes'}", self.contents.look
+            f"{self.contents.path}: {left} {what} is left: {reasons or 'no spikes'}",
+            self.contents.look,
         )
 
     def find_table(self, name: str, option: str) -> Table:

@@ -39,6 +39,9 @@ _HIGHEST_RATE_HZ, _MANY_SPIKES = 1000.0, 100
 # Spikes that span this many times as long as the trials, most of them outside, are in another unit.
 _LONGER, _MOST_FAR = 50, 0.95
 
+# Without a spike of any unit for this many mean intervals, nothing was recorded.
+_SILENT = 20
+
 # Of trials in fewer different windows, the times are not those of the recording.
 _FEWEST_DIFFERENT = 0.5
 
@@ -254,6 +257,14 @@ def _check_clocks(
     else:
         if n_outside:
             job.notes.append(f"{n_outside} trials are before the first spike or after the last.")
+        silent_us = _SILENT * (last_us - first_us) / spikes.n_spikes
+        early_B, late_B = first_us - starts_us_B > silent_us, stops_us_B - last_us > silent_us
+        n_beyond = int((early_B | late_B).sum()) - n_outside
+        if n_beyond > 0:
+            job.notes.append(
+                f"{n_beyond} trials begin before the first spike, {first_us / 1e6:g} s, or end "
+                f"after the last, {last_us / 1e6:g} s: what was not recorded there counts as 0."
+            )
         return
     raise DataError(
         f"{job.contents.path}: found {found}; expected both on one clock",

@@ -777,6 +777,18 @@ def test_a_unit_at_the_end_of_a_name_is_not_another_unit(tmp_path):
     assert "`time_unit='s'`" in error.value.hint
 
 
+def test_names_that_stand_for_several_values_or_series_say_so(tmp_path):
+    with h5py.File(write_nwb(tmp_path / "a.nwb", session()), "a") as file:
+        trials = file["intervals/trials"]
+        trials["ev"], trials["ev_index"] = np.arange(16.0), 2 * np.arange(1, 9)
+        for group in ("acquisition", "processing/eye"):
+            file[f"{group}/pupil/data"] = file[f"{group}/pupil/timestamps"] = np.arange(40.0)
+    with pytest.raises(DataError, match="ev'`: found a list of values in each row"):
+        converted(tmp_path / "a.nwb", align="ev", window_ms=(0, 400), **OPTIONS)
+    with pytest.raises(DataError, match="found 2 time series of that name, 'acq"):
+        converted(tmp_path / "a.nwb", behavior=("pupil",), **OPTIONS)
+
+
 def cells(parts, shape):
     """A cell array of MATLAB with a column of numbers in each cell."""
     held = np.empty(len(parts), dtype=object)

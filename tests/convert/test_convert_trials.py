@@ -77,7 +77,7 @@ def test_overlapping_trials_keep_all_their_spikes_and_are_pointed_out(rat):
     spikes_BTN, _ = bin_spikes(made.times_s, made.go - 2, made.go + 2, 50)
     whole = all_trials(converted.recording)
     np.testing.assert_array_equal(whole.spikes_BTN, spikes_BTN)
-    assert "7 trials begin before an earlier one ends" in converted.report.notes[0]
+    assert "7 trials begin before an earlier one ends" in converted.report.notes[-1]
     (lost,) = (n for (what, _), (n, _) in dropped(converted).items() if what == "spikes")
     inside = [((t >= made.go[0] - 2) & (t < made.go[-1] + 2)).sum() for t in made.times_s]
     assert lost == sum(len(t) for t in made.times_s) - sum(inside)
@@ -292,3 +292,22 @@ def test_events_that_count_from_the_start_of_each_trial_are_refused(rat):
     notes = convert(rat(go=go), ConvertOptions(**options)).report.notes
     assert any(n.startswith("1 of 8 trials have their go before start_time") for n in notes)
     assert not convert(rat(), ConvertOptions(**options)).report.notes
+
+
+@pytest.mark.parametrize(("first_ms", "n_beyond"), [(-2000, 1), (-300, 0)])
+def test_windows_that_reach_beyond_the_recording_are_noted(rat, first_ms, n_beyond):
+    options = ConvertOptions(bin_ms=50, align="go", window_ms=(first_ms, 200))
+    notes = [note for note in convert(rat(), options).report.notes if "not recorded" in note]
+    assert len(notes) == bool(n_beyond)
+    assert all(note.startswith(f"{n_beyond} trials begin before the first") for note in notes)
+
+
+def test_a_single_trial_that_is_left_comes_with_the_reasons(rat):
+    options = ConvertOptions(bin_ms=50, where=("start_time <= 10",))
+    with pytest.raises(DataError, match=r"one trial, .* is left: 7 of 8 trials do not meet"):
+        convert(rat(), options)
+
+
+def test_a_draw_within_conditions_needs_conditions():
+    with pytest.raises(SettingsError, match="`split='condition'`: found no condition"):
+        ConvertOptions(bin_ms=50, split="condition")
