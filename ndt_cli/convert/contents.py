@@ -175,10 +175,6 @@ class Contents:
             return None
         if not all(part.kind == "array" and len(part.shape) == 2 for part in parts):
             return None
-
-        def by_number(member: str) -> list[int | str]:  # trial_2 comes before trial_10
-            return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", member)]
-
         reads = [self.items[n].read for n in sorted(members, key=by_number)]
         kind = f"matrices of {parts[0].dtype}"
         self.items[group] = Item((len(parts),), kind, lambda: [r() for r in reads], "matrices")
@@ -234,6 +230,11 @@ class Contents:
     def look(self) -> str:
         """The hint to look at the columns of the file."""
         return f"{self.called_list} shows the first values of each column."
+
+
+def by_number(name: str) -> list[int | str]:
+    """Return the key by which trial_2 comes before trial_10, unlike in HDF5."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def _column_of(item: Item, column: int) -> Item:

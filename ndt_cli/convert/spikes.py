@@ -21,7 +21,7 @@ from ndt_cli.convert.clock import (
     inside,
     merge_intervals,
 )
-from ndt_cli.convert.contents import PLAIN_KINDS, Item, guess, guess_beside
+from ndt_cli.convert.contents import PLAIN_KINDS, Item, by_number, guess, guess_beside
 from ndt_cli.convert.tables import TRIAL_IDS, UNIT_IDS, ConvertJob, Table, match_rows
 from ndt_cli.data.spike_data import IntArray, compact_counts
 from ndt_cli.errors import SettingsError
@@ -252,7 +252,7 @@ def _read_group(job: ConvertJob, name: str) -> _Spikes:
     """Read a group with one array per unit, or columns of a text table by a pattern."""
     contents = job.contents
     group = contents.resolve_table(name) or ""
-    members = contents.children(group) if group else []
+    members = sorted(contents.children(group), key=by_number) if group else []
     if not group and "*" in name:
         members = [n for n in contents.items if fnmatchcase(n, name)]
     items = [contents.items[n] for n in members]

@@ -789,6 +789,24 @@ def test_names_that_stand_for_several_values_or_series_say_so(tmp_path):
         converted(tmp_path / "a.nwb", behavior=("pupil",), **OPTIONS)
 
 
+def test_a_group_with_an_array_per_unit_has_the_order_of_its_numbers(tmp_path):
+    times = recording(n_units=12)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for unit, times_s in enumerate(times):
+            file[f"cells/unit_{unit}"] = times_s
+        file["info/depth"] = np.arange(12)
+        file["info/area"] = ["M1"] * 12
+        for name, column in TRIALS.items():
+            file[f"trials/{name}"] = column
+    options = ConvertOptions(
+        spike_times="cells", units="info", units_where=("depth >= 9",), **OPTIONS
+    )
+    result = convert(tmp_path / "a.h5", options)
+    assert result.report.neurons == ("unit_9", "unit_10", "unit_11")
+    counts = all_trials(result.recording).spikes_BTN
+    np.testing.assert_array_equal(counts, expected_counts(times)[..., 9:])
+
+
 def cells(parts, shape):
     """A cell array of MATLAB with a column of numbers in each cell."""
     held = np.empty(len(parts), dtype=object)
