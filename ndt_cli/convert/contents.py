@@ -201,7 +201,7 @@ class Contents:
         """Read an array of numbers."""
         values = self.array(name, option)
         if values.dtype.kind not in "buif":
-            raise self.wrong(option, name, f"values of type {values.dtype}", "numbers")
+            raise self.wrong(option, name, f"text, such as {_no_number(values)!r}", "numbers")
         return values
 
     def unknown(self, option: str, name: str, known: Iterable[str]) -> SettingsError:
@@ -230,6 +230,17 @@ class Contents:
     def look(self) -> str:
         """The hint to look at the columns of the file."""
         return f"{self.called_list} shows the first values of each column."
+
+
+def _no_number(texts: NDArray[Any]) -> str:
+    """Return the first text that is no number, by which a column is text; else the first."""
+    words: list[str] = texts.reshape(-1).tolist()
+    for word in words:
+        try:
+            float(word)
+        except ValueError:
+            return word
+    return words[0] if words else ""
 
 
 def by_number(name: str) -> list[int | str]:

@@ -192,9 +192,11 @@ def _read_csv(path: Path) -> dict[str, NDArray[Any]]:
             hint="Save it as CSV UTF-8.",
         ) from error
     # Not splitlines, which also ends a line at characters within a cell, such as U+2028.
-    lines = [line for line in re.split("\r\n|\n|\r", text) if not line.lstrip().startswith("#")]
+    all_lines = re.split("\r\n|\n|\r", text)
+    lines = [line for line in all_lines if not line.lstrip().startswith("#")]
     head = lines[0] if lines else ""
     delimiter = max(",;\t", key=head.count)
+    _check_lines(path, all_lines, head, delimiter)
     try:
         reader = csv.reader(lines, delimiter=delimiter)
         rows = [row for row in reader if any(cell.strip() for cell in row)]
@@ -213,6 +215,28 @@ def _read_csv(path: Path) -> dict[str, NDArray[Any]]:
         for name, cells in zip(names, zip(*rows[1:], strict=True), strict=True)
         if name
     }
+
+
+def _check_lines(path: Path, lines: list[str], head: str, delimiter: str) -> None:
+    """Refuse columns separated by blanks, and rows that begin with # as comments do."""
+    if not lines or not head.strip():
+        return
+    at, n_columns = lines.index(head), head.count(delimiter) + 1
+    below = [line for line in lines[at + 1 :] if line.strip()]
+    if n_columns == 1 and below and len(below[0].split()) == len(head.split()) > 1:
+        raise DataError(
+            f"{path}: found columns separated by blanks, {head.strip()!r}; expected commas, "
+            "semicolons or tabs",
+            hint="Save it as CSV.",
+        )
+    for line in [line for line in below if line.lstrip().startswith("#")]:
+        cells = line.split(delimiter)
+        if len(cells) == n_columns > 1 and any(map(_is_number, cells)):
+            raise DataError(
+                f"{path}: found a row that begins with #, {line.strip()[:40]!r}; expected comments "
+                "only there",
+                hint="Is # part of its first value? Put that in quotes. Else delete the row.",
+            )
 
 
 def _check_rows(path: Path, names: list[str], rows: list[list[str]]) -> None:

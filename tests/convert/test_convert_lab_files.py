@@ -807,6 +807,26 @@ def test_a_group_with_an_array_per_unit_has_the_order_of_its_numbers(tmp_path):
     np.testing.assert_array_equal(counts, expected_counts(times)[..., 9:])
 
 
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["unit,time", "#1,0.5", "#2,0.7"], "found a row that begins with #, '#1,0.5'"),
+        (["unit time", "1 0.5", "2 0.7"], "found columns separated by blanks, 'unit time'"),
+        (["unit,time", "-,s", "1,0.5"], "'time'`: found text, such as 's'; expected numbers"),
+    ],
+)
+def test_rows_of_a_text_table_are_not_lost_quietly(tmp_path, lines, said):
+    (tmp_path / "a.csv").write_text("\n".join(lines))
+    with pytest.raises(DataError, match=re.escape(said)):
+        converted(tmp_path / "a.csv", chop_ms=100, **OPTIONS)
+
+
+def test_comments_and_names_with_blanks_are_no_rows(tmp_path):
+    text = "# unit, 1\nspike time,unit\n0.1,1\n# moved, later\n0.2,1\n"
+    (tmp_path / "a.csv").write_text(text)
+    assert [entry.shape for entry in list_contents(tmp_path / "a.csv").entries] == [(2,), (2,)]
+
+
 def cells(parts, shape):
     """A cell array of MATLAB with a column of numbers in each cell."""
     held = np.empty(len(parts), dtype=object)
