@@ -34,6 +34,7 @@ key                  shape                    meaning
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import Any, TypeVar
 
 import numpy as np
@@ -310,6 +311,16 @@ def _read_behavior(
 
 # Own layout --------------------------------------------------------------------------------------
 
+_OWN_KEYS = (
+    "spikes", "bin_ms", "lengths", "length_ms", "split", "conditions", "condition",
+    "condition_names", "trial_ids", "event", "start_ms", "start_times_s", "start_bins", "rates",
+    "latents", "behavior", "behaviour", "behavior_names", "behaviour_names", "neuron_names",
+    "n_heldout", "n_forward", "hidden_known",
+)  # fmt: skip
+_SIMILAR = 0.85  # share of letters
+# True rates that differ from this many spikes by this factor are in another unit.
+_ENOUGH_SPIKES, _RATE_FACTOR = 100, 3.0
+
 
 def read_own(file: ArrayFile, settings: DataSettings) -> Recording:
     """Read a file of the own layout; without ``split``, draw one with the seed of the settings."""
@@ -334,6 +345,8 @@ def read_own(file: ArrayFile, settings: DataSettings) -> Recording:
             factor = settings.conversion_factor
             notes.append(f"True rates were divided by `data.conversion_factor`, {factor:.6g}.")
         scale_rates(file, "rates", rates_BTN, factor)
+        if "hidden_known" not in file:  # else some counts are 0 that are not known
+            notes += _odd_rates(rates_BTN, spikes_BTN)
     condition_key = "conditions" if "conditions" in file else "condition"
     conditions_B: IntArray | None = None
     condition_names: dict[int, str] = {}
@@ -389,8 +402,31 @@ def read_own(file: ArrayFile, settings: DataSettings) -> Recording:
         replace(whole.take(trials), hidden_counts_known=bool(known_B[trials].all()))
         for trials in (train, valid)
     ]
-    all_notes = (*notes, *length_notes, *split_notes, *table_notes)
+    all_notes = (*notes, *length_notes, *split_notes, *table_notes, *_misspelled(file))
     return Recording(splits[0], splits[1], str(file.path), "ndt", all_notes)
+
+
+def _odd_rates(rates_BTN: FloatArray, spikes_BTN: IntArray) -> list[str]:
+    """Return a note if true rates are far from the counts that they are expected to have."""
+    n_expected, n_found = float(rates_BTN.sum()), int(spikes_BTN.sum(dtype=np.int64))
+    if n_found < _ENOUGH_SPIKES or 1 / _RATE_FACTOR < n_expected / n_found < _RATE_FACTOR:
+        return []
+    return [
+        f"True rates are {n_expected / n_found:.3g} times the counts on average; expected spikes "
+        "per bin. If they are in another unit, `data.conversion_factor` divides them."
+    ]
+
+
+def _misspelled(file: ArrayFile) -> list[str]:
+    """Return a note for each key that is not read, and nearly is one that would be."""
+    unread = [key for key in file.keys if key not in _OWN_KEYS and "/" not in key]
+    absent = [key for key in _OWN_KEYS if key not in file]
+    notes = []
+    for key in unread:
+        like = get_close_matches(key.lower(), absent, n=1, cutoff=_SIMILAR)
+        if like:
+            notes.append(f"`{key}` is not read. If it is `{like[0]}`, rename it.")
+    return notes
 
 
 def _read_lengths(

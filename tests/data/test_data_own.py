@@ -40,7 +40,7 @@ def recordings(draw):
             spikes_BTN=counts.astype(np.uint16),
             bin_ms=5.0,
             lengths_B=lengths_B,
-            rates_BTN=rng.random(counts.shape) * inside if has["rates"] else None,
+            rates_BTN=(counts + rng.random(counts.shape)) * inside if has["rates"] else None,
             # Each condition has trials: of others, a file does not keep the name.
             conditions_B=np.arange(n_trials) % min(sizes) if has["conditions"] else None,
             latents_BTK=rng.standard_normal((n_trials, n_bins, 2)) if has["latents"] else None,
@@ -370,3 +370,21 @@ def test_columns_whose_names_differ_by_a_slash_are_both_kept(tmp_path, ending, n
     assert {name: column.tolist() for name, column in read.items()} == {
         "a.b": dot.tolist(), "a.b_": slash.tolist()
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("key", "like"),
+    [("condtions", "conditions"), ("Lengths", "lengths"), ("behaviors", "behavior"), ("area", "")],
+)
+def test_a_key_that_is_nearly_one_of_the_layout_is_noted(tmp_path, key, like):
+    np.savez(tmp_path / "a.npz", **{"spikes": np.ones((4, 5, 2), int), "bin_ms": 20, key: [1] * 4})
+    notes = load_file(tmp_path / "a.npz", DEFAULTS).notes
+    assert (f"`{key}` is not read. If it is `{like}`, rename it." in notes) == bool(like)
+
+
+@pytest.mark.parametrize(("rate", "n_notes"), [(1.2, 0), (50.0, 1), (0.02, 1)])
+def test_true_rates_in_another_unit_are_noted(tmp_path, rate, n_notes):
+    counts = np.ones((4, 20, 3), int)
+    np.savez(tmp_path / "a.npz", spikes=counts, bin_ms=20, rates=np.full(counts.shape, rate))
+    notes = load_file(tmp_path / "a.npz", DEFAULTS).notes
+    assert len([note for note in notes if "times the counts on average" in note]) == n_notes
