@@ -334,6 +334,12 @@ def evaluate(
         for name, estimate in estimates.items()
     }
     unlike = unlike_neurons(trained.trained_on, trials)
+    seen = None
+    if is_own and split != "valid":
+        seen = (
+            f"The model was trained on {trained.trained_on.n_trials} of these {trials.n_trials} "
+            "trials: scores of new trials are lower."
+        )
     across = decode_across(trained, trials, train)
     return Evaluation(
         run=str(trained.run.path),
@@ -350,7 +356,7 @@ def evaluate(
         scores=scores,
         hiding=describe_scoring(trained.settings.mask),
         verdict=judge(scores, _training_facts(trained), trials.n_trials, across),
-        warnings=(unlike,) if unlike else (),
+        warnings=tuple(text for text in (unlike, seen) if text),
         decoders=decoders,
         model=trained,
         across=across,
