@@ -409,8 +409,10 @@ def store_references(evaluation: Evaluation, train: SpikeData) -> None:
 
 
 def _training_facts(trained: Model) -> TrainingFacts:
+    # A session of several is trained on, and trained anew, in the run of all.
+    whole = trained.run.read_json("run.json").get("trained_in")
     return TrainingFacts(
-        run=trained.run.path,
+        run=Path(whole) if whole is not None else trained.run.path,
         settings=trained.settings,
         history=trained.run.read_metrics(),
         n_weights=sum(weights.numel() for weights in trained.members[0].network.parameters()),
