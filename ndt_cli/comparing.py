@@ -129,6 +129,7 @@ def compare_runs(
     n_resamples: int = N_RESAMPLES,
     seed: int = 0,
     recording: Recording | None = None,
+    accept_changes: bool = False,
 ) -> RunComparison:
     """Score runs on the same trials, with bootstrap intervals over trials.
 
@@ -150,6 +151,8 @@ def compare_runs(
         Seed of their draw.
     recording : Recording, optional
         The data of the runs, if they are in memory already.
+    accept_changes : bool
+        As in `ndt_cli.evaluation.evaluate`.
 
     Raises
     ------
@@ -194,7 +197,14 @@ def compare_runs(
     smoothed: dict[str, tuple[float, Float64Array]] = {}
     notes: list[str] = []
     for path in paths:
-        found = evaluate(path, split=split, data=data, device=device, recording=own(path))
+        found = evaluate(
+            path,
+            split=split,
+            data=data,
+            device=device,
+            recording=own(path),
+            accept_changes=accept_changes,
+        )
         if weights_RB is None or first is None:
             first = found
             rng = np.random.default_rng(seed)
@@ -213,12 +223,10 @@ def compare_runs(
                 n_resamples=n_resamples,
                 seed=seed,
                 recording=recording,
+                accept_changes=accept_changes,
             )
         elif found.data.fingerprint != first.data.fingerprint:
-            raise RunError(
-                f"{path} is scored on other trials, bins or held-out neurons than {paths[0]}",
-                "Compare runs of the same data settings, or score all on one file with `data`.",
-            )
+            raise _other_trials(path, found, paths[0], first)
         elif found.hiding != first.hiding:
             notes.append(
                 f"{path} hides otherwise than {paths[0]} in the score of hidden bins: "
@@ -241,6 +249,25 @@ def compare_runs(
         seed=seed,
         notes=tuple(notes),
     )
+
+
+def _other_trials(path: Path, found: Evaluation, first_path: Path, first: Evaluation) -> RunError:
+    """Return the error that names in what the scored trials of two runs differ."""
+    hint = "Compare runs of the same data settings, or score all on one file with `data`."
+    if found.data.heldout_ids.tolist() != first.data.heldout_ids.tolist():
+        listed = [
+            ", ".join(map(str, e.data.heldout_ids.tolist())) or "none" for e in (found, first)
+        ]
+        what = f"other held-out neurons ({listed[0]}) than {first_path} ({listed[1]})"
+        hint = "Only runs that see the same neurons can be compared: train them with the same ones."
+    elif found.data.bin_ms != first.data.bin_ms:
+        what = f"bins of {found.data.bin_ms:g} ms, {first_path} on bins of {first.data.bin_ms:g} ms"
+    else:
+        what = (
+            f"other trials or bins ({found.data.n_trials} trials of {found.source}) than "
+            f"{first_path} ({first.data.n_trials} trials of {first.source})"
+        )
+    return RunError(f"{path} is scored on {what}", hint)
 
 
 def _compared(

@@ -251,7 +251,9 @@ class NDT:
         """Score how well counts are predicted while they are hidden, in bits per spike.
 
         0 is as good as each neuron's mean rate; higher is better. Use trials that were not in
-        `fit`, as ``cross_val_score`` does. NaN if the trials have no spike.
+        `fit`, as ``cross_val_score`` does. NaN if the trials have no spike. In a list of trials of
+        unequal length, some may be longer than those of the training: unless ``model.positions`` is
+        ``"relative"`` or ``"none"``, their later bins are not scored, with a warning.
 
         Parameters
         ----------
@@ -260,7 +262,7 @@ class NDT:
         y : object
             Ignored; part of the conventions.
         """
-        model, data, _ = self._prepared(X)
+        model, data, _ = self._prepared(self._cut(X))
         rates_BTN = model.rates_while_hidden(data, hiding_folds(data, model.settings))
         bins, neurons = scored_parts(data)["hidden"]
         sums = SpikeScoreSums(neurons.stop)
@@ -446,6 +448,30 @@ class NDT:
             given = hold_out_neurons(Recording(given, given, "`X`", "ndt"), settings).train
         model.check_fits(given, "`X`")
         return model, given, given.file_order_N
+
+    def _cut(self, X: Trials) -> Trials:
+        """Leave out bins of a list of trials that no trial of the training had."""
+        model = self._model()
+        longest = min(member.network.shape.n_bins for member in model.members)
+        in_trial = model.settings.model.positions in ("learned", "sinusoid")
+        is_list = isinstance(X, (list, tuple)) or (isinstance(X, np.ndarray) and X.dtype == object)
+        if not is_list or not in_trial:
+            return X
+        data = _as_data(X, model.trained_on.bin_ms)
+        n_longer = int((data.lengths_B > longest).sum())
+        if not n_longer:
+            return X
+        warnings.warn(
+            f"`X`: {n_longer} of {data.n_trials} trials are longer than the {longest} bins of the "
+            f"training, and only their first {longest} bins are scored; "
+            "`model.positions=relative` has no such limit",
+            RunWarning,
+            stacklevel=3,
+        )
+        lengths = data.lengths_B.tolist()
+        return [
+            row_TN[: min(n, longest)] for row_TN, n in zip(data.spikes_BTN, lengths, strict=True)
+        ]
 
     def _watching(self) -> AbstractContextManager[Watcher | None]:
         wanted = self.progress

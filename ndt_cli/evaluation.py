@@ -334,6 +334,12 @@ def evaluate(
         for name, estimate in estimates.items()
     }
     unlike = unlike_neurons(trained.trained_on, trials)
+    seen = None
+    if is_own and split != "valid":
+        seen = (
+            f"The model was trained on {trained.trained_on.n_trials} of these {trials.n_trials} "
+            "trials: scores of new trials are lower."
+        )
     across = decode_across(trained, trials, train)
     return Evaluation(
         run=str(trained.run.path),
@@ -350,7 +356,7 @@ def evaluate(
         scores=scores,
         hiding=describe_scoring(trained.settings.mask),
         verdict=judge(scores, _training_facts(trained), trials.n_trials, across),
-        warnings=(unlike,) if unlike else (),
+        warnings=tuple(text for text in (unlike, seen) if text),
         decoders=decoders,
         model=trained,
         across=across,
@@ -403,8 +409,10 @@ def store_references(evaluation: Evaluation, train: SpikeData) -> None:
 
 
 def _training_facts(trained: Model) -> TrainingFacts:
+    # A session of several is trained on, and trained anew, in the run of all.
+    whole = trained.run.read_json("run.json").get("trained_in")
     return TrainingFacts(
-        run=trained.run.path,
+        run=Path(whole) if whole is not None else trained.run.path,
         settings=trained.settings,
         history=trained.run.read_metrics(),
         n_weights=sum(weights.numel() for weights in trained.members[0].network.parameters()),

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
+
 from ndt_cli.evaluation import Evaluation, Scores
 from ndt_cli.metrics import PSTH_SMOOTHING_MS, DecodingScores
 from ndt_cli.verdict import MODEL, TRUE_RATES
@@ -104,10 +106,7 @@ def score_notes(evaluation: Evaluation, most_variables: int | None = None) -> li
         )
         notes.insert(len(evaluation.warnings), of_rates)
         if model.rates.n_undefined:
-            notes.append(
-                f"{model.rates.n_undefined} neurons have a constant true rate, so no R2, and are "
-                "left out"
-            )
+            notes.append(f"neurons without R2, of a constant true rate: {model.rates.n_undefined}")
     if model.heldout is not None:
         notes.append(
             f"held-out: {evaluation.data.n_heldout} neurons that the model never sees; smoothing "
@@ -128,7 +127,8 @@ def score_notes(evaluation: Evaluation, most_variables: int | None = None) -> li
         )
     silent = model.hidden.n_silent
     if silent:
-        notes.append(f"{silent} neurons have no spike in these trials")
+        neurons = "neuron has" if silent == 1 else "neurons have"
+        notes.append(f"{silent} {neurons} no spike in these trials")
     return notes
 
 
@@ -138,9 +138,12 @@ def _behavior_note(behavior: DecodingScores, most_variables: int | None) -> str:
         if behavior.n_folds
         else "fitted to the training trials"
     )
-    lags = behavior.lag_ms_V[: most_variables if len(behavior.names) > 1 else 1]
-    shown = ", ".join(f"{lag:g}" for lag in lags)
-    return f"behavior: ridge regression from rates, {where}; NDT's rates {shown} ms earlier"
+    shown = slice(most_variables if len(behavior.names) > 1 else 1)
+    lags_ms, r2_V = behavior.lag_ms_V[shown], behavior.r2_V[shown]
+    known = np.isfinite(r2_V)
+    lags = ", ".join(f"{lag:g}" if k else "-" for lag, k in zip(lags_ms, known, strict=True))
+    sign = " (negative: later)" if (lags_ms[known] < 0).any() else ""
+    return f"behavior: ridge regression from rates, {where}; NDT's rates {lags} ms earlier{sign}"
 
 
 def _table(

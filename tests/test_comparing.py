@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -90,6 +91,30 @@ def test_the_same_seed_gives_the_same_intervals(files):
     )
     assert first == again
     assert first != other
+
+
+def test_a_run_whose_settings_were_edited_is_compared_if_that_is_accepted(files, tmp_path):
+    run = tmp_path / "edited"
+    shutil.copytree(files / "a", run)
+    edited = changed(RunFolder(run).settings(), "train", learning_rate=0.5)
+    RunFolder(run).write_settings(edited)
+    for command in (["compare"], ["report"], ["plot", "neurons-bits", "--out", f"{run}.png"]):
+        arguments = [command[0], str(run), *command[1:]]
+        refused = CliRunner().invoke(app, arguments)
+        assert refused.exit_code == 1
+        assert "insist: --accept-changes." in refused.output
+        accepted = CliRunner().invoke(app, [*arguments, "--accept-changes"])
+        assert accepted.exit_code == 0
+        assert "Warning:" in accepted.output
+        assert "learning_rate was" in accepted.output
+
+
+def test_the_held_out_neurons_in_which_runs_differ_are_named(files, tmp_path):
+    settings = changed(SETTINGS, "data", file=files / "spikes.h5", heldout_neurons=(1, 3))
+    train(settings, out=tmp_path / "d")
+    for data in (None, files / "other.h5"):
+        with pytest.raises(RunError, match=r"other held-out neurons \(1, 3\) than .*a \(2\)"):
+            compare_runs([files / "a", tmp_path / "d"], data=data)
 
 
 def test_runs_of_other_trials_are_not_compared(files):

@@ -74,6 +74,16 @@ def test_the_same_seed_gives_the_same_rates(fitted):
     assert not np.array_equal(tiny(seed=2).fit(X).rates(X), fitted.rates(X))
 
 
+def test_of_trials_longer_than_the_training_the_bins_it_knew_are_scored(fitted):
+    X = counts(n_bins=11)
+    trials = [*X[:3], X[3, :5]]
+    with pytest.warns(RunWarning, match="3 of 4 trials are longer than the 8 bins"):
+        score = fitted.score(trials)
+    assert score == fitted.score([trial[:8] for trial in trials])
+    relative = tiny(settings={**TINY, "model.positions": "relative"}).fit(counts())
+    assert relative.score(trials) != relative.score([trial[:8] for trial in trials])
+
+
 # Conventions -------------------------------------------------------------------------------------
 
 

@@ -9,8 +9,17 @@ from rich.table import Table
 from rich.text import Text
 
 from ndt_cli.atomic import check_may_write, check_suffix
-from ndt_cli.commands.console import next_step, note, out, plain_table, print_json, say
+from ndt_cli.commands.console import (
+    next_step,
+    note,
+    out,
+    plain_table,
+    print_json,
+    run_warnings_shown,
+    say,
+)
 from ndt_cli.commands.flags import (
+    AcceptChangesOption,
     CsvOption,
     DeviceOption,
     FigureOverwriteOption,
@@ -46,6 +55,7 @@ def compare(
         ),
     ] = None,
     overwrite: FigureOverwriteOption = False,
+    accept_changes: AcceptChangesOption = False,
     device: DeviceOption = "auto",
     as_csv: CsvOption = False,
     as_json: JsonOption = False,
@@ -62,14 +72,16 @@ def compare(
         check_may_write(figure, overwrite)
     from ndt_cli.comparing import compare_runs
 
-    found = compare_runs(
-        runs,
-        split=split,
-        data=data,
-        device=device,
-        n_resamples=n_resamples,
-        seed=seed,
-    )
+    with run_warnings_shown():
+        found = compare_runs(
+            runs,
+            split=split,
+            data=data,
+            device=device,
+            n_resamples=n_resamples,
+            seed=seed,
+            accept_changes=accept_changes,
+        )
     if figure is not None:
         from ndt_cli.report.curves import trial_curves
         from ndt_cli.report.figures import save_figure

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from ndt_cli.commands.console import log, next_step, print_json, say
+from ndt_cli.commands.console import log, next_step, print_json, run_warnings_shown, say
 from ndt_cli.commands.flags import (
+    AcceptChangesOption,
     CheckpointOption,
     JsonOption,
     OverwriteOption,
@@ -46,6 +47,7 @@ def report(
     checkpoint: CheckpointOption = None,
     device: DeviceIfRunOption = None,
     overwrite: OverwriteOption = False,
+    accept_changes: AcceptChangesOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write a report of a run as a web page.
@@ -57,16 +59,18 @@ def report(
     from ndt_cli.report.page import write_report
 
     check_options(run, split=split, data=data, checkpoint=checkpoint, device=device)
-    file = write_report(
-        run,
-        out,
-        split=split or "valid",
-        data=data,
-        checkpoint=checkpoint,
-        device=device or "auto",
-        overwrite=overwrite,
-        as_typed=as_typed,
-    )
+    with run_warnings_shown():
+        file = write_report(
+            run,
+            out,
+            split=split or "valid",
+            data=data,
+            checkpoint=checkpoint,
+            device=device or "auto",
+            overwrite=overwrite,
+            accept_changes=accept_changes,
+            as_typed=as_typed,
+        )
     if as_json:
         print_json("report/1", {"page": file})
     else:
@@ -118,6 +122,7 @@ def plot(
     checkpoint: CheckpointOption = None,
     device: DeviceIfRunOption = None,
     overwrite: OverwriteOption = False,
+    accept_changes: AcceptChangesOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Draw one figure of a run or a sweep, or all.
@@ -136,18 +141,20 @@ def plot(
         checkpoint=checkpoint,
         device=device,
     )
-    drawn = plot_figures(
-        run,
-        figure,
-        out,
-        trial=trial,
-        neurons=neurons or (),
-        split=split or "valid",
-        data=data,
-        checkpoint=checkpoint,
-        device=device or "auto",
-        overwrite=overwrite,
-    )
+    with run_warnings_shown():
+        drawn = plot_figures(
+            run,
+            figure,
+            out,
+            trial=trial,
+            neurons=neurons or (),
+            split=split or "valid",
+            data=data,
+            checkpoint=checkpoint,
+            device=device or "auto",
+            overwrite=overwrite,
+            accept_changes=accept_changes,
+        )
     if as_json:
         records = [{"file": file, "caption": one.caption} for file, one in drawn.items()]
         print_json("plot/1", {"figures": records})

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ndt_cli.commands.console import note, out, warn
+from ndt_cli.commands.console import note, out, run_warnings_shown, warn
+from ndt_cli.commands.flags import AcceptChangesOption
 from ndt_cli.errors import DataError, typed
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def stream(
             help="Also decode behavior, by ridge regression fitted to the run's training trials.",
         ),
     ] = False,
+    accept_changes: AcceptChangesOption = False,
     as_json: Annotated[
         bool,
         typer.Option(
@@ -67,8 +69,9 @@ def stream(
 
     from ndt_cli.engine.inference import load_trained
 
-    model = load_trained(run, device="cpu")
-    decoder, names = _decoder(model) if decode else (None, ())
+    with run_warnings_shown():
+        model = load_trained(run, device="cpu", accept_changes=accept_changes)
+        decoder, names = _decoder(model, accept_changes) if decode else (None, ())
     rates = model.stream(provisional=provisional, decoder=decoder)
     note(_about(run, rates, names))
     if (passes := model.settings.inference.passes) > 1:
@@ -106,7 +109,7 @@ def stream(
                 note(text)
 
 
-def _decoder(model: "Model") -> tuple["Decoder", tuple[str, ...]]:
+def _decoder(model: "Model", accept_changes: bool) -> tuple["Decoder", tuple[str, ...]]:
     """Return the decoder stored with a run, or fit one to its training trials."""
     from ndt_cli.data.loading import load_recording
     from ndt_cli.engine.preflight import check_same_data
@@ -116,7 +119,7 @@ def _decoder(model: "Model") -> tuple["Decoder", tuple[str, ...]]:
     if (stored := stored_decoder(model)) is not None:
         return stored
     recording = load_recording(model.settings.data)
-    check_same_data(model.run, recording)
+    check_same_data(model.run, recording, accept_changes=accept_changes)
     if recording.train.behavior_BTV is None:
         raise DataError(
             f"{recording.source} has no behavior to decode",

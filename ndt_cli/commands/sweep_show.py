@@ -1,5 +1,6 @@
 """``ndt sweep show`` and ``ndt sweep spaces``: what was found, and what is drawn."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -171,6 +172,9 @@ def best_lines(results: "SweepResults") -> list[str]:
         if results.choose_by in (scores := results.references.get(name, {}))
     ]
     file = best.folder / "settings.toml"
+    default = results.references.get("default run", {}).get(results.choose_by, math.nan)
+    if MEASURES[results.choose_by].is_better(default, groups[0].mean):
+        beside[0] += " (better)"
     return [
         f"best settings: {file}",
         f"  {score}" + (f"; {', '.join(beside)}" if beside else ""),

@@ -108,6 +108,8 @@ def _typed(code: str, flags: Mapping[str, str]) -> str | None:
     if re.fullmatch(r"[a-z]+\.\w+=.*", code):
         return f"--set {shlex.quote(code)}"
     name, equals, value = code.partition("=")
+    if name == "accept_changes" and name not in flags:  # no option of this command
+        return "ndt evaluate RUN --accept-changes"
     if name in flags:
         return flags[name] if not equals else _option(flags[name], value)
     try:

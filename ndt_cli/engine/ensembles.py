@@ -285,9 +285,12 @@ def _check_same_trials(folders: Sequence[RunFolder]) -> None:
             mine, its = getattr(first, split), getattr(data, split)
             key = mine.difference(its)
             if key is not None:
+                what = f"{key} is {getattr(its, key)}, not {getattr(mine, key)}"
+                if key.endswith("fingerprint"):
+                    what = "the true rates differ" if key.startswith("rates") else "counts differ"
                 raise RunError(
                     f"{folder.path} was trained on other data than {folders[0].path}: of its "
-                    f"{split} trials, {key} is {getattr(its, key)}, not {getattr(mine, key)}",
+                    f"{split} trials, {what}",
                     "an ensemble averages models of the same trials in the same bins",
                 )
 

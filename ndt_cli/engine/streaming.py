@@ -405,9 +405,12 @@ class _Decoding:
     """Behavior from the latest rates, each variable from those its own lag earlier."""
 
     def __init__(self, decoder: Decoder, order_N: NDArray[np.int64]) -> None:
-        self.lags = [int(lag) for lag in decoder.lag_V]
+        # A variable without weights waits for no rates.
+        weighted_V = decoder.weights_NV.any(axis=0)
+        weighted_lags = decoder.lag_V[weighted_V] if weighted_V.any() else decoder.lag_V
         # With the rates of bin s, behavior up to bin s + the smallest lag can be decoded.
-        self.earliest = min(self.lags)
+        self.earliest = int(weighted_lags.min())
+        self.lags = np.where(weighted_V, decoder.lag_V, self.earliest).tolist()
         n_rows = max(self.lags) - self.earliest + 1
         self.weights_VN = np.ascontiguousarray(decoder.weights_NV[order_N].T)
         self.intercepts_V = decoder.intercepts_V - decoder.center_N @ decoder.weights_NV

@@ -111,7 +111,7 @@ class Decoder:
         """Choose lag and penalty of each variable by cross-validation over trials, and fit.
 
         ``trials`` are the positions of the trials to fit; default: all. A variable that is known
-        in fewer than two of them is not fitted.
+        in fewer than two of them is not fitted; one that never changes has no weights, and lag 0.
         """
         n_neurons, n_variables = rates_BTN.shape[2], known_behavior(data).shape[2]
         fitted_BT = reached_bins(data, lags_L)
@@ -140,6 +140,13 @@ class Decoder:
         behavior_BTV = known_behavior(data)[:, :, variables]
         trials = np.flatnonzero(known_BT.any(axis=1))
         if len(trials) < 2:
+            return
+        known_XV = behavior_BTV[known_BT]
+        varies_V = known_XV.max(axis=0) > known_XV.min(axis=0)
+        # A constant is known without rates: any lag would do.
+        self.intercepts_V[variables[~varies_V]] = known_XV[0, ~varies_V]
+        behavior_BTV, variables = behavior_BTV[:, :, varies_V], variables[varies_V]
+        if not len(variables):
             return
         center_V = behavior_BTV[known_BT].mean(axis=0, dtype=float)
         scale_N = np.abs(self.center_N)

@@ -35,7 +35,7 @@ from ndt_cli.report.figures import (
     styled,
     trials_text,
 )
-from ndt_cli.report.trial import evenly_spaced, time_step
+from ndt_cli.report.trial import TimeAxis, evenly_spaced, time_step
 
 if TYPE_CHECKING:
     from ndt_cli.report.registry import RunContents
@@ -207,7 +207,8 @@ def draw_attention_maps(run: "RunContents") -> CaptionedFigure:
     n_layers, n_heads, n_bins, _ = attention.maps_LHTS.shape
     layers, heads = _shown(n_layers, n_heads)
     step, unit = time_step(attention.bin_ms, n_bins)
-    end = n_bins * step
+    axis = TimeAxis.of(run.evaluation.data, n_bins)
+    start, end = axis.start, n_bins * step
     narrow = is_narrow(attention)
     maps = [[_map(attention, layer, head, narrow) for layer in layers] for head in heads]
     top = max(float(np.nanquantile(np.array(maps), 0.995)), 1e-6)
@@ -240,8 +241,13 @@ def draw_attention_maps(run: "RunContents") -> CaptionedFigure:
     for upper, head in zip(uppers_Y, heads, strict=True):
         where = (right + 0.02 * end, upper + (high - low) / 2)
         axes.text(*where, f"head {head + 1}", rotation=-90, ha="left", va="center")
-    times = [t for t in MaxNLocator(3).tick_values(0, end) if 0 <= t < 0.9 * end]
-    axes.set_xticks(np.add.outer(lefts_X, times).ravel(), [f"{t:g}" for t in times] * len(layers))
+    times = [
+        t for t in MaxNLocator(3).tick_values(start, start + end) if 0 <= t - start < 0.9 * end
+    ]
+    rights = np.array(times) - start
+    axes.set_xticks(np.add.outer(lefts_X, rights).ravel(), [f"{t:g}" for t in times] * len(layers))
+    if not narrow:  # bins that attend, by their times
+        low, high = low + start, high + start
     ups = [y for y in MaxNLocator(3).tick_values(low, high) if low <= y <= high]
     from_upper = [high - y if narrow else y - low for y in ups]
     axes.set_yticks(
@@ -250,7 +256,8 @@ def draw_attention_maps(run: "RunContents") -> CaptionedFigure:
     axes.set(xlim=(0, right), ylim=(uppers_Y[-1] + high - low, 0))
     axes.set_aspect("auto" if narrow else "equal")
     along, up = ("bin that attends", "lag") if narrow else ("bin attended to", "bin that attends")
-    axes.set(xlabel=f"{along} ({unit})", ylabel=f"{up} ({unit})")
+    when = f", {axis.label}" if axis.has_event else f" ({unit})"
+    axes.set(xlabel=f"{along}{when}", ylabel=f"{up} ({unit})" if narrow else f"{up}{when}")
     cut = bool(np.nanmax(np.array(maps)) > top)
     add_color_bar(figure, image, axes, "mean weight", cut=cut)
     what = "that a bin (row) gives to each bin (column)"

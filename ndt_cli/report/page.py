@@ -70,6 +70,7 @@ def write_report(
     device: str = "auto",
     recording: Recording | None = None,
     overwrite: bool = False,
+    accept_changes: bool = False,
     as_typed: Callable[[str], str] = str,
 ) -> Path:
     """Write the page of a run, an ensemble or a sweep: one HTML file that needs no network.
@@ -80,7 +81,7 @@ def write_report(
         Folder of the run, ensemble or sweep.
     out : Path or str, optional
         File to write, ``.html`` or ``.htm``. Default: ``report.html`` in that folder.
-    split, data, checkpoint, device, recording
+    split, data, checkpoint, device, recording, accept_changes
         As in `ndt_cli.report.registry.RunContents`; ignored for a sweep.
     overwrite : bool
         Replace an existing file. The page in the folder itself is replaced without.
@@ -119,7 +120,13 @@ def write_report(
         text = sweep_html(sweep, as_typed)
     else:
         run = RunContents(
-            path, split=split, data=data, checkpoint=checkpoint, device=device, recording=recording
+            path,
+            split=split,
+            data=data,
+            checkpoint=checkpoint,
+            device=device,
+            recording=recording,
+            accept_changes=accept_changes,
         )
         check_may_write(file, overwrite)
         text = run_html(run, as_typed)

@@ -63,6 +63,7 @@ class RunContents:
         checkpoint: str | None = None,
         device: str = "auto",
         recording: Recording | None = None,
+        accept_changes: bool = False,
     ) -> None:
         self.folder = RunFolder.open(Path(path))
         self.path = self.folder.path
@@ -72,6 +73,7 @@ class RunContents:
         self._checkpoint = checkpoint
         self._device = device
         self._in_memory = recording
+        self._accept_changes = accept_changes
 
     @cached_property
     def settings(self) -> Settings:
@@ -109,7 +111,7 @@ class RunContents:
         if self._data is not None:
             settings = settings.model_copy(update={"file": self._data.absolute()})
         recording = load_recording(settings)
-        check_same_data(self.folder, recording)
+        check_same_data(self.folder, recording, accept_changes=self._accept_changes)
         return recording
 
     @cached_property
@@ -121,6 +123,7 @@ class RunContents:
             checkpoint=self._checkpoint,
             device=self._device,
             recording=self.recording,
+            accept_changes=self._accept_changes,
         )
 
     @cached_property
@@ -245,8 +248,8 @@ def plot(
     overwrite : bool
         Replace existing files.
     **contents
-        ``split``, ``data``, ``checkpoint``, ``device`` and ``recording`` of `RunContents`; ignored
-        for a sweep.
+        ``split``, ``data``, ``checkpoint``, ``device``, ``recording`` and ``accept_changes`` of
+        `RunContents`; ignored for a sweep.
 
     Returns
     -------

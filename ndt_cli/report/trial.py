@@ -146,7 +146,12 @@ class TimeAxis:
         return self.start + (bins_T + 0.5) * self.step
 
     def line(self, values_T: NDArray[Any]) -> NDArray[np.float64]:
-        """Return the points of a line, (bins, 2), with a value for each of the first bins."""
+        """Return the points of a line, (bins, 2), with a value for each of the first bins.
+
+        A single bin has two, its beginning and its end: a line of one point is not seen.
+        """
+        if len(values_T) == 1:
+            return np.column_stack([[self.start, self.start + self.step], values_T.repeat(2)])
         return np.column_stack([self.centers(len(values_T)), values_T])
 
     def apply(self, axes: Axes, *, lowest: bool = True) -> None:
@@ -222,7 +227,7 @@ def draw_rates(
     for axes, column in zip(panels[1:], columns, strict=True):
         for name, look in _LOOKS.items():
             if name in sources:
-                axes.plot(times.centers(), sources[name][:, column], label=name, **look)
+                axes.plot(*times.line(sources[name][:, column]).T, label=name, **look)
         _draw_ticks(axes, data.spikes_BTN[trial, :n_bins, column], times)
         axes.set_ylabel(f"{neuron_label(data, column)}\n(Hz)")
         axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))

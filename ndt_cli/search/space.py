@@ -27,7 +27,7 @@ from ndt_cli.settings.tree import Settings
 
 Value = int | float | str | bool
 
-_HINT = f"Spaces to start from: {called('find_space')}. All settings: {called('settings_help')}"
+_HINT = f"Spaces to start from: {called('find_space')}. All settings: {called('field_table')}"
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,10 @@ class Space:
         """
         space, problems = cls(name, {}), []
         for section, keys in tables.items():
+            if "." in section:
+                first, _, key = section.partition(".")
+                problems.append(f"{section} ({name}): expected {key} in a section [{first}]")
+                continue
             if not isinstance(keys, dict):
                 problems.append(f"{section} ({name}): expected sections such as [train]")
                 continue

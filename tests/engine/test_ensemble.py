@@ -130,7 +130,7 @@ def test_nothing_is_overwritten(ensemble, runs):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({}, "fingerprint"),
+        ({}, "of its train trials, counts differ"),
         ({"bin_ms": 5.0}, "bin_ms is 5.0, not 10.0"),
         ({"n_neurons": 4}, "n_neurons is 4, not 3"),
     ],

@@ -107,6 +107,13 @@ def test_each_split_is_scored_on_its_own_trials(run, spikes):
     assert sizes == {"train": 12, "valid": 6, "all": 18}
 
 
+def test_scores_of_training_trials_say_so(run, spikes):
+    assert evaluate(run, recording=spikes).warnings == ()
+    for split in ("train", "all"):
+        (warning,) = evaluate(run, split=split, recording=spikes).warnings
+        assert warning.startswith("The model was trained on 12 of these")
+
+
 def test_all_trials_come_in_the_order_of_the_file():
     ids = np.array([4, 0, 2]), np.array([3, 1])
     splits = [spike_data(len(i), trial_ids_B=i, seed=k) for k, i in enumerate(ids)]

@@ -293,6 +293,27 @@ def test_behavior_is_decoded_as_it_is_evaluated(lags, context_forward):
     assert known_T.sum() >= 20 - np.ptp([*lags, 0])
 
 
+def test_a_variable_without_weights_does_not_delay_the_others():
+    weights_NV = np.ones((N_NEURONS, 2))
+    weights_NV[:, 1] = 0
+    decoder = Decoder(
+        lags_L=np.array([-4, 2]),
+        lag_V=np.array([2, -4]),
+        penalty_V=np.ones(2),
+        center_N=np.zeros(N_NEURONS),
+        weights_NV=weights_NV,
+        intercepts_V=np.array([0.0, 3.0]),
+    )
+    network = shaken(build_network(model_settings(), N_NEURONS, 20, math=PlainMath()))
+    stream = stream_of(network, decoder=decoder)
+    assert stream.decoding_delay_ms == 10 * (stream.lag_bins - 2)
+    decoded = []
+    for counts_N in counts_TN(20):
+        if stream.step(counts_N) is not None and stream.decoded_V is not None:
+            decoded.append(stream.decoded_V[1])
+    assert set(decoded) == {3.0}
+
+
 def test_a_silent_channel_is_noticed_once_and_only_if_it_used_to_fire():
     data = spike_data(50, 40, 3, mean_count=0.5)
     data.spikes_BTN[:, :, 2] = 0

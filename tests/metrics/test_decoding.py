@@ -10,6 +10,7 @@ from ndt_cli.errors import SettingsError
 from ndt_cli.metrics import decode_behavior
 from ndt_cli.metrics.decoding import (
     DEFAULT_LAGS_MS,
+    Decoder,
     deal,
     fit_ridge,
     lag_bins,
@@ -155,6 +156,19 @@ def test_constant_rates_decode_the_mean_and_no_more():
     scores = decode_behavior(constant_BTN, data)
     assert (scores.r2_V <= 0).all()
     assert scores.r2_mean == pytest.approx(0, abs=0.05)
+
+
+def test_a_variable_that_never_changes_has_no_lag_and_no_weights():
+    rates_BTN, data = lagged_trials(10, lag=2)
+    behavior_BTV = data.behavior_BTV.copy()
+    behavior_BTV[:, :, 1] = 0.1
+    constant = dataclasses.replace(data, behavior_BTV=behavior_BTV)
+    decoder = Decoder.fit(rates_BTN, constant, lag_bins(constant))
+    assert decoder.lag_V.tolist() == [2, 0]
+    assert not decoder.weights_NV[:, 1].any()
+    assert decoder.intercepts_V[1] == 0.1
+    alone = Decoder.fit(rates_BTN, data, lag_bins(data))
+    assert decoder.weights_NV[:, 0] == pytest.approx(alone.weights_NV[:, 0])
 
 
 def test_windows_of_one_recording_are_divided_into_stretches():

@@ -164,6 +164,14 @@ def test_rates_over_raster_shows_one_line_a_source_in_hz():
     assert len(ticks) == data.spikes_BTN[0, :, 4].sum()
 
 
+def test_the_rates_of_a_single_bin_are_lines_over_that_bin():
+    data, inferred_BTN, smoothed_BTN = _data(n_bins=1)
+    figure = rates_over_raster(data, inferred_BTN, smoothed_BTN, trial=0, neurons=[0])
+    for line in figure.axes[1].lines:
+        assert line.get_xdata().tolist() == [0.0, 20.0]
+        assert line.get_ydata()[0] == line.get_ydata()[1]
+
+
 def test_padding_is_not_drawn_and_unknown_rates_are_left_out():
     data, inferred_BTN, smoothed_BTN = _data(with_rates=False)
     inferred_BTN[1, 25:] = np.nan

@@ -1,5 +1,6 @@
 """Attention weights: those that the network uses, and their averages over trials."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -140,6 +141,25 @@ def test_padding_and_hidden_neurons_do_not_touch_the_average(trained):
         np.testing.assert_allclose(average.maps_LHTS[:, :, row, column], mean, rtol=1e-4)
     assert np.isnan(alone[1].maps_LHTS[:, :, 6:]).all()
     assert np.isnan(average.maps_LHTS[:, :, 0, 8]).all()
+
+
+@pytest.mark.parametrize("is_narrow_", [True, False])
+def test_times_of_maps_are_those_from_the_event(trained, is_narrow_):
+    average = average_attention(trained, spike_data(3, N_BINS))
+    if not is_narrow_:
+        average = dataclasses.replace(average, lags_K=np.arange(1 - N_BINS, N_BINS))
+    assert is_narrow(average) == is_narrow_
+    run = run_of(average)
+    aligned = dataclasses.replace(run.evaluation.data, event="go", start_ms=-50.0)
+    run.evaluation = dataclasses.replace(run.evaluation, data=aligned)
+    panel = draw_attention_maps(run).figure.axes[0]
+    bins = "bin that attends" if is_narrow_ else "bin attended to"
+    assert panel.get_xlabel() == f"{bins}, time from go (ms)"
+    ticks = zip(panel.get_xticks(), panel.get_xticklabels(), strict=True)
+    assert {label.get_text(): at for at, label in ticks if at < 120}["0"] == 50.0
+    other = zip(panel.get_yticks(), panel.get_yticklabels(), strict=True)
+    at = {label.get_text(): at for at, label in other if at <= 40 or (not is_narrow_ and at < 120)}
+    assert at["0"] == (15.0 if is_narrow_ else 50.0)
 
 
 def test_maps_show_every_layer_and_head_and_narrow_windows_by_lag(trained):

@@ -177,6 +177,7 @@ def test_a_space_that_is_written_reads_back_the_same(tmp_path):
         ({"train": {"warmup_epochs": {"uniform": [0, 9]}}}, "0.0 .* whole number"),
         ({"model": {"norm_place": {"choice": ["pre", "pst"]}}}, "did you mean post"),
         ({"train": 3}, "sections"),
+        ({"train.dropout": {"uniform": [0, 1]}}, r"expected dropout in a section \[train\]"),
         ({}, "no setting"),
     ],
 )
@@ -185,6 +186,7 @@ def test_an_error_in_a_space_is_named(tables, said):
         space(**tables)
     assert "mine" in caught.value.message
     assert "find_space()" in caught.value.hint
+    assert "field_table()" in caught.value.hint
 
 
 def test_all_mistakes_of_a_space_are_named_at_once():
