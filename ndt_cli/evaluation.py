@@ -409,7 +409,7 @@ def store_references(evaluation: Evaluation, train: SpikeData) -> None:
 
 
 def _training_facts(trained: Model) -> TrainingFacts:
-    # A session of several is trained on, and trained anew, in the run of all.
+    # A session of several is trained, and resumed, in the run of all.
     whole = trained.run.read_json("run.json").get("trained_in")
     return TrainingFacts(
         run=Path(whole) if whole is not None else trained.run.path,
