@@ -26,6 +26,7 @@ from ndt_cli.data.spike_data import (
     TrialValues,
     trial_blocks,
 )
+from ndt_cli.data.write import table_by_key
 from ndt_cli.engine.inference import check_overrides, load_trained, recording_of
 from ndt_cli.errors import DataError, MissingExtraError, SettingsError
 
@@ -93,11 +94,7 @@ class Rates:
         }
         if data.start_bins_B is not None:
             found["continuous_start_ms"] = float(data.start_bins_B.min() * data.bin_ms)
-        # In HDF5, a slash is the path of a group.
-        found |= {
-            f"trial_table/{name.replace('/', '.')}": column
-            for name, column in data.trial_table.items()
-        }
+        found |= table_by_key(data.trial_table)
         found["written_by"] = f"ndt {__version__}"
         return {key: np.asarray(value) for key, value in found.items() if value is not None}
 

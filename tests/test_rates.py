@@ -113,11 +113,11 @@ def test_labels_ids_and_times_come_back_from_a_file_of_arrays(rates, tmp_path, s
 
 def test_columns_of_the_table_of_trials_may_have_slashes(rates, tmp_path):
     """In HDF5, which has them as columns of one group, a slash would be a group of its own."""
-    table = {"rt": np.arange(4), "rt/ms": 1000 * np.arange(4)}
+    table = {"rt": np.arange(4), "rt/ms": 1000 * np.arange(4), "rt.ms": np.arange(4)}
     write_rates(tmp_path / "rates.h5", replace(rates, data=replace(rates.data, trial_table=table)))
     with h5py.File(tmp_path / "rates.h5") as file:
-        assert sorted(file["trial_table"]) == ["rt", "rt.ms"]
-        assert file["trial_table/rt.ms"][3] == 3000
+        assert sorted(file["trial_table"]) == ["rt", "rt.ms", "rt.ms_"]
+        assert [file[f"trial_table/{name}"][3] for name in ("rt.ms", "rt.ms_")] == [3, 3000]
 
 
 def test_an_hdf5_file_says_units_and_axes(rates, tmp_path):

@@ -43,6 +43,7 @@ class Clock:
 
     unit: TimeUnit = "s"
     sample_rate_hz: float | None = None
+    is_given: bool = False  # for these times alone, whatever their name says
 
     @property
     def us_per_unit(self) -> float:
@@ -55,13 +56,16 @@ class Clock:
     def check_name(self, name: str, where: Path) -> None:
         """Refuse times whose name ends in another unit than this, such as ``start_ms``."""
         ending = _UNIT_OF_NAME.search(name)
-        unit = _UNIT_WORDS.get(ending[1].lower()) if ending else None
-        if unit is not None and unit != self.unit:
+        word = ending[1] if ending else ""
+        # An unconditioned stimulus is a US.
+        unit = _UNIT_WORDS.get(word.lower() if len(word) > 2 else word)
+        if unit is not None and unit != self.unit and not self.is_given:
             raise SettingsError(
                 f"{where}: {name!r}: found times that would be read in {self.unit}; expected those "
                 f"in {unit}, by their name",
                 f"Give the unit: `time_unit={unit!r}`, or that of trials or behavior alone, "
-                f"`trials_time_unit={unit!r}`, `behavior_time_unit={unit!r}`.",
+                f"`trials_time_unit={unit!r}`, `behavior_time_unit={unit!r}`; if the name means "
+                f"something else, that is {self.unit!r}.",
             )
 
     def step_us(self, times: NDArray[Any]) -> float:

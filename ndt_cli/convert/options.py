@@ -230,9 +230,11 @@ class ConvertOptions(BaseModel):
     @property
     def behavior_clock(self) -> Clock:
         """Clock of the sample times of the behavior."""
-        return Clock(self.behavior_time_unit or self.time_unit, self.sample_rate_hz)
+        unit = self.behavior_time_unit
+        return Clock(unit or self.time_unit, self.sample_rate_hz, is_given=unit is not None)
 
     @property
     def trials_clock(self) -> Clock:
         """Clock of the table of trials."""
-        return Clock(self.trials_time_unit or self.time_unit, self.sample_rate_hz)
+        unit = self.trials_time_unit
+        return Clock(unit or self.time_unit, self.sample_rate_hz, is_given=unit is not None)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import h5py
 import numpy as np
@@ -18,7 +18,6 @@ from ndt_cli.convert.clock import Clock
 from ndt_cli.convert.contents import Contents, array_item, fields_of, held
 from ndt_cli.convert.hdf5 import list_hdf5
 from ndt_cli.convert.matlab import is_mat73, list_mat5, list_mat73
-from ndt_cli.data.arrays import as_words
 from ndt_cli.data.files import DAMAGE, ArrayFile, check_text, damaged, open_hdf5, text_array
 from ndt_cli.errors import DataError
 
@@ -48,19 +47,14 @@ def open_file(path: Path) -> Contents:
 
 
 def _guarded(path: Path, read: Callable[[], _Read]) -> _Read:
-    """Return what ``read`` does, with damage and text that cannot be written as a DataError.
-
-    Text that is stored as bytes is decoded.
-    """
+    """Return what ``read`` does, with damage and text that cannot be written as a DataError."""
     try:
-        found: Any = read()
-        if isinstance(found, np.ndarray) and found.dtype.kind == "S":
-            found = text_array(str(path), as_words(found)).reshape(found.shape)
+        found = read()
         for part in found if isinstance(found, list) else (found,):
             check_text(part)
     except DAMAGE as error:
         raise damaged(path, f"{type(error).__name__}: {error}") from error
-    return cast(_Read, found)
+    return found
 
 
 def _list(contents: Contents) -> None:

@@ -73,7 +73,7 @@ class RowFilter:
         return met if is_text else met & ~np.isnan(rows)
 
     def absent(self, column: NDArray[Any]) -> list[str]:
-        """Return the values that rows are kept in spite or because of, and that none has."""
+        """Return the values of != or in that no row has: a misspelled one changes what is kept."""
         if self.operator not in ("in", "!="):
             return []
         each = [replace(self, operator="==", values=(value,)) for value in self.values]

@@ -1,7 +1,7 @@
 """Write a recording in the own layout, whose keys `ndt_cli.data.layouts` lists."""
 
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ndt_cli.atomic import check_may_write, write_stream_atomic
 from ndt_cli.data.files import TRIAL_TABLE
-from ndt_cli.data.spike_data import Recording, SpikeData, all_trials
+from ndt_cli.data.spike_data import Recording, all_trials
 from ndt_cli.errors import DataError
 
 _PER_TRIAL = {
@@ -88,10 +88,7 @@ def _own_arrays(recording: Recording) -> dict[str, NDArray[Any]]:
         arrays["behavior_names"] = _encoded(whole.behavior_names)
     if whole.neuron_names:
         arrays["neuron_names"] = _encoded(whole.column_names)
-    for name, column in whole.trial_table.items():
-        key = TRIAL_TABLE + name.replace("/", ".")
-        while key in arrays or (key != TRIAL_TABLE + name and _is_column(whole, key)):
-            key += "_"  # a/b beside a column a.b
+    for key, column in table_by_key(whole.trial_table).items():
         arrays[key] = _encoded(column) if column.dtype.kind == "U" else column
     if whole.event:
         arrays["event"] = np.array(whole.event.encode())
@@ -107,8 +104,18 @@ def _own_arrays(recording: Recording) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def _is_column(data: SpikeData, key: str) -> bool:
-    return key.removeprefix(TRIAL_TABLE) in data.trial_table
+def table_by_key(trial_table: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Return the columns of a trial table by their keys in a file.
+
+    A slash, in HDF5 the path of a group, becomes a dot, with ``_`` beside a column of that name.
+    """
+    found: dict[str, NDArray[Any]] = {}
+    for name, column in trial_table.items():
+        key = name.replace("/", ".")
+        while TRIAL_TABLE + key in found or (key != name and key in trial_table):
+            key += "_"
+        found[TRIAL_TABLE + key] = column
+    return found
 
 
 def _encoded(texts: Iterable[str]) -> NDArray[np.bytes_]:

@@ -775,6 +775,12 @@ def test_a_unit_at_the_end_of_a_name_is_not_another_unit(tmp_path):
     with pytest.raises(SettingsError, match=r"'time_s': .* expected those in s") as error:
         converted(tmp_path / "a.npz", time_unit="ms", **OPTIONS)
     assert "`time_unit='s'`" in error.value.hint
+    # An unconditioned stimulus, by its usual letters, or in small ones with the unit given.
+    for name, given in (("onset_US", {}), ("onset_us", {"trials_time_unit": "s"})):
+        np.savez(tmp_path / "a.npz", time=times, unit=units, **{name: START})
+        windows = {"align": name, "window_ms": (0, 1600), "bin_ms": 20}
+        data = converted(tmp_path / "a.npz", **windows, **given)
+        np.testing.assert_array_equal(data.spikes_BTN, expected_counts(recording()))
 
 
 def test_names_that_stand_for_several_values_or_series_say_so(tmp_path):

@@ -347,7 +347,7 @@ class _LayerStream:
         self.mixed_H1J, self.sums_H1 = self.mixed_HJ[:, None], self.mixed_HJ[:, -1:]
         self.sums_H = self.mixed_HJ[:, -1]
         self.attended_HJ = np.zeros_like(self.mixed_HJ)
-        self.attended = self.attended_HJ.ravel()
+        self.attended = self.attended_HJ.ravel()  # head after head
         self.bias_at = self._bias(layer, network.context)
 
     def _read(self, norm: _Norm, linear: nn.Linear) -> Float32Array:
@@ -475,6 +475,7 @@ class _LayerStream:
         np.divide(self.mixed_HJ, self.sums_H1, self.attended_HJ)
 
     def _activate(self) -> None:
+        """Apply the activation of the feed-forward block in place."""
         hidden_F = self.hidden_F
         if self.activation == "relu":
             np.maximum(hidden_F, _ZERO, out=hidden_F)
