@@ -31,8 +31,11 @@ from ndt_cli.model.network import ModelShape
 
 # Rounds, in which what is compared takes turns, and windows that are inferred in each.
 _N_ROUNDS, _WINDOWS_IN_A_ROW = 100, 5
-# Before anything is timed.
-_WARM_UP = 50
+# Before anything is timed; and in each turn, bins until the caches hold what they need: the turn
+# before has filled them with its own.
+_WARM_UP, _MOST_WARM_UP_OF_TURN = 50, 20
+# Of the bins, but no more than this, one after another at the pace of a recording.
+_SHARE_PACED, _MOST_PACED = 0.005, 500
 # Of the bins, beside each busy neighbor.
 _SHARE_BUSY = 0.25
 # Copies 32 MB over and over: takes its core, and the cache that cores share.
@@ -53,7 +56,8 @@ class StreamBenchResult:
         What was timed: ``stream``; ``plain loop``, as many products of a matrix and a vector as
         take as long as a bin, which shows what of the slowest bins is the machine's; of ndt and of
         the stock layers the window of all bins that matter to a bin, and the window of one layer,
-        which gives other rates. On Linux also the stream and the plain loop beside a busy process
+        which gives other rates. Also the stream and the plain loop as a recording calls them, with
+        a pause until the next bin, in which caches are lost; and, on Linux, beside a busy process
         on another core, if there is one, and on the same core.
     processor_times : dict of str to Times
         The same without waiting: what the thread itself computed, whatever else ran beside it.
@@ -154,6 +158,11 @@ def run_stream_bench(
                 window_bins[f"{kind}, {name}"] = n
         watch(f"{n_bins} bins")
         seconds, grown = _timed({**bins, **actions}, n_bins)
+        bin_ms = one.bin_ms
+        n_paced = min(_MOST_PACED, math.ceil(n_bins * _SHARE_PACED))
+        watch(f"{n_paced} bins, one every {bin_ms:g} ms")
+        for name, action in bins.items():
+            seconds[f"{name}, one every {bin_ms:g} ms"] = _paced(action, bin_ms / 1000, n_paced)
         for where, cpus in _neighbors().items():
             watch(f"beside a busy process on {where}")
             with _busy_neighbor(*cpus):
@@ -213,15 +222,32 @@ def _timed(
     try:
         for i in range(n_rounds):
             for name, action in actions.items():
-                for t in range(turns[name][i], turns[name][i + 1]):
-                    own, start = time.thread_time(), time.perf_counter()
+                turn = range(turns[name][i], turns[name][i + 1])
+                for t in turn[: min(_MOST_WARM_UP_OF_TURN, len(turn) // 4)]:
                     action(t)
-                    stop = time.perf_counter()
-                    seconds[name][t] = stop - start, time.thread_time() - own
+                for t in turn:
+                    seconds[name][t] = _time(action, t)
         after = _resident_bytes()
     finally:
         gc.enable()
     return seconds, None if before is None or after is None else after - before
+
+
+def _time(action: Callable[[int], object], t: int) -> tuple[float, float]:
+    """Return the seconds of a call on the clock, and of the processor."""
+    own, start = time.thread_time(), time.perf_counter()
+    action(t)
+    stop = time.perf_counter()
+    return stop - start, time.thread_time() - own
+
+
+def _paced(action: Callable[[int], object], pause_s: float, n_bins: int) -> NDArray[np.float64]:
+    """Time calls of which each waits for its moment, as `_timed` does."""
+    first, seconds = time.perf_counter(), np.full((n_bins, 2), np.nan)
+    for t in range(n_bins):
+        time.sleep(max(0.0, first + t * pause_s - time.perf_counter()))
+        seconds[t] = _time(action, t)
+    return seconds
 
 
 def _neighbors() -> dict[str, tuple[int, set[int]]]:

@@ -69,8 +69,9 @@ def bench(
     measured too.
 
     With --stream, the time from the counts of a bin to its rates, on one CPU
-    thread, beside inferring a whole window for each new bin, and beside busy
-    processes on another core and on its own. Processor times leave out what
+    thread: one bin after the other, at the pace of a recording, and beside busy
+    processes on another core and on its own; and of inferring a whole window for
+    each new bin. Processor times leave out what
     other programs take. A plain loop as long as a bin shows how much of the
     slowest times is the machine's.
     """

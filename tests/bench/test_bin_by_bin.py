@@ -3,7 +3,9 @@
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from builders import tiny_settings
 from typer.testing import CliRunner
@@ -38,6 +40,33 @@ def test_windows_hold_the_bins_that_matter_to_one():
     assert all(min(times.seconds) > 0 for times in result.times.values())
     assert result.speedup("stream") == 1
     assert result.speedup("ndt, all") > 1
+
+
+def test_bins_at_the_pace_of_a_recording_wait_for_their_moment(monkeypatch):
+    times = run_stream_bench(tiny(), n_bins=401).times
+    assert len(times["stream, one every 20 ms"].seconds) == 3  # of 200 bins, one
+    now, called = [0.0], []
+
+    def sleep(seconds):
+        now[0] += seconds
+
+    def action(t):
+        called.append(round(now[0], 6))
+        now[0] += 0.005 if t else 0.03  # the first takes longer than the pause
+
+    clock = SimpleNamespace(sleep=sleep, perf_counter=lambda: now[0], thread_time=lambda: 0.0)
+    monkeypatch.setattr(bin_by_bin, "time", clock)
+    seconds = bin_by_bin._paced(action, 0.02, 4)
+    assert called == [0, 0.03, 0.04, 0.06]
+    assert seconds[:, 0] == pytest.approx([0.03, 0.005, 0.005, 0.005])
+
+
+def test_a_turn_begins_with_bins_that_are_not_timed(monkeypatch):
+    called = []
+    monkeypatch.setattr(bin_by_bin, "_WARM_UP", 0)
+    seconds, _ = bin_by_bin._timed({"stream": called.append}, 16)
+    assert called == [0, 1, *range(8), 8, 9, *range(8, 16)]
+    assert np.isfinite(seconds["stream"]).all()
 
 
 @pytest.mark.parametrize("model", [{"positions": "learned"}, {"context_back": -1}])
