@@ -925,3 +925,19 @@ def test_a_spreadsheet_is_named(tmp_path):
         archive.writestr("xl/workbook.xml", "<workbook/>")
     with pytest.raises(DataError, match="found a spreadsheet"):
         list_contents(tmp_path / "trials.xlsx")
+
+
+def test_names_of_units_that_python_would_read_as_one_number_are_several_units(tmp_path):
+    rows = [f"{name},{t}" for name in ("1_12", "11_2") for t in (0.05, 0.15)]
+    (tmp_path / "a.csv").write_text("\n".join(["unit,time", *rows]))
+    data = converted(tmp_path / "a.csv", chop_ms=50, bin_ms=10.0)
+    assert data.neuron_names == ("11_2", "1_12")
+
+
+@pytest.mark.parametrize("front", ["", "\n", "sep=;\n"])
+def test_a_text_table_may_begin_as_a_spreadsheet_writes_it(tmp_path, front):
+    (tmp_path / "a.csv").write_text(f'{front}"unit"; "time (s)"\n"a"; "0,5"\n"b"; "0,7"\n')
+    assert [(e.name, e.values) for e in list_contents(tmp_path / "a.csv").entries] == [
+        ("unit", "a, b"),
+        ("time (s)", "0.5, 0.7"),
+    ]
