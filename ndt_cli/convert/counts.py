@@ -277,7 +277,9 @@ def unit_names(job: ConvertJob, n_units: int) -> NDArray[Any]:
     contents = job.contents
     for name in (guess(contents, "spike_units"), "neuron_names", "unit_names"):
         if contents.has_array(name, (n_units,)):
-            return np.asarray(contents.items[str(name)].read())
+            names = np.asarray(contents.items[str(name)].read())
+            if len(set(names.tolist())) == n_units:  # else areas or channels
+                return names
     job.units_are_places = True
     return np.arange(n_units)
 

@@ -55,7 +55,7 @@ class ConvertOptions(BaseModel):
 
     spike_times: Name | None = None
     """Spike times: one array for all units, or one array per unit (cells, a ragged column, a
-    group, rows padded with NaN, columns of a text table such as 'unit*')."""
+    group, rows padded with NaN, arrays or columns such as 'unit*' or 'units/*/times')."""
 
     spike_units: Name | None = None
     """Unit of each spike, where all units share one array; the word none if there is one unit.

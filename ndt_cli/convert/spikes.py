@@ -3,9 +3,11 @@
 Axes in names: B trials, T bins, N neurons.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -249,18 +251,36 @@ def _named(job: ConvertJob, name: str, spikes: _Spikes) -> _Spikes:
 
 
 def _read_group(job: ConvertJob, name: str) -> _Spikes:
-    """Read a group with one array per unit, or columns of a text table by a pattern."""
+    """Read a group with one array per unit, or the arrays whose names fit a pattern."""
     contents = job.contents
     group = contents.resolve_table(name) or ""
-    members = sorted(contents.children(group), key=by_number) if group else []
+    members = contents.children(group) if group else []
     if not group and "*" in name:
         members = [n for n in contents.items if fnmatchcase(n, name)]
-    items = [contents.items[n] for n in members]
-    if not items or not all(i.kind == "array" and len(i.shape) == 1 for i in items):
-        raise contents.unknown("spike_times", name, contents.items)
+    if not members:
+        error = contents.unknown("spike_times", name, contents.items)
+        if any(n.startswith(f"{name}/") for n in contents.items):
+            error.hint = f"Of units in groups of their own: `spike_times='{name}/*/NAME'`."
+        raise error
+    members.sort(key=by_number)
+    for part, item in ((n, contents.items[n]) for n in members):
+        # One spike is a number in MATLAB, as the sampling rate in a group is; none is 0 x 0.
+        most = 0 if group else 1
+        if item.kind != "array" or (len(item.shape) != 1 and math.prod(item.shape) > most):
+            shown = f"{part!r}, {item.dtype} of shape {item.shape}"
+            raise contents.wrong("spike_times", name, shown, "an array of times per unit")
     job.taken["spike times"] = f"{f'{group}/' if group else name}, {len(members)} arrays"
     lists = [contents.numbers(n, "spike_times") for n in members]
-    return _end_to_end(lists, np.array([n.rpartition("/")[2] for n in members]))
+    return _end_to_end(lists, np.array(_own_parts(members)))
+
+
+def _own_parts(paths: list[str]) -> list[str]:
+    """Return each path without the parts that all share: ``u1`` for ``units/u1/spike_times``."""
+    rows = [path.split("/") for path in paths]
+    shared = [len(set(parts)) == 1 for parts in zip(*rows, strict=False)]
+    if len(paths) == 1:
+        shared[-1] = False
+    return ["/".join(p for p, same in zip_longest(row, shared) if p and not same) for row in rows]
 
 
 def _read_lists(job: ConvertJob, name: str, item: Item) -> _Spikes:

@@ -941,3 +941,24 @@ def test_a_text_table_may_begin_as_a_spreadsheet_writes_it(tmp_path, front):
         ("unit", "a, b"),
         ("time (s)", "0.5, 0.7"),
     ]
+
+
+def test_units_in_groups_of_their_own_are_named_by_what_differs_and_may_be_silent(tmp_path):
+    times = [*recording(2), np.zeros((0, 0)), np.array([1.5])]
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for unit, own in zip(("u1", "u2", "u10", "u11"), times, strict=True):
+            file[f"units/{unit}/times"] = own
+        for name, column in TRIALS.items():
+            file[f"trials/{name}"] = column
+    with pytest.raises(SettingsError) as error:
+        converted(tmp_path / "a.h5", spike_times="units", **OPTIONS)
+    assert "`spike_times='units/*/NAME'`" in error.value.hint
+    data = converted(tmp_path / "a.h5", spike_times="units/*/times", **OPTIONS)
+    np.testing.assert_array_equal(data.spikes_BTN, expected_counts([np.ravel(t) for t in times]))
+    assert data.neuron_names == ("u1", "u2", "u10", "u11")
+
+
+def test_labels_that_neurons_share_are_not_their_names(tmp_path):
+    arrays = {"counts": np.ones((4, 5, 2), int), "bin_ms": 10.0, "unit": ["M1", "M1"]}
+    np.savez(tmp_path / "a.npz", **arrays)
+    assert converted(tmp_path / "a.npz").neuron_names == ("0", "1")
