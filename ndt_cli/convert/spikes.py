@@ -228,7 +228,8 @@ def _read_arrangement(job: ConvertJob, name: str) -> _Spikes:
         shape = f"{values.ndim} axes, {values.shape}"
         raise contents.wrong("spike_times", found, shape, "one or two")
     job.units_are_places = True
-    return _end_to_end(_rows_of_units(job, found, values), np.arange(len(values)))
+    lists = _rows_of_units(job, found, values)
+    return _end_to_end(lists, np.arange(len(lists)))
 
 
 def _named(job: ConvertJob, name: str, spikes: _Spikes) -> _Spikes:
@@ -389,20 +390,32 @@ def _observed(
 
 
 def _rows_of_units(job: ConvertJob, name: str, values: NDArray[Any]) -> list[NDArray[Any]]:
-    """Return each row of a matrix without its padding: NaN, or 0 after the last spike."""
+    """Return each unit's times without their padding: NaN, or 0 after the last spike.
+
+    Each row is a unit; each column, if times ascend along the columns alone.
+    """
     n_units, n_columns = values.shape
     if n_columns < _FEWEST_COLUMNS < n_units:
         found = f"{n_units} rows of {n_columns}"
         hint = (
             "Is it a table with a row per spike? Name its columns, from 0: "
-            f"`spike_times='{name}:1'` and `spike_units='{name}:0'`."
+            f"`spike_times='{name}:1'` and `spike_units='{name}:0'`. If each column is a unit, "
+            "save it with a row per unit."
         )
         raise job.contents.wrong("spike_times", name, found, "a row of times per unit", hint)
-    job.notes.append(f"Each of the {n_units} rows of {name!r} was taken as a unit.")
+    is_turned = _ascends(values.T) and not _ascends(values)
+    values = values.T if is_turned else values
+    what = "columns" if is_turned else "rows"
+    job.notes.append(f"Each of the {len(values)} {what} of {name!r} was taken as a unit.")
     rows = [row[: np.flatnonzero(row).max(initial=-1) + 1] for row in values]
     n_zero = values.size - sum(len(row) for row in rows)
-    job.drop("spikes", n_zero, values.size, "are 0 after the last spike of their row (padding)")
+    job.drop("spikes", n_zero, values.size, "are 0 after the last spike of their unit (padding)")
     return rows
+
+
+def _ascends(rows: NDArray[Any]) -> bool:
+    """Return whether times ascend along each row, padding aside."""
+    return not ((rows[:, 1:] < rows[:, :-1]) & (rows[:, 1:] != 0)).any()
 
 
 def _unit_of_each(

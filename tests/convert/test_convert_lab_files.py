@@ -962,3 +962,15 @@ def test_labels_that_neurons_share_are_not_their_names(tmp_path):
     arrays = {"counts": np.ones((4, 5, 2), int), "bin_ms": 10.0, "unit": ["M1", "M1"]}
     np.savez(tmp_path / "a.npz", **arrays)
     assert converted(tmp_path / "a.npz").neuron_names == ("0", "1")
+
+
+@pytest.mark.parametrize("padding", [np.nan, 0.0])
+def test_columns_are_units_where_times_ascend_along_them(tmp_path, padding):
+    times_s = recording(6)
+    matrix = np.full((max(map(len, times_s)), 6), padding)
+    for unit, own in enumerate(times_s):
+        matrix[: len(own), unit] = own
+    np.savez(tmp_path / "a.npz", spike_times=matrix, **TRIALS)
+    result = convert(tmp_path / "a.npz", ConvertOptions(**OPTIONS))
+    np.testing.assert_array_equal(all_trials(result.recording).spikes_BTN, expected_counts(times_s))
+    assert result.report.notes[0] == "Each of the 6 columns of 'spike_times' was taken as a unit."
