@@ -28,8 +28,8 @@ from ndt_cli.convert.tables import TRIAL_IDS, UNIT_IDS, ConvertJob, Table, match
 from ndt_cli.data.spike_data import IntArray, compact_counts
 from ndt_cli.errors import SettingsError
 
-# Where times count from the start of each trial, trials are put on one long clock, a day apart.
-_DAY_US = 24 * 3600 * 10**6
+DAY_US = 24 * 3600 * 10**6
+"""Where times count from the start of each trial, trials are put on one long clock, a day apart."""
 
 # This many values that are all whole seconds, or most of which occur twice, are no spike times.
 _MANY, _MOST_SAME, _FEW_SAME = 100, 0.5, 0.01
@@ -169,7 +169,7 @@ class _Spikes:
     unit_of: NDArray[np.integer]  # -1: no unit
     labels: NDArray[Any]  # of the units
     trial_of: NDArray[np.integer] | None = None  # where times count from the start of a trial
-    table: Table | None = None  # of these trials
+    table: Table | None = None  # of trials, where it was looked for
     observed: tuple[TicksArray, ...] | None = None
 
 
@@ -194,11 +194,13 @@ def read_spike_times(job: ConvertJob, name: str) -> tuple[SpikeTimes, Table | No
     kept = has_unit.copy()
     kept[has_unit] = is_time
     table = job.find_trials() if spikes.table is None else spikes.table
+    unit_of = spikes.unit_of[kept]
     if spikes.trial_of is not None and table is not None:
-        zero_us = _DAY_US * np.arange(table.n_rows)
-        times_us = times_us + zero_us[spikes.trial_of[kept]]
+        trial_of, zero_us = spikes.trial_of[kept], DAY_US * np.arange(table.n_rows)
+        order = np.argsort(trial_of, kind="stable")  # the table may have another one
+        times_us, unit_of = (times_us + zero_us[trial_of])[order], unit_of[order]
         table = replace(table, zero_us_R=zero_us)
-    parts_us = _by_unit(times_us, spikes.unit_of[kept], len(spikes.labels))
+    parts_us = _by_unit(times_us, unit_of, len(spikes.labels))
     return _ascending(job, name, SpikeTimes(parts_us, spikes.labels, spikes.observed)), table
 
 
@@ -292,20 +294,34 @@ def _read_lists(job: ConvertJob, name: str, item: Item) -> _Spikes:
         if "channels" in words:
             return _read_channels(job, name, item, words)
         return _read_trials(job, name, item, words)
-    job.taken["spike times"] = name
-    job.units_are_places = True
-    group, labels, observed = name.rpartition("/")[0], np.arange(int(np.prod(item.shape))), None
+    group, n_lists, observed = name.rpartition("/")[0], math.prod(item.shape), None
+    if words == ["trials"]:
+        return _read_trials(job, name, replace(item, shape=(n_lists, 1)), [*words, "neurons"])
+    table = job.find_trials()
+    may_be_trials = table is not None and table.n_rows == n_lists and options.axes is None
+    if may_be_trials and table is not None and table.name == group != "":
+        raise SettingsError(
+            f"{contents.path}: `spike_times={name!r}`: found {n_lists} lists of times in the table "
+            "of trials; is each of a trial, or of a unit?",
+            "Say so: `axes='trials'` or `axes='neurons'`.",
+        )
+    labels, job.taken["spike times"], job.units_are_places = np.arange(n_lists), name, True
     for column in UNIT_IDS if group else ():
         if contents.has_array(f"{group}/{column}", item.shape):
             found = contents.items[f"{group}/{column}"].read()
             if len(set(found.tolist()) - {""}) == len(found):
                 labels, job.units_are_places = found, False
                 break
+    if may_be_trials and job.units_are_places:
+        job.notes.append(
+            f"Each of the {n_lists} lists of {name!r} was taken as a unit, and there are as many "
+            "trials. If each is a trial: `axes='trials'`."
+        )
     intervals = contents.items.get(f"{group}/obs_intervals")  # of NWB
     known = intervals is not None and (intervals.kind, intervals.shape) == ("lists", item.shape)
     if intervals is not None and known and not options.ignore_intervals:
         observed = _observed(job, intervals.read(), labels)
-    return _end_to_end(item.read(), labels, observed=observed)
+    return _end_to_end(item.read(), labels, observed=observed, table=table)
 
 
 def _read_channels(job: ConvertJob, name: str, item: Item, words: list[str]) -> _Spikes:

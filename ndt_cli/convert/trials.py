@@ -20,7 +20,7 @@ from ndt_cli.convert.clock import (
 )
 from ndt_cli.convert.contents import guess, listed
 from ndt_cli.convert.options import ConvertOptions, SplitBy
-from ndt_cli.convert.spikes import ALWAYS_US, SpikeTimes
+from ndt_cli.convert.spikes import ALWAYS_US, DAY_US, SpikeTimes
 from ndt_cli.convert.tables import ConvertJob, Table, plain_label, read_conditions, short_name
 from ndt_cli.data.bins import chop_windows
 from ndt_cli.data.spike_data import IntArray, SpikeData, split_trials
@@ -38,6 +38,9 @@ _HIGHEST_RATE_HZ, _MANY_SPIKES = 1000.0, 100
 
 # Spikes that span this many times as long as the trials, most of them outside, are in another unit.
 _LONGER, _MOST_FAR = 50, 0.95
+
+# A trial without a spike where so many are expected is on another clock than its spikes.
+_ENOUGH = 5
 
 # Without a spike of any unit for this many mean intervals, nothing was recorded.
 _SILENT = 20
@@ -134,6 +137,8 @@ def _plan_trials(
         raise job.nothing_left("trial")
     rows = rows[np.argsort(starts_us_R[rows], kind="stable")]
     starts_us_B, n_bins_B = starts_us_R[rows], n_bins_R[rows]
+    if table.zero_us_R is not None:
+        _check_trial_clocks(job, spikes, starts_us_B, stops_us_R[rows], table.zero_us_R[rows])
     _check_clocks(job, spikes, starts_us_B, stops_us_R[rows])
     latest_us_B = np.maximum.accumulate(stops_us_R[rows])
     n_overlap = int((starts_us_B[1:] < latest_us_B[:-1]).sum())
@@ -222,7 +227,7 @@ def _leave_out_repeats(
             f"such as {windows_us[0, 0] / 1e6:g} to {windows_us[0, 1] / 1e6:g} s; expected times "
             "on the clock of the recording",
             "If they count from the start of each trial, so must the spikes: give the trial of "
-            "each one, `spike_trials=NAME`.",
+            "each one, `spike_trials=NAME`; of lists, `axes='trials'`.",
         )
     is_first_R = np.zeros(len(kept_R), dtype=bool)
     is_first_R[rows[firsts]] = True
@@ -273,6 +278,36 @@ def _check_clocks(
     )
 
 
+def _check_trial_clocks(
+    job: ConvertJob,
+    spikes: SpikeTimes,
+    starts_us_B: TicksArray,
+    stops_us_B: TicksArray,
+    zero_us_B: TicksArray,
+) -> None:
+    """Refuse trials cut where they have no spikes, if both should count from their start."""
+    times_us = np.sort(np.concatenate(spikes.times_us))
+    n_tested, empty = 0, []
+    for trial in zip(starts_us_B.tolist(), stops_us_B.tolist(), zero_us_B.tolist(), strict=True):
+        start, stop, zero = trial
+        first, last = np.searchsorted(times_us, [zero - DAY_US // 2, zero + DAY_US // 2])
+        own_us = times_us[first:last]
+        if last - first > 1 and len(own_us) * (stop - start) >= _ENOUGH * np.ptp(own_us):
+            n_tested += 1
+            if not ((own_us >= start) & (own_us < stop)).any():
+                edges_us = np.array([own_us[0], own_us[-1], start, stop])
+                empty.append((edges_us - zero) / 1e6)
+    if len(empty) > n_tested / 2:
+        first_s, last_s, start_s, stop_s = empty[0]
+        raise DataError(
+            f"{job.contents.path}: found {len(empty)} of {n_tested} trials without a spike where "
+            f"they are cut, such as from {start_s:g} to {stop_s:g} s, with spikes from {first_s:g} "
+            f"to {last_s:g} s; expected both from the start of each trial",
+            "If the spikes have times of the recording, so must the trials: `start=COLUMN` and "
+            "`stop=COLUMN`, or `align=COLUMN`. Else these columns count from its start, too.",
+        )
+
+
 def _add_duration(job: ConvertJob, table: Table) -> None:
     """Add a column ``duration_ms``, by which a trial can be left out that would pad all others."""
     start, stop = _named(job, table, "start"), _named(job, table, "stop")
@@ -292,9 +327,11 @@ def _whole_trials(job: ConvertJob, table: Table, kept_R: NDArray[np.bool_]) -> T
             columns.append(table.zero_us_R)
             continue
         if name is None:
+            is_own = table.zero_us_R is not None
+            since = ", from its start on, as the spikes" if is_own else ""
             raise SettingsError(
-                f"{table.contents.path}: found no column for the {what} of a trial; there are "
-                f"{listed(table.columns)}",
+                f"{table.contents.path}: found no column for the {what} of a trial{since}; there "
+                f"are {listed(table.columns)}",
                 hint=f"Give its name, `{what}=COLUMN`, or cut a window around an event: "
                 "`align=COLUMN` and `window_ms=(-250, 450)`.",
             )

@@ -974,3 +974,43 @@ def test_columns_are_units_where_times_ascend_along_them(tmp_path, padding):
     result = convert(tmp_path / "a.npz", ConvertOptions(**OPTIONS))
     np.testing.assert_array_equal(all_trials(result.recording).spikes_BTN, expected_counts(times_s))
     assert result.report.notes[0] == "Each of the 6 columns of 'spike_times' was taken as a unit."
+
+
+def lists_of_trials(clock_of_recording):
+    """Spike times of the first unit, one list per trial."""
+    times = recording()[0]
+    lists = [times[(times >= start) & (times < start + 1.6)] for start in START]
+    return [own - start * (not clock_of_recording) for own, start in zip(lists, START, strict=True)]
+
+
+def test_lists_in_the_table_of_trials_are_of_trials_or_of_units_as_they_are_said_to_be(tmp_path):
+    rows = np.zeros((1, 12), dtype=[("spikes", "O"), ("start", "O")])
+    rows[0] = list(zip(lists_of_trials(False), START, strict=True))
+    scipy.io.savemat(tmp_path / "a.mat", {"run": rows})
+    options = {"spike_times": "run.spikes", "trials": "run", "window_ms": (0, 1600), **OPTIONS}
+    with pytest.raises(SettingsError, match="is each of a trial, or of a unit") as error:
+        converted(tmp_path / "a.mat", **options)
+    assert error.value.hint == "Say so: `axes='trials'` or `axes='neurons'`."
+    data = converted(tmp_path / "a.mat", axes="trials", **options)
+    np.testing.assert_array_equal(data.spikes_BTN, expected_counts(recording()[:1]))
+
+
+def test_trials_and_their_spikes_count_from_the_same_time(tmp_path):
+    cells = np.empty((12, 1), object)
+    cells[:, 0] = lists_of_trials(clock_of_recording=True)
+    scipy.io.savemat(tmp_path / "a.mat", {"spike_times": cells, "start": START})
+    options = {"axes": "trials", "window_ms": (0, 1600), **OPTIONS}
+    with pytest.raises(DataError, match="found 11 of 12 trials without a spike where they are cut"):
+        converted(tmp_path / "a.mat", **options)
+    data = converted(tmp_path / "a.mat", align="start", **options)
+    np.testing.assert_array_equal(data.spikes_BTN, expected_counts(recording()[:1]))
+
+
+def test_the_table_of_trials_may_have_another_order_than_their_spikes(tmp_path):
+    lists = lists_of_trials(clock_of_recording=False)
+    trial = np.repeat(np.arange(12), list(map(len, lists)))
+    np.savez(tmp_path / "a.npz", spike_times=np.concatenate(lists), of=trial, spike_units=0 * trial)
+    (tmp_path / "b.csv").write_text("\n".join(["id,note", *(f"{11 - i},x" for i in range(12))]))
+    options = {"spike_trials": "of", "trials": str(tmp_path / "b.csv"), "window_ms": (0, 1600)}
+    data = converted(tmp_path / "a.npz", **options, **OPTIONS)
+    np.testing.assert_array_equal(data.spikes_BTN[::-1], expected_counts(recording()[:1]))
