@@ -317,7 +317,7 @@ def _value(raw: Any, where: str) -> Value:
     if raw.dtype.kind == "O":
         return Cells(raw.shape, [_value(part, where) for part in raw.reshape(-1)])
     if raw.dtype.kind == "U":
-        words: list[Value] = [str(word).rstrip() for word in raw.reshape(-1)]
+        words: list[Value] = [str(word).rstrip() for word in raw.reshape(-1)] or [""]
         return words[0] if len(words) == 1 else Cells(raw.shape, words)
     return Item(raw.shape, str(raw.dtype), lambda: raw)
 

@@ -169,7 +169,8 @@ class Table:
         for full in (name, f"{front}{name}", f"{front}{name}".replace(".", "/")):
             if self._is_column(self.contents.resolve(full) or full):
                 return self.contents.array(full, option).reshape(-1)
-        for full in (f"{front}{name}", name):
+        for spelling in (f"{front}{name}", name):
+            full = self.contents.resolve(spelling) or spelling
             self.contents.check_readable(full, option)
             item = self.contents.items.get(full)
             if item is not None and item.kind == "lists" and item.shape == (self.n_rows,):

@@ -1014,3 +1014,15 @@ def test_the_table_of_trials_may_have_another_order_than_their_spikes(tmp_path):
     options = {"spike_trials": "of", "trials": str(tmp_path / "b.csv"), "window_ms": (0, 1600)}
     data = converted(tmp_path / "a.npz", **options, **OPTIONS)
     np.testing.assert_array_equal(data.spikes_BTN[::-1], expected_counts(recording()[:1]))
+
+
+def test_empty_text_among_cells_of_text_is_text_in_old_matlab_files(tmp_path):
+    cells = np.array(["hit", "", "miss"] * 4, dtype=object)[:, None]
+    mixed = np.array(["hit", np.ones(2)] * 6, dtype=object)[:, None]
+    trials = {**TRIALS, "outcome": cells, "mixed": mixed}
+    scipy.io.savemat(tmp_path / "a.mat", {"spike_times": recording()[0], "trials": trials})
+    options = {"spike_units": "none", **OPTIONS}
+    data = converted(tmp_path / "a.mat", condition=("trials.outcome",), **options)
+    assert list(data.condition_names.values()) == ["", "hit", "miss"]
+    with pytest.raises(DataError, match="found cells of numbers, but text in cell 1"):
+        converted(tmp_path / "a.mat", condition=("trials.mixed",), **options)
