@@ -18,6 +18,7 @@ from ndt_cli.convert.clock import Clock
 from ndt_cli.convert.contents import Contents, array_item, fields_of, held
 from ndt_cli.convert.hdf5 import list_hdf5
 from ndt_cli.convert.matlab import is_mat73, list_mat5, list_mat73
+from ndt_cli.data.arrays import MISSING
 from ndt_cli.data.files import DAMAGE, ArrayFile, check_text, damaged, open_hdf5, text_array
 from ndt_cli.errors import DataError
 
@@ -26,7 +27,6 @@ _Read = TypeVar("_Read")
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d*(?:[eE][+-]?\d+)?\s*")
 _NO_ROW = re.compile(r"\s*#|sep=.$")  # comments, and what Excel writes in front
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
-_MISSING = ("", "NA", "N/A", "NULL", "None")  # in a column of numbers, as R and others write it
 _MAX_COLUMNS = 20_000
 _TEXT_ENDINGS = (".csv", ".tsv", ".txt")
 
@@ -265,7 +265,7 @@ def _column(where: str, cells: tuple[str, ...], decimal_comma: bool) -> NDArray[
     if decimal_comma:
         _check_commas(where, texts)
         texts = [c.replace(",", ".") if _DECIMAL_COMMA.fullmatch(c) else c for c in texts]
-    missing = _MISSING if any(map(_is_number, texts)) else ("",)
+    missing = MISSING if any(map(_is_number, texts)) else ("",)
     numbers = ["nan" if cell.strip() in missing else cell for cell in texts]
     if all(map(_is_number, numbers)):
         return np.array(numbers, dtype=np.float64)

@@ -6,6 +6,7 @@ Axes in names: B trials, T bins, N neurons, K any other channel.
 """
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -285,6 +286,19 @@ def as_words(values: NDArray[Any]) -> list[str]:
         else str(v)
         for v in values.reshape(-1).tolist()
     ]
+
+
+MISSING = ("", "nan", "NaN", "NA", "N/A", "NULL", "None")
+"""Texts that stand for a missing value, as R and others write it."""
+
+
+def look_alikes(names: Iterable[str], what: str = "Conditions") -> list[str]:
+    """Return a note if names differ by blanks or by upper and lower case alone."""
+    alike: dict[str, list[str]] = {}
+    for name in sorted(set(names)):
+        alike.setdefault("".join(name.split()).casefold(), []).append(name)
+    shown = ", ".join(" and ".join(map(repr, own)) for own in alike.values() if len(own) > 1)
+    return [f"{what} {shown} differ by blanks or case alone, and are kept apart."] if shown else []
 
 
 # Bin width and scale of the true rates -----------------------------------------------------------

@@ -41,10 +41,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt_cli.data.arrays import (
+    MISSING,
     as_whole,
     as_words,
     check_same_window,
     find_rate_scale,
+    look_alikes,
     needed_bin_ms,
     read_columns,
     read_counts,
@@ -115,6 +117,7 @@ def read_lfads(file: ArrayFile, settings: DataSettings) -> Recording:
     latents, latent_notes = _read_latents(file, counts)
     labels = dict(_pairs(file, "condition_labels_{}", sizes))
     conditions, condition_names = read_labels(file, labels) if labels else ([], {})
+    notes += look_alikes(condition_names.values())
     splits = []
     for i, (half, spikes_BTN) in enumerate(zip(_HALVES, counts, strict=True)):
         behavior_BTV, behavior_notes = _read_behavior(file, half, spikes_BTN.shape[:2], n_forward)
@@ -364,7 +367,8 @@ def read_own(file: ArrayFile, settings: DataSettings) -> Recording:
         n_variables = behavior_BTV.shape[2]
         behavior_names = optional(f"{behavior_key}_names", read_names, n_variables, default=[])
     numbers_B = [] if conditions_B is None else conditions_B.tolist()
-    n_unknown = sum(condition_names.get(n) in ("", "nan") for n in numbers_B)
+    notes += look_alikes(condition_names.values())
+    n_unknown = sum(condition_names.get(n) in MISSING for n in numbers_B)
     if n_unknown:
         notes.append(f"{n_unknown} trials have no condition, and are a condition of their own.")
     trial_table, table_notes = read_columns(file, n_trials)
@@ -418,10 +422,12 @@ def _odd_rates(rates_BTN: FloatArray, spikes_BTN: IntArray) -> list[str]:
 
 
 def _misspelled(file: ArrayFile) -> list[str]:
-    """Return a note for each key that is not read, and nearly is one that would be."""
+    """Return a note for each key that is not read, and is or nearly is one that would be."""
     unread = [key for key in file.keys if key not in _OWN_KEYS and "/" not in key]
     absent = [key for key in _OWN_KEYS if key not in file]
-    notes = []
+    pairs = (("conditions", "condition"), ("behaviour", "behavior"))
+    both = [pair for pair in pairs if all(key in file for key in pair)]
+    notes = [f"`{other}` is not read beside `{key}`." for key, other in both]
     for key in unread:
         like = get_close_matches(key.lower(), absent, n=1, cutoff=_SIMILAR)
         if like:
@@ -433,9 +439,22 @@ def _read_lengths(
     file: ArrayFile, n_trials: int, n_bins: int, bin_ms: float
 ) -> tuple[IntArray, list[str]]:
     """Return the number of whole bins of each trial."""
-    key = "lengths" if "lengths" in file else "length_ms"
-    if key not in file:
+    keys = [key for key in ("lengths", "length_ms") if key in file]
+    if not keys:
         return np.full(n_trials, n_bins), []
+    bins, *others = (_in_bins(file, key, n_trials, n_bins, bin_ms) for key in keys)
+    whole = np.floor(bins + 1e-6)
+    if any((np.floor(other + 1e-6) != whole).any() for other in others):
+        raise file.wrong("length_ms", "other lengths", "those of `lengths`", "Save one of them.")
+    n_cut = int((bins - whole > 1e-6).sum())
+    notes = [f"{n_cut} of {n_trials} trials lost a partial last bin."] if n_cut else []
+    return whole.astype(np.int64), notes
+
+
+def _in_bins(
+    file: ArrayFile, key: str, n_trials: int, n_bins: int, bin_ms: float
+) -> NDArray[np.float64]:
+    """Return the length of each trial in bins, at least one, maybe with a part of one."""
     values = read_per_trial(file, key, n_trials)
     if values.dtype.kind not in "uif":
         raise file.wrong(key, f"values of type {values.dtype}", "numbers")
@@ -450,9 +469,7 @@ def _read_lengths(
         raise file.wrong(
             key, f"{values[trial]:g} at trial {trial}", f"{limits}, the bins of the array"
         )
-    n_cut = int((bins - whole > 1e-6).sum())
-    notes = [f"{n_cut} of {n_trials} trials lost a partial last bin."] if n_cut else []
-    return whole.astype(np.int64), notes
+    return np.asarray(bins, dtype=np.float64)
 
 
 def _read_ids(file: ArrayFile, n_trials: int) -> tuple[IntArray, NDArray[np.str_] | None]:

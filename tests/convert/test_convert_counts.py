@@ -196,3 +196,16 @@ def test_lengths_beyond_the_bins_are_refused_for_they_may_be_in_ms(save):
 def test_a_bin_width_that_looks_like_another_unit_is_noted(save, width, shown):
     notes = convert(save(spikes=counts(4, 10, 2), **width), ConvertOptions()).report.notes
     assert any(f"bins of {shown}: is its unit right?" in note for note in notes) == bool(shown)
+
+
+def test_lengths_in_bins_and_in_ms_agree_or_one_is_named(save):
+    lengths = {"lengths": [10, 7, 4, 9], "length_ms": [50.0, 39.0, 20.0, 45.0]}
+    path = save(spikes=counts(4, 10, 2), bin_ms=5, **lengths)
+    whole = all_trials(convert(path, ConvertOptions()).recording)
+    assert whole.lengths_B.tolist() == [10, 7, 4, 9]
+    lengths["length_ms"][0] = 34.0
+    path = save(spikes=counts(4, 10, 2), bin_ms=5, **lengths)
+    with pytest.raises(DataError, match="found 34 ms in trial 0; expected the 10 bins of"):
+        convert(path, ConvertOptions())
+    whole = all_trials(convert(path, ConvertOptions(length_ms="length_ms")).recording)
+    assert whole.lengths_B.tolist() == [6, 7, 4, 9]

@@ -311,3 +311,12 @@ def test_a_single_trial_that_is_left_comes_with_the_reasons(rat):
 def test_a_draw_within_conditions_needs_conditions():
     with pytest.raises(SettingsError, match="`split='condition'`: found no condition"):
         ConvertOptions(bin_ms=50, split="condition")
+
+
+def test_values_that_differ_by_blanks_or_case_alone_are_noted(rat):
+    path = rat(side=["Left", "left", "right", "NA"] * 2)
+    alike = "'Left' and 'left' differ by blanks or case alone, and are kept apart."
+    options = ConvertOptions(bin_ms=20, condition=("side",), where=("side != right",))
+    notes = convert(path, options).report.notes
+    assert {f"Conditions {alike}", f"Values of side {alike}"} <= set(notes)
+    assert any(note.startswith("2 trials have no side") for note in notes)

@@ -388,3 +388,15 @@ def test_true_rates_in_another_unit_are_noted(tmp_path, rate, n_notes):
     np.savez(tmp_path / "a.npz", spikes=counts, bin_ms=20, rates=np.full(counts.shape, rate))
     notes = load_file(tmp_path / "a.npz", DEFAULTS).notes
     assert len([note for note in notes if "times the counts on average" in note]) == n_notes
+
+
+def test_lengths_are_given_once_or_agree_and_other_spellings_of_a_key_are_noted(tmp_path):
+    arrays = {"spikes": np.ones((4, 5, 2), int), "bin_ms": 20, "lengths": [5, 4, 5, 5]}
+    np.savez(tmp_path / "a.npz", **arrays, length_ms=[100, 79, 100, 119])
+    with pytest.raises(DataError, match="`length_ms`: found other lengths"):
+        load_file(tmp_path / "a.npz", DEFAULTS)
+    words = {"conditions": ["Left", "left", "right", "right "], "condition": [1, 2, 3, 3]}
+    np.savez(tmp_path / "a.npz", **arrays, length_ms=[100, 99, 100, 100], **words)
+    notes = load_file(tmp_path / "a.npz", DEFAULTS).notes
+    assert "`condition` is not read beside `conditions`." in notes
+    assert any("'Left' and 'left', 'right' and 'right ' differ by blanks" in n for n in notes)
