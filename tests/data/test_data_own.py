@@ -1,3 +1,4 @@
+import re
 import tempfile
 from dataclasses import fields, replace
 from pathlib import Path
@@ -163,7 +164,7 @@ def test_a_column_that_does_not_fit_is_left_out_with_a_note(tmp_path):
     recording = load_file(tmp_path / "rat.h5", DEFAULTS)
     table = all_trials(recording).trial_table
     assert {name: column.tolist() for name, column in table.items()} == {"side": list("lrlr")}
-    assert "`trial_table/pointers` is not used" in recording.notes[-2]
+    assert re.search("not used: .*`trial_table/pointers`: found cells", recording.notes[-2])
     assert "`trial_table/short`: found shape (2,)" in recording.notes[-1]
 
 
@@ -400,3 +401,13 @@ def test_lengths_are_given_once_or_agree_and_other_spellings_of_a_key_are_noted(
     notes = load_file(tmp_path / "a.npz", DEFAULTS).notes
     assert "`condition` is not read beside `conditions`." in notes
     assert any("'Left' and 'left', 'right' and 'right ' differ by blanks" in n for n in notes)
+
+
+def test_cells_of_matlab_are_no_labels(tmp_path):
+    with h5py.File(tmp_path / "a.mat", "w") as file:
+        file["spikes"], file["bin_ms"] = np.ones((2, 5, 4)), 20.0
+        words = [file.create_dataset(f"#refs#/{word}", data=[1]) for word in "ab"]
+        file["conditions"] = np.array([[words[i % 2].ref for i in range(2)]], dtype=h5py.ref_dtype)
+    with pytest.raises(DataError, match="`conditions`: found cells or text of MATLAB") as error:
+        load_file(tmp_path / "a.mat", DEFAULTS)
+    assert "`list_contents(" in error.value.hint
