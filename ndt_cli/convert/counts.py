@@ -256,8 +256,7 @@ def read_lengths(job: ConvertJob, shape: tuple[int, ...], source_us: int) -> Int
             continue
         values = contents.numbers(name, option)
         job.taken["length of a trial"] = name
-        found, expected, hint = "", "", None
-        in_bins = option == "lengths"
+        found, expected, hint, in_bins = "", "", None, option == "lengths"
         if values.shape != (n_trials,):
             found, expected = f"shape {values.shape}", f"{n_trials} values, one per trial"
         elif not (np.isfinite(values) & (values >= 0)).all():
@@ -268,16 +267,10 @@ def read_lengths(job: ConvertJob, shape: tuple[int, ...], source_us: int) -> Int
             in_file_B = np.minimum(values.astype(np.float64), _LONGEST)
             own_B = in_file_B if in_bins else np.floor(in_file_B * 1000 / source_us + 1e-6)
             if own_B.max(initial=0) > n_bins:
-                unit = "bins" if in_bins else "ms"
-                found, expected = (
-                    f"{values.max():g} {unit}",
-                    f"at most {n_bins} bins, as the counts",
-                )
+                found, expected = f"{own_B.max():g} bins", f"at most {n_bins}, those of the counts"
                 hint = f"Are they in ms? `length_ms={name!r}`." if in_bins else None
             elif bins_B is not None and (own_B != bins_B).any():
-                at = int(np.argmax(own_B != bins_B))
-                found = f"{values[at]:g} ms in trial {at}"
-                expected = f"the {bins_B[at]} bins of {names['lengths']!r}"
+                found, expected = "other lengths", f"those of {names['lengths']!r}"
                 hint = "Name the one that holds: `lengths=NAME` or `length_ms=NAME`."
             bins_B = own_B.astype(np.int64)
         if found:

@@ -7,7 +7,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -268,22 +267,16 @@ def _read_group(job: ConvertJob, name: str) -> _Spikes:
     members.sort(key=by_number)
     for part, item in ((n, contents.items[n]) for n in members):
         # One spike is a number in MATLAB, as the sampling rate in a group is; none is 0 x 0.
-        most = 0 if group else 1
-        if item.kind != "array" or (len(item.shape) != 1 and math.prod(item.shape) > most):
+        if item.kind != "array" or (len(item.shape) != 1 and math.prod(item.shape) > (not group)):
             shown = f"{part!r}, {item.dtype} of shape {item.shape}"
             raise contents.wrong("spike_times", name, shown, "an array of times per unit")
     job.taken["spike times"] = f"{f'{group}/' if group else name}, {len(members)} arrays"
     lists = [contents.numbers(n, "spike_times") for n in members]
-    return _end_to_end(lists, np.array(_own_parts(members)))
-
-
-def _own_parts(paths: list[str]) -> list[str]:
-    """Return each path without the parts that all share: ``u1`` for ``units/u1/spike_times``."""
-    rows = [path.split("/") for path in paths]
-    shared = [len(set(parts)) == 1 for parts in zip(*rows, strict=False)]
-    if len(paths) == 1:
-        shared[-1] = False
-    return ["/".join(p for p, same in zip_longest(row, shared) if p and not same) for row in rows]
+    labels = [n.rpartition("/")[2] for n in members]
+    if len(set(labels)) < len(labels):  # what stands for the star in units/*/spike_times
+        front, back = len(name.partition("*")[0]), len(name.rpartition("*")[2])
+        labels = [n[front : len(n) - back] for n in members]
+    return _end_to_end(lists, np.array(labels))
 
 
 def _read_lists(job: ConvertJob, name: str, item: Item) -> _Spikes:

@@ -279,30 +279,22 @@ def _check_clocks(
 
 
 def _check_trial_clocks(
-    job: ConvertJob,
-    spikes: SpikeTimes,
-    starts_us_B: TicksArray,
-    stops_us_B: TicksArray,
-    zero_us_B: TicksArray,
+    job: ConvertJob, spikes: SpikeTimes, starts_us: TicksArray, stops_us: TicksArray, zero_us: Any
 ) -> None:
-    """Refuse trials cut where they have no spikes, if both should count from their start."""
+    """Refuse trials cut where they have no spikes, if both should count from ``zero_us``."""
     times_us = np.sort(np.concatenate(spikes.times_us))
     n_tested, empty = 0, []
-    for trial in zip(starts_us_B.tolist(), stops_us_B.tolist(), zero_us_B.tolist(), strict=True):
-        start, stop, zero = trial
-        first, last = np.searchsorted(times_us, [zero - DAY_US // 2, zero + DAY_US // 2])
-        own_us = times_us[first:last]
-        if last - first > 1 and len(own_us) * (stop - start) >= _ENOUGH * np.ptp(own_us):
+    for start, stop, zero in zip(starts_us, stops_us, zero_us, strict=True):
+        own_us = times_us[slice(*np.searchsorted(times_us, zero + DAY_US // 2 * np.array([-1, 1])))]
+        if len(own_us) > 1 and len(own_us) * (stop - start) >= _ENOUGH * np.ptp(own_us):
             n_tested += 1
             if not ((own_us >= start) & (own_us < stop)).any():
-                edges_us = np.array([own_us[0], own_us[-1], start, stop])
-                empty.append((edges_us - zero) / 1e6)
+                empty.append((np.array([start, stop, own_us[0], own_us[-1]]) - zero) / 1e6)
     if len(empty) > n_tested / 2:
-        first_s, last_s, start_s, stop_s = empty[0]
         raise DataError(
             f"{job.contents.path}: found {len(empty)} of {n_tested} trials without a spike where "
-            f"they are cut, such as from {start_s:g} to {stop_s:g} s, with spikes from {first_s:g} "
-            f"to {last_s:g} s; expected both from the start of each trial",
+            "they are cut, such as {:g} to {:g} s, with spikes from {:g} to {:g} s; expected both "
+            "from the start of each trial".format(*empty[0]),
             "If the spikes have times of the recording, so must the trials: `start=COLUMN` and "
             "`stop=COLUMN`, or `align=COLUMN`. Else these columns count from its start, too.",
         )
@@ -327,11 +319,9 @@ def _whole_trials(job: ConvertJob, table: Table, kept_R: NDArray[np.bool_]) -> T
             columns.append(table.zero_us_R)
             continue
         if name is None:
-            is_own = table.zero_us_R is not None
-            since = ", from its start on, as the spikes" if is_own else ""
             raise SettingsError(
-                f"{table.contents.path}: found no column for the {what} of a trial{since}; there "
-                f"are {listed(table.columns)}",
+                f"{table.contents.path}: found no column for the {what} of a trial; there are "
+                f"{listed(table.columns)}",
                 hint=f"Give its name, `{what}=COLUMN`, or cut a window around an event: "
                 "`align=COLUMN` and `window_ms=(-250, 450)`.",
             )
