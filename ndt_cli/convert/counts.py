@@ -180,13 +180,11 @@ def as_counts(contents: Contents, name: str, values: NDArray[Any]) -> IntArray:
         bad = ~((values >= 0) & (values <= MAX_COUNT) & (values % 1 == 0))
     if bad.any():
         at = tuple(int(i) for i in np.argwhere(bad)[0])
-        hint = (
-            "Rates and smoothed counts are not counts. Spike times are chosen with `spike_times`."
-        )
-        is_fraction = np.isfinite(values[at]) and values[at] % 1
+        hint = "Rates and smoothed counts are not counts. Spike times have `spike_times`."
+        if not values[at] > 0:
+            hint = "If it stands for padding, give the bins of each trial: `lengths=NAME`."
         expected = f"whole numbers from 0 to {MAX_COUNT}"
-        found = f"{values[at]:g} at {at}"
-        raise contents.wrong("counts", name, found, expected, hint if is_fraction else None)
+        raise contents.wrong("counts", name, f"{values[at]:g} at {at}", expected, hint)
     return values.astype(np.uint16)
 
 

@@ -80,7 +80,7 @@ def _several_kinds(values: list[Value]) -> Item:
         other = next(i for i, kind in enumerate(kinds) if kind != most)
         found += f", but {kinds[other]} in cell {other + 1}"
     hints = [item.unread[1] for item in unread.values() if item.unread is not None]
-    return _unread(found, found, hints[0] if hints else "Save cells of one kind.")
+    return _unread(found, found, hints[0] if hints else "Save cells of one kind and size.")
 
 
 def _items(name: str, value: Value) -> dict[str, Item]:

@@ -375,7 +375,7 @@ class ConvertJob:
         reasons = "; ".join(f"{d.n} of {d.n_all} {d.what} {d.why}" for d in self.dropped)
         return DataError(
             f"{self.contents.path}: {left} {what} is left: {reasons or 'no spikes'}",
-            self.contents.look,
+            " ".join([*self.notes, self.contents.look]),
         )
 
     def find_table(self, name: str, option: str) -> Table:

@@ -85,7 +85,7 @@ def cut_recording(
     job.drop("spikes", n_outside, spikes.n_spikes, "are outside the trials' bins")
     parts = [series.cut(starts_us_B, n_bins_B, bin_us) for series in behavior]
     for series, cut_BTV in zip(behavior, parts, strict=True):
-        series.check_known(cut_BTV, starts_us_B, stops_us_B, bin_us, source)
+        series.check_known(cut_BTV, starts_us_B, stops_us_B, bin_us, source, job.notes)
     on_clock = table is None or table.zero_us_R is None
     return SpikeData(
         spikes_BTN=spikes.count(starts_us_B, n_bins_B, bin_us),

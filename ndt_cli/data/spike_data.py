@@ -459,7 +459,10 @@ def check_recording(recording: Recording) -> None:
     train, valid, source = recording.train, recording.valid, recording.source
     for name, data in (("training", train), ("validation", valid)):
         if data.n_trials == 0:
-            raise DataError(f"{source}: found no {name} trials; expected at least one")
+            raise DataError(
+                f"{source}: found no {name} trials; expected at least one",
+                "See 'split' in the file, or `valid_where` where it is converted.",
+            )
     kinds = [(d.n_bins, d.n_neurons, d.bin_ms, d.n_heldout, d.n_forward) for d in (train, valid)]
     if kinds[0] != kinds[1]:
         raise DataError(
@@ -537,7 +540,8 @@ def split_trials(
     if n_trials < 2:
         raise DataError(
             f"{source}: found {n_trials} trial; training needs at least 2, one for validation",
-            hint="Cut the recording into trials: `spikes` is trials x bins x neurons.",
+            hint="Cut the recording into more trials, or, as it is converted, into windows: "
+            "`chop_ms=1000`.",
         )
     rng = np.random.default_rng(seed)
     groups = [np.arange(n_trials)]

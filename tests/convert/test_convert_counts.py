@@ -209,3 +209,14 @@ def test_lengths_in_bins_and_in_ms_agree_or_one_is_named(save):
         convert(path, ConvertOptions())
     whole = all_trials(convert(path, ConvertOptions(length_ms="length_ms")).recording)
     assert whole.lengths_B.tolist() == [6, 7, 4, 9]
+
+
+@pytest.mark.parametrize(
+    ("bad", "hint"), [(-1, "`lengths=NAME`"), (np.nan, "`lengths=NAME`"), (0.5, "`spike_times`")]
+)
+def test_what_is_no_count_comes_with_what_it_may_be(save, bad, hint):
+    values = counts(4, 10, 2).astype(float)
+    values[1, 3, 0] = bad
+    with pytest.raises(DataError, match=r"found \S+ at \(1, 3, 0\)") as error:
+        convert(save(spikes=values, bin_ms=5), ConvertOptions())
+    assert hint in error.value.hint
