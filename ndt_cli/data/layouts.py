@@ -504,13 +504,14 @@ def _read_start_times(file: ArrayFile, key: str, n_trials: int) -> FloatArray:
 
 def _read_start_bins(file: ArrayFile, key: str, n_trials: int) -> IntArray:
     values = read_per_trial(file, key, n_trials)
-    if values.dtype.kind not in "ui" or not (np.abs(values.astype(float)) < 2**53).all():
+    whole = as_whole(values)
+    if whole is None or not (np.abs(whole) < 2**53).all():
         raise file.wrong(key, f"values of type {values.dtype}", "whole numbers, in bins")
-    return values.astype(np.int64)
+    return whole
 
 
 def _read_neuron_names(file: ArrayFile, key: str, n_neurons: int) -> tuple[str, ...]:
-    if file.dtype(key).kind in "iu":  # numbers of units
+    if file.dtype(key).kind in "iuf":  # numbers of units
         names = as_words(file.read(key))
     else:
         names = read_names(file, key, n_neurons)

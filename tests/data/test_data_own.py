@@ -411,3 +411,11 @@ def test_cells_of_matlab_are_no_labels(tmp_path):
     with pytest.raises(DataError, match="`conditions`: found cells or text of MATLAB") as error:
         load_file(tmp_path / "a.mat", DEFAULTS)
     assert "`list_contents(" in error.value.hint
+
+
+def test_whole_numbers_may_be_floats_as_matlab_saves_them(tmp_path):
+    numbers = {"neuron_names": [101.0, 205.0], "n_heldout": 1.0, "start_bins": [0.0, 4.0, 8.0]}
+    np.savez(tmp_path / "a.npz", spikes=np.ones((3, 5, 2), int), bin_ms=20.0, **numbers)
+    data = all_trials(load_file(tmp_path / "a.npz", DEFAULTS))
+    assert (data.neuron_names, data.n_heldout) == (("101", "205"), 1)
+    assert data.start_bins_B.tolist() == [0, 4, 8]
