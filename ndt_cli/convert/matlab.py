@@ -133,12 +133,15 @@ def _cell_items(name: str, cells: Cells) -> dict[str, Item]:
     if len(arrays) < len(values):
         return {name: _several_kinds(values)}
     dtype = arrays[0].dtype
-    if all(v.shape == (1, 1) for v in arrays):
+    n_single = sum(v.shape == (1, 1) for v in arrays)
+    n_missing = sum(not math.prod(v.shape) for v in arrays)
+    if n_single > n_missing and n_single + n_missing == len(arrays):
 
-        def read_numbers() -> NDArray[Any]:
-            return np.array([v.read().reshape(()) for v in arrays]).reshape(shape)
+        def read_numbers() -> NDArray[Any]:  # [] among single numbers is a missing one
+            parts = [v.read().reshape(()) if math.prod(v.shape) else np.nan for v in arrays]
+            return np.array(parts).reshape(shape)
 
-        return {name: Item(shape, dtype, read_numbers)}
+        return {name: Item(shape, "float64" if n_missing else dtype, read_numbers)}
     are_matrices = any(len(v.shape) == 2 and min(v.shape) > 1 for v in arrays)
     kind: Literal["matrices", "lists"] = "matrices" if are_matrices else "lists"
 

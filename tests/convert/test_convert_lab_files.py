@@ -1026,3 +1026,21 @@ def test_empty_text_among_cells_of_text_is_text_in_old_matlab_files(tmp_path):
     assert list(data.condition_names.values()) == ["", "hit", "miss"]
     with pytest.raises(DataError, match="found cells of numbers, but text in cell 1"):
         converted(tmp_path / "a.mat", condition=("trials.mixed",), **options)
+
+
+@pytest.mark.parametrize("version", ["5", "7.3"])
+def test_empty_among_single_numbers_of_structs_is_a_missing_number(tmp_path, version):
+    go = [np.zeros((0, 0)) if trial in (3, 8) else np.array([[t]]) for trial, t in enumerate(START)]
+    if version == "7.3":
+        with h5py.File(tmp_path / "a.mat", "w") as file:
+            mat_number(file, recording()[0][:, None], "t")
+            file["run/go"] = references([mat_number(file.require_group("#r#"), v) for v in go])
+            file["run"].attrs["MATLAB_class"] = np.bytes_("struct")
+    else:
+        rows = np.zeros((1, 12), dtype=[("go", "O")])
+        rows["go"][0] = [*go]
+        scipy.io.savemat(tmp_path / "a.mat", {"t": recording()[0], "run": rows})
+    options = {"spike_times": "t", "spike_units": "none", "trials": "run", "align": "go"}
+    data = converted(tmp_path / "a.mat", window_ms=(0, 1600), **options, **OPTIONS)
+    happened = np.delete(np.arange(12), [3, 8])
+    np.testing.assert_array_equal(data.spikes_BTN, expected_counts(recording()[:1])[happened])
