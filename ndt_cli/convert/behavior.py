@@ -57,10 +57,7 @@ class Behavior:
         source: str,
         notes: list[str],
     ) -> None:
-        """Refuse behavior of another clock: NaN in every bin, or samples that are too far apart.
-
-        Note what is interpolated over several bins, since it may be events.
-        """
+        """Refuse behavior of another clock: NaN in all bins, or too far apart; note events."""
         if not np.isfinite(self.values_SV).any():
             return
         first, last = self.times_us_S[[0, -1]] / 1e6
@@ -69,12 +66,13 @@ class Behavior:
             found = "no sample in any trial; samples are"
         elif self.interval_us > _FEW_BINS * bin_us and last - first > _LONGER * (end - begin):
             found = f"samples {self.interval_us / 1e6:g} s apart,"
+        elif self.interval_us <= _FEW_BINS * bin_us:
+            return
         else:
-            if self.interval_us > _FEW_BINS * bin_us:
-                notes.append(
-                    f"Samples of {self.names[0]} are {self.interval_us / 1e6:g} s apart, and bins "
-                    "between them have interpolated values: events are no time series."
-                )
+            notes.append(
+                f"Samples of {self.names[0]} are {self.interval_us / 1e6:g} s apart, and bins "
+                "between are interpolated: are they events?"
+            )
             return
         raise DataError(
             f"{source}: behavior {', '.join(self.names)}: found {found} from {first:g} to "

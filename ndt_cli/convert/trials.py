@@ -285,7 +285,8 @@ def _check_trial_clocks(
     times_us = np.sort(np.concatenate(spikes.times_us))
     n_tested, empty = 0, []
     for start, stop, zero in zip(starts_us, stops_us, zero_us, strict=True):
-        own_us = times_us[slice(*np.searchsorted(times_us, zero + DAY_US // 2 * np.array([-1, 1])))]
+        first, last = np.searchsorted(times_us, [zero - DAY_US // 2, zero + DAY_US // 2])
+        own_us = times_us[first:last]
         if len(own_us) > 1 and len(own_us) * (stop - start) >= _ENOUGH * np.ptp(own_us):
             n_tested += 1
             if not ((own_us >= start) & (own_us < stop)).any():

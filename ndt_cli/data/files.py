@@ -512,12 +512,6 @@ class _H5Array:
         shape = tuple(self.dataset.shape)
         return shape[::-1] if self.is_turned else shape
 
-    @property
-    def is_cells(self) -> bool:
-        """Whether the values are references to other arrays, or letters as numbers."""
-        is_text = self.is_turned and matlab_class(self.dataset) == "char"
-        return is_text or h5py.check_ref_dtype(self.dtype) is not None
-
     def check(self, n_rows: int | None = None) -> None:
         """Refuse what was never written, and rows (default: all) that free memory cannot hold."""
         n_entries = None if n_rows is None else n_rows * math.prod(self.shape[1:])
@@ -671,9 +665,9 @@ class ArrayFile:
             raise self._unreadable(key, array)
         if isinstance(array, Elsewhere | MatlabObject):
             raise self.wrong(key, array.found, "the array itself", array.hint)
-        if isinstance(array, _H5Array) and array.is_cells:
-            hint = f"Conversion reads them: {called('list_contents', self.path)}"
-            raise self.wrong(key, "cells or text of MATLAB", "numbers, or text of HDF5", hint)
+        if h5py.check_ref_dtype(array.dtype) is not None:
+            hint = f"Conversion reads cells: {called('list_contents', self.path)}"
+            raise self.wrong(key, "cells of MATLAB, or other references", "numbers or text", hint)
         return array
 
     def _unreadable(self, key: str, why: object) -> DataError:

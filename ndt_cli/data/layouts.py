@@ -439,37 +439,29 @@ def _read_lengths(
     file: ArrayFile, n_trials: int, n_bins: int, bin_ms: float
 ) -> tuple[IntArray, list[str]]:
     """Return the number of whole bins of each trial."""
-    keys = [key for key in ("lengths", "length_ms") if key in file]
-    if not keys:
+    found: list[tuple[FloatArray, int]] = []  # whole bins, and how many trials lost a part of one
+    for key in [key for key in ("lengths", "length_ms") if key in file]:
+        values = read_per_trial(file, key, n_trials)
+        if values.dtype.kind not in "uif":
+            raise file.wrong(key, f"values of type {values.dtype}", "numbers")
+        bins = values / bin_ms if key == "length_ms" else values.astype(float)
+        whole = np.floor(bins + 1e-6)
+        bad = ~((whole >= 1) & (whole <= n_bins))
+        limits = f"{bin_ms:g} to {n_bins * bin_ms:g} ms"
+        if key == "lengths":
+            bad, limits = bad | (whole != bins), f"1 to {n_bins}"
+        if bad.any():
+            trial = int(np.argmax(bad))
+            shown = f"{values[trial]:g} at trial {trial}"
+            raise file.wrong(key, shown, f"{limits}, the bins of the array")
+        found.append((whole, int((bins - whole > 1e-6).sum())))
+    if not found:
         return np.full(n_trials, n_bins), []
-    bins, *others = (_in_bins(file, key, n_trials, n_bins, bin_ms) for key in keys)
-    whole = np.floor(bins + 1e-6)
-    if any((np.floor(other + 1e-6) != whole).any() for other in others):
+    if (found[0][0] != found[-1][0]).any():
         raise file.wrong("length_ms", "other lengths", "those of `lengths`", "Save one of them.")
-    n_cut = int((bins - whole > 1e-6).sum())
+    whole, n_cut = found[0]
     notes = [f"{n_cut} of {n_trials} trials lost a partial last bin."] if n_cut else []
     return whole.astype(np.int64), notes
-
-
-def _in_bins(
-    file: ArrayFile, key: str, n_trials: int, n_bins: int, bin_ms: float
-) -> NDArray[np.float64]:
-    """Return the length of each trial in bins, at least one, maybe with a part of one."""
-    values = read_per_trial(file, key, n_trials)
-    if values.dtype.kind not in "uif":
-        raise file.wrong(key, f"values of type {values.dtype}", "numbers")
-    bins = values / bin_ms if key == "length_ms" else values.astype(float)
-    whole = np.floor(bins + 1e-6)
-    bad = ~((whole >= 1) & (whole <= n_bins))
-    if key == "lengths":
-        bad |= whole != bins
-    if bad.any():
-        trial = int(np.argmax(bad))
-        limits = f"{bin_ms:g} to {n_bins * bin_ms:g} ms" if key == "length_ms" else f"1 to {n_bins}"
-        raise file.wrong(
-            key, f"{values[trial]:g} at trial {trial}", f"{limits}, the bins of the array"
-        )
-    return np.asarray(bins, dtype=np.float64)
 
 
 def _read_ids(file: ArrayFile, n_trials: int) -> tuple[IntArray, NDArray[np.str_] | None]:

@@ -408,7 +408,7 @@ def test_cells_of_matlab_are_no_labels(tmp_path):
         file["spikes"], file["bin_ms"] = np.ones((2, 5, 4)), 20.0
         words = [file.create_dataset(f"#refs#/{word}", data=[1]) for word in "ab"]
         file["conditions"] = np.array([[words[i % 2].ref for i in range(2)]], dtype=h5py.ref_dtype)
-    with pytest.raises(DataError, match="`conditions`: found cells or text of MATLAB") as error:
+    with pytest.raises(DataError, match="`conditions`: found cells of MATLAB") as error:
         load_file(tmp_path / "a.mat", DEFAULTS)
     assert "`list_contents(" in error.value.hint
 
