@@ -1044,3 +1044,12 @@ def test_empty_among_single_numbers_of_structs_is_a_missing_number(tmp_path, ver
     data = converted(tmp_path / "a.mat", window_ms=(0, 1600), **options, **OPTIONS)
     happened = np.delete(np.arange(12), [3, 8])
     np.testing.assert_array_equal(data.spikes_BTN, expected_counts(recording()[:1])[happened])
+
+
+@pytest.mark.parametrize("factor", [1, 1000])
+def test_times_all_in_another_unit_are_noted_by_their_rate(tmp_path, factor):
+    times, units = pooled(recording())
+    trials = {"start": factor * START, "stop": factor * (START + 1.6)}
+    np.savez(tmp_path / "a.npz", spike_times=factor * times + 0.25, spike_units=units, **trials)
+    notes = convert(tmp_path / "a.npz", ConvertOptions(**OPTIONS)).report.notes
+    assert any("are the times in another" in note for note in notes) == (factor > 1)
