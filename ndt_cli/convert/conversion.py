@@ -243,8 +243,8 @@ def _report(job: ConvertJob, recording: Recording, data: SpikeData) -> ConvertRe
         notes.append(f"The trials have {odd}")
     if data.mean_rate_hz < _LOW_RATE_HZ:
         notes.append(
-            f"The mean rate is {data.mean_rate_hz:.2g} spikes per second and unit: are the times in "
-            "another unit? See `time_unit`, and for counts `counts_bin_ms`."
+            f"The mean rate is {data.mean_rate_hz:.2g} spikes per second and unit: are the times "
+            "in another unit? See `time_unit`, and for counts `counts_bin_ms`."
         )
     padded = 1 - float(data.inside_BT.mean())
     if padded > _MANY_PADDED:

@@ -167,17 +167,21 @@ def _check_events(
 ) -> None:
     """Refuse events that count from the start of each trial; note those outside of their trial."""
     names = [_named(job, table, what) for what in ("start", "stop")]
-    if table.zero_us_R is not None or None in names or event in names:
+    if table.zero_us_R is not None or names[0] is None or event in names:
         return
+    always = np.full(table.n_rows, ALWAYS_US), np.ones(table.n_rows, dtype=bool)
     (starts_us_R, has_start_R), (stops_us_R, has_stop_R) = (
-        table.times_us(str(name), "align") for name in names
+        always if name is None else table.times_us(name, "align") for name in names
     )
     rows = np.flatnonzero(kept_R & has_start_R & has_stop_R)
     starts_us, stops_us, events_us = starts_us_R[rows], stops_us_R[rows], event_us_R[rows]
     n_outside = int(((events_us < starts_us) | (events_us > stops_us)).sum())
-    n_relative = int(((events_us >= 0) & (events_us <= stops_us - starts_us)).sum())
-    found = f"{n_outside} of {len(rows)} trials have their {event} before {names[0]} or after "
-    found += f"{names[1]}"
+    longest_us = stops_us - starts_us
+    if names[1] is None and len(rows) > 1:  # as long as from one start to the next
+        longest_us = np.full(len(rows), np.median(np.diff(np.sort(starts_us))))
+    n_relative = int(((events_us >= 0) & (events_us <= longest_us)).sum())
+    found = f"{n_outside} of {len(rows)} trials have their {event} before {names[0]}"
+    found += f" or after {names[1]}" if names[1] else ""
     if n_outside > len(rows) / 2 and n_relative > _MOST_FAR * len(rows):
         raise table.contents.wrong(
             "align",
@@ -239,7 +243,8 @@ def _check_clocks(
 ) -> None:
     """Refuse spikes and trials that are on different clocks, or rates that no neuron has."""
     first_us, last_us = spikes.span_us
-    if spikes.n_spikes < _MANY_SPIKES or spikes.bins_us is not None:
+    is_odd = spikes.n_spikes >= _MANY_SPIKES or not spikes.n_inside(starts_us_B, stops_us_B)
+    if spikes.bins_us is not None or spikes.n_spikes == 0 or not is_odd:
         return
     begin_us, end_us = int(starts_us_B.min()), int(stops_us_B.max())
     n_outside = int(((stops_us_B <= first_us) | (starts_us_B >= last_us)).sum())

@@ -1052,4 +1052,4 @@ def test_times_all_in_another_unit_are_noted_by_their_rate(tmp_path, factor):
     trials = {"start": factor * START, "stop": factor * (START + 1.6)}
     np.savez(tmp_path / "a.npz", spike_times=factor * times + 0.25, spike_units=units, **trials)
     notes = convert(tmp_path / "a.npz", ConvertOptions(**OPTIONS)).report.notes
-    assert any("are the times in another" in note for note in notes) == (factor > 1)
+    assert any("spikes per second and unit" in note for note in notes) == (factor > 1)
