@@ -586,6 +586,8 @@ def _by_unit(
 def _ascending(job: ConvertJob, name: str, spikes: SpikeTimes) -> SpikeTimes:
     """Return spikes with each unit's times ascending, and refuse what cannot be spike times."""
     contents, n_sorted, n_twice = job.contents, 0, 0
+    found = contents.resolve(name) if job.options.spike_trials is None else None
+    has_trials = found is not None and guess_beside(contents, "spike_trials", found) is not None
     sorted_us = []
     for label, times_us in zip(spikes.unit_ids.tolist(), spikes.times_us, strict=True):
         steps_us = np.diff(times_us)
@@ -594,7 +596,8 @@ def _ascending(job: ConvertJob, name: str, spikes: SpikeTimes) -> SpikeTimes:
             at, far = back[np.argmin(steps_us[back])], steps_us.min() < -FAR_BACK_US
             # Of a clock that restarts, or of trials that each begin at 0: sorted, they would pile
             # up on one another.
-            if far and len(back) < FEW_STEPS * len(times_us) and not job.options.sort_spikes:
+            is_restart = len(back) < FEW_STEPS * len(times_us) or has_trials
+            if far and is_restart and not job.options.sort_spikes:
                 before_s, after_s = times_us[at : at + 2] / 1e6
                 raise contents.wrong(
                     "spike_times",

@@ -1053,3 +1053,14 @@ def test_times_all_in_another_unit_are_noted_by_their_rate(tmp_path, factor):
     np.savez(tmp_path / "a.npz", spike_times=factor * times + 0.25, spike_units=units, **trials)
     notes = convert(tmp_path / "a.npz", ConvertOptions(**OPTIONS)).report.notes
     assert any("spikes per second and unit" in note for note in notes) == (factor > 1)
+
+
+def test_few_spikes_of_each_trial_beside_its_number_count_from_its_start(tmp_path):
+    made = {"time": [0.9, 0.5, 0.1, 0.7, 0.2, 0.6], "unit": [1] * 6, "trial": [1, 2, 3, 3, 4, 4]}
+    rows = [",".join(map(str, row)) for row in zip(*made.values(), strict=True)]
+    (tmp_path / "a.csv").write_text("\n".join([",".join(made), *rows]))
+    with pytest.raises(DataError, match="that step back 3 times") as error:
+        converted(tmp_path / "a.csv", chop_ms=200, bin_ms=100.0)
+    assert "`spike_trials=NAME`" in error.value.hint
+    data = converted(tmp_path / "a.csv", spike_trials="trial", window_ms=(0, 1000), bin_ms=100.0)
+    assert [np.flatnonzero(own).tolist() for own in data.spikes_BTN] == [[9], [5], [1, 7], [2, 6]]
