@@ -335,7 +335,11 @@ def read_own(file: ArrayFile, settings: DataSettings) -> Recording:
     def optional(key: str, read: Callable[..., Any], *sizes: int, default: Any = None) -> Any:
         return read(file, key, *sizes) if key in file else default
 
-    lengths_B, length_notes = _read_lengths(file, n_trials, n_bins, bin_ms)
+    keys = [key for key in ("lengths", "length_ms") if key in file]
+    stated = [_read_lengths(file, key, n_trials, n_bins, bin_ms) for key in keys]
+    lengths_B, length_notes = stated[0] if stated else (np.full(n_trials, n_bins), [])
+    if stated and (stated[-1][0] != lengths_B).any():
+        raise file.wrong("length_ms", "other lengths", "those of `lengths`", "Save one of them.")
     inside_BT = np.arange(n_bins) < lengths_B[:, None]
     n_past = int(np.count_nonzero(spikes_BTN[~inside_BT]))
     if n_past:
@@ -436,30 +440,24 @@ def _misspelled(file: ArrayFile) -> list[str]:
 
 
 def _read_lengths(
-    file: ArrayFile, n_trials: int, n_bins: int, bin_ms: float
+    file: ArrayFile, key: str, n_trials: int, n_bins: int, bin_ms: float
 ) -> tuple[IntArray, list[str]]:
     """Return the number of whole bins of each trial."""
-    found: list[tuple[FloatArray, int]] = []  # whole bins, and how many trials lost a part of one
-    for key in [key for key in ("lengths", "length_ms") if key in file]:
-        values = read_per_trial(file, key, n_trials)
-        if values.dtype.kind not in "uif":
-            raise file.wrong(key, f"values of type {values.dtype}", "numbers")
-        bins = values / bin_ms if key == "length_ms" else values.astype(float)
-        whole = np.floor(bins + 1e-6)
-        bad = ~((whole >= 1) & (whole <= n_bins))
-        limits = f"{bin_ms:g} to {n_bins * bin_ms:g} ms"
-        if key == "lengths":
-            bad, limits = bad | (whole != bins), f"1 to {n_bins}"
-        if bad.any():
-            trial = int(np.argmax(bad))
-            shown = f"{values[trial]:g} at trial {trial}"
-            raise file.wrong(key, shown, f"{limits}, the bins of the array")
-        found.append((whole, int((bins - whole > 1e-6).sum())))
-    if not found:
-        return np.full(n_trials, n_bins), []
-    if (found[0][0] != found[-1][0]).any():
-        raise file.wrong("length_ms", "other lengths", "those of `lengths`", "Save one of them.")
-    whole, n_cut = found[0]
+    values = read_per_trial(file, key, n_trials)
+    if values.dtype.kind not in "uif":
+        raise file.wrong(key, f"values of type {values.dtype}", "numbers")
+    bins = values / bin_ms if key == "length_ms" else values.astype(float)
+    whole = np.floor(bins + 1e-6)
+    bad = ~((whole >= 1) & (whole <= n_bins))
+    if key == "lengths":
+        bad |= whole != bins
+    if bad.any():
+        trial = int(np.argmax(bad))
+        limits = f"{bin_ms:g} to {n_bins * bin_ms:g} ms" if key == "length_ms" else f"1 to {n_bins}"
+        raise file.wrong(
+            key, f"{values[trial]:g} at trial {trial}", f"{limits}, the bins of the array"
+        )
+    n_cut = int((bins - whole > 1e-6).sum())
     notes = [f"{n_cut} of {n_trials} trials lost a partial last bin."] if n_cut else []
     return whole.astype(np.int64), notes
 
