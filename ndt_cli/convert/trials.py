@@ -126,6 +126,9 @@ def _plan_trials(
         observed_R = contained(starts_us_R, stops_us_R, observed_us)
         why = "lie, in part, where not all units were recorded"
         why += _rarest(spikes, starts_us_R[kept_R], stops_us_R[kept_R])
+        if spikes.bins_us is not None:
+            first_s, last_s = (us / 1e6 for us in spikes.span_us)
+            why = f"lie, in part, outside of the counts, {first_s:g} to {last_s:g} s"
         job.keep("trials", observed_R, kept_R, why)
     is_valid_R = np.ones(table.n_rows, dtype=bool)
     for start_us, stop_us in _invalid_us(job):

@@ -121,7 +121,7 @@ def test_a_continuous_recording_is_cut_into_trials_on_its_clock(save):
     whole = all_trials(converted.recording)
     expected = [stored[k : k + 60].reshape(6, 10, 2).sum(1) for k in (50, 100, 300)]
     np.testing.assert_array_equal(whole.spikes_BTN, expected)
-    assert any("not all units were recorded" in d.why for d in converted.report.dropped)
+    assert any("outside of the counts, 100 to 100.4 s" in d.why for d in converted.report.dropped)
 
 
 @pytest.mark.parametrize(
@@ -220,3 +220,9 @@ def test_what_is_no_count_comes_with_what_it_may_be(save, bad, hint):
     with pytest.raises(DataError, match=r"found \S+ at \(1, 3, 0\)") as error:
         convert(save(spikes=values, bin_ms=5), ConvertOptions())
     assert hint in error.value.hint
+
+
+def test_rates_that_are_whole_numbers_are_no_counts(save):
+    hz = 50 * counts(4, 10, 2)
+    with pytest.raises(DataError, match="found multiples of 50 alone; expected counts"):
+        convert(save(spikes=hz, bin_ms=20), ConvertOptions())
