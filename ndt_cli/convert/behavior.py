@@ -55,8 +55,9 @@ class Behavior:
         stops_us_B: TicksArray,
         bin_us: int,
         source: str,
+        notes: list[str],
     ) -> None:
-        """Refuse behavior of another clock: NaN in every bin, or samples that are too far apart."""
+        """Refuse behavior of another clock: NaN in all bins, or too far apart; note events."""
         if not np.isfinite(self.values_SV).any():
             return
         first, last = self.times_us_S[[0, -1]] / 1e6
@@ -65,7 +66,13 @@ class Behavior:
             found = "no sample in any trial; samples are"
         elif self.interval_us > _FEW_BINS * bin_us and last - first > _LONGER * (end - begin):
             found = f"samples {self.interval_us / 1e6:g} s apart,"
+        elif self.interval_us <= _FEW_BINS * bin_us:
+            return
         else:
+            notes.append(
+                f"Samples of {self.names[0]} are {self.interval_us / 1e6:g} s apart, and bins "
+                "between are interpolated: are they events?"
+            )
             return
         raise DataError(
             f"{source}: behavior {', '.join(self.names)}: found {found} from {first:g} to "

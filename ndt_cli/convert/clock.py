@@ -88,6 +88,8 @@ class Clock:
     def to_us(self, times: NDArray[Any]) -> TicksArray:
         """Return finite times in whole microseconds, or raise a SettingsError if one is absurd."""
         times, factor = np.asarray(times), self.us_per_unit
+        if times.dtype in (np.float32, np.float16):
+            times = _as_printed(times)
         with np.errstate(over="ignore"):  # an overflow is absurd too
             ticks = np.rint(times.astype(np.float64) * factor)
         far = ~(np.abs(ticks) <= _MAX_US)
@@ -100,6 +102,16 @@ class Clock:
         if factor == 1 and times.dtype.kind in "iu":
             return times.astype(np.int64)  # whole already, and exact above 2^53 too
         return ticks.astype(np.int64)
+
+
+def _as_printed(times: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the shortest decimal number that each time stands for: 20.48, not 20.4799995."""
+    exact = times.astype(np.float64)
+    shortest, half_step = exact, np.spacing(np.abs(times)).astype(np.float64) / 2
+    for n_decimals in range(8, -1, -1):
+        rounded = np.round(exact, n_decimals)
+        shortest = np.where(np.abs(rounded - exact) < half_step, rounded, shortest)
+    return shortest
 
 
 def ms_to_us(value_ms: float, name: str) -> int:

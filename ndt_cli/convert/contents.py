@@ -267,6 +267,7 @@ _NAMES = {
         "spike_units", "spike_unit", "spike_clusters", "unit", "units", "neuron", "neurons",
         "cluster", "clusters", "cluster_id", "unit_id", "neuron_id", "index",
     ),
+    "spike_trials": ("spike_trials", "trial", "trials", "trial_id", "trial_number"),
     "counts": ("spikes", "counts", "spike_counts", "binned_spikes"),
     "trials": ("intervals/trials", "trials"),
     "start": ("start_time", "start", "trial_start", "start_times", "start_s", "start_ms"),

@@ -30,6 +30,7 @@ from ndt_cli.errors import DataError, SettingsError, called
 
 _MANY_PADDED = 0.3
 _FEWEST_TRIALS = 2
+_LOW_RATE_HZ = 0.1  # a tenth of what few populations fire; times in ms make a thousandth
 
 
 @dataclass(frozen=True)
@@ -240,6 +241,11 @@ def _report(job: ConvertJob, recording: Recording, data: SpikeData) -> ConvertRe
     notes = list(job.notes)
     if odd := odd_width(data.bin_ms):
         notes.append(f"The trials have {odd}")
+    if data.mean_rate_hz < _LOW_RATE_HZ:
+        notes.append(
+            f"The mean rate is {data.mean_rate_hz:.2g} spikes per second and unit: are the times "
+            "in another unit? See `time_unit`, and for counts `counts_bin_ms`."
+        )
     padded = 1 - float(data.inside_BT.mean())
     if padded > _MANY_PADDED:
         notes.append(

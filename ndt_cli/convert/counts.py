@@ -180,13 +180,11 @@ def as_counts(contents: Contents, name: str, values: NDArray[Any]) -> IntArray:
         bad = ~((values >= 0) & (values <= MAX_COUNT) & (values % 1 == 0))
     if bad.any():
         at = tuple(int(i) for i in np.argwhere(bad)[0])
-        hint = (
-            "Rates and smoothed counts are not counts. Spike times are chosen with `spike_times`."
-        )
-        is_fraction = np.isfinite(values[at]) and values[at] % 1
+        hint = "Rates and smoothed counts are not counts. Spike times have `spike_times`."
+        if not values[at] > 0:
+            hint = "If it stands for padding, give the bins of each trial: `lengths=NAME`."
         expected = f"whole numbers from 0 to {MAX_COUNT}"
-        found = f"{values[at]:g} at {at}"
-        raise contents.wrong("counts", name, found, expected, hint if is_fraction else None)
+        raise contents.wrong("counts", name, f"{values[at]:g} at {at}", expected, hint)
     return values.astype(np.uint16)
 
 
@@ -246,30 +244,36 @@ def read_lengths(job: ConvertJob, shape: tuple[int, ...], source_us: int) -> Int
 
     ``shape`` is that of the counts, trials x bins x neurons.
     """
-    contents, options, (n_trials, n_bins, *_) = job.contents, job.options, shape
-    in_bins = options.lengths or (None if options.length_ms else guess(contents, "lengths"))
-    name = in_bins or options.length_ms or guess(contents, "length_ms")
-    if name is None:
-        return None
-    option = "lengths" if in_bins else "length_ms"
-    values = contents.numbers(name, option)
-    job.taken["length of a trial"] = name
-    found, expected, hint = "", "", None
-    if values.shape != (n_trials,):
-        found, expected = f"shape {values.shape}", f"{n_trials} values, one per trial"
-    elif not (np.isfinite(values) & (values >= 0)).all():
-        found, expected = f"{np.min(values):g}", "finite lengths from 0"
-    elif in_bins and (values % 1 != 0).any():
-        found, expected = f"{values[values % 1 != 0][0]:g}", "whole numbers of bins"
-    elif in_bins and values.max(initial=0) > n_bins:
-        found, expected = f"{values.max():g} bins", f"at most {n_bins}, the bins of the counts"
-        hint = f"Are they in ms? `length_ms={name!r}`."
-    if found:
-        raise contents.wrong(option, name, found, expected, hint)
-    values = np.minimum(values.astype(np.float64), _LONGEST)
-    if in_bins:
-        return values.astype(np.int64)
-    return np.asarray(np.rint(values * 1000).astype(np.int64) // source_us)
+    contents, (n_trials, n_bins, *_) = job.contents, shape
+    names = {option: getattr(job.options, option) for option in ("lengths", "length_ms")}
+    if not any(names.values()):
+        names = {option: guess(contents, option) for option in names}
+    bins_B: IntArray | None = None
+    for option, name in names.items():
+        if name is None:
+            continue
+        values = contents.numbers(name, option)
+        job.taken["length of a trial"] = name
+        found, expected, hint, in_bins = "", "", None, option == "lengths"
+        if values.shape != (n_trials,):
+            found, expected = f"shape {values.shape}", f"{n_trials} values, one per trial"
+        elif not (np.isfinite(values) & (values >= 0)).all():
+            found, expected = f"{np.min(values):g}", "finite lengths from 0"
+        elif in_bins and (values % 1 != 0).any():
+            found, expected = f"{values[values % 1 != 0][0]:g}", "whole numbers of bins"
+        else:
+            in_file_B = np.minimum(values.astype(np.float64), _LONGEST)
+            own_B = in_file_B if in_bins else np.floor(in_file_B * 1000 / source_us + 1e-6)
+            if own_B.max(initial=0) > n_bins:
+                found, expected = f"{own_B.max():g} bins", f"at most {n_bins}, those of the counts"
+                hint = f"Are they in ms? `length_ms={name!r}`." if in_bins else None
+            elif bins_B is not None and (own_B != bins_B).any():
+                found, expected = "other lengths", f"those of {names['lengths']!r}"
+                hint = "Name the one that holds: `lengths=NAME` or `length_ms=NAME`."
+            bins_B = own_B.astype(np.int64)
+        if found:
+            raise contents.wrong(option, name, found, expected, hint)
+    return bins_B
 
 
 def unit_names(job: ConvertJob, n_units: int) -> NDArray[Any]:
@@ -277,7 +281,9 @@ def unit_names(job: ConvertJob, n_units: int) -> NDArray[Any]:
     contents = job.contents
     for name in (guess(contents, "spike_units"), "neuron_names", "unit_names"):
         if contents.has_array(name, (n_units,)):
-            return np.asarray(contents.items[str(name)].read())
+            names = np.asarray(contents.items[str(name)].read())
+            if len(set(names.tolist())) == n_units:  # else areas or channels
+                return names
     job.units_are_places = True
     return np.arange(n_units)
 

@@ -80,7 +80,7 @@ def _several_kinds(values: list[Value]) -> Item:
         other = next(i for i, kind in enumerate(kinds) if kind != most)
         found += f", but {kinds[other]} in cell {other + 1}"
     hints = [item.unread[1] for item in unread.values() if item.unread is not None]
-    return _unread(found, found, hints[0] if hints else "Save cells of one kind.")
+    return _unread(found, found, hints[0] if hints else "Save cells of one kind and size.")
 
 
 def _items(name: str, value: Value) -> dict[str, Item]:
@@ -133,12 +133,15 @@ def _cell_items(name: str, cells: Cells) -> dict[str, Item]:
     if len(arrays) < len(values):
         return {name: _several_kinds(values)}
     dtype = arrays[0].dtype
-    if all(v.shape == (1, 1) for v in arrays):
+    n_single = sum(v.shape == (1, 1) for v in arrays)
+    n_missing = sum(not math.prod(v.shape) for v in arrays)
+    if n_single > n_missing and n_single + n_missing == len(arrays):
 
-        def read_numbers() -> NDArray[Any]:
-            return np.array([v.read().reshape(()) for v in arrays]).reshape(shape)
+        def read_numbers() -> NDArray[Any]:  # [] among single numbers is a missing one
+            parts = [v.read().reshape(()) if math.prod(v.shape) else np.nan for v in arrays]
+            return np.array(parts).reshape(shape)
 
-        return {name: Item(shape, dtype, read_numbers)}
+        return {name: Item(shape, "float64" if n_missing else dtype, read_numbers)}
     are_matrices = any(len(v.shape) == 2 and min(v.shape) > 1 for v in arrays)
     kind: Literal["matrices", "lists"] = "matrices" if are_matrices else "lists"
 
@@ -317,7 +320,7 @@ def _value(raw: Any, where: str) -> Value:
     if raw.dtype.kind == "O":
         return Cells(raw.shape, [_value(part, where) for part in raw.reshape(-1)])
     if raw.dtype.kind == "U":
-        words: list[Value] = [str(word).rstrip() for word in raw.reshape(-1)]
+        words: list[Value] = [str(word).rstrip() for word in raw.reshape(-1)] or [""]
         return words[0] if len(words) == 1 else Cells(raw.shape, words)
     return Item(raw.shape, str(raw.dtype), lambda: raw)
 

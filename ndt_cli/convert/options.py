@@ -55,7 +55,7 @@ class ConvertOptions(BaseModel):
 
     spike_times: Name | None = None
     """Spike times: one array for all units, or one array per unit (cells, a ragged column, a
-    group, rows padded with NaN, columns of a text table such as 'unit*')."""
+    group, rows padded with NaN, arrays or columns such as 'unit*' or 'units/*/times')."""
 
     spike_units: Name | None = None
     """Unit of each spike, where all units share one array; the word none if there is one unit.
@@ -72,8 +72,8 @@ class ConvertOptions(BaseModel):
     """Spike counts in bins: trials x bins x neurons, or bins x neurons."""
 
     axes: Axes | None = None
-    """Order of the axes of the counts, such as neurons,bins,trials. Default:
-    trials,bins,neurons."""
+    """Order of the axes of the counts, such as neurons,bins,trials, or of lists of spike times:
+    neurons,trials or trials. Default: trials first, or a list per unit."""
 
     counts_bin_ms: float | None = Field(None, gt=0)
     """Bin width of the counts in the file, ms. Default: its bin_ms."""

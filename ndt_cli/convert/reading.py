@@ -18,14 +18,15 @@ from ndt_cli.convert.clock import Clock
 from ndt_cli.convert.contents import Contents, array_item, fields_of, held
 from ndt_cli.convert.hdf5 import list_hdf5
 from ndt_cli.convert.matlab import is_mat73, list_mat5, list_mat73
+from ndt_cli.data.arrays import MISSING
 from ndt_cli.data.files import DAMAGE, ArrayFile, check_text, damaged, open_hdf5, text_array
 from ndt_cli.errors import DataError
 
 _Read = TypeVar("_Read")
 
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d*(?:[eE][+-]?\d+)?\s*")
+_NO_ROW = re.compile(r"\s*#|sep=.$")  # comments, and what Excel writes in front
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
-_MISSING = ("", "NA", "N/A", "NULL", "None")  # in a column of numbers, as R and others write it
 _MAX_COLUMNS = 20_000
 _TEXT_ENDINGS = (".csv", ".tsv", ".txt")
 
@@ -142,7 +143,8 @@ def _list_phy(contents: Contents) -> None:
     if "spike_clusters" not in contents.items and "spike_templates" in contents.items:
         contents.items["spike_clusters"] = contents.items.pop("spike_templates")
     params = folder / "params.py"
-    found = _SAMPLE_RATE.findall(params.read_text(errors="replace")) if params.is_file() else []
+    text = params.read_text(errors="replace") if params.is_file() else ""
+    found = [number.replace("_", "") for number in _SAMPLE_RATE.findall(text)]
     rate_hz = float(found[-1]) if found and _is_number(found[-1]) else None  # the last counts
     contents.spike_clock = Clock("samples", rate_hz)
     if "spike_clusters" in contents.items:
@@ -187,12 +189,12 @@ def _read_csv(path: Path) -> dict[str, NDArray[Any]]:
         ) from error
     # Not splitlines, which also ends a line at characters within a cell, such as U+2028.
     all_lines = re.split("\r\n|\n|\r", text)
-    lines = [line for line in all_lines if not line.lstrip().startswith("#")]
-    head = lines[0] if lines else ""
+    lines = [line for line in all_lines if not _NO_ROW.match(line)]
+    head = next((line for line in lines if line.strip()), "")
     delimiter = max(",;\t", key=head.count)
     _check_lines(path, all_lines, head, delimiter)
     try:
-        reader = csv.reader(lines, delimiter=delimiter)
+        reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
         rows = [row for row in reader if any(cell.strip() for cell in row)]
     except csv.Error as error:
         raise DataError(
@@ -263,11 +265,11 @@ def _column(where: str, cells: tuple[str, ...], decimal_comma: bool) -> NDArray[
     if decimal_comma:
         _check_commas(where, texts)
         texts = [c.replace(",", ".") if _DECIMAL_COMMA.fullmatch(c) else c for c in texts]
-    missing = _MISSING if any(map(_is_number, texts)) else ("",)
-    try:
-        return np.array(["nan" if c.strip() in missing else c for c in texts], dtype=np.float64)
-    except ValueError:
-        return text_array(where, [cell.strip() for cell in cells])
+    missing = MISSING if any(map(_is_number, texts)) else ("",)
+    numbers = ["nan" if cell.strip() in missing else cell for cell in texts]
+    if all(map(_is_number, numbers)):
+        return np.array(numbers, dtype=np.float64)
+    return text_array(where, [cell.strip() for cell in cells])
 
 
 def _check_commas(where: str, texts: list[str]) -> None:
@@ -283,6 +285,8 @@ def _check_commas(where: str, texts: list[str]) -> None:
 
 
 def _is_number(text: str) -> bool:
+    if "_" in text:  # 1_2 is a name, though Python reads it as 12
+        return False
     try:
         float(text)
     except ValueError:

@@ -3,6 +3,7 @@
 Axes in names: B trials, T bins, N neurons.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -26,8 +27,8 @@ from ndt_cli.convert.tables import TRIAL_IDS, UNIT_IDS, ConvertJob, Table, match
 from ndt_cli.data.spike_data import IntArray, compact_counts
 from ndt_cli.errors import SettingsError
 
-# Where times count from the start of each trial, trials are put on one long clock, a day apart.
-_DAY_US = 24 * 3600 * 10**6
+DAY_US = 24 * 3600 * 10**6
+"""Where times count from the start of each trial, trials are put on one long clock, a day apart."""
 
 # This many values that are all whole seconds, or most of which occur twice, are no spike times.
 _MANY, _MOST_SAME, _FEW_SAME = 100, 0.5, 0.01
@@ -167,7 +168,7 @@ class _Spikes:
     unit_of: NDArray[np.integer]  # -1: no unit
     labels: NDArray[Any]  # of the units
     trial_of: NDArray[np.integer] | None = None  # where times count from the start of a trial
-    table: Table | None = None  # of these trials
+    table: Table | None = None  # of trials, where it was looked for
     observed: tuple[TicksArray, ...] | None = None
 
 
@@ -192,11 +193,13 @@ def read_spike_times(job: ConvertJob, name: str) -> tuple[SpikeTimes, Table | No
     kept = has_unit.copy()
     kept[has_unit] = is_time
     table = job.find_trials() if spikes.table is None else spikes.table
+    unit_of = spikes.unit_of[kept]
     if spikes.trial_of is not None and table is not None:
-        zero_us = _DAY_US * np.arange(table.n_rows)
-        times_us = times_us + zero_us[spikes.trial_of[kept]]
+        trial_of, zero_us = spikes.trial_of[kept], DAY_US * np.arange(table.n_rows)
+        order = np.argsort(trial_of, kind="stable")  # the table may have another one
+        times_us, unit_of = (times_us + zero_us[trial_of])[order], unit_of[order]
         table = replace(table, zero_us_R=zero_us)
-    parts_us = _by_unit(times_us, spikes.unit_of[kept], len(spikes.labels))
+    parts_us = _by_unit(times_us, unit_of, len(spikes.labels))
     return _ascending(job, name, SpikeTimes(parts_us, spikes.labels, spikes.observed)), table
 
 
@@ -226,7 +229,8 @@ def _read_arrangement(job: ConvertJob, name: str) -> _Spikes:
         shape = f"{values.ndim} axes, {values.shape}"
         raise contents.wrong("spike_times", found, shape, "one or two")
     job.units_are_places = True
-    return _end_to_end(_rows_of_units(job, found, values), np.arange(len(values)))
+    lists = _rows_of_units(job, found, values)
+    return _end_to_end(lists, np.arange(len(lists)))
 
 
 def _named(job: ConvertJob, name: str, spikes: _Spikes) -> _Spikes:
@@ -249,18 +253,30 @@ def _named(job: ConvertJob, name: str, spikes: _Spikes) -> _Spikes:
 
 
 def _read_group(job: ConvertJob, name: str) -> _Spikes:
-    """Read a group with one array per unit, or columns of a text table by a pattern."""
+    """Read a group with one array per unit, or the arrays whose names fit a pattern."""
     contents = job.contents
     group = contents.resolve_table(name) or ""
-    members = sorted(contents.children(group), key=by_number) if group else []
+    members = contents.children(group) if group else []
     if not group and "*" in name:
         members = [n for n in contents.items if fnmatchcase(n, name)]
-    items = [contents.items[n] for n in members]
-    if not items or not all(i.kind == "array" and len(i.shape) == 1 for i in items):
-        raise contents.unknown("spike_times", name, contents.items)
+    if not members:
+        error = contents.unknown("spike_times", name, contents.items)
+        if any(n.startswith(f"{name}/") for n in contents.items):
+            error.hint = f"Of units in groups of their own: `spike_times='{name}/*/NAME'`."
+        raise error
+    members.sort(key=by_number)
+    for part, item in ((n, contents.items[n]) for n in members):
+        # One spike is a number in MATLAB, as the sampling rate in a group is; none is 0 x 0.
+        if item.kind != "array" or (len(item.shape) != 1 and math.prod(item.shape) > (not group)):
+            shown = f"{part!r}, {item.dtype} of shape {item.shape}"
+            raise contents.wrong("spike_times", name, shown, "an array of times per unit")
     job.taken["spike times"] = f"{f'{group}/' if group else name}, {len(members)} arrays"
     lists = [contents.numbers(n, "spike_times") for n in members]
-    return _end_to_end(lists, np.array([n.rpartition("/")[2] for n in members]))
+    labels = [n.rpartition("/")[2] for n in members]
+    if len(set(labels)) < len(labels):  # what stands for the star in units/*/spike_times
+        front, back = len(name.partition("*")[0]), len(name.rpartition("*")[2])
+        labels = [n[front : len(n) - back] for n in members]
+    return _end_to_end(lists, np.array(labels))
 
 
 def _read_lists(job: ConvertJob, name: str, item: Item) -> _Spikes:
@@ -271,20 +287,34 @@ def _read_lists(job: ConvertJob, name: str, item: Item) -> _Spikes:
         if "channels" in words:
             return _read_channels(job, name, item, words)
         return _read_trials(job, name, item, words)
-    job.taken["spike times"] = name
-    job.units_are_places = True
-    group, labels, observed = name.rpartition("/")[0], np.arange(int(np.prod(item.shape))), None
+    group, n_lists, observed = name.rpartition("/")[0], math.prod(item.shape), None
+    if words == ["trials"]:
+        return _read_trials(job, name, replace(item, shape=(n_lists, 1)), [*words, "neurons"])
+    table = job.find_trials()
+    may_be_trials = table is not None and table.n_rows == n_lists and options.axes is None
+    if may_be_trials and table is not None and table.name == group != "":
+        raise SettingsError(
+            f"{contents.path}: `spike_times={name!r}`: found {n_lists} lists of times in the table "
+            "of trials; is each of a trial, or of a unit?",
+            "Say so: `axes='trials'` or `axes='neurons'`.",
+        )
+    labels, job.taken["spike times"], job.units_are_places = np.arange(n_lists), name, True
     for column in UNIT_IDS if group else ():
         if contents.has_array(f"{group}/{column}", item.shape):
             found = contents.items[f"{group}/{column}"].read()
             if len(set(found.tolist()) - {""}) == len(found):
                 labels, job.units_are_places = found, False
                 break
+    if may_be_trials and job.units_are_places:
+        job.notes.append(
+            f"Each of the {n_lists} lists of {name!r} was taken as a unit, and there are as many "
+            "trials. If each is a trial: `axes='trials'`."
+        )
     intervals = contents.items.get(f"{group}/obs_intervals")  # of NWB
     known = intervals is not None and (intervals.kind, intervals.shape) == ("lists", item.shape)
     if intervals is not None and known and not options.ignore_intervals:
         observed = _observed(job, intervals.read(), labels)
-    return _end_to_end(item.read(), labels, observed=observed)
+    return _end_to_end(item.read(), labels, observed=observed, table=table)
 
 
 def _read_channels(job: ConvertJob, name: str, item: Item, words: list[str]) -> _Spikes:
@@ -369,20 +399,32 @@ def _observed(
 
 
 def _rows_of_units(job: ConvertJob, name: str, values: NDArray[Any]) -> list[NDArray[Any]]:
-    """Return each row of a matrix without its padding: NaN, or 0 after the last spike."""
+    """Return each unit's times without their padding: NaN, or 0 after the last spike.
+
+    Each row is a unit; each column, if times ascend along the columns alone.
+    """
     n_units, n_columns = values.shape
     if n_columns < _FEWEST_COLUMNS < n_units:
         found = f"{n_units} rows of {n_columns}"
         hint = (
             "Is it a table with a row per spike? Name its columns, from 0: "
-            f"`spike_times='{name}:1'` and `spike_units='{name}:0'`."
+            f"`spike_times='{name}:1'` and `spike_units='{name}:0'`. If each column is a unit, "
+            "save it with a row per unit."
         )
         raise job.contents.wrong("spike_times", name, found, "a row of times per unit", hint)
-    job.notes.append(f"Each of the {n_units} rows of {name!r} was taken as a unit.")
+    is_turned = _ascends(values.T) and not _ascends(values)
+    values = values.T if is_turned else values
+    what = "columns" if is_turned else "rows"
+    job.notes.append(f"Each of the {len(values)} {what} of {name!r} was taken as a unit.")
     rows = [row[: np.flatnonzero(row).max(initial=-1) + 1] for row in values]
     n_zero = values.size - sum(len(row) for row in rows)
-    job.drop("spikes", n_zero, values.size, "are 0 after the last spike of their row (padding)")
+    job.drop("spikes", n_zero, values.size, "are 0 after the last spike of their unit (padding)")
     return rows
+
+
+def _ascends(rows: NDArray[Any]) -> bool:
+    """Return whether times ascend along each row, padding aside."""
+    return not ((rows[:, 1:] < rows[:, :-1]) & (rows[:, 1:] != 0)).any()
 
 
 def _unit_of_each(
@@ -544,6 +586,8 @@ def _by_unit(
 def _ascending(job: ConvertJob, name: str, spikes: SpikeTimes) -> SpikeTimes:
     """Return spikes with each unit's times ascending, and refuse what cannot be spike times."""
     contents, n_sorted, n_twice = job.contents, 0, 0
+    found = contents.resolve(name) if job.options.spike_trials is None else None
+    has_trials = found is not None and guess_beside(contents, "spike_trials", found) is not None
     sorted_us = []
     for label, times_us in zip(spikes.unit_ids.tolist(), spikes.times_us, strict=True):
         steps_us = np.diff(times_us)
@@ -552,7 +596,8 @@ def _ascending(job: ConvertJob, name: str, spikes: SpikeTimes) -> SpikeTimes:
             at, far = back[np.argmin(steps_us[back])], steps_us.min() < -FAR_BACK_US
             # Of a clock that restarts, or of trials that each begin at 0: sorted, they would pile
             # up on one another.
-            if far and len(back) < FEW_STEPS * len(times_us) and not job.options.sort_spikes:
+            is_restart = len(back) < FEW_STEPS * len(times_us) or has_trials
+            if far and is_restart and not job.options.sort_spikes:
                 before_s, after_s = times_us[at : at + 2] / 1e6
                 raise contents.wrong(
                     "spike_times",

@@ -17,7 +17,7 @@ from ndt_cli.convert.clock import Clock, TicksArray
 from ndt_cli.convert.contents import Contents, guess, listed
 from ndt_cli.convert.options import ConvertOptions
 from ndt_cli.convert.reading import open_file
-from ndt_cli.data.arrays import as_whole
+from ndt_cli.data.arrays import MISSING, as_whole, look_alikes
 from ndt_cli.data.spike_data import IntArray
 from ndt_cli.errors import DataError, SettingsError
 
@@ -56,7 +56,7 @@ class RowFilter:
 
     def holds(self, column: NDArray[Any]) -> NDArray[np.bool_]:
         """Return for each row whether it meets the condition; a missing number never does."""
-        column = self._without_words(column)
+        column = self.without_words(column)
         is_text = column.dtype.kind not in "buif"
         if is_text and self.operator in ("<", "<=", ">", ">="):
             raise self._wrong(f"column {self.column!r} is text, which has no order")
@@ -79,7 +79,7 @@ class RowFilter:
         each = [replace(self, operator="==", values=(value,)) for value in self.values]
         return [rule.values[0] for rule in each if not rule.holds(column).any()]
 
-    def _without_words(self, column: NDArray[Any]) -> NDArray[Any]:
+    def without_words(self, column: NDArray[Any]) -> NDArray[Any]:
         """Return a column of True and False, as pandas and R write it, as numbers."""
         words = [str(value).lower() for value in column.tolist()]
         is_boolean = column.dtype.kind in "UO" and {""} < {"", *words} <= {"", *_BOOLEANS}
@@ -169,7 +169,8 @@ class Table:
         for full in (name, f"{front}{name}", f"{front}{name}".replace(".", "/")):
             if self._is_column(self.contents.resolve(full) or full):
                 return self.contents.array(full, option).reshape(-1)
-        for full in (f"{front}{name}", name):
+        for spelling in (f"{front}{name}", name):
+            full = self.contents.resolve(spelling) or spelling
             self.contents.check_readable(full, option)
             item = self.contents.items.get(full)
             if item is not None and item.kind == "lists" and item.shape == (self.n_rows,):
@@ -227,6 +228,9 @@ class Table:
         for rule in (parse_filter(rule, option) for rule in rules):
             column = self.column(rule.column, option)
             met.append((rule.text, rule.holds(column)))
+            words = rule.without_words(column)
+            if words.dtype.kind == "U":
+                notes += look_alikes([*words.tolist(), *rule.values], f"Values of {rule.column}")
             absent = rule.absent(column)
             if absent:
                 notes.append(
@@ -303,7 +307,8 @@ def read_conditions(
     if whole_B is not None:
         return whole_B, {int(n): str(n) for n in np.unique(whole_B)}
     for name, v in zip(columns, values, strict=True):
-        n_unknown = int((np.isnan(v) if v.dtype.kind == "f" else v == "").sum())
+        unknown = np.isnan(v) if v.dtype.kind == "f" else np.isin(v.astype(str), MISSING)
+        n_unknown = int(unknown.sum())
         if n_unknown:
             notes.append(
                 f"{n_unknown} trials have no {name}, and are a condition of their own; `where` "
@@ -320,6 +325,7 @@ def read_conditions(
     names = ["/".join(key) for key in number_of]
     if len(set(names)) < len(names):  # values with slashes, a/b with c and a with b/c
         names = [" / ".join(map(repr, key)) for key in number_of]
+    notes += look_alikes(names)
     return numbers_B, dict(enumerate(names))
 
 
@@ -369,7 +375,7 @@ class ConvertJob:
         reasons = "; ".join(f"{d.n} of {d.n_all} {d.what} {d.why}" for d in self.dropped)
         return DataError(
             f"{self.contents.path}: {left} {what} is left: {reasons or 'no spikes'}",
-            self.contents.look,
+            " ".join([*self.notes, self.contents.look]),
         )
 
     def find_table(self, name: str, option: str) -> Table:

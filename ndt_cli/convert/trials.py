@@ -20,7 +20,7 @@ from ndt_cli.convert.clock import (
 )
 from ndt_cli.convert.contents import guess, listed
 from ndt_cli.convert.options import ConvertOptions, SplitBy
-from ndt_cli.convert.spikes import ALWAYS_US, SpikeTimes
+from ndt_cli.convert.spikes import ALWAYS_US, DAY_US, SpikeTimes
 from ndt_cli.convert.tables import ConvertJob, Table, plain_label, read_conditions, short_name
 from ndt_cli.data.bins import chop_windows
 from ndt_cli.data.spike_data import IntArray, SpikeData, split_trials
@@ -38,6 +38,9 @@ _HIGHEST_RATE_HZ, _MANY_SPIKES = 1000.0, 100
 
 # Spikes that span this many times as long as the trials, most of them outside, are in another unit.
 _LONGER, _MOST_FAR = 50, 0.95
+
+# A trial without a spike where so many are expected is on another clock than its spikes.
+_ENOUGH = 5
 
 # Without a spike of any unit for this many mean intervals, nothing was recorded.
 _SILENT = 20
@@ -82,7 +85,7 @@ def cut_recording(
     job.drop("spikes", n_outside, spikes.n_spikes, "are outside the trials' bins")
     parts = [series.cut(starts_us_B, n_bins_B, bin_us) for series in behavior]
     for series, cut_BTV in zip(behavior, parts, strict=True):
-        series.check_known(cut_BTV, starts_us_B, stops_us_B, bin_us, source)
+        series.check_known(cut_BTV, starts_us_B, stops_us_B, bin_us, source, job.notes)
     on_clock = table is None or table.zero_us_R is None
     return SpikeData(
         spikes_BTN=spikes.count(starts_us_B, n_bins_B, bin_us),
@@ -123,6 +126,9 @@ def _plan_trials(
         observed_R = contained(starts_us_R, stops_us_R, observed_us)
         why = "lie, in part, where not all units were recorded"
         why += _rarest(spikes, starts_us_R[kept_R], stops_us_R[kept_R])
+        if spikes.bins_us is not None:
+            first_s, last_s = (us / 1e6 for us in spikes.span_us)
+            why = f"lie, in part, outside of the counts, {first_s:g} to {last_s:g} s"
         job.keep("trials", observed_R, kept_R, why)
     is_valid_R = np.ones(table.n_rows, dtype=bool)
     for start_us, stop_us in _invalid_us(job):
@@ -134,6 +140,8 @@ def _plan_trials(
         raise job.nothing_left("trial")
     rows = rows[np.argsort(starts_us_R[rows], kind="stable")]
     starts_us_B, n_bins_B = starts_us_R[rows], n_bins_R[rows]
+    if table.zero_us_R is not None:
+        _check_trial_clocks(job, spikes, starts_us_B, stops_us_R[rows], table.zero_us_R[rows])
     _check_clocks(job, spikes, starts_us_B, stops_us_R[rows])
     latest_us_B = np.maximum.accumulate(stops_us_R[rows])
     n_overlap = int((starts_us_B[1:] < latest_us_B[:-1]).sum())
@@ -162,17 +170,21 @@ def _check_events(
 ) -> None:
     """Refuse events that count from the start of each trial; note those outside of their trial."""
     names = [_named(job, table, what) for what in ("start", "stop")]
-    if table.zero_us_R is not None or None in names or event in names:
+    if table.zero_us_R is not None or names[0] is None or event in names:
         return
+    always = np.full(table.n_rows, ALWAYS_US), np.ones(table.n_rows, dtype=bool)
     (starts_us_R, has_start_R), (stops_us_R, has_stop_R) = (
-        table.times_us(str(name), "align") for name in names
+        always if name is None else table.times_us(name, "align") for name in names
     )
     rows = np.flatnonzero(kept_R & has_start_R & has_stop_R)
     starts_us, stops_us, events_us = starts_us_R[rows], stops_us_R[rows], event_us_R[rows]
     n_outside = int(((events_us < starts_us) | (events_us > stops_us)).sum())
-    n_relative = int(((events_us >= 0) & (events_us <= stops_us - starts_us)).sum())
-    found = f"{n_outside} of {len(rows)} trials have their {event} before {names[0]} or after "
-    found += f"{names[1]}"
+    longest_us = stops_us - starts_us
+    if names[1] is None and len(rows) > 1:  # as long as from one start to the next
+        longest_us = np.full(len(rows), np.median(np.diff(np.sort(starts_us))))
+    n_relative = int(((events_us >= 0) & (events_us <= longest_us)).sum())
+    found = f"{n_outside} of {len(rows)} trials have their {event} before {names[0]}"
+    found += f" or after {names[1]}" if names[1] else ""
     if n_outside > len(rows) / 2 and n_relative > _MOST_FAR * len(rows):
         raise table.contents.wrong(
             "align",
@@ -222,7 +234,7 @@ def _leave_out_repeats(
             f"such as {windows_us[0, 0] / 1e6:g} to {windows_us[0, 1] / 1e6:g} s; expected times "
             "on the clock of the recording",
             "If they count from the start of each trial, so must the spikes: give the trial of "
-            "each one, `spike_trials=NAME`.",
+            "each one, `spike_trials=NAME`; of lists, `axes='trials'`.",
         )
     is_first_R = np.zeros(len(kept_R), dtype=bool)
     is_first_R[rows[firsts]] = True
@@ -234,7 +246,8 @@ def _check_clocks(
 ) -> None:
     """Refuse spikes and trials that are on different clocks, or rates that no neuron has."""
     first_us, last_us = spikes.span_us
-    if spikes.n_spikes < _MANY_SPIKES or spikes.bins_us is not None:
+    is_odd = spikes.n_spikes >= _MANY_SPIKES or not spikes.n_inside(starts_us_B, stops_us_B)
+    if spikes.bins_us is not None or spikes.n_spikes == 0 or not is_odd:
         return
     begin_us, end_us = int(starts_us_B.min()), int(stops_us_B.max())
     n_outside = int(((stops_us_B <= first_us) | (starts_us_B >= last_us)).sum())
@@ -271,6 +284,29 @@ def _check_clocks(
         "Are the times in another unit? See `time_unit`, `sample_rate_hz` and `trials_time_unit`. "
         + job.contents.look,
     )
+
+
+def _check_trial_clocks(
+    job: ConvertJob, spikes: SpikeTimes, starts_us: TicksArray, stops_us: TicksArray, zero_us: Any
+) -> None:
+    """Refuse trials cut where they have no spikes, if both should count from ``zero_us``."""
+    times_us = np.sort(np.concatenate(spikes.times_us))
+    n_tested, empty = 0, []
+    for start, stop, zero in zip(starts_us, stops_us, zero_us, strict=True):
+        first, last = np.searchsorted(times_us, [zero - DAY_US // 2, zero + DAY_US // 2])
+        own_us = times_us[first:last]
+        if len(own_us) > 1 and len(own_us) * (stop - start) >= _ENOUGH * np.ptp(own_us):
+            n_tested += 1
+            if not ((own_us >= start) & (own_us < stop)).any():
+                empty.append((np.array([start, stop, own_us[0], own_us[-1]]) - zero) / 1e6)
+    if len(empty) > n_tested / 2:
+        raise DataError(
+            f"{job.contents.path}: found {len(empty)} of {n_tested} trials without a spike where "
+            "they are cut, such as {:g} to {:g} s, with spikes from {:g} to {:g} s; expected both "
+            "from the start of each trial".format(*empty[0]),
+            "If the spikes have times of the recording, so must the trials: `start=COLUMN` and "
+            "`stop=COLUMN`, or `align=COLUMN`. Else these columns count from its start, too.",
+        )
 
 
 def _add_duration(job: ConvertJob, table: Table) -> None:

@@ -6,6 +6,7 @@ Axes in names: B trials, T bins, N neurons, K any other channel.
 """
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -90,10 +91,10 @@ def _check_block(file: ArrayFile, key: str, raw_BTN: NDArray[Any], first_trial: 
             raise file.wrong(key, found, expected, hint)
 
     is_float = raw_BTN.dtype.kind == "f"
+    hint = "If it is padding, save 0 there and the bins of each trial as `lengths`."
     if is_float:
-        hint = "If it is padding, save 0 there and the bins of each trial as `lengths`."
         refuse(~np.isfinite(raw_BTN), "is not finite", "finite counts", hint)
-    refuse(raw_BTN < 0, "is negative", "counts from 0 on")
+    refuse(raw_BTN < 0, "is negative", "counts from 0 on", hint)
     if is_float:
         hint = (
             "Rates and smoothed counts are not counts. Save true rates as `rates`, or as "
@@ -183,10 +184,11 @@ def read_positive(file: ArrayFile, key: str) -> float:
 def read_size(file: ArrayFile, key: str, n_all: int) -> int:
     """Read one whole number below ``n_all``."""
     values = file.read(key)
-    if values.size != 1 or values.dtype.kind not in "ui" or not 0 <= values.item() < n_all:
+    whole = as_whole(values)  # MATLAB's numbers are floats
+    if whole is None or whole.size != 1 or not 0 <= whole.item() < n_all:
         found = str(values.reshape(-1)[:3].tolist())
         raise file.wrong(key, found, f"one whole number from 0 to {n_all - 1}")
-    return int(values.item())
+    return int(whole.item())
 
 
 def read_per_trial(file: ArrayFile, key: str, n_trials: int) -> NDArray[Any]:
@@ -285,6 +287,19 @@ def as_words(values: NDArray[Any]) -> list[str]:
         else str(v)
         for v in values.reshape(-1).tolist()
     ]
+
+
+MISSING = ("", "nan", "NaN", "NA", "N/A", "NULL", "None")
+"""Texts that stand for a missing value, as R and others write it."""
+
+
+def look_alikes(names: Iterable[str], what: str = "Conditions") -> list[str]:
+    """Return a note if names differ by blanks or by upper and lower case alone."""
+    alike: dict[str, list[str]] = {}
+    for name in sorted(set(names)):
+        alike.setdefault("".join(name.split()).casefold(), []).append(name)
+    shown = ", ".join(" and ".join(map(repr, own)) for own in alike.values() if len(own) > 1)
+    return [f"{what} {shown} differ by blanks or case alone, and are kept apart."] if shown else []
 
 
 # Bin width and scale of the true rates -----------------------------------------------------------

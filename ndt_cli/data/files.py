@@ -665,6 +665,9 @@ class ArrayFile:
             raise self._unreadable(key, array)
         if isinstance(array, Elsewhere | MatlabObject):
             raise self.wrong(key, array.found, "the array itself", array.hint)
+        if h5py.check_ref_dtype(array.dtype) is not None:
+            hint = f"Conversion reads cells: {called('list_contents', self.path)}"
+            raise self.wrong(key, "cells of MATLAB, or other references", "numbers or text", hint)
         return array
 
     def _unreadable(self, key: str, why: object) -> DataError:

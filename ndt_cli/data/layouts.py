@@ -41,10 +41,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt_cli.data.arrays import (
+    MISSING,
     as_whole,
     as_words,
     check_same_window,
     find_rate_scale,
+    look_alikes,
     needed_bin_ms,
     read_columns,
     read_counts,
@@ -115,6 +117,7 @@ def read_lfads(file: ArrayFile, settings: DataSettings) -> Recording:
     latents, latent_notes = _read_latents(file, counts)
     labels = dict(_pairs(file, "condition_labels_{}", sizes))
     conditions, condition_names = read_labels(file, labels) if labels else ([], {})
+    notes += look_alikes(condition_names.values())
     splits = []
     for i, (half, spikes_BTN) in enumerate(zip(_HALVES, counts, strict=True)):
         behavior_BTV, behavior_notes = _read_behavior(file, half, spikes_BTN.shape[:2], n_forward)
@@ -332,7 +335,11 @@ def read_own(file: ArrayFile, settings: DataSettings) -> Recording:
     def optional(key: str, read: Callable[..., Any], *sizes: int, default: Any = None) -> Any:
         return read(file, key, *sizes) if key in file else default
 
-    lengths_B, length_notes = _read_lengths(file, n_trials, n_bins, bin_ms)
+    keys = [key for key in ("lengths", "length_ms") if key in file]
+    stated = [_read_lengths(file, key, n_trials, n_bins, bin_ms) for key in keys]
+    lengths_B, length_notes = stated[0] if stated else (np.full(n_trials, n_bins), [])
+    if stated and (stated[-1][0] != lengths_B).any():
+        raise file.wrong("length_ms", "other lengths", "those of `lengths`", "Save one of them.")
     inside_BT = np.arange(n_bins) < lengths_B[:, None]
     n_past = int(np.count_nonzero(spikes_BTN[~inside_BT]))
     if n_past:
@@ -364,7 +371,8 @@ def read_own(file: ArrayFile, settings: DataSettings) -> Recording:
         n_variables = behavior_BTV.shape[2]
         behavior_names = optional(f"{behavior_key}_names", read_names, n_variables, default=[])
     numbers_B = [] if conditions_B is None else conditions_B.tolist()
-    n_unknown = sum(condition_names.get(n) in ("", "nan") for n in numbers_B)
+    notes += look_alikes(condition_names.values())
+    n_unknown = sum(condition_names.get(n) in MISSING for n in numbers_B)
     if n_unknown:
         notes.append(f"{n_unknown} trials have no condition, and are a condition of their own.")
     trial_table, table_notes = read_columns(file, n_trials)
@@ -418,10 +426,12 @@ def _odd_rates(rates_BTN: FloatArray, spikes_BTN: IntArray) -> list[str]:
 
 
 def _misspelled(file: ArrayFile) -> list[str]:
-    """Return a note for each key that is not read, and nearly is one that would be."""
+    """Return a note for each key that is not read, and is or nearly is one that would be."""
     unread = [key for key in file.keys if key not in _OWN_KEYS and "/" not in key]
     absent = [key for key in _OWN_KEYS if key not in file]
-    notes = []
+    pairs = (("conditions", "condition"), ("behaviour", "behavior"))
+    both = [pair for pair in pairs if all(key in file for key in pair)]
+    notes = [f"`{other}` is not read beside `{key}`." for key, other in both]
     for key in unread:
         like = get_close_matches(key.lower(), absent, n=1, cutoff=_SIMILAR)
         if like:
@@ -430,12 +440,9 @@ def _misspelled(file: ArrayFile) -> list[str]:
 
 
 def _read_lengths(
-    file: ArrayFile, n_trials: int, n_bins: int, bin_ms: float
+    file: ArrayFile, key: str, n_trials: int, n_bins: int, bin_ms: float
 ) -> tuple[IntArray, list[str]]:
     """Return the number of whole bins of each trial."""
-    key = "lengths" if "lengths" in file else "length_ms"
-    if key not in file:
-        return np.full(n_trials, n_bins), []
     values = read_per_trial(file, key, n_trials)
     if values.dtype.kind not in "uif":
         raise file.wrong(key, f"values of type {values.dtype}", "numbers")
@@ -487,13 +494,14 @@ def _read_start_times(file: ArrayFile, key: str, n_trials: int) -> FloatArray:
 
 def _read_start_bins(file: ArrayFile, key: str, n_trials: int) -> IntArray:
     values = read_per_trial(file, key, n_trials)
-    if values.dtype.kind not in "ui" or not (np.abs(values.astype(float)) < 2**53).all():
+    whole = as_whole(values)
+    if whole is None or not (np.abs(whole) < 2**53).all():
         raise file.wrong(key, f"values of type {values.dtype}", "whole numbers, in bins")
-    return values.astype(np.int64)
+    return whole
 
 
 def _read_neuron_names(file: ArrayFile, key: str, n_neurons: int) -> tuple[str, ...]:
-    if file.dtype(key).kind in "iu":  # numbers of units
+    if file.dtype(key).kind in "iuf":  # numbers of units
         names = as_words(file.read(key))
     else:
         names = read_names(file, key, n_neurons)

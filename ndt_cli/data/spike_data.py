@@ -450,6 +450,7 @@ TrialValues: TypeAlias = FloatArray | ByTrial
 MAX_COUNT = int(np.iinfo(np.uint16).max)
 """Largest spike count of a bin."""
 
+_NO_STEP = 5  # counts are no multiples of so many; rates in Hz of bins of 20 ms are, of 50
 # Rates of trials do not differ by half of their mean, and four times as much as those of neurons.
 _FEW, _UNLIKE_TRIALS, _FAR_MORE = 5, 0.25, 4
 
@@ -459,7 +460,10 @@ def check_recording(recording: Recording) -> None:
     train, valid, source = recording.train, recording.valid, recording.source
     for name, data in (("training", train), ("validation", valid)):
         if data.n_trials == 0:
-            raise DataError(f"{source}: found no {name} trials; expected at least one")
+            raise DataError(
+                f"{source}: found no {name} trials; expected at least one",
+                "See 'split' in the file, or `valid_where` where it is converted.",
+            )
     kinds = [(d.n_bins, d.n_neurons, d.bin_ms, d.n_heldout, d.n_forward) for d in (train, valid)]
     if kinds[0] != kinds[1]:
         raise DataError(
@@ -479,6 +483,13 @@ def check_recording(recording: Recording) -> None:
             f"{source}: found no spike in {train.n_trials} training trials; expected some",
             hint="Was the right array saved? See `describe_file(FILE)`.",
         )
+    if train.max_count >= _NO_STEP and not (train.spikes_BTN == 1).any():
+        step = np.gcd.reduce(train.spikes_BTN, axis=None)
+        if step >= _NO_STEP:
+            raise DataError(
+                f"{source}: found multiples of {step} alone; expected counts",
+                "Spikes per second, times the bin width in seconds, are counts.",
+            )
 
 
 def looks_neurons_first(data: SpikeData) -> bool:
@@ -537,7 +548,8 @@ def split_trials(
     if n_trials < 2:
         raise DataError(
             f"{source}: found {n_trials} trial; training needs at least 2, one for validation",
-            hint="Cut the recording into trials: `spikes` is trials x bins x neurons.",
+            hint="Cut the recording into more trials, or, as it is converted, into windows: "
+            "`chop_ms=1000`.",
         )
     rng = np.random.default_rng(seed)
     groups = [np.arange(n_trials)]

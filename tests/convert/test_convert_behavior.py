@@ -106,3 +106,11 @@ def test_times_of_trials_and_samples_in_single_precision_are_noted(tmp_path):
     notes = convert(tmp_path / "a.npz", options).report.notes
     noted = [name for name in ("start", "stop", "hand") if any(f"'{name}'" in n for n in notes)]
     assert noted == ["start", "hand"]
+
+
+def test_samples_far_apart_are_noted_for_they_may_be_events(tmp_path):
+    times = {"spike_times": np.arange(0, 30, 0.013), "licks_t": np.arange(0.0, 30.0, 2.0)}
+    np.savez(tmp_path / "a.npz", **times, licks=np.ones(15), start=[1.0, 11.0], stop=[9.0, 19.0])
+    options = {"spike_units": "none", "behavior": ("licks",), "behavior_times": "licks_t"}
+    notes = convert(tmp_path / "a.npz", ConvertOptions(bin_ms=20, **options)).report.notes
+    assert any(note.startswith("Samples of licks are 2 s apart") for note in notes)

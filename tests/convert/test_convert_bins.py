@@ -130,3 +130,12 @@ def test_common_intervals_hold_what_is_in_every_set(sets, start, length):
     np.testing.assert_array_equal(common, merge_intervals(common))
     inside = contained(np.array([start]), np.array([start + length]), common)[0]
     assert inside == (set(range(start, start + length)) <= expected)
+
+
+def test_single_precision_stands_for_the_time_that_it_prints():
+    times_us = np.random.default_rng(0).integers(0, 8_000_000, 2000) * 1000
+    times_s = (times_us / 1e6).astype(np.float32)
+    np.testing.assert_array_equal(Clock().to_us(times_s), times_us)
+    uneven_s = times_s + np.float32(1 / 3)
+    far_us = np.abs(Clock().to_us(uneven_s) - 1e6 * uneven_s.astype(np.float64))
+    assert (far_us <= 1e6 * np.spacing(uneven_s) / 2 + 0.5).all()

@@ -121,7 +121,7 @@ def test_a_continuous_recording_is_cut_into_trials_on_its_clock(save):
     whole = all_trials(converted.recording)
     expected = [stored[k : k + 60].reshape(6, 10, 2).sum(1) for k in (50, 100, 300)]
     np.testing.assert_array_equal(whole.spikes_BTN, expected)
-    assert any("not all units were recorded" in d.why for d in converted.report.dropped)
+    assert any("outside of the counts, 100 to 100.4 s" in d.why for d in converted.report.dropped)
 
 
 @pytest.mark.parametrize(
@@ -196,3 +196,33 @@ def test_lengths_beyond_the_bins_are_refused_for_they_may_be_in_ms(save):
 def test_a_bin_width_that_looks_like_another_unit_is_noted(save, width, shown):
     notes = convert(save(spikes=counts(4, 10, 2), **width), ConvertOptions()).report.notes
     assert any(f"bins of {shown}: is its unit right?" in note for note in notes) == bool(shown)
+
+
+def test_lengths_in_bins_and_in_ms_agree_or_one_is_named(save):
+    lengths = {"lengths": [10, 7, 4, 9], "length_ms": [50.0, 39.0, 20.0, 45.0]}
+    path = save(spikes=counts(4, 10, 2), bin_ms=5, **lengths)
+    whole = all_trials(convert(path, ConvertOptions()).recording)
+    assert whole.lengths_B.tolist() == [10, 7, 4, 9]
+    lengths["length_ms"][0] = 34.0
+    path = save(spikes=counts(4, 10, 2), bin_ms=5, **lengths)
+    with pytest.raises(DataError, match="`length_ms='length_ms'`: found other lengths"):
+        convert(path, ConvertOptions())
+    whole = all_trials(convert(path, ConvertOptions(length_ms="length_ms")).recording)
+    assert whole.lengths_B.tolist() == [6, 7, 4, 9]
+
+
+@pytest.mark.parametrize(
+    ("bad", "hint"), [(-1, "`lengths=NAME`"), (np.nan, "`lengths=NAME`"), (0.5, "`spike_times`")]
+)
+def test_what_is_no_count_comes_with_what_it_may_be(save, bad, hint):
+    values = counts(4, 10, 2).astype(float)
+    values[1, 3, 0] = bad
+    with pytest.raises(DataError, match=r"found \S+ at \(1, 3, 0\)") as error:
+        convert(save(spikes=values, bin_ms=5), ConvertOptions())
+    assert hint in error.value.hint
+
+
+def test_rates_that_are_whole_numbers_are_no_counts(save):
+    hz = 50 * counts(4, 10, 2)
+    with pytest.raises(DataError, match="found multiples of 50 alone; expected counts"):
+        convert(save(spikes=hz, bin_ms=20), ConvertOptions())

@@ -925,3 +925,142 @@ def test_a_spreadsheet_is_named(tmp_path):
         archive.writestr("xl/workbook.xml", "<workbook/>")
     with pytest.raises(DataError, match="found a spreadsheet"):
         list_contents(tmp_path / "trials.xlsx")
+
+
+def test_names_of_units_that_python_would_read_as_one_number_are_several_units(tmp_path):
+    rows = [f"{name},{t}" for name in ("1_12", "11_2") for t in (0.05, 0.15)]
+    (tmp_path / "a.csv").write_text("\n".join(["unit,time", *rows]))
+    data = converted(tmp_path / "a.csv", chop_ms=50, bin_ms=10.0)
+    assert data.neuron_names == ("11_2", "1_12")
+
+
+@pytest.mark.parametrize("front", ["", "\n", "sep=;\n"])
+def test_a_text_table_may_begin_as_a_spreadsheet_writes_it(tmp_path, front):
+    (tmp_path / "a.csv").write_text(f'{front}"unit"; "time (s)"\n"a"; "0,5"\n"b"; "0,7"\n')
+    assert [(e.name, e.values) for e in list_contents(tmp_path / "a.csv").entries] == [
+        ("unit", "a, b"),
+        ("time (s)", "0.5, 0.7"),
+    ]
+
+
+def test_units_in_groups_of_their_own_are_named_by_what_differs_and_may_be_silent(tmp_path):
+    times = [*recording(2), np.zeros((0, 0)), np.array([1.5])]
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for unit, own in zip(("u1", "u2", "u10", "u11"), times, strict=True):
+            file[f"units/{unit}/times"] = own
+        for name, column in TRIALS.items():
+            file[f"trials/{name}"] = column
+    with pytest.raises(SettingsError) as error:
+        converted(tmp_path / "a.h5", spike_times="units", **OPTIONS)
+    assert "`spike_times='units/*/NAME'`" in error.value.hint
+    data = converted(tmp_path / "a.h5", spike_times="units/*/times", **OPTIONS)
+    np.testing.assert_array_equal(data.spikes_BTN, expected_counts([np.ravel(t) for t in times]))
+    assert data.neuron_names == ("u1", "u2", "u10", "u11")
+
+
+def test_labels_that_neurons_share_are_not_their_names(tmp_path):
+    arrays = {"counts": np.ones((4, 5, 2), int), "bin_ms": 10.0, "unit": ["M1", "M1"]}
+    np.savez(tmp_path / "a.npz", **arrays)
+    assert converted(tmp_path / "a.npz").neuron_names == ("0", "1")
+
+
+@pytest.mark.parametrize("padding", [np.nan, 0.0])
+def test_columns_are_units_where_times_ascend_along_them(tmp_path, padding):
+    times_s = recording(6)
+    matrix = np.full((max(map(len, times_s)), 6), padding)
+    for unit, own in enumerate(times_s):
+        matrix[: len(own), unit] = own
+    np.savez(tmp_path / "a.npz", spike_times=matrix, **TRIALS)
+    result = convert(tmp_path / "a.npz", ConvertOptions(**OPTIONS))
+    np.testing.assert_array_equal(all_trials(result.recording).spikes_BTN, expected_counts(times_s))
+    assert result.report.notes[0] == "Each of the 6 columns of 'spike_times' was taken as a unit."
+
+
+def lists_of_trials(clock_of_recording):
+    """Spike times of the first unit, one list per trial."""
+    times = recording()[0]
+    lists = [times[(times >= start) & (times < start + 1.6)] for start in START]
+    return [own - start * (not clock_of_recording) for own, start in zip(lists, START, strict=True)]
+
+
+def test_lists_in_the_table_of_trials_are_of_trials_or_of_units_as_they_are_said_to_be(tmp_path):
+    rows = np.zeros((1, 12), dtype=[("spikes", "O"), ("start", "O")])
+    rows[0] = list(zip(lists_of_trials(False), START, strict=True))
+    scipy.io.savemat(tmp_path / "a.mat", {"run": rows})
+    options = {"spike_times": "run.spikes", "trials": "run", "window_ms": (0, 1600), **OPTIONS}
+    with pytest.raises(SettingsError, match="is each of a trial, or of a unit") as error:
+        converted(tmp_path / "a.mat", **options)
+    assert error.value.hint == "Say so: `axes='trials'` or `axes='neurons'`."
+    data = converted(tmp_path / "a.mat", axes="trials", **options)
+    np.testing.assert_array_equal(data.spikes_BTN, expected_counts(recording()[:1]))
+
+
+def test_trials_and_their_spikes_count_from_the_same_time(tmp_path):
+    cells = np.empty((12, 1), object)
+    cells[:, 0] = lists_of_trials(clock_of_recording=True)
+    scipy.io.savemat(tmp_path / "a.mat", {"spike_times": cells, "start": START})
+    options = {"axes": "trials", "window_ms": (0, 1600), **OPTIONS}
+    with pytest.raises(DataError, match="found 11 of 12 trials without a spike where they are cut"):
+        converted(tmp_path / "a.mat", **options)
+    data = converted(tmp_path / "a.mat", align="start", **options)
+    np.testing.assert_array_equal(data.spikes_BTN, expected_counts(recording()[:1]))
+
+
+def test_the_table_of_trials_may_have_another_order_than_their_spikes(tmp_path):
+    lists = lists_of_trials(clock_of_recording=False)
+    trial = np.repeat(np.arange(12), list(map(len, lists)))
+    np.savez(tmp_path / "a.npz", spike_times=np.concatenate(lists), of=trial, spike_units=0 * trial)
+    (tmp_path / "b.csv").write_text("\n".join(["id,note", *(f"{11 - i},x" for i in range(12))]))
+    options = {"spike_trials": "of", "trials": str(tmp_path / "b.csv"), "window_ms": (0, 1600)}
+    data = converted(tmp_path / "a.npz", **options, **OPTIONS)
+    np.testing.assert_array_equal(data.spikes_BTN[::-1], expected_counts(recording()[:1]))
+
+
+def test_empty_text_among_cells_of_text_is_text_in_old_matlab_files(tmp_path):
+    cells = np.array(["hit", "", "miss"] * 4, dtype=object)[:, None]
+    mixed = np.array(["hit", np.ones(2)] * 6, dtype=object)[:, None]
+    trials = {**TRIALS, "outcome": cells, "mixed": mixed}
+    scipy.io.savemat(tmp_path / "a.mat", {"spike_times": recording()[0], "trials": trials})
+    options = {"spike_units": "none", **OPTIONS}
+    data = converted(tmp_path / "a.mat", condition=("trials.outcome",), **options)
+    assert list(data.condition_names.values()) == ["", "hit", "miss"]
+    with pytest.raises(DataError, match="found cells of numbers, but text in cell 1"):
+        converted(tmp_path / "a.mat", condition=("trials.mixed",), **options)
+
+
+@pytest.mark.parametrize("version", ["5", "7.3"])
+def test_empty_among_single_numbers_of_structs_is_a_missing_number(tmp_path, version):
+    go = [np.zeros((0, 0)) if trial in (3, 8) else np.array([[t]]) for trial, t in enumerate(START)]
+    if version == "7.3":
+        with h5py.File(tmp_path / "a.mat", "w") as file:
+            mat_number(file, recording()[0][:, None], "t")
+            file["run/go"] = references([mat_number(file.require_group("#r#"), v) for v in go])
+            file["run"].attrs["MATLAB_class"] = np.bytes_("struct")
+    else:
+        rows = np.zeros((1, 12), dtype=[("go", "O")])
+        rows["go"][0] = [*go]
+        scipy.io.savemat(tmp_path / "a.mat", {"t": recording()[0], "run": rows})
+    options = {"spike_times": "t", "spike_units": "none", "trials": "run", "align": "go"}
+    data = converted(tmp_path / "a.mat", window_ms=(0, 1600), **options, **OPTIONS)
+    happened = np.delete(np.arange(12), [3, 8])
+    np.testing.assert_array_equal(data.spikes_BTN, expected_counts(recording()[:1])[happened])
+
+
+@pytest.mark.parametrize("factor", [1, 1000])
+def test_times_all_in_another_unit_are_noted_by_their_rate(tmp_path, factor):
+    times, units = pooled(recording())
+    trials = {"start": factor * START, "stop": factor * (START + 1.6)}
+    np.savez(tmp_path / "a.npz", spike_times=factor * times + 0.25, spike_units=units, **trials)
+    notes = convert(tmp_path / "a.npz", ConvertOptions(**OPTIONS)).report.notes
+    assert any("spikes per second and unit" in note for note in notes) == (factor > 1)
+
+
+def test_few_spikes_of_each_trial_beside_its_number_count_from_its_start(tmp_path):
+    made = {"time": [0.9, 0.5, 0.1, 0.7, 0.2, 0.6], "unit": [1] * 6, "trial": [1, 2, 3, 3, 4, 4]}
+    rows = [",".join(map(str, row)) for row in zip(*made.values(), strict=True)]
+    (tmp_path / "a.csv").write_text("\n".join([",".join(made), *rows]))
+    with pytest.raises(DataError, match="that step back 3 times") as error:
+        converted(tmp_path / "a.csv", chop_ms=200, bin_ms=100.0)
+    assert "`spike_trials=NAME`" in error.value.hint
+    data = converted(tmp_path / "a.csv", spike_trials="trial", window_ms=(0, 1000), bin_ms=100.0)
+    assert [np.flatnonzero(own).tolist() for own in data.spikes_BTN] == [[9], [5], [1, 7], [2, 6]]

@@ -292,6 +292,20 @@ def test_events_that_count_from_the_start_of_each_trial_are_refused(rat):
     notes = convert(rat(go=go), ConvertOptions(**options)).report.notes
     assert any(n.startswith("1 of 8 trials have their go before start_time") for n in notes)
     assert not convert(rat(), ConvertOptions(**options)).report.notes
+    path = rat(go=made.go - made.start)
+    arrays = {name: array for name, array in np.load(path).items() if name != "stop_time"}
+    np.savez(path, **arrays)
+    with pytest.raises(DataError, match="8 of 8 trials have their go before start_time; expected"):
+        convert(path, ConvertOptions(**options))
+    np.savez(path, **{**arrays, "go": made.go, "start_time": made.go + 0.1})
+    assert convert(path, ConvertOptions(**options)).recording.train.n_trials
+
+
+def test_few_spikes_outside_of_all_trials_are_on_another_clock(tmp_path):
+    trials = {"start": [1000.0, 3000.0], "stop": [1500.0, 3500.0]}
+    np.savez(tmp_path / "a.npz", spike_times=[1.25, 3.25], **trials)
+    with pytest.raises(DataError, match=r"found spikes from .* and trials from 1000 to"):
+        convert(tmp_path / "a.npz", ConvertOptions(bin_ms=20, spike_units="none"))
 
 
 @pytest.mark.parametrize(("first_ms", "n_beyond"), [(-2000, 1), (-300, 0)])
@@ -311,3 +325,12 @@ def test_a_single_trial_that_is_left_comes_with_the_reasons(rat):
 def test_a_draw_within_conditions_needs_conditions():
     with pytest.raises(SettingsError, match="`split='condition'`: found no condition"):
         ConvertOptions(bin_ms=50, split="condition")
+
+
+def test_values_that_differ_by_blanks_or_case_alone_are_noted(rat):
+    path = rat(side=["Left", "left", "right", "NA"] * 2)
+    alike = "'Left' and 'left' differ by blanks or case alone, and are kept apart."
+    options = ConvertOptions(bin_ms=20, condition=("side",), where=("side != right",))
+    notes = convert(path, options).report.notes
+    assert {f"Conditions {alike}", f"Values of side {alike}"} <= set(notes)
+    assert any(note.startswith("2 trials have no side") for note in notes)

@@ -1,3 +1,4 @@
+import re
 import tempfile
 from dataclasses import fields, replace
 from pathlib import Path
@@ -163,7 +164,7 @@ def test_a_column_that_does_not_fit_is_left_out_with_a_note(tmp_path):
     recording = load_file(tmp_path / "rat.h5", DEFAULTS)
     table = all_trials(recording).trial_table
     assert {name: column.tolist() for name, column in table.items()} == {"side": list("lrlr")}
-    assert "`trial_table/pointers` is not used" in recording.notes[-2]
+    assert re.search("not used: .*`trial_table/pointers`: found cells", recording.notes[-2])
     assert "`trial_table/short`: found shape (2,)" in recording.notes[-1]
 
 
@@ -388,3 +389,33 @@ def test_true_rates_in_another_unit_are_noted(tmp_path, rate, n_notes):
     np.savez(tmp_path / "a.npz", spikes=counts, bin_ms=20, rates=np.full(counts.shape, rate))
     notes = load_file(tmp_path / "a.npz", DEFAULTS).notes
     assert len([note for note in notes if "times the counts on average" in note]) == n_notes
+
+
+def test_lengths_are_given_once_or_agree_and_other_spellings_of_a_key_are_noted(tmp_path):
+    arrays = {"spikes": np.ones((4, 5, 2), int), "bin_ms": 20, "lengths": [5, 4, 5, 5]}
+    np.savez(tmp_path / "a.npz", **arrays, length_ms=[100, 79, 100, 119])
+    with pytest.raises(DataError, match="`length_ms`: found other lengths"):
+        load_file(tmp_path / "a.npz", DEFAULTS)
+    words = {"conditions": ["Left", "left", "right", "right "], "condition": [1, 2, 3, 3]}
+    np.savez(tmp_path / "a.npz", **arrays, length_ms=[100, 99, 100, 100], **words)
+    notes = load_file(tmp_path / "a.npz", DEFAULTS).notes
+    assert "`condition` is not read beside `conditions`." in notes
+    assert any("'Left' and 'left', 'right' and 'right ' differ by blanks" in n for n in notes)
+
+
+def test_cells_of_matlab_are_no_labels(tmp_path):
+    with h5py.File(tmp_path / "a.mat", "w") as file:
+        file["spikes"], file["bin_ms"] = np.ones((2, 5, 4)), 20.0
+        words = [file.create_dataset(f"#refs#/{word}", data=[1]) for word in "ab"]
+        file["conditions"] = np.array([[words[i % 2].ref for i in range(2)]], dtype=h5py.ref_dtype)
+    with pytest.raises(DataError, match="`conditions`: found cells of MATLAB") as error:
+        load_file(tmp_path / "a.mat", DEFAULTS)
+    assert "`list_contents(" in error.value.hint
+
+
+def test_whole_numbers_may_be_floats_as_matlab_saves_them(tmp_path):
+    numbers = {"neuron_names": [101.0, 205.0], "n_heldout": 1.0, "start_bins": [0.0, 4.0, 8.0]}
+    np.savez(tmp_path / "a.npz", spikes=np.ones((3, 5, 2), int), bin_ms=20.0, **numbers)
+    data = all_trials(load_file(tmp_path / "a.npz", DEFAULTS))
+    assert (data.neuron_names, data.n_heldout) == (("101", "205"), 1)
+    assert data.start_bins_B.tolist() == [0, 4, 8]
