@@ -418,6 +418,7 @@ def _training_facts(trained: Model) -> TrainingFacts:
         n_weights=sum(weights.numel() for weights in trained.members[0].network.parameters()),
         n_trials=trained.trained_on.n_trials,
         n_spikes=sum(trained.trained_on.spikes_N),
+        n_networks=len(trained.members),
     )
 
 

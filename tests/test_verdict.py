@@ -42,7 +42,11 @@ def facts(**values):
 
 
 def verdict(model, smoothed, n_scored_trials=100, **values):
-    estimates = {"NDT": model, "smoothed spikes": smoothed, "mean rate": scores(0.0, heldout=0.0)}
+    estimates = {
+        "NDT": model,
+        "smoothed spikes": smoothed,
+        "mean rate": scores(0.0, heldout=0.0, r2=0.0),
+    }
     return judge(estimates, facts(**values), n_scored_trials)
 
 
@@ -88,6 +92,17 @@ def test_a_model_worse_than_smoothing_is_reported_as_worse():
     assert "worse than the mean rate on hidden bins: -0.050 bits/spike" in found.warnings
 
 
+def test_better_than_smoothing_is_not_yet_good():
+    found = verdict(scores(-0.015, r2=-0.56), scores(-0.041, r2=-37.0))
+    assert found.sentence == (
+        "NDT predicts hidden bins better than smoothing: -0.015 against -0.041 bits/spike "
+        "(both worse than the mean rate), 0 of 2 neurons; also better on true rates "
+        "(R2 -0.560 against -37.000, both worse than the mean rate)."
+    )
+    assert "worse than the mean rate on true rates: R2 -0.560" in found.warnings
+    assert found.advice
+
+
 def test_copying_what_is_seen_wins_nothing():
     assert verdict(scores(0.1), scores(0.2)).better == ()
 
@@ -110,6 +125,9 @@ def test_advice_begins_with_the_most_promising_change_and_is_typed_as_a_command(
     assert "ndt sweep --config runs/a/settings.toml --space generic" in advice[-1]
     short = [as_typed(line) for line in verdict(scores(0), scores(1)).advice]
     assert "More dropout: ndt train --config runs/a/settings.toml --set model.dropout=" in short[1]
+    assert not any(
+        "--seeds" in as_typed(a) for a in verdict(scores(0), scores(1), n_networks=2).advice
+    )
     whole = changed(SETTINGS, "mask", empty_ratio=1.0)
     advice = verdict(scores(0), scores(1), settings=whole, history=rising).advice
     assert not any("recordings" in line for line in advice)
