@@ -1,6 +1,8 @@
 """The verdict: what it says of better and worse scores, and when it warns."""
 
+import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from ndt_cli.commands.wording import as_typed
 from ndt_cli.engine.training import train
 from ndt_cli.evaluation import Scores, evaluate
 from ndt_cli.metrics import DecodingScores, RateScores, SpikeScores
-from ndt_cli.score_text import ScoreTable
+from ndt_cli.score_text import ScoreTable, score_notes
 from ndt_cli.verdict import TrainingFacts, judge, overfitting, still_improving
 
 SETTINGS = tiny_settings()
@@ -210,3 +212,14 @@ def test_the_best_of_each_column_is_marked_whoever_has_it():
     best = [[name for name in table.rows if table.is_best(name, column)] for column in range(3)]
     # Equal in the decimals shown is equal; the true rates are no estimate.
     assert best == [["smoothed spikes", "mean rate"], ["NDT"], ["smoothed spikes"]]
+
+
+def test_notes_name_the_lag_of_each_variable_and_those_without_a_score():
+    r2_V, lags_ms_V = np.array([0.5, np.nan, 0.4]), np.array([40.0, 0.0, -20.0])
+    decoded = DecodingScores(("x", "paw", "y"), r2_V, 0.45, lags_ms_V, lags_ms_V, 0, 10)
+    model = dataclasses.replace(scores(0.1), behavior=decoded)
+    notes = score_notes(SimpleNamespace(scores={"NDT": model}, warnings=(), hiding="", across={}))
+    assert notes[-1].endswith(
+        "NDT's rates are earlier by 40 ms (x), -20 ms (y) (negative: later); "
+        "without a score, since missing or constant: paw"
+    )

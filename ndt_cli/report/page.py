@@ -383,7 +383,7 @@ def data_rows(recording: Recording) -> list[Row]:
     n_bins = max(int(train.inside_BT.sum()), 1)
     rates_hz_N = train.spikes_BTN.sum(axis=(0, 1)) / n_bins * 1000 / bin_ms
     spikes = (
-        f"{rates_hz_N.mean():.3g} Hz per neuron on average ({rates_hz_N.min():.2g} to "
+        f"{rates_hz_N.mean():.3g} Hz per neuron on average ({rates_hz_N.min():.3g} to "
         f"{rates_hz_N.max():.3g} Hz); at most {train.max_count} in a bin"
     )
     labeled = [d.conditions_B for d in (train, valid) if d.conditions_B is not None]
@@ -476,7 +476,8 @@ def _steps(run: RunContents) -> list[Step]:
             steps.append(("The run was started by this command:", typed))
         else:
             steps.append(("The run was started from Python.", ""))
-        settings, again = str(path / "settings.toml"), f"{path}-again"
+        whole = Path(run.about.get("trained_in", path))  # a session is trained with the others
+        settings, again = str(whole / "settings.toml"), f"{whole}-again"
         identical = (
             "Repeat the run; on a CPU with the same number of threads the result is identical to "
             "the last bit:"

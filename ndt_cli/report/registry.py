@@ -191,8 +191,8 @@ def draw(
     Examples
     --------
     >>> drawn = draw(RunContents("runs/first"), "rates", trial=2)
-    >>> drawn.caption[:41], drawn.figure.axes[-1].get_xlabel()
-    ('Trial 10 (number 2 of 4 validation trials', 'time in trial (ms)')
+    >>> drawn.caption[:43], drawn.figure.axes[-1].get_xlabel()
+    ('Trial 10 (place 2, from 0, of 4 validation ', 'time in trial (ms)')
     """
     _check_name(name, FIGURES, "run")
     given = {"trial": trial, "neurons": neurons or None}
