@@ -240,8 +240,9 @@ def draw_rates(
         times.apply(axes, lowest=axes is panels[-1])
     known = ", and the true rates" if data.rates_BTN is not None else ""
     what = trial_text(data, trial, trials_text(evaluation))
+    neurons_text = count(data.n_neurons, "neuron")
     caption = (
-        f"{what[0].upper()}{what[1:]}. Top: all spike counts, of {count(data.n_neurons, 'neuron')}. "
+        f"{what[0].upper()}{what[1:]}. Top: all spikes, of {neurons_text}. "
         "Below: rates that NDT infers with nothing hidden, spikes smoothed by a Gaussian of "
         f"{evaluation.smoothing_ms:.0f} ms{known}; ticks are spikes."
     )
