@@ -383,7 +383,9 @@ class NDT:
             for name, values in scores.items()
         )
         verdict = evaluation["verdict"]
-        more = "".join(f"<li>{html.escape(text)}</li>" for text in verdict["warnings"])
+        # The calls in warnings are of the run folder, which may be a temporary one.
+        warned = (text.partition(", `resume(")[0] for text in verdict["warnings"])
+        more = "".join(f"<li>{html.escape(text)}</li>" for text in warned)
         return (
             f"{title}<p>{html.escape(verdict['sentence'])}</p>{f'<ul>{more}</ul>' if more else ''}"
             f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table>"
@@ -391,6 +393,11 @@ class NDT:
         )
 
     def _settings(self) -> Settings:
+        if not isinstance(self.settings, (Mapping, type(None))):
+            raise SettingsError(
+                f"`settings`: found {type(self.settings).__name__}; expected a mapping",
+                "For example: settings={'train.max_steps': 500}.",
+            )
         changes: dict[str, Any] = dict(self.settings or {})
         if self.seed is not None:
             changes |= {"train.seed": self.seed, "data.split_seed": self.seed}

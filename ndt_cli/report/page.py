@@ -521,6 +521,9 @@ def sweep_html(sweep: SweepFolder, as_typed: AsTyped = str) -> str:
         "rows": rows,
         "notes": _notes(results),
         "steps": _sweep_steps(sweep, results),
+        "changed": [
+            r for r in changed_settings(sweep.settings) if r["key"] not in sweep.space.draws
+        ],
     }
     return render("sweep.html", sweep.settings, values, as_typed)
 
@@ -529,10 +532,13 @@ def _lead(results: SweepResults) -> list[str]:
     if not results.ranked:
         return ["No member has finished yet."]
     best = results.ranked[0]
-    return [
+    found = [
         f"Best of {count(len(results.ranked), 'ranked member')}: member {best.index}, "
-        f"{MEASURE_NAMES[results.choose_by]} {results.score(best):.4f}."
+        f"{MEASURE_NAMES[results.choose_by]} {results.score(best):.4f}"
     ]
+    for name, scores in results.references.items():
+        found.append(f"{name} {score_text(scores.get(results.choose_by))}")
+    return ["; ".join(found) + "."]
 
 
 def _about(sweep: SweepFolder, results: SweepResults) -> list[Row]:
