@@ -277,6 +277,9 @@ def plot(
     is_sweep = SweepFolder.is_at(path)
     kinds: Mapping[str, object] = SWEEP_FIGURES if is_sweep else FIGURES
     of_all = figure == "all"
+    if of_all and out.suffix.lower() in FIGURE_SUFFIXES:
+        hint = f"For example: {out.with_suffix('')}"
+        raise SettingsError(f"{out}: all figures are written to a folder, not to one file", hint)
     files = {name: out / f"{name}.png" for name in kinds} if of_all else {figure: out}
     for name, file in files.items():  # before minutes of computing
         _check_name(name, kinds, "sweep" if is_sweep else "run")
