@@ -146,6 +146,8 @@ def _behavior_note(behavior: DecodingScores, most_variables: int | None) -> str:
     if lags:
         note += f"; NDT's rates are earlier by {', '.join(lags)}"
         note += " (negative: later)" * any(lag.startswith("-") for lag in lags)
+    if len(found) < len(behavior.names):
+        note += f"; {len(found)} of {len(behavior.names)} variables are shown"
     if unscored:
         note += f"; without a score, since missing or constant: {', '.join(unscored)}"
     return note

@@ -100,12 +100,10 @@ class Comparison:
         return "both worse than the mean rate" if best < round(self.mean_rate, 3) else ""
 
     @property
-    def warning(self) -> str:
-        """That NDT is worse than the mean rate, in the decimals that are shown; or nothing."""
-        if not round(self.model, 3) < round(self.mean_rate, 3):
-            return ""
-        value = self._with_unit(f"{self.model:.3f}")
-        return f"worse than the mean rate on {self.score}: {value}"
+    def below_mean_rate(self) -> str:
+        """The score and NDT's value, where it is below the mean rate's in the decimals shown."""
+        below = round(self.model, 3) < round(self.mean_rate, 3)
+        return f"{self.score} ({self._with_unit(f'{self.model:.3f}')})" if below else ""
 
     def _with_unit(self, values: str) -> str:
         return f"R2 {values}" if self.unit == "R2" else f"{values} {self.unit}"
@@ -204,10 +202,10 @@ def judge(
     n_better, n_neurons = int((both_2N[0] > both_2N[1]).sum()), both_2N.shape[1]
     overfits = overfitting(training.history)
     longer = still_improving(training)
-    below = [comparison.warning for comparison in comparisons if comparison.warning]
+    below = _listed(list(filter(None, (comparison.below_mean_rate for comparison in comparisons))))
+    no_better = f"worse than the mean rate on {below}" if below else None
     warnings = [
-        *(warning for warning in (overfits, longer) if warning),
-        *below,
+        *(warning for warning in (overfits, longer, no_better) if warning),
         *_too_little_data(training, n_scored_trials),
     ]
     wins_all = bool(comparisons) and len(better) == len(comparisons) and not below
@@ -252,7 +250,7 @@ def _sentence(comparisons: Sequence[Comparison], n_better: int, n_neurons: int) 
 
 
 def _listed(items: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(items[:-1]), items[-1]]))
+    return " and ".join(filter(None, [", ".join(items[:-1]), *items[-1:]]))
 
 
 # Warnings -----------------------------------------------------------------------------------------

@@ -91,7 +91,7 @@ def test_a_model_worse_than_smoothing_is_reported_as_worse():
         "NDT predicts hidden bins worse than smoothing: -0.050 against 0.129 bits/spike, "
         "better for 1 of 2 neurons"
     )
-    assert "worse than the mean rate on hidden bins: -0.050 bits/spike" in found.warnings
+    assert "worse than the mean rate on hidden bins (-0.050 bits/spike)" in found.warnings
 
 
 def test_better_than_smoothing_is_not_yet_good():
@@ -101,7 +101,9 @@ def test_better_than_smoothing_is_not_yet_good():
         "(both worse than the mean rate), 0 of 2 neurons; also better on true rates "
         "(R2 -0.560 against -37.000, both worse than the mean rate)."
     )
-    assert "worse than the mean rate on true rates: R2 -0.560" in found.warnings
+    assert found.warnings == (
+        "worse than the mean rate on hidden bins (-0.015 bits/spike) and true rates (R2 -0.560)",
+    )
     assert found.advice
 
 
@@ -218,8 +220,11 @@ def test_notes_name_the_lag_of_each_variable_and_those_without_a_score():
     r2_V, lags_ms_V = np.array([0.5, np.nan, 0.4]), np.array([40.0, 0.0, -20.0])
     decoded = DecodingScores(("x", "paw", "y"), r2_V, 0.45, lags_ms_V, lags_ms_V, 0, 10)
     model = dataclasses.replace(scores(0.1), behavior=decoded)
-    notes = score_notes(SimpleNamespace(scores={"NDT": model}, warnings=(), hiding="", across={}))
+    evaluation = SimpleNamespace(scores={"NDT": model}, warnings=(), hiding="", across={})
+    notes = score_notes(evaluation)
     assert notes[-1].endswith(
         "NDT's rates are earlier by 40 ms (x), -20 ms (y) (negative: later); "
         "without a score, since missing or constant: paw"
     )
+    notes = score_notes(evaluation, 1)
+    assert notes[-1].endswith("earlier by 40 ms (x); 1 of 3 variables are shown")
