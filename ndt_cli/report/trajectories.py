@@ -255,9 +255,9 @@ def draw_behavior(evaluation: "Evaluation") -> CaptionedFigure:
         n_bins = int(data.lengths_B[b])
         for v, name in enumerate(names):
             axes: Axes = panels[v, b]
-            centers_T = times.centers(n_bins)
-            axes.plot(centers_T, data.behavior_BTV[b, :n_bins, v], color=TRUTH, lw=1, label="true")
-            axes.plot(centers_T, decoded_BTV[b, :n_bins, v], color=MODEL, label="decoded")
+            true_T, decoded_T = data.behavior_BTV[b, :n_bins, v], decoded_BTV[b, :n_bins, v]
+            axes.plot(*times.line(true_T).T, color=TRUTH, lw=1, label="true")
+            axes.plot(*times.line(decoded_T).T, color=MODEL, label="decoded")
             axes.yaxis.set_major_locator(MaxNLocator(3))
             times.apply(axes, lowest=v == len(names) - 1)
             if b == 0:

@@ -330,6 +330,9 @@ def test_decoded_behavior_stands_beside_the_true_one():
     assert "NDT: 0.500, smoothed spikes: 0.500" in drawn.caption
     with pytest.raises(DataError, match="no decoder of behavior that was fitted to other trials"):
         draw_behavior(evaluation_of(data, np.ones((12, 40, 5))))
+    one_bin = dataclasses.replace(data, lengths_B=np.ones(12, int))  # has a line, from end to end
+    short = evaluation_of(one_bin, np.ones((12, 40, 5)), scores=scores, decoders={"NDT": decoder})
+    assert len(draw_behavior(short).figure.axes[0].lines[0].get_xdata()) == 2
     behavior.behavior.r2_mean = np.nan  # of variables that never change
     assert "R2" not in draw_behavior(decoded).caption
     data.behavior_BTV[:] = np.nan
