@@ -241,9 +241,12 @@ def compare_runs(
         notes.append("PSTH and behavior have no interval")
     if first.data.n_trials == 1:
         notes.append("a single trial has no interval")
-    compared = _compared(samples, labels)
+    *compared, smoothing = _compared(samples, labels)
+    compared = [_described(run) for run in compared]
+    if len({run.n_training_trials for run in compared}) > 1:
+        notes.append(f"smoothed spikes: fitted to the training trials of {paths[0]}")
     return RunComparison(
-        runs=[*(_described(run) for run in compared[:-1]), compared[-1]],
+        runs=[*compared, smoothing],
         units={score.label: score.unit for score in labels},
         split=first.split,
         source=first.source,

@@ -193,6 +193,7 @@ def test_a_figure_shows_scores_over_training_trials_by_how_a_run_was_trained(tmp
         ("adapted", 8),
         ("jointly", 9),
     ]
+    assert found.notes[-1].startswith("smoothed spikes: fitted to the training trials of ")
     axes = trial_curves(found).axes[0]
     lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
     for way in ("alone", "adapted", "jointly"):
