@@ -136,7 +136,7 @@ def compare_runs(
     Trials are drawn with replacement; a score of a resample is computed from the sums of its
     trials, with the null model of bits per spike (each neuron's mean count) from the resample
     too. An interval holds the middle 95 % of the resamples. Scores of condition averages and of
-    decoded behavior have none.
+    decoded behavior have none, nor have those of a single trial.
 
     Parameters
     ----------
@@ -209,7 +209,8 @@ def compare_runs(
             first = found
             rng = np.random.default_rng(seed)
             n_trials = found.data.n_trials
-            draws_RB = rng.multinomial(n_trials, np.full(n_trials, 1 / n_trials), n_resamples)
+            n_draws = n_resamples if n_trials > 1 else 0  # one trial is its only resample
+            draws_RB = rng.multinomial(n_trials, np.full(n_trials, 1 / n_trials), n_draws)
             # The first row is the trials themselves.
             weights_RB = np.vstack([np.ones(n_trials), draws_RB])
             smoothed = _sampled(found, SMOOTHED, weights_RB)
@@ -238,9 +239,14 @@ def compare_runs(
     labels = [s for s in COMPARED if any(s.label in scores for _, scores in samples)]
     if any(score.section in ("psth", "behavior") for score in labels):
         notes.append("PSTH and behavior have no interval")
-    compared = _compared(samples, labels)
+    if first.data.n_trials == 1:
+        notes.append("a single trial has no interval")
+    *compared, smoothing = _compared(samples, labels)
+    compared = [_described(run) for run in compared]
+    if len({run.n_training_trials for run in compared}) > 1:
+        notes.append(f"smoothed spikes: fitted to the training trials of {paths[0]}")
     return RunComparison(
-        runs=[*(_described(run) for run in compared[:-1]), compared[-1]],
+        runs=[*compared, smoothing],
         units={score.label: score.unit for score in labels},
         split=first.split,
         source=first.source,
@@ -298,7 +304,7 @@ def _described(run: ComparedRun) -> ComparedRun:
 
 
 def _interval(value: float, values_R: Float64Array) -> Interval:
-    if not np.isfinite(values_R).all():
+    if not len(values_R) or not np.isfinite(values_R).all():
         return Interval(value)
     tail = (1 - INTERVAL) / 2
     low, high = np.quantile(values_R, [tail, 1 - tail])

@@ -39,6 +39,7 @@ from ndt_cli.errors import DataError, ExistingFileError, RunError, RunWarning, S
 from ndt_cli.evaluation import scored_parts
 from ndt_cli.fitting import fit
 from ndt_cli.metrics import SpikeScoreSums
+from ndt_cli.metrics.scores import as_array
 from ndt_cli.settings.explain import field_table
 from ndt_cli.settings.load import load_settings
 from ndt_cli.settings.tree import MAX_BIN_MS, MIN_BIN_MS, Settings
@@ -382,7 +383,9 @@ class NDT:
             for name, values in scores.items()
         )
         verdict = evaluation["verdict"]
-        more = "".join(f"<li>{html.escape(text)}</li>" for text in verdict["warnings"])
+        # The calls in warnings are of the run folder, which may be a temporary one.
+        warned = (text.partition(", `resume(")[0] for text in verdict["warnings"])
+        more = "".join(f"<li>{html.escape(text)}</li>" for text in warned)
         return (
             f"{title}<p>{html.escape(verdict['sentence'])}</p>{f'<ul>{more}</ul>' if more else ''}"
             f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table>"
@@ -390,6 +393,11 @@ class NDT:
         )
 
     def _settings(self) -> Settings:
+        if not isinstance(self.settings, (Mapping, type(None))):
+            raise SettingsError(
+                f"`settings`: found {type(self.settings).__name__}; expected a mapping",
+                "For example: settings={'train.max_steps': 500}.",
+            )
         changes: dict[str, Any] = dict(self.settings or {})
         if self.seed is not None:
             changes |= {"train.seed": self.seed, "data.split_seed": self.seed}
@@ -498,9 +506,9 @@ def _as_data(X: Trials, bin_ms: float) -> SpikeData:
                 f"`X`: found {X.ndim} axes, {X.shape}; expected counts, trials x bins x neurons",
                 hint,
             )
-        trials = list(_as_array(X))
+        trials = list(as_array(X))
     elif isinstance(X, (list, tuple, np.ndarray)):
-        trials = [_as_array(trial) for trial in X]
+        trials = [as_array(trial) for trial in X]
     else:
         raise DataError(
             f"`X`: found {type(X).__name__}; expected an array, trials x bins x neurons, or a list "
@@ -530,13 +538,6 @@ def _as_data(X: Trials, bin_ms: float) -> SpikeData:
         lengths_B=lengths_B,
         trial_ids_B=np.arange(len(trials)),
     )
-
-
-def _as_array(values: Any) -> NDArray[Any]:
-    """Return values as an array; what a masked array masks is NaN, since it is not a count."""
-    if np.ma.is_masked(values):
-        return np.asarray(values.astype(np.float64).filled(np.nan))
-    return np.asarray(values)
 
 
 def _check_counts(trial_TN: NDArray[Any], place: int) -> None:

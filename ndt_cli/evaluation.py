@@ -336,10 +336,9 @@ def evaluate(
     unlike = unlike_neurons(trained.trained_on, trials)
     seen = None
     if is_own and split != "valid":
-        seen = (
-            f"The model was trained on {trained.trained_on.n_trials} of these {trials.n_trials} "
-            "trials: scores of new trials are lower."
-        )
+        n_seen, n_all = trained.trained_on.n_trials, trials.n_trials
+        which = f"{n_seen} of these {n_all}" if n_seen < n_all else f"these {n_all}"
+        seen = f"The model was trained on {which} trials: scores of new trials are lower."
     across = decode_across(trained, trials, train)
     return Evaluation(
         run=str(trained.run.path),
@@ -418,6 +417,7 @@ def _training_facts(trained: Model) -> TrainingFacts:
         n_weights=sum(weights.numel() for weights in trained.members[0].network.parameters()),
         n_trials=trained.trained_on.n_trials,
         n_spikes=sum(trained.trained_on.spikes_N),
+        n_networks=len(trained.members),
     )
 
 

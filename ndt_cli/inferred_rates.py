@@ -93,7 +93,7 @@ class Rates:
             "start_bins": data.start_bins_B,
         }
         if data.start_bins_B is not None:
-            found["continuous_start_ms"] = float(data.start_bins_B.min() * data.bin_ms)
+            found["continuous_start_ms"] = 1000 * self._first_start_s
         found |= table_by_key(data.trial_table)
         found["written_by"] = f"ndt {__version__}"
         return {key: np.asarray(value) for key, value in found.items() if value is not None}
@@ -220,20 +220,29 @@ class Rates:
         found_BTK = self.rates_hz_BTN if values_BTK is None else values_BTK[:]
         if data.start_bins_B is not None:
             starts_B, lengths_B = np.asarray(data.start_bins_B), np.asarray(data.lengths_B)
-            bins_X = starts_B.min() + np.arange(merged_bins(starts_B, lengths_B))
+            bins_X = np.arange(merged_bins(starts_B, lengths_B))
             merged_XK = merge(found_BTK, starts_B, lengths_B)
             known_X = np.isfinite(merged_XK).all(axis=1)
-            return (bins_X[known_X] + 0.5) * bin_s, merged_XK[known_X]
+            return self._first_start_s + (bins_X[known_X] + 0.5) * bin_s, merged_XK[known_X]
         if data.start_times_s_B is None:
             raise DataError(
                 f"{self.source or 'these trials'}: the times of the trials on the recording's "
                 "clock are not known",
                 "Convert the recording again, or add `start_times_s`, in seconds, to the file.",
             )
-        in_time = np.argsort(data.start_times_s_B, kind="stable")
-        times_BT = data.start_times_s_B[in_time, None] + bin_s * (np.arange(data.n_bins) + 0.5)
-        inside_BT = data.inside_BT[in_time]
-        return times_BT[inside_BT], found_BTK[in_time][inside_BT]
+        times_BT = data.start_times_s_B[:, None] + bin_s * (np.arange(data.n_bins) + 0.5)
+        times_X = times_BT[data.inside_BT]
+        in_time = np.argsort(times_X, kind="stable")  # bins, since trials may overlap
+        return times_X[in_time], found_BTK[data.inside_BT][in_time]
+
+    @property
+    def _first_start_s(self) -> float:
+        """Start of the first window of a chopped recording, on the recording's clock."""
+        starts_B, times_s_B = self.data.start_bins_B, self.data.start_times_s_B
+        assert starts_B is not None
+        if times_s_B is not None:
+            return float(times_s_B[np.argmin(starts_B)])
+        return float(starts_B.min() * self.data.bin_ms / 1000)
 
     def to_pandas(self) -> Any:
         """Return a long ``pandas.DataFrame``: one row for each trial, bin and neuron."""
@@ -255,8 +264,6 @@ class Rates:
             "neuron": list(self.neuron_names),
         }
         starts = {} if data.start_times_s_B is None else {"start_time_s": data.start_times_s_B}
-        for name, values_B in {**self.trial_columns, **starts}.items():
-            coordinates.setdefault(name, ("trial", values_B))
         axes = ("trial", "time_ms", "neuron")
         variables = {"rate_hz": (axes, self.rates_hz_BTN, {"units": "spikes/s"})}
         outside_BT = ~data.inside_BT
@@ -270,6 +277,9 @@ class Rates:
                 variables[name] = ((*axes[:2], axis), known_BTK, {})
         if data.behavior_names and data.behavior_BTV is not None:
             coordinates["variable"] = list(data.behavior_names)
+        taken = {*coordinates, *variables}
+        for name, values_B in {**starts, **self.trial_columns}.items():
+            coordinates[f"source_{name}" if name in taken else name] = ("trial", values_B)
         about = {name: getattr(self, name) for name in ("run", "checkpoint", "source")}
         about |= {"event": data.event, "bin_ms": float(data.bin_ms)}
         return xarray.Dataset(variables, coordinates, about)

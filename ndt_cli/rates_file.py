@@ -64,6 +64,8 @@ _AXES = {
     "component_axes": "channels x components",
 }
 
+_WHOLE = 2**53  # up to which every whole number is a double
+
 # Of a variable in the format that every version of MATLAB loads.
 _MAT_BYTES = 2**31 - 2**20
 
@@ -331,8 +333,14 @@ def _write_mat(stream: BinaryIO, rates: Rates, n_components: int) -> None:
         variables[key] = np.concatenate(list(values.parts))
     table: dict[str, Any] = {}
     for key, label in rates.labels().items():
-        # MATLAB calculates with doubles; whole numbers of other types round their results.
-        kinds = {"U": object, "i": np.float64, "u": np.float64}
+        # MATLAB calculates with doubles; whole numbers of other types round their results. Those
+        # that are no doubles, such as times in nanoseconds, are kept.
+        kinds = {"U": object}
+        if (
+            label.dtype.kind in "iu"
+            and -_WHOLE <= label.min(initial=0) <= label.max(initial=0) <= _WHOLE
+        ):
+            kinds = {label.dtype.kind: np.float64}
         value: Any = label.astype(kinds.get(label.dtype.kind, label.dtype))
         if label.ndim == 0:
             value = label.item()

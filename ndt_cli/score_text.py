@@ -5,8 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import numpy as np
-
 from ndt_cli.evaluation import Evaluation, Scores
 from ndt_cli.metrics import PSTH_SMOOTHING_MS, DecodingScores
 from ndt_cli.verdict import MODEL, TRUE_RATES
@@ -116,7 +114,7 @@ def score_notes(evaluation: Evaluation, most_variables: int | None = None) -> li
         whose = "the other half of the trials" if model.psth.split_half else "the training trials"
         notes.append(
             f"PSTH: condition-averaged rates against spikes of {whose}, both smoothed with "
-            f"{PSTH_SMOOTHING_MS:g} ms; {model.psth.n_conditions} conditions"
+            f"{PSTH_SMOOTHING_MS:g} ms; conditions: {model.psth.n_conditions}"
         )
     if model.behavior is not None:
         notes.append(_behavior_note(model.behavior, most_variables))
@@ -138,12 +136,21 @@ def _behavior_note(behavior: DecodingScores, most_variables: int | None) -> str:
         if behavior.n_folds
         else "fitted to the training trials"
     )
-    shown = slice(most_variables if len(behavior.names) > 1 else 1)
-    lags_ms, r2_V = behavior.lag_ms_V[shown], behavior.r2_V[shown]
-    known = np.isfinite(r2_V)
-    lags = ", ".join(f"{lag:g}" if k else "-" for lag, k in zip(lags_ms, known, strict=True))
-    sign = " (negative: later)" if (lags_ms[known] < 0).any() else ""
-    return f"behavior: ridge regression from rates, {where}; NDT's rates {lags} ms earlier{sign}"
+    found = list(zip(behavior.names, behavior.lag_ms_V, behavior.r2_V, strict=True))[
+        :most_variables
+    ]
+    named = len(behavior.names) > 1
+    lags = [f"{lag:g} ms{f' ({name})' * named}" for name, lag, r2 in found if math.isfinite(r2)]
+    unscored = [name for name, _, r2 in found if not math.isfinite(r2)]
+    note = f"behavior: ridge regression from rates, {where}"
+    if lags:
+        note += f"; NDT's rates are earlier by {', '.join(lags)}"
+        note += " (negative: later)" * any(lag.startswith("-") for lag in lags)
+    if len(found) < len(behavior.names):
+        note += f"; {len(found)} of {len(behavior.names)} variables are shown"
+    if unscored:
+        note += f"; without a score, since missing or constant: {', '.join(unscored)}"
+    return note
 
 
 def _table(

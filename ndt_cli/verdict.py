@@ -75,12 +75,13 @@ COMPARED = (
 
 @dataclass(frozen=True)
 class Comparison:
-    """NDT's and smoothing's value of one score."""
+    """NDT's, smoothing's and the mean rate's value of one score."""
 
     score: str
     unit: str
     model: float
     smoothing: float
+    mean_rate: float  # NaN if unknown
 
     @property
     def difference(self) -> float:
@@ -90,7 +91,21 @@ class Comparison:
     @property
     def numbers(self) -> str:
         """Both values with their unit, such as "0.284 against 0.129 bits/spike"."""
-        values = f"{self.model:.3f} against {self.smoothing:.3f}"
+        return self._with_unit(f"{self.model:.3f} against {self.smoothing:.3f}")
+
+    @property
+    def caveat(self) -> str:
+        """What the better one of both is worth, if it is worth nothing."""
+        best = max(round(self.model, 3), round(self.smoothing, 3))
+        return "both worse than the mean rate" if best < round(self.mean_rate, 3) else ""
+
+    @property
+    def below_mean_rate(self) -> str:
+        """The score and NDT's value, where it is below the mean rate's in the decimals shown."""
+        below = round(self.model, 3) < round(self.mean_rate, 3)
+        return f"{self.score} ({self._with_unit(f'{self.model:.3f}')})" if below else ""
+
+    def _with_unit(self, values: str) -> str:
         return f"R2 {values}" if self.unit == "R2" else f"{values} {self.unit}"
 
 
@@ -111,7 +126,8 @@ class Verdict:
     warnings : tuple of str
         What is wrong with the training or makes the scores uncertain.
     advice : tuple of str
-        What to try, the most promising first; empty where NDT is better on every score.
+        What to try, the most promising first; empty where NDT is better on every score than
+        smoothing, and not worse than the mean rate.
     across_sessions : str
         A sentence about behavior decoded with decoders of other sessions; empty without.
     """
@@ -142,6 +158,8 @@ class TrainingFacts(NamedTuple):
         Weights of one network.
     n_trials, n_spikes : int
         Of the training trials; 0 spikes where they were not counted.
+    n_networks : int
+        Networks whose rates are averaged.
     """
 
     run: Path
@@ -150,6 +168,7 @@ class TrainingFacts(NamedTuple):
     n_weights: int
     n_trials: int
     n_spikes: int
+    n_networks: int = 1
 
 
 def judge(
@@ -171,8 +190,10 @@ def judge(
     across : mapping of str to DecodingScores, optional
         As in `ndt_cli.evaluation.Evaluation`.
     """
-    model, smoothed = scores[MODEL], scores[SMOOTHED]
-    found = (Comparison(s.label, s.unit, s.of(model), s.of(smoothed)) for s in COMPARED)
+    model, smoothed, mean_rate = scores[MODEL], scores[SMOOTHED], scores[MEAN_RATE]
+    found = (
+        Comparison(s.label, s.unit, s.of(model), s.of(smoothed), s.of(mean_rate)) for s in COMPARED
+    )
     comparisons = tuple(c for c in found if math.isfinite(c.model) and math.isfinite(c.smoothing))
     better = tuple(c.score for c in comparisons if c.difference > 0)
     worse = tuple(c.score for c in comparisons if c.difference < 0)
@@ -181,12 +202,13 @@ def judge(
     n_better, n_neurons = int((both_2N[0] > both_2N[1]).sum()), both_2N.shape[1]
     overfits = overfitting(training.history)
     longer = still_improving(training)
+    below = _listed(list(filter(None, (comparison.below_mean_rate for comparison in comparisons))))
+    no_better = f"worse than the mean rate on {below}" if below else None
     warnings = [
-        *(warning for warning in (overfits, longer) if warning),
-        *_below_mean_rate(scores),
+        *(warning for warning in (overfits, longer, no_better) if warning),
         *_too_little_data(training, n_scored_trials),
     ]
-    wins_all = bool(comparisons) and len(better) == len(comparisons)
+    wins_all = bool(comparisons) and len(better) == len(comparisons) and not below
     return Verdict(
         sentence=_sentence(comparisons, n_better, n_neurons),
         better=better,
@@ -211,11 +233,13 @@ def _sentence(comparisons: Sequence[Comparison], n_better: int, n_neurons: int) 
     first, *others = comparisons
     by_sign: dict[int, list[str]] = {1: [], 0: [], -1: []}
     for c in others:
-        by_sign[int(np.sign(c.difference))].append(f"{c.score} ({c.numbers})")
+        numbers = ", ".join(filter(None, [c.numbers, c.caveat]))
+        by_sign[int(np.sign(c.difference))].append(f"{c.score} ({numbers})")
     sign = int(np.sign(first.difference))
     words = {1: "better than", 0: "as well as", -1: "worse than"}[sign]
     verb = "matches" if first.unit == "R2" else "predicts"
     sentence = f"NDT {verb} {first.score} {words} smoothing: {first.numbers}"
+    sentence += f" ({first.caveat})" if first.caveat else ""
     if first.score == "hidden bins":
         sentence += f", {'' if sign > 0 else 'better for '}{n_better} of {n_neurons} neurons"
     for kind, what in ((1, "better"), (0, "equal"), (-1, "worse")):
@@ -226,7 +250,7 @@ def _sentence(comparisons: Sequence[Comparison], n_better: int, n_neurons: int) 
 
 
 def _listed(items: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(items[:-1]), items[-1]]))
+    return " and ".join(filter(None, [", ".join(items[:-1]), *items[-1:]]))
 
 
 # Warnings -----------------------------------------------------------------------------------------
@@ -296,14 +320,6 @@ def _curve(history: Sequence[Mapping[str, float]], key: str) -> list[tuple[float
     return [(epoch, value) for epoch, value in found if math.isfinite(value)]
 
 
-def _below_mean_rate(scores: Mapping[str, "Scores"]) -> list[str]:
-    return [
-        f"worse than the mean rate on {score.label}: {score.of(scores[MODEL]):.3f} bits/spike"
-        for score in COMPARED
-        if score.unit == "bits/spike" and score.of(scores[MODEL]) < score.of(scores[MEAN_RATE])
-    ]
-
-
 def _too_little_data(training: TrainingFacts, n_scored_trials: int) -> list[str]:
     warnings = []
     if 0 < training.n_spikes * MANY_WEIGHTS_PER_SPIKE < training.n_weights:
@@ -355,7 +371,8 @@ def _advice(training: TrainingFacts, overfits: bool, longer: bool) -> list[str]:
     if mask.empty_ratio > 0 and settings.inference.passes == 1:
         passes = loaded(own, "inference.passes=8")
         advice.append(f"Rates averaged over several passes: `train({passes})`")
-    advice.append(f"The mean of several networks: `fit_seeds({loaded(own)}, n_seeds=5)`")
+    if training.n_networks == 1:
+        advice.append(f"The mean of several networks: `fit_seeds({loaded(own)}, n_seeds=5)`")
     searched = f"`sweep({loaded(own)}, find_space('generic'))`"
     advice.append(f"A search for better settings: {searched}")
     return advice

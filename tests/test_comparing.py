@@ -17,7 +17,7 @@ from ndt_cli.data.loading import load_recording
 from ndt_cli.data.write import write_recording
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.training import train
-from ndt_cli.errors import RunError, SettingsError
+from ndt_cli.errors import RunError, RunWarning, SettingsError
 from ndt_cli.evaluation import evaluate
 from ndt_cli.fitting import fit
 from ndt_cli.metrics import bits_per_spike, rate_scores
@@ -138,6 +138,13 @@ def test_scores_without_an_interval_say_so(files):
     assert np.isfinite(psth.value)
     assert np.isnan(psth.low)
     assert "have no interval" in found.notes[-1]
+    one = dataclasses.replace(recorded, valid=recorded.valid.take(np.array([0])))
+    with pytest.warns(RunWarning, match="n_trials is 1"):
+        found = compare_runs([files / "a"], recording=one, accept_changes=True)
+    assert found.notes[-1] == "a single trial has no interval"
+    hidden = found.runs[0].scores["hidden bins"]
+    assert np.isfinite(hidden.value)
+    assert np.isnan(hidden.low)
 
 
 def test_the_command_prints_a_table_csv_or_json(files):
@@ -186,6 +193,7 @@ def test_a_figure_shows_scores_over_training_trials_by_how_a_run_was_trained(tmp
         ("adapted", 8),
         ("jointly", 9),
     ]
+    assert found.notes[-1].startswith("smoothed spikes: fitted to the training trials of ")
     axes = trial_curves(found).axes[0]
     lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
     for way in ("alone", "adapted", "jointly"):

@@ -143,6 +143,7 @@ def test_a_notebook_shows_the_verdict_and_the_scores(fitted):
     shown = fitted._repr_html_()
     assert fitted.summary_["evaluation"]["verdict"]["sentence"] in shown
     assert "smoothed spikes" in shown
+    assert "`" not in shown  # no call on a temporary folder
     assert "Not fitted" in tiny()._repr_html_()
     assert repr(NDT(bin_ms=20)) == "NDT(bin_ms=20)"
 
@@ -153,6 +154,8 @@ def test_parameters_are_set_by_name(fitted):
         NDT().set_params(dropout=0.3)
     with pytest.raises(SettingsError, match=r"did you mean train\.max_steps"):
         tiny(settings={"max_steps": 3}).fit(counts())
+    with pytest.raises(SettingsError, match="`settings`: found list; expected a mapping"):
+        NDT(settings=["train.max_steps=3"], bin_ms=20).fit(counts())
 
 
 # What is refused ---------------------------------------------------------------------------------

@@ -111,6 +111,31 @@ def test_labels_ids_and_times_come_back_from_a_file_of_arrays(rates, tmp_path, s
     assert (str(found["run"]), str(found["checkpoint"])) == ("runs/first", "best-masked-loss")
 
 
+def test_matlab_files_keep_numbers_that_are_no_doubles(rates, tmp_path):
+    long_B = 2**60 + np.arange(4)
+    write_rates(tmp_path / "a.mat", replace(rates, data=replace(rates.data, trial_ids_B=long_B)))
+    found = as_dict(tmp_path / "a.mat")
+    assert found["trial_ids"].tolist() == long_B.tolist()
+    assert found["lengths"].dtype == np.float64
+
+
+def test_the_clock_runs_forward_where_trials_overlap(rates):
+    starts_s_B = np.array([10.0, 10.032, 11.0, 10.5])
+    overlapping = replace(rates, data=replace(rates.data, start_times_s_B=starts_s_B))
+    times_s_X, rates_hz_XN = overlapping.on_clock()
+    assert (np.diff(times_s_X) > 0).all()
+    here = np.flatnonzero(np.isclose(times_s_X, 10.037))  # the first bin of the second trial
+    np.testing.assert_allclose(rates_hz_XN[here], expected_hz(rates)[1, :1], rtol=1e-6)
+
+
+def test_windows_counted_from_the_start_have_the_clock_of_their_trials(rates):
+    windows = {"start_bins_B": np.array([0, 4, 8, 12]), "lengths_B": np.full(4, 6)}
+    data = replace(rates.data, start_times_s_B=100.0 + 0.04 * np.arange(4), **windows)
+    chopped = replace(rates, data=data)
+    np.testing.assert_allclose(chopped.on_clock()[0][[0, -1]], [100.005, 100.175])
+    assert float(chopped.labels()["continuous_start_ms"]) == 100_000
+
+
 def test_columns_of_the_table_of_trials_may_have_slashes(rates, tmp_path):
     """In HDF5, which has them as columns of one group, a slash would be a group of its own."""
     table = {"rt": np.arange(4), "rt/ms": 1000 * np.arange(4), "rt.ms": np.arange(4)}
@@ -182,6 +207,11 @@ def test_xarray_has_labels_as_coordinates(rates):
     assert found.block.values.tolist() == ["a", "b", "a", "b"]
     assert float(found.behavior.sel(trial=3, variable="hand y", time_ms=-15)) >= 0
     assert (found.attrs["run"], found.attrs["event"]) == ("runs/first", "go cue")
+    table = {"rate_hz": np.arange(4), "trial": np.arange(4)}
+    found = replace(rates, data=replace(rates.data, trial_table=table)).to_xarray()
+    assert (
+        found.source_rate_hz.values.tolist() == found.source_trial.values.tolist() == [0, 1, 2, 3]
+    )
 
 
 def test_pynapple_has_the_clock_of_the_recording(rates):

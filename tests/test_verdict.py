@@ -1,6 +1,8 @@
 """The verdict: what it says of better and worse scores, and when it warns."""
 
+import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from ndt_cli.commands.wording import as_typed
 from ndt_cli.engine.training import train
 from ndt_cli.evaluation import Scores, evaluate
 from ndt_cli.metrics import DecodingScores, RateScores, SpikeScores
-from ndt_cli.score_text import ScoreTable
+from ndt_cli.score_text import ScoreTable, score_notes
 from ndt_cli.verdict import TrainingFacts, judge, overfitting, still_improving
 
 SETTINGS = tiny_settings()
@@ -42,7 +44,11 @@ def facts(**values):
 
 
 def verdict(model, smoothed, n_scored_trials=100, **values):
-    estimates = {"NDT": model, "smoothed spikes": smoothed, "mean rate": scores(0.0, heldout=0.0)}
+    estimates = {
+        "NDT": model,
+        "smoothed spikes": smoothed,
+        "mean rate": scores(0.0, heldout=0.0, r2=0.0),
+    }
     return judge(estimates, facts(**values), n_scored_trials)
 
 
@@ -85,7 +91,20 @@ def test_a_model_worse_than_smoothing_is_reported_as_worse():
         "NDT predicts hidden bins worse than smoothing: -0.050 against 0.129 bits/spike, "
         "better for 1 of 2 neurons"
     )
-    assert "worse than the mean rate on hidden bins: -0.050 bits/spike" in found.warnings
+    assert "worse than the mean rate on hidden bins (-0.050 bits/spike)" in found.warnings
+
+
+def test_better_than_smoothing_is_not_yet_good():
+    found = verdict(scores(-0.015, r2=-0.56), scores(-0.041, r2=-37.0))
+    assert found.sentence == (
+        "NDT predicts hidden bins better than smoothing: -0.015 against -0.041 bits/spike "
+        "(both worse than the mean rate), 0 of 2 neurons; also better on true rates "
+        "(R2 -0.560 against -37.000, both worse than the mean rate)."
+    )
+    assert found.warnings == (
+        "worse than the mean rate on hidden bins (-0.015 bits/spike) and true rates (R2 -0.560)",
+    )
+    assert found.advice
 
 
 def test_copying_what_is_seen_wins_nothing():
@@ -110,6 +129,9 @@ def test_advice_begins_with_the_most_promising_change_and_is_typed_as_a_command(
     assert "ndt sweep --config runs/a/settings.toml --space generic" in advice[-1]
     short = [as_typed(line) for line in verdict(scores(0), scores(1)).advice]
     assert "More dropout: ndt train --config runs/a/settings.toml --set model.dropout=" in short[1]
+    assert not any(
+        "--seeds" in as_typed(a) for a in verdict(scores(0), scores(1), n_networks=2).advice
+    )
     whole = changed(SETTINGS, "mask", empty_ratio=1.0)
     advice = verdict(scores(0), scores(1), settings=whole, history=rising).advice
     assert not any("recordings" in line for line in advice)
@@ -192,3 +214,17 @@ def test_the_best_of_each_column_is_marked_whoever_has_it():
     best = [[name for name in table.rows if table.is_best(name, column)] for column in range(3)]
     # Equal in the decimals shown is equal; the true rates are no estimate.
     assert best == [["smoothed spikes", "mean rate"], ["NDT"], ["smoothed spikes"]]
+
+
+def test_notes_name_the_lag_of_each_variable_and_those_without_a_score():
+    r2_V, lags_ms_V = np.array([0.5, np.nan, 0.4]), np.array([40.0, 0.0, -20.0])
+    decoded = DecodingScores(("x", "paw", "y"), r2_V, 0.45, lags_ms_V, lags_ms_V, 0, 10)
+    model = dataclasses.replace(scores(0.1), behavior=decoded)
+    evaluation = SimpleNamespace(scores={"NDT": model}, warnings=(), hiding="", across={})
+    notes = score_notes(evaluation)
+    assert notes[-1].endswith(
+        "NDT's rates are earlier by 40 ms (x), -20 ms (y) (negative: later); "
+        "without a score, since missing or constant: paw"
+    )
+    notes = score_notes(evaluation, 1)
+    assert notes[-1].endswith("earlier by 40 ms (x); 1 of 3 variables are shown")

@@ -95,7 +95,8 @@ def _show_facts(report: "FileReport") -> None:
     out.print(table)
     facts = plain_table(show_header=False)
     facts.add_row("layout", report.layout)
-    facts.add_row("bin width", f"{report.bin_ms:g} ms, {report.duration_ms:g} ms per trial")
+    most = "up to " if any(s.shortest_bins < s.n_bins for s in report.splits) else ""
+    facts.add_row("bin width", f"{report.bin_ms:g} ms, {most}{report.duration_ms:g} ms per trial")
     if report.neuron_rates_hz is not None:
         low, middle, high = report.neuron_rates_hz
         facts.add_row("neurons' rates", f"{low:.3g} to {high:.3g} Hz, median {middle:.3g}")

@@ -158,7 +158,9 @@ def train(
 def _print_sessions(result: "Fit") -> None:
     """Print the scores of each session, and of the neurons of all together."""
     run = result.training.run
-    headings = ("trials", "neurons", "NDT", "smoothed spikes", "R2 of NDT", "of smoothed")
+    headings = ["trials", "neurons", "NDT", "smoothed spikes"]
+    if any(found.data.rates_BTN is not None for found in result.sessions.values()):
+        headings += ["R2 of NDT", "of smoothed"]
     table = plain_table("", *headings, numbers=True)
     rows = []
     for found in result.sessions.values():
@@ -175,7 +177,7 @@ def _print_sessions(result: "Fit") -> None:
         names, [*rows, [*totals, *together]], strict=True
     ):
         cells = ["" if math.isnan(number) else f"{number:.4f}" for number in numbers]
-        table.add_row(name, str(n_trials), str(n_neurons), *cells)
+        table.add_row(name, str(n_trials), str(n_neurons), *cells[: len(headings) - 2])
     say(f"validation trials of {len(result.sessions)} sessions, bits/spike on hidden bins:")
     stdout.print(table)
     for name, found in result.sessions.items():

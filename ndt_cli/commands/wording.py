@@ -36,6 +36,7 @@ COMMAND_OF = {
 }
 # Calls that are arguments or parts of others, and keywords, where commands have other names.
 _FLAG_OF_CALL = {"find_space": "--space", "load_settings": "--config"}
+_FLAGS_OF_EVALUATE = ("accept_changes", "other_neurons", "other_window")
 _FLAG_OF_KEYWORD = {"n_members": "--members", "n_seeds": "--seeds", "overrides": "--set"}
 
 # Flags of the command that this process runs, by parameter name.
@@ -108,8 +109,8 @@ def _typed(code: str, flags: Mapping[str, str]) -> str | None:
     if re.fullmatch(r"[a-z]+\.\w+=.*", code):
         return f"--set {shlex.quote(code)}"
     name, equals, value = code.partition("=")
-    if name == "accept_changes" and name not in flags:  # no option of this command
-        return "ndt evaluate RUN --accept-changes"
+    if name in _FLAGS_OF_EVALUATE and name not in flags:  # no option of this command
+        return f"ndt evaluate RUN --{name.replace('_', '-')}"
     if name in flags:
         return flags[name] if not equals else _option(flags[name], value)
     try:

@@ -58,8 +58,8 @@ class FileReport:
     bin_ms: float | None = None
     duration_ms: float | None = None  # of a full trial
     splits: tuple[SplitSummary, ...] = ()
-    # Lowest, median and highest mean rate of a neuron, and neurons without a spike, in the training
-    # trials.
+    # Lowest, median and highest mean rate of a neuron, and neurons without a spike, by their places
+    # in the file, in the training trials.
     neuron_rates_hz: tuple[float, float, float] | None = None
     silent_neurons: tuple[int, ...] = ()
     n_conditions: int | None = None
@@ -155,7 +155,7 @@ def _describe_recording(
     def both_have(name: str) -> bool:
         return all(getattr(data, name) is not None for data in (train, valid))
 
-    rates_N = train.mean_rates_hz_N
+    rates_N = train.mean_rates_hz_N[train.file_order_N]
     conditions = [d.conditions_B for d in (train, valid) if d.conditions_B is not None]
     uses = {
         "train": True,
@@ -229,7 +229,8 @@ def _warnings(train: SpikeData, valid: SpikeData, rates_N: NDArray[np.float64]) 
     silent = np.flatnonzero(rates_N == 0)
     low = np.flatnonzero((rates_N > 0) & (rates_N < _LOW_RATE_HZ))
     high = np.flatnonzero(rates_N > _HIGH_RATE_HZ)
-    constant = np.flatnonzero(_is_constant_N(train) & (rates_N > 0))
+    constant = np.flatnonzero(_is_constant_N(train)[train.file_order_N] & (rates_N > 0))
+    names, unit = train.neuron_names, "unit " if train.neuron_names else ""
     for neurons, what in (
         (silent, "never fire in the training trials"),
         (constant, "have the same count in every bin"),
@@ -237,7 +238,7 @@ def _warnings(train: SpikeData, valid: SpikeData, rates_N: NDArray[np.float64]) 
         (high, f"fire more than {_HIGH_RATE_HZ:g} spikes per second: is the bin width right?"),
     ):
         if len(neurons):
-            listed = ", ".join(str(n) for n in neurons[:10])
+            listed = ", ".join(f"{unit}{names[n] if names else n}" for n in neurons[:10])
             listed += ", ..." if len(neurons) > 10 else ""
             warnings.append(f"{len(neurons)} of {len(rates_N)} neurons {what}: {listed}")
     rates_hz = (train.mean_rate_hz, valid.mean_rate_hz)
@@ -255,7 +256,7 @@ def _warnings(train: SpikeData, valid: SpikeData, rates_N: NDArray[np.float64]) 
     if n_padded:
         n_all = sum(d.inside_BT.size for d in (train, valid))
         warnings.append(
-            f"{100 * n_padded / n_all:.1f} % of all bins are padding of shorter trials, which the "
+            f"{100 * n_padded / n_all:.3g} % of all bins are padding of shorter trials, which the "
             "model ignores"
         )
     for name, data in (("training", train), ("validation", valid)):
@@ -265,5 +266,5 @@ def _warnings(train: SpikeData, valid: SpikeData, rates_N: NDArray[np.float64]) 
         is_missing_XV = np.isnan(data.behavior_BTV[:, window][data.inside_BT[:, window]])
         if is_missing_XV.any():
             share = 100 * is_missing_XV.mean()
-            warnings.append(f"{share:.1f} % of the {name} trials' behavior is NaN")
+            warnings.append(f"{share:.3g} % of the {name} trials' behavior is NaN")
     return warnings

@@ -9,7 +9,7 @@ from ndt_cli.engine.checkpoint import RESUMABLE, refuse_unless
 from ndt_cli.engine.device import choose_compute, free_gpu_bytes, n_cores, visible_gpus
 from ndt_cli.engine.measures import MEASURES
 from ndt_cli.engine.run_folder import RunFolder, SplitFacts
-from ndt_cli.errors import DataError, SettingsError
+from ndt_cli.errors import DataError, SettingsError, called
 from ndt_cli.memory import free_bytes, in_gb
 from ndt_cli.model.context import Context
 from ndt_cli.model.embedding import encoder_width, n_inputs
@@ -77,8 +77,8 @@ def check_same_data(
                 accept_changes,
                 f"{recording.source}: its {split} trials are not those that {folder.path} was "
                 f"trained on: {other.get(key, what)}",
-                "Put the old file back, or start a new run. To evaluate the run on other trials, "
-                "give the file: `data=FILE`",
+                "Put the old file back, or start a new run. To evaluate the run on other trials: "
+                f"{called('evaluate', folder.path, data='FILE')}",
             )
 
 

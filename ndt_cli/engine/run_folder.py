@@ -334,7 +334,11 @@ class RunFolder:
             what = "no settings.toml in it" if path.is_dir() else "there is no such folder"
             if path.is_file():
                 what = "it is a file"
-            raise RunError(f"{path} is not a run folder: {what}", "Runs are in runs/ by default.")
+            runs = [str(file.parent) for file in sorted(path.glob("*/settings.toml"))[:4]]
+            hint = f"Give a run in it, such as {', '.join(runs)}." if runs else None
+            raise RunError(
+                f"{path} is not a run folder: {what}", hint or "Runs are in runs/ by default."
+            )
         return cls(path)
 
     @property

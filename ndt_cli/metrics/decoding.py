@@ -21,7 +21,7 @@ from typing_extensions import Self
 from ndt_cli.atomic import write_atomic
 from ndt_cli.data.spike_data import FloatArray, IntArray, SpikeData, TrialValues, trial_blocks
 from ndt_cli.errors import RunError, SettingsError
-from ndt_cli.metrics.scores import BoolArray, Float64Array
+from ndt_cli.metrics.scores import BoolArray, Float64Array, as_array, check_rates
 
 DEFAULT_LAGS_MS = (-80.0, -40.0, 0.0, 40.0, 80.0, 120.0, 160.0)
 """Lags that are tried, from rates to behavior; a negative one takes rates after the behavior."""
@@ -295,7 +295,10 @@ def reached_bins(data: SpikeData, lags_L: IntArray) -> BoolArray:
 def lagged(rates_BTN: FloatArray, rows_BT: BoolArray, lag: int) -> Float64Array:
     """Return the rates a lag before each of these bins, (entries, neurons)."""
     trials, bins = np.nonzero(rows_BT)
-    return rates_BTN[trials, bins - lag].astype(np.float64)
+    found_XN = as_array(rates_BTN[trials, bins - lag]).astype(np.float64)
+    if not np.isfinite(found_XN).all():
+        raise ValueError("found rates that are not finite; expected numbers in every bin")
+    return found_XN
 
 
 def deal(data: SpikeData, trials: IntArray) -> list[NDArray[np.int64]]:
@@ -401,7 +404,7 @@ def decode_behavior(
     Raises
     ------
     ValueError
-        Trials without behavior.
+        Trials without behavior, rates of other trials or bins, or rates that are not finite.
     SettingsError
         A lag that is not finite, or as long as the trials.
 
@@ -421,11 +424,13 @@ def decode_behavior(
     (1.0, array([0.]), 5)
     """
     behavior_BTV = known_behavior(data)
+    check_rates(rates_BTN, data)
     lags_L = lag_bins(data, lags_ms) if decoder is None else decoder.lags_L
     everything = np.arange(data.n_trials)
     if decoder is not None:
         n_folds, folds, decoders = 0, [everything], [decoder]
     elif train is not None and train_rates_BTN is not None:
+        check_rates(train_rates_BTN, train)
         n_folds, folds = 0, [everything]
         decoders = [Decoder.fit(train_rates_BTN, train, lags_L)]
     else:

@@ -16,7 +16,7 @@ from ndt_cli.atomic import write_atomic
 from ndt_cli.baselines.smoothing import smooth
 from ndt_cli.data.spike_data import FloatArray, IntArray, SpikeData, TrialValues, trial_blocks
 from ndt_cli.errors import RunError
-from ndt_cli.metrics.scores import BoolArray, Float64Array, RateScoreSums
+from ndt_cli.metrics.scores import BoolArray, Float64Array, RateScoreSums, check_rates
 
 PSTH_SMOOTHING_MS = 70.0
 """Standard deviation of the kernel that smooths a PSTH, as for mc_maze in the benchmark."""
@@ -164,6 +164,11 @@ def psth_scores(
     PsthScores or None
         None if conditions are not known or none has enough trials.
 
+    Raises
+    ------
+    ValueError
+        If the rates are not of these trials, bins and neurons, or not finite.
+
     Examples
     --------
     >>> from ndt_cli import make_lorenz
@@ -174,6 +179,7 @@ def psth_scores(
     >>> scores.r2_mean < 1  # the PSTH of a few trials is noisy: true rates do not reach 1
     True
     """
+    check_rates(rates_BTN, data, data.n_neurons)
     if data.conditions_B is None:
         return None
     everything = np.arange(data.n_trials)

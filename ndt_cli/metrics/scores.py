@@ -1,15 +1,30 @@
 """Scores of inferred rates against true rates (R2) and against spike counts (bits per spike)."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln, xlogy
 
-from ndt_cli.data.spike_data import FloatArray, IntArray, trial_blocks
+from ndt_cli.data.spike_data import FloatArray, IntArray, SpikeData, TrialValues, trial_blocks
 
 BoolArray = NDArray[np.bool_]
 Float64Array = NDArray[np.float64]
+
+
+def as_array(values: Any) -> NDArray[Any]:
+    """Return values as an array; what a masked array masks is NaN, since it has no value."""
+    if np.ma.is_masked(values):
+        return np.asarray(values.astype(np.float64).filled(np.nan))
+    return np.asarray(values)
+
+
+def check_rates(values_BTK: TrialValues, data: SpikeData, n_channels: int | None = None) -> None:
+    """Check that these are values of all bins of these trials: NumPy would repeat or cut them."""
+    expected = (data.n_trials, data.n_bins, n_channels or values_BTK.shape[-1])
+    if values_BTK.shape != expected:
+        raise ValueError(f"found rates of shape {values_BTK.shape}; expected {expected}")
 
 
 def scored_entries(
@@ -22,9 +37,10 @@ def scored_entries(
             "expected two arrays of the same (trials, bins, neurons); found "
             f"{shape} and {second_BTN.shape}"
         )
-    if scored is None:
-        scored = np.ones((1, 1, 1), dtype=bool)
-    elif scored.shape == shape[:2]:
+    scored = np.ones(shape[:2], dtype=bool) if scored is None else np.asarray(scored)
+    if scored.dtype != bool:
+        raise ValueError(f"expected a mask of True and False; found values of type {scored.dtype}")
+    if scored.shape == shape[:2]:
         scored = scored[:, :, None]
     elif scored.shape != shape:
         raise ValueError(f"expected a mask of shape {shape[:2]} or {shape}; found {scored.shape}")
@@ -38,7 +54,7 @@ def finite_entries(
     lowest: float = -np.inf,
 ) -> Float64Array:
     """Return the values as float64, zero where not scored; check that scored ones are finite."""
-    kept_BTN = np.where(scored_BTN, values_BTN, 0).astype(np.float64)
+    kept_BTN = np.where(scored_BTN, as_array(values_BTN), 0).astype(np.float64)
     bad_BTN = ~np.isfinite(kept_BTN) | (kept_BTN < lowest)
     if bad_BTN.any():
         where = tuple(int(i) for i in np.argwhere(bad_BTN)[0])
@@ -188,6 +204,7 @@ def rate_scores(
     >>> round(scores.r2_mean, 3), scores.explained_variance_mean
     (0.8, 1.0)
     """
+    rates_BTN, true_rates_BTN = as_array(rates_BTN), as_array(true_rates_BTN)
     scored_BTN = scored_entries(inside, rates_BTN, true_rates_BTN)
     sums = RateScoreSums(rates_BTN.shape[2])
     for trials in trial_blocks(len(rates_BTN), rates_BTN[:1].size):
@@ -348,6 +365,7 @@ def bits_per_spike(
     >>> bits_per_spike(mean_BTN, counts_BTN).bits_per_spike
     0.0
     """
+    rates_BTN, spikes_BTN = as_array(rates_BTN), as_array(spikes_BTN)
     scored_BTN = scored_entries(scored, rates_BTN, spikes_BTN)
     sums = SpikeScoreSums(rates_BTN.shape[2])
     for trials in trial_blocks(len(rates_BTN), rates_BTN[:1].size):

@@ -383,7 +383,7 @@ def data_rows(recording: Recording) -> list[Row]:
     n_bins = max(int(train.inside_BT.sum()), 1)
     rates_hz_N = train.spikes_BTN.sum(axis=(0, 1)) / n_bins * 1000 / bin_ms
     spikes = (
-        f"{rates_hz_N.mean():.3g} Hz per neuron on average ({rates_hz_N.min():.2g} to "
+        f"{rates_hz_N.mean():.3g} Hz per neuron on average ({rates_hz_N.min():.3g} to "
         f"{rates_hz_N.max():.3g} Hz); at most {train.max_count} in a bin"
     )
     labeled = [d.conditions_B for d in (train, valid) if d.conditions_B is not None]
@@ -476,7 +476,8 @@ def _steps(run: RunContents) -> list[Step]:
             steps.append(("The run was started by this command:", typed))
         else:
             steps.append(("The run was started from Python.", ""))
-        settings, again = str(path / "settings.toml"), f"{path}-again"
+        whole = Path(run.about.get("trained_in", path))  # a session is trained with the others
+        settings, again = str(whole / "settings.toml"), f"{whole}-again"
         identical = (
             "Repeat the run; on a CPU with the same number of threads the result is identical to "
             "the last bit:"
@@ -520,6 +521,9 @@ def sweep_html(sweep: SweepFolder, as_typed: AsTyped = str) -> str:
         "rows": rows,
         "notes": _notes(results),
         "steps": _sweep_steps(sweep, results),
+        "changed": [
+            r for r in changed_settings(sweep.settings) if r["key"] not in sweep.space.draws
+        ],
     }
     return render("sweep.html", sweep.settings, values, as_typed)
 
@@ -528,10 +532,13 @@ def _lead(results: SweepResults) -> list[str]:
     if not results.ranked:
         return ["No member has finished yet."]
     best = results.ranked[0]
-    return [
+    found = [
         f"Best of {count(len(results.ranked), 'ranked member')}: member {best.index}, "
-        f"{MEASURE_NAMES[results.choose_by]} {results.score(best):.4f}."
+        f"{MEASURE_NAMES[results.choose_by]} {results.score(best):.4f}"
     ]
+    for name, scores in results.references.items():
+        found.append(f"{name} {score_text(scores.get(results.choose_by))}")
+    return ["; ".join(found) + "."]
 
 
 def _about(sweep: SweepFolder, results: SweepResults) -> list[Row]:

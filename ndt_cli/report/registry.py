@@ -191,8 +191,8 @@ def draw(
     Examples
     --------
     >>> drawn = draw(RunContents("runs/first"), "rates", trial=2)
-    >>> drawn.caption[:41], drawn.figure.axes[-1].get_xlabel()
-    ('Trial 10 (number 2 of 4 validation trials', 'time in trial (ms)')
+    >>> drawn.caption[:43], drawn.figure.axes[-1].get_xlabel()
+    ('Trial 10 (place 2, from 0, of 4 validation ', 'time in trial (ms)')
     """
     _check_name(name, FIGURES, "run")
     given = {"trial": trial, "neurons": neurons or None}
@@ -277,6 +277,9 @@ def plot(
     is_sweep = SweepFolder.is_at(path)
     kinds: Mapping[str, object] = SWEEP_FIGURES if is_sweep else FIGURES
     of_all = figure == "all"
+    if of_all and out.suffix.lower() in FIGURE_SUFFIXES:
+        hint = f"For example: {out.with_suffix('')}"
+        raise SettingsError(f"{out}: all figures are written to a folder, not to one file", hint)
     files = {name: out / f"{name}.png" for name in kinds} if of_all else {figure: out}
     for name, file in files.items():  # before minutes of computing
         _check_name(name, kinds, "sweep" if is_sweep else "run")

@@ -148,7 +148,11 @@ def draw_settings(results: SweepResults, draws: Mapping[str, Draw]) -> Captioned
         axes.set_axis_off()
     figure.supylabel(MEASURES[results.choose_by].axis, fontsize=8)
     title = _title(results, limits.n_outside, len(diverged))
-    figure.suptitle(title + "; dotted: mean rate", fontsize=7, color=MUTED)
+    if limits.ends[0] <= floor <= limits.ends[1]:
+        title += "; dotted: mean rate"
+    elif math.isfinite(floor):
+        title += f"; mean rate, outside the panels: {floor:.4f}"
+    figure.suptitle(title, fontsize=7, color=MUTED)
     caption = (
         f"{MEASURE_NAMES[results.choose_by].capitalize()} on validation trials against each "
         f"setting that was varied, one point per member: {len(ranked)} ranked of "

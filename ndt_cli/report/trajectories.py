@@ -244,6 +244,8 @@ def draw_behavior(evaluation: "Evaluation") -> CaptionedFigure:
     trials = shown_trials(everything)
     data, rates_BTN = everything.take(trials), evaluation.inferred.take(trials)
     decoded_BTV = decoder.decode(rates_BTN, data, np.arange(len(trials)))
+    if not np.isfinite(decoded_BTV).any():
+        raise DataError("no behavior could be decoded: these or the training trials have no values")
     assert data.behavior_BTV is not None
     names = variable_names(data)[:MOST_VARIABLES]
     times = TimeAxis.of(data, int(np.asarray(data.lengths_B).max()))
@@ -253,9 +255,9 @@ def draw_behavior(evaluation: "Evaluation") -> CaptionedFigure:
         n_bins = int(data.lengths_B[b])
         for v, name in enumerate(names):
             axes: Axes = panels[v, b]
-            centers_T = times.centers(n_bins)
-            axes.plot(centers_T, data.behavior_BTV[b, :n_bins, v], color=TRUTH, lw=1, label="true")
-            axes.plot(centers_T, decoded_BTV[b, :n_bins, v], color=MODEL, label="decoded")
+            true_T, decoded_T = data.behavior_BTV[b, :n_bins, v], decoded_BTV[b, :n_bins, v]
+            axes.plot(*times.line(true_T).T, color=TRUTH, lw=1, label="true")
+            axes.plot(*times.line(decoded_T).T, color=MODEL, label="decoded")
             axes.yaxis.set_major_locator(MaxNLocator(3))
             times.apply(axes, lowest=v == len(names) - 1)
             if b == 0:
@@ -268,11 +270,12 @@ def draw_behavior(evaluation: "Evaluation") -> CaptionedFigure:
         f"{name}: {behavior.r2_mean:.3f}"
         for name in ("NDT", "smoothed spikes")
         if (behavior := evaluation.scores[name].behavior) is not None
+        and np.isfinite(behavior.r2_mean)
     ]
+    scored = f" Mean R2 over all of them: {', '.join(numbers)}." if numbers else ""
     caption = (
         f"Behavior in {len(trials)} of {trials_text(evaluation)}, as measured and as decoded from "
-        "NDT's rates by ridge regression, fitted to the training trials. Mean R2 over all of them: "
-        f"{', '.join(numbers)}."
+        f"NDT's rates by ridge regression, fitted to the training trials.{scored}"
     )
     alt = "Decoded and measured behavior over time, one column per trial, one row per variable."
     return CaptionedFigure(figure, caption, alt)

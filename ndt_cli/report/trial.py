@@ -177,12 +177,10 @@ def trial_label(data: SpikeData, trial: int) -> str:
 
 
 def trial_text(data: SpikeData, trial: int, trials: str) -> str:
-    """Return such text as "trial 57 (number 2 of 12 validation trials)"."""
-    label = trial_label(data, trial)
-    of = f"number {trial} of " if label != f"trial {trial}" else ""
+    """Return such text as "trial 57 (place 2, from 0, of 12 validation trials)"."""
     labels_B = data.condition_labels
     condition = "" if labels_B is None else f", condition {labels_B[trial]}"
-    return f"{label} ({of}{trials}{condition})" if of else f"{label} of {trials}{condition}"
+    return f"{trial_label(data, trial)} (place {trial}, from 0, of {trials}{condition})"
 
 
 def spike_times(counts_T: NDArray[np.integer], bin_time: float, start: float = 0.0) -> list[float]:
@@ -242,8 +240,9 @@ def draw_rates(
         times.apply(axes, lowest=axes is panels[-1])
     known = ", and the true rates" if data.rates_BTN is not None else ""
     what = trial_text(data, trial, trials_text(evaluation))
+    neurons_text = count(data.n_neurons, "neuron")
     caption = (
-        f"{what[0].upper()}{what[1:]}. Top: spike counts of all {count(data.n_neurons, 'neuron')}. "
+        f"{what[0].upper()}{what[1:]}. Top: all spikes, of {neurons_text}. "
         "Below: rates that NDT infers with nothing hidden, spikes smoothed by a Gaussian of "
         f"{evaluation.smoothing_ms:.0f} ms{known}; ticks are spikes."
     )

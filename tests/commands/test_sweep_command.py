@@ -18,6 +18,7 @@ from ndt_cli.app import app
 from ndt_cli.commands.console import make_console
 from ndt_cli.commands.sweep_show import sweep_tables
 from ndt_cli.data.write import write_recording
+from ndt_cli.report import page
 from ndt_cli.search.folder import SweepFolder
 from ndt_cli.search.pbt import Lineage
 from ndt_cli.search.space import space_names
@@ -197,6 +198,18 @@ def test_the_end_names_the_best_settings_and_how_to_use_them(made):
     for name in ("default run", "smoothing", "mean rate"):
         score = best["references"][name]["rate-r2"]
         assert f"{name} {score:.4f}" in text
+
+
+def test_the_page_of_a_sweep_lists_as_shared_only_what_the_members_share(made, monkeypatch):
+    absent = {"caption": "", "source": ""}
+    monkeypatch.setattr(
+        page, "_figure", lambda name, title, *_: absent | {"name": name, "title": title}
+    )
+    sweep = SweepFolder.open(made[0])
+    text = page.sweep_html(sweep)
+    shared = text[text.index('<table class="settings">') : text.index("<h3>All settings")]
+    assert "train.max_epochs" in shared
+    assert not any(f"<code>{key}<" in shared for key in sweep.space.draws)
 
 
 @pytest.mark.parametrize(

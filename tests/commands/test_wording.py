@@ -36,6 +36,7 @@ FLAGS = {
         ("resume('my runs/a', until_epoch=5)", "ndt train --resume 'my runs/a' --until-epoch 5"),
         ("describe_file(FILE)", "ndt check-data FILE"),
         ("accept_changes=True", "ndt evaluate RUN --accept-changes"),
+        ("other_window=True", "ndt evaluate RUN --other-window"),
     ],
 )
 def test_python_in_backticks_is_shown_as_it_is_typed(code, typed):

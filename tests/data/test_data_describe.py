@@ -58,7 +58,7 @@ def test_behavior_that_is_missing_in_a_split_cannot_be_decoded(save):
     behavior = np.where((split == "valid")[:, None, None], np.nan, np.ones((40, 20, 1)))
     report = describe_file(save(split=split, behavior=behavior), DEFAULTS)
     assert report.uses == ("train",)
-    assert warned(report, "100.0 % of the validation trials' behavior is NaN")
+    assert warned(report, "100 % of the validation trials' behavior is NaN")
 
 
 def test_a_split_within_conditions_is_noted_only_where_they_have_several_trials(save):
@@ -127,8 +127,26 @@ def test_unusual_data_raise_a_warning(save):
     assert warned(report, "fire less than 0.1 spikes per second: 3")
     assert warned(report, "fire more than 500 spikes per second: is the bin width right?: 4")
     assert warned(report, "Mean rates differ")
-    assert warned(report, "25.0 % of all bins are padding")
+    assert warned(report, "25 % of all bins are padding")
     assert warned(report, "37.5 % of the training trials' behavior is NaN")
+
+
+def test_unusual_neurons_are_those_of_the_file_whichever_are_held_out(save):
+    spikes = RNG.poisson(0.5, (40, 20, 5))
+    spikes[:, :, 3] = 0
+    settings = DataSettings(heldout_neurons=(0, 1))
+    report = describe_file(save(spikes=spikes), settings)
+    assert report.silent_neurons == (3,)
+    assert warned(report, "1 of 5 neurons never fire in the training trials: 3")
+    named = describe_file(save(spikes=spikes, neuron_names=np.array([*"abcde"])), settings)
+    assert warned(named, "1 of 5 neurons never fire in the training trials: unit d")
+
+
+def test_a_small_share_is_not_shown_as_nothing(save):
+    behavior, split = np.ones((200, 20, 1)), np.array(["train", "valid"])[np.arange(200) // 160]
+    behavior[0, 0] = np.nan
+    report = describe_file(save(spikes=behavior > 0, behavior=behavior, split=split), DEFAULTS)
+    assert warned(report, "0.0312 % of the training trials' behavior is NaN")
 
 
 def test_every_broken_array_is_named_at_once(tmp_path):

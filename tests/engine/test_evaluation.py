@@ -111,7 +111,8 @@ def test_scores_of_training_trials_say_so(run, spikes):
     assert evaluate(run, recording=spikes).warnings == ()
     for split in ("train", "all"):
         (warning,) = evaluate(run, split=split, recording=spikes).warnings
-        assert warning.startswith("The model was trained on 12 of these")
+        which = {"train": "these 12", "all": "12 of these 18"}[split]
+        assert warning.startswith(f"The model was trained on {which} trials")
 
 
 def test_all_trials_come_in_the_order_of_the_file():

@@ -115,6 +115,15 @@ def test_open_refuses_what_is_no_run_folder(tmp_path, there):
     assert ("settings.toml" in caught.value.message) is there
 
 
+def test_a_folder_that_holds_runs_names_them(tmp_path):
+    for name in ("seed-0", "ensemble"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "settings.toml").touch()
+    with pytest.raises(RunError, match="not a run folder") as caught:
+        RunFolder.open(tmp_path)
+    assert f"such as {tmp_path / 'ensemble'}, {tmp_path / 'seed-0'}." in caught.value.hint
+
+
 def test_settings_come_back_as_they_were(tmp_path):
     settings = tiny_settings(model={"context_back": -1}, mask={"ratio": 0.4})
     folder = RunFolder(tmp_path)

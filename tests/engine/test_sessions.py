@@ -492,6 +492,7 @@ def test_train_takes_several_files_and_prints_the_scores_of_each(tmp_path, capsy
     said = capsys.readouterr()
     assert not stopped.value.code, said.err
     assert "together, by neurons" in said.out
+    assert "R2 of NDT" not in said.out  # the true rates are not known
     # One session alone cannot be resumed.
     assert f"ndt train --resume {tmp_path / 'run'} --set" in " ".join(said.err.split())
     assert f"run of day2: {tmp_path / 'run' / 'sessions' / 'day2'}" in said.out

@@ -4,11 +4,14 @@ import math
 
 import numpy as np
 import pytest
+from builders import spike_data
 
 from ndt_cli.metrics import (
     RateScoreSums,
     SpikeScoreSums,
     bits_per_spike,
+    decode_behavior,
+    psth_scores,
     rate_scores,
 )
 
@@ -202,6 +205,23 @@ def test_masks_and_shapes_must_fit():
         rate_scores(rates_BTN, truth_BTN, np.ones((7, 4), dtype=bool))
 
 
+def test_what_a_masked_array_masks_is_no_value():
+    rates_BTN, truth_BTN, spikes_BTN, scored_BTN = _random_set()
+    masked_BTN = np.ma.masked_array(rates_BTN, mask=~scored_BTN)
+    for score, target_BTN in ((rate_scores, truth_BTN), (bits_per_spike, spikes_BTN)):
+        with pytest.raises(ValueError, match="not finite"):
+            score(masked_BTN, target_BTN)
+        score(masked_BTN, target_BTN, scored_BTN)
+
+
+def test_nested_lists_are_arrays_and_a_mask_has_no_numbers():
+    rates_BTN, _, spikes_BTN, scored_BTN = _random_set()
+    listed = bits_per_spike(rates_BTN.tolist(), spikes_BTN.tolist(), scored_BTN.tolist())
+    assert listed.nll == bits_per_spike(rates_BTN, spikes_BTN, scored_BTN).nll
+    with pytest.raises(ValueError, match="mask of True and False; found values of type int64"):
+        bits_per_spike(rates_BTN, spikes_BTN, scored_BTN.astype(np.int64))
+
+
 def test_the_population_and_its_neurons_have_bits_per_spike_of_their_own():
     # Three neurons of 1, 2 and 12 spikes: the pooled score follows the busy one, the median not.
     spikes_BTN = np.zeros((1, 20, 3))
@@ -217,3 +237,15 @@ def test_the_population_and_its_neurons_have_bits_per_spike_of_their_own():
     assert scores.bits_per_spike_mean == pytest.approx(busy / 3)
     assert scores.bits_per_spike_median == pytest.approx(0)
     assert math.isnan(bits_per_spike(rates_BTN, 0 * spikes_BTN).bits_per_spike_median)
+
+
+@pytest.mark.parametrize("score", [psth_scores, decode_behavior])
+def test_rates_of_other_trials_neurons_or_bins_are_refused(score):
+    rates_BTN = np.random.default_rng(0).random((4, 6, 2))
+    data = spike_data(4, 6, 2, conditions_B=np.zeros(4, int), behavior_BTV=rates_BTN)
+    others = [np.concatenate([rates_BTN, rates_BTN]), rates_BTN[:2], rates_BTN[:, :1]]
+    for other_BTN in [*others, *([rates_BTN[:, :, :1]] if score is psth_scores else [])]:
+        with pytest.raises(ValueError, match=r"expected \(4, 6, "):
+            score(other_BTN, data)
+    with pytest.raises(ValueError, match="not finite"):
+        score(rates_BTN * np.nan, data)

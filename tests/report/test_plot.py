@@ -64,6 +64,7 @@ def test_all_figures_are_written_to_a_folder(run, sweep, tmp_path):
     assert written == set(FIGURES) - lacking
     assert result.stdout.count("figure: ") == len(written)
     assert "already exists" in ndt("plot", run, "all", "--out", tmp_path / "figures").stderr
+    assert "folder, not to one file" in ndt("plot", run, "all", "--out", tmp_path / "a.png").stderr
     printed = ndt("plot", sweep, "all", "--out", tmp_path / "sweep", "--json")
     found = json.loads(printed.stdout)
     assert found["schema"] == "ndt/plot/1"
@@ -86,7 +87,8 @@ def test_trial_and_neurons_can_be_chosen(run, tmp_path):
     words = ("plot", run, "rates", "--out", file, "--trial", 2, "--neuron", 3, "--split", "train")
     result = ndt(*words)
     assert result.exit_code == 0, result.output
-    assert "Trial 2 of 12 training trials of 8 bins of 10 ms" in " ".join(result.stderr.split())
+    caption = " ".join(result.stderr.split())
+    assert "Trial 2 (place 2, from 0, of 12 training trials of 8 bins" in caption
     text = file.read_text(encoding="utf-8")
     assert "neuron 3" in text
     assert "neuron 1" not in text

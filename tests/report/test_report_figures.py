@@ -250,7 +250,7 @@ def test_figures_name_units_trials_and_conditions_as_the_recording_does():
     assert figure.axes[1].get_ylabel() == "unit 41\n(Hz)"
     assert figure.axes[1].get_xlabel() == "time from go cue (ms)"
     assert trial_text(data, 2, "12 validation trials") == (
-        "trial 102 (number 2 of 12 validation trials, condition right)"
+        "trial 102 (place 2, from 0, of 12 validation trials, condition right)"
     )
     assert [group.label for group in condition_groups(data, 3)] == ["left", "middle", "right"]
     by_condition = rates_by_condition(data, inferred_BTN, smoothed_BTN, neurons=[0])
@@ -330,6 +330,14 @@ def test_decoded_behavior_stands_beside_the_true_one():
     assert "NDT: 0.500, smoothed spikes: 0.500" in drawn.caption
     with pytest.raises(DataError, match="no decoder of behavior that was fitted to other trials"):
         draw_behavior(evaluation_of(data, np.ones((12, 40, 5))))
+    one_bin = dataclasses.replace(data, lengths_B=np.ones(12, int))  # has a line, from end to end
+    short = evaluation_of(one_bin, np.ones((12, 40, 5)), scores=scores, decoders={"NDT": decoder})
+    assert len(draw_behavior(short).figure.axes[0].lines[0].get_xdata()) == 2
+    behavior.behavior.r2_mean = np.nan  # of variables that never change
+    assert "R2" not in draw_behavior(decoded).caption
+    data.behavior_BTV[:] = np.nan
+    with pytest.raises(DataError, match="no behavior could be decoded"):
+        draw_behavior(decoded)
 
 
 def test_neurons_are_found_by_name_and_by_place():

@@ -224,6 +224,13 @@ def test_on_the_command_line_the_page_gives_commands(run, spikes, unpainted):
     assert f"ndt report {run}\n" in text
 
 
+def test_a_session_of_several_is_repeated_in_the_run_of_all(run, spikes, unpainted):
+    session = RunContents(run, recording=spikes)
+    session.about["trained_in"] = "/runs/days"
+    text = Page(run_html(session)).text
+    assert "train(load_settings('/runs/days/settings.toml'), out='/runs/days-again')" in text
+
+
 def test_no_name_from_a_file_is_taken_for_html(tmp_path, unpainted):
     wide = np.random.default_rng(0).normal(size=(18, 8, 2))
     hostile = "</td><script>alert(2)</script>"

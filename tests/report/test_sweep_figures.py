@@ -103,6 +103,12 @@ def test_a_score_far_worse_than_the_others_does_not_flatten_them_and_is_counted(
     assert "1 far worse" in figure.get_suptitle()
 
 
+def test_the_mean_rate_is_named_where_its_line_is_outside_of_the_panels():
+    for losses, words in (([0.45, 0.47], "; dotted: mean rate"), ([0.5, 0.51], "panels: 0.4600")):
+        figure = draw_settings(results(*map(member, (0, 1), losses)), DRAWS).figure
+        assert figure.get_suptitle().endswith(words)
+
+
 def test_limits_follow_the_better_direction():
     down, up = (
         limits_of([0.1, 0.2, 0.3, 50.0], "masked-loss"),
@@ -207,3 +213,5 @@ def test_the_page_counts_members_of_every_status():
     about = dict(sweep_page._about(sweep, results(*members)))
     assert about["members"].startswith(f"{len(STATUSES)}: ")
     assert all(f"1 {status}" in about["members"] for status in STATUSES)
+    [lead] = sweep_page._lead(results(*MEMBERS))
+    assert lead.endswith("member 0, loss of hidden bins 0.4000; mean rate 0.4600.")
