@@ -98,9 +98,31 @@ _MOST_BINS, _MOST_NEURONS = 2**17, 2**20
 
 
 # Settings that may differ between a run and its checkpoints: where the data and the processor are,
-# how long it trains and how it is saved.
-RESUMABLE = ("max_epochs", "patience_epochs", "save_interval_minutes", "on_save_error")
-_FREE = {"data.file", "train.device", "train.tensorboard", *(f"train.{name}" for name in RESUMABLE)}
+# how it is saved, and how long it trains.
+PLACES = (
+    "data.file",
+    "data.files",
+    "train.device",
+    "train.tensorboard",
+    "train.save_interval_minutes",
+    "train.on_save_error",
+)
+RESUMABLE = ("train.max_epochs", "train.patience_epochs", *PLACES)
+
+
+def changed_settings(
+    before: Mapping[str, Mapping[str, Any]],
+    now: Mapping[str, Mapping[str, Any]],
+    free: Sequence[str] = RESUMABLE,
+) -> list[str]:
+    """Say which settings differ, but for those of `free`; both as plain values."""
+    return [
+        f"{section}.{name} was {value}, and is {other}"
+        for section, values in before.items()
+        for name, value in values.items()
+        if (other := now.get(section, {}).get(name, value)) != value
+        and f"{section}.{name}" not in free
+    ]
 
 
 @dataclass(frozen=True)
@@ -125,13 +147,8 @@ class Origin:
 
     def differences(self, run: "Origin") -> list[str]:
         """Say in what a checkpoint is not of a run, the most telling first; empty if it is."""
-        found = [
-            f"{section}.{name} was {value}, and is {now} in settings.toml"
-            for section, values in self.settings.items()
-            for name, value in values.items()
-            if (now := run.settings.get(section, {}).get(name, value)) != value
-            and f"{section}.{name}" not in _FREE
-        ]
+        changes = changed_settings(self.settings, run.settings)
+        found = [f"{change} in settings.toml" for change in changes]
         found += [f"other {what}" for what, its in self.data.items() if run.data.get(what) != its]
         if self.id != run.id and not found:
             found = ["another run of the same settings and data"]

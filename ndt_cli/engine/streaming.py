@@ -168,7 +168,8 @@ class RateStream:
         ------
         DataError
             If the counts are not as many as there are neurons, negative, not whole, not finite or
-            above 65535; if the stream was flushed; or past the trained length where the model ends there.
+            above 65535; if the stream was flushed; or past the trained length where the model
+            ends there.
         """
         if self._ended:
             raise DataError("the stream has ended", "Call `reset()` before the next recording.")

@@ -18,7 +18,7 @@ from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.events import Watcher
 from ndt_cli.engine.executors import Executor, InTurn, Job, Report, StopRequest
 from ndt_cli.engine.inference import reference_scores
-from ndt_cli.engine.preflight import check_same_data, check_trainable
+from ndt_cli.engine.preflight import check_same_data, check_trainable, load_own_data
 from ndt_cli.engine.run_folder import NewMetrics, RunFolder, default_path, hold_run
 from ndt_cli.engine.trackers import MemberLogger, log_results, require_tensorboard
 from ndt_cli.engine.trainer import ignore
@@ -199,7 +199,8 @@ def resume_sweep(
             "Leave out `n_members`, or ask for more.",
         )
     folder = replace(folder, plan=SweepPlan.of(**{**folder.plan.model_dump(), "members": members}))
-    recording = recording or load_recording(folder.settings.data)
+    hint = f"Give its new place, as file in the section data of {folder.path / 'base.toml'}."
+    recording = recording or load_own_data(folder.path, folder.settings.data, hint)
     loop = _Loop(folder, recording, executor, watching, time_budget, should_stop)
     if members > before:
         check_draws(folder)
@@ -266,6 +267,7 @@ class _Loop:
         """Find out what is done; the folder is held."""
         folder, recording = self._folder, self._recording
         folder.remove_leftovers()
+        folder.check_members()
         (folder.path / "members").mkdir(exist_ok=True)
         for run in (*(folder.path / "members").iterdir(), folder.path / "default"):
             if run.suffix == ".stop":
