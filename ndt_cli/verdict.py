@@ -356,6 +356,5 @@ def _advice(training: TrainingFacts, overfits: bool, longer: bool) -> list[str]:
         passes = loaded(own, "inference.passes=8")
         advice.append(f"Rates averaged over several passes: `train({passes})`")
     advice.append(f"The mean of several networks: `fit_seeds({loaded(own)}, n_seeds=5)`")
-    searched = f"`sweep({loaded(own)}, find_space('generic'))`"
-    advice.append(f"A search for better settings: {searched}")
+    advice.append(f"A search for better settings: `sweep({loaded(own)})`")
     return advice

@@ -28,7 +28,7 @@ from ndt_cli.search.folder import Pruner, Sampler, SweepFolder, SweepPlan
 from ndt_cli.search.member import Member, train_member
 from ndt_cli.search.pbt import MovesWatcher, PopulationStrategy, check_population
 from ndt_cli.search.results import MemberResult, SweepResults
-from ndt_cli.search.space import Space
+from ndt_cli.search.space import Space, default_space, find_space
 from ndt_cli.search.study import OptunaStrategy, check_draws, rung_epochs
 from ndt_cli.settings.tree import Settings
 
@@ -83,7 +83,7 @@ class SweepRun:
 
 def sweep(
     settings: Settings,
-    space: Space,
+    space: Space | None = None,
     *,
     n_members: int = 20,
     seed: int = 0,
@@ -108,8 +108,8 @@ def sweep(
         What the members share. ``train.choose_by`` ranks them; ``train.seed`` is the seed of
         member 0, and each further member takes the next. Of several sessions (``data.files``), a
         score is the mean over them.
-    space : Space
-        What is drawn (`ndt_cli.search.space.find_space`).
+    space : Space, optional
+        What is drawn (`ndt_cli.search.space.find_space`). Default: `default_space` of the settings.
     n_members, seed, n_seeds, sampler, pruner, grace_epochs, pbt_interval, default_run
         See `ndt_cli.search.folder.SweepPlan`.
     time_budget : float, optional
@@ -160,7 +160,8 @@ def sweep(
         require_tensorboard()
     recording = recording or load_recording(settings.data)
     settings = for_trials(settings, recording.train)
-    check_population(plan, settings)
+    space = space or find_space(default_space(settings))
+    check_population(plan, settings, space)
     path = Path(out) if out is not None else default_path(f"sweep-{Path(recording.source).stem}")
     folder = SweepFolder(path, settings, space, plan)
     check_draws(folder)
