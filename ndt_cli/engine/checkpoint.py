@@ -214,9 +214,16 @@ def read_header(path: Path, texts: Mapping[str, str]) -> Header:
         reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise CheckpointError(
             f"{path}: its header is damaged ({reason[:300]})",
-            "use another checkpoint of the run: `checkpoint='last'`, or best-masked-loss",
+            _others(path),
         ) from error
     return header
+
+
+def _others(path: Path) -> str:
+    """Say which checkpoints there are in place of one that cannot be used."""
+    names = sorted(other.stem for other in path.parent.glob("*.safetensors") if other != path)
+    found = ", ".join(f"`checkpoint='{name}'`" for name in names)
+    return f"The run has {found or 'no other'}; training resumes from last alone."
 
 
 def _read_progress(text: str) -> dict[str, Any]:
@@ -407,8 +414,8 @@ class Checkpoint:
         if not path.is_file():
             raise CheckpointError(
                 f"{path}: there is no such checkpoint",
-                "best ones come with the first validation (train.val_interval_epochs), and only "
-                "for measures that the data allow",
+                f"{_others(path)} Best ones come with the first validation "
+                "(train.val_interval_epochs), and only for measures that the data allow.",
             )
         try:
             with safe_open(path, framework="pt") as file:
@@ -416,8 +423,7 @@ class Checkpoint:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
-                f"{path}: not a whole ndt checkpoint ({error})",
-                "use another checkpoint of the run: `checkpoint='last'`, or best-masked-loss",
+                f"{path}: not a whole ndt checkpoint ({error})", _others(path)
             ) from error
         except BaseException as error:
             if type(error).__name__ == "PanicException":  # of safetensors' Rust, out of memory
