@@ -98,7 +98,10 @@ class DataSettings(_Section):
         if self.file is not None and self.files:
             raise ValueError("file and files are both given; expected only one of them")
         if len(self.files) == 1 or len(set(self.files)) < len(self.files):
-            raise ValueError("files names one session alone, or one twice; for one there is file")
+            raise ValueError(
+                "files names a spike file twice, or a single one; expected two or more sessions "
+                "(`data.file=FILE` is for one)"
+            )
         if len(set(self.heldout_neurons)) < len(self.heldout_neurons):
             raise ValueError("heldout_neurons names a neuron twice")
         return self
