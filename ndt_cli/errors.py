@@ -124,5 +124,12 @@ def called(function: str, *arguments: object, **keywords: object) -> str:
 
 
 def typed(path: Path | str) -> str:
-    """Return a path as it is typed in a shell, quoted if necessary."""
-    return shlex.quote(str(path))
+    """Return a path as it is typed in a shell, quoted if necessary, and never as an option.
+
+    Examples
+    --------
+    >>> typed("my run"), typed("-run")
+    ("'my run'", './-run')
+    """
+    text = str(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)

@@ -13,6 +13,7 @@ from ndt_cli.data.spike_data import KEPT_BYTES, Recording
 from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.events import Watcher
 from ndt_cli.engine.inference import load_trained
+from ndt_cli.engine.preflight import load_own_data
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.trackers import log_results
 from ndt_cli.engine.trainer import TrainResult
@@ -142,7 +143,8 @@ def resume_fit(
     >>> resume_fit("runs/new").training.stopped
     'finished'
     """
-    recording = recording or load_recording(RunFolder.open(Path(run)).settings().data)
+    folder = RunFolder.open(Path(run))
+    recording = recording or load_own_data(folder.path, folder.settings(overrides).data)
     result = resume(
         run,
         overrides=overrides,

@@ -23,7 +23,9 @@ from ndt_cli.data.spike_data import Recording
 from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.ensembles import Ensemble, save_ensemble
 from ndt_cli.engine.events import Watcher
+from ndt_cli.engine.preflight import check_same_settings, load_own_data
 from ndt_cli.engine.run_folder import RunFolder, claim_default_path
+from ndt_cli.engine.training import for_trials
 from ndt_cli.errors import ExistingFileError, RunError, SettingsError, called
 from ndt_cli.evaluation import Evaluation, evaluate, store_references
 from ndt_cli.fitting import fit, resume_fit
@@ -227,7 +229,8 @@ def resume_seeds(
             "The file is damaged, or of a later version of ndt.",
         )
     settings = load_settings(path / SETTINGS_FILE)
-    recording = recording or load_recording(settings.data)
+    hint = f"Give its new place, as file in the section data of {path / SETTINGS_FILE}."
+    recording = recording or load_own_data(path, settings.data, hint)
     return _fit_all(path, settings, seeds, recording, watch, should_stop)
 
 
@@ -240,17 +243,22 @@ def _fit_all(
     should_stop: Callable[[], bool],
 ) -> SeedsFit:
     """Train what is not trained yet, then average and score."""
+    settings = for_trials(settings, recording.train)
     runs = [path / f"seed-{seed}" for seed in seeds]
     for seed, run in zip(seeds, runs, strict=True):
+        train = settings.train.model_copy(update={"seed": seed})
+        own = settings.model_copy(update={"train": train})
+        is_begun = (run / "settings.toml").is_file()
+        if is_begun:
+            hint = f"Put {path / SETTINGS_FILE} back as it was, or start anew in another folder."
+            check_same_settings(RunFolder(run).settings(), own, f"{run} has other settings", hint)
         if (run / "summary.json").is_file():
             continue
         if should_stop():
             return SeedsFit(path, runs, False, [], None)
-        if (run / "settings.toml").is_file():
+        if is_begun:
             done = resume_fit(run, recording=recording, watch=watch, should_stop=should_stop)
         else:
-            train = settings.train.model_copy(update={"seed": seed})
-            own = settings.model_copy(update={"train": train})
             done = fit(own, out=run, recording=recording, watch=watch, should_stop=should_stop)
         if done.training.stopped == "interrupted":
             return SeedsFit(path, runs, False, [], None)

@@ -373,6 +373,5 @@ def _advice(training: TrainingFacts, overfits: bool, longer: bool) -> list[str]:
         advice.append(f"Rates averaged over several passes: `train({passes})`")
     if training.n_networks == 1:
         advice.append(f"The mean of several networks: `fit_seeds({loaded(own)}, n_seeds=5)`")
-    searched = f"`sweep({loaded(own)}, find_space('generic'))`"
-    advice.append(f"A search for better settings: {searched}")
+    advice.append(f"A search for better settings: `sweep({loaded(own)})`")
     return advice

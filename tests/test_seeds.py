@@ -1,6 +1,7 @@
 """Several seeds: ordinary runs, their spread, their ensemble, and exact resuming."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -72,6 +73,14 @@ def test_an_interrupted_training_resumes_to_the_same_result(made, spikes, tmp_pa
     # What was finished is not trained again.
     assert (tmp_path / "two" / "seed-4" / "metrics.jsonl").stat().st_mtime_ns == first
     assert resume_seeds(tmp_path / "two", recording=spikes).scores == made.scores
+
+
+def test_seeds_with_other_settings_are_not_averaged(made, spikes, tmp_path):
+    shutil.copytree(made.path, tmp_path / "two")
+    file = tmp_path / "two" / "seeds.toml"
+    file.write_text(file.read_text().replace("max_epochs = 2", "max_epochs = 3"))
+    with pytest.raises(SettingsError, match=r"seed-4 has .*max_epochs was 2, and is 3"):
+        resume_seeds(tmp_path / "two", recording=spikes)
 
 
 def test_a_folder_is_never_overwritten_and_one_seed_is_none(spikes, tmp_path):

@@ -126,7 +126,7 @@ def test_advice_begins_with_the_most_promising_change_and_is_typed_as_a_command(
     assert "Longer training: ndt train --resume runs/a --set train.max_epochs=6" in advice
     assert any("ndt train --resume runs/a --set" in as_typed(text) for text in found.warnings)
     assert "ndt train --config runs/a/settings.toml --seeds 5" in advice[-2]
-    assert "ndt sweep --config runs/a/settings.toml --space generic" in advice[-1]
+    assert "ndt sweep --config runs/a/settings.toml" in advice[-1]
     short = [as_typed(line) for line in verdict(scores(0), scores(1)).advice]
     assert "More dropout: ndt train --config runs/a/settings.toml --set model.dropout=" in short[1]
     assert not any(

@@ -75,6 +75,7 @@ def _show_fields(as_json: bool) -> None:
         print_json("settings/1", {"fields": [asdict(field) for field in field_table()]})
         return
     table = Table("Setting", "Takes", "Default", "What it does", show_lines=True)
+    table.columns[0].no_wrap, table.columns[0].overflow = True, "fold"
     for field in field_table():
         default = "" if field.default is None else json.dumps(field.default)
         table.add_row(field.key, field.expected, default, field.doc)

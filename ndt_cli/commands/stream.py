@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import re
 import stat
 import sys
 import time
@@ -189,7 +190,7 @@ class _Lines:
         for line in stdin:
             came_s = time.perf_counter()
             self.number += 1
-            counts = self._parsed(line.decode("utf-8", "replace").strip())
+            counts = self._parsed(line.decode("utf-8-sig", "replace").strip())
             if asked_s is not None and counts != "reset" and not is_file:
                 self._note_late((came_s - asked_s) * 1000 - self.rates.bin_ms)
             yield counts
@@ -217,7 +218,8 @@ class _Lines:
             except (ValueError, RecursionError):
                 raise self._error("is not a JSON list", "Each line is [1, 0, 2, ...].") from None
         else:
-            values = text.replace(",", " ").split()
+            # Two commas have a missing count between them: without it, others would move up.
+            values = re.split(r"\s*,\s*|\s+", text)
         if len(values) != self.rates.n_neurons:
             raise self._error(
                 f"has {len(values)} counts; expected {self.rates.n_neurons}, one for each channel "

@@ -232,8 +232,15 @@ def sweep(
     if resume is not None:
         settings = SweepFolder.open(resume).settings
     else:
-        found = find_space(space or default_space(name))
+        found = find_space(space or default_space(settings, name))
         note(f"space: {found.name}, {len(found.draws)} settings drawn")
+        drawn = [key for key in found.draws if any(c.startswith(f"{key}=") for c in changes)]
+        if drawn:
+            note(
+                f"drawn for every member, whatever is set: {', '.join(drawn)}; to keep what is set,"
+            )
+            own = f"ndt sweep spaces {typed(found.name)} > mine.toml"
+            note(f"leave it out of a space of your own: {own}")
         out = out or default_path(f"sweep-{_data_name(settings)}")
     executor = _executor(jobs, backend, ray_address, cpus_per_worker, gpus_per_worker)
     with ExitStack() as open_:

@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from ndt_cli.errors import typed
+
 # The commands that do the same as the Python functions that messages name.
 COMMAND_OF = {
     "check_dataset": "ndt nlb-data --check",
@@ -148,7 +150,7 @@ def _option(flag: str, value: str) -> str:
 
 def _word(argument: ast.expr) -> str:
     if isinstance(argument, ast.Constant):
-        return shlex.quote(str(argument.value))
+        return typed(str(argument.value))
     if isinstance(argument, ast.Call) and ast.unparse(argument.func) in _FLAG_OF_CALL:
         value = " ".join(map(_word, argument.args))
         return f"{_FLAG_OF_CALL[ast.unparse(argument.func)]} {value}".rstrip()

@@ -98,9 +98,31 @@ _MOST_BINS, _MOST_NEURONS = 2**17, 2**20
 
 
 # Settings that may differ between a run and its checkpoints: where the data and the processor are,
-# how long it trains and how it is saved.
-RESUMABLE = ("max_epochs", "patience_epochs", "save_interval_minutes", "on_save_error")
-_FREE = {"data.file", "train.device", "train.tensorboard", *(f"train.{name}" for name in RESUMABLE)}
+# how it is saved, and how long it trains.
+PLACES = (
+    "data.file",
+    "data.files",
+    "train.device",
+    "train.tensorboard",
+    "train.save_interval_minutes",
+    "train.on_save_error",
+)
+RESUMABLE = ("train.max_epochs", "train.patience_epochs", *PLACES)
+
+
+def changed_settings(
+    before: Mapping[str, Mapping[str, Any]],
+    now: Mapping[str, Mapping[str, Any]],
+    free: Sequence[str] = RESUMABLE,
+) -> list[str]:
+    """Say which settings differ, but for those of `free`; both as plain values."""
+    return [
+        f"{section}.{name} was {value}, and is {other}"
+        for section, values in before.items()
+        for name, value in values.items()
+        if (other := now.get(section, {}).get(name, value)) != value
+        and f"{section}.{name}" not in free
+    ]
 
 
 @dataclass(frozen=True)
@@ -125,13 +147,8 @@ class Origin:
 
     def differences(self, run: "Origin") -> list[str]:
         """Say in what a checkpoint is not of a run, the most telling first; empty if it is."""
-        found = [
-            f"{section}.{name} was {value}, and is {now} in settings.toml"
-            for section, values in self.settings.items()
-            for name, value in values.items()
-            if (now := run.settings.get(section, {}).get(name, value)) != value
-            and f"{section}.{name}" not in _FREE
-        ]
+        changes = changed_settings(self.settings, run.settings)
+        found = [f"{change} in settings.toml" for change in changes]
         found += [f"other {what}" for what, its in self.data.items() if run.data.get(what) != its]
         if self.id != run.id and not found:
             found = ["another run of the same settings and data"]
@@ -197,9 +214,16 @@ def read_header(path: Path, texts: Mapping[str, str]) -> Header:
         reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise CheckpointError(
             f"{path}: its header is damaged ({reason[:300]})",
-            "use another checkpoint of the run: `checkpoint='last'`, or best-masked-loss",
+            _others(path),
         ) from error
     return header
+
+
+def _others(path: Path) -> str:
+    """Say which checkpoints there are in place of one that cannot be used."""
+    names = sorted(other.stem for other in path.parent.glob("*.safetensors") if other != path)
+    found = ", ".join(f"`checkpoint='{name}'`" for name in names)
+    return f"The run has {found or 'no other'}; training resumes from last alone."
 
 
 def _read_progress(text: str) -> dict[str, Any]:
@@ -390,8 +414,8 @@ class Checkpoint:
         if not path.is_file():
             raise CheckpointError(
                 f"{path}: there is no such checkpoint",
-                "best ones come with the first validation (train.val_interval_epochs), and only "
-                "for measures that the data allow",
+                f"{_others(path)} Best ones come with the first validation "
+                "(train.val_interval_epochs), and only for measures that the data allow.",
             )
         try:
             with safe_open(path, framework="pt") as file:
@@ -399,8 +423,7 @@ class Checkpoint:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
-                f"{path}: not a whole ndt checkpoint ({error})",
-                "use another checkpoint of the run: `checkpoint='last'`, or best-masked-loss",
+                f"{path}: not a whole ndt checkpoint ({error})", _others(path)
             ) from error
         except BaseException as error:
             if type(error).__name__ == "PanicException":  # of safetensors' Rust, out of memory

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from ndt_cli.baselines import constant_rates, mean_rate
 from ndt_cli.baselines.smoothing_reference import SmoothingReference
-from ndt_cli.data.loading import limit_training, load_file, load_recording
+from ndt_cli.data.loading import limit_training, load_file
 from ndt_cli.data.sessions import split_sessions, split_trials
 from ndt_cli.data.spike_data import IntArray, Recording, SpikeData
 from ndt_cli.engine.batches import stream_seed
 from ndt_cli.engine.ensembles import Ensemble
 from ndt_cli.engine.measures import ValidationScores, mean_scores, scores_of_rates
-from ndt_cli.engine.preflight import check_same_data, is_same_data
+from ndt_cli.engine.preflight import check_same_data, is_same_data, load_own_data
 from ndt_cli.engine.trained_model import Float32Array, Model, TrainedModel
 from ndt_cli.errors import DataError, SettingsError
 from ndt_cli.settings.tree import Settings
@@ -126,13 +126,8 @@ def recording_of(
             if is_same_data(trained.run, as_trained):
                 return as_trained, True
         return recording, False
-    file = trained.settings.data.file
-    if file is not None and not Path(file).exists():
-        raise DataError(
-            f"{file}: the spike file that {trained.run.path} was trained on is not there",
-            "Give its new place, or another file of the same neurons: `data='FILE'`.",
-        )
-    recording = load_recording(trained.settings.data)
+    hint = "Give its new place, or another file of the same neurons: `data='FILE'`."
+    recording = load_own_data(trained.run.path, trained.settings.data, hint)
     # Other trials would pass for those of the training.
     check_same_data(trained.run, recording, accept_changes=accept_changes)
     return recording, True

@@ -1,11 +1,14 @@
 """Checks before the first step: data and settings that cannot be trained, or exceed memory."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
+from ndt_cli.data.loading import load_recording
 from ndt_cli.data.spike_data import Recording, SpikeData, check_recording
-from ndt_cli.engine.checkpoint import RESUMABLE, refuse_unless
+from ndt_cli.engine.checkpoint import PLACES, RESUMABLE, changed_settings, refuse_unless
 from ndt_cli.engine.device import choose_compute, free_gpu_bytes, n_cores, visible_gpus
 from ndt_cli.engine.measures import MEASURES
 from ndt_cli.engine.run_folder import RunFolder, SplitFacts
@@ -14,7 +17,7 @@ from ndt_cli.memory import free_bytes, in_gb
 from ndt_cli.model.context import Context
 from ndt_cli.model.embedding import encoder_width, n_inputs
 from ndt_cli.model.network import ModelShape, NeuralDataTransformer
-from ndt_cli.settings.tree import Settings
+from ndt_cli.settings.tree import DataSettings, Settings
 
 
 def check_trainable(recording: Recording, settings: Settings) -> None:
@@ -50,13 +53,34 @@ def check_trainable(recording: Recording, settings: Settings) -> None:
 
 def check_resumable(before: Settings, now: Settings) -> None:
     """Refuse to resume a run with settings that would make it another run."""
-    free = {name: getattr(now.train, name) for name in RESUMABLE}
-    if before.model_copy(update={"train": before.train.model_copy(update=free)}) != now:
-        allowed = ", ".join(f"train.{name}" for name in RESUMABLE)
-        raise SettingsError(
-            f"a resumed run can change these settings only: {allowed}",
-            "For other settings start a new run from the settings.toml of this one.",
-        )
+    check_same_settings(
+        before,
+        now,
+        "a resumed run keeps its settings",
+        f"Only these can change: {', '.join(RESUMABLE)}. For others start a new run from the "
+        "settings.toml of this one.",
+        RESUMABLE,
+    )
+
+
+def check_same_settings(
+    before: Settings, now: Settings, what: str, hint: str, free: Sequence[str] = PLACES
+) -> None:
+    """Raise a SettingsError that names the settings that differ, but for those of ``free``."""
+    plain = [settings.model_dump(mode="json") for settings in (before, now)]
+    changes = changed_settings(plain[0], plain[1], free)
+    if changes:
+        raise SettingsError(f"{what}: {'; '.join(changes)}", hint)
+
+
+def load_own_data(
+    run: Path, settings: DataSettings, hint: str = "Give its new place: `data.file=FILE`."
+) -> Recording:
+    """Load the trials of a run; if their file is gone, ``hint`` says how to give its new place."""
+    for file in settings.files or [settings.file]:
+        if file is not None and not file.exists():
+            raise DataError(f"{file}: the spike file that {run} was trained on is not there", hint)
+    return load_recording(settings)
 
 
 def check_same_data(

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ndt_cli.data.spike_data import SpikeData
+from ndt_cli.data.spike_data import MAX_COUNT, SpikeData
+from ndt_cli.engine.checkpoint import digest_weights
 from ndt_cli.engine.run_folder import SplitFacts
 from ndt_cli.errors import DataError
 from ndt_cli.metrics.decoding import Decoder, lag_bins, load_decoders
@@ -125,6 +126,8 @@ class RateStream:
         if decoder is not None:
             self._decoding = _Decoding(decoder, _file_order_N(trained_on))
             self.decoding_delay_ms = self.delay_ms - self._decoding.earliest * self.bin_ms
+        digest = digest_weights(network for network, _ in networks)
+        self._weights = np.frombuffer(bytes.fromhex(digest), dtype=np.uint8)
         self.reset()
 
     def reset(self) -> None:
@@ -164,8 +167,9 @@ class RateStream:
         Raises
         ------
         DataError
-            If the counts are not as many as there are neurons, negative, not whole or not finite;
-            if the stream was flushed; or past the trained length where the model ends there.
+            If the counts are not as many as there are neurons, negative, not whole, not finite or
+            above 65535; if the stream was flushed; or past the trained length where the model
+            ends there.
         """
         if self._ended:
             raise DataError("the stream has ended", "Call `reset()` before the next recording.")
@@ -214,6 +218,7 @@ class RateStream:
         if self._decoding is not None:
             state["decoding"] = self._decoding.memory.copy()
             state["decoding.bins"] = np.array(self._decoding.n_bins)
+        state["weights"] = self._weights.copy()  # a digest: whose state it is
         return state
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
@@ -227,10 +232,14 @@ class RateStream:
         own = self.state()
         for key, value in own.items():
             found = state[key].shape if key in state else None
+            what = None
             if not key.startswith("waiting") and found != value.shape:
+                what = f"{key} is {found or 'missing'}; expected {value.shape}"
+            elif key == "weights" and not np.array_equal(state[key], value):
+                what = "it is of a model with other weights"
+            if what is not None:
                 raise DataError(
-                    f"`state`: {key} is {found or 'missing'}; expected {value.shape}",
-                    "Restore a state of the same model, with the same decoder.",
+                    f"`state`: {what}", "Restore a state of the same model, with the same decoder."
                 )
         flags = [int(value) for value in state["stream"]]
         self.bin, self.decoded_bin, self._n_exact = flags[:3]
@@ -263,6 +272,8 @@ class RateStream:
                 _refuse(counts, wrong_N, what)
         if counts.dtype.kind != "u" and counts.min() < 0:
             _refuse(counts, counts < 0, "is negative")
+        if counts.max() > MAX_COUNT:
+            _refuse(counts, counts > MAX_COUNT, f"is above {MAX_COUNT}")
         return counts
 
     def _next(self) -> Float32Array | None:

@@ -23,6 +23,7 @@ from ndt_cli.engine.preflight import (
     check_resumable,
     check_same_data,
     check_trainable,
+    load_own_data,
 )
 from ndt_cli.engine.run_folder import (
     RunFacts,
@@ -150,8 +151,8 @@ def resume(
     run : Path or str
         A run folder.
     overrides : sequence of str, or mapping
-        ``"train.max_epochs=500"`` may change, as may ``train.patience_epochs`` and how the run is
-        saved; with any other change it would be another run.
+        ``"train.max_epochs=500"`` may change, as may ``train.patience_epochs``, where data and
+        processor are and how the run is saved; with any other change it would be another run.
     recording, watch, should_stop, until_epoch
         As in `train`.
     accept_changes : bool
@@ -206,7 +207,7 @@ def resume(
     check_resumable(folder.settings(), settings)
     if settings.train.tensorboard:
         require_tensorboard()
-    recording = recording or load_recording(settings.data)
+    recording = recording or load_own_data(folder.path, settings.data)
     check_same_data(folder, recording, accept_changes=accept_changes)
     check_trainable(recording, settings)
     ranks = Ranks.from_environment()

@@ -3,6 +3,7 @@
 Axes: N neurons.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +108,7 @@ _CHOICES = {
     "MODEL.LOSS.TYPE": ("poisson", "cel"),
     "TRAIN.LR.SCHEDULER": tuple(_SCHEDULES),
 }
+_EXPONENT = re.compile(r"[+-]?[0-9]{1,9}[eE][+-]?[0-9]{1,3}")
 _TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
@@ -200,7 +202,11 @@ def read_ndt1_config(path: Path) -> tuple[str, list[str]]:
         config = yaml.safe_load(text)
         if not isinstance(config, dict):
             raise ValueError("it holds no table of settings")
-        config = flattened(config)
+        # To YAML, a number without a point, such as 1e-3, is text; NDT1 reads it as a number.
+        config = {
+            key: float(value) if _EXPONENT.fullmatch(str(value)) else value
+            for key, value in flattened(config).items()
+        }
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise SettingsError(f"{path} is not a YAML config: {reason}", hint) from error

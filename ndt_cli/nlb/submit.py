@@ -225,7 +225,9 @@ def submit(
 def _check_sources(
     names: Sequence[str], members: int | None, runs: Sequence[Path], sweep: Path | None
 ) -> None:
-    """Check that at most one source of trained models is given, for one dataset."""
+    """Check that each dataset is named once, and at most one source of trained models is given."""
+    if len(set(names)) < len(names):
+        raise SettingsError(f"a dataset is named twice: {', '.join(names)}")
     if runs and sweep is not None:
         raise SettingsError("`runs` and `sweep` both give trained models", "Leave one of them out.")
     if runs and members is not None:

@@ -37,6 +37,7 @@ from ndt_cli.engine.checkpoint import Progress
 from ndt_cli.engine.ensembles import save_ensembles
 from ndt_cli.engine.inference import ensemble_curve
 from ndt_cli.engine.measures import MEASURES, ValidationScores
+from ndt_cli.engine.preflight import check_same_settings
 from ndt_cli.engine.run_folder import RunFolder, read_record
 from ndt_cli.errors import RunError, SettingsError, called
 from ndt_cli.jsonable import json_text
@@ -220,6 +221,24 @@ class SweepFolder:
         if index < 0 or self.plan.sampler != "random":
             return {}
         return self.space.draw(self.plan.seed, index // self.plan.seeds)
+
+    def check_members(self) -> None:
+        """Refuse to go on with other settings than those that members were trained with."""
+        again = self.plan.sampler == "random" and self.plan.pbt_interval is None
+        for index in range(-1, self.n_members):
+            run = RunFolder(self.member_folder(index))
+            if not (run.path / "settings.toml").is_file():
+                continue
+            drawn = self.drawn(index)
+            if index >= 0 and again:
+                drawn = self.space.draw(self.plan.seed, index // self.plan.seeds)
+            check_same_settings(
+                run.settings(),
+                self.member(index, drawn).settings,
+                f"{run.path} has other settings",
+                f"Put base.toml, space.toml and sweep.toml in {self.path} back as they were, or "
+                "start a new sweep.",
+            )
 
     def result(self, index: int) -> MemberResult:
         """Return what is known of a member."""

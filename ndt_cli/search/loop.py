@@ -18,7 +18,7 @@ from ndt_cli.engine.distributed import Ranks
 from ndt_cli.engine.events import Watcher
 from ndt_cli.engine.executors import Executor, InTurn, Job, Report, StopRequest
 from ndt_cli.engine.inference import reference_scores
-from ndt_cli.engine.preflight import check_same_data, check_trainable
+from ndt_cli.engine.preflight import check_same_data, check_trainable, load_own_data
 from ndt_cli.engine.run_folder import NewMetrics, RunFolder, default_path, hold_run
 from ndt_cli.engine.trackers import MemberLogger, log_results, require_tensorboard
 from ndt_cli.engine.trainer import ignore
@@ -28,7 +28,7 @@ from ndt_cli.search.folder import Pruner, Sampler, SweepFolder, SweepPlan
 from ndt_cli.search.member import Member, train_member
 from ndt_cli.search.pbt import MovesWatcher, PopulationStrategy, check_population
 from ndt_cli.search.results import MemberResult, SweepResults
-from ndt_cli.search.space import Space
+from ndt_cli.search.space import Space, default_space, find_space
 from ndt_cli.search.study import OptunaStrategy, check_draws, rung_epochs
 from ndt_cli.settings.tree import Settings
 
@@ -83,7 +83,7 @@ class SweepRun:
 
 def sweep(
     settings: Settings,
-    space: Space,
+    space: Space | None = None,
     *,
     n_members: int = 20,
     seed: int = 0,
@@ -108,8 +108,8 @@ def sweep(
         What the members share. ``train.choose_by`` ranks them; ``train.seed`` is the seed of
         member 0, and each further member takes the next. Of several sessions (``data.files``), a
         score is the mean over them.
-    space : Space
-        What is drawn (`ndt_cli.search.space.find_space`).
+    space : Space, optional
+        What is drawn (`ndt_cli.search.space.find_space`). Default: `default_space` of the settings.
     n_members, seed, n_seeds, sampler, pruner, grace_epochs, pbt_interval, default_run
         See `ndt_cli.search.folder.SweepPlan`.
     time_budget : float, optional
@@ -160,7 +160,8 @@ def sweep(
         require_tensorboard()
     recording = recording or load_recording(settings.data)
     settings = for_trials(settings, recording.train)
-    check_population(plan, settings)
+    space = space or find_space(default_space(settings))
+    check_population(plan, settings, space)
     path = Path(out) if out is not None else default_path(f"sweep-{Path(recording.source).stem}")
     folder = SweepFolder(path, settings, space, plan)
     check_draws(folder)
@@ -199,7 +200,8 @@ def resume_sweep(
             "Leave out `n_members`, or ask for more.",
         )
     folder = replace(folder, plan=SweepPlan.of(**{**folder.plan.model_dump(), "members": members}))
-    recording = recording or load_recording(folder.settings.data)
+    hint = f"Give its new place, as file in the section data of {folder.path / 'base.toml'}."
+    recording = recording or load_own_data(folder.path, folder.settings.data, hint)
     loop = _Loop(folder, recording, executor, watching, time_budget, should_stop)
     if members > before:
         check_draws(folder)
@@ -266,6 +268,7 @@ class _Loop:
         """Find out what is done; the folder is held."""
         folder, recording = self._folder, self._recording
         folder.remove_leftovers()
+        folder.check_members()
         (folder.path / "members").mkdir(exist_ok=True)
         for run in (*(folder.path / "members").iterdir(), folder.path / "default"):
             if run.suffix == ".stop":

@@ -39,6 +39,8 @@ _SHARE = 0.25
 # Probability that a setting is drawn again; otherwise it is multiplied by one of these factors.
 _AGAIN = 0.25
 _FACTORS = (0.8, 1.25)
+# What of a network may change while it trains.
+_CHANGEABLE = ("model.dropout", "model.context_", "model.full_context")
 # What of a run is of its end.
 _NOT_COPIED = ("figures", "tensorboard", "*.lock", "member.json", "sessions")
 
@@ -75,8 +77,8 @@ class Lineage:
         return lineage
 
 
-def check_population(plan: SweepPlan, settings: Settings) -> None:
-    """Refuse a population in which no member would ever be copied."""
+def check_population(plan: SweepPlan, settings: Settings, space: Space) -> None:
+    """Refuse a population in which no member would ever be copied, or could not train on."""
     interval, train, fewest = plan.pbt_interval, settings.train, math.ceil(1 / _SHARE)
     if interval is None:
         return
@@ -86,6 +88,18 @@ def check_population(plan: SweepPlan, settings: Settings) -> None:
             f"Use `n_members={fewest}` or more, or leave out `pbt_interval`.",
         )
     given = f"`pbt_interval={interval}`"
+    fixed = [
+        key
+        for key in space.draws
+        if key in ("train.optimizer", "train.max_epochs")
+        or (key.startswith("model.") and not key.startswith(_CHANGEABLE))
+    ]
+    if fixed:
+        raise SettingsError(
+            f"{given}: a copied member keeps its network, optimizer and length, and space "
+            f"{space.name} draws {', '.join(fixed)}",
+            "Leave them out of the space, or leave out `pbt_interval`.",
+        )
     if interval >= train.max_epochs:
         raise SettingsError(
             f"{given}: members train for {train.max_epochs} epochs and would never be ranked",

@@ -200,6 +200,12 @@ class Space:
             raise ValueError(unknown_key(key, self.name))
         if key.startswith("data."):
             raise ValueError(f"{where}: all members of a sweep share the same data")
+        if key.endswith("_steps") or key == "model.dropout_bins":
+            instead = key.replace("_steps", "_epochs").replace("_bins", "")
+            raise ValueError(
+                f"{where}: it is worked out for the size of the data before values are drawn; "
+                f"draw {instead}"
+            )
         when = {}
         if isinstance(given, dict) and "when" in given:
             given = dict(given)
@@ -278,9 +284,12 @@ def space_text(name: str) -> str:
     return _FILES.joinpath(f"{name}.toml").read_text(encoding="utf-8")
 
 
-def default_space(preset: str) -> str:
-    """Return the shipped space for a preset, a benchmark dataset, or a settings file's stem."""
-    return SPACE_OF_PRESET.get(preset, _DEFAULT_SPACE)
+def default_space(settings: Settings, preset: str = "") -> str:
+    """Return the shipped space for settings, and for the preset or file that they are from."""
+    if settings.model.context_forward == 0 and not settings.model.full_context:
+        return "recordings-causal"  # others would make the model look ahead
+    ours = "recordings" if settings.train.optimizer == "muon" else _DEFAULT_SPACE
+    return SPACE_OF_PRESET.get(preset, ours)
 
 
 def find_space(space: str | Path) -> Space:

@@ -208,7 +208,8 @@ def importance(results: SweepResults, draws: Mapping[str, Draw]) -> dict[str, fl
         return {}
     study = _new_study(results.choose_by)
     for member in ranked:
-        trial = _known_trial(study, member.drawn, draws)
+        drawn = {key: value for key, value in member.drawn.items() if key in draws}
+        trial = _known_trial(study, drawn, draws)
         study.tell(trial.number, results.score(member))
     evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=0.5)
     with warnings.catch_warnings():

@@ -280,7 +280,7 @@ def find_config(config: str | Path | ConfigSource | None = None) -> ConfigSource
     path, name = at_home(config), str(config)
     if path.is_file():
         hint = (
-            "`config` takes a TOML file or a preset's name; for a spike file, set `data.file=PATH`"
+            "`config` takes a TOML file or a preset's name; give a spike file as `data.file=FILE`"
         )
         return ConfigSource(name, "file", read_toml_text(path, "a config file", hint), path)
     if name.removesuffix(".toml") in preset_names():

@@ -5,7 +5,7 @@ Ye & Pandarinath 2021.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from typing_extensions import Self
@@ -15,6 +15,8 @@ MIN_BIN_MS, MAX_BIN_MS = 0.001, 100_000.0
 
 # A larger number is a typing error or damage; also, every number then fits into 64 bits.
 _MANY = 1_000_000_000
+# Lengths that may be given in epochs (`max_epochs`), in steps (`max_steps`) or in both.
+_IN_STEPS = ("max", "warmup", "val_interval", "patience")
 
 
 class _Section(BaseModel):
@@ -96,7 +98,10 @@ class DataSettings(_Section):
         if self.file is not None and self.files:
             raise ValueError("file and files are both given; expected only one of them")
         if len(self.files) == 1 or len(set(self.files)) < len(self.files):
-            raise ValueError("files names one session alone, or one twice; for one there is file")
+            raise ValueError(
+                "files names a spike file twice, or a single one; expected two or more sessions "
+                "(`data.file=FILE` is for one)"
+            )
         if len(set(self.heldout_neurons)) < len(self.heldout_neurons):
             raise ValueError("heldout_neurons names a neuron twice")
         return self
@@ -402,6 +407,14 @@ class TrainSettings(_Section):
     patience_steps: int | None = Field(None, ge=1, le=_MANY)
     """Patience in steps, rounded to whole epochs."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _steps_alone(cls, values: Any) -> Any:
+        """Where a length is given in steps alone, the default in epochs is no limit."""
+        given = values if isinstance(values, dict) else {}
+        alone = [name for name in _IN_STEPS if given.get(f"{name}_steps") is not None]
+        return {f"{name}_epochs": _MANY for name in alone} | given if alone else values
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         in_epochs = self.warmup_steps is None
@@ -440,7 +453,7 @@ class Settings(_Section):
         """
         steps_per_epoch = -(-n_trials // self.train.batch_size)
         train = self.train.model_dump()
-        for name in ("max", "warmup", "val_interval", "patience"):
+        for name in _IN_STEPS:
             steps = train.pop(f"{name}_steps")
             if steps is None:
                 continue

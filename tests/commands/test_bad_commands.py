@@ -177,7 +177,7 @@ CASES = [
     Case(
         "another network",
         "train --resume run --set model.n_layers=3",
-        "can change these settings only.*new run",
+        "model.n_layers was 1, and is 3.*Only these can change.*new run",
         2,
     ),
     Case(

@@ -80,7 +80,7 @@ LINES = "".join(" ".join(map(str, row)) + "\n" for row in COUNTS)
         LINES,
         LINES.replace(" ", ", "),
         "".join(json.dumps(row) + "\n" for row in COUNTS.tolist()),
-        LINES.replace("\n", "\r\n"),
+        "\ufeff" + LINES.replace("\n", "\r\n"),
         LINES.replace(" ", "\t").rstrip(),
     ],
 )
@@ -124,6 +124,8 @@ def test_a_lost_bin_is_a_bin_without_counts(runs, lost):
         ("1 2 -3", "line 3: the count of channel 2 is negative: -3"),
         ("0.5 2 3", "line 3: the count of channel 0 is not a whole number: 0.5"),
         ("1 two 3", "line 3 has 'two' as the count of channel 1; expected a whole number"),
+        ("1, , 3", "line 3 has '' as the count of channel 1; expected a whole number"),
+        ("1,2,,3", "line 3 has 4 counts; expected 3"),
         ("1 1_0 3", "line 3 has '1_0' as the count of channel 1; expected a whole number"),
         ("1 99999999999999999999 3", "line 3 has '99999999999999999999' as the count of channel 1"),
         ("[1, null, 3]", "line 3 has 'null' as the count of channel 1"),

@@ -153,9 +153,10 @@ def test_a_truncated_checkpoint_is_refused(tmp_path):
     path = tmp_path / "last.safetensors"
     _saved(path)
     whole = path.read_bytes()
+    path.with_name("best-masked-loss.safetensors").write_bytes(whole)
     for n_bytes in (0, 1, 8, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:n_bytes])
-        assert "`checkpoint=" in _assert_refused(path).hint
+        assert "The run has `checkpoint='best-masked-loss'`;" in _assert_refused(path).hint
 
 
 class _Bomb:

@@ -15,12 +15,13 @@ from safetensors.torch import load_file
 from same_run import assert_same_run, timeless, timeless_metrics
 
 from ndt_cli.data.spike_data import Recording
+from ndt_cli.data.write import write_recording
 from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.events import EpochDone, StepDone
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.trainer import Validator
 from ndt_cli.engine.training import resume, train
-from ndt_cli.errors import CheckpointError, MissingExtraError, RunError, SettingsError
+from ndt_cli.errors import CheckpointError, DataError, MissingExtraError, RunError, SettingsError
 
 # Everything that draws: dropout, spans, tokens and random counts; three steps an epoch.
 SETTINGS = tiny_settings(
@@ -313,6 +314,18 @@ def test_other_data_are_refused_and_nothing_changes(tmp_path, split):
     assert str(tmp_path) in caught.value.message
     assert caught.value.hint
     assert _contents(tmp_path) == before
+
+
+def test_a_run_goes_on_with_its_data_in_another_place(tmp_path):
+    old, new = tmp_path / "old.h5", tmp_path / "new.h5"
+    write_recording(_data(), old)
+    settings = changed(SETTINGS, "data", file=old)
+    train(settings, out=tmp_path / "run", until_epoch=2)
+    old.rename(new)
+    with pytest.raises(DataError, match=r"old\.h5: the spike file that .* is not there"):
+        resume(tmp_path / "run")
+    assert resume(tmp_path / "run", overrides=[f"data.file={new}"]).stopped == "finished"
+    assert RunFolder(tmp_path / "run").settings().data.file == new
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):

@@ -190,6 +190,8 @@ def test_a_saved_state_continues_as_if_never_interrupted(tmp_path):
     np.testing.assert_array_equal(found_TN, expected_TN)
     with pytest.raises(DataError, match=r"memory\.0 is .*; expected"):
         stream_of(build_network(model_settings(n_layers=3), N_NEURONS, 8)).restore(first.state())
+    with pytest.raises(DataError, match="of a model with other weights"):
+        stream_of(shaken(build_network(settings_, N_NEURONS, 8), seed=1)).restore(first.state())
 
 
 def test_rates_that_were_returned_do_not_change():
@@ -208,6 +210,7 @@ def test_rates_that_were_returned_do_not_change():
         ([0, 0, -1, 0, 0], "channel 2 is negative: -1"),
         ([0, 0, 0, 0, float("nan")], "channel 4 is not a number"),
         ([0, 1.5, 0, 0, 0], "channel 1 is not a whole number: 1.5"),
+        ([0, 1e300, 0, 0, 0], r"channel 1 is above 65535: 1e\+300"),
         (["a"] * 5, "expected whole numbers"),
     ],
 )

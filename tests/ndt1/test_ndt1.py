@@ -171,7 +171,7 @@ def test_a_config_becomes_settings_with_the_defaults_of_ndt1(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(
         "MODEL: {EMBED_DIM: 0, PRE_NORM: true, CONTEXT_BACKWARD: 0, DECODER: {LAYERS: 2}}\n"
-        "TRAIN: {MASK_MODE: timestep_only, MASK_MAX_SPAN: 3, LR: {WARMUP: 50}}\n"
+        "TRAIN: {MASK_MODE: timestep_only, MASK_MAX_SPAN: 3, LR: {WARMUP: 50, INIT: 5e-4}}\n"
         "DATA: {RANDOM_SUBSET_TRIALS: 0.5}\n"
     )
     toml, notes = read_ndt1_config(path)
@@ -184,6 +184,7 @@ def test_a_config_becomes_settings_with_the_defaults_of_ndt1(tmp_path):
     assert (settings.mask.mode, settings.mask.max_span) == ("timestep-only", 3)
     assert (settings.mask.ratio, settings.train.max_epochs) == (0.2, 10000)
     assert (settings.train.schedule, settings.train.warmup_epochs) == ("cosine", 50)
+    assert settings.train.learning_rate == 5e-4  # which YAML takes for text
     assert notes == [f"{path}: DATA.RANDOM_SUBSET_TRIALS = 0.5 has no counterpart here"]
 
 

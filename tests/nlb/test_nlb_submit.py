@@ -138,6 +138,7 @@ def test_given_runs_are_of_one_data_set_and_train_no_others(data_dir, tmp_path):
     for names, options, words in (
         (["mc_maze_small"], {"members": 2}, "`runs` gives trained models"),
         (["mc_maze_small", "mc_rtt"], {}, "found 2: mc_maze_small, mc_rtt"),
+        (["mc_maze", "mc_maze"], {}, "named twice"),
     ):
         with pytest.raises(SettingsError, match=words):
             submit(names, out=tmp_path / "x", data_dir=data_dir, runs=[tmp_path], **options)

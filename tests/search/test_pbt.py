@@ -11,7 +11,7 @@ from builders import recording, same_tensors, tiny_settings
 from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.events import StepDone
 from ndt_cli.engine.run_folder import RunFolder
-from ndt_cli.errors import RunError
+from ndt_cli.errors import RunError, SettingsError
 from ndt_cli.search import pbt
 from ndt_cli.search.folder import SweepFolder
 from ndt_cli.search.loop import Watching, resume_sweep, sweep
@@ -84,6 +84,14 @@ def test_a_replaced_member_has_the_history_of_its_source_and_its_own_settings(wh
         rate = member.settings.train.learning_rate
         assert rate == move.drawn["train.learning_rate"] != source.settings.train.learning_rate
         assert RunFolder(member.folder).read_metrics()[-1]["learning_rate"] == rate
+
+
+@pytest.mark.parametrize("key", ["model.n_layers", "train.max_epochs"])
+def test_what_a_copy_cannot_take_over_is_not_drawn(tmp_path, key):
+    section, name = key.split(".")
+    space = Space.from_tables("deep", {section: {name: {"integer": [1, 3]}}})
+    with pytest.raises(SettingsError, match=f"keeps its network.* draws {key}"):
+        sweep(SETTINGS, space, n_members=4, out=tmp_path, recording=recording(), pbt_interval=2)
 
 
 def test_each_ranking_is_reported_once_with_its_copies(tmp_path):

@@ -66,7 +66,9 @@ def test_a_space_of_our_own_lies_around_its_preset(name, preset):
 
 
 def test_the_space_of_a_causal_preset_keeps_it_causal():
-    draws = find_space(default_space("recordings-causal")).draws
+    causal = load_settings("recordings-causal")
+    assert default_space(causal, "settings") == default_space(causal) == "recordings-causal"
+    draws = find_space(default_space(causal, "recordings-causal")).draws
     assert not draws.keys() & {"model.context_forward", "model.positions", "model.full_context"}
     assert load_settings("recordings-causal").model.context_forward == 0
 
@@ -75,14 +77,16 @@ def test_the_shipped_spaces_are_these_and_presets_name_them():
     assert set(space_names()) == {*PAPER, *OURS}
     assert set(SPACE_OF_PRESET) <= set(preset_names())
     assert set(SPACE_OF_PRESET.values()) <= {*PAPER, *OURS}
-    assert default_space("mc_rtt") == "maze-rtt"
-    assert default_space("lorenz-quick") == "quick"
-    assert default_space("lorenz") == "generic"
+    assert default_space(load_settings("mc_rtt"), "mc_rtt") == "maze-rtt"
+    assert default_space(load_settings("lorenz-quick"), "lorenz-quick") == "quick"
+    assert default_space(load_settings("lorenz"), "lorenz") == "generic"
+    assert default_space(load_settings("recordings"), "settings") == "recordings"
 
 
 @pytest.mark.parametrize("preset", preset_names())
 def test_the_settings_of_every_preset_take_what_its_space_draws(preset):
-    settings, its = load_settings(preset), find_space(default_space(preset))
+    settings = load_settings(preset)
+    its = find_space(default_space(settings, preset))
     for member in range(50):
         its.settings_with(settings, its.draw(0, member), member)
 
@@ -176,6 +180,8 @@ def test_a_space_that_is_written_reads_back_the_same(tmp_path):
         ({"train": {"learning_rate": {"uniform": [0.1, 2.0]}}}, "2.0 .* above 0, at most 1"),
         ({"train": {"warmup_epochs": {"uniform": [0, 9]}}}, "0.0 .* whole number"),
         ({"model": {"norm_place": {"choice": ["pre", "pst"]}}}, "did you mean post"),
+        ({"train": {"max_steps": {"integer": [10, 99]}}}, "draw train.max_epochs"),
+        ({"model": {"dropout_bins": {"integer": [10, 99]}}}, "draw model.dropout"),
         ({"train": 3}, "sections"),
         ({"train.dropout": {"uniform": [0, 1]}}, r"expected dropout in a section \[train\]"),
         ({}, "no setting"),

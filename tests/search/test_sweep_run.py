@@ -262,6 +262,24 @@ def test_a_folder_with_anything_else_in_it_is_left_alone(tmp_path, name):
     assert (tmp_path / name).read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    ("file", "old", "new", "what"),
+    [
+        ("base.toml", "max_epochs = 3", "max_epochs = 4", "train.max_epochs was 3, and is 4"),
+        ("space.toml", "max_span", "span_ramp_end_epoch", "mask.max_span was"),
+        ("sweep.toml", "seed = 5", "seed = 6", "train.learning_rate was"),
+    ],
+)
+def test_a_sweep_whose_settings_were_edited_trains_no_other_members(
+    tmp_path, whole, file, old, new, what
+):
+    shutil.copytree(whole, tmp_path / "sweep")
+    text = (whole / file).read_text()
+    (tmp_path / "sweep" / file).write_text(text.replace(old, new, 1))
+    with pytest.raises(SettingsError, match=rf"members.000 has other settings: .*{what}"):
+        resume_sweep(tmp_path / "sweep", n_members=4, recording=_data())
+
+
 def test_a_sweep_that_has_ended_trains_nothing_more(whole):
     trained = []
     before = _rows(whole)

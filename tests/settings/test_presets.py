@@ -203,6 +203,7 @@ def test_the_fields_are_listed_with_range_and_default(capsys):
     row = next(line for line in out.splitlines() if "train.learning_rate" in line)
     assert "a number, above 0, at most 1" in row
     assert "0.001" in row
+    assert "model.context_wrap_initial" in out  # a name is never cut short
 
 
 def test_a_preset_and_fields_together_are_refused(capsys):

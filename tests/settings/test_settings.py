@@ -326,6 +326,7 @@ def test_lengths_in_steps_become_epochs_of_the_data():
     assert _lengths(40, max_epochs=1000, **steps, **epochs) == (50, 2, 2, 10)
     assert _lengths(41, max_epochs=1000, **steps, **epochs) == (40, 2, 2, 8)  # a fifth, small batch
     assert _lengths(10**4, max_epochs=1000, **steps, **epochs) == (1, 0, 1, 1)
+    assert _lengths(40, **steps) == (50, 2, 2, 10)  # the defaults in epochs are no limit
     # The shorter of the two counts, and a warm-up never fills a short training.
     assert _lengths(40, max_epochs=5, **steps, **epochs) == (5, 0, 2, 10)
 
