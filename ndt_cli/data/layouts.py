@@ -501,10 +501,9 @@ def _read_start_bins(file: ArrayFile, key: str, n_trials: int) -> IntArray:
 
 
 def _read_neuron_names(file: ArrayFile, key: str, n_neurons: int) -> tuple[str, ...]:
-    if file.dtype(key).kind in "iuf":  # numbers of units
-        names = as_words(file.read(key))
-    else:
-        names = read_names(file, key, n_neurons)
+    numbers = as_whole(file.read(key)) if file.dtype(key).kind in "iuf" else None
+    # Numbers of units, which MATLAB saves as floats.
+    names = read_names(file, key, n_neurons) if numbers is None else as_words(numbers)
     if len(names) != n_neurons or len(set(names)) < n_neurons:
         found = f"{len(set(names))} different names"
         raise file.wrong(key, found, f"{n_neurons}, one for each neuron")
