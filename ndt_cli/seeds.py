@@ -250,7 +250,7 @@ def _fit_all(
         own = settings.model_copy(update={"train": train})
         is_begun = (run / "settings.toml").is_file()
         if is_begun:
-            hint = f"Put {path / SETTINGS_FILE} back as it was, or start anew in another folder."
+            hint = f"Put {path / SETTINGS_FILE} back as it was, or start again in another folder."
             check_same_settings(RunFolder(run).settings(), own, f"{run} has other settings", hint)
         if (run / "summary.json").is_file():
             continue

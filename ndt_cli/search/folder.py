@@ -223,7 +223,7 @@ class SweepFolder:
         return self.space.draw(self.plan.seed, index // self.plan.seeds)
 
     def check_members(self) -> None:
-        """Refuse to go on with other settings than those that members were trained with."""
+        """Refuse to continue with settings that members were not trained with."""
         again = self.plan.sampler == "random" and self.plan.pbt_interval is None
         for index in range(-1, self.n_members):
             run = RunFolder(self.member_folder(index))
