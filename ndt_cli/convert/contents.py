@@ -232,15 +232,19 @@ class Contents:
         return f"{self.called_list} shows the first values of each column."
 
 
+def is_number(text: str) -> bool:
+    """Return whether a text is a number; 1_2, which Python reads as 12, is a name."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return "_" not in text
+
+
 def _no_number(texts: NDArray[Any]) -> str:
     """Return the first text that is no number, by which a column is text; else the first."""
     words: list[str] = texts.reshape(-1).tolist()
-    for word in words:
-        try:
-            float(word)
-        except ValueError:
-            return word
-    return words[0] if words else ""
+    return next((word for word in words if not is_number(word)), words[0] if words else "")
 
 
 def by_number(name: str) -> list[int | str]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt_cli.convert.clock import Clock
-from ndt_cli.convert.contents import Contents, array_item, fields_of, held
+from ndt_cli.convert.contents import Contents, array_item, fields_of, held, is_number
 from ndt_cli.convert.hdf5 import list_hdf5
 from ndt_cli.convert.matlab import is_mat73, list_mat5, list_mat73
 from ndt_cli.data.arrays import MISSING
@@ -145,7 +145,7 @@ def _list_phy(contents: Contents) -> None:
     params = folder / "params.py"
     text = params.read_text(errors="replace") if params.is_file() else ""
     found = [number.replace("_", "") for number in _SAMPLE_RATE.findall(text)]
-    rate_hz = float(found[-1]) if found and _is_number(found[-1]) else None  # the last counts
+    rate_hz = float(found[-1]) if found and is_number(found[-1]) else None  # the last counts
     contents.spike_clock = Clock("samples", rate_hz)
     if "spike_clusters" in contents.items:
         columns = _phy_units(folder, np.unique(contents.items["spike_clusters"].read()))
@@ -227,7 +227,7 @@ def _check_lines(path: Path, lines: list[str], head: str, delimiter: str) -> Non
         )
     for line in [line for line in below if line.lstrip().startswith("#")]:
         cells = line.split(delimiter)
-        if len(cells) == n_columns > 1 and any(map(_is_number, cells)):
+        if len(cells) == n_columns > 1 and any(map(is_number, cells)):
             raise DataError(
                 f"{path}: found a row that begins with #, {line.strip()[:40]!r}; expected comments "
                 "only there",
@@ -237,7 +237,7 @@ def _check_lines(path: Path, lines: list[str], head: str, delimiter: str) -> Non
 
 def _check_rows(path: Path, names: list[str], rows: list[list[str]]) -> None:
     """Refuse a table without names, with a name twice, or with rows of unequal length."""
-    if any(_is_number(name) for name in names):
+    if any(is_number(name) for name in names):
         raise DataError(
             f"{path}: found numbers in the first row, {', '.join(names[:4])}; expected the names "
             "of the columns",
@@ -265,16 +265,16 @@ def _column(where: str, cells: tuple[str, ...], decimal_comma: bool) -> NDArray[
     if decimal_comma:
         _check_commas(where, texts)
         texts = [c.replace(",", ".") if _DECIMAL_COMMA.fullmatch(c) else c for c in texts]
-    missing = MISSING if any(map(_is_number, texts)) else ("",)
+    missing = MISSING if any(map(is_number, texts)) else ("",)
     numbers = ["nan" if cell.strip() in missing else cell for cell in texts]
-    if all(map(_is_number, numbers)):
+    if all(map(is_number, numbers)):
         return np.array(numbers, dtype=np.float64)
     return text_array(where, [cell.strip() for cell in cells])
 
 
 def _check_commas(where: str, texts: list[str]) -> None:
     """Refuse numbers such as 999 and 1,000, whose comma may be of thousands or of decimals."""
-    grouped = [text.strip() for text in texts if "," in text and _is_number(text.replace(",", ""))]
+    grouped = [text.strip() for text in texts if "," in text and is_number(text.replace(",", ""))]
     whole = [text.strip() for text in texts if text.strip().isdecimal()]
     if grouped and all(map(_THOUSANDS.fullmatch, grouped)) and any(len(w) == 3 for w in whole):
         raise DataError(
@@ -282,16 +282,6 @@ def _check_commas(where: str, texts: list[str]) -> None:
             "decimals, or none",
             hint="If it separates thousands, save the table without separators.",
         )
-
-
-def _is_number(text: str) -> bool:
-    if "_" in text:  # 1_2 is a name, though Python reads it as 12
-        return False
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _list_npz(contents: Contents) -> None:
