@@ -550,6 +550,7 @@ class Saver:
         else:
             self._waiting[name] = checkpoint
         try:
+            self._folder.forget_end()
             for writing in list(self._waiting):
                 self._waiting[writing].save(self._folder.checkpoint(writing))
                 del self._waiting[writing]
