@@ -268,7 +268,14 @@ class _Loop:
         """Find out what is done; the folder is held."""
         folder, recording = self._folder, self._recording
         folder.remove_leftovers()
-        folder.check_members()
+        if longer := folder.check_members():
+            names = ", ".join(folder.member(index).name for index in longer)
+            warnings.warn(
+                f"{names}: trained for more epochs than the other members, by hand, which may be "
+                "why it ranks higher",
+                RunWarning,
+                stacklevel=2,
+            )
         (folder.path / "members").mkdir(exist_ok=True)
         for run in (*(folder.path / "members").iterdir(), folder.path / "default"):
             if run.suffix == ".stop":
