@@ -33,7 +33,6 @@ from ndt_cli.errors import SettingsError, typed
 if TYPE_CHECKING:
     from ndt_cli.fitting import Fit
     from ndt_cli.seeds import SeedsFit
-    from ndt_cli.settings.tree import Settings
 
 
 def train(

@@ -26,7 +26,7 @@ PAPER = {
 }
 OURS = {
     "quick": "chaotic-rnn-quick", "recordings": "recordings",
-    "recordings-causal": "recordings-causal", "from-run": "",
+    "recordings-causal": "recordings-causal",
 }  # fmt: skip
 
 
@@ -74,7 +74,7 @@ def test_the_space_of_a_causal_preset_keeps_it_causal():
 
 
 def test_the_shipped_spaces_are_these_and_presets_name_them():
-    assert set(space_names()) == {*PAPER, *OURS}
+    assert set(space_names()) == {*PAPER, *OURS, "from-run"}
     assert set(SPACE_OF_PRESET) <= set(preset_names())
     assert set(SPACE_OF_PRESET.values()) <= {*PAPER, *OURS}
     assert default_space(load_settings("mc_rtt"), "mc_rtt") == "maze-rtt"
