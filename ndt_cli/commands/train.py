@@ -96,7 +96,7 @@ def train(
             if changes:
                 raise SettingsError(
                     f"{resume} holds the runs of several seeds, which keep their settings",
-                    "Leave out --set and --data, or resume one of its runs.",
+                    "Leave out --set and --data; for other settings, train in another folder.",
                 )
             of_seeds = resume_seeds(resume, watch=progress, should_stop=stop)
         elif n_seeds is not None:
