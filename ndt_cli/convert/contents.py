@@ -312,6 +312,9 @@ def guess_beside(contents: Contents, what: str, name: str) -> str | None:
 def guess_spikes(contents: Contents) -> tuple[str | None, str | None]:
     """Return the names of what looks like spike times, or else of what looks like counts."""
     items = contents.items
+    structs = [g for g in contents.groups if fieldtrip_trials(contents, f"{g}/time")]
+    if len(structs) == 1:
+        return f"{structs[0]}/time", None
     for name in _NAMES["spike_times"]:
         found = _first_like((name,), items)
         n_axes = (1,) if name == "spikes" else (1, 2)  # a matrix called spikes holds counts
@@ -331,6 +334,20 @@ def guess_spikes(contents: Contents) -> tuple[str | None, str | None]:
     counts = guess(contents, "counts")
     has_axes = counts is not None and len(items[counts].shape) in (2, 3)
     return None, counts if has_axes and contents.has_array(counts) else None
+
+
+def fieldtrip_trials(contents: Contents, times: str) -> str | None:
+    """Return, of a struct of FieldTrip, the lists of trials beside the lists of spike times.
+
+    There, times are in seconds from a trigger, and ``trialtime`` is the start and the end of each
+    trial (trials, 2), on the same clock (FieldTrip's documentation of ``ft_datatype_spike``).
+    """
+    group, _, last = times.rpartition("/")
+    item, trials = contents.items.get(times), contents.items.get(f"{group}/trial")
+    is_struct = last == "time" and contents.has_array(f"{group}/trialtime")
+    if item is None or trials is None or not is_struct:
+        return None
+    return f"{group}/trial" if item.kind == trials.kind == "lists" else None
 
 
 def _first_like(names: Iterable[str], known: Iterable[str]) -> str | None:
@@ -389,7 +406,7 @@ def make_listing(contents: Contents) -> Listing:
     times, counts = guess_spikes(contents)
     spikes = ("spike_times", times) if times else ("counts", counts) if counts else None
     trials = guess(contents, "trials", contents.groups) or (
-        "" if guess(contents, "start") else None
+        "" if guess(contents, "start") or fieldtrip_trials(contents, times or "") else None
     )
     source = str(contents.path)
     return Listing(source, contents.layout, entries, contents.tables(), spikes, trials)

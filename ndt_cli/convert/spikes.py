@@ -22,7 +22,14 @@ from ndt_cli.convert.clock import (
     inside,
     merge_intervals,
 )
-from ndt_cli.convert.contents import PLAIN_KINDS, Item, by_number, guess, guess_beside
+from ndt_cli.convert.contents import (
+    PLAIN_KINDS,
+    Item,
+    by_number,
+    fieldtrip_trials,
+    guess,
+    guess_beside,
+)
 from ndt_cli.convert.tables import TRIAL_IDS, UNIT_IDS, ConvertJob, Table, match_rows
 from ndt_cli.data.spike_data import IntArray, compact_counts
 from ndt_cli.errors import SettingsError
@@ -34,7 +41,10 @@ DAY_US = 24 * 3600 * 10**6
 _MANY, _MOST_SAME, _FEW_SAME = 100, 0.5, 0.01
 
 # Observed without an end; and gaps that are of rounding, or of a sample, and not of recording.
-ALWAYS_US, _HAIRLINE_US = 2**57, 1000
+ALWAYS_US, HAIRLINE_US = 2**57, 1000
+
+# Columns that are added to the trials of a struct of FieldTrip.
+_LIMITS = ("trial_start", "trial_stop")
 
 # Arrays beside the unit of each spike, within whose values units may be numbered.
 _CHANNELS = ("channel", "channels", "electrode", "electrodes", "probe", "shank", "tetrode", "array")
@@ -212,6 +222,10 @@ def _read_arrangement(job: ConvertJob, name: str) -> _Spikes:
         hint = f"Counts, one matrix per trial, are chosen with `counts={found!r}`."
         raise contents.wrong("spike_times", found, "matrices", "lists of times", hint)
     by_trial = job.options.spike_trials is not None
+    trials = job.options.spike_trials or fieldtrip_trials(contents, found)
+    trials = None if trials is None else contents.resolve(trials)
+    if item is not None and trials and contents.items[trials].kind == item.kind == "lists":
+        return _read_lists_beside(job, found, item, trials)
     if item is not None and item.kind == "lists" and (len(item.shape) == 2 or not by_trial):
         return _read_lists(job, found, item)
     if by_trial:
@@ -298,13 +312,8 @@ def _read_lists(job: ConvertJob, name: str, item: Item) -> _Spikes:
             "of trials; is each of a trial, or of a unit?",
             "Say so: `axes='trials'` or `axes='neurons'`.",
         )
-    labels, job.taken["spike times"], job.units_are_places = np.arange(n_lists), name, True
-    for column in UNIT_IDS if group else ():
-        if contents.has_array(f"{group}/{column}", item.shape):
-            found = contents.items[f"{group}/{column}"].read()
-            if len(set(found.tolist()) - {""}) == len(found):
-                labels, job.units_are_places = found, False
-                break
+    labels = _names_beside(job, group, item.shape)
+    job.taken["spike times"] = name
     if may_be_trials and job.units_are_places:
         job.notes.append(
             f"Each of the {n_lists} lists of {name!r} was taken as a unit, and there are as many "
@@ -315,6 +324,53 @@ def _read_lists(job: ConvertJob, name: str, item: Item) -> _Spikes:
     if intervals is not None and known and not options.ignore_intervals:
         observed = _observed(job, intervals.read(), labels)
     return _end_to_end(item.read(), labels, observed=observed, table=table)
+
+
+def _names_beside(job: ConvertJob, group: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return the names of units in a column beside their lists, else their places."""
+    job.units_are_places = False
+    for column in UNIT_IDS if group else ():
+        if job.contents.has_array(f"{group}/{column}", shape):
+            names = job.contents.items[f"{group}/{column}"].read().reshape(-1)
+            if len(set(names.tolist()) - {""}) == len(names):
+                return np.asarray(names)
+    job.units_are_places = True
+    return np.arange(math.prod(shape))
+
+
+def _read_lists_beside(job: ConvertJob, name: str, item: Item, trials: str) -> _Spikes:
+    """Read one list of times per unit, and the trial of each in a list beside it."""
+    contents, group = job.contents, name.rpartition("/")[0]
+    lists, beside = ([np.reshape(v, -1) for v in i.read()] for i in (item, contents.items[trials]))
+    if [len(v) for v in lists] != [len(v) for v in beside]:
+        expected = f"as many values in each list as in {name!r}"
+        raise contents.wrong("spike_trials", trials, "lists of other lengths", expected)
+    job.taken |= {"spike times": name, "trial of each spike": trials}
+    spikes = _end_to_end(lists, _names_beside(job, group, item.shape))
+    labels = np.concatenate(beside) if beside else np.zeros(0)
+    if fieldtrip_trials(contents, name) != trials:
+        trial_of, table = _rows_of_trials(job, trials, labels)
+        return replace(spikes, trial_of=trial_of, table=table)
+    limits = contents.numbers(f"{group}/trialtime", None)
+    limits_R2 = limits.reshape(1, 2) if limits.shape == (2,) else limits
+    if limits_R2.ndim != 2 or limits_R2.shape[1] != 2 or not np.isfinite(limits_R2).all():
+        found = f"shape {limits.shape}" if limits_R2.shape[1:] != (2,) else "NaN"
+        raise contents.wrong(None, f"{group}/trialtime", found, "start and end of each trial")
+    n_trials = len(limits_R2)
+    if not np.isin(labels, np.arange(1, n_trials + 1)).all():
+        odd = labels[~np.isin(labels, np.arange(1, n_trials + 1))][0]
+        raise contents.wrong(None, trials, f"trial {odd:g}", f"1 to {n_trials}, as in 'trialtime'")
+    table = job.trials_beside(n_trials, "spikes", f"{group}/trialtime")
+    numbers_R = np.arange(1, n_trials + 1)
+    row_of: NDArray[np.integer] = numbers_R - 1
+    if job.options.trials not in (None, "none"):
+        row_of = match_rows(table, numbers_R, TRIAL_IDS, job.notes)
+    order = np.argsort(row_of)
+    columns = dict(zip(_LIMITS, limits_R2[order].T, strict=True))
+    if TRIAL_IDS[0] not in table.columns:
+        columns[TRIAL_IDS[0]] = numbers_R[order]
+    table = replace(table, added=columns, zero="the trigger", span=_LIMITS)
+    return replace(spikes, trial_of=row_of[labels.astype(np.int64) - 1], table=table)
 
 
 def _read_channels(job: ConvertJob, name: str, item: Item, words: list[str]) -> _Spikes:
@@ -382,8 +438,8 @@ def _observed(
         times_us = np.where(finite, times_us, np.where(times > 0, ends[1], ends[0]))
         merged = merge_intervals(times_us)
         gaps = merged[1:, 0] - merged[:-1, 1]
-        gaps_us = np.concatenate([gaps_us, gaps[gaps < _HAIRLINE_US]])
-        merged[:-1, 1] += np.where(gaps < _HAIRLINE_US, gaps, 0)
+        gaps_us = np.concatenate([gaps_us, gaps[gaps < HAIRLINE_US]])
+        merged[:-1, 1] += np.where(gaps < HAIRLINE_US, gaps, 0)
         observed.append(merge_intervals(merged))
     if unknown:
         job.notes.append(
@@ -493,6 +549,14 @@ def _trial_of_each(
     if labels.shape != values.shape or values.ndim != 1:
         expected = f"that of {name!r}, {values.shape}, one per spike"
         raise contents.wrong("spike_trials", chosen, f"shape {labels.shape}", expected)
+    return _rows_of_trials(job, chosen, labels)
+
+
+def _rows_of_trials(
+    job: ConvertJob, chosen: str, labels: NDArray[Any]
+) -> tuple[NDArray[np.integer], Table]:
+    """Return the row of each of the trials in the table of trials, and the table."""
+    contents = job.contents
     trial_ids, first_of, trial_of = np.unique(labels, return_index=True, return_inverse=True)
     trials = job.options.trials
     if trials is None:
@@ -586,7 +650,7 @@ def _by_unit(
 def _ascending(job: ConvertJob, name: str, spikes: SpikeTimes) -> SpikeTimes:
     """Return spikes with each unit's times ascending, and refuse what cannot be spike times."""
     contents, n_sorted, n_twice = job.contents, 0, 0
-    found = contents.resolve(name) if job.options.spike_trials is None else None
+    found = None if "trial of each spike" in job.taken else contents.resolve(name)
     has_trials = found is not None and guess_beside(contents, "spike_trials", found) is not None
     sorted_us = []
     for label, times_us in zip(spikes.unit_ids.tolist(), spikes.times_us, strict=True):

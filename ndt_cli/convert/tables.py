@@ -41,6 +41,7 @@ TRIAL_IDS = ("trial", "trial_id", "id", "trial_number")
 # Columns of the units' names, the first that has one for each.
 UNIT_IDS = (
     "name", "unit_name", "id", "unit_id", "cluster_id", "unit", "neuron_id", "neuron", "cluster",
+    "label",
 )  # fmt: skip
 
 
@@ -150,6 +151,8 @@ class Table:
     clock: Clock
     added: dict[str, NDArray[Any]] = field(default_factory=dict)  # columns not in the file
     zero_us_R: TicksArray | None = None  # that times in a row count from, if not the recording's
+    zero: str = "the start of each trial"  # what that time is
+    span: tuple[str, str] | None = None  # columns, from that time, between which was recorded
     shape: tuple[int, ...] | None = None  # of columns that are fields of n x k structs
 
     @property
