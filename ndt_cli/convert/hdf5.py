@@ -168,6 +168,9 @@ def _join_ragged(contents: Contents, file: h5py.File, index_name: str) -> None:
         return
     if h5py.check_dtype(ref=values.dtype) is not None or not values.ndim or ends.ndim != 1:
         return
+    kind = attribute(ends, "neurodata_type", "VectorIndex")  # some write none
+    if kind not in ("VectorIndex", b"VectorIndex"):
+        return  # a column of its own, such as the place of a target
 
     def read() -> list[NDArray[Any]]:
         flat, stops = read_dataset(contents.path, values), read_dataset(contents.path, ends)
@@ -191,8 +194,9 @@ def _join_ragged(contents: Contents, file: h5py.File, index_name: str) -> None:
 
 def _join_series(contents: Contents, file: h5py.File, name: str) -> None:
     """Replace data and times by a time series."""
-    parts = [f"{name}/{part}" for part in ("data", "timestamps", "starting_time")]
-    data, stamps, start = (own_item(file, part) for part in parts)
+    names = ("data", "timestamps", "starting_time", "channel_conversion")
+    parts = [f"{name}/{part}" for part in names]
+    data, stamps, start, gains = (own_item(file, part) for part in parts)
     if not isinstance(data, h5py.Dataset) or not data.ndim:
         return
     has_rate = isinstance(start, h5py.Dataset) and "rate" in start.attrs
@@ -202,8 +206,10 @@ def _join_series(contents: Contents, file: h5py.File, name: str) -> None:
     def read() -> tuple[NDArray[Any], NDArray[Any]]:
         values = read_dataset(contents.path, data)
         try:
-            scale = float(attribute(data, "conversion", 1.0))
+            scale: Any = float(attribute(data, "conversion", 1.0))
             offset = float(attribute(data, "offset", 0.0))
+            if isinstance(gains, h5py.Dataset):
+                scale = scale * _gains(read_dataset(contents.path, gains), values)
             if isinstance(stamps, h5py.Dataset):
                 times = read_dataset(contents.path, stamps)
             else:
@@ -214,7 +220,7 @@ def _join_series(contents: Contents, file: h5py.File, name: str) -> None:
                 f"read ({error})",
                 hint="Write the file again.",
             ) from error
-        if values.dtype.kind in "buif" and (scale != 1 or offset != 0):
+        if values.dtype.kind in "buif" and (np.any(scale != 1) or offset != 0):
             with np.errstate(over="ignore"):
                 values = values * scale + offset
         return times, values
@@ -227,6 +233,13 @@ def _join_series(contents: Contents, file: h5py.File, name: str) -> None:
         unit = None
     kind = f"time series, {unit}" if unit and isinstance(unit, str) else "time series"
     contents.items[name] = Item(data.shape, kind, read, "series")
+
+
+def _gains(gains: NDArray[Any], values: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the factor of each channel (``channel_conversion``), along the second axis."""
+    if values.ndim != 2 or gains.shape != values.shape[1:]:
+        raise ValueError(f"channel_conversion of shape {gains.shape} for data of {values.shape}")
+    return gains.astype(np.float64)
 
 
 def _regular_times(start: Any, n_samples: int) -> NDArray[np.float64]:

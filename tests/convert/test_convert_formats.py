@@ -16,6 +16,7 @@ from ndt_cli.convert import ConvertOptions, bin_spikes, convert, list_contents
 from ndt_cli.data.loading import load_file
 from ndt_cli.data.spike_data import all_trials
 from ndt_cli.data.write import write_recording
+from ndt_cli.errors import DataError
 from ndt_cli.settings.tree import DataSettings
 
 
@@ -138,6 +139,37 @@ def test_a_time_series_of_nwb_has_its_own_clock_and_unit(tmp_path, name):
     whole = all_trials(convert(path, ConvertOptions(behavior=(name,), **CHOSEN)).recording)
     assert whole.behavior_names == ("hand 0", "hand 1")
     np.testing.assert_allclose(whole.behavior_BTV[0, 0], [10.0225, -10.0225])
+
+
+@pytest.mark.parametrize("gains", [[2.0, 3.0], [1.0, 0.5]])
+def test_channels_of_a_series_of_nwb_have_factors_of_their_own(tmp_path, gains):
+    path = write_nwb(tmp_path / "rat.nwb", session())
+    with h5py.File(path, "a") as file:
+        file["processing/behavior/hand/channel_conversion"] = gains
+        file["processing/behavior/hand/data"].attrs["offset"] = 1.0
+    whole = all_trials(convert(path, ConvertOptions(behavior=("hand",), **CHOSEN)).recording)
+    expected = np.array([10.0225, -10.0225]) * gains + 1
+    np.testing.assert_allclose(whole.behavior_BTV[0, 0], expected)
+    with h5py.File(path, "a") as file:
+        del file["processing/behavior/hand/channel_conversion"]
+        file["processing/behavior/hand/channel_conversion"] = [1.0, 2.0, 3.0]
+    with pytest.raises(DataError, match=r"channel_conversion of shape \(3,\)"):
+        convert(path, ConvertOptions(behavior=("hand",), **CHOSEN))
+
+
+def test_a_column_whose_name_ends_like_an_index_is_a_column_if_it_says_so(tmp_path):
+    path = write_nwb(tmp_path / "rat.nwb", session())
+    with h5py.File(path, "a") as file:
+        trials = file["intervals/trials"]
+        trials["target"] = np.linspace(0, 1, 8)
+        trials["target_index"] = [0, 1, 2, 3] * 2
+        trials["target_index"].attrs["neurodata_type"] = "VectorData"
+        file["units/spike_times_index"].attrs["neurodata_type"] = "VectorIndex"
+    listed = {entry.name: entry for entry in list_contents(path).entries}
+    assert listed["intervals/trials/target_index"].values == "0, 1, 2, 3"
+    assert listed["units/spike_times"].shape == (3,)
+    options = ConvertOptions(bin_ms=50, condition=("target_index",))
+    assert convert(path, options).report.conditions == {"0": 2, "1": 2, "2": 2, "3": 2}
 
 
 def test_an_nwb_file_of_pynwb(tmp_path):
