@@ -267,7 +267,9 @@ def _column(where: str, cells: tuple[str, ...], decimal_comma: bool) -> NDArray[
         texts = [c.replace(",", ".") if _DECIMAL_COMMA.fullmatch(c) else c for c in texts]
     missing = MISSING if any(map(is_number, texts)) else ("",)
     numbers = ["nan" if cell.strip() in missing else cell for cell in texts]
-    if all(map(is_number, numbers)):
+    digits = {cell.strip() for cell in cells if cell.strip().isdecimal()}
+    are_names = len(set(map(float, digits))) < len(digits)  # 1 and 01, or beyond 2^53
+    if all(map(is_number, numbers)) and not are_names:
         return np.array(numbers, dtype=np.float64)
     return text_array(where, [cell.strip() for cell in cells])
 

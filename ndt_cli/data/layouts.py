@@ -380,8 +380,8 @@ def read_own(file: ArrayFile, settings: DataSettings) -> Recording:
     if names_B is not None:
         trial_table["trial_ids"] = names_B
         notes.append(
-            "`trial_ids` are not whole numbers: they are a column of the trial table, and trials "
-            "are numbered from 0."
+            "`trial_ids` are not whole numbers, or some occur twice: they are a column of the trial "
+            "table, and trials are numbered from 0."
         )
     whole = SpikeData(
         spikes_BTN=spikes_BTN,
@@ -462,7 +462,7 @@ def _read_lengths(
     return whole.astype(np.int64), notes
 
 
-def _read_ids(file: ArrayFile, n_trials: int) -> tuple[IntArray, NDArray[np.str_] | None]:
+def _read_ids(file: ArrayFile, n_trials: int) -> tuple[IntArray, NDArray[Any] | None]:
     """Return the number of each trial, from 0 if the file has none, and what it has instead."""
     places_B = np.arange(n_trials)
     if "trial_ids" not in file:
@@ -470,7 +470,8 @@ def _read_ids(file: ArrayFile, n_trials: int) -> tuple[IntArray, NDArray[np.str_
     ids_B = read_per_trial(file, "trial_ids", n_trials)
     numbers_B = as_whole(ids_B)
     if numbers_B is not None:
-        return numbers_B, None
+        is_unique = len(np.unique(numbers_B)) == n_trials
+        return (numbers_B, None) if is_unique else (places_B, numbers_B)
     if ids_B.dtype.kind not in "iufSUO":
         raise file.wrong("trial_ids", f"values of type {ids_B.dtype}", "whole numbers or text")
     return places_B, np.array(as_words(ids_B))

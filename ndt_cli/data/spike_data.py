@@ -450,7 +450,8 @@ TrialValues: TypeAlias = FloatArray | ByTrial
 MAX_COUNT = int(np.iinfo(np.uint16).max)
 """Largest spike count of a bin."""
 
-_NO_STEP = 5  # counts are no multiples of so many; rates in Hz of bins of 20 ms are, of 50
+# Of this many counts, not all are multiples of so many; rates in Hz of bins of 20 ms are, of 50.
+_ENOUGH, _NO_STEP = 20, 5
 # Rates of trials do not differ by half of their mean, and four times as much as those of neurons.
 _FEW, _UNLIKE_TRIALS, _FAR_MORE = 5, 0.25, 4
 
@@ -485,7 +486,7 @@ def check_recording(recording: Recording) -> None:
         )
     if train.max_count >= _NO_STEP and not (train.spikes_BTN == 1).any():
         step = np.gcd.reduce(train.spikes_BTN, axis=None)
-        if step >= _NO_STEP:
+        if step >= _NO_STEP and np.count_nonzero(train.spikes_BTN) >= _ENOUGH:
             raise DataError(
                 f"{source}: found multiples of {step} alone; expected counts",
                 "Spikes per second, times the bin width in seconds, are counts.",

@@ -928,10 +928,10 @@ def test_a_spreadsheet_is_named(tmp_path):
 
 
 def test_names_of_units_that_python_would_read_as_one_number_are_several_units(tmp_path):
-    rows = [f"{name},{t}" for name in ("1_12", "11_2") for t in (0.05, 0.15)]
-    (tmp_path / "a.csv").write_text("\n".join(["unit,time", *rows]))
-    data = converted(tmp_path / "a.csv", chop_ms=50, bin_ms=10.0)
-    assert data.neuron_names == ("11_2", "1_12")
+    for names in (("11_2", "1_12"), ("01", "1"), ("720575940621039145", "720575940621039146")):
+        rows = [f"{name},{t}" for name in names for t in (0.05, 0.15)]
+        (tmp_path / "a.csv").write_text("\n".join(["unit,time", *rows]))
+        assert converted(tmp_path / "a.csv", chop_ms=50, bin_ms=10.0).neuron_names == names
 
 
 @pytest.mark.parametrize("front", ["", "\n", "sep=;\n"])
