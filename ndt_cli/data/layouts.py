@@ -380,8 +380,8 @@ def read_own(file: ArrayFile, settings: DataSettings) -> Recording:
     if names_B is not None:
         trial_table["trial_ids"] = names_B
         notes.append(
-            "`trial_ids` are not whole numbers, or some occur twice: they are a column of the trial "
-            "table, and trials are numbered from 0."
+            "`trial_ids` are not whole numbers, or some occur twice: they are a column of the "
+            "trial table, and trials are numbered from 0."
         )
     whole = SpikeData(
         spikes_BTN=spikes_BTN,
