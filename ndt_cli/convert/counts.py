@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt_cli.convert.behavior import variable_names
+from ndt_cli.convert.behavior import variable_names, without_infinite
 from ndt_cli.convert.clock import TicksArray, in_bins, ms_to_us
 from ndt_cli.convert.contents import Contents, guess
 from ndt_cli.convert.spikes import SpikeTimes
@@ -401,7 +401,7 @@ def _read_behavior(
         if part_BTV.ndim != 3 or part_BTV.shape[:2] != shape:
             expected = f"{shape[0]} trials x {shape[1]} bins x variables, as the counts"
             raise contents.wrong("behavior", name, f"shape {part_BTV.shape}", expected)
-        parts.append(part_BTV)
+        parts.append(without_infinite(job, name, part_BTV))
         names.extend(variable_names(name, part_BTV.shape[2]))
     if not parts:
         return None, ()

@@ -417,7 +417,7 @@ def _read_trials(job: ConvertJob, name: str, item: Item, words: list[str]) -> _S
         )
     spikes = _end_to_end([lists[i] for i in grid_BN.reshape(-1)], np.arange(n_units))
     trial_of, unit_of = np.divmod(spikes.unit_of, n_units)
-    table = job.trials_beside(n_trials, "spikes")
+    table = job.trials_beside(n_trials, "spikes", name)
     return replace(spikes, unit_of=unit_of, trial_of=trial_of, table=table)
 
 

@@ -3,6 +3,7 @@
 Axes in names: B trials, R rows of a table, N units.
 """
 
+import math
 import operator
 import re
 from collections.abc import Callable, Sequence
@@ -407,10 +408,13 @@ class ConvertJob:
         """
         contents, name = self.contents, self.options.trials
         if name in (None, "none"):
-            group, item = beside.rpartition("/")[0], contents.items.get(beside)
+            item, group = contents.items.get(beside), beside
             shape = (n_trials,) if item is None or item.kind == "array" else item.shape
-            if shape[0] not in contents.column_lengths(group):
-                group = ""
+            shape = shape if math.prod(shape) == n_trials else (n_trials,)
+            while group:  # a column beside, or beside the structs that hold it
+                group = group.rpartition("/")[0]
+                if any(contents.has_array(n, shape) for n in contents.children(group)):
+                    break
             clock = self.options.trials_clock
             return Table(contents, group, n_trials, "trials", clock, shape=shape)
         table = self.find_table(str(name), "trials")

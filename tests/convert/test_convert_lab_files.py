@@ -1066,6 +1066,23 @@ def test_few_spikes_of_each_trial_beside_its_number_count_from_its_start(tmp_pat
     assert [np.flatnonzero(own).tolist() for own in data.spikes_BTN] == [[9], [5], [1, 7], [2, 6]]
 
 
+@pytest.mark.parametrize("nested", ["spikes", "unit.t"])
+def test_trials_that_are_structs_with_cells_of_units_keep_their_columns(tmp_path, nested):
+    times_s = recording()
+    trials = np.zeros(12, dtype=[(nested.partition(".")[0], "O"), ("side", "O")])
+    for row, start in zip(trials, START, strict=True):
+        own = [t[(t >= start) & (t < start + 1.6)] - start for t in times_s]
+        units = np.zeros(4, dtype=[("t", "O")])
+        units["t"] = in_cells(own, (4,))
+        row[0] = units if nested == "unit.t" else in_cells(own, (1, 4))
+        row["side"] = "left" if start > 10 else "right"
+    scipy.io.savemat(tmp_path / "a.mat", {"trial": trials})
+    chosen = {"spike_times": f"trial.{nested}", "window_ms": (0, 1600), "condition": ("side",)}
+    data = converted(tmp_path / "a.mat", **chosen, **OPTIONS)
+    np.testing.assert_array_equal(data.spikes_BTN, expected_counts(times_s))
+    assert data.condition_labels == tuple(np.where(START > 10, "left", "right"))
+
+
 # Structs of FieldTrip: the trial of each spike beside its time, in lists of their own -------------
 
 
