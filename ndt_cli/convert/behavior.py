@@ -224,8 +224,8 @@ def _note_angles(job: ConvertJob, samples: Behavior) -> None:
         is_jump = (steps[1:-1] > _TURN) & (steps[:-2] < 1 - _TURN) & (steps[2:] < 1 - _TURN)
         if is_jump.sum() >= _FEW_TURNS and len(np.unique(known)) > len(known) / 10:
             job.notes.append(
-                f"{name} jumps from one end of its range to the other {int(is_jump.sum())} times. If "
-                "it is an angle, means over bins are wrong there: save its cosine and its sine."
+                f"{name} jumps from one end of its range to the other {is_jump.sum()} times. If it "
+                "is an angle, means over bins are wrong there: save its cosine and its sine."
             )
 
 

@@ -317,7 +317,7 @@ def guess_spikes(contents: Contents) -> tuple[str | None, str | None]:
         return f"{structs[0]}/time", None
     for name in _NAMES["spike_times"]:
         found = _first_like((name,), items)
-        n_axes = (1,) if name == "spikes" else (1, 2)  # a matrix called spikes holds counts
+        n_axes = (1,) if name == "spikes" else (1, 2, 3)  # a matrix called spikes holds counts
         if found is None or items[found].kind in ("matrices", "series"):
             continue
         if items[found].kind == "lists" or len(items[found].shape) in n_axes:

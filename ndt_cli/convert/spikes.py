@@ -239,9 +239,12 @@ def _read_arrangement(job: ConvertJob, name: str) -> _Spikes:
     job.taken["spike times"] = found
     if values.ndim == 1:
         return _Spikes(values, *_unit_of_each(job, found, len(values)))
+    if values.ndim == 3:  # trials x units x spikes, NaN after the last
+        lists = [row[~np.isnan(row)] for row in values.reshape(-1, values.shape[2]).astype(float)]
+        return _read_lists(job, found, Item(values.shape[:2], "lists", lambda: lists, "lists"))
     if values.ndim != 2:
         shape = f"{values.ndim} axes, {values.shape}"
-        raise contents.wrong("spike_times", found, shape, "one or two")
+        raise contents.wrong("spike_times", found, shape, "one to three")
     job.units_are_places = True
     lists = _rows_of_units(job, found, values)
     return _end_to_end(lists, np.arange(len(lists)))

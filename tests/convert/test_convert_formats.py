@@ -8,6 +8,7 @@ import pytest
 from convert_files import (
     CHOSEN,
     WRITERS,
+    references,
     session,
     write_nwb,
 )
@@ -170,6 +171,34 @@ def test_a_column_whose_name_ends_like_an_index_is_a_column_if_it_says_so(tmp_pa
     assert listed["units/spike_times"].shape == (3,)
     options = ConvertOptions(bin_ms=50, condition=("target_index",))
     assert convert(path, options).report.conditions == {"0": 2, "1": 2, "2": 2, "3": 2}
+
+
+@pytest.mark.parametrize("ragged", [True, False])
+def test_units_of_nwb_are_chosen_by_the_area_of_their_electrodes(tmp_path, ragged):
+    path = write_nwb(tmp_path / "rat.nwb", session())
+    with h5py.File(path, "a") as file:
+        electrodes = file.create_group("general/extracellular_ephys/electrodes")
+        electrodes["id"] = [7, 8, 9, 10]
+        electrodes["location"] = ["M1", "PMd", "M1", "S1"]
+        electrodes["quality"] = ["electrodes have one", "of their own", "", ""]
+        file["units/electrodes"] = [2, 0, 1, 2, 3] if ragged else [2, 0, 1]
+        if ragged:
+            file["units/electrodes_index"] = [2, 3, 5]
+        probes = [file.create_group(f"general/extracellular_ephys/probe{i}") for i in (0, 1)]
+        file["units/electrode_group"] = references([probes[1], probes[0], probes[1]])[:, 0]
+    areas = ["M1", "PMd", "M1/S1"] if ragged else ["M1", "M1", "PMd"]
+    listed = {entry.name: entry.values for entry in list_contents(path).entries}
+    assert listed["units/location"] == ", ".join(dict.fromkeys(areas))
+    assert listed["units/quality"] == "good, mua"  # that of the units
+    assert listed["units/electrode_group"] == "probe1, probe0"
+    data = convert(path, ConvertOptions(bin_ms=50, units_where=("location == M1",)))
+    assert data.report.neurons == tuple(
+        str(name) for name, area in zip((101, 205, 309), areas, strict=True) if area == "M1"
+    )
+    with h5py.File(path, "a") as file:
+        file["units/electrodes"][0] = 4
+    with pytest.raises(DataError, match="found rows outside of the 4 electrodes"):
+        convert(path, ConvertOptions(bin_ms=50, units_where=("location == M1",)))
 
 
 def test_an_nwb_file_of_pynwb(tmp_path):

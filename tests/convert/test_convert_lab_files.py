@@ -1083,6 +1083,21 @@ def test_trials_that_are_structs_with_cells_of_units_keep_their_columns(tmp_path
     assert data.condition_labels == tuple(np.where(START > 10, "left", "right"))
 
 
+@pytest.mark.parametrize("order", ["trials,neurons", "neurons,trials"])
+def test_times_of_trials_and_units_may_be_one_array_padded_with_nan(tmp_path, order):
+    times_s = recording()
+    padded = np.full((12, 4, 40), np.nan)
+    for trial, start in enumerate(START):
+        for unit, times in enumerate(times_s):
+            own = times[(times >= start) & (times < start + 1.6)] - start
+            padded[trial, unit, : len(own)] = own
+    if order == "neurons,trials":
+        padded = padded.transpose(1, 0, 2)
+    np.savez(tmp_path / "a.npz", spike_times=padded)
+    data = converted(tmp_path / "a.npz", axes=order, window_ms=(0, 1600), **OPTIONS)
+    np.testing.assert_array_equal(data.spikes_BTN, expected_counts(times_s))
+
+
 # Structs of FieldTrip: the trial of each spike beside its time, in lists of their own -------------
 
 
