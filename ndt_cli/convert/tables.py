@@ -413,7 +413,8 @@ class ConvertJob:
             shape = shape if math.prod(shape) == n_trials else (n_trials,)
             while group:  # a column beside, or beside the structs that hold it
                 group = group.rpartition("/")[0]
-                if any(contents.has_array(n, shape) for n in contents.children(group)):
+                beside_it = [contents.items[n] for n in contents.children(group)]
+                if any(i.kind == "array" and i.shape[: len(shape)] == shape for i in beside_it):
                     break
             clock = self.options.trials_clock
             return Table(contents, group, n_trials, "trials", clock, shape=shape)
