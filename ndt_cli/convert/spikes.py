@@ -197,11 +197,12 @@ def read_spike_times(job: ConvertJob, name: str) -> tuple[SpikeTimes, Table | No
     units.
     """
     spikes = _named(job, name, _read_arrangement(job, name))
-    has_unit = spikes.unit_of >= 0
-    job.drop("spikes", int((~has_unit).sum()), len(has_unit), "have no unit")
-    times_us, is_time = _finite_times(job, name, spikes.values[has_unit])
-    kept = has_unit.copy()
-    kept[has_unit] = is_time
+    kept = spikes.unit_of >= 0
+    job.drop("spikes", int((~kept).sum()), len(kept), "have no unit")
+    if spikes.trial_of is not None:
+        job.keep("spikes", spikes.trial_of >= 0, kept, "have no trial")
+    times_us, is_time = _finite_times(job, name, spikes.values[kept])
+    kept[np.flatnonzero(kept)] = is_time
     table = job.find_trials() if spikes.table is None else spikes.table
     unit_of = spikes.unit_of[kept]
     if spikes.trial_of is not None and table is not None:
@@ -352,7 +353,7 @@ def _read_lists_beside(job: ConvertJob, name: str, item: Item, trials: str) -> _
     spikes = _end_to_end(lists, _names_beside(job, group, item.shape))
     labels = np.concatenate(beside) if beside else np.zeros(0)
     if fieldtrip_trials(contents, name) != trials:
-        trial_of, table = _rows_of_trials(job, trials, labels)
+        trial_of, table = rows_of_trials(job, trials, labels)
         return replace(spikes, trial_of=trial_of, table=table)
     limits = contents.numbers(f"{group}/trialtime", None)
     limits_R2 = limits.reshape(1, 2) if limits.shape == (2,) else limits
@@ -506,11 +507,7 @@ def _unit_of_each(
     if units.shape != (n_spikes,):
         expected = f"{n_spikes} values, one per spike"
         raise contents.wrong("spike_units", name, f"shape {units.shape}", expected)
-    if units.dtype.kind == "U":  # a column of names may hold some too
-        words = np.char.lower(np.char.strip(units))
-        known = ~np.isin(words, ["", "nan", "inf", "+inf", "-inf"])
-    else:
-        known = np.isfinite(units)
+    known = known_labels(units)
     unit_ids, places = np.unique(units[known], return_inverse=True)
     unit_of = np.full(n_spikes, -1)
     unit_of[known] = places
@@ -519,6 +516,14 @@ def _unit_of_each(
         found = f"{len(unit_ids)} units for {n_spikes} spikes"
         raise contents.wrong("spike_units", name, found, "fewer units than spikes could fill")
     return unit_of, unit_ids
+
+
+def known_labels(labels: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which spikes or bins have a unit or a trial: not NaN, not empty, not -1."""
+    if labels.dtype.kind == "U":  # a column of names may hold some too
+        words = np.char.lower(np.char.strip(labels))
+        return ~np.isin(words, ["", "nan", "inf", "+inf", "-inf"])
+    return np.asarray(np.isfinite(labels) & (labels != -1))
 
 
 def _note_channels(job: ConvertJob, units: str, unit_of: NDArray[np.integer]) -> None:
@@ -552,35 +557,40 @@ def _trial_of_each(
     if labels.shape != values.shape or values.ndim != 1:
         expected = f"that of {name!r}, {values.shape}, one per spike"
         raise contents.wrong("spike_trials", chosen, f"shape {labels.shape}", expected)
-    return _rows_of_trials(job, chosen, labels)
+    return rows_of_trials(job, chosen, labels)
 
 
-def _rows_of_trials(
-    job: ConvertJob, chosen: str, labels: NDArray[Any]
+def rows_of_trials(
+    job: ConvertJob, chosen: str, labels: NDArray[Any], what: str = "spike"
 ) -> tuple[NDArray[np.integer], Table]:
-    """Return the row of each of the trials in the table of trials, and the table."""
-    contents = job.contents
-    trial_ids, first_of, trial_of = np.unique(labels, return_index=True, return_inverse=True)
-    trials = job.options.trials
+    """Return the row of the trial of each spike or bin in the table of trials (-1: no trial).
+
+    Returns also the table: the chosen one, or the arrays beside that are constant in each trial.
+    """
+    contents, trials, known = job.contents, job.options.trials, known_labels(labels)
+    trial_ids, first_of, place_of = np.unique(labels[known], return_index=True, return_inverse=True)
+    trial_of = np.full(len(labels), -1)
     if trials is None:
         job.notes.append(
-            f"Trials are those in {chosen!r}: a trial without any spike is not among them. Give a "
+            f"Trials are those in {chosen!r}: a trial without any {what} is not among them. Give a "
             "table of trials to include it: `trials=NAME`."
         )
-        added = {}  # arrays beside the spikes that are constant within each trial
+        added = {}
         for column, item in contents.items.items():
             if item.kind != "array" or item.shape != labels.shape:
                 continue
-            each = item.read()
-            kind, same = each.dtype.kind, each[first_of][trial_of]
+            each = item.read()[known]
+            kind, same = each.dtype.kind, each[first_of][place_of]
             if kind in PLAIN_KINDS and np.array_equal(each, same, equal_nan=kind == "f"):
                 added[column] = each[first_of]
         added.setdefault(TRIAL_IDS[0], trial_ids)
+        trial_of[known] = place_of
         return trial_of, job.columns_of(len(trial_ids), "spike_trials", added=added)
     table = job.find_table(trials, "trials")
     job.taken["trials"] = trials
     id_columns = (chosen.rpartition("/")[2], *TRIAL_IDS)
-    return match_rows(table, trial_ids, id_columns, job.notes)[trial_of], table
+    trial_of[known] = match_rows(table, trial_ids, id_columns, job.notes)[place_of]
+    return trial_of, table
 
 
 def _spike_clock(job: ConvertJob) -> Clock:

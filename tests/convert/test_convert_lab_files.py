@@ -1098,6 +1098,28 @@ def test_times_of_trials_and_units_may_be_one_array_padded_with_nan(tmp_path, or
     np.testing.assert_array_equal(data.spikes_BTN, expected_counts(times_s))
 
 
+@pytest.mark.parametrize("missing", [np.nan, -1])
+@pytest.mark.parametrize("of", ["trial", "unit"])
+def test_spikes_between_trials_are_of_no_trial_and_unsorted_ones_of_no_unit(tmp_path, missing, of):
+    times_s = recording()
+    times, units = pooled(times_s)
+    trials = np.searchsorted(START, times, side="right") - 1.0
+    within = times - START[trials.astype(int)]
+    is_out = (trials < 0) | (within >= 1.6)
+    arrays = {"spike_times": within, "unit": units.astype(float), "trial": trials}
+    arrays[of][is_out] = missing
+    if of == "unit":
+        arrays["trial"][trials < 0] = 0
+    arrays = {name: array[np.argsort(trials, kind="stable")] for name, array in arrays.items()}
+    np.savez(tmp_path / "a.npz", **arrays)
+    chosen = {"spike_trials": "trial", "window_ms": (0, 1600), **OPTIONS}
+    made = convert(tmp_path / "a.npz", ConvertOptions(**chosen))
+    data = all_trials(made.recording)
+    np.testing.assert_array_equal(data.spikes_BTN, expected_counts(times_s))
+    assert made.report.dropped[0].why == f"have no {of}"
+    assert made.report.dropped[0].n == is_out.sum()
+
+
 # Structs of FieldTrip: the trial of each spike beside its time, in lists of their own -------------
 
 
