@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
@@ -156,7 +157,7 @@ class Contents:
 
     def find(self, name: str, option: str) -> tuple[str, Item]:
         """Return the name as the file spells it, and its item."""
-        found = self.resolve(name) or self._matrices(name)
+        found = self.resolve(name) or self._matrices(name) or self._columns(name)
         if found is None:
             same = self._series_called(name)
             if same:
@@ -179,6 +180,28 @@ class Contents:
         kind = f"matrices of {parts[0].dtype}"
         self.items[group] = Item((len(parts),), kind, lambda: [r() for r in reads], "matrices")
         return group
+
+    def matching(self, pattern: str) -> list[str]:
+        """Return the names of all items that a pattern such as ``unit*`` fits, by their numbers."""
+        return sorted(
+            (n for n in self.items if fnmatchcase(n, pattern) and n != pattern), key=by_number
+        )
+
+    def _columns(self, pattern: str) -> str | None:
+        """Make one item, rows x columns, of the columns of numbers whose names fit a pattern."""
+        parts = [self.items[n] for n in self.matching(pattern)] if "*" in pattern else []
+        if not parts or not all(part.kind == "array" for part in parts):
+            return None
+        shapes = {part.shape for part in parts}
+        if len(shapes) > 1 or len(parts[0].shape) != 1 or any(p.dtype == "text" for p in parts):
+            return None
+        shape, reads = (*parts[0].shape, len(parts)), [part.read for part in parts]
+
+        def read() -> NDArray[Any]:
+            return np.stack([read() for read in reads], axis=1)
+
+        self.items[pattern] = Item(shape, parts[0].dtype, read)
+        return pattern
 
     def check_readable(self, name: str, option: str | None) -> None:
         """Refuse an item that is listed but cannot be read; a name that is not there passes."""
@@ -280,6 +303,7 @@ _NAMES = {
     ),
     "units": ("units",),
     "times": ("time", "times", "time_s", "time_ms", "t"),
+    "bins": ("bin", "bins", "bin_number", "bin_index", "time_bin", "timebin"),
     "lengths": ("lengths",),
     "length_ms": ("length_ms",),
 }  # fmt: skip

@@ -6,7 +6,6 @@ Axes in names: B trials, T bins, N neurons.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -276,7 +275,7 @@ def _read_group(job: ConvertJob, name: str) -> _Spikes:
     group = contents.resolve_table(name) or ""
     members = contents.children(group) if group else []
     if not group and "*" in name:
-        members = [n for n in contents.items if fnmatchcase(n, name)]
+        members = contents.matching(name)
     if not members:
         error = contents.unknown("spike_times", name, contents.items)
         if any(n.startswith(f"{name}/") for n in contents.items):
