@@ -82,7 +82,7 @@ class Contents:
     """An open file, to be closed, or used in a ``with``."""
 
     path: Path
-    layout: str = ""  # "npz", "HDF5", "NWB", "MATLAB", "CSV" or "phy"
+    layout: str = ""  # "npz", "HDF5", "NWB", "MATLAB", "CSV", "parquet" or "phy"
     items: dict[str, Item] = field(default_factory=dict)  # by name, in the file's order
     spike_clock: Clock | None = None  # of the spike times, where the format says so
     on_close: ExitStack = field(default_factory=ExitStack)
@@ -151,7 +151,7 @@ class Contents:
         for group in dict.fromkeys(n.rpartition("/")[0] for n in self.items):
             n_rows = self.n_rows(group)
             n_columns = self.column_lengths(group)[n_rows]
-            if n_columns > 1 and n_rows > 1 and (group or self.layout == "CSV"):
+            if n_columns > 1 and n_rows > 1 and (group or self.layout in ("CSV", "parquet")):
                 tables[group] = n_rows
         return tables
 

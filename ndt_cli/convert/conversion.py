@@ -47,7 +47,7 @@ class ConvertReport:
     """What was made of a file, and how."""
 
     source: str  # the file
-    format: str  # "npz", "HDF5", "NWB", "MATLAB", "CSV" or "phy"
+    format: str  # "npz", "HDF5", "NWB", "MATLAB", "CSV", "parquet" or "phy"
     train: SplitCount
     valid: SplitCount
     n_bins: int  # of the longest trial
@@ -81,7 +81,7 @@ def convert(file: Path | str, options: ConvertOptions | None = None) -> Converte
     Parameters
     ----------
     file : Path or str
-        A .npz, MATLAB, HDF5, NWB or CSV file.
+        A .npz, MATLAB, HDF5, NWB, CSV or parquet file.
     options : ConvertOptions, optional
         What in the file is what, and how it is cut. What is not given is looked for under its
         usual name, and the report says what was found.
@@ -136,7 +136,7 @@ def list_contents(file: Path | str) -> Listing:
     Parameters
     ----------
     file : Path or str
-        A .npz, MATLAB, HDF5, NWB or CSV file.
+        A .npz, MATLAB, HDF5, NWB, CSV or parquet file.
 
     Returns
     -------

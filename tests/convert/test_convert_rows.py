@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ndt_cli.convert import ConvertOptions, convert
+from ndt_cli.convert import ConvertOptions, convert, list_contents
 from ndt_cli.data.spike_data import all_trials
 from ndt_cli.errors import DataError, SettingsError
 
@@ -128,3 +128,45 @@ def test_continuous_columns_begin_where_their_times_do(tmp_path):
     np.testing.assert_array_equal(data.spikes_BTN[..., 0].reshape(-1), np.arange(100) % 5)
     with pytest.raises(SettingsError, match="no such name"):
         converted(tmp_path / "a.csv", chop_ms=200, counts="neuron*", counts_bin_ms=20)
+
+
+def test_a_parquet_file_is_read_as_the_text_table_is(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow", reason='needs "ndt-cli[rates]"')
+    parquet = pytest.importorskip("pyarrow.parquet")
+    text = table(tmp_path / "a.csv", lambda trial, k: k, order=1)
+    cells = [line.split(",") for line in text.read_text().splitlines()]
+    columns = dict(zip(cells[0], zip(*cells[1:], strict=True), strict=True))
+    made = {n: v if n == "side" else [int(x) for x in v] for n, v in columns.items()}
+    made["side"] = pyarrow.array(made["side"]).dictionary_encode()  # as pandas writes categories
+    parquet.write_table(pyarrow.table(made), tmp_path / "a.parquet", row_group_size=16)
+    data = converted(tmp_path / "a.parquet", condition=("side",), **COLUMNS)
+    check(data)
+    assert data.condition_labels == ("L", "R", "L", "R", "L")
+
+
+def test_columns_of_a_parquet_file_may_have_gaps_and_lists(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow", reason='needs "ndt-cli[rates]"')
+    parquet = pytest.importorskip("pyarrow.parquet")
+    times = [[0.01, 0.35], [0.02], None]
+    columns = {
+        "id": [2**53 + 1, 2**53 + 2, 5], "spike_times": times, "area": ["M1", None, "S1"],
+        "depth": [1, None, 3], "good": [True, None, False],
+        "day": pyarrow.array([1, 2, 3], pyarrow.date32()),
+    }  # fmt: skip
+    parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    (listing,) = [list_contents(tmp_path / "a.parquet")]
+    values = {entry.name: entry.values for entry in listing.entries}
+    assert (values["area"], values["depth"], values["good"]) == (
+        "M1, , S1",
+        "1, nan, 3",
+        "1, nan, 0",
+    )
+    assert values["id"] == "9007199254740993, 9007199254740994, 5"
+    (tmp_path / "t.csv").write_text("start,stop\n0,0.2\n0.2,0.4")
+    with pytest.raises(DataError, match="'day'"):
+        converted(tmp_path / "a.parquet", bin_ms=20, trials=str(tmp_path / "t.csv"), counts="day")
+    data = converted(tmp_path / "a.parquet", bin_ms=20, trials=str(tmp_path / "t.csv"))
+    assert data.spikes_BTN.sum(axis=(1)).tolist() == [[1, 1, 0], [1, 0, 0]]
+    (tmp_path / "b.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-300])
+    with pytest.raises(DataError, match="damaged or incomplete"):
+        list_contents(tmp_path / "b.parquet")
