@@ -37,7 +37,7 @@ _BOOLEANS = {"true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0}
 _TRUTHS = {*_BOOLEANS, "0", "1"}
 _N_MISSING = 5
 
-TRIAL_IDS = ("trial", "trial_id", "id", "trial_number")
+TRIAL_IDS = ("trial", "trial_id", "trial_ids", "id", "trial_number")
 """Columns that may hold the numbers of the trials."""
 # Columns of the units' names, the first that has one for each.
 UNIT_IDS = (
@@ -154,7 +154,8 @@ class Table:
     zero_us_R: TicksArray | None = None  # that times in a row count from, if not the recording's
     zero: str = "the start of each trial"  # what that time is
     span: tuple[str, str] | None = None  # columns, from that time, between which was recorded
-    shape: tuple[int, ...] | None = None  # of columns that are fields of n x k structs
+    shape: tuple[int, ...] | None = None  # of columns in the file, if not one value per row
+    rows_R: IntArray | None = None  # in the file, where rows have another order there
 
     @property
     def columns(self) -> list[str]:
@@ -169,6 +170,11 @@ class Table:
         """Read a column, which has one value per row."""
         if name in self.added:
             return self.added[name]
+        values = self._column(name, option)
+        return values if self.rows_R is None else values[self.rows_R]
+
+    def _column(self, name: str, option: str) -> NDArray[Any]:
+        """Read a column in the order of the file."""
         front = f"{self.name}/" if self.name else ""
         for full in (name, f"{front}{name}", f"{front}{name}".replace(".", "/")):
             if self._is_column(self.contents.resolve(full) or full):
@@ -418,7 +424,13 @@ class ConvertJob:
                     break
             clock = self.options.trials_clock
             return Table(contents, group, n_trials, "trials", clock, shape=shape)
-        table = self.find_table(str(name), "trials")
+        table, front = self.find_table(str(name), "trials"), beside.rpartition("/")[0]
+        for label in TRIAL_IDS:  # which say the row of each trial, if the table has them too
+            full = f"{front}/{label}" if front else label
+            is_other = (table.contents, table.name) != (contents, front)
+            if is_other and contents.has_array(full, (n_trials,)):
+                rows_R = match_rows(table, contents.array(full, None), TRIAL_IDS, self.notes)
+                return replace(table, n_rows=n_trials, shape=(table.n_rows,), rows_R=rows_R)
         if table.n_rows != n_trials:
             expected = f"{n_trials}, one per trial of {what}"
             raise contents.wrong("trials", str(name), f"{table.n_rows} rows", expected)
