@@ -24,6 +24,7 @@ from ndt_cli.data.spike_data import (
     SpikeData,
     compact_counts,
     looks_neurons_first,
+    unmarked_padding,
 )
 from ndt_cli.errors import SettingsError
 from ndt_cli.memory import check_memory
@@ -481,6 +482,8 @@ def cut_counted_trials(
             "Mean rates differ far more along the first axis than along the last: if it is "
             "neurons, give the order, `axes='neurons,bins,trials'`."
         )
+    if stated_B is None and data.max_count:
+        job.notes += unmarked_padding(data)
     data = rebin(data, bin_us / 1000)
     is_count = (stored_BTN >= 0) & (stored_BTN <= MAX_COUNT)  # padding may be anything
     n_all = int(stored_BTN.sum(dtype=np.float64, where=is_count))

@@ -61,7 +61,14 @@ from ndt_cli.data.arrays import (
     stored_bin_ms,
 )
 from ndt_cli.data.files import ArrayFile
-from ndt_cli.data.spike_data import FloatArray, IntArray, Recording, SpikeData, split_trials
+from ndt_cli.data.spike_data import (
+    FloatArray,
+    IntArray,
+    Recording,
+    SpikeData,
+    split_trials,
+    unmarked_padding,
+)
 from ndt_cli.errors import DataError
 from ndt_cli.memory import check_memory
 from ndt_cli.settings.tree import DataSettings
@@ -404,6 +411,8 @@ def read_own(file: ArrayFile, settings: DataSettings) -> Recording:
         n_heldout=optional("n_heldout", read_size, n_neurons, default=0),
         n_forward=optional("n_forward", read_size, n_bins, default=0),
     )
+    if not stated and "hidden_known" not in file and whole.max_count:
+        notes += unmarked_padding(whole)
     train, valid, split_notes = _read_split(file, whole, settings)
     known_B = optional("hidden_known", read_per_trial, n_trials, default=np.ones(n_trials))
     splits = [

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ndt_cli.convert import convert
 from ndt_cli.data import write
 from ndt_cli.data.loading import load_file
 from ndt_cli.data.spike_data import Recording, SpikeData, all_trials
@@ -419,3 +420,19 @@ def test_whole_numbers_may_be_floats_as_matlab_saves_them(tmp_path):
     data = all_trials(load_file(tmp_path / "a.npz", DEFAULTS))
     assert (data.neuron_names, data.n_heldout) == (("101", "205"), 1)
     assert data.start_bins_B.tolist() == [0, 4, 8]
+
+
+@pytest.mark.parametrize(
+    ("rate", "lengths", "n_notes"),
+    [(0.7, 15, 0), (0.1, 15, 0), (0.7, [15, 12, 9, 6], 1), (0.1, [15, 9, 6, 3], 1), (0.7, 10, 1)],
+)
+def test_padding_with_zeros_that_is_not_marked_is_noted(tmp_path, rate, lengths, n_notes):
+    inside = np.arange(15) < np.resize(lengths, 40)[:, None]
+    spikes = np.random.default_rng(0).poisson(rate, (40, 15, 4)) * inside[..., None]
+    np.savez(tmp_path / "rat.npz", spikes=spikes, bin_ms=20)
+    notes = load_file(tmp_path / "rat.npz", DEFAULTS).notes
+    converted = convert(tmp_path / "rat.npz").report.notes
+    assert sum("If they pad shorter trials" in note for note in notes) == n_notes
+    assert sum("If they pad shorter trials" in note for note in converted) == n_notes
+    np.savez(tmp_path / "rat.npz", spikes=spikes, bin_ms=20, lengths=inside.sum(axis=1))
+    assert not any("pad" in note for note in load_file(tmp_path / "rat.npz", DEFAULTS).notes)
