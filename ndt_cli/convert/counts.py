@@ -57,6 +57,10 @@ def read_continuous(
     width_us, start_us = source_bin_us(job, name), 0
     beside = _columns_beside(contents, name, n_bins)
     times_name = job.options.counts_times or beside.get(guess(contents, "times", beside) or "")
+    if job.options.counts_times is None and times_name is not None:
+        steps = np.diff(contents.numbers(times_name, None))
+        is_index = (steps == 1).all() and job.options.clock.us_per_unit != width_us
+        times_name = None if is_index else times_name  # of the row, which says no time
     if times_name is not None:
         job.taken["time of each bin"] = times_name
         times_us_T = _bin_times_us(job, times_name, len(values_TN))
@@ -70,7 +74,7 @@ def read_continuous(
                 f"the time of bin {off[0]} {late_us_T[off[0]] / 1000:g} ms from where bins of "
                 f"{width_us / 1000:g} ms without a gap put it",
                 "a time per bin, each a bin width after the one before",
-                "Is `counts_bin_ms` right? Where the recording has gaps, convert each stretch of "
+                "Are `counts_bin_ms` and `time_unit` right? Where the recording has gaps, convert each stretch of "
                 "it on its own, or count its spikes again from their times.",
             )
     n_spikes = int(counts_TN.sum(dtype=np.int64))

@@ -527,8 +527,8 @@ def unmarked_padding(data: SpikeData) -> list[str]:
         return []
     return [
         f"On average, {n_after:.3g} bins without a spike of any neuron end a trial, where chance "
-        f"has {n_chance:.2g}. If they pad shorter trials, give the bins of each as `lengths`: padding "
-        "that is not marked is learned and scored."
+        f"has {n_chance:.2g}. If they pad shorter trials, give the bins of each as `lengths`: "
+        "padding that is not marked is learned and scored."
     ]
 
 

@@ -126,6 +126,16 @@ def test_continuous_columns_begin_where_their_times_do(tmp_path):
     data = converted(tmp_path / "a.csv", chop_ms=200, **COLUMNS)
     assert data.start_times_s_B[0] == 100
     np.testing.assert_array_equal(data.spikes_BTN[..., 0].reshape(-1), np.arange(100) % 5)
+    rows = [f"{k + 1},{k % 5},{k % 3}" for k in range(100)]
+    (tmp_path / "a.csv").write_text("\n".join(["time,unit_a,unit_b", *rows]))
+    data = converted(tmp_path / "a.csv", chop_ms=200, **COLUMNS)
+    assert data.start_times_s_B[0] == 0  # the number of a row is no time
+    rows = [f"{2000 + 20 * k},{k % 5},{k % 3}" for k in range(100)]
+    (tmp_path / "a.csv").write_text("\n".join(["time,unit_a,unit_b", *rows]))
+    with pytest.raises(DataError, match="the time of bin 1 19980 ms from where"):
+        converted(tmp_path / "a.csv", chop_ms=200, **COLUMNS)
+    data = converted(tmp_path / "a.csv", chop_ms=200, time_unit="ms", **COLUMNS)
+    assert data.start_times_s_B[0] == 2
     with pytest.raises(SettingsError, match="no such name"):
         converted(tmp_path / "a.csv", chop_ms=200, counts="neuron*", counts_bin_ms=20)
 
