@@ -74,8 +74,8 @@ def read_continuous(
                 f"the time of bin {off[0]} {late_us_T[off[0]] / 1000:g} ms from where bins of "
                 f"{width_us / 1000:g} ms without a gap put it",
                 "a time per bin, each a bin width after the one before",
-                "Are `counts_bin_ms` and `time_unit` right? Where the recording has gaps, convert each stretch of "
-                "it on its own, or count its spikes again from their times.",
+                "Are `counts_bin_ms` and `time_unit` right? Where the recording has gaps, convert "
+                "each stretch of it on its own, or count its spikes again from their times.",
             )
     n_spikes = int(counts_TN.sum(dtype=np.int64))
     check_memory(8 * n_spikes, f"{contents.path}: {name!r}, {n_spikes} spikes,")

@@ -39,6 +39,9 @@ DAY_US = 24 * 3600 * 10**6
 # This many values that are all whole seconds, or most of which occur twice, are no spike times.
 _MANY, _MOST_SAME, _FEW_SAME = 100, 0.5, 0.01
 
+# Sorted by time, spikes on one clock change their trial about once for each; of others, far more.
+_MIXED = 1.5
+
 # Observed without an end; and gaps that are of rounding, or of a sample, and not of recording.
 ALWAYS_US, HAIRLINE_US = 2**57, 1000
 
@@ -200,6 +203,8 @@ def read_spike_times(job: ConvertJob, name: str) -> tuple[SpikeTimes, Table | No
     job.drop("spikes", int((~kept).sum()), len(kept), "have no unit")
     if spikes.trial_of is not None:
         job.keep("spikes", spikes.trial_of >= 0, kept, "have no trial")
+    elif not job.options.sort_spikes:
+        _refuse_mixed_trials(job, name, spikes.values)
     times_us, is_time = _finite_times(job, name, spikes.values[kept])
     kept[np.flatnonzero(kept)] = is_time
     table = job.find_trials() if spikes.table is None else spikes.table
@@ -647,6 +652,32 @@ def _finite_times(
             "late in the recording."
         )
     return clock.to_us(values[kept]), kept
+
+
+def _refuse_mixed_trials(job: ConvertJob, name: str, times: NDArray[Any]) -> None:
+    """Refuse times beside the number of their trial of which those of many trials are the same.
+
+    On one clock a trial follows another; times that count from the start of each lie side by side.
+    """
+    contents, found = job.contents, job.contents.resolve(name)
+    if found is None or not contents.has_array(found, times.shape):
+        return
+    beside = guess_beside(contents, "spike_trials", found)
+    if beside is None or not contents.has_array(beside):
+        return
+    labels = contents.items[beside].read()
+    known = known_labels(labels) & np.isfinite(times)
+    labels = labels[known][np.argsort(times[known], kind="stable")]
+    n_changes, n_trials = int((labels[1:] != labels[:-1]).sum()), len(np.unique(labels))
+    if n_changes > max(_MIXED * n_trials, len(labels) / 4):
+        raise contents.wrong(
+            "spike_times",
+            name,
+            f"times of the {n_trials} trials in {beside!r} side by side",
+            "ascending times on one clock",
+            f"If they count from the start of each trial: `spike_trials={beside!r}`. If they are "
+            "those of the recording all the same: `sort_spikes=True`.",
+        )
 
 
 def _by_unit(

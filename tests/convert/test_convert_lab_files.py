@@ -1120,6 +1120,21 @@ def test_spikes_between_trials_are_of_no_trial_and_unsorted_ones_of_no_unit(tmp_
     assert made.report.dropped[0].n == is_out.sum()
 
 
+def test_times_of_all_trials_side_by_side_are_not_on_one_clock(tmp_path):
+    times, units = pooled(recording())
+    trials = np.searchsorted(START, times, side="right")
+    within = times - np.concatenate([[0.0], START])[trials]
+    order = np.argsort(within, kind="stable")
+    arrays = {"spike_units": units[order], "trial": trials[order]}
+    np.savez(tmp_path / "a.npz", spike_times=within[order], **arrays)
+    with pytest.raises(DataError, match="times of the 13 trials in 'trial' side by side") as error:
+        converted(tmp_path / "a.npz", chop_ms=400, **OPTIONS)
+    assert "`spike_trials='trial'`" in error.value.hint
+    np.savez(tmp_path / "b.npz", spike_times=times, spike_units=units, trial=trials, **TRIALS)
+    data = converted(tmp_path / "b.npz", **OPTIONS)
+    np.testing.assert_array_equal(data.spikes_BTN, expected_counts(recording()))
+
+
 # Structs of FieldTrip: the trial of each spike beside its time, in lists of their own -------------
 
 
