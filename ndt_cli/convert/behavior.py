@@ -174,7 +174,8 @@ def read_behavior(job: ConvertJob, bins_us_T: TicksArray | None = None) -> list[
             )
             expected = "numbers, samples x variables, with a time for each sample"
             raise contents.wrong("behavior", found, shown, expected)
-        parts.append(_known(job, clock, times, values, found))
+        part = _known(job, clock, times, values, found)
+        parts.append(replace(part, names=contents.column_names(found)) if "*" in found else part)
     if parts:
         job.taken["behavior"] = ", ".join(options.behavior)
     return parts

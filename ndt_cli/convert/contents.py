@@ -187,6 +187,10 @@ class Contents:
             (n for n in self.items if fnmatchcase(n, pattern) and n != pattern), key=by_number
         )
 
+    def column_names(self, pattern: str) -> tuple[str, ...]:
+        """Return the names of the columns that a pattern fits, without that of their group."""
+        return tuple(name.rpartition("/")[2] for name in self.matching(pattern))
+
     def _columns(self, pattern: str) -> str | None:
         """Make one item, rows x columns, of the columns of numbers whose names fit a pattern."""
         parts = [self.items[n] for n in self.matching(pattern)] if "*" in pattern else []

@@ -408,7 +408,7 @@ def unit_names(job: ConvertJob, counts: str, n_units: int) -> NDArray[Any]:
     """Return the names of the neurons in the file, else their numbers."""
     contents = job.contents
     if "*" in counts:
-        return np.array([name.rpartition("/")[2] for name in contents.matching(counts)])
+        return np.array(contents.column_names(counts))
     for name in (guess(contents, "spike_units"), "neuron_names", "unit_names"):
         if contents.has_array(name, (n_units,)):
             names = np.asarray(contents.items[str(name)].read())
@@ -541,7 +541,8 @@ def _read_behavior(
             expected = f"{shape[0]} trials x {shape[1]} bins x variables, as the counts"
             raise contents.wrong("behavior", name, f"shape {part_BTV.shape}", expected)
         parts.append(without_infinite(job, name, part_BTV))
-        names.extend(variable_names(name, part_BTV.shape[2]))
+        own = contents.column_names(name) if "*" in name else ()
+        names.extend(own or variable_names(name, part_BTV.shape[2]))
     if not parts:
         return None, ()
     job.taken["behavior"] = ", ".join(job.options.behavior)

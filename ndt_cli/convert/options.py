@@ -134,8 +134,8 @@ class ConvertOptions(BaseModel):
     """Drop units with a mean rate in the trials below this, Hz."""
 
     behavior: tuple[TableName, ...] = ()
-    """Time series of behavior, averaged in each bin, or a table in another file, with a column
-    time. May be repeated."""
+    """Time series of behavior, averaged in each bin, or columns such as 'hand_*', or a table in
+    another file, with a column time. May be repeated."""
 
     behavior_times: Name | None = None
     """Sample times of the behavior. Default: its own, in NWB."""

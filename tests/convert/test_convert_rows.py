@@ -108,6 +108,16 @@ def test_an_array_of_rows_is_folded_with_its_behavior(tmp_path):
     assert converted(tmp_path / "a.npz", chop_ms=100).n_trials == 10
 
 
+@pytest.mark.parametrize("options", [{}, {"chop_ms": 100}])
+def test_columns_of_behavior_have_their_own_names(tmp_path, options):
+    rows = [f"{k // 20},{k % 3},{k % 2},{k},{-k}" for k in range(100)]
+    (tmp_path / "a.csv").write_text("\n".join(["trial,unit_a,unit_b,hand_x,hand_y", *rows]))
+    data = converted(tmp_path / "a.csv", behavior=("hand_*",), **COLUMNS, **options)
+    assert data.behavior_names == ("hand_x", "hand_y")
+    places = np.arange(100).reshape(data.spikes_BTN.shape[:2])
+    np.testing.assert_array_equal(data.behavior_BTV, np.stack([places, -places], axis=2))
+
+
 def test_rows_without_a_trial_are_left_out_and_trials_without_rows_too(tmp_path):
     trials = np.repeat([np.nan, 1.0, 2.0, 3.0, 4.0], LENGTHS)
     np.savez(tmp_path / "a.npz", spikes=laid_out(counts()), trial=trials, bin_ms=20)
