@@ -446,7 +446,7 @@ class ConvertJob:
             self.taken["trials"] = name
             return self.find_table(name, "trials")
         chosen = options.align or options.start
-        item = contents.items.get(chosen or guess(contents, "start") or "")
+        item = contents.items.get(contents.resolve(chosen or guess(contents, "start") or "") or "")
         if item is not None and item.kind == "array" and len(item.shape) == 1:
             return self.columns_of(item.shape[0])
         if chosen:

@@ -76,9 +76,9 @@ def cut_recording(
     else:
         raise SettingsError(
             f"{source}: found no trials; expected a table of them, or a length of windows to chop",
-            hint="Give a table, `trials=NAME`, or columns: `start=NAME` and `stop=NAME`, or "
-            "`align=NAME` and `window_ms=(-250, 450)`; or chop the recording: `chop_ms=1000` and "
-            "`overlap_ms=200`.",
+            hint="Give a table, `trials=NAME`, or columns: `start=NAME` and `stop=NAME` (of one "
+            "array, `start='NAME:0'` and `stop='NAME:1'`), or `align=NAME` and "
+            "`window_ms=(-250, 450)`; or chop the recording: `chop_ms=1000` and `overlap_ms=200`.",
         )
     stops_us_B = starts_us_B + n_bins_B * bin_us
     n_outside = spikes.n_spikes - spikes.n_inside(starts_us_B, stops_us_B)
