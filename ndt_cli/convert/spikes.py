@@ -336,7 +336,7 @@ def _read_lists(job: ConvertJob, name: str, item: Item) -> _Spikes:
 
 def _names_beside(job: ConvertJob, group: str, shape: tuple[int, ...]) -> NDArray[Any]:
     """Return the names of units in a column beside their lists, else their places."""
-    job.units_are_places = False
+    job.units_are_places, job.units_group = False, group
     for column in UNIT_IDS if group else ():
         if job.contents.has_array(f"{group}/{column}", shape):
             names = job.contents.items[f"{group}/{column}"].read().reshape(-1)

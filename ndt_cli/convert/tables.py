@@ -368,6 +368,7 @@ class ConvertJob:
     dropped: list[Dropped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # assumptions, one sentence each
     units_are_places: bool = False  # units have no names, and are numbered in order from 0
+    units_group: str = ""  # of the file, that the lists of their times are in
 
     def drop(self, what: str, n: int, n_all: int, why: str) -> None:
         """Note that some were left out, if any."""
@@ -480,7 +481,8 @@ class ConvertJob:
         if rules:
             name = self.options.units or guess(self.contents, "units", self.contents.groups)
             if name is None:
-                table = self.columns_of(len(unit_ids), "units")
+                beside = replace(self.columns_of(len(unit_ids), "units"), name=self.units_group)
+                table = beside if beside.columns else replace(beside, name="")
             else:
                 table = self.find_table(name, "units")
             id_columns = () if self.units_are_places else UNIT_IDS

@@ -1201,6 +1201,16 @@ def test_trials_of_fieldtrip_have_the_rows_of_a_table_by_their_numbers(tmp_path,
     np.testing.assert_array_equal(data.spikes_BTN, plain.spikes_BTN[order - 1])
 
 
+@pytest.mark.parametrize("named", [{}, {"name": in_cells(["a", "b", "c", "d"], (1, 4))}])
+def test_units_are_chosen_by_what_stands_beside_their_times(tmp_path, named):
+    times_s = recording()
+    units = {"times": in_cells([t[None] for t in times_s], (1, 4)), "depth": [3, 1, 4, 2], **named}
+    scipy.io.savemat(tmp_path / "a.mat", {"day": {"cells": units}, **TRIALS})
+    chosen = {"spike_times": "day.cells.times", "units_where": ("depth > 2",)}
+    data = converted(tmp_path / "a.mat", **chosen, **OPTIONS)
+    np.testing.assert_array_equal(data.spikes_BTN, expected_counts(times_s)[..., [0, 2]])
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
