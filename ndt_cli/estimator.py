@@ -13,6 +13,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, overload
 
@@ -35,7 +36,7 @@ from ndt_cli.engine.ensembles import Ensemble
 from ndt_cli.engine.events import Event, Started, Watcher
 from ndt_cli.engine.inference import Model, hiding_folds, load_trained
 from ndt_cli.engine.run_folder import HOLDER_FILE, LOCK_FILE, RunFolder
-from ndt_cli.errors import DataError, ExistingFileError, RunError, RunWarning, SettingsError
+from ndt_cli.errors import DataError, ExistingFileError, RunError, RunWarning, SettingsError, count
 from ndt_cli.evaluation import scored_parts
 from ndt_cli.fitting import fit
 from ndt_cli.metrics import SpikeScoreSums
@@ -166,7 +167,12 @@ class NDT:
                 source="`X`",
             )
         recording = Recording(data.take(train), data.take(valid), "array", "ndt")
-        check_recording(recording)
+        if recording.train.max_count == 0:
+            raise DataError(
+                f"`X`: found no spike in {count(len(train), 'training trial')}; expected some",
+                "Is it the array of counts? Its axes are trials x bins x neurons.",
+            )
+        check_recording(replace(recording, source="`X`"))
         out = None if self.out is None else Path(self.out)
         if out is not None:
             stored = (out / SPIKES_FILE).absolute()
@@ -389,7 +395,7 @@ class NDT:
         return (
             f"{title}<p>{html.escape(verdict['sentence'])}</p>{f'<ul>{more}</ul>' if more else ''}"
             f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table>"
-            f"<p>{evaluation['n_trials']} trials that the training did not use.</p>"
+            f"<p>{count(evaluation['n_trials'], 'trial')} that the training did not use.</p>"
         )
 
     def _settings(self) -> Settings:

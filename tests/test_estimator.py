@@ -182,6 +182,14 @@ def test_what_is_not_counts_is_refused_by_the_name_of_the_argument(X, message):
         tiny().fit(X)
 
 
+def test_counts_without_a_spike_are_refused_by_the_name_of_the_argument():
+    with pytest.raises(DataError, match="`X`: found no spike in 8 training trials") as refused:
+        tiny().fit(np.zeros((10, 8, 3), dtype=int))
+    assert "file" not in str(refused.value)
+    with pytest.raises(DataError, match="`X`: found multiples of 50 alone"):
+        tiny().fit(50 * counts())
+
+
 def test_the_bin_width_is_asked_for_and_must_be_one():
     with pytest.raises(SettingsError, match="`bin_ms` is missing"):
         NDT().fit(counts())

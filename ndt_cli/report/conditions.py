@@ -17,14 +17,13 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
 from ndt_cli.data.spike_data import FloatArray, IntArray, SpikeData
-from ndt_cli.errors import DataError
+from ndt_cli.errors import DataError, count
 from ndt_cli.metrics import PSTH_SMOOTHING_MS
 from ndt_cli.report.figures import (
     MUTED,
     CaptionedFigure,
     add_panels,
     circle_color,
-    count,
     draw_lines,
     new_figure,
     sequence_colors,
@@ -213,7 +212,8 @@ def draw_conditions(evaluation: "Evaluation", neurons: Sequence[int | str] = ())
         for axes in panels[1:, place]:
             _start_at_zero(axes, highest)
         for axes in panels[:, place]:
-            times.apply(axes, lowest=axes is panels[-1, place])
+            times.apply(axes, lowest=axes is panels[-1, place], labeled=False)
+    figure.supxlabel(times.label, fontsize=8)
     panels[0, 0].set_ylabel("trials")
     for axes, name in zip(panels[1:, 0], names, strict=True):
         axes.set_ylabel(f"{name}\n(Hz)")
@@ -283,10 +283,11 @@ def draw_psth(evaluation: "Evaluation", neurons: Sequence[int | str] = ()) -> Ca
         draw_lines(axes, above, colors, 1.4)
         axes.set_title(neuron_label(data, column))
         _start_at_zero(axes, max(line[:, 1].max() for line in below + above))
-        times.apply(axes, lowest=place + n_columns >= len(columns))
+        times.apply(axes, lowest=place + n_columns >= len(columns), labeled=False)
+    figure.supxlabel(times.label, fontsize=8)
     panels[0].set_ylabel("rate (Hz)")
     others = {"NDT": {"color": MUTED, "lw": 1.4}, "PSTH": {"color": MUTED, "lw": 0.9, "ls": ":"}}
-    draw_legend(figure, groups, colors, others)
+    draw_legend(figure, groups, colors, others, loc="outside upper right")
     caption = (
         f"Averages by condition: NDT's rates (lines) over the PSTHs, spike counts smoothed with "
         f"{PSTH_SMOOTHING_MS:g} ms (dotted): "

@@ -22,6 +22,7 @@ from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
 from ndt_cli.atomic import check_suffix, write_stream_atomic
+from ndt_cli.errors import count
 
 if TYPE_CHECKING:
     from ndt_cli.evaluation import Evaluation
@@ -138,11 +139,6 @@ def trials_text(evaluation: "Evaluation") -> str:
     kind = {"train": "training", "valid": "validation", "all": "training and validation"}
     trials = count(data.n_trials, f"{kind[evaluation.split]} trial")
     return f"{trials} of {bins} bins of {data.bin_ms:g} ms"
-
-
-def count(n: int, noun: str) -> str:
-    """Return such text as "1 trial" or "2 trials"."""
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")

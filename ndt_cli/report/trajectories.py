@@ -259,10 +259,11 @@ def draw_behavior(evaluation: "Evaluation") -> CaptionedFigure:
             axes.plot(*times.line(true_T).T, color=TRUTH, lw=1, label="true")
             axes.plot(*times.line(decoded_T).T, color=MODEL, label="decoded")
             axes.yaxis.set_major_locator(MaxNLocator(3))
-            times.apply(axes, lowest=v == len(names) - 1)
+            times.apply(axes, lowest=v == len(names) - 1, labeled=False)
             if b == 0:
                 axes.set_ylabel(name.replace("_", " "))
         panels[0, b].set_title(_title(data, b))
+    figure.supxlabel(times.label, fontsize=8)
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=2, frameon=False)
     figure.align_ylabels(panels[:, 0])

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from ndt_cli.data.spike_data import FloatArray, SpikeData
-from ndt_cli.errors import DataError
+from ndt_cli.errors import DataError, count
 from ndt_cli.report.figures import (
     MODEL,
     MUTED,
@@ -22,7 +22,6 @@ from ndt_cli.report.figures import (
     TRUTH,
     CaptionedFigure,
     add_color_bar,
-    count,
     new_figure,
     styled,
     trials_text,
@@ -154,13 +153,13 @@ class TimeAxis:
             return np.column_stack([[self.start, self.start + self.step], values_T.repeat(2)])
         return np.column_stack([self.centers(len(values_T)), values_T])
 
-    def apply(self, axes: Axes, *, lowest: bool = True) -> None:
+    def apply(self, axes: Axes, *, lowest: bool = True, labeled: bool = True) -> None:
         """Give a panel this range, and draw a line at the event if it is within.
 
-        Only the lowest panel of a column has ticks and a label.
+        Only the lowest panel of a column has ticks and, unless the columns share one, a label.
         """
         axes.set_xlim(self.start, self.end)
-        axes.set_xlabel(self.label if lowest else "")
+        axes.set_xlabel(self.label if lowest and labeled else "")
         axes.xaxis.set_visible(lowest)
         if self.has_event and self.start < 0 < self.end:
             axes.axvline(0.0, color=MUTED, lw=0.7, ls=(0, (4, 3)), zorder=0)
