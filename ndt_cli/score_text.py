@@ -124,7 +124,7 @@ def score_notes(evaluation: Evaluation, most_variables: int | None = None) -> li
             "behavior from activations: ridge regression from the encoder's activations, which the "
             "sessions share; fitted in the other sessions, it knows no behavior of this one"
         )
-    silent = model.hidden.n_silent
+    silent = model.hidden.n_silent + (0 if model.heldout is None else model.heldout.n_silent)
     if silent:
         neurons = "neuron has" if silent == 1 else "neurons have"
         notes.append(f"{silent} {neurons} no spike in these trials")

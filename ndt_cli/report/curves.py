@@ -72,10 +72,10 @@ def trial_curves(found: "RunComparison") -> Figure:
             own = [run for run in runs if run.trained == way]
             single, averaged = ([r for r in own if r.is_ensemble == of] for of in (False, True))
             if single:
-                _draw_runs(axes, single, label, way, color, marker, "-")
+                _draw_runs(axes, single, label, way, color=color, marker=marker, ms=3, mew=0)
             if averaged:
-                look = {"mfc": "white", "mew": 0.8}
-                _draw_runs(axes, averaged, label, f"{way}, ensemble", color, marker, ":", **look)
+                look = {"color": color, "marker": marker, "ms": 3.5, "mfc": "white", "ls": ":"}
+                _draw_runs(axes, averaged, label, f"{way}, ensemble", **look)
         axes.axhline(
             smoothed.scores[label].value, color=SMOOTHED, ls="--", lw=0.8, label=smoothed.run
         )
@@ -84,30 +84,25 @@ def trial_curves(found: "RunComparison") -> Figure:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("training trials")
         axes.set_ylabel(f"{label} ({unit})")
-    panels[0].legend(frameon=False, handlelength=1.5)
+    lines, names = panels[0].get_legend_handles_labels()
+    figure.legend(lines, names, loc="outside upper right", ncols=4, frameon=False)
     return figure
 
 
 def _draw_runs(
-    axes: Axes,
-    runs: "Sequence[ComparedRun]",
-    label: str,
-    name: str,
-    color: str,
-    marker: str,
-    dashes: str,
-    **look: Any,
+    axes: Axes, runs: "Sequence[ComparedRun]", label: str, name: str, **look: Any
 ) -> None:
     """Draw a point for each run, and the line of their means."""
-    look = {"mew": 0, "alpha": 0.6, "ms": 3, **look}
-    counts = sorted({run.n_training_trials for run in runs})
-    by_count = [
-        [run.scores[label].value for run in runs if run.n_training_trials == n] for n in counts
-    ]
-    for n, values in zip(counts, by_count, strict=True):
-        axes.plot([n] * len(values), values, marker, color=color, **look)
-    means = [np.mean(values) for values in by_count]
-    axes.plot(counts, means, dashes, color=color, label=name, zorder=1.9)
+    values: dict[int, list[float]] = {
+        n: [] for n in sorted({run.n_training_trials for run in runs})
+    }
+    for run in runs:
+        values[run.n_training_trials].append(run.scores[label].value)
+    for n, own in values.items():
+        axes.plot([n] * len(own), own, **{**look, "ls": "", "alpha": 0.7})
+    means = [float(np.mean(own)) for own in values.values()]
+    (line,) = axes.plot(list(values), means, label=name, zorder=1.9, **look)
+    line.set_markevery([])  # its points are the runs; only the legend shows one
 
 
 @styled
