@@ -492,6 +492,13 @@ def check_recording(recording: Recording) -> None:
             )
 
 
+NEURONS_FIRST = (
+    "Mean rates differ far more along the first axis than along the last: is the order trials x "
+    "bins x neurons?"
+)
+"""What `looks_neurons_first` means, for people."""
+
+
 def looks_neurons_first(data: SpikeData) -> bool:
     """Tell whether the first axis looks like neurons, and the last like trials.
 
