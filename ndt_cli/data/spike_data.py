@@ -314,6 +314,10 @@ class Recording:
         if split == "all":
             return all_trials(self)
         data = self.train if split == "train" else self.valid
+        if not data.n_trials:
+            raise DataError(
+                f"{self.source}: found no {split} trials", "Leave out `split`: take all trials."
+            )
         return replace(data, is_valid_B=np.full(data.n_trials, split == "valid"))
 
 
@@ -455,11 +459,14 @@ _NO_STEP = 5  # counts are no multiples of so many; rates in Hz of bins of 20 ms
 _FEW, _UNLIKE_TRIALS, _FAR_MORE = 5, 0.25, 4
 
 
-def check_recording(recording: Recording) -> None:
-    """Refuse a recording that cannot be trained on: no spikes, or splits that do not match."""
+def check_recording(recording: Recording, *, to_train: bool = True) -> None:
+    """Refuse a recording that cannot be trained on: no spikes, or splits that do not match.
+
+    With ``to_train`` False, for inference, one split may be empty, and there may be no spikes.
+    """
     train, valid, source = recording.train, recording.valid, recording.source
     for name, data in (("training", train), ("validation", valid)):
-        if data.n_trials == 0:
+        if to_train and data.n_trials == 0:
             raise DataError(
                 f"{source}: found no {name} trials; expected at least one",
                 "See 'split' in the file, or `valid_where` where it is converted.",
@@ -478,13 +485,14 @@ def check_recording(recording: Recording) -> None:
             f"{source}: training and validation trials differ in behavior: found {variables[0]} "
             f"and {variables[1]} variables; expected the same"
         )
-    if train.max_count == 0:
+    if to_train and train.max_count == 0:
         raise DataError(
             f"{source}: found no spike in {train.n_trials} training trials; expected some",
             hint="Was the right array saved? See `describe_file(FILE)`.",
         )
-    if train.max_count >= _NO_STEP and not (train.spikes_BTN == 1).any():
-        step = np.gcd.reduce(train.spikes_BTN, axis=None)
+    data = train if train.n_trials else valid
+    if data.max_count >= _NO_STEP and not (data.spikes_BTN == 1).any():
+        step = np.gcd.reduce(data.spikes_BTN, axis=None)
         if step >= _NO_STEP:
             raise DataError(
                 f"{source}: found multiples of {step} alone; expected counts",

@@ -136,8 +136,8 @@ def trials_text(evaluation: "Evaluation") -> str:
     data = evaluation.data
     shortest, longest = int(data.lengths_B.min()), int(data.lengths_B.max())
     bins = f"{shortest} to {longest}" if shortest < longest else f"{longest}"
-    kind = {"train": "training", "valid": "validation", "all": "training and validation"}
-    trials = count(data.n_trials, f"{kind[evaluation.split]} trial")
+    kind = {"train": "training trial", "valid": "validation trial", "all": "trial"}
+    trials = count(data.n_trials, kind[evaluation.split])
     return f"{trials} of {bins} bins of {data.bin_ms:g} ms"
 
 
