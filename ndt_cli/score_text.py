@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from ndt_cli.data.spike_data import bins_text
 from ndt_cli.errors import count
 from ndt_cli.evaluation import Evaluation, Scores
 from ndt_cli.metrics import PSTH_SMOOTHING_MS, DecodingScores
@@ -86,7 +87,7 @@ def score_title(evaluation: Evaluation) -> str:
     data = evaluation.data
     return (
         f"{evaluation.split} trials of {evaluation.source}: {count(data.n_trials, 'trial')} "
-        f"x {count(data.n_bins, 'bin')} of {data.bin_ms:g} ms x {count(data.n_neurons, 'neuron')}"
+        f"x {bins_text(data.lengths_B)} of {data.bin_ms:g} ms x {count(data.n_neurons, 'neuron')}"
     )
 
 
@@ -109,7 +110,7 @@ def score_notes(evaluation: Evaluation, most_variables: int | None = None) -> li
     if model.heldout is not None:
         notes.append(
             f"held-out: {count(evaluation.data.n_heldout, 'neuron')} that the model never sees; "
-            "smoothing predicts by regression on the held-in neurons"
+            "smoothing predicts each by regression on the held-in ones"
         )
     if model.psth is not None:
         whose = "the other half of the trials" if model.psth.split_half else "the training trials"

@@ -234,5 +234,8 @@ def test_one_trial_and_one_neuron_are_one():
     data = spike_data(1, 5, n_neurons=1)
     title = score_title(SimpleNamespace(split="valid", source="a.npz", data=data))
     assert title == "valid trials of a.npz: 1 trial x 5 bins of 10 ms x 1 neuron"
+    unequal = spike_data(2, 9, lengths_B=[4, 6])  # not the 9 bins to which they are padded
+    title = score_title(SimpleNamespace(split="valid", source="a.npz", data=unequal))
+    assert title == "valid trials of a.npz: 2 trials x 4 to 6 bins of 10 ms x 3 neurons"
     found = verdict(scores(0.2, hidden_N=[0.2]), scores(0.1, hidden_N=[0.1]))
     assert "1 of 1 neuron." in found.sentence

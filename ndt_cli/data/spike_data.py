@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from ndt_cli.errors import DataError
+from ndt_cli.errors import DataError, count
 
 IntArray = NDArray[np.integer]
 FloatArray = NDArray[np.floating]
@@ -271,6 +271,12 @@ class SpikeData:
         if sessions is not None:
             sessions = replace(sessions, of_trial_B=sessions.of_trial_B[trials])
         return replace(self, trial_table=table, sessions=sessions, **picked)
+
+
+def bins_text(lengths_B: IntArray) -> str:
+    """Return such text as "1 bin" or "51 to 76 bins", the range of the lengths of trials."""
+    shortest, longest = int(lengths_B.min()), int(lengths_B.max())
+    return count(longest, "bin") if shortest == longest else f"{shortest} to {longest} bins"
 
 
 def take_columns(data: SpikeData, columns: IntArray, **changes: Any) -> SpikeData:

@@ -176,7 +176,7 @@ def _averages(
 
 
 def _average_text(run: "RunContents") -> str:
-    of_best = " of the ensemble's best member" if run.is_ensemble else ""
+    of_best = " of the ensemble's member 0" if run.is_ensemble else ""
     shown = _shown_text(run.attention)
     return f"{shown} Mean{of_best} over {trials_text(run.evaluation)}, with nothing hidden."
 

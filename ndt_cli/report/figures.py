@@ -22,6 +22,7 @@ from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
 from ndt_cli.atomic import check_suffix, write_stream_atomic
+from ndt_cli.data.spike_data import bins_text
 from ndt_cli.errors import count
 
 if TYPE_CHECKING:
@@ -134,11 +135,9 @@ class CaptionedFigure:
 def trials_text(evaluation: "Evaluation") -> str:
     """Return such text as "22 validation trials of 51 to 76 bins of 20 ms"."""
     data = evaluation.data
-    shortest, longest = int(data.lengths_B.min()), int(data.lengths_B.max())
-    bins = f"{shortest} to {longest}" if shortest < longest else f"{longest}"
     kind = {"train": "training trial", "valid": "validation trial", "all": "trial"}
     trials = count(data.n_trials, kind[evaluation.split])
-    return f"{trials} of {bins} bins of {data.bin_ms:g} ms"
+    return f"{trials} of {bins_text(data.lengths_B)} of {data.bin_ms:g} ms"
 
 
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")

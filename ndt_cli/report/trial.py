@@ -242,12 +242,19 @@ def draw_rates(
     neurons_text = count(data.n_neurons, "neuron")
     caption = (
         f"{what[0].upper()}{what[1:]}. Top: all spikes, of {neurons_text}. "
-        "Below: rates that NDT infers with nothing hidden, spikes smoothed by a Gaussian of "
-        f"{evaluation.smoothing_ms:.0f} ms{known}; ticks are spikes."
+        f"Below: rates that NDT infers {_inference_text(evaluation)}, spikes smoothed by a "
+        f"Gaussian of {evaluation.smoothing_ms:.0f} ms{known}; ticks are spikes."
     )
     shown = count(len(columns), "neuron")
     alt = f"Raster of the spikes in {trial_label(data, trial)}, and rates of {shown} over time."
     return CaptionedFigure(figure, caption, alt)
+
+
+def _inference_text(evaluation: "Evaluation") -> str:
+    passes = 1 if evaluation.model is None else evaluation.model.settings.inference.passes
+    if passes == 1:
+        return "with nothing hidden"
+    return f"as the mean of {passes} passes, each with other bins hidden"
 
 
 # In the order in which they are drawn, the model on top.

@@ -106,7 +106,7 @@ def test_rates_by_condition_has_a_column_a_neuron_and_a_row_a_source():
     raster, _, true, _, smoothed, _, ndt, _ = figure.axes
     labels = [axes.get_ylabel() for axes in (raster, true, smoothed, ndt)]
     assert labels == ["trials", "true rates\n(Hz)", "smoothed spikes\n(Hz)", "NDT\n(Hz)"]
-    assert figure.axes[-1].get_xlabel() == "time in trial (ms)"
+    assert figure.get_supxlabel() == "time in trial (ms)"
     single, average = (lines.get_segments() for lines in ndt.collections)
     assert (len(single), len(average)) == (12, 3)
     assert [len(lines.get_segments()) for lines in true.collections] == [0, 3]
