@@ -27,6 +27,7 @@ from ndt_cli.report.figures import (
     draw_lines,
     new_figure,
     sequence_colors,
+    shortened,
     styled,
     trials_text,
 )
@@ -160,7 +161,9 @@ def draw_legend(
 ) -> None:
     """Draw the colors of the groups, and the looks of other lines and points by label."""
     looks = [{"color": color, "lw": 1.8} for color in colors] + list((others or {}).values())
-    labels = [*(group.label for group in groups), *(others or {})]
+    labels = [*(shortened(group.label, 40) for group in groups), *(others or {})]
+    # As many as fit side by side.
+    ncols = max(1, min(ncols, 130 // (max(map(len, labels)) + 8)))
     handles = [Line2D([], [], **look) for look in looks]
     figure.legend(handles, labels, loc=loc, ncols=ncols, frameon=False)
 
@@ -196,7 +199,7 @@ def draw_conditions(evaluation: "Evaluation", neurons: Sequence[int | str] = ())
     trial_colors = np.repeat(colors, sizes).tolist()
     for place, column in enumerate(columns):
         top: Axes = panels[0, place]
-        top.set_title(neuron_label(data, column))
+        top.set_title(shortened(neuron_label(data, column), 22))
         _draw_raster(top, data.spikes_BTN[trials, :, column], trial_colors, times)
         highest = 0.0
         for axes, name in zip(panels[1:, place], names, strict=True):
@@ -281,7 +284,7 @@ def draw_psth(evaluation: "Evaluation", neurons: Sequence[int | str] = ()) -> Ca
         below, above = ([times.line(each[:, column]) for each in all_] for all_ in (psths, rates))
         draw_lines(axes, below, colors, 0.9, ls=(0, (1, 1)))
         draw_lines(axes, above, colors, 1.4)
-        axes.set_title(neuron_label(data, column))
+        axes.set_title(shortened(neuron_label(data, column), 22))
         _start_at_zero(axes, max(line[:, 1].max() for line in below + above))
         times.apply(axes, lowest=place + n_columns >= len(columns), labeled=False)
     figure.supxlabel(times.label, fontsize=8)

@@ -140,6 +140,14 @@ def trials_text(evaluation: "Evaluation") -> str:
     return f"{trials} of {bins_text(data.lengths_B)} of {data.bin_ms:g} ms"
 
 
+def shortened(name: str, most: int) -> str:
+    """Return a name without its middle if it is longer than this; names differ at their ends."""
+    if len(name) <= most:
+        return name
+    n_last = most // 2
+    return f"{name[: most - 1 - n_last]}\N{HORIZONTAL ELLIPSIS}{name[-n_last:]}"
+
+
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 
 

@@ -31,6 +31,7 @@ from ndt_cli.report.figures import (
     CaptionedFigure,
     draw_lines,
     new_figure,
+    shortened,
     styled,
     trials_text,
 )
@@ -285,4 +286,5 @@ def draw_behavior(evaluation: "Evaluation") -> CaptionedFigure:
 def _title(data: SpikeData, trial: int) -> str:
     if data.conditions_B is None:
         return trial_label(data, trial)
-    return f"{trial_label(data, trial)}\n{condition_label(data, int(data.conditions_B[trial]))}"
+    condition = condition_label(data, int(data.conditions_B[trial]))
+    return f"{trial_label(data, trial)}\n{shortened(condition, 22)}"

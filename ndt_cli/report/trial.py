@@ -23,6 +23,7 @@ from ndt_cli.report.figures import (
     CaptionedFigure,
     add_color_bar,
     new_figure,
+    shortened,
     styled,
     trials_text,
 )
@@ -226,7 +227,7 @@ def draw_rates(
             if name in sources:
                 axes.plot(*times.line(sources[name][:, column]).T, label=name, **look)
         _draw_ticks(axes, data.spikes_BTN[trial, :n_bins, column], times)
-        axes.set_ylabel(f"{neuron_label(data, column)}\n(Hz)")
+        axes.set_ylabel(f"{shortened(neuron_label(data, column), 12)}\n(Hz)")
         axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     handles, labels = panels[1].get_legend_handles_labels()
     panels[1].legend(handles[::-1], labels[::-1], **_LEGEND, ncols=3)

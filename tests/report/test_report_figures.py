@@ -18,6 +18,7 @@ from ndt_cli.report.conditions import (
     group_colors,
     trial_groups,
 )
+from ndt_cli.report.figures import shortened
 from ndt_cli.report.neurons import score_figure
 from ndt_cli.report.trajectories import (
     draw_behavior,
@@ -96,6 +97,20 @@ def test_trials_without_a_bin_belong_to_no_group():
     data = spike_data(3, 6, 1, lengths_B=[6, 0, 6], conditions_B=np.array([1, 2, 3]))
     assert [group.label for group in condition_groups(data, 9)] == ["condition 1", "condition 3"]
     assert [group.label for group in trial_groups(data, 9)] == ["trial 0", "trial 2"]
+
+
+def test_long_names_are_shortened_in_the_middle_and_stay_inside_the_figure():
+    assert shortened("unit 12", 14) == "unit 12"
+    assert shortened("unit probe1_shank2_unit_0004", 14) == "unit p\N{HORIZONTAL ELLIPSIS}it_0004"
+    data, inferred_BTN, smoothed_BTN = reaches()
+    names = {
+        c: f"reach to the upper left, target number {c}" for c in range(len(set(data.conditions_B)))
+    }
+    data = dataclasses.replace(data, condition_names=names)
+    figure = rates_by_condition(data, inferred_BTN, smoothed_BTN, neurons=[4, 1])
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert legend.get_window_extent().x0 >= 0
 
 
 def test_rates_by_condition_has_a_column_a_neuron_and_a_row_a_source():
