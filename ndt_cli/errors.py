@@ -22,7 +22,9 @@ Messages are written for Python: arguments, settings and calls stand in backtick
 import shlex
 from collections.abc import Iterable
 from difflib import get_close_matches
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 
 class NdtError(Exception):
@@ -95,6 +97,17 @@ class ExistingFileError(NdtError):
 
 class MissingExtraError(NdtError):
     """An optional package that is not installed."""
+
+
+def needed(package: str) -> Any:
+    """Import a package that only some need; the error says how to install it."""
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise MissingExtraError(
+            f"this needs {package}, which is not installed",
+            'Install it: pip install "ndt-cli[rates]"',
+        ) from error
 
 
 class RunWarning(UserWarning):

@@ -6,7 +6,6 @@ V behavioral variables.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
 
@@ -28,7 +27,7 @@ from ndt_cli.data.spike_data import (
 )
 from ndt_cli.data.write import table_by_key
 from ndt_cli.engine.inference import check_overrides, load_trained, recording_of
-from ndt_cli.errors import DataError, MissingExtraError, SettingsError
+from ndt_cli.errors import DataError, SettingsError, needed
 
 
 @dataclass(frozen=True, eq=False)
@@ -306,17 +305,6 @@ class Rates:
             columns=list(self.neuron_names),
             time_support=pynapple.IntervalSet(starts_s, stops_s),
         )
-
-
-def needed(package: str) -> Any:
-    """Import a package that only some need; the error says how to install it."""
-    try:
-        return import_module(package)
-    except ImportError as error:
-        raise MissingExtraError(
-            f"this needs {package}, which is not installed",
-            'Install it: pip install "ndt-cli[rates]"',
-        ) from error
 
 
 def infer_rates(

@@ -34,8 +34,8 @@ from ndt_cli.data.spike_data import (
     TrialValues,
     trial_blocks,
 )
-from ndt_cli.errors import DataError, SettingsError
-from ndt_cli.inferred_rates import Rates, needed
+from ndt_cli.errors import DataError, SettingsError, needed
+from ndt_cli.inferred_rates import Rates
 
 RATES_SUFFIXES = (".h5", ".npz", ".mat", ".nwb", ".csv", ".parquet")
 

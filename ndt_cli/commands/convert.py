@@ -88,7 +88,8 @@ def convert(
     file: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE", help="Recording: .npz, .mat, HDF5, NWB, .csv, or a phy folder."
+            metavar="FILE",
+            help="Recording: .npz, .mat, HDF5, NWB, .csv, .parquet, or a phy folder.",
         ),
     ],
     path: Annotated[

@@ -15,12 +15,16 @@ from ndt_cli.convert.clock import FAR_BACK_US, FEW_STEPS, Clock, TicksArray
 from ndt_cli.convert.contents import guess, listed
 from ndt_cli.convert.reading import open_file
 from ndt_cli.convert.tables import ConvertJob
+from ndt_cli.data.arrays import MAX_VALUE
 from ndt_cli.data.spike_data import FloatArray, IntArray
 from ndt_cli.errors import DataError, SettingsError
 
 # Samples that are further apart than this, and span this many times as long as the trials, are in
 # another unit.
 _FEW_BINS, _LONGER = 4, 50
+
+# Angles jump by more than this share of their range, and move less before and after.
+_TURN, _FEW_TURNS = 0.9, 3
 
 _WIDEST_GAP = 3.0  # sampling intervals: a camera may drop a frame or two
 
@@ -36,9 +40,10 @@ class Behavior:
     def cut(self, starts_us_B: TicksArray, n_bins_B: IntArray, bin_us: int) -> FloatArray:
         """Return the behavior in each trial's bins, (trials, bins, variables).
 
-        A bin has the mean of the samples in it. A bin without a sample has the value interpolated
-        linearly at its middle, across gaps of up to three sampling intervals. A missing value
-        (NaN) among them makes it NaN. Past the end of a trial it is NaN.
+        A bin has the mean of the samples in it. A bin without a sample, and every bin where these
+        are further apart than a bin is wide, has the value interpolated linearly at its middle,
+        across gaps of up to three sampling intervals, if it is known. A missing value (NaN) among
+        the samples makes a bin NaN. Past the end of a trial it is NaN.
         """
         shape = (len(starts_us_B), int(np.max(n_bins_B, initial=0)), self.values_SV.shape[1])
         behavior_BTV = np.full(shape, np.nan)
@@ -89,10 +94,12 @@ class Behavior:
         values_TV = np.zeros((n_bins, self.values_SV.shape[1]))
         for variable, values_S in enumerate(self.values_SV[first:last].T):
             values_TV[:, variable] = np.bincount(bin_S, values_S, minlength=n_bins)
-        filled_T = n_samples_T > 0
-        values_TV[filled_T] /= n_samples_T[filled_T, None]
-        centers_us = start + bin_us * np.flatnonzero(~filled_T) + bin_us // 2
-        values_TV[~filled_T] = self._interpolated(centers_us)
+        with np.errstate(invalid="ignore"):
+            values_TV /= n_samples_T[:, None]  # NaN in a bin without a sample
+        between_T = (n_samples_T == 0) | (self.interval_us > bin_us)
+        middles_us = start + bin_us * np.flatnonzero(between_T) + bin_us // 2
+        middles_TV = self._interpolated(middles_us)
+        values_TV[between_T] = np.where(np.isnan(middles_TV), values_TV[between_T], middles_TV)
         return values_TV
 
     def _interpolated(self, at_us: TicksArray) -> FloatArray:
@@ -112,8 +119,9 @@ class Behavior:
 
     @cached_property
     def interval_us(self) -> float:
-        """Time from one sample to the next, the median."""
-        return float(np.median(np.diff(self.times_us_S))) if len(self.times_us_S) > 1 else 0.0
+        """Time from one sample to the next at another time, the median."""
+        steps_us = np.diff(self.times_us_S)
+        return float(np.median(steps_us[steps_us > 0])) if steps_us.any() else 0.0
 
 
 def sampled(times_us_S: TicksArray, values_S: NDArray[Any], name: str) -> Behavior:
@@ -166,7 +174,8 @@ def read_behavior(job: ConvertJob, bins_us_T: TicksArray | None = None) -> list[
             )
             expected = "numbers, samples x variables, with a time for each sample"
             raise contents.wrong("behavior", found, shown, expected)
-        parts.append(_known(job, clock, times, values, found))
+        part = _known(job, clock, times, values, found)
+        parts.append(replace(part, names=contents.column_names(found)) if "*" in found else part)
     if parts:
         job.taken["behavior"] = ", ".join(options.behavior)
     return parts
@@ -192,7 +201,33 @@ def _known(
             hint="If they count from the start of each trial, add that to them. If they are only "
             "out of order, sort them, and save them again.",
         )
-    return sampled(times_us, values[known], name)
+    samples = sampled(times_us, without_infinite(job, name, values[known]), name)
+    _note_angles(job, samples)
+    return samples
+
+
+def without_infinite(job: ConvertJob, name: str, values: NDArray[Any]) -> FloatArray:
+    """Return values of behavior with NaN for those that are infinite or too large, noted."""
+    values = np.array(values, dtype=np.float64)
+    far = np.abs(values) > MAX_VALUE
+    if far.any():
+        job.notes.append(f"{far.sum()} values of {name} are beyond {MAX_VALUE:g}, and are missing.")
+    values[far] = np.nan
+    return values
+
+
+def _note_angles(job: ConvertJob, samples: Behavior) -> None:
+    """Note variables that run to one end of their range, and on from the other, as angles do."""
+    for name, values_S in zip(samples.names, samples.values_SV.T, strict=True):
+        known = values_S[np.isfinite(values_S)]
+        span = float(np.ptp(known)) if len(known) else 0.0
+        steps = np.abs(np.diff(known)) / (span or 1.0)
+        is_jump = (steps[1:-1] > _TURN) & (steps[:-2] < 1 - _TURN) & (steps[2:] < 1 - _TURN)
+        if is_jump.sum() >= _FEW_TURNS and len(np.unique(known)) > len(known) / 10:
+            job.notes.append(
+                f"{name} jumps from one end of its range to the other {is_jump.sum()} times. If it "
+                "is an angle, means over bins are wrong there: save its cosine and its sine."
+            )
 
 
 def _read_file(job: ConvertJob, path: Path) -> Behavior:

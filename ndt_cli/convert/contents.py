@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,7 +82,7 @@ class Contents:
     """An open file, to be closed, or used in a ``with``."""
 
     path: Path
-    layout: str = ""  # "npz", "HDF5", "NWB", "MATLAB", "CSV" or "phy"
+    layout: str = ""  # "npz", "HDF5", "NWB", "MATLAB", "CSV", "parquet" or "phy"
     items: dict[str, Item] = field(default_factory=dict)  # by name, in the file's order
     spike_clock: Clock | None = None  # of the spike times, where the format says so
     on_close: ExitStack = field(default_factory=ExitStack)
@@ -150,13 +151,13 @@ class Contents:
         for group in dict.fromkeys(n.rpartition("/")[0] for n in self.items):
             n_rows = self.n_rows(group)
             n_columns = self.column_lengths(group)[n_rows]
-            if n_columns > 1 and n_rows > 1 and (group or self.layout == "CSV"):
+            if n_columns > 1 and n_rows > 1 and (group or self.layout in ("CSV", "parquet")):
                 tables[group] = n_rows
         return tables
 
     def find(self, name: str, option: str) -> tuple[str, Item]:
         """Return the name as the file spells it, and its item."""
-        found = self.resolve(name) or self._matrices(name)
+        found = self.resolve(name) or self._matrices(name) or self._columns(name)
         if found is None:
             same = self._series_called(name)
             if same:
@@ -179,6 +180,32 @@ class Contents:
         kind = f"matrices of {parts[0].dtype}"
         self.items[group] = Item((len(parts),), kind, lambda: [r() for r in reads], "matrices")
         return group
+
+    def matching(self, pattern: str) -> list[str]:
+        """Return the names of all items that a pattern such as ``unit*`` fits, by their numbers."""
+        return sorted(
+            (n for n in self.items if fnmatchcase(n, pattern) and n != pattern), key=by_number
+        )
+
+    def column_names(self, pattern: str) -> tuple[str, ...]:
+        """Return the names of the columns that a pattern fits, without that of their group."""
+        return tuple(name.rpartition("/")[2] for name in self.matching(pattern))
+
+    def _columns(self, pattern: str) -> str | None:
+        """Make one item, rows x columns, of the columns of numbers whose names fit a pattern."""
+        parts = [self.items[n] for n in self.matching(pattern)] if "*" in pattern else []
+        if not parts or not all(part.kind == "array" for part in parts):
+            return None
+        shapes = {part.shape for part in parts}
+        if len(shapes) > 1 or len(parts[0].shape) != 1 or any(p.dtype == "text" for p in parts):
+            return None
+        shape, reads = (*parts[0].shape, len(parts)), [part.read for part in parts]
+
+        def read() -> NDArray[Any]:
+            return np.stack([read() for read in reads], axis=1)
+
+        self.items[pattern] = Item(shape, parts[0].dtype, read)
+        return pattern
 
     def check_readable(self, name: str, option: str | None) -> None:
         """Refuse an item that is listed but cannot be read; a name that is not there passes."""
@@ -280,6 +307,7 @@ _NAMES = {
     ),
     "units": ("units",),
     "times": ("time", "times", "time_s", "time_ms", "t"),
+    "bins": ("bin", "bins", "bin_number", "bin_index", "time_bin", "timebin"),
     "lengths": ("lengths",),
     "length_ms": ("length_ms",),
 }  # fmt: skip
@@ -312,9 +340,12 @@ def guess_beside(contents: Contents, what: str, name: str) -> str | None:
 def guess_spikes(contents: Contents) -> tuple[str | None, str | None]:
     """Return the names of what looks like spike times, or else of what looks like counts."""
     items = contents.items
+    structs = [g for g in contents.groups if fieldtrip_trials(contents, f"{g}/time")]
+    if len(structs) == 1:
+        return f"{structs[0]}/time", None
     for name in _NAMES["spike_times"]:
         found = _first_like((name,), items)
-        n_axes = (1,) if name == "spikes" else (1, 2)  # a matrix called spikes holds counts
+        n_axes = (1,) if name == "spikes" else (1, 2, 3)  # a matrix called spikes holds counts
         if found is None or items[found].kind in ("matrices", "series"):
             continue
         if items[found].kind == "lists" or len(items[found].shape) in n_axes:
@@ -331,6 +362,20 @@ def guess_spikes(contents: Contents) -> tuple[str | None, str | None]:
     counts = guess(contents, "counts")
     has_axes = counts is not None and len(items[counts].shape) in (2, 3)
     return None, counts if has_axes and contents.has_array(counts) else None
+
+
+def fieldtrip_trials(contents: Contents, times: str) -> str | None:
+    """Return, of a struct of FieldTrip, the lists of trials beside the lists of spike times.
+
+    There, times are in seconds from a trigger, and ``trialtime`` is the start and the end of each
+    trial (trials, 2), on the same clock (FieldTrip's documentation of ``ft_datatype_spike``).
+    """
+    group, _, last = times.rpartition("/")
+    item, trials = contents.items.get(times), contents.items.get(f"{group}/trial")
+    is_struct = last == "time" and contents.has_array(f"{group}/trialtime")
+    if item is None or trials is None or not is_struct:
+        return None
+    return f"{group}/trial" if item.kind == trials.kind == "lists" else None
 
 
 def _first_like(names: Iterable[str], known: Iterable[str]) -> str | None:
@@ -389,7 +434,7 @@ def make_listing(contents: Contents) -> Listing:
     times, counts = guess_spikes(contents)
     spikes = ("spike_times", times) if times else ("counts", counts) if counts else None
     trials = guess(contents, "trials", contents.groups) or (
-        "" if guess(contents, "start") else None
+        "" if guess(contents, "start") or fieldtrip_trials(contents, times or "") else None
     )
     source = str(contents.path)
     return Listing(source, contents.layout, entries, contents.tables(), spikes, trials)

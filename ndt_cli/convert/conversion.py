@@ -15,6 +15,7 @@ from ndt_cli.convert.contents import Contents, Listing, guess, guess_spikes, lis
 from ndt_cli.convert.counts import (
     check_trials_first,
     cut_counted_trials,
+    find_trial_rows,
     read_axes,
     read_continuous,
     read_matrices,
@@ -46,7 +47,7 @@ class ConvertReport:
     """What was made of a file, and how."""
 
     source: str  # the file
-    format: str  # "npz", "HDF5", "NWB", "MATLAB", "CSV" or "phy"
+    format: str  # "npz", "HDF5", "NWB", "MATLAB", "CSV", "parquet" or "phy"
     train: SplitCount
     valid: SplitCount
     n_bins: int  # of the longest trial
@@ -80,7 +81,7 @@ def convert(file: Path | str, options: ConvertOptions | None = None) -> Converte
     Parameters
     ----------
     file : Path or str
-        A .npz, MATLAB, HDF5, NWB or CSV file.
+        A .npz, MATLAB, HDF5, NWB, CSV or parquet file.
     options : ConvertOptions, optional
         What in the file is what, and how it is cut. What is not given is looked for under its
         usual name, and the report says what was found.
@@ -135,7 +136,7 @@ def list_contents(file: Path | str) -> Listing:
     Parameters
     ----------
     file : Path or str
-        A .npz, MATLAB, HDF5, NWB or CSV file.
+        A .npz, MATLAB, HDF5, NWB, CSV or parquet file.
 
     Returns
     -------
@@ -175,6 +176,9 @@ def _cut(job: ConvertJob) -> SpikeData:
         job.taken["counts"] = found
         if values.ndim == 3:
             return cut_counted_trials(job, found, values)
+        rows_of = find_trial_rows(job, found, len(values))
+        if rows_of is not None:
+            return cut_counted_trials(job, found, rows_of.folded(values), rows_of)
         spikes, middles_us_T, bin_us = read_continuous(job, found, values)
         table = job.find_trials()
         behavior = read_behavior(job, middles_us_T)
@@ -212,7 +216,8 @@ def _no_spikes(contents: Contents) -> DataError:
             contents.check_readable(name, what)
     return DataError(
         f"{contents.path}: found no spikes under a usual name; there are {listed(contents.items)}",
-        hint="Name them: `spike_times=NAME` (and `spike_units=NAME`), or `counts=NAME`. "
+        hint="Name them: `spike_times=NAME` (and `spike_units=NAME`), or `counts=NAME`, of a "
+        "column per unit `counts='unit*'`. "
         f"See what is in the file: {contents.called_list}",
     )
 

@@ -3,17 +3,19 @@
 Axes in names: B trials, T bins, N neurons, V behavioral variables, K any channel.
 """
 
-from dataclasses import replace
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ndt_cli.convert.behavior import variable_names
+from ndt_cli.convert.behavior import variable_names, without_infinite
 from ndt_cli.convert.clock import TicksArray, in_bins, ms_to_us
 from ndt_cli.convert.contents import Contents, guess
-from ndt_cli.convert.spikes import SpikeTimes
-from ndt_cli.convert.tables import ConvertJob, plain_label, read_conditions, short_name
+from ndt_cli.convert.spikes import SpikeTimes, rows_of_trials
+from ndt_cli.convert.tables import ConvertJob, Table, plain_label, read_conditions, short_name
+from ndt_cli.data.arrays import as_whole
 from ndt_cli.data.bins import rebin
 from ndt_cli.data.spike_data import (
     MAX_COUNT,
@@ -22,6 +24,7 @@ from ndt_cli.data.spike_data import (
     SpikeData,
     compact_counts,
     looks_neurons_first,
+    unmarked_padding,
 )
 from ndt_cli.errors import SettingsError
 from ndt_cli.memory import check_memory
@@ -52,16 +55,17 @@ def read_continuous(
         )
     counts_TN = as_counts(contents, name, values_TN)
     width_us, start_us = source_bin_us(job, name), 0
-    times_name = job.options.counts_times
+    beside = _columns_beside(contents, name, n_bins)
+    times_name = job.options.counts_times or beside.get(guess(contents, "times", beside) or "")
+    if job.options.counts_times is None and times_name is not None:
+        steps = np.diff(contents.numbers(times_name, None))
+        is_index = (steps == 1).all() and job.options.clock.us_per_unit != width_us
+        times_name = None if is_index else times_name  # of the row, which says no time
     if times_name is not None:
-        times = contents.numbers(times_name, "counts_times")
-        if times.shape != (len(values_TN),):
-            expected = f"{len(values_TN)} times, one per bin"
-            raise contents.wrong("counts_times", times_name, f"shape {times.shape}", expected)
-        job.options.clock.check_name(times_name, contents.path)
-        times_us_T = job.options.clock.to_us(times)
+        job.taken["time of each bin"] = times_name
+        times_us_T = _bin_times_us(job, times_name, len(values_TN))
         start_us = int(times_us_T[0])
-        late_us_T = times_us_T - start_us - width_us * np.arange(len(times))
+        late_us_T = times_us_T - start_us - width_us * np.arange(len(times_us_T))
         off = np.flatnonzero(2 * np.abs(late_us_T) > width_us)
         if len(off):
             raise contents.wrong(
@@ -70,16 +74,140 @@ def read_continuous(
                 f"the time of bin {off[0]} {late_us_T[off[0]] / 1000:g} ms from where bins of "
                 f"{width_us / 1000:g} ms without a gap put it",
                 "a time per bin, each a bin width after the one before",
-                "Is `counts_bin_ms` right? Where the recording has gaps, convert each stretch of "
-                "it on its own, or count its spikes again from their times.",
+                "Are `counts_bin_ms` and `time_unit` right? Where the recording has gaps, convert "
+                "each stretch of it on its own, or count its spikes again from their times.",
             )
     n_spikes = int(counts_TN.sum(dtype=np.int64))
     check_memory(8 * n_spikes, f"{contents.path}: {name!r}, {n_spikes} spikes,")
     middles_us_T = start_us + width_us // 2 + width_us * np.arange(len(counts_TN))
     times_us = tuple(np.repeat(middles_us_T, counts_T) for counts_T in counts_TN.T)
     bins_us = start_us, start_us + len(counts_TN) * width_us, width_us
-    spikes = SpikeTimes(times_us, unit_names(job, len(times_us)), bins_us=bins_us)
+    spikes = SpikeTimes(times_us, unit_names(job, name, len(times_us)), bins_us=bins_us)
     return spikes, middles_us_T, chosen_bin_us(job, width_us)
+
+
+def _columns_beside(contents: Contents, name: str, n_rows: int) -> dict[str, str]:
+    """Return the arrays beside the counts with a value per bin, or row, by their short names."""
+    names = contents.children(name.rpartition("/")[0])
+    return {n.rpartition("/")[2]: n for n in names if contents.has_array(n, (n_rows,))}
+
+
+def _bin_times_us(job: ConvertJob, name: str, n_bins: int) -> TicksArray:
+    """Return the time of each bin, or row, of counts."""
+    times = job.contents.numbers(name, "counts_times")
+    if times.shape != (n_bins,):
+        expected = f"{n_bins} times, one per bin"
+        raise job.contents.wrong("counts_times", name, f"shape {times.shape}", expected)
+    job.options.clock.check_name(name, job.contents.path)
+    return job.options.clock.to_us(times)
+
+
+# Trials that lie end to end: a row per bin, and the trial of each --------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class TrialRows:
+    """Where each row of an array belongs."""
+
+    table: Table  # of trials
+    trial_of: IntArray  # of each row, a row of the table; -1: none
+    bin_of: IntArray  # of each row, from 0 within its trial
+
+    def folded(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """Return rows as trials x bins x ...; NaN pads shorter trials."""
+        held = self.trial_of >= 0
+        n_bins = int(self.bin_of[held].max(initial=-1)) + 1
+        check_memory(
+            8 * self.table.n_rows * n_bins * math.prod(values.shape[1:]),
+            f"{self.table.contents.path}: {self.table.n_rows} trials of up to {n_bins} bins",
+        )
+        folded = np.full((self.table.n_rows, n_bins, *values.shape[1:]), np.nan)
+        folded[self.trial_of[held], self.bin_of[held]] = values[held]
+        return folded
+
+
+def find_trial_rows(job: ConvertJob, name: str, n_rows: int) -> TrialRows | None:
+    """Return the trial and the bin of each row of counts; None for a continuous recording.
+
+    The trial of each row is that of the option ``spike_trials``, or of a usual name beside the
+    counts. Rows are in the order of their times or numbers of bins, else in that of the file.
+    """
+    contents, options, chosen = job.contents, job.options, job.options.spike_trials
+    beside = _columns_beside(contents, name, n_rows)
+    if chosen is None:
+        has_table = guess(contents, "trials", contents.groups) is not None
+        has_starts = guess(contents, "start") not in (None, *beside.values())
+        chosen_ones = (options.trials, options.start, options.chop_ms)
+        if has_table or has_starts or any(option is not None for option in chosen_ones):
+            return None  # a continuous recording
+        chosen = beside.get(guess(contents, "spike_trials", beside) or "")
+    if chosen is None:
+        return None
+    labels = contents.array(chosen, "spike_trials")
+    if labels.shape != (n_rows,):
+        expected = f"{n_rows} values, one per row of {name!r}"
+        raise contents.wrong("spike_trials", chosen, f"shape {labels.shape}", expected)
+    job.taken["trial of each bin"] = chosen
+    trial_of, table = rows_of_trials(job, chosen, labels, "bin")
+    for column in contents.matching(name) if "*" in name else ():
+        table.added.pop(column, None)  # a silent unit is no label of trials
+    job.drop("bins", int((trial_of < 0).sum()), n_rows, "have no trial")
+    is_number = options.counts_times is None and guess(contents, "bins", beside) is not None
+    order = guess(contents, "bins" if is_number else "times", beside)
+    times = options.counts_times or beside.get(order or "")
+    if times is None:
+        return TrialRows(table, trial_of, _in_order(contents, chosen, trial_of))
+    job.taken["number of each bin" if is_number else "time of each bin"] = times
+    if is_number:
+        places, step = as_whole(contents.numbers(times, None)), 1
+        if places is None:
+            hint = f"Of times: `counts_times={times!r}`."
+            raise contents.wrong(None, times, "fractions", "the number of each bin", hint)
+    else:
+        places, step = _bin_times_us(job, times, n_rows), source_bin_us(job, name)
+    return TrialRows(table, trial_of, _bins_of(contents, times, trial_of, places, step))
+
+
+def _in_order(contents: Contents, chosen: str, trial_of: IntArray) -> IntArray:
+    """Return the bin of each row in its trial, whose rows must follow one another."""
+    starts = np.flatnonzero(np.diff(trial_of, prepend=-2) != 0)
+    runs = trial_of[starts]
+    if len(np.unique(runs[runs >= 0])) < (runs >= 0).sum():
+        hint = "Give the time of each row, in seconds: `counts_times=NAME`."
+        found = "trials whose rows do not follow one another"
+        raise contents.wrong("spike_trials", chosen, found, "a time or number of each bin", hint)
+    firsts = np.repeat(starts, np.diff(starts, append=len(trial_of)))
+    return np.arange(len(trial_of)) - firsts
+
+
+def _bins_of(
+    contents: Contents, name: str, trial_of: IntArray, places: IntArray, step: int
+) -> IntArray:
+    """Return the bin of each row in its trial by its time or number; refuse gaps and shifts."""
+    order = np.lexsort([places, trial_of])
+    order = order[trial_of[order] >= 0]
+    _, first_of, n_bins_B = np.unique(trial_of[order], return_index=True, return_counts=True)
+    firsts_B = places[order][first_of]
+    bin_of = np.zeros(len(trial_of), dtype=np.int64)
+    bin_of[order] = np.arange(len(order)) - np.repeat(first_of, n_bins_B)
+    late = places[order] - np.repeat(firsts_B, n_bins_B) - step * bin_of[order]
+    off = np.flatnonzero(2 * np.abs(late) > step) if step > 1 else np.flatnonzero(late)
+    if len(off):
+        row = int(order[off[0]])
+        found = f"row {row} in another place than bin {bin_of[row]} of its trial"
+        hint = "Rows for bins without spikes are needed, too. Is `counts_bin_ms` right? If these "
+        hint += f"are times: `counts_times={name!r}`, and `time_unit`."
+        raise contents.wrong("counts_times", name, found, "bins without a gap, each once", hint)
+    # Numbers or times all along the recording; or from the event, where trials begin alike.
+    in_time = np.argsort(firsts_B)
+    stops_B = firsts_B + step * n_bins_B
+    is_along = (firsts_B[in_time][1:] + step // 2 >= stops_B[in_time][:-1]).all()
+    if not is_along and (2 * np.abs(firsts_B - firsts_B[0]) > step - 1).any():
+        odd = int(np.argmax(np.abs(firsts_B - firsts_B[0])))
+        found = f"trials that begin with different bins, row {order[first_of[odd]]} and "
+        found += f"row {order[0]}"
+        raise contents.wrong("counts_times", name, found, "the same first bin in each trial")
+    return bin_of
 
 
 def read_axes(
@@ -276,9 +404,11 @@ def read_lengths(job: ConvertJob, shape: tuple[int, ...], source_us: int) -> Int
     return bins_B
 
 
-def unit_names(job: ConvertJob, n_units: int) -> NDArray[Any]:
+def unit_names(job: ConvertJob, counts: str, n_units: int) -> NDArray[Any]:
     """Return the names of the neurons in the file, else their numbers."""
     contents = job.contents
+    if "*" in counts:
+        return np.array(contents.column_names(counts))
     for name in (guess(contents, "spike_units"), "neuron_names", "unit_names"):
         if contents.has_array(name, (n_units,)):
             names = np.asarray(contents.items[str(name)].read())
@@ -291,8 +421,10 @@ def unit_names(job: ConvertJob, n_units: int) -> NDArray[Any]:
 # Trials of counts: a window of each, in wider bins ------------------------------------------------
 
 
-def cut_counted_trials(job: ConvertJob, name: str, values_BTN: NDArray[Any]) -> SpikeData:
-    """Cut trials of counts, as they are stored, to a window and to wider bins."""
+def cut_counted_trials(
+    job: ConvertJob, name: str, values_BTN: NDArray[Any], rows_of: TrialRows | None = None
+) -> SpikeData:
+    """Cut trials of counts, as they are stored or as rows lie, to a window and to wider bins."""
     contents, options = job.contents, job.options
     if options.chop_ms is not None:
         raise SettingsError(
@@ -302,7 +434,7 @@ def cut_counted_trials(job: ConvertJob, name: str, values_BTN: NDArray[Any]) -> 
     n_trials, _, n_neurons = values_BTN.shape
     source_us = source_bin_us(job, name)
     bin_us = chosen_bin_us(job, source_us)
-    table = job.trials_beside(n_trials, "counts", name)
+    table = rows_of.table if rows_of else job.trials_beside(n_trials, "counts", name)
     kept_B = job.kept_rows(table)
     lengths_B = own_lengths(values_BTN)
     stated_B = read_lengths(job, values_BTN.shape, source_us)
@@ -329,11 +461,11 @@ def cut_counted_trials(job: ConvertJob, name: str, values_BTN: NDArray[Any]) -> 
 
     rows = np.flatnonzero(kept_B)
     firsts_B, lengths_B = firsts_B[rows], lengths_B[rows]
-    unit_ids = unit_names(job, n_neurons)
+    unit_ids = unit_names(job, name, n_neurons)
     units = job.kept_units(unit_ids)
     stored_BTN = values_BTN[rows][..., units]
     window_BTN = _shifted(stored_BTN, firsts_B, lengths_B, blank=0)
-    behavior_BTV, behavior_names = _read_behavior(job, values_BTN.shape[:2])
+    behavior_BTV, behavior_names = _read_behavior(job, values_BTN.shape[:2], rows_of)
     if behavior_BTV is not None:
         behavior_BTV = _shifted(behavior_BTV[rows], firsts_B, lengths_B, blank=np.nan)
     data = SpikeData(
@@ -354,6 +486,8 @@ def cut_counted_trials(job: ConvertJob, name: str, values_BTN: NDArray[Any]) -> 
             "Mean rates differ far more along the first axis than along the last: if it is "
             "neurons, give the order, `axes='neurons,bins,trials'`."
         )
+    if stated_B is None and data.max_count:
+        job.notes += unmarked_padding(data)
     data = rebin(data, bin_us / 1000)
     is_count = (stored_BTN >= 0) & (stored_BTN <= MAX_COUNT)  # padding may be anything
     n_all = int(stored_BTN.sum(dtype=np.float64, where=is_count))
@@ -380,7 +514,7 @@ def _shifted(
 
 
 def _read_behavior(
-    job: ConvertJob, shape: tuple[int, ...]
+    job: ConvertJob, shape: tuple[int, ...], rows_of: TrialRows | None
 ) -> tuple[FloatArray | None, tuple[str, ...]]:
     """Read behavior in the bins of the counts, with a name for each variable."""
     contents = job.contents
@@ -388,7 +522,12 @@ def _read_behavior(
     names: list[str] = []
     for name in job.options.behavior:
         _, item = contents.find(name, "behavior")
-        if item.kind in ("lists", "matrices"):
+        if rows_of and contents.has_array(
+            contents.resolve(name), (len(rows_of.bin_of), *item.shape[1:])
+        ):
+            values = contents.numbers(name, "behavior")
+            part_BTV = rows_of.folded(values.reshape(len(values), -1))
+        elif item.kind in ("lists", "matrices"):
             part_BTV = read_matrices(contents, name, job.options.axes, "behavior")
             n_missing = max(shape[1] - part_BTV.shape[1], 0)
             blank = ((0, 0), (0, n_missing), (0, 0))
@@ -401,8 +540,9 @@ def _read_behavior(
         if part_BTV.ndim != 3 or part_BTV.shape[:2] != shape:
             expected = f"{shape[0]} trials x {shape[1]} bins x variables, as the counts"
             raise contents.wrong("behavior", name, f"shape {part_BTV.shape}", expected)
-        parts.append(part_BTV)
-        names.extend(variable_names(name, part_BTV.shape[2]))
+        parts.append(without_infinite(job, name, part_BTV))
+        own = contents.column_names(name) if "*" in name else ()
+        names.extend(own or variable_names(name, part_BTV.shape[2]))
     if not parts:
         return None, ()
     job.taken["behavior"] = ", ".join(job.options.behavior)

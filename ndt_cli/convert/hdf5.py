@@ -30,6 +30,7 @@ _FEW_LINKS, _MAX_LINKS, _LINK_BYTES = 5_000, 100_000, 64
 
 # Parts of an NWB file: definitions of the format; the laboratory, animal and electrodes.
 _NO_DATA = ("specifications/", "general/")
+_ELECTRODES = "general/extracellular_ephys/electrodes"
 
 
 def list_hdf5(contents: Contents, file: h5py.File) -> None:
@@ -139,6 +140,7 @@ def _as_nwb(contents: Contents, file: h5py.File) -> None:
         _join_ragged(contents, file, name)
     for name in [n for n in contents.items if n.endswith("/data")]:
         _join_series(contents, file, name.removesuffix("/data"))
+    _join_electrodes(contents, file)
 
 
 def _name_elements(contents: Contents, file: h5py.File, name: str) -> None:
@@ -168,6 +170,9 @@ def _join_ragged(contents: Contents, file: h5py.File, index_name: str) -> None:
         return
     if h5py.check_dtype(ref=values.dtype) is not None or not values.ndim or ends.ndim != 1:
         return
+    kind = attribute(ends, "neurodata_type", "VectorIndex")  # some write none
+    if kind not in ("VectorIndex", b"VectorIndex"):
+        return  # a column of its own, such as the place of a target
 
     def read() -> list[NDArray[Any]]:
         flat, stops = read_dataset(contents.path, values), read_dataset(contents.path, ends)
@@ -189,10 +194,47 @@ def _join_ragged(contents: Contents, file: h5py.File, index_name: str) -> None:
     contents.items[name] = Item(ends.shape, f"lists of {values.dtype}", read, "lists")
 
 
+def _join_electrodes(contents: Contents, file: h5py.File) -> None:
+    """Add to the units the text of their electrodes, such as ``location``, the brain area."""
+    groups = own_item(file, "units/electrode_group")
+    if isinstance(groups, h5py.Dataset) and h5py.check_ref_dtype(groups.dtype) and groups.ndim == 1:
+
+        def read_groups() -> NDArray[Any]:
+            found = [file[r].name if r else "" for r in read_dataset(contents.path, groups)]
+            return np.array([name.rpartition("/")[2] for name in found], dtype=str)
+
+        contents.items["units/electrode_group"] = Item(groups.shape, "text", read_groups)
+    rows, table = contents.items.get("units/electrodes"), own_item(file, _ELECTRODES)
+    if rows is None or len(rows.shape) != 1 or not isinstance(table, h5py.Group):
+        return
+    for column in own_names(table):
+        values, name = own_item(table, column), f"units/{column}"
+        if not isinstance(values, h5py.Dataset) or values.ndim != 1 or name in contents.items:
+            continue
+        if h5py.check_string_dtype(values.dtype) is None:
+            continue
+
+        def read(values: h5py.Dataset = values, name: str = name) -> NDArray[Any]:
+            words, units = read_dataset(contents.path, values), rows.read()
+            each = [np.unique(np.asarray(unit)) for unit in units]
+            own = np.concatenate(each) if each else np.zeros(0, dtype=int)
+            if own.dtype.kind not in "iu" or not ((own >= 0) & (own < len(words))).all():
+                raise DataError(
+                    f"{contents.path}: 'units/electrodes': found rows outside of the "
+                    f"{len(words)} electrodes; expected the electrodes of each unit",
+                    hint="Write the file again.",
+                )
+            joined = ["/".join(sorted({str(words[row]) for row in unit})) for unit in each]
+            return text_array(f"{contents.path}: {name!r}", joined)
+
+        contents.items[name] = Item(rows.shape, "text", read)
+
+
 def _join_series(contents: Contents, file: h5py.File, name: str) -> None:
     """Replace data and times by a time series."""
-    parts = [f"{name}/{part}" for part in ("data", "timestamps", "starting_time")]
-    data, stamps, start = (own_item(file, part) for part in parts)
+    names = ("data", "timestamps", "starting_time", "channel_conversion")
+    parts = [f"{name}/{part}" for part in names]
+    data, stamps, start, gains = (own_item(file, part) for part in parts)
     if not isinstance(data, h5py.Dataset) or not data.ndim:
         return
     has_rate = isinstance(start, h5py.Dataset) and "rate" in start.attrs
@@ -202,8 +244,10 @@ def _join_series(contents: Contents, file: h5py.File, name: str) -> None:
     def read() -> tuple[NDArray[Any], NDArray[Any]]:
         values = read_dataset(contents.path, data)
         try:
-            scale = float(attribute(data, "conversion", 1.0))
+            scale: Any = float(attribute(data, "conversion", 1.0))
             offset = float(attribute(data, "offset", 0.0))
+            if isinstance(gains, h5py.Dataset):
+                scale = scale * _gains(read_dataset(contents.path, gains), values)
             if isinstance(stamps, h5py.Dataset):
                 times = read_dataset(contents.path, stamps)
             else:
@@ -214,7 +258,7 @@ def _join_series(contents: Contents, file: h5py.File, name: str) -> None:
                 f"read ({error})",
                 hint="Write the file again.",
             ) from error
-        if values.dtype.kind in "buif" and (scale != 1 or offset != 0):
+        if values.dtype.kind in "buif" and (np.any(scale != 1) or offset != 0):
             with np.errstate(over="ignore"):
                 values = values * scale + offset
         return times, values
@@ -227,6 +271,13 @@ def _join_series(contents: Contents, file: h5py.File, name: str) -> None:
         unit = None
     kind = f"time series, {unit}" if unit and isinstance(unit, str) else "time series"
     contents.items[name] = Item(data.shape, kind, read, "series")
+
+
+def _gains(gains: NDArray[Any], values: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the factor of each channel (``channel_conversion``), along the second axis."""
+    if values.ndim != 2 or gains.shape != values.shape[1:]:
+        raise ValueError(f"channel_conversion of shape {gains.shape} for data of {values.shape}")
+    return gains.astype(np.float64)
 
 
 def _regular_times(start: Any, n_samples: int) -> NDArray[np.float64]:

@@ -63,13 +63,15 @@ class ConvertOptions(BaseModel):
     names of the units."""
 
     spike_trials: Name | None = None
-    """Trial of each spike; its time then counts from the start of its own trial."""
+    """Trial of each spike, whose time then counts from the start of its own trial; or of each bin
+    of counts, where trials lie end to end."""
 
     sort_spikes: bool = False
     """Sort spike times that step back. Default: refuse them, since the clock may have restarted."""
 
     counts: Name | None = None
-    """Spike counts in bins: trials x bins x neurons, or bins x neurons."""
+    """Spike counts in bins: trials x bins x neurons, bins x neurons, or a column per neuron,
+    such as 'unit*'."""
 
     axes: Axes | None = None
     """Order of the axes of the counts, such as neurons,bins,trials, or of lists of spike times:
@@ -79,7 +81,8 @@ class ConvertOptions(BaseModel):
     """Bin width of the counts in the file, ms. Default: its bin_ms."""
 
     counts_times: Name | None = None
-    """Start of each bin of a continuous recording. Default: the first starts at 0."""
+    """Start of each bin of a continuous recording, or of trials end to end. Default: a column time
+    beside the counts, else the first bin starts at 0."""
 
     time_unit: TimeUnit = "s"
     """Unit of all times in the file."""
@@ -131,8 +134,8 @@ class ConvertOptions(BaseModel):
     """Drop units with a mean rate in the trials below this, Hz."""
 
     behavior: tuple[TableName, ...] = ()
-    """Time series of behavior, averaged in each bin, or a table in another file, with a column
-    time. May be repeated."""
+    """Time series of behavior, averaged in each bin, or columns such as 'hand_*', or a table in
+    another file, with a column time. May be repeated."""
 
     behavior_times: Name | None = None
     """Sample times of the behavior. Default: its own, in NWB."""

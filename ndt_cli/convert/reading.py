@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndt_cli.convert.clock import Clock
-from ndt_cli.convert.contents import Contents, array_item, fields_of, held, is_number
+from ndt_cli.convert.contents import Contents, Item, array_item, fields_of, held, is_number
 from ndt_cli.convert.hdf5 import list_hdf5
 from ndt_cli.convert.matlab import is_mat73, list_mat5, list_mat73
 from ndt_cli.data.arrays import MISSING
 from ndt_cli.data.files import DAMAGE, ArrayFile, check_text, damaged, open_hdf5, text_array
-from ndt_cli.errors import DataError
+from ndt_cli.errors import DataError, needed
+from ndt_cli.memory import check_memory
 
 _Read = TypeVar("_Read")
 
@@ -32,7 +33,7 @@ _TEXT_ENDINGS = (".csv", ".tsv", ".txt")
 
 
 def open_file(path: Path) -> Contents:
-    """Open a .npz, MATLAB, HDF5, NWB or CSV file, or a folder of phy; raise DataError if none.
+    """Open a .npz, MATLAB, HDF5, NWB, CSV or parquet file, or a phy folder, or raise DataError.
 
     Damage in a file becomes a DataError here: as it is opened, and as its items are read.
     """
@@ -81,6 +82,8 @@ def _list(contents: Contents) -> None:
         # Version 4 of MATLAB's files has no mark of its own, so the file's name has to tell.
         if head.startswith(b"MATLAB 5.0") or (head and path.suffix.lower() == ".mat"):
             list_mat5(contents)
+        elif head.startswith(b"PAR1"):
+            _list_parquet(contents)
         elif path.suffix.lower() in (".xlsx", ".ods"):
             raise DataError(
                 f"{path}: found a spreadsheet; expected a text table",
@@ -107,7 +110,7 @@ def _unknown(path: Path, head: bytes) -> DataError:
             f"Load it in Python, and save its arrays with {savez}",
         )
     return DataError(
-        f"{path}: found neither .npz, MATLAB, HDF5, NWB nor CSV content",
+        f"{path}: found neither .npz, MATLAB, HDF5, NWB, CSV nor parquet content",
         hint="A text table must end in .csv, .tsv or .txt; save anything else with numpy.savez.",
     )
 
@@ -267,7 +270,9 @@ def _column(where: str, cells: tuple[str, ...], decimal_comma: bool) -> NDArray[
         texts = [c.replace(",", ".") if _DECIMAL_COMMA.fullmatch(c) else c for c in texts]
     missing = MISSING if any(map(is_number, texts)) else ("",)
     numbers = ["nan" if cell.strip() in missing else cell for cell in texts]
-    if all(map(is_number, numbers)):
+    digits = {cell.strip() for cell in cells if cell.strip().isdecimal()}
+    are_names = len(set(map(float, digits))) < len(digits)  # 1 and 01, or beyond 2^53
+    if all(map(is_number, numbers)) and not are_names:
         return np.array(numbers, dtype=np.float64)
     return text_array(where, [cell.strip() for cell in cells])
 
@@ -282,6 +287,53 @@ def _check_commas(where: str, texts: list[str]) -> None:
             "decimals, or none",
             hint="If it separates thousands, save the table without separators.",
         )
+
+
+def _list_parquet(contents: Contents) -> None:
+    """List the columns of a parquet file; a gap in a column of numbers is NaN, in text empty."""
+    path, contents.layout = contents.path, "parquet"
+    pyarrow, parquet = needed("pyarrow"), needed("pyarrow.parquet")
+    try:
+        file = contents.on_close.enter_context(parquet.ParquetFile(path))
+        groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+        n_bytes = max(8 * file.metadata.num_rows, sum(group.total_byte_size for group in groups))
+    except pyarrow.ArrowException as error:
+        raise damaged(path, str(error)) from error
+    is_type = pyarrow.types
+
+    def read(name: str) -> Any:
+        check_memory(n_bytes, f"{path}: {name!r}")
+        try:
+            column = file.read([name]).column(0)
+            if is_type.is_dictionary(column.type):
+                column = column.cast(column.type.value_type)
+            if is_type.is_list(column.type) or is_type.is_large_list(column.type):
+                return [np.asarray(part or [], dtype=np.float64) for part in column.to_pylist()]
+            if is_type.is_string(column.type) or is_type.is_large_string(column.type):
+                return text_array(f"{path}: {name!r}", [word or "" for word in column.to_pylist()])
+            if column.null_count:
+                column = column.cast(pyarrow.float64())
+            return np.asarray(column.to_numpy())
+        except pyarrow.ArrowException as error:
+            raise damaged(path, f"{name}: {error}") from error
+
+    for field in file.schema_arrow:
+        kind, shape = field.type, (file.metadata.num_rows,)
+        is_list = is_type.is_list(kind) or is_type.is_large_list(kind)
+        kind = kind.value_type if is_list or is_type.is_dictionary(kind) else kind
+        is_text = is_type.is_string(kind) or is_type.is_large_string(kind)
+        is_number = (
+            is_type.is_integer(kind) or is_type.is_floating(kind) or is_type.is_boolean(kind)
+        )
+        if is_list and is_number:
+            item = Item(shape, f"lists of {kind}", partial(read, field.name), "lists")
+        elif not is_list and (is_number or is_text):
+            item = Item(shape, "text" if is_text else str(kind), partial(read, field.name))
+        else:
+            unread = (f"values of type {field.type}", "Write them as numbers, such as seconds.")
+            item = Item(shape, f"{field.type}, not read", lambda: np.zeros(0), unread=unread)
+        if field.name != "__index_level_0__":  # row numbers, which pandas writes
+            contents.items[field.name] = item
 
 
 def _list_npz(contents: Contents) -> None:

@@ -6,7 +6,6 @@ Axes in names: B trials, T bins, N neurons.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,14 @@ from ndt_cli.convert.clock import (
     inside,
     merge_intervals,
 )
-from ndt_cli.convert.contents import PLAIN_KINDS, Item, by_number, guess, guess_beside
+from ndt_cli.convert.contents import (
+    PLAIN_KINDS,
+    Item,
+    by_number,
+    fieldtrip_trials,
+    guess,
+    guess_beside,
+)
 from ndt_cli.convert.tables import TRIAL_IDS, UNIT_IDS, ConvertJob, Table, match_rows
 from ndt_cli.data.spike_data import IntArray, compact_counts
 from ndt_cli.errors import SettingsError
@@ -33,8 +39,14 @@ DAY_US = 24 * 3600 * 10**6
 # This many values that are all whole seconds, or most of which occur twice, are no spike times.
 _MANY, _MOST_SAME, _FEW_SAME = 100, 0.5, 0.01
 
+# Sorted by time, spikes on one clock change their trial about once for each; of others, far more.
+_MIXED = 1.5
+
 # Observed without an end; and gaps that are of rounding, or of a sample, and not of recording.
-ALWAYS_US, _HAIRLINE_US = 2**57, 1000
+ALWAYS_US, HAIRLINE_US = 2**57, 1000
+
+# Columns that are added to the trials of a struct of FieldTrip.
+_LIMITS = ("trial_start", "trial_stop")
 
 # Arrays beside the unit of each spike, within whose values units may be numbered.
 _CHANNELS = ("channel", "channels", "electrode", "electrodes", "probe", "shank", "tetrode", "array")
@@ -187,11 +199,14 @@ def read_spike_times(job: ConvertJob, name: str) -> tuple[SpikeTimes, Table | No
     units.
     """
     spikes = _named(job, name, _read_arrangement(job, name))
-    has_unit = spikes.unit_of >= 0
-    job.drop("spikes", int((~has_unit).sum()), len(has_unit), "have no unit")
-    times_us, is_time = _finite_times(job, name, spikes.values[has_unit])
-    kept = has_unit.copy()
-    kept[has_unit] = is_time
+    kept = spikes.unit_of >= 0
+    job.drop("spikes", int((~kept).sum()), len(kept), "have no unit")
+    if spikes.trial_of is not None:
+        job.keep("spikes", spikes.trial_of >= 0, kept, "have no trial")
+    elif not job.options.sort_spikes:
+        _refuse_mixed_trials(job, name, spikes.values)
+    times_us, is_time = _finite_times(job, name, spikes.values[kept])
+    kept[np.flatnonzero(kept)] = is_time
     table = job.find_trials() if spikes.table is None else spikes.table
     unit_of = spikes.unit_of[kept]
     if spikes.trial_of is not None and table is not None:
@@ -212,6 +227,10 @@ def _read_arrangement(job: ConvertJob, name: str) -> _Spikes:
         hint = f"Counts, one matrix per trial, are chosen with `counts={found!r}`."
         raise contents.wrong("spike_times", found, "matrices", "lists of times", hint)
     by_trial = job.options.spike_trials is not None
+    trials = job.options.spike_trials or fieldtrip_trials(contents, found)
+    trials = None if trials is None else contents.resolve(trials)
+    if item is not None and trials and contents.items[trials].kind == item.kind == "lists":
+        return _read_lists_beside(job, found, item, trials)
     if item is not None and item.kind == "lists" and (len(item.shape) == 2 or not by_trial):
         return _read_lists(job, found, item)
     if by_trial:
@@ -225,9 +244,12 @@ def _read_arrangement(job: ConvertJob, name: str) -> _Spikes:
     job.taken["spike times"] = found
     if values.ndim == 1:
         return _Spikes(values, *_unit_of_each(job, found, len(values)))
+    if values.ndim == 3:  # trials x units x spikes, NaN after the last
+        lists = [row[~np.isnan(row)] for row in values.reshape(-1, values.shape[2]).astype(float)]
+        return _read_lists(job, found, Item(values.shape[:2], "lists", lambda: lists, "lists"))
     if values.ndim != 2:
         shape = f"{values.ndim} axes, {values.shape}"
-        raise contents.wrong("spike_times", found, shape, "one or two")
+        raise contents.wrong("spike_times", found, shape, "one to three")
     job.units_are_places = True
     lists = _rows_of_units(job, found, values)
     return _end_to_end(lists, np.arange(len(lists)))
@@ -258,7 +280,7 @@ def _read_group(job: ConvertJob, name: str) -> _Spikes:
     group = contents.resolve_table(name) or ""
     members = contents.children(group) if group else []
     if not group and "*" in name:
-        members = [n for n in contents.items if fnmatchcase(n, name)]
+        members = contents.matching(name)
     if not members:
         error = contents.unknown("spike_times", name, contents.items)
         if any(n.startswith(f"{name}/") for n in contents.items):
@@ -298,13 +320,8 @@ def _read_lists(job: ConvertJob, name: str, item: Item) -> _Spikes:
             "of trials; is each of a trial, or of a unit?",
             "Say so: `axes='trials'` or `axes='neurons'`.",
         )
-    labels, job.taken["spike times"], job.units_are_places = np.arange(n_lists), name, True
-    for column in UNIT_IDS if group else ():
-        if contents.has_array(f"{group}/{column}", item.shape):
-            found = contents.items[f"{group}/{column}"].read()
-            if len(set(found.tolist()) - {""}) == len(found):
-                labels, job.units_are_places = found, False
-                break
+    labels = _names_beside(job, group, item.shape)
+    job.taken["spike times"] = name
     if may_be_trials and job.units_are_places:
         job.notes.append(
             f"Each of the {n_lists} lists of {name!r} was taken as a unit, and there are as many "
@@ -315,6 +332,53 @@ def _read_lists(job: ConvertJob, name: str, item: Item) -> _Spikes:
     if intervals is not None and known and not options.ignore_intervals:
         observed = _observed(job, intervals.read(), labels)
     return _end_to_end(item.read(), labels, observed=observed, table=table)
+
+
+def _names_beside(job: ConvertJob, group: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return the names of units in a column beside their lists, else their places."""
+    job.units_are_places, job.units_group = False, group
+    for column in UNIT_IDS if group else ():
+        if job.contents.has_array(f"{group}/{column}", shape):
+            names = job.contents.items[f"{group}/{column}"].read().reshape(-1)
+            if len(set(names.tolist()) - {""}) == len(names):
+                return np.asarray(names)
+    job.units_are_places = True
+    return np.arange(math.prod(shape))
+
+
+def _read_lists_beside(job: ConvertJob, name: str, item: Item, trials: str) -> _Spikes:
+    """Read one list of times per unit, and the trial of each in a list beside it."""
+    contents, group = job.contents, name.rpartition("/")[0]
+    lists, beside = ([np.reshape(v, -1) for v in i.read()] for i in (item, contents.items[trials]))
+    if [len(v) for v in lists] != [len(v) for v in beside]:
+        expected = f"as many values in each list as in {name!r}"
+        raise contents.wrong("spike_trials", trials, "lists of other lengths", expected)
+    job.taken |= {"spike times": name, "trial of each spike": trials}
+    spikes = _end_to_end(lists, _names_beside(job, group, item.shape))
+    labels = np.concatenate(beside) if beside else np.zeros(0)
+    if fieldtrip_trials(contents, name) != trials:
+        trial_of, table = rows_of_trials(job, trials, labels)
+        return replace(spikes, trial_of=trial_of, table=table)
+    limits = contents.numbers(f"{group}/trialtime", None)
+    limits_R2 = limits.reshape(1, 2) if limits.shape == (2,) else limits
+    if limits_R2.ndim != 2 or limits_R2.shape[1] != 2 or not np.isfinite(limits_R2).all():
+        found = f"shape {limits.shape}" if limits_R2.shape[1:] != (2,) else "NaN"
+        raise contents.wrong(None, f"{group}/trialtime", found, "start and end of each trial")
+    n_trials = len(limits_R2)
+    if not np.isin(labels, np.arange(1, n_trials + 1)).all():
+        odd = labels[~np.isin(labels, np.arange(1, n_trials + 1))][0]
+        raise contents.wrong(None, trials, f"trial {odd:g}", f"1 to {n_trials}, as in 'trialtime'")
+    table = job.trials_beside(n_trials, "spikes", f"{group}/trialtime")
+    numbers_R = np.arange(1, n_trials + 1)
+    row_of: NDArray[np.integer] = numbers_R - 1
+    if job.options.trials not in (None, "none"):
+        row_of = match_rows(table, numbers_R, TRIAL_IDS, job.notes)
+    order = np.argsort(row_of)
+    columns = dict(zip(_LIMITS, limits_R2[order].T, strict=True))
+    if TRIAL_IDS[0] not in table.columns:
+        columns[TRIAL_IDS[0]] = numbers_R[order]
+    table = replace(table, added=columns, zero="the trigger", span=_LIMITS)
+    return replace(spikes, trial_of=row_of[labels.astype(np.int64) - 1], table=table)
 
 
 def _read_channels(job: ConvertJob, name: str, item: Item, words: list[str]) -> _Spikes:
@@ -361,7 +425,7 @@ def _read_trials(job: ConvertJob, name: str, item: Item, words: list[str]) -> _S
         )
     spikes = _end_to_end([lists[i] for i in grid_BN.reshape(-1)], np.arange(n_units))
     trial_of, unit_of = np.divmod(spikes.unit_of, n_units)
-    table = job.trials_beside(n_trials, "spikes")
+    table = job.trials_beside(n_trials, "spikes", name)
     return replace(spikes, unit_of=unit_of, trial_of=trial_of, table=table)
 
 
@@ -382,8 +446,8 @@ def _observed(
         times_us = np.where(finite, times_us, np.where(times > 0, ends[1], ends[0]))
         merged = merge_intervals(times_us)
         gaps = merged[1:, 0] - merged[:-1, 1]
-        gaps_us = np.concatenate([gaps_us, gaps[gaps < _HAIRLINE_US]])
-        merged[:-1, 1] += np.where(gaps < _HAIRLINE_US, gaps, 0)
+        gaps_us = np.concatenate([gaps_us, gaps[gaps < HAIRLINE_US]])
+        merged[:-1, 1] += np.where(gaps < HAIRLINE_US, gaps, 0)
         observed.append(merge_intervals(merged))
     if unknown:
         job.notes.append(
@@ -447,11 +511,7 @@ def _unit_of_each(
     if units.shape != (n_spikes,):
         expected = f"{n_spikes} values, one per spike"
         raise contents.wrong("spike_units", name, f"shape {units.shape}", expected)
-    if units.dtype.kind == "U":  # a column of names may hold some too
-        words = np.char.lower(np.char.strip(units))
-        known = ~np.isin(words, ["", "nan", "inf", "+inf", "-inf"])
-    else:
-        known = np.isfinite(units)
+    known = known_labels(units)
     unit_ids, places = np.unique(units[known], return_inverse=True)
     unit_of = np.full(n_spikes, -1)
     unit_of[known] = places
@@ -460,6 +520,14 @@ def _unit_of_each(
         found = f"{len(unit_ids)} units for {n_spikes} spikes"
         raise contents.wrong("spike_units", name, found, "fewer units than spikes could fill")
     return unit_of, unit_ids
+
+
+def known_labels(labels: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which spikes or bins have a unit or a trial: not NaN, not empty, not -1."""
+    if labels.dtype.kind == "U":  # a column of names may hold some too
+        words = np.char.lower(np.char.strip(labels))
+        return ~np.isin(words, ["", "nan", "inf", "+inf", "-inf"])
+    return np.asarray(np.isfinite(labels) & (labels != -1))
 
 
 def _note_channels(job: ConvertJob, units: str, unit_of: NDArray[np.integer]) -> None:
@@ -493,27 +561,40 @@ def _trial_of_each(
     if labels.shape != values.shape or values.ndim != 1:
         expected = f"that of {name!r}, {values.shape}, one per spike"
         raise contents.wrong("spike_trials", chosen, f"shape {labels.shape}", expected)
-    trial_ids, first_of, trial_of = np.unique(labels, return_index=True, return_inverse=True)
-    trials = job.options.trials
+    return rows_of_trials(job, chosen, labels)
+
+
+def rows_of_trials(
+    job: ConvertJob, chosen: str, labels: NDArray[Any], what: str = "spike"
+) -> tuple[NDArray[np.integer], Table]:
+    """Return the row of the trial of each spike or bin in the table of trials (-1: no trial).
+
+    Returns also the table: the chosen one, or the arrays beside that are constant in each trial.
+    """
+    contents, trials, known = job.contents, job.options.trials, known_labels(labels)
+    trial_ids, first_of, place_of = np.unique(labels[known], return_index=True, return_inverse=True)
+    trial_of = np.full(len(labels), -1)
     if trials is None:
         job.notes.append(
-            f"Trials are those in {chosen!r}: a trial without any spike is not among them. Give a "
+            f"Trials are those in {chosen!r}: a trial without any {what} is not among them. Give a "
             "table of trials to include it: `trials=NAME`."
         )
-        added = {}  # arrays beside the spikes that are constant within each trial
+        added = {}
         for column, item in contents.items.items():
             if item.kind != "array" or item.shape != labels.shape:
                 continue
-            each = item.read()
-            kind, same = each.dtype.kind, each[first_of][trial_of]
+            each = item.read()[known]
+            kind, same = each.dtype.kind, each[first_of][place_of]
             if kind in PLAIN_KINDS and np.array_equal(each, same, equal_nan=kind == "f"):
                 added[column] = each[first_of]
         added.setdefault(TRIAL_IDS[0], trial_ids)
+        trial_of[known] = place_of
         return trial_of, job.columns_of(len(trial_ids), "spike_trials", added=added)
     table = job.find_table(trials, "trials")
     job.taken["trials"] = trials
     id_columns = (chosen.rpartition("/")[2], *TRIAL_IDS)
-    return match_rows(table, trial_ids, id_columns, job.notes)[trial_of], table
+    trial_of[known] = match_rows(table, trial_ids, id_columns, job.notes)[place_of]
+    return trial_of, table
 
 
 def _spike_clock(job: ConvertJob) -> Clock:
@@ -573,6 +654,32 @@ def _finite_times(
     return clock.to_us(values[kept]), kept
 
 
+def _refuse_mixed_trials(job: ConvertJob, name: str, times: NDArray[Any]) -> None:
+    """Refuse times beside the number of their trial of which those of many trials are the same.
+
+    On one clock a trial follows another; times that count from the start of each lie side by side.
+    """
+    contents, found = job.contents, job.contents.resolve(name)
+    if found is None or not contents.has_array(found, times.shape):
+        return
+    beside = guess_beside(contents, "spike_trials", found)
+    if beside is None or not contents.has_array(beside):
+        return
+    labels = contents.items[beside].read()
+    known = known_labels(labels) & np.isfinite(times)
+    labels = labels[known][np.argsort(times[known], kind="stable")]
+    n_changes, n_trials = int((labels[1:] != labels[:-1]).sum()), len(np.unique(labels))
+    if n_changes > max(_MIXED * n_trials, len(labels) / 4):
+        raise contents.wrong(
+            "spike_times",
+            name,
+            f"times of the {n_trials} trials in {beside!r} side by side",
+            "ascending times on one clock",
+            f"If they count from the start of each trial: `spike_trials={beside!r}`. If they are "
+            "those of the recording all the same: `sort_spikes=True`.",
+        )
+
+
 def _by_unit(
     times_us: TicksArray, unit_of: NDArray[np.integer], n_units: int
 ) -> tuple[TicksArray, ...]:
@@ -586,7 +693,7 @@ def _by_unit(
 def _ascending(job: ConvertJob, name: str, spikes: SpikeTimes) -> SpikeTimes:
     """Return spikes with each unit's times ascending, and refuse what cannot be spike times."""
     contents, n_sorted, n_twice = job.contents, 0, 0
-    found = contents.resolve(name) if job.options.spike_trials is None else None
+    found = None if "trial of each spike" in job.taken else contents.resolve(name)
     has_trials = found is not None and guess_beside(contents, "spike_trials", found) is not None
     sorted_us = []
     for label, times_us in zip(spikes.unit_ids.tolist(), spikes.times_us, strict=True):

@@ -3,6 +3,7 @@
 Axes in names: B trials, R rows of a table, N units.
 """
 
+import math
 import operator
 import re
 from collections.abc import Callable, Sequence
@@ -36,11 +37,12 @@ _BOOLEANS = {"true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0}
 _TRUTHS = {*_BOOLEANS, "0", "1"}
 _N_MISSING = 5
 
-TRIAL_IDS = ("trial", "trial_id", "id", "trial_number")
+TRIAL_IDS = ("trial", "trial_id", "trial_ids", "id", "trial_number")
 """Columns that may hold the numbers of the trials."""
 # Columns of the units' names, the first that has one for each.
 UNIT_IDS = (
     "name", "unit_name", "id", "unit_id", "cluster_id", "unit", "neuron_id", "neuron", "cluster",
+    "label",
 )  # fmt: skip
 
 
@@ -150,7 +152,10 @@ class Table:
     clock: Clock
     added: dict[str, NDArray[Any]] = field(default_factory=dict)  # columns not in the file
     zero_us_R: TicksArray | None = None  # that times in a row count from, if not the recording's
-    shape: tuple[int, ...] | None = None  # of columns that are fields of n x k structs
+    zero: str = "the start of each trial"  # what that time is
+    span: tuple[str, str] | None = None  # columns, from that time, between which was recorded
+    shape: tuple[int, ...] | None = None  # of columns in the file, if not one value per row
+    rows_R: IntArray | None = None  # in the file, where rows have another order there
 
     @property
     def columns(self) -> list[str]:
@@ -165,6 +170,11 @@ class Table:
         """Read a column, which has one value per row."""
         if name in self.added:
             return self.added[name]
+        values = self._column(name, option)
+        return values if self.rows_R is None else values[self.rows_R]
+
+    def _column(self, name: str, option: str) -> NDArray[Any]:
+        """Read a column in the order of the file."""
         front = f"{self.name}/" if self.name else ""
         for full in (name, f"{front}{name}", f"{front}{name}".replace(".", "/")):
             if self._is_column(self.contents.resolve(full) or full):
@@ -358,6 +368,7 @@ class ConvertJob:
     dropped: list[Dropped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # assumptions, one sentence each
     units_are_places: bool = False  # units have no names, and are numbered in order from 0
+    units_group: str = ""  # of the file, that the lists of their times are in
 
     def drop(self, what: str, n: int, n_all: int, why: str) -> None:
         """Note that some were left out, if any."""
@@ -404,13 +415,23 @@ class ConvertJob:
         """
         contents, name = self.contents, self.options.trials
         if name in (None, "none"):
-            group, item = beside.rpartition("/")[0], contents.items.get(beside)
+            item, group = contents.items.get(beside), beside
             shape = (n_trials,) if item is None or item.kind == "array" else item.shape
-            if shape[0] not in contents.column_lengths(group):
-                group = ""
+            shape = shape if math.prod(shape) == n_trials else (n_trials,)
+            while group:  # a column beside, or beside the structs that hold it
+                group = group.rpartition("/")[0]
+                beside_it = [contents.items[n] for n in contents.children(group)]
+                if any(i.kind == "array" and i.shape[: len(shape)] == shape for i in beside_it):
+                    break
             clock = self.options.trials_clock
             return Table(contents, group, n_trials, "trials", clock, shape=shape)
-        table = self.find_table(str(name), "trials")
+        table, front = self.find_table(str(name), "trials"), beside.rpartition("/")[0]
+        for label in TRIAL_IDS:  # which say the row of each trial, if the table has them too
+            full = f"{front}/{label}" if front else label
+            is_other = (table.contents, table.name) != (contents, front)
+            if is_other and contents.has_array(full, (n_trials,)):
+                rows_R = match_rows(table, contents.array(full, None), TRIAL_IDS, self.notes)
+                return replace(table, n_rows=n_trials, shape=(table.n_rows,), rows_R=rows_R)
         if table.n_rows != n_trials:
             expected = f"{n_trials}, one per trial of {what}"
             raise contents.wrong("trials", str(name), f"{table.n_rows} rows", expected)
@@ -426,7 +447,7 @@ class ConvertJob:
             self.taken["trials"] = name
             return self.find_table(name, "trials")
         chosen = options.align or options.start
-        item = contents.items.get(chosen or guess(contents, "start") or "")
+        item = contents.items.get(contents.resolve(chosen or guess(contents, "start") or "") or "")
         if item is not None and item.kind == "array" and len(item.shape) == 1:
             return self.columns_of(item.shape[0])
         if chosen:
@@ -460,7 +481,8 @@ class ConvertJob:
         if rules:
             name = self.options.units or guess(self.contents, "units", self.contents.groups)
             if name is None:
-                table = self.columns_of(len(unit_ids), "units")
+                beside = replace(self.columns_of(len(unit_ids), "units"), name=self.units_group)
+                table = beside if beside.columns else replace(beside, name="")
             else:
                 table = self.find_table(name, "units")
             id_columns = () if self.units_are_places else UNIT_IDS

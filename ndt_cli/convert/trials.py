@@ -20,7 +20,7 @@ from ndt_cli.convert.clock import (
 )
 from ndt_cli.convert.contents import guess, listed
 from ndt_cli.convert.options import ConvertOptions, SplitBy
-from ndt_cli.convert.spikes import ALWAYS_US, DAY_US, SpikeTimes
+from ndt_cli.convert.spikes import ALWAYS_US, DAY_US, HAIRLINE_US, SpikeTimes
 from ndt_cli.convert.tables import ConvertJob, Table, plain_label, read_conditions, short_name
 from ndt_cli.data.bins import chop_windows
 from ndt_cli.data.spike_data import IntArray, SpikeData, split_trials
@@ -76,9 +76,9 @@ def cut_recording(
     else:
         raise SettingsError(
             f"{source}: found no trials; expected a table of them, or a length of windows to chop",
-            hint="Give a table, `trials=NAME`, or columns: `start=NAME` and `stop=NAME`, or "
-            "`align=NAME` and `window_ms=(-250, 450)`; or chop the recording: `chop_ms=1000` and "
-            "`overlap_ms=200`.",
+            hint="Give a table, `trials=NAME`, or columns: `start=NAME` and `stop=NAME` (of one "
+            "array, `start='NAME:0'` and `stop='NAME:1'`), or `align=NAME` and "
+            "`window_ms=(-250, 450)`; or chop the recording: `chop_ms=1000` and `overlap_ms=200`.",
         )
     stops_us_B = starts_us_B + n_bins_B * bin_us
     n_outside = spikes.n_spikes - spikes.n_inside(starts_us_B, stops_us_B)
@@ -104,7 +104,7 @@ def _plan_trials(
 ) -> tuple[TicksArray, IntArray, dict[str, Any]]:
     """Return start and bins of each trial or its window, and what else `SpikeData` holds of it."""
     kept_R = job.kept_rows(table)
-    start_ms, event = 0.0, "the start of each trial"
+    start_ms, event = 0.0, table.zero
     if job.options.window_ms is None:
         event = _named(job, table, "start") or event
         starts_us_R, stops_us_R = _whole_trials(job, table, kept_R).T
@@ -121,6 +121,11 @@ def _plan_trials(
         n_bins_R = np.full(table.n_rows, in_bins(after_ms - before_ms, bin_us, "window_ms"))
     starts_us_R = spikes.snapped(starts_us_R)
     stops_us_R = starts_us_R + n_bins_R * bin_us
+    if table.span is not None:
+        (first_us_R, _), (last_us_R, _) = (table.times_us(name, "trials") for name in table.span)
+        # The end of a trial is its last sample.
+        holds_R = (starts_us_R >= first_us_R) & (stops_us_R <= last_us_R + HAIRLINE_US)
+        job.keep("trials", holds_R, kept_R, "do not hold the whole window")
     observed_us = spikes.observed_by_all_us
     if observed_us is not None:  # a unit that was not recorded would look silent
         observed_R = contained(starts_us_R, stops_us_R, observed_us)
@@ -346,15 +351,15 @@ def _whole_trials(job: ConvertJob, table: Table, kept_R: NDArray[np.bool_]) -> T
 
 def _events(job: ConvertJob, table: Table) -> tuple[TicksArray, NDArray[np.bool_], str]:
     """Return the time that the window of each trial is around, if known, and what it is."""
-    align = job.options.align
-    name = align or _named(job, table, "start")
+    align, is_from_zero = job.options.align, table.zero_us_R is not None
+    name = align or (job.options.start if is_from_zero else _named(job, table, "start"))
     if name is not None:
         option = "align" if align else "start"
         times_us_R, known_R = table.times_us(name, option)
         table.clock.note_coarse(table.column(name, option), name, job.notes)
         return times_us_R, known_R, name
     if table.zero_us_R is not None:
-        return table.zero_us_R, np.ones(table.n_rows, dtype=bool), "the start of each trial"
+        return table.zero_us_R, np.ones(table.n_rows, dtype=bool), table.zero
     raise SettingsError(
         f"{table.contents.path}: `window_ms`: found no event that it is around; there are columns "
         f"{listed(table.columns)}",
@@ -365,6 +370,8 @@ def _events(job: ConvertJob, table: Table) -> tuple[TicksArray, NDArray[np.bool_
 def _named(job: ConvertJob, table: Table, what: str) -> str | None:
     """Return the column for the start or stop of trials: the chosen one, or a usual one."""
     chosen: str | None = getattr(job.options, what)
+    if table.span is not None:
+        return chosen or table.span[what == "stop"]
     if table.zero_us_R is not None:
         return chosen  # a usual name would be on the recording's clock, which these are not
     return chosen or guess(table.contents, what, table.columns)

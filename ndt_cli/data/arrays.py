@@ -18,7 +18,8 @@ from ndt_cli.errors import DataError
 from ndt_cli.memory import check_memory
 from ndt_cli.settings.tree import MAX_BIN_MS, MIN_BIN_MS, DataSettings
 
-_MAX_VALUE = 1e30  # of behavior and latents, which are squared and summed
+MAX_VALUE = 1e30
+"""Largest value of behavior and latents, which are squared and summed."""
 _BLOCK_ENTRIES = 2**22  # 32 MiB as float64: counts are converted block by block
 
 
@@ -153,10 +154,10 @@ def read_series(file: ArrayFile, key: str, n_trials: int, n_bins: int) -> FloatA
         expected = f"{n_trials} trials x {n_bins} bins x channels"
         raise file.wrong(key, f"shape {shape}", expected)
     values_BTK = _read_numbers(file, key).reshape(n_trials, n_bins, -1)
-    bad_BTK = np.abs(values_BTK) > _MAX_VALUE
+    bad_BTK = np.abs(values_BTK) > MAX_VALUE
     if bad_BTK.any():
         found = _first(values_BTK, bad_BTK, "channel")
-        raise file.wrong(key, found, f"numbers up to {_MAX_VALUE:g}, or NaN for missing values")
+        raise file.wrong(key, found, f"numbers up to {MAX_VALUE:g}, or NaN for missing values")
     return values_BTK
 
 

@@ -61,7 +61,14 @@ from ndt_cli.data.arrays import (
     stored_bin_ms,
 )
 from ndt_cli.data.files import ArrayFile
-from ndt_cli.data.spike_data import FloatArray, IntArray, Recording, SpikeData, split_trials
+from ndt_cli.data.spike_data import (
+    FloatArray,
+    IntArray,
+    Recording,
+    SpikeData,
+    split_trials,
+    unmarked_padding,
+)
 from ndt_cli.errors import DataError
 from ndt_cli.memory import check_memory
 from ndt_cli.settings.tree import DataSettings
@@ -383,8 +390,8 @@ def read_own(file: ArrayFile, settings: DataSettings, *, to_train: bool = True) 
     if names_B is not None:
         trial_table["trial_ids"] = names_B
         notes.append(
-            "`trial_ids` are not whole numbers: they are a column of the trial table, and trials "
-            "are numbered from 0."
+            "`trial_ids` are not whole numbers, or some occur twice: they are a column of the "
+            "trial table, and trials are numbered from 0."
         )
     whole = SpikeData(
         spikes_BTN=spikes_BTN,
@@ -407,6 +414,8 @@ def read_own(file: ArrayFile, settings: DataSettings, *, to_train: bool = True) 
         n_heldout=optional("n_heldout", read_size, n_neurons, default=0),
         n_forward=optional("n_forward", read_size, n_bins, default=0),
     )
+    if not stated and "hidden_known" not in file and whole.max_count:
+        notes += unmarked_padding(whole)
     train, valid, split_notes = _read_split(file, whole, settings, to_train)
     known_B = optional("hidden_known", read_per_trial, n_trials, default=np.ones(n_trials))
     splits = [
@@ -465,7 +474,7 @@ def _read_lengths(
     return whole.astype(np.int64), notes
 
 
-def _read_ids(file: ArrayFile, n_trials: int) -> tuple[IntArray, NDArray[np.str_] | None]:
+def _read_ids(file: ArrayFile, n_trials: int) -> tuple[IntArray, NDArray[Any] | None]:
     """Return the number of each trial, from 0 if the file has none, and what it has instead."""
     places_B = np.arange(n_trials)
     if "trial_ids" not in file:
@@ -473,7 +482,8 @@ def _read_ids(file: ArrayFile, n_trials: int) -> tuple[IntArray, NDArray[np.str_
     ids_B = read_per_trial(file, "trial_ids", n_trials)
     numbers_B = as_whole(ids_B)
     if numbers_B is not None:
-        return numbers_B, None
+        is_unique = len(np.unique(numbers_B)) == n_trials
+        return (numbers_B, None) if is_unique else (places_B, numbers_B)
     if ids_B.dtype.kind not in "iufSUO":
         raise file.wrong("trial_ids", f"values of type {ids_B.dtype}", "whole numbers or text")
     return places_B, np.array(as_words(ids_B))

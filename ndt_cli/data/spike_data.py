@@ -460,9 +460,11 @@ TrialValues: TypeAlias = FloatArray | ByTrial
 MAX_COUNT = int(np.iinfo(np.uint16).max)
 """Largest spike count of a bin."""
 
-_NO_STEP = 5  # counts are no multiples of so many; rates in Hz of bins of 20 ms are, of 50
+# Of this many counts, not all are multiples of so many; rates in Hz of bins of 20 ms are, of 50.
+_ENOUGH, _NO_STEP = 20, 5
 # Rates of trials do not differ by half of their mean, and four times as much as those of neurons.
 _FEW, _UNLIKE_TRIALS, _FAR_MORE = 5, 0.25, 4
+_FAR_LONGER = 3  # empty bins at the end of trials, of those that chance has
 
 
 def check_recording(recording: Recording, *, to_train: bool = True) -> None:
@@ -499,7 +501,7 @@ def check_recording(recording: Recording, *, to_train: bool = True) -> None:
     data = train if train.n_trials else valid
     if data.max_count >= _NO_STEP and not (data.spikes_BTN == 1).any():
         step = np.gcd.reduce(data.spikes_BTN, axis=None)
-        if step >= _NO_STEP:
+        if step >= _NO_STEP and np.count_nonzero(data.spikes_BTN) >= _ENOUGH:
             raise DataError(
                 f"{source}: found multiples of {step} alone; expected counts",
                 "Spikes per second, times the bin width in seconds, are counts.",
@@ -529,6 +531,26 @@ def looks_neurons_first(data: SpikeData) -> bool:
         for rates, totals in ((rates_B, totals_B), (totals_N, totals_N))
     )
     return bool(first > max(_UNLIKE_TRIALS, _FAR_MORE * last))
+
+
+def unmarked_padding(data: SpikeData) -> list[str]:
+    """Return a note if trials end with far more bins without any spike than chance has.
+
+    With a share p of empty bins before the last spike, chance has p / (1 - p) of them after it.
+    """
+    fired_BT: NDArray[np.bool_] = np.asarray(data.spikes_BTN.any(axis=2))
+    has_spike_B = np.asarray(fired_BT.any(axis=1))
+    lasts_B = data.n_bins - 1 - np.argmax(fired_BT[has_spike_B, ::-1], axis=1)
+    n_after = float(np.mean(np.asarray(data.lengths_B)[has_spike_B] - 1 - lasts_B))
+    n_fired = int(fired_BT.sum())
+    n_chance = float((lasts_B + 1).sum()) / n_fired - 1  # p / (1 - p)
+    if len(lasts_B) < _FEW or n_after <= 1 + _FAR_LONGER * n_chance:
+        return []
+    return [
+        f"On average, {n_after:.3g} bins without a spike of any neuron end a trial, where chance "
+        f"has {n_chance:.2g}. If they pad shorter trials, give the bins of each as `lengths`: "
+        "padding that is not marked is learned and scored."
+    ]
 
 
 def compact_counts(counts: IntArray) -> IntArray:

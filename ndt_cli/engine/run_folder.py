@@ -328,8 +328,9 @@ class RunFolder:
             )
 
     @classmethod
-    def open(cls, path: Path) -> "RunFolder":
+    def open(cls, path: Path | str) -> "RunFolder":
         """Open the folder of an earlier run."""
+        path = Path(path)
         if not (path / "settings.toml").is_file():
             what = "no settings.toml in it" if path.is_dir() else "there is no such folder"
             if path.is_file():

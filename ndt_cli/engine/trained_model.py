@@ -129,7 +129,7 @@ class TrainedModel:
     @classmethod
     def load(
         cls,
-        run: Path,
+        run: Path | str,
         checkpoint: str | None = None,
         device: str = "auto",
         *,

@@ -38,7 +38,7 @@ def test_a_file_cut_short_is_a_clear_error(tmp_path, name):
     ("name", "content", "said"),
     [
         ("a.npz", b"", "empty"),
-        ("a.dat", b"\x00\x01\x02", "neither .npz, MATLAB, HDF5, NWB nor CSV"),
+        ("a.dat", b"\x00\x01\x02", "neither .npz, MATLAB, HDF5, NWB, CSV nor parquet"),
         ("a.csv", b"1,2\n3,4\n", "expected the names of the columns"),
         ("a.csv", b"unit,unit\n3,4\n", "two columns with the name 'unit'"),
         ("a.csv", b"unit,time\n3,4,5\n", "found 3 values in row 2; expected 2"),

@@ -21,8 +21,13 @@ def test_a_bin_has_the_mean_of_its_samples():
 
 
 def test_samples_slower_than_the_bins_are_interpolated_at_the_middle():
-    values = cut([0, 20, 40], [0, 20, 40], 4, 10)
-    np.testing.assert_array_equal(values, [0, 15, 20, 35])
+    values = cut([0, 20, 40], [0, 20, 40], 5, 10)
+    np.testing.assert_array_equal(values, [5, 15, 25, 35, 40])  # at the end, the sample itself
+
+
+def test_several_samples_of_one_time_are_one_sample():
+    times = np.repeat([0, 20, 40], 2)
+    np.testing.assert_array_equal(cut(times, times, 4, 10), [5, 15, 25, 35])
 
 
 def test_a_wide_gap_stays_a_gap():
@@ -114,3 +119,34 @@ def test_samples_far_apart_are_noted_for_they_may_be_events(tmp_path):
     options = {"spike_units": "none", "behavior": ("licks",), "behavior_times": "licks_t"}
     notes = convert(tmp_path / "a.npz", ConvertOptions(bin_ms=20, **options)).report.notes
     assert any(note.startswith("Samples of licks are 2 s apart") for note in notes)
+
+
+def converted_hand(tmp_path, times_s, hand):
+    times = {"spike_times": np.arange(0, 30, 0.013), "hand": hand, "hand_t": times_s}
+    np.savez(tmp_path / "a.npz", **times, start=[1.0, 11.0], stop=[9.0, 19.0])
+    options = {"spike_units": "none", "behavior": ("hand",), "behavior_times": "hand_t"}
+    return convert(tmp_path / "a.npz", ConvertOptions(bin_ms=20, **options))
+
+
+def test_infinite_behavior_is_missing(tmp_path):
+    times_s = np.arange(0, 30, 0.01)
+    hand = np.where(times_s.round(2) == 2.0, np.inf, times_s)
+    made = converted_hand(tmp_path, times_s, hand)
+    assert np.isnan(made.recording.train.behavior_BTV).sum() <= 1
+    assert "1 values of hand are beyond 1e+30, and are missing." in made.report.notes
+
+
+@pytest.mark.parametrize(
+    ("hand", "n_notes"),
+    [
+        (lambda t: np.angle(np.exp(3j * t)), 1),
+        (lambda t: np.degrees(3 * t) % 360, 1),
+        (lambda t: np.sin(3 * t), 0),
+        (lambda t: np.floor(t) % 2, 0),  # a switch
+        (lambda t: np.where(np.arange(len(t)) % 50, np.cos(t) / 50, 1.0), 0),  # single peaks
+    ],
+)
+def test_an_angle_that_wraps_is_noted(tmp_path, hand, n_notes):
+    times_s = np.arange(0, 30, 0.01)
+    notes = converted_hand(tmp_path, times_s, hand(times_s)).report.notes
+    assert sum("If it is an angle" in note for note in notes) == n_notes

@@ -226,3 +226,29 @@ def test_rates_that_are_whole_numbers_are_no_counts(save):
     hz = 50 * counts(4, 10, 2)
     with pytest.raises(DataError, match="found multiples of 50 alone; expected counts"):
         convert(save(spikes=hz, bin_ms=20), ConvertOptions())
+
+
+def test_trials_of_counts_have_the_rows_of_another_table_by_their_numbers(save, tmp_path):
+    stored, ids = counts(5, 10, 3), np.array([7, 3, 9, 4, 5])
+    path = save(spikes=stored, bin_ms=10, trial_ids=ids)
+    rows = "\n".join(f"{number},{number % 3},{number / 100}" for number in range(12))
+    (tmp_path / "t.csv").write_text(f"trial,side,go\n{rows}")
+    options = {"trials": str(tmp_path / "t.csv"), "condition": ("side",)}
+    whole = all_trials(convert(path, ConvertOptions(**options)).recording)
+    assert whole.trial_ids_B.tolist() == ids.tolist()
+    assert whole.conditions_B.tolist() == (ids % 3).tolist()
+    np.testing.assert_array_equal(whole.spikes_BTN, stored)
+    window = {"align": "go", "window_ms": (-30, 10), "where": ("trial < 9",), **options}
+    cut = all_trials(convert(path, ConvertOptions(**window)).recording)
+    assert cut.trial_ids_B.tolist() == [7, 3, 4, 5]
+    kept = [(stored[i], number - 3) for i, number in enumerate(ids) if number < 9]
+    np.testing.assert_array_equal(cut.spikes_BTN, [own[at : at + 4] for own, at in kept])
+    (tmp_path / "t.csv").write_text("\n".join(["trial,side", *(f"{n},0" for n in range(1, 6))]))
+    with pytest.raises(DataError, match="found no row for 7, 9 in its column 'trial'"):
+        convert(path, ConvertOptions(**options))
+
+
+def test_a_spike_file_that_is_converted_again_keeps_the_numbers_of_its_trials(save):
+    path = save(spikes=counts(4, 10, 3), bin_ms=10, trial_ids=[7, 3, 9, 4])
+    whole = all_trials(convert(path, ConvertOptions(bin_ms=20)).recording)
+    assert whole.trial_ids_B.tolist() == [7, 3, 9, 4]

@@ -8,6 +8,7 @@ import pytest
 from convert_files import (
     CHOSEN,
     WRITERS,
+    references,
     session,
     write_nwb,
 )
@@ -16,6 +17,7 @@ from ndt_cli.convert import ConvertOptions, bin_spikes, convert, list_contents
 from ndt_cli.data.loading import load_file
 from ndt_cli.data.spike_data import all_trials
 from ndt_cli.data.write import write_recording
+from ndt_cli.errors import DataError
 from ndt_cli.settings.tree import DataSettings
 
 
@@ -138,6 +140,65 @@ def test_a_time_series_of_nwb_has_its_own_clock_and_unit(tmp_path, name):
     whole = all_trials(convert(path, ConvertOptions(behavior=(name,), **CHOSEN)).recording)
     assert whole.behavior_names == ("hand 0", "hand 1")
     np.testing.assert_allclose(whole.behavior_BTV[0, 0], [10.0225, -10.0225])
+
+
+@pytest.mark.parametrize("gains", [[2.0, 3.0], [1.0, 0.5]])
+def test_channels_of_a_series_of_nwb_have_factors_of_their_own(tmp_path, gains):
+    path = write_nwb(tmp_path / "rat.nwb", session())
+    with h5py.File(path, "a") as file:
+        file["processing/behavior/hand/channel_conversion"] = gains
+        file["processing/behavior/hand/data"].attrs["offset"] = 1.0
+    whole = all_trials(convert(path, ConvertOptions(behavior=("hand",), **CHOSEN)).recording)
+    expected = np.array([10.0225, -10.0225]) * gains + 1
+    np.testing.assert_allclose(whole.behavior_BTV[0, 0], expected)
+    with h5py.File(path, "a") as file:
+        del file["processing/behavior/hand/channel_conversion"]
+        file["processing/behavior/hand/channel_conversion"] = [1.0, 2.0, 3.0]
+    with pytest.raises(DataError, match=r"channel_conversion of shape \(3,\)"):
+        convert(path, ConvertOptions(behavior=("hand",), **CHOSEN))
+
+
+def test_a_column_whose_name_ends_like_an_index_is_a_column_if_it_says_so(tmp_path):
+    path = write_nwb(tmp_path / "rat.nwb", session())
+    with h5py.File(path, "a") as file:
+        trials = file["intervals/trials"]
+        trials["target"] = np.linspace(0, 1, 8)
+        trials["target_index"] = [0, 1, 2, 3] * 2
+        trials["target_index"].attrs["neurodata_type"] = "VectorData"
+        file["units/spike_times_index"].attrs["neurodata_type"] = "VectorIndex"
+    listed = {entry.name: entry for entry in list_contents(path).entries}
+    assert listed["intervals/trials/target_index"].values == "0, 1, 2, 3"
+    assert listed["units/spike_times"].shape == (3,)
+    options = ConvertOptions(bin_ms=50, condition=("target_index",))
+    assert convert(path, options).report.conditions == {"0": 2, "1": 2, "2": 2, "3": 2}
+
+
+@pytest.mark.parametrize("ragged", [True, False])
+def test_units_of_nwb_are_chosen_by_the_area_of_their_electrodes(tmp_path, ragged):
+    path = write_nwb(tmp_path / "rat.nwb", session())
+    with h5py.File(path, "a") as file:
+        electrodes = file.create_group("general/extracellular_ephys/electrodes")
+        electrodes["id"] = [7, 8, 9, 10]
+        electrodes["location"] = ["M1", "PMd", "M1", "S1"]
+        electrodes["quality"] = ["electrodes have one", "of their own", "", ""]
+        file["units/electrodes"] = [2, 0, 1, 2, 3] if ragged else [2, 0, 1]
+        if ragged:
+            file["units/electrodes_index"] = [2, 3, 5]
+        probes = [file.create_group(f"general/extracellular_ephys/probe{i}") for i in (0, 1)]
+        file["units/electrode_group"] = references([probes[1], probes[0], probes[1]])[:, 0]
+    areas = ["M1", "PMd", "M1/S1"] if ragged else ["M1", "M1", "PMd"]
+    listed = {entry.name: entry.values for entry in list_contents(path).entries}
+    assert listed["units/location"] == ", ".join(dict.fromkeys(areas))
+    assert listed["units/quality"] == "good, mua"  # that of the units
+    assert listed["units/electrode_group"] == "probe1, probe0"
+    data = convert(path, ConvertOptions(bin_ms=50, units_where=("location == M1",)))
+    assert data.report.neurons == tuple(
+        str(name) for name, area in zip((101, 205, 309), areas, strict=True) if area == "M1"
+    )
+    with h5py.File(path, "a") as file:
+        file["units/electrodes"][0] = 4
+    with pytest.raises(DataError, match="found rows outside of the 4 electrodes"):
+        convert(path, ConvertOptions(bin_ms=50, units_where=("location == M1",)))
 
 
 def test_an_nwb_file_of_pynwb(tmp_path):

@@ -928,10 +928,10 @@ def test_a_spreadsheet_is_named(tmp_path):
 
 
 def test_names_of_units_that_python_would_read_as_one_number_are_several_units(tmp_path):
-    rows = [f"{name},{t}" for name in ("1_12", "11_2") for t in (0.05, 0.15)]
-    (tmp_path / "a.csv").write_text("\n".join(["unit,time", *rows]))
-    data = converted(tmp_path / "a.csv", chop_ms=50, bin_ms=10.0)
-    assert data.neuron_names == ("11_2", "1_12")
+    for names in (("11_2", "1_12"), ("01", "1"), ("720575940621039145", "720575940621039146")):
+        rows = [f"{name},{t}" for name in names for t in (0.05, 0.15)]
+        (tmp_path / "a.csv").write_text("\n".join(["unit,time", *rows]))
+        assert converted(tmp_path / "a.csv", chop_ms=50, bin_ms=10.0).neuron_names == names
 
 
 @pytest.mark.parametrize("front", ["", "\n", "sep=;\n"])
@@ -1064,3 +1064,182 @@ def test_few_spikes_of_each_trial_beside_its_number_count_from_its_start(tmp_pat
     assert "`spike_trials=NAME`" in error.value.hint
     data = converted(tmp_path / "a.csv", spike_trials="trial", window_ms=(0, 1000), bin_ms=100.0)
     assert [np.flatnonzero(own).tolist() for own in data.spikes_BTN] == [[9], [5], [1, 7], [2, 6]]
+
+
+@pytest.mark.parametrize("nested", ["spikes", "unit.t"])
+def test_trials_that_are_structs_with_cells_of_units_keep_their_columns(tmp_path, nested):
+    times_s = recording()
+    trials = np.zeros(12, dtype=[(nested.partition(".")[0], "O"), ("side", "O")])
+    for row, start in zip(trials, START, strict=True):
+        own = [t[(t >= start) & (t < start + 1.6)] - start for t in times_s]
+        units = np.zeros(4, dtype=[("t", "O")])
+        units["t"] = in_cells(own, (4,))
+        row[0] = units if nested == "unit.t" else in_cells(own, (1, 4))
+        row["side"] = "left" if start > 10 else "right"
+    scipy.io.savemat(tmp_path / "a.mat", {"trial": trials})
+    chosen = {"spike_times": f"trial.{nested}", "window_ms": (0, 1600), "condition": ("side",)}
+    data = converted(tmp_path / "a.mat", **chosen, **OPTIONS)
+    np.testing.assert_array_equal(data.spikes_BTN, expected_counts(times_s))
+    assert data.condition_labels == tuple(np.where(START > 10, "left", "right"))
+
+
+@pytest.mark.parametrize("order", ["trials,neurons", "neurons,trials"])
+def test_times_of_trials_and_units_may_be_one_array_padded_with_nan(tmp_path, order):
+    times_s = recording()
+    padded = np.full((12, 4, 40), np.nan)
+    for trial, start in enumerate(START):
+        for unit, times in enumerate(times_s):
+            own = times[(times >= start) & (times < start + 1.6)] - start
+            padded[trial, unit, : len(own)] = own
+    if order == "neurons,trials":
+        padded = padded.transpose(1, 0, 2)
+    np.savez(tmp_path / "a.npz", spike_times=padded)
+    data = converted(tmp_path / "a.npz", axes=order, window_ms=(0, 1600), **OPTIONS)
+    np.testing.assert_array_equal(data.spikes_BTN, expected_counts(times_s))
+
+
+@pytest.mark.parametrize("missing", [np.nan, -1])
+@pytest.mark.parametrize("of", ["trial", "unit"])
+def test_spikes_between_trials_are_of_no_trial_and_unsorted_ones_of_no_unit(tmp_path, missing, of):
+    times_s = recording()
+    times, units = pooled(times_s)
+    trials = np.searchsorted(START, times, side="right") - 1.0
+    within = times - START[trials.astype(int)]
+    is_out = (trials < 0) | (within >= 1.6)
+    arrays = {"spike_times": within, "unit": units.astype(float), "trial": trials}
+    arrays[of][is_out] = missing
+    if of == "unit":
+        arrays["trial"][trials < 0] = 0
+    arrays = {name: array[np.argsort(trials, kind="stable")] for name, array in arrays.items()}
+    np.savez(tmp_path / "a.npz", **arrays)
+    chosen = {"spike_trials": "trial", "window_ms": (0, 1600), **OPTIONS}
+    made = convert(tmp_path / "a.npz", ConvertOptions(**chosen))
+    data = all_trials(made.recording)
+    np.testing.assert_array_equal(data.spikes_BTN, expected_counts(times_s))
+    assert made.report.dropped[0].why == f"have no {of}"
+    assert made.report.dropped[0].n == is_out.sum()
+
+
+def test_times_of_all_trials_side_by_side_are_not_on_one_clock(tmp_path):
+    times, units = pooled(recording())
+    trials = np.searchsorted(START, times, side="right")
+    within = times - np.concatenate([[0.0], START])[trials]
+    order = np.argsort(within, kind="stable")
+    arrays = {"spike_units": units[order], "trial": trials[order]}
+    np.savez(tmp_path / "a.npz", spike_times=within[order], **arrays)
+    with pytest.raises(DataError, match="times of the 13 trials in 'trial' side by side") as error:
+        converted(tmp_path / "a.npz", chop_ms=400, **OPTIONS)
+    assert "`spike_trials='trial'`" in error.value.hint
+    np.savez(tmp_path / "b.npz", spike_times=times, spike_units=units, trial=trials, **TRIALS)
+    data = converted(tmp_path / "b.npz", **OPTIONS)
+    np.testing.assert_array_equal(data.spikes_BTN, expected_counts(recording()))
+
+
+# Structs of FieldTrip: the trial of each spike beside its time, in lists of their own -------------
+
+
+@pytest.fixture
+def fieldtrip():
+    """Spikes in whole milliseconds from a trigger; every third trial ends half a second early."""
+    rng = np.random.default_rng(3)
+    limits = np.stack([np.full(9, -0.5), np.where(np.arange(9) % 3, 1.499, 0.999)], axis=1)
+    times, trials = [], []
+    for _ in range(3):
+        trial = np.sort(rng.integers(0, 9, 200))
+        trials.append(trial + 1.0)
+        of_trial = np.round(rng.uniform(*limits[trial].T), 3)
+        times.append(of_trial[np.lexsort([of_trial, trial])])
+    return {
+        "label": in_cells(["sig1a", "sig1b", "sig2a"], (1, 3)),
+        "timestamp": in_cells([np.uint64(1e9 + 1e6 * (t + 9))[None] for t in times], (1, 3)),
+        "time": in_cells([t[None] for t in times], (1, 3)),
+        "trial": in_cells([t[None] for t in trials], (1, 3)),
+        "trialtime": limits,
+        "trialinfo": np.stack([np.arange(9) % 2, np.arange(9) + 10], axis=1),
+        "dimord": "{chan}_lead_time_spike",
+    }
+
+
+def test_a_struct_of_fieldtrip_is_cut_around_its_trigger(tmp_path, fieldtrip):
+    scipy.io.savemat(tmp_path / "a.mat", {"sts": fieldtrip})
+    data = converted(
+        tmp_path / "a.mat", window_ms=(-400, 900), condition=("trialinfo:0",), **OPTIONS
+    )
+    counts = np.zeros((9, 65, 3), int)
+    for unit in range(3):
+        times, trials = (fieldtrip[key][0, unit][0] for key in ("time", "trial"))
+        ms = np.rint(1000 * times).astype(int) + 400
+        held = (ms >= 0) & (ms < 1300)
+        np.add.at(counts[..., unit], (trials[held].astype(int) - 1, ms[held] // 20), 1)
+    np.testing.assert_array_equal(data.spikes_BTN, counts)
+    assert data.neuron_names == ("sig1a", "sig1b", "sig2a")
+    assert data.trial_ids_B.tolist() == list(range(1, 10))
+    assert data.conditions_B.tolist() == [0, 1, 0, 1, 0, 1, 0, 1, 0]
+    assert (data.event, data.start_ms) == ("the trigger", -400)
+
+
+def test_a_window_that_a_trial_of_fieldtrip_does_not_hold_leaves_it_out(tmp_path, fieldtrip):
+    scipy.io.savemat(tmp_path / "a.mat", {"spike": fieldtrip})
+    long = converted(tmp_path / "a.mat", window_ms=(-500, 1500), **OPTIONS)
+    assert long.trial_ids_B.tolist() == [2, 3, 5, 6, 8, 9]  # up to the last sample of the others
+    whole = converted(tmp_path / "a.mat", **OPTIONS)
+    assert whole.lengths_B.tolist() == [74, 99, 99] * 3
+    assert whole.event == "trial_start"
+
+
+def test_trials_of_fieldtrip_have_the_rows_of_a_table_by_their_numbers(tmp_path, fieldtrip):
+    scipy.io.savemat(tmp_path / "a.mat", {"spike": fieldtrip})
+    window = {"window_ms": (-400, 900), **OPTIONS}
+    plain = converted(tmp_path / "a.mat", **window)
+    order = np.random.default_rng(0).permutation(9) + 1
+    rows = [f"{number},{number % 4}" for number in order]
+    (tmp_path / "trials.csv").write_text("\n".join(["trial,side", *rows]))
+    table = {"trials": str(tmp_path / "trials.csv"), "condition": ("side",)}
+    data = converted(tmp_path / "a.mat", **table, **window)
+    assert data.trial_ids_B.tolist() == order.tolist()
+    assert data.conditions_B.tolist() == (order % 4).tolist()
+    np.testing.assert_array_equal(data.spikes_BTN, plain.spikes_BTN[order - 1])
+
+
+@pytest.mark.parametrize("named", [{}, {"name": in_cells(["a", "b", "c", "d"], (1, 4))}])
+def test_units_are_chosen_by_what_stands_beside_their_times(tmp_path, named):
+    times_s = recording()
+    units = {"times": in_cells([t[None] for t in times_s], (1, 4)), "depth": [3, 1, 4, 2], **named}
+    scipy.io.savemat(tmp_path / "a.mat", {"day": {"cells": units}, **TRIALS})
+    chosen = {"spike_times": "day.cells.times", "units_where": ("depth > 2",)}
+    data = converted(tmp_path / "a.mat", **chosen, **OPTIONS)
+    np.testing.assert_array_equal(data.spikes_BTN, expected_counts(times_s)[..., [0, 2]])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"trial": [[1.0, 2.0]] * 3}, "lists of other lengths"),
+        ({"trialtime": np.zeros((4, 2))}, "found trial [5-9]; expected 1 to 4"),
+        ({"trialtime": np.zeros((9, 3))}, r"shape \(9, 3\); expected start and end"),
+    ],
+)
+def test_a_damaged_struct_of_fieldtrip_is_refused(tmp_path, fieldtrip, change, said):
+    changed = {n: in_cells(v, (1, 3)) if isinstance(v, list) else v for n, v in change.items()}
+    scipy.io.savemat(tmp_path / "a.mat", {"spike": fieldtrip | changed})
+    with pytest.raises(DataError, match=said):
+        converted(tmp_path / "a.mat", **OPTIONS)
+
+
+def test_timestamps_of_fieldtrip_are_read_on_the_clock_of_the_recording(tmp_path, fieldtrip):
+    only = {key: fieldtrip[key] for key in ("label", "timestamp")}
+    scipy.io.savemat(tmp_path / "a.mat", {"spike": only})
+    chosen = {"spike_times": "spike.timestamp", "time_unit": "us", "sort_spikes": True}
+    data = converted(tmp_path / "a.mat", chop_ms=500, **chosen, **OPTIONS)
+    assert data.neuron_names == ("sig1a", "sig1b", "sig2a")
+    assert data.spikes_BTN.sum() == 600
+
+
+def test_lists_of_times_may_stand_beside_lists_of_their_trials(tmp_path, fieldtrip):
+    arrays = {"times": fieldtrip["time"], "of_trial": fieldtrip["trial"]}
+    scipy.io.savemat(tmp_path / "a.mat", arrays)
+    chosen = {"spike_times": "times", "spike_trials": "of_trial", "window_ms": (-400, 900)}
+    data = converted(tmp_path / "a.mat", **chosen, **OPTIONS)
+    scipy.io.savemat(tmp_path / "b.mat", {"spike": fieldtrip})
+    whole = converted(tmp_path / "b.mat", window_ms=(-400, 900), **OPTIONS)
+    np.testing.assert_array_equal(data.spikes_BTN, whole.spikes_BTN)

@@ -334,3 +334,18 @@ def test_values_that_differ_by_blanks_or_case_alone_are_noted(rat):
     notes = convert(path, options).report.notes
     assert {f"Conditions {alike}", f"Values of side {alike}"} <= set(notes)
     assert any(note.startswith("2 trials have no side") for note in notes)
+
+
+def test_trials_may_be_the_rows_of_one_array_of_their_starts_and_stops(rat):
+    made = session()
+    path = rat(epochs=np.stack([made.start, made.stop], axis=1))
+    with np.load(path) as stored:
+        arrays = {name: stored[name] for name in ("spike_times", "spike_units", "epochs")}
+    np.savez(path, **arrays)
+    with pytest.raises(SettingsError, match="found no trials") as error:
+        convert(path, ConvertOptions(bin_ms=50))
+    assert "`start='NAME:0'` and `stop='NAME:1'`" in error.value.hint
+    options = ConvertOptions(bin_ms=50, start="epochs:0", stop="epochs:1")
+    spikes_BTN, _ = bin_spikes(made.times_s, made.start, made.stop, 50)
+    whole = all_trials(convert(path, options).recording)
+    np.testing.assert_array_equal(whole.spikes_BTN, spikes_BTN)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ndt_cli.convert import convert
 from ndt_cli.data import write
 from ndt_cli.data.loading import load_file
 from ndt_cli.data.spike_data import Recording, SpikeData, all_trials
@@ -348,14 +349,14 @@ def test_trials_without_a_condition_are_noted(tmp_path):
         assert recording.notes[0].startswith("2 trials have no condition")
 
 
-@pytest.mark.parametrize("ids", [["b2", "a10", "a9"], [10, 2, np.nan], [0.5, 1, 2]])
+@pytest.mark.parametrize("ids", [["b2", "a10", "a9"], [10, 2, np.nan], [0.5, 1, 2], [4, 4, 7]])
 def test_trials_without_whole_numbers_are_counted_in_the_order_of_the_file(tmp_path, ids):
     """And not in that of the words, by which a10 comes before a9; their names are kept."""
     np.savez(tmp_path / "rat.npz", spikes=np.ones((3, 5, 2), int), bin_ms=20, trial_ids=ids)
     recording = load_file(tmp_path / "rat.npz", DEFAULTS)
     whole = all_trials(recording)
     assert whole.trial_ids_B.tolist() == [0, 1, 2]
-    assert whole.trial_table["trial_ids"].tolist() == [str(v) for v in ids]
+    assert whole.trial_table["trial_ids"].astype(str).tolist() == [str(v) for v in ids]
     assert "`trial_ids` are not whole numbers" in recording.notes[0]
 
 
@@ -419,3 +420,19 @@ def test_whole_numbers_may_be_floats_as_matlab_saves_them(tmp_path):
     data = all_trials(load_file(tmp_path / "a.npz", DEFAULTS))
     assert (data.neuron_names, data.n_heldout) == (("101", "205"), 1)
     assert data.start_bins_B.tolist() == [0, 4, 8]
+
+
+@pytest.mark.parametrize(
+    ("rate", "lengths", "n_notes"),
+    [(0.7, 15, 0), (0.1, 15, 0), (0.7, [15, 12, 9, 6], 1), (0.1, [15, 9, 6, 3], 1), (0.7, 10, 1)],
+)
+def test_padding_with_zeros_that_is_not_marked_is_noted(tmp_path, rate, lengths, n_notes):
+    inside = np.arange(15) < np.resize(lengths, 40)[:, None]
+    spikes = np.random.default_rng(0).poisson(rate, (40, 15, 4)) * inside[..., None]
+    np.savez(tmp_path / "rat.npz", spikes=spikes, bin_ms=20)
+    notes = load_file(tmp_path / "rat.npz", DEFAULTS).notes
+    converted = convert(tmp_path / "rat.npz").report.notes
+    assert sum("If they pad shorter trials" in note for note in notes) == n_notes
+    assert sum("If they pad shorter trials" in note for note in converted) == n_notes
+    np.savez(tmp_path / "rat.npz", spikes=spikes, bin_ms=20, lengths=inside.sum(axis=1))
+    assert not any("pad" in note for note in load_file(tmp_path / "rat.npz", DEFAULTS).notes)

@@ -245,3 +245,10 @@ def test_json_that_is_large_or_beyond_unicode_is_refused(tmp_path):
         file.truncate(2**26)
     with pytest.raises(RunError, match="bytes"):
         RunFolder(tmp_path).read_json("run.json")
+
+
+def test_a_run_is_opened_by_a_path_in_any_form(tmp_path):
+    (tmp_path / "settings.toml").touch()
+    assert RunFolder.open(str(tmp_path)).path == RunFolder.open(tmp_path).path == tmp_path
+    with pytest.raises(RunError, match="there is no such folder"):
+        RunFolder.open(str(tmp_path / "absent"))
