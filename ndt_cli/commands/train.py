@@ -27,7 +27,7 @@ from ndt_cli.commands.flags import (
     names_files,
     with_data,
 )
-from ndt_cli.errors import SettingsError, typed
+from ndt_cli.errors import SettingsError, count, typed
 
 if TYPE_CHECKING:
     from ndt_cli.fitting import Fit
@@ -129,10 +129,11 @@ def train(
     if of_seeds is not None:
         _print_seeds(of_seeds, as_json)
         return
+    epochs = len(result.training.history)
     about = {
         "run": str(run),
         "stopped": result.training.stopped,
-        "epochs": len(result.training.history),
+        "epochs": epochs,
         "seconds": result.training.seconds,
         "figures": result.figures,
     }
@@ -147,7 +148,7 @@ def train(
         else:
             reasons = {"early": "no improvement within train.patience_epochs"}
             why = reasons.get(result.training.stopped, result.training.stopped)
-            note(f"{about['epochs']} epochs in {result.training.seconds:.0f} s ({why})")
+            note(f"{count(epochs, 'epoch')} in {result.training.seconds:.0f} s ({why})")
             print_scores(result.evaluation)
             for figure in result.figures:
                 say(f"picture: {figure}")
