@@ -24,8 +24,9 @@ from ndt_cli.data.spike_data import (
     TrialValues,
     trial_blocks,
 )
+from ndt_cli.engine.ensembles import Ensemble
 from ndt_cli.engine.run_folder import RunFolder
-from ndt_cli.errors import RunError, SettingsError
+from ndt_cli.errors import RunError, SettingsError, count
 from ndt_cli.evaluation import Evaluation, evaluate, scored_parts
 from ndt_cli.jsonable import jsonable
 from ndt_cli.metrics.scores import ZERO_RATE
@@ -64,6 +65,8 @@ class ComparedRun:
     trained : {"alone", "adapted", "jointly", ""}
         Whether the run began with random weights, started from another run, or was trained
         together with other sessions.
+    is_ensemble : bool
+        Whether the rates are the mean of several runs.
     """
 
     run: str
@@ -71,6 +74,7 @@ class ComparedRun:
     differences: dict[str, Interval]
     n_training_trials: int = 0
     trained: str = ""
+    is_ensemble: bool = False
 
 
 @dataclass(frozen=True)
@@ -270,8 +274,8 @@ def _other_trials(path: Path, found: Evaluation, first_path: Path, first: Evalua
         what = f"bins of {found.data.bin_ms:g} ms, {first_path} on bins of {first.data.bin_ms:g} ms"
     else:
         what = (
-            f"other trials or bins ({found.data.n_trials} trials of {found.source}) than "
-            f"{first_path} ({first.data.n_trials} trials of {first.source})"
+            f"other trials or bins ({count(found.data.n_trials, 'trial')} of {found.source}) "
+            f"than {first_path} ({count(first.data.n_trials, 'trial')} of {first.source})"
         )
     return RunError(f"{path} is scored on {what}", hint)
 
@@ -295,12 +299,17 @@ def _compared(
 
 
 def _described(run: ComparedRun) -> ComparedRun:
-    """Add on how many trials it was trained, and from where it began."""
+    """Add on how many trials it was trained, from where it began, and whether it is an ensemble."""
     folder = RunFolder.open(Path(run.run))
     trained = "alone" if folder.settings().train.start_from is None else "adapted"
     if "trained_in" in folder.read_json("run.json"):
         trained = "jointly"
-    return replace(run, n_training_trials=folder.facts().data.train.n_trials, trained=trained)
+    return replace(
+        run,
+        n_training_trials=folder.facts().data.train.n_trials,
+        trained=trained,
+        is_ensemble=Ensemble.is_at(folder.path),
+    )
 
 
 def _interval(value: float, values_R: Float64Array) -> Interval:

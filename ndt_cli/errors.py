@@ -120,6 +120,17 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return matches[0] if matches else None
 
 
+def count(n: int, noun: str) -> str:
+    """Return such text as "1 trial" or "2 trials".
+
+    Examples
+    --------
+    >>> count(1, "trial"), count(2, "trial"), count(0, "held-out neuron")
+    ('1 trial', '2 trials', '0 held-out neurons')
+    """
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
 def called(function: str, *arguments: object, **keywords: object) -> str:
     """Return a Python call in backticks, for a hint; the command line shows its own command.
 

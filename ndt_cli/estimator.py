@@ -13,6 +13,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, overload
 
@@ -24,10 +25,12 @@ from ndt_cli.data.arrays import odd_width
 from ndt_cli.data.loading import hold_out_neurons, limit_training
 from ndt_cli.data.spike_data import (
     MAX_COUNT,
+    NEURONS_FIRST,
     Recording,
     SpikeData,
     check_recording,
     compact_counts,
+    looks_neurons_first,
     split_trials,
 )
 from ndt_cli.data.write import write_recording
@@ -35,7 +38,7 @@ from ndt_cli.engine.ensembles import Ensemble
 from ndt_cli.engine.events import Event, Started, Watcher
 from ndt_cli.engine.inference import Model, hiding_folds, load_trained
 from ndt_cli.engine.run_folder import HOLDER_FILE, LOCK_FILE, RunFolder
-from ndt_cli.errors import DataError, ExistingFileError, RunError, RunWarning, SettingsError
+from ndt_cli.errors import DataError, ExistingFileError, RunError, RunWarning, SettingsError, count
 from ndt_cli.evaluation import scored_parts
 from ndt_cli.fitting import fit
 from ndt_cli.metrics import SpikeScoreSums
@@ -63,8 +66,9 @@ class NDT:
 
     Works with ``clone``, ``Pipeline``, ``cross_val_score`` and ``GridSearchCV`` of scikit-learn.
     ``X`` is spike counts with trials as its first axis: an array (trials, bins, neurons), or a list
-    of arrays (bins, neurons) whose numbers of bins may differ. `SpikeData` works too: its split
-    (``is_valid_B``) is kept, and its conditions, true rates and behavior are scored.
+    of arrays (bins, neurons) whose numbers of bins may differ; what NumPy takes as an array, such
+    as one of xarray, counts as one. `SpikeData` works too: its split (``is_valid_B``) is kept, and
+    its conditions, true rates and behavior are scored.
 
     Parameters
     ----------
@@ -73,7 +77,8 @@ class NDT:
     bin_ms : float, optional
         Bin width of the counts in ms. Here or in `fit`.
     settings : mapping, optional
-        Settings to change, such as ``{"train.max_steps": 500, "model.dropout": 0.3}``.
+        Settings to change, such as ``{"train.max_steps": 500, "model.dropout": 0.3}``. In
+        `set_params` and a grid, one of them is ``settings__model.dropout``.
     seed : int, optional
         Seed of the weights, the masks and the validation split. Default: that of the settings.
     valid_fraction : float, optional
@@ -154,6 +159,8 @@ class NDT:
         data = _as_data(X, self._bin_ms(X, bin_ms))
         if odd := odd_width(data.bin_ms):
             warnings.warn(f"`bin_ms={data.bin_ms:g}` gives {odd}", RunWarning, stacklevel=2)
+        if looks_neurons_first(data):
+            warnings.warn(f"`X`: {NEURONS_FIRST}", RunWarning, stacklevel=2)
         is_valid_B = data.is_valid_B
         if is_valid_B is not None and 0 < is_valid_B.sum() < data.n_trials:
             train, valid = np.flatnonzero(~is_valid_B), np.flatnonzero(is_valid_B)
@@ -166,7 +173,12 @@ class NDT:
                 source="`X`",
             )
         recording = Recording(data.take(train), data.take(valid), "array", "ndt")
-        check_recording(recording)
+        if recording.train.max_count == 0:
+            raise DataError(
+                f"`X`: found no spike in {count(len(train), 'training trial')}; expected some",
+                "Is it the array of counts? Its axes are trials x bins x neurons.",
+            )
+        check_recording(replace(recording, source="`X`"))
         out = None if self.out is None else Path(self.out)
         if out is not None:
             stored = (out / SPIKES_FILE).absolute()
@@ -244,9 +256,9 @@ class NDT:
             raise SettingsError(f'`output={self.output!r}`: expected "rates" or "latents"')
         return self.rates(X) if self.output == "rates" else self.latents(X)
 
-    def fit_transform(self, X: Trials, y: object = None) -> Values:
+    def fit_transform(self, X: Trials, y: object = None, *, bin_ms: float | None = None) -> Values:
         """Train on the trials and return what `transform` does of them."""
-        return self.fit(X, y).transform(X)
+        return self.fit(X, y, bin_ms=bin_ms).transform(X)
 
     def score(self, X: Trials, y: object = None) -> float:
         """Score how well counts are predicted while they are hidden, in bits per spike.
@@ -316,15 +328,21 @@ class NDT:
         return {name: getattr(self, name) for name in _parameters()}
 
     def set_params(self, **params: Any) -> Self:
-        """Change parameters, for the next `fit`."""
+        """Change parameters, for the next `fit`; ``settings__KEY`` changes one of the settings."""
         for name, value in params.items():
-            if name not in _parameters():
-                keys = [field.key for field in field_table() if field.key.endswith(f".{name}")]
+            if name.startswith("settings__"):
+                key = name.removeprefix("settings__")
+                # The last of equal keys counts, and another may be in a nested mapping.
+                others = {k: v for k, v in (self.settings or {}).items() if k != key}
+                self.settings = {**others, key: value}
+            elif name in _parameters():
+                setattr(self, name, value)
+            else:
+                keys = [f.key for f in field_table() if f".{f.key}".endswith(f".{name}")]
                 raise SettingsError(
                     f"`{name}` is not a parameter of NDT; there are {', '.join(_parameters())}",
-                    f"It is a setting: settings={{'{keys[0]}': {value!r}}}." if keys else None,
+                    f"It is a setting: `settings__{keys[0]}`." if keys else None,
                 )
-            setattr(self, name, value)
         return self
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -362,7 +380,8 @@ class NDT:
         changed = {
             name: value
             for name, value in self.get_params().items()
-            if value is not _parameters()[name]
+            if (default := _parameters()[name]) is not value
+            and not (isinstance(value, str) and value == default)
         }
         return f"NDT({', '.join(f'{name}={value!r}' for name, value in changed.items())})"
 
@@ -389,7 +408,7 @@ class NDT:
         return (
             f"{title}<p>{html.escape(verdict['sentence'])}</p>{f'<ul>{more}</ul>' if more else ''}"
             f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table>"
-            f"<p>{evaluation['n_trials']} trials that the training did not use.</p>"
+            f"<p>{count(evaluation['n_trials'], 'trial')} that the training did not use.</p>"
         )
 
     def _settings(self) -> Settings:
@@ -416,7 +435,10 @@ class NDT:
 
     def _bin_ms(self, X: Trials, given: float | None = None) -> float:
         candidates = [given, self.bin_ms, X.bin_ms if isinstance(X, SpikeData) else None]
-        known = [float(value) for value in candidates if value is not None]
+        try:
+            known = [float(value) for value in candidates if value is not None]
+        except (TypeError, ValueError) as error:
+            raise SettingsError("`bin_ms`: expected one number, in ms") from error
         if not known and hasattr(self, "run_"):
             known = [float(self._model().trained_on.bin_ms)]
         if not known:
@@ -462,8 +484,7 @@ class NDT:
         model = self._model()
         longest = min(member.network.shape.n_bins for member in model.members)
         in_trial = model.settings.model.positions in ("learned", "sinusoid")
-        is_list = isinstance(X, (list, tuple)) or (isinstance(X, np.ndarray) and X.dtype == object)
-        if not is_list or not in_trial:
+        if not _is_list(X) or not in_trial:
             return X
         data = _as_data(X, model.trained_on.bin_ms)
         n_longer = int((data.lengths_B > longest).sum())
@@ -499,15 +520,16 @@ def _as_data(X: Trials, bin_ms: float) -> SpikeData:
     """Check spike counts, and return them with unequal trials padded."""
     if isinstance(X, SpikeData):
         return X
-    if isinstance(X, np.ndarray) and X.dtype != object:
+    if not _is_list(X) and hasattr(X, "__array__"):
+        X = as_array(X)
         if X.ndim != 3:
             hint = "One trial of bins x neurons is X[None]." if X.ndim == 2 else None
             raise DataError(
                 f"`X`: found {X.ndim} axes, {X.shape}; expected counts, trials x bins x neurons",
                 hint,
             )
-        trials = list(as_array(X))
-    elif isinstance(X, (list, tuple, np.ndarray)):
+        trials = list(X)
+    elif _is_list(X):
         trials = [as_array(trial) for trial in X]
     else:
         raise DataError(
@@ -540,6 +562,11 @@ def _as_data(X: Trials, bin_ms: float) -> SpikeData:
     )
 
 
+def _is_list(X: Trials) -> bool:
+    """Tell whether trials are given one by one, so that their numbers of bins may differ."""
+    return isinstance(X, (list, tuple)) or (isinstance(X, np.ndarray) and X.dtype == object)
+
+
 def _check_counts(trial_TN: NDArray[Any], place: int) -> None:
     if trial_TN.dtype.kind not in "buif":
         raise DataError(f"`X[{place}]`: found values of type {trial_TN.dtype}; expected counts")
@@ -570,7 +597,7 @@ def _check_counts(trial_TN: NDArray[Any], place: int) -> None:
 
 def _as_given(values_BTK: NDArray[np.float32], X: Trials, data: SpikeData) -> Values:
     """Return one array for an array, and a list of trials without padding for a list."""
-    if isinstance(X, SpikeData) or (isinstance(X, np.ndarray) and X.dtype != object):
+    if not _is_list(X):
         return values_BTK
     return [
         values_TK[:length]

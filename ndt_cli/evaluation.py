@@ -337,8 +337,9 @@ def evaluate(
     seen = None
     if is_own and split != "valid":
         n_seen, n_all = trained.trained_on.n_trials, trials.n_trials
-        which = f"{n_seen} of these {n_all}" if n_seen < n_all else f"these {n_all}"
-        seen = f"The model was trained on {which} trials: scores of new trials are lower."
+        which = f"{n_seen} of " if n_seen < n_all else ""
+        which += f"these {n_all} trials" if n_all > 1 else "this trial"
+        seen = f"The model was trained on {which}: scores of new trials are lower."
     across = decode_across(trained, trials, train)
     return Evaluation(
         run=str(trained.run.path),

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from ndt_cli.data.spike_data import bins_text
+from ndt_cli.errors import count
 from ndt_cli.evaluation import Evaluation, Scores
 from ndt_cli.metrics import PSTH_SMOOTHING_MS, DecodingScores
 from ndt_cli.verdict import MODEL, TRUE_RATES
@@ -84,8 +86,8 @@ def score_title(evaluation: Evaluation) -> str:
     """Describe the trials that were scored, in one line."""
     data = evaluation.data
     return (
-        f"{evaluation.split} trials of {evaluation.source}: {data.n_trials} trials x "
-        f"{data.n_bins} bins of {data.bin_ms:g} ms x {data.n_neurons} neurons"
+        f"{evaluation.split} trials of {evaluation.source}: {count(data.n_trials, 'trial')} "
+        f"x {bins_text(data.lengths_B)} of {data.bin_ms:g} ms x {count(data.n_neurons, 'neuron')}"
     )
 
 
@@ -107,8 +109,8 @@ def score_notes(evaluation: Evaluation, most_variables: int | None = None) -> li
             notes.append(f"neurons without R2, of a constant true rate: {model.rates.n_undefined}")
     if model.heldout is not None:
         notes.append(
-            f"held-out: {evaluation.data.n_heldout} neurons that the model never sees; smoothing "
-            "predicts them by regression on the held-in ones"
+            f"held-out: {count(evaluation.data.n_heldout, 'neuron')} that the model never sees; "
+            "smoothing predicts each by regression on the held-in ones"
         )
     if model.psth is not None:
         whose = "the other half of the trials" if model.psth.split_half else "the training trials"
@@ -123,7 +125,7 @@ def score_notes(evaluation: Evaluation, most_variables: int | None = None) -> li
             "behavior from activations: ridge regression from the encoder's activations, which the "
             "sessions share; fitted in the other sessions, it knows no behavior of this one"
         )
-    silent = model.hidden.n_silent
+    silent = model.hidden.n_silent + (0 if model.heldout is None else model.heldout.n_silent)
     if silent:
         neurons = "neuron has" if silent == 1 else "neurons have"
         notes.append(f"{silent} {neurons} no spike in these trials")

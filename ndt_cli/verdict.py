@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ndt_cli.engine.measures import MEASURES
-from ndt_cli.errors import called
+from ndt_cli.errors import called, count
 from ndt_cli.settings.tree import Settings
 
 if TYPE_CHECKING:
@@ -241,7 +241,9 @@ def _sentence(comparisons: Sequence[Comparison], n_better: int, n_neurons: int) 
     sentence = f"NDT {verb} {first.score} {words} smoothing: {first.numbers}"
     sentence += f" ({first.caveat})" if first.caveat else ""
     if first.score == "hidden bins":
-        sentence += f", {'' if sign > 0 else 'better for '}{n_better} of {n_neurons} neurons"
+        sentence += (
+            f", {'' if sign > 0 else 'better for '}{n_better} of {count(n_neurons, 'neuron')}"
+        )
     for kind, what in ((1, "better"), (0, "equal"), (-1, "worse")):
         if by_sign[kind]:
             also = "also " if kind == sign else ""

@@ -12,9 +12,10 @@ from builders import changed, recording, tiny_settings
 from typer.testing import CliRunner
 
 from ndt_cli.app import app
-from ndt_cli.comparing import compare_runs
+from ndt_cli.comparing import Interval, compare_runs
 from ndt_cli.data.loading import load_recording
 from ndt_cli.data.write import write_recording
+from ndt_cli.engine.ensembles import save_ensemble
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.training import train
 from ndt_cli.errors import RunError, RunWarning, SettingsError
@@ -201,5 +202,15 @@ def test_a_figure_shows_scores_over_training_trials_by_how_a_run_was_trained(tmp
         assert lines[way] == [
             [run.n_training_trials, run.scores["hidden bins"].value] for run in own
         ]
+    save_ensemble([tmp_path / "alone4", tmp_path / "adapted4"], tmp_path / "mean4")
+    both = compare_runs([tmp_path / run for run in ("alone4", "mean4")], n_resamples=5)
+    assert [run.is_ensemble for run in both.runs[:-1]] == [False, True]
+    alone, mean, smoothed = both.runs
+    lower = {label: Interval(score.value - 1) for label, score in mean.scores.items()}
+    mean = dataclasses.replace(mean, scores=lower)
+    axes = trial_curves(dataclasses.replace(both, runs=[alone, mean, smoothed])).axes[0]
+    lines = {line.get_label(): [*line.get_ydata()] for line in axes.lines}
+    assert lines["alone"] == [alone.scores["hidden bins"].value]  # without the ensemble's
+    assert lines["alone, ensemble"] == [lower["hidden bins"].value]
     again = CliRunner().invoke(app, [*command, "--figure", str(tmp_path / "curve.png")])
     assert again.exit_code != 0  # nothing is overwritten

@@ -146,16 +146,56 @@ def test_a_notebook_shows_the_verdict_and_the_scores(fitted):
     assert "`" not in shown  # no call on a temporary folder
     assert "Not fitted" in tiny()._repr_html_()
     assert repr(NDT(bin_ms=20)) == "NDT(bin_ms=20)"
+    assert repr(pickle.loads(pickle.dumps(NDT(bin_ms=20)))) == "NDT(bin_ms=20)"  # noqa: S301
 
 
 def test_parameters_are_set_by_name(fitted):
     assert NDT().set_params(seed=3).seed == 3
-    with pytest.raises(SettingsError, match=r"`dropout` is not .*\n.*'model.dropout': 0.3"):
-        NDT().set_params(dropout=0.3)
+    for name in ("dropout", "model.dropout"):
+        with pytest.raises(SettingsError, match=r"is not a param.*\n.* `settings__model.dropout`"):
+            NDT().set_params(**{name: 0.3})
     with pytest.raises(SettingsError, match=r"did you mean train\.max_steps"):
         tiny(settings={"max_steps": 3}).fit(counts())
     with pytest.raises(SettingsError, match="`settings`: found list; expected a mapping"):
         NDT(settings=["train.max_steps=3"], bin_ms=20).fit(counts())
+
+
+def test_one_of_the_settings_is_set_by_its_key_and_the_others_stay():
+    given = {"model.dropout": 0.1, "model": {"dropout": 0.2, "width": 16}}
+    ndt = NDT(bin_ms=20, settings=given)
+    ndt.set_params(**{"settings__model.dropout": 0.3})
+    settings = load_settings("recordings", ndt.settings)
+    assert (settings.model.dropout, settings.model.width) == (0.3, 16)
+    assert given["model.dropout"] == 0.1  # the caller's mapping is not changed
+
+
+def test_a_grid_varies_single_settings_in_a_pipeline():
+    search = pytest.importorskip("sklearn.model_selection", reason="needs scikit-learn")
+    from sklearn.pipeline import Pipeline
+
+    grid = {"ndt__settings__model.dropout": [0.0, 0.4]}
+    found = search.GridSearchCV(Pipeline([("ndt", tiny())]), grid, cv=2).fit(counts())
+    assert len(set(found.cv_results_["mean_test_score"])) == 2
+    assert found.best_estimator_["ndt"].settings["model.width"] == 16
+    first = Pipeline([("ndt", NDT(settings=TINY)), ("last", "passthrough")])
+    assert first.fit_transform(counts(), ndt__bin_ms=20).shape == (12, 8, 4)
+
+
+def test_what_numpy_takes_as_an_array_is_one(fitted):
+    class Labeled:
+        def __array__(self, dtype=None, copy=None):
+            return counts()
+
+    assert np.array_equal(fitted.rates(Labeled()), fitted.rates(counts()))
+    torch = pytest.importorskip("torch")
+    assert np.array_equal(fitted.transform(torch.tensor(counts())), fitted.rates(counts()))
+
+
+def test_neurons_on_the_first_axis_are_a_warning():
+    rates_N = np.array([0.1, 0.2, 0.5, 1, 2, 4])
+    X = np.random.default_rng(0).poisson(rates_N[:, None, None], (6, 7, 9))
+    with pytest.warns(RunWarning, match="`X`: Mean rates differ far more along the first axis"):
+        tiny().fit(X)
 
 
 # What is refused ---------------------------------------------------------------------------------
@@ -182,11 +222,21 @@ def test_what_is_not_counts_is_refused_by_the_name_of_the_argument(X, message):
         tiny().fit(X)
 
 
+def test_counts_without_a_spike_are_refused_by_the_name_of_the_argument():
+    with pytest.raises(DataError, match="`X`: found no spike in 8 training trials") as refused:
+        tiny().fit(np.zeros((10, 8, 3), dtype=int))
+    assert "file" not in str(refused.value)
+    with pytest.raises(DataError, match="`X`: found multiples of 50 alone"):
+        tiny().fit(50 * counts())
+
+
 def test_the_bin_width_is_asked_for_and_must_be_one():
     with pytest.raises(SettingsError, match="`bin_ms` is missing"):
         NDT().fit(counts())
     with pytest.raises(SettingsError, match="found 10 and 20 ms"):
         NDT(bin_ms=20).fit(counts(), bin_ms=10)
+    with pytest.raises(SettingsError, match="`bin_ms`: expected one number"):
+        NDT(bin_ms="20 ms").fit(counts())
     with pytest.raises(SettingsError, match="`bin_ms=0`"):
         NDT(bin_ms=0).fit(counts())
     data = SpikeData(counts().astype(np.uint8), bin_ms=5.0, lengths_B=np.full(12, 8))

@@ -446,6 +446,23 @@ def test_another_file_is_scored_by_what_is_stored_with_the_run(folder):
     assert (last.scores["NDT"].behavior.n_folds == 0) == same
 
 
+@pytest.mark.parametrize("n_trials", [1, 3])
+def test_a_few_new_trials_are_enough_for_inference(folder, tmp_path, n_trials):
+    data = labeled(20, seed=3).take(np.arange(n_trials))
+    if n_trials > 1:  # all of one split, without a spike
+        data = replace(data, is_valid_B=None, spikes_BTN=0 * data.spikes_BTN)
+    few = data.take(np.arange(0))
+    write_recording(Recording(few, data, "few", "ndt"), tmp_path / "few.h5")
+    rates = infer_rates(folder / "run", data=tmp_path / "few.h5")
+    assert rates.rates_hz_BTN.shape == data.spikes_BTN.shape
+    scores = evaluate(folder / "run", data=tmp_path / "few.h5").scores["NDT"]
+    assert np.isfinite(scores.hidden.bits_per_spike) == (n_trials == 1)
+    with pytest.raises(DataError, match="found no train trials"):
+        infer_rates(folder / "run", data=tmp_path / "few.h5", split="train")
+    with pytest.raises(DataError, match="expected `train` and `valid`"):
+        load_file(tmp_path / "few.h5", tiny_settings().data)
+
+
 def test_an_ensemble_scores_another_file_by_what_is_stored_with_it(folder, tmp_path):
     ensemble = save_ensemble([folder / "run"], tmp_path / "ensemble")
     without = evaluate(ensemble, data=folder / "other.h5")

@@ -6,13 +6,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from builders import changed, recording, tiny_settings
+from builders import changed, recording, spike_data, tiny_settings
 
 from ndt_cli.commands.wording import as_typed
 from ndt_cli.engine.training import train
 from ndt_cli.evaluation import Scores, evaluate
 from ndt_cli.metrics import DecodingScores, RateScores, SpikeScores
-from ndt_cli.score_text import ScoreTable, score_notes
+from ndt_cli.score_text import ScoreTable, score_notes, score_title
 from ndt_cli.verdict import TrainingFacts, judge, overfitting, still_improving
 
 SETTINGS = tiny_settings()
@@ -228,3 +228,14 @@ def test_notes_name_the_lag_of_each_variable_and_those_without_a_score():
     )
     notes = score_notes(evaluation, 1)
     assert notes[-1].endswith("earlier by 40 ms (x); 1 of 3 variables are shown")
+
+
+def test_one_trial_and_one_neuron_are_one():
+    data = spike_data(1, 5, n_neurons=1)
+    title = score_title(SimpleNamespace(split="valid", source="a.npz", data=data))
+    assert title == "valid trials of a.npz: 1 trial x 5 bins of 10 ms x 1 neuron"
+    unequal = spike_data(2, 9, lengths_B=[4, 6])  # not the 9 bins to which they are padded
+    title = score_title(SimpleNamespace(split="valid", source="a.npz", data=unequal))
+    assert title == "valid trials of a.npz: 2 trials x 4 to 6 bins of 10 ms x 3 neurons"
+    found = verdict(scores(0.2, hidden_N=[0.2]), scores(0.1, hidden_N=[0.1]))
+    assert "1 of 1 neuron." in found.sentence

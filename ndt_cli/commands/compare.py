@@ -26,7 +26,7 @@ from ndt_cli.commands.flags import (
     JsonOption,
     ScoredSplitOption,
 )
-from ndt_cli.errors import typed
+from ndt_cli.errors import count, typed
 
 if TYPE_CHECKING:
     from ndt_cli.comparing import ComparedRun, Interval, RunComparison
@@ -98,7 +98,7 @@ def compare(
 
 
 def _print(found: "RunComparison") -> None:
-    say(f"{found.split} trials of {found.source}: {found.n_trials} trials")
+    say(f"{found.split} trials of {found.source}: {count(found.n_trials, 'trial')}")
     for number, run in enumerate(found.runs[:-1], start=1):
         say(f"run {number}: {run.run}")
     say()

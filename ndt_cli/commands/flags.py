@@ -135,7 +135,8 @@ def chosen_settings(config: str | None, changes: list[str]) -> "tuple[str, Setti
 
     Returns the name of the preset or file, too.
     """
-    from ndt_cli.settings.load import RECORDING_PRESET, find_config, load_settings
+    from ndt_cli.settings.explain import field_table
+    from ndt_cli.settings.load import RECORDING_PRESET, find_config, load_settings, parse_config
 
     chosen = ""
     if config is None and names_files(changes):
@@ -143,6 +144,9 @@ def chosen_settings(config: str | None, changes: list[str]) -> "tuple[str, Setti
         chosen = " (the default for a spike file; --config chooses another)"
     source = find_config(config)
     settings = load_settings(source, changes)
+    if source.kind == "file":
+        n_all, n_own = len(field_table()), sum(map(len, parse_config(source).values()))
+        chosen = f" ({n_own} of {n_all} settings; the others have their defaults)"
     note(f"settings: {source.label}{chosen}")
     return Path(source.name).stem, settings
 

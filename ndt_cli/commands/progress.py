@@ -21,6 +21,7 @@ from ndt_cli.commands.console import log, note
 from ndt_cli.commands.wording import as_typed
 from ndt_cli.engine.events import EpochDone, Event, Started, StepDone
 from ndt_cli.engine.measures import MEASURES
+from ndt_cli.errors import count
 from ndt_cli.search.results import MemberResult, SweepResults
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ def tell_member(member: MemberResult, results: SweepResults) -> None:
     """Print one line on how a member did, and how many are left."""
     ranked = results.ranked
     score = results.score(member)
-    parts = [f"{member.epochs} epochs in {member.seconds:.0f} s"]
+    parts = [f"{count(member.epochs, 'epoch')} in {member.seconds:.0f} s"]
     if member.status == "diverged":
         parts.insert(0, "diverged")
     elif math.isfinite(score):
@@ -187,7 +188,7 @@ def tell_member(member: MemberResult, results: SweepResults) -> None:
 def tell_moves(epoch: int, moves: "Sequence[Move]") -> None:
     """Print which members a ranking replaced."""
     who = ", ".join(f"{move.member} is replaced by a copy of {move.source}" for move in moves)
-    note(f"ranked after {epoch} epochs: {who or 'no member is replaced'}")
+    note(f"ranked after {count(epoch, 'epoch')}: {who or 'no member is replaced'}")
 
 
 # Progress of a submission: its stages, and training in between ------------------------------------

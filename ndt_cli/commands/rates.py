@@ -17,7 +17,7 @@ from ndt_cli.commands.flags import (
     SetOption,
     SplitChoice,
 )
-from ndt_cli.errors import typed
+from ndt_cli.errors import count, typed
 
 
 def rates(
@@ -114,7 +114,7 @@ def rates(
         )
         return
     say(
-        f"rates: {out} ({n_trials} trials x {n_bins} bins of {found.data.bin_ms:g} ms x "
-        f"{n_neurons} neurons)"
+        f"rates: {out} ({count(n_trials, 'trial')} x {count(n_bins, 'bin')} of "
+        f"{found.data.bin_ms:g} ms x {count(n_neurons, 'neuron')})"
     )
     next_step(f"ndt report {typed(run)}")

@@ -11,7 +11,7 @@ from rich.table import Table
 from ndt_cli.commands.console import next_step, note, out, plain_table, print_json, say
 from ndt_cli.commands.flags import CsvOption, JsonOption
 from ndt_cli.engine.measures import MEASURES, score_text
-from ndt_cli.errors import typed
+from ndt_cli.errors import count, typed
 from ndt_cli.settings.explain import heading, value_text
 from ndt_cli.settings.load import at_home
 
@@ -139,7 +139,7 @@ def seeds_table(results: "SweepResults") -> Table:
 def sweep_notes(results: "SweepResults") -> list[str]:
     """Return what a reader of the table needs to know, one line each."""
     n_ranked = len(results.ranked)
-    words = [f"{n_ranked} of {len(results.members)} members ranked"]
+    words = [f"{n_ranked} of {count(len(results.members), 'member')} ranked"]
     for status in ("stopped", "diverged", "unfinished", "waiting"):
         if n := results.count(status):
             words.append(f"{n} {'stopped early' if status == 'stopped' else status}")
@@ -151,7 +151,8 @@ def sweep_notes(results: "SweepResults") -> list[str]:
     if results.collapsed:
         floor = score_text(results.mean_rate.get(results.choose_by))
         numbers = ", ".join(str(member.index) for member in results.collapsed)
-        notes.append(f"collapsed, no better than the mean rate ({floor}): members {numbers}")
+        who = f"{'member' if len(results.collapsed) == 1 else 'members'} {numbers}"
+        notes.append(f"collapsed, no better than the mean rate ({floor}): {who}")
     if results.to_do:
         notes.append(f"if it is not running: ndt sweep --resume {typed(results.path)}")
     return notes
@@ -209,7 +210,7 @@ def show_results(results: "SweepResults", as_json: bool) -> None:
     """Draw the members of a sweep, and print them best first."""
     from ndt_cli.report.sweep_figures import write_sweep_figures
     from ndt_cli.search.folder import SweepFolder
-    from ndt_cli.search.study import importance
+    from ndt_cli.search.study import importance, importance_caveat
 
     draws = SweepFolder.open(results.path).space.draws
     figures = write_sweep_figures(results.path / "figures", results, draws)
@@ -235,7 +236,8 @@ def show_results(results: "SweepResults", as_json: bool) -> None:
         note(line, style="dim")
     if shares:
         words = ", ".join(f"{heading(key)} {share:.0%}" for key, share in shares.items())
-        say(f"importance: {words}")
+        caveat = importance_caveat(results)
+        say(f"importance: {words}" + (f" ({caveat})" if caveat else ""))
     for figure in figures:
         say(f"picture: {figure}")
     for line in best_lines(results):

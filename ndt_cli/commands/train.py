@@ -28,7 +28,7 @@ from ndt_cli.commands.flags import (
     settings_from,
     with_data,
 )
-from ndt_cli.errors import SettingsError, typed
+from ndt_cli.errors import SettingsError, count, typed
 
 if TYPE_CHECKING:
     from ndt_cli.fitting import Fit
@@ -121,10 +121,11 @@ def train(
     if of_seeds is not None:
         _print_seeds(of_seeds, as_json)
         return
+    epochs = len(result.training.history)
     about = {
         "run": str(run),
         "stopped": result.training.stopped,
-        "epochs": len(result.training.history),
+        "epochs": epochs,
         "seconds": result.training.seconds,
         "figures": result.figures,
     }
@@ -139,7 +140,7 @@ def train(
         else:
             reasons = {"early": "no improvement within train.patience_epochs"}
             why = reasons.get(result.training.stopped, result.training.stopped)
-            note(f"{about['epochs']} epochs in {result.training.seconds:.0f} s ({why})")
+            note(f"{count(epochs, 'epoch')} in {result.training.seconds:.0f} s ({why})")
             print_scores(result.evaluation)
             for figure in result.figures:
                 say(f"picture: {figure}")

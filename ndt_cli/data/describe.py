@@ -16,6 +16,7 @@ from ndt_cli.data.layouts import LFADS_COUNT_KEYS, NLB_COUNT_KEYS
 from ndt_cli.data.loading import detect_layout, load_file
 from ndt_cli.data.spike_data import (
     MAX_COUNT,
+    NEURONS_FIRST,
     Recording,
     SpikeData,
     looks_neurons_first,
@@ -248,10 +249,7 @@ def _warnings(train: SpikeData, valid: SpikeData, rates_N: NDArray[np.float64]) 
             "validation trials"
         )
     if looks_neurons_first(train):
-        warnings.append(
-            "Mean rates differ far more along the first axis than along the last: is the order "
-            "trials x bins x neurons?"
-        )
+        warnings.append(NEURONS_FIRST)
     n_padded = sum(int((~d.inside_BT).sum()) for d in (train, valid))
     if n_padded:
         n_all = sum(d.inside_BT.size for d in (train, valid))

@@ -332,8 +332,11 @@ _SIMILAR = 0.85  # share of letters
 _ENOUGH_SPIKES, _RATE_FACTOR = 100, 3.0
 
 
-def read_own(file: ArrayFile, settings: DataSettings) -> Recording:
-    """Read a file of the own layout; without ``split``, draw one with the seed of the settings."""
+def read_own(file: ArrayFile, settings: DataSettings, *, to_train: bool = True) -> Recording:
+    """Read a file of the own layout; without ``split``, draw one with the seed of the settings.
+
+    With ``to_train`` False, for inference, a single trial or a single split is enough.
+    """
     width, notes = stored_bin_ms(file, "bin_ms", settings)
     bin_ms = needed_bin_ms(file, "bin_ms", width)
     spikes_BTN = read_counts(file, "spikes", n_copies=2)  # all of them, and then both splits
@@ -413,7 +416,7 @@ def read_own(file: ArrayFile, settings: DataSettings) -> Recording:
     )
     if not stated and "hidden_known" not in file and whole.max_count:
         notes += unmarked_padding(whole)
-    train, valid, split_notes = _read_split(file, whole, settings)
+    train, valid, split_notes = _read_split(file, whole, settings, to_train)
     known_B = optional("hidden_known", read_per_trial, n_trials, default=np.ones(n_trials))
     splits = [
         replace(whole.take(trials), hidden_counts_known=bool(known_B[trials].all()))
@@ -521,16 +524,19 @@ def _read_neuron_names(file: ArrayFile, key: str, n_neurons: int) -> tuple[str, 
 
 
 def _read_split(
-    file: ArrayFile, whole: SpikeData, settings: DataSettings
+    file: ArrayFile, whole: SpikeData, settings: DataSettings, to_train: bool
 ) -> tuple[IntArray, IntArray, list[str]]:
     """Return the trials of each split, from the file or drawn."""
     if "split" in file:
         words = np.array(as_words(read_per_trial(file, "split", whole.n_trials)))
         train, valid = (np.flatnonzero(words == word) for word in ("train", "valid"))
-        if len(train) + len(valid) < whole.n_trials or not (len(train) and len(valid)):
+        empty = to_train and not (len(train) and len(valid))
+        if empty or len(train) + len(valid) < whole.n_trials:
             found = ", ".join(f"`{word}`" for word in np.unique(words)[:5])
             raise file.wrong("split", found, "`train` and `valid`, one for each trial")
         return train, valid, []
+    if whole.n_trials == 1 and not to_train:
+        return np.arange(0), np.arange(1), []
     train, valid = split_trials(
         whole.n_trials,
         valid_fraction=settings.valid_fraction,

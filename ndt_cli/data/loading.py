@@ -24,7 +24,6 @@ from ndt_cli.errors import DataError, SettingsError, called
 from ndt_cli.settings.tree import DataSettings
 
 _MAX_LISTED = 12  # neurons in a note
-_READERS = {"lfads": read_lfads, "nlb": read_nlb, "ndt": read_own}
 _NLB_KEY = re.compile(r"(train|eval)_(spikes|data)_held(in|out)(_forward)?")
 
 
@@ -105,12 +104,19 @@ def limit_training(recording: Recording, settings: DataSettings) -> Recording:
     return replace(recording, train=recording.train.take(np.sort(drawn)))
 
 
-def load_file(path: Path | str, settings: DataSettings) -> Recording:
-    """Load a spike file of any layout, ready to train on; ``settings.file`` is ignored."""
+def load_file(path: Path | str, settings: DataSettings, *, to_train: bool = True) -> Recording:
+    """Load a spike file of any layout, ready to train on; ``settings.file`` is ignored.
+
+    With ``to_train`` False, for inference, a single trial or a single split is enough.
+    """
     with ArrayFile(Path(path)) as file:
-        recording = _READERS[detect_layout(file)](file, settings)
+        layout = detect_layout(file)
+        if layout == "ndt":
+            recording = read_own(file, settings, to_train=to_train)
+        else:
+            recording = {"lfads": read_lfads, "nlb": read_nlb}[layout](file, settings)
     recording = rebin_recording(recording, settings.bin_ms)
-    check_recording(recording)
+    check_recording(recording, to_train=to_train)
     return hold_out_neurons(recording, settings)
 
 

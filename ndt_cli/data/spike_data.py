@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from ndt_cli.errors import DataError
+from ndt_cli.errors import DataError, count
 
 IntArray = NDArray[np.integer]
 FloatArray = NDArray[np.floating]
@@ -273,6 +273,12 @@ class SpikeData:
         return replace(self, trial_table=table, sessions=sessions, **picked)
 
 
+def bins_text(lengths_B: IntArray) -> str:
+    """Return such text as "1 bin" or "51 to 76 bins", the range of the lengths of trials."""
+    shortest, longest = int(lengths_B.min()), int(lengths_B.max())
+    return count(longest, "bin") if shortest == longest else f"{shortest} to {longest} bins"
+
+
 def take_columns(data: SpikeData, columns: IntArray, **changes: Any) -> SpikeData:
     """Return some columns of the counts and true rates, in this order, with further changes."""
     if data.rates_BTN is not None:
@@ -314,6 +320,10 @@ class Recording:
         if split == "all":
             return all_trials(self)
         data = self.train if split == "train" else self.valid
+        if not data.n_trials:
+            raise DataError(
+                f"{self.source}: found no {split} trials", "Leave out `split`: take all trials."
+            )
         return replace(data, is_valid_B=np.full(data.n_trials, split == "valid"))
 
 
@@ -457,11 +467,14 @@ _FEW, _UNLIKE_TRIALS, _FAR_MORE = 5, 0.25, 4
 _FAR_LONGER = 3  # empty bins at the end of trials, of those that chance has
 
 
-def check_recording(recording: Recording) -> None:
-    """Refuse a recording that cannot be trained on: no spikes, or splits that do not match."""
+def check_recording(recording: Recording, *, to_train: bool = True) -> None:
+    """Refuse a recording that cannot be trained on: no spikes, or splits that do not match.
+
+    With ``to_train`` False, for inference, one split may be empty, and there may be no spikes.
+    """
     train, valid, source = recording.train, recording.valid, recording.source
     for name, data in (("training", train), ("validation", valid)):
-        if data.n_trials == 0:
+        if to_train and data.n_trials == 0:
             raise DataError(
                 f"{source}: found no {name} trials; expected at least one",
                 "See 'split' in the file, or `valid_where` where it is converted.",
@@ -480,18 +493,26 @@ def check_recording(recording: Recording) -> None:
             f"{source}: training and validation trials differ in behavior: found {variables[0]} "
             f"and {variables[1]} variables; expected the same"
         )
-    if train.max_count == 0:
+    if to_train and train.max_count == 0:
         raise DataError(
             f"{source}: found no spike in {train.n_trials} training trials; expected some",
             hint="Was the right array saved? See `describe_file(FILE)`.",
         )
-    if train.max_count >= _NO_STEP and not (train.spikes_BTN == 1).any():
-        step = np.gcd.reduce(train.spikes_BTN, axis=None)
-        if step >= _NO_STEP and np.count_nonzero(train.spikes_BTN) >= _ENOUGH:
+    data = train if train.n_trials else valid
+    if data.max_count >= _NO_STEP and not (data.spikes_BTN == 1).any():
+        step = np.gcd.reduce(data.spikes_BTN, axis=None)
+        if step >= _NO_STEP and np.count_nonzero(data.spikes_BTN) >= _ENOUGH:
             raise DataError(
                 f"{source}: found multiples of {step} alone; expected counts",
                 "Spikes per second, times the bin width in seconds, are counts.",
             )
+
+
+NEURONS_FIRST = (
+    "Mean rates differ far more along the first axis than along the last: is the order trials x "
+    "bins x neurons?"
+)
+"""What `looks_neurons_first` means, for people."""
 
 
 def looks_neurons_first(data: SpikeData) -> bool:

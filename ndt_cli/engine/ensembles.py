@@ -48,7 +48,7 @@ class Ensemble:
     run: RunFolder
     checkpoint: str  # of the members; several names if they differ
     settings: Settings  # for the evaluation: the data, and which bins are hidden
-    members: tuple[TrainedModel, ...]  # best first
+    members: tuple[TrainedModel, ...]  # in the order given: of a sweep, best first
     trained_on: SplitFacts
 
     @staticmethod
@@ -171,7 +171,7 @@ def save_ensemble(
     Parameters
     ----------
     runs : sequence of Path
-        Run folders, best first. Of each the best checkpoint by its ``train.choose_by`` is taken.
+        Run folders. Of each the best checkpoint by its ``train.choose_by`` is taken.
     out : Path
         New folder.
     settings : Settings, optional

@@ -120,7 +120,7 @@ def recording_of(
     """
     if data is not None:
         settings = trained.run.settings(overrides).data
-        recording = load_file(data, settings)
+        recording = load_file(data, settings, to_train=False)
         if recording.train.n_trials >= (settings.train_trials or 0):
             as_trained = limit_training(recording, settings)
             if is_same_data(trained.run, as_trained):

@@ -21,6 +21,7 @@ from ndt_cli.data.spike_data import SpikeData
 from ndt_cli.engine.batches import TrialSet
 from ndt_cli.engine.device import cpu_threads
 from ndt_cli.engine.trained_model import TrainedModel
+from ndt_cli.errors import count
 from ndt_cli.model.attention import ContextAttention
 from ndt_cli.model.context import Blocks
 from ndt_cli.model.network import EncoderLayer, NeuralDataTransformer
@@ -29,7 +30,6 @@ from ndt_cli.report.figures import (
     CaptionedFigure,
     add_color_bar,
     add_panels,
-    count,
     new_figure,
     sequence_colors,
     styled,
@@ -164,13 +164,19 @@ def _averages(
         by_lag_LHK[:, :, k] = sum_LHTS[:, :, here_TS].sum(axis=-1) / n_pairs
         uniform_K[k] = uniform_TS[here_TS].sum() / n_pairs
     maps_LHTS = np.where(n_TS > 0, sum_LHTS / np.maximum(n_TS, 1), np.nan)
+    longest = int(data.lengths_B.max())  # the trials trained on may be longer
     return AttentionAverage(
-        maps_LHTS, lags_K, by_lag_LHK, uniform_K, int((data.lengths_B > 0).sum()), data.bin_ms
+        maps_LHTS[:, :, :longest, :longest],
+        lags_K,
+        by_lag_LHK,
+        uniform_K,
+        int((data.lengths_B > 0).sum()),
+        data.bin_ms,
     )
 
 
 def _average_text(run: "RunContents") -> str:
-    of_best = " of the ensemble's best member" if run.is_ensemble else ""
+    of_best = " of the ensemble's member 0" if run.is_ensemble else ""
     shown = _shown_text(run.attention)
     return f"{shown} Mean{of_best} over {trials_text(run.evaluation)}, with nothing hidden."
 

@@ -17,17 +17,17 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
 from ndt_cli.data.spike_data import FloatArray, IntArray, SpikeData
-from ndt_cli.errors import DataError
+from ndt_cli.errors import DataError, count
 from ndt_cli.metrics import PSTH_SMOOTHING_MS
 from ndt_cli.report.figures import (
     MUTED,
     CaptionedFigure,
     add_panels,
     circle_color,
-    count,
     draw_lines,
     new_figure,
     sequence_colors,
+    shortened,
     styled,
     trials_text,
 )
@@ -161,7 +161,9 @@ def draw_legend(
 ) -> None:
     """Draw the colors of the groups, and the looks of other lines and points by label."""
     looks = [{"color": color, "lw": 1.8} for color in colors] + list((others or {}).values())
-    labels = [*(group.label for group in groups), *(others or {})]
+    labels = [*(shortened(group.label, 40) for group in groups), *(others or {})]
+    # As many as fit side by side.
+    ncols = max(1, min(ncols, 130 // (max(map(len, labels)) + 8)))
     handles = [Line2D([], [], **look) for look in looks]
     figure.legend(handles, labels, loc=loc, ncols=ncols, frameon=False)
 
@@ -197,7 +199,7 @@ def draw_conditions(evaluation: "Evaluation", neurons: Sequence[int | str] = ())
     trial_colors = np.repeat(colors, sizes).tolist()
     for place, column in enumerate(columns):
         top: Axes = panels[0, place]
-        top.set_title(neuron_label(data, column))
+        top.set_title(shortened(neuron_label(data, column), 22))
         _draw_raster(top, data.spikes_BTN[trials, :, column], trial_colors, times)
         highest = 0.0
         for axes, name in zip(panels[1:, place], names, strict=True):
@@ -213,7 +215,8 @@ def draw_conditions(evaluation: "Evaluation", neurons: Sequence[int | str] = ())
         for axes in panels[1:, place]:
             _start_at_zero(axes, highest)
         for axes in panels[:, place]:
-            times.apply(axes, lowest=axes is panels[-1, place])
+            times.apply(axes, lowest=axes is panels[-1, place], labeled=False)
+    figure.supxlabel(times.label, fontsize=8)
     panels[0, 0].set_ylabel("trials")
     for axes, name in zip(panels[1:, 0], names, strict=True):
         axes.set_ylabel(f"{name}\n(Hz)")
@@ -281,12 +284,13 @@ def draw_psth(evaluation: "Evaluation", neurons: Sequence[int | str] = ()) -> Ca
         below, above = ([times.line(each[:, column]) for each in all_] for all_ in (psths, rates))
         draw_lines(axes, below, colors, 0.9, ls=(0, (1, 1)))
         draw_lines(axes, above, colors, 1.4)
-        axes.set_title(neuron_label(data, column))
+        axes.set_title(shortened(neuron_label(data, column), 22))
         _start_at_zero(axes, max(line[:, 1].max() for line in below + above))
-        times.apply(axes, lowest=place + n_columns >= len(columns))
+        times.apply(axes, lowest=place + n_columns >= len(columns), labeled=False)
+    figure.supxlabel(times.label, fontsize=8)
     panels[0].set_ylabel("rate (Hz)")
     others = {"NDT": {"color": MUTED, "lw": 1.4}, "PSTH": {"color": MUTED, "lw": 0.9, "ls": ":"}}
-    draw_legend(figure, groups, colors, others)
+    draw_legend(figure, groups, colors, others, loc="outside upper right")
     caption = (
         f"Averages by condition: NDT's rates (lines) over the PSTHs, spike counts smoothed with "
         f"{PSTH_SMOOTHING_MS:g} ms (dotted): "

@@ -11,14 +11,13 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from ndt_cli.engine.measures import MEASURES
-from ndt_cli.errors import RunError, called
+from ndt_cli.errors import RunError, called, count
 from ndt_cli.report.figures import (
     MODEL,
     MUTED,
     SECOND,
     SMOOTHED,
     CaptionedFigure,
-    count,
     new_figure,
     styled,
 )
@@ -60,8 +59,9 @@ def trial_curves(found: "RunComparison") -> Figure:
     """Draw the scores of runs over their number of training trials, one panel for each score.
 
     A point is a run, a line the mean of runs with as many trials (such as several seeds), by how
-    they were trained: alone, adapted from another run, or jointly with other sessions. The dashed
-    line is smoothing, as fitted to the trials of the first run.
+    they were trained: alone, adapted from another run, or jointly with other sessions. Ensembles
+    are open points, with a dotted line of their own. The dashed line is smoothing, as fitted to
+    the trials of the first run.
     """
     runs, smoothed = found.runs[:-1], found.runs[-1]
     figure = new_figure("two", 2.4)
@@ -70,8 +70,12 @@ def trial_curves(found: "RunComparison") -> Figure:
     for axes, (label, unit) in zip(panels, found.units.items(), strict=True):
         for way, (color, marker) in _WAYS.items():
             own = [run for run in runs if run.trained == way]
-            if own:
-                _draw_way(axes, own, label, way, color, marker)
+            single, averaged = ([r for r in own if r.is_ensemble == of] for of in (False, True))
+            if single:
+                _draw_runs(axes, single, label, way, color=color, marker=marker, ms=3, mew=0)
+            if averaged:
+                look = {"color": color, "marker": marker, "ms": 3.5, "mfc": "white", "ls": ":"}
+                _draw_runs(axes, averaged, label, f"{way}, ensemble", **look)
         axes.axhline(
             smoothed.scores[label].value, color=SMOOTHED, ls="--", lw=0.8, label=smoothed.run
         )
@@ -80,20 +84,25 @@ def trial_curves(found: "RunComparison") -> Figure:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("training trials")
         axes.set_ylabel(f"{label} ({unit})")
-    panels[0].legend(frameon=False, handlelength=1.5)
+    lines, names = panels[0].get_legend_handles_labels()
+    figure.legend(lines, names, loc="outside upper right", ncols=4, frameon=False)
     return figure
 
 
-def _draw_way(
-    axes: Axes, runs: "Sequence[ComparedRun]", label: str, way: str, color: str, marker: str
+def _draw_runs(
+    axes: Axes, runs: "Sequence[ComparedRun]", label: str, name: str, **look: Any
 ) -> None:
-    counts = sorted({run.n_training_trials for run in runs})
-    by_count = [
-        [run.scores[label].value for run in runs if run.n_training_trials == n] for n in counts
-    ]
-    for n, values in zip(counts, by_count, strict=True):
-        axes.plot([n] * len(values), values, marker, color=color, ms=3, mew=0, alpha=0.6)
-    axes.plot(counts, [np.mean(values) for values in by_count], color=color, label=way)
+    """Draw a point for each run, and the line of their means."""
+    values: dict[int, list[float]] = {
+        n: [] for n in sorted({run.n_training_trials for run in runs})
+    }
+    for run in runs:
+        values[run.n_training_trials].append(run.scores[label].value)
+    for n, own in values.items():
+        axes.plot([n] * len(own), own, **{**look, "ls": "", "alpha": 0.7})
+    means = [float(np.mean(own)) for own in values.values()]
+    (line,) = axes.plot(list(values), means, label=name, zorder=1.9, **look)
+    line.set_markevery([])  # its points are the runs; only the legend shows one
 
 
 @styled

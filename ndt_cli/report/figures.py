@@ -22,6 +22,8 @@ from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
 from ndt_cli.atomic import check_suffix, write_stream_atomic
+from ndt_cli.data.spike_data import bins_text
+from ndt_cli.errors import count
 
 if TYPE_CHECKING:
     from ndt_cli.evaluation import Evaluation
@@ -133,16 +135,17 @@ class CaptionedFigure:
 def trials_text(evaluation: "Evaluation") -> str:
     """Return such text as "22 validation trials of 51 to 76 bins of 20 ms"."""
     data = evaluation.data
-    shortest, longest = int(data.lengths_B.min()), int(data.lengths_B.max())
-    bins = f"{shortest} to {longest}" if shortest < longest else f"{longest}"
-    kind = {"train": "training", "valid": "validation", "all": "training and validation"}
-    trials = count(data.n_trials, f"{kind[evaluation.split]} trial")
-    return f"{trials} of {bins} bins of {data.bin_ms:g} ms"
+    kind = {"train": "training trial", "valid": "validation trial", "all": "trial"}
+    trials = count(data.n_trials, kind[evaluation.split])
+    return f"{trials} of {bins_text(data.lengths_B)} of {data.bin_ms:g} ms"
 
 
-def count(n: int, noun: str) -> str:
-    """Return such text as "1 trial" or "2 trials"."""
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+def shortened(name: str, most: int) -> str:
+    """Return a name without its middle if it is longer than this; names differ at their ends."""
+    if len(name) <= most:
+        return name
+    n_last = most // 2
+    return f"{name[: most - 1 - n_last]}\N{HORIZONTAL ELLIPSIS}{name[-n_last:]}"
 
 
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")

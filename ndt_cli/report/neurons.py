@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from ndt_cli.errors import DataError
+from ndt_cli.errors import DataError, count
 from ndt_cli.report.figures import (
     MODEL,
     MUTED,
@@ -113,7 +113,7 @@ def score_figure(
         notes.append(f"{n_low} below \N{MINUS SIGN}{-lowest:g}, drawn there")
     if n_undefined:
         notes.append(f"{n_undefined} without a score")
-    note = f"of {len(model_N)} neurons, {'; '.join(notes)}" if notes else ""
+    note = f"of {count(len(model_N), 'neuron')}, {'; '.join(notes)}" if notes else ""
     strips.set_title(note, color=MUTED, fontsize=7)
     alt = (
         f"{score} of each neuron under NDT (median {np.median(model):.3f}) against smoothed spikes "

@@ -23,10 +23,10 @@ from ndt_cli.atomic import check_may_write, check_suffix, write_text_atomic
 from ndt_cli.data.spike_data import Recording, Split
 from ndt_cli.engine.measures import MEASURES, score_text
 from ndt_cli.engine.trained_model import Model
-from ndt_cli.errors import DataError, RunError, called
+from ndt_cli.errors import DataError, RunError, called, count
 from ndt_cli.report.conditions import condition_label
 from ndt_cli.report.curves import MEASURE_NAMES
-from ndt_cli.report.figures import TWO_COLUMNS_INCHES, CaptionedFigure, count, write_figure
+from ndt_cli.report.figures import TWO_COLUMNS_INCHES, CaptionedFigure, write_figure
 from ndt_cli.report.registry import FIGURES, RunContents, draw, draw_sweep
 from ndt_cli.report.sweep_figures import SWEEP_FIGURES
 from ndt_cli.report.trial import (
@@ -411,7 +411,7 @@ def training_rows(run: RunContents) -> list[Row]:
         return rows
     done, most = len(run.history), run.settings.train.max_epochs
     stopped = str(summary.get("stopped", "finished" if done == most else "interrupted"))
-    epochs = f"{done} of at most {most} epochs ({_STOPPED.get(stopped, stopped)})"
+    epochs = f"{done} of at most {count(most, 'epoch')} ({_STOPPED.get(stopped, stopped)})"
     seconds = summary.get("seconds") or (run.history[-1]["seconds"] if run.history else None)
     took = f" in {duration(float(seconds))}" if seconds else ""
     started = about["started"].replace("T", " ")[:16] + " UTC"

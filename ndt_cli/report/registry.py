@@ -128,7 +128,7 @@ class RunContents:
 
     @cached_property
     def attention(self) -> AttentionAverage:
-        """Mean attention weights over the split; of the best member of an ensemble."""
+        """Mean attention weights over the split; of the first member of an ensemble."""
         return average_attention(self.trained.members[0], self.evaluation.data)
 
 

@@ -11,14 +11,13 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from ndt_cli.engine.measures import MEASURES
 from ndt_cli.engine.run_folder import RunFolder
-from ndt_cli.errors import RunError, called
+from ndt_cli.errors import RunError, called, count
 from ndt_cli.report.curves import MEASURE_NAMES, finite_series
 from ndt_cli.report.figures import (
     MODEL,
     MUTED,
     SMOOTHED,
     CaptionedFigure,
-    count,
     new_figure,
     save_figure,
     styled,
@@ -206,7 +205,7 @@ def draw_measures(results: SweepResults, draws: Mapping[str, Draw]) -> Captioned
 @styled
 def draw_importance(results: SweepResults, draws: Mapping[str, Draw]) -> CaptionedFigure:
     """Draw the importance of each setting (`ndt_cli.search.study.importance`)."""
-    from ndt_cli.search.study import importance
+    from ndt_cli.search.study import importance, importance_caveat
 
     shares = importance(results, draws)
     if not shares:
@@ -219,9 +218,12 @@ def draw_importance(results: SweepResults, draws: Mapping[str, Draw]) -> Caption
     axes.barh(names, [share for _, share in rows], color=MODEL, height=0.6)
     axes.set_xlabel("share of the importance")
     axes.tick_params(axis="y", length=0)
+    caveat = importance_caveat(results)
+    axes.set_title(caveat, fontsize=7, color=MUTED)
     caption = (
         f"Share of each setting in what makes members good, from {len(results.ranked)} ranked "
         "members (PED-ANOVA; settings that depend on others are left out)."
+        + (f" {caveat.capitalize()}." if caveat else "")
     )
     alt = f"Importance of each setting; the largest is that of the {heading(next(iter(shares)))}."
     return CaptionedFigure(figure, caption, alt)
@@ -265,7 +267,7 @@ def draw_parallel(results: SweepResults, draws: Mapping[str, Draw]) -> Captioned
         "Settings of each ranked member as one line, which ends at its validation score; the "
         "best one is blue, and the darker another, the better."
     )
-    alt = f"Settings and scores of {len(ranked)} members. {_best_text(results)}"
+    alt = f"Settings and scores of {count(len(ranked), 'member')}. {_best_text(results)}"
     return CaptionedFigure(figure, caption, alt)
 
 
@@ -323,7 +325,7 @@ def draw_curves(results: SweepResults, draws: Mapping[str, Draw]) -> CaptionedFi
     low, high = limits.ends
     beyond = sum(max(v) < low or min(v) > high for _, v in curves.values())
     unseen = f", {beyond} beyond the axis" if beyond else ""
-    kinds = [(f"{len(curves)} members{unseen}", MUTED, "-")]
+    kinds = [(f"{count(len(curves), 'member')}{unseen}", MUTED, "-")]
     kinds += [(f"best: member {best}", MODEL, "-")] if best is not None else []
     kinds += [("diverged", SMOOTHED, "x-")] if results.count("diverged") else []
     for label, color, look in kinds:

@@ -31,6 +31,7 @@ from ndt_cli.report.figures import (
     CaptionedFigure,
     draw_lines,
     new_figure,
+    shortened,
     styled,
     trials_text,
 )
@@ -259,10 +260,11 @@ def draw_behavior(evaluation: "Evaluation") -> CaptionedFigure:
             axes.plot(*times.line(true_T).T, color=TRUTH, lw=1, label="true")
             axes.plot(*times.line(decoded_T).T, color=MODEL, label="decoded")
             axes.yaxis.set_major_locator(MaxNLocator(3))
-            times.apply(axes, lowest=v == len(names) - 1)
+            times.apply(axes, lowest=v == len(names) - 1, labeled=False)
             if b == 0:
                 axes.set_ylabel(name.replace("_", " "))
         panels[0, b].set_title(_title(data, b))
+    figure.supxlabel(times.label, fontsize=8)
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=2, frameon=False)
     figure.align_ylabels(panels[:, 0])
@@ -284,4 +286,5 @@ def draw_behavior(evaluation: "Evaluation") -> CaptionedFigure:
 def _title(data: SpikeData, trial: int) -> str:
     if data.conditions_B is None:
         return trial_label(data, trial)
-    return f"{trial_label(data, trial)}\n{condition_label(data, int(data.conditions_B[trial]))}"
+    condition = condition_label(data, int(data.conditions_B[trial]))
+    return f"{trial_label(data, trial)}\n{shortened(condition, 22)}"

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from ndt_cli.data.spike_data import FloatArray, SpikeData
-from ndt_cli.errors import DataError
+from ndt_cli.errors import DataError, count
 from ndt_cli.report.figures import (
     MODEL,
     MUTED,
@@ -22,8 +22,8 @@ from ndt_cli.report.figures import (
     TRUTH,
     CaptionedFigure,
     add_color_bar,
-    count,
     new_figure,
+    shortened,
     styled,
     trials_text,
 )
@@ -154,13 +154,13 @@ class TimeAxis:
             return np.column_stack([[self.start, self.start + self.step], values_T.repeat(2)])
         return np.column_stack([self.centers(len(values_T)), values_T])
 
-    def apply(self, axes: Axes, *, lowest: bool = True) -> None:
+    def apply(self, axes: Axes, *, lowest: bool = True, labeled: bool = True) -> None:
         """Give a panel this range, and draw a line at the event if it is within.
 
-        Only the lowest panel of a column has ticks and a label.
+        Only the lowest panel of a column has ticks and, unless the columns share one, a label.
         """
         axes.set_xlim(self.start, self.end)
-        axes.set_xlabel(self.label if lowest else "")
+        axes.set_xlabel(self.label if lowest and labeled else "")
         axes.xaxis.set_visible(lowest)
         if self.has_event and self.start < 0 < self.end:
             axes.axvline(0.0, color=MUTED, lw=0.7, ls=(0, (4, 3)), zorder=0)
@@ -227,7 +227,7 @@ def draw_rates(
             if name in sources:
                 axes.plot(*times.line(sources[name][:, column]).T, label=name, **look)
         _draw_ticks(axes, data.spikes_BTN[trial, :n_bins, column], times)
-        axes.set_ylabel(f"{neuron_label(data, column)}\n(Hz)")
+        axes.set_ylabel(f"{shortened(neuron_label(data, column), 12)}\n(Hz)")
         axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     handles, labels = panels[1].get_legend_handles_labels()
     panels[1].legend(handles[::-1], labels[::-1], **_LEGEND, ncols=3)
@@ -243,12 +243,19 @@ def draw_rates(
     neurons_text = count(data.n_neurons, "neuron")
     caption = (
         f"{what[0].upper()}{what[1:]}. Top: all spikes, of {neurons_text}. "
-        "Below: rates that NDT infers with nothing hidden, spikes smoothed by a Gaussian of "
-        f"{evaluation.smoothing_ms:.0f} ms{known}; ticks are spikes."
+        f"Below: rates that NDT infers {_inference_text(evaluation)}, spikes smoothed by a "
+        f"Gaussian of {evaluation.smoothing_ms:.0f} ms{known}; ticks are spikes."
     )
     shown = count(len(columns), "neuron")
     alt = f"Raster of the spikes in {trial_label(data, trial)}, and rates of {shown} over time."
     return CaptionedFigure(figure, caption, alt)
+
+
+def _inference_text(evaluation: "Evaluation") -> str:
+    passes = 1 if evaluation.model is None else evaluation.model.settings.inference.passes
+    if passes == 1:
+        return "with nothing hidden"
+    return f"as the mean of {passes} passes, each with other bins hidden"
 
 
 # In the order in which they are drawn, the model on top.

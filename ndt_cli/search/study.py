@@ -197,6 +197,19 @@ def _suggest(trial: Any, key: str, draw: Draw) -> Any:
     return trial.suggest_float(key, *draw.values, log=draw.kind == "log-uniform")
 
 
+# Of five settings of which one decides, importance finds that one in 35 % of searches of 4 draws,
+# in 68 % of 10 and in 98 % of 20. Where none matters, the largest share is 0.4 to 0.6 all the same.
+_FEW_DRAWS = 20
+
+
+def importance_caveat(results: SweepResults) -> str:
+    """Say that chance decides importance if few settings were drawn; empty if they were not."""
+    n_draws = len({member.index // results.n_seeds for member in results.ranked})
+    if n_draws >= _FEW_DRAWS:
+        return ""
+    return f"uncertain: {n_draws} draws of the settings, expected {_FEW_DRAWS} or more"
+
+
 def importance(results: SweepResults, draws: Mapping[str, Draw]) -> dict[str, float]:
     """Return the share of each setting in what makes members good, largest first.
 

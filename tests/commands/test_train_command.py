@@ -16,7 +16,9 @@ from builders import recording
 from typer.testing import CliRunner
 
 from ndt_cli.app import app
+from ndt_cli.commands.flags import chosen_settings
 from ndt_cli.data.write import write_recording
+from ndt_cli.settings.explain import field_table
 
 SMALL = (
     "model.n_layers=1", "model.feedforward_size=8", "train.max_epochs=2",
@@ -242,3 +244,11 @@ def test_scores_of_behavior_conditions_and_held_out_neurons_fit_80_columns(behav
     result = ndt("evaluate", out, "--lag-ms", "80")
     assert result.exit_code == 2
     assert "lags of 80 ms" in result.stderr
+
+
+def test_a_config_of_ones_own_says_that_other_settings_have_their_defaults(tmp_path, capsys):
+    (tmp_path / "mine.toml").write_text("[model]\nwidth = 32\nn_layers = 2\n")
+    name, settings = chosen_settings(str(tmp_path / "mine.toml"), ["model.embedding=linear"])
+    assert (name, settings.model.width) == ("mine", 32)
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"mine.toml (2 of {len(field_table())} settings; the others have their defaults)" in said

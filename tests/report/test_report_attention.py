@@ -139,8 +139,14 @@ def test_padding_and_hidden_neurons_do_not_touch_the_average(trained):
     for row, column, trials in ((2, 3, (0, 1, 2)), (8, 7, (0, 2)), (11, 10, (0,))):
         mean = np.mean([alone[i].maps_LHTS[:, :, row, column] for i in trials], axis=0)
         np.testing.assert_allclose(average.maps_LHTS[:, :, row, column], mean, rtol=1e-4)
-    assert np.isnan(alone[1].maps_LHTS[:, :, 6:]).all()
+    assert alone[1].maps_LHTS.shape[2:] == (6, 6)
     assert np.isnan(average.maps_LHTS[:, :, 0, 8]).all()
+
+
+def test_maps_end_with_the_longest_trial(trained):
+    average = average_attention(trained, spike_data(3, N_BINS, lengths_B=[6, 9, 4], seed=3))
+    assert average.maps_LHTS.shape[2:] == (9, 9)
+    assert np.isfinite(average.maps_LHTS[:, :, 8, 8]).all()
 
 
 @pytest.mark.parametrize("is_narrow_", [True, False])

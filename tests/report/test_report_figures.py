@@ -18,6 +18,7 @@ from ndt_cli.report.conditions import (
     group_colors,
     trial_groups,
 )
+from ndt_cli.report.figures import shortened
 from ndt_cli.report.neurons import score_figure
 from ndt_cli.report.trajectories import (
     draw_behavior,
@@ -98,6 +99,20 @@ def test_trials_without_a_bin_belong_to_no_group():
     assert [group.label for group in trial_groups(data, 9)] == ["trial 0", "trial 2"]
 
 
+def test_long_names_are_shortened_in_the_middle_and_stay_inside_the_figure():
+    assert shortened("unit 12", 14) == "unit 12"
+    assert shortened("unit probe1_shank2_unit_0004", 14) == "unit p\N{HORIZONTAL ELLIPSIS}it_0004"
+    data, inferred_BTN, smoothed_BTN = reaches()
+    names = {
+        c: f"reach to the upper left, target number {c}" for c in range(len(set(data.conditions_B)))
+    }
+    data = dataclasses.replace(data, condition_names=names)
+    figure = rates_by_condition(data, inferred_BTN, smoothed_BTN, neurons=[4, 1])
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert legend.get_window_extent().x0 >= 0
+
+
 def test_rates_by_condition_has_a_column_a_neuron_and_a_row_a_source():
     data, inferred_BTN, smoothed_BTN = reaches()
     figure = rates_by_condition(data, inferred_BTN, smoothed_BTN, neurons=[4, 1])
@@ -106,7 +121,7 @@ def test_rates_by_condition_has_a_column_a_neuron_and_a_row_a_source():
     raster, _, true, _, smoothed, _, ndt, _ = figure.axes
     labels = [axes.get_ylabel() for axes in (raster, true, smoothed, ndt)]
     assert labels == ["trials", "true rates\n(Hz)", "smoothed spikes\n(Hz)", "NDT\n(Hz)"]
-    assert figure.axes[-1].get_xlabel() == "time in trial (ms)"
+    assert figure.get_supxlabel() == "time in trial (ms)"
     single, average = (lines.get_segments() for lines in ndt.collections)
     assert (len(single), len(average)) == (12, 3)
     assert [len(lines.get_segments()) for lines in true.collections] == [0, 3]

@@ -318,7 +318,7 @@ def test_an_ensemble_has_a_page_of_its_members(run, spikes, tmp_path, unpainted)
     assert "the mean of 2 models" in page.text
     assert str(other) in page.text
     assert "is an ensemble: each of its members was trained" in page.text
-    assert "of the ensemble's best member" in page.text
+    assert "of the ensemble's member 0" in page.text
     assert {"rates", "trajectories-2d", "attention-maps"} <= set(page.figure_names())
 
 

@@ -196,7 +196,10 @@ def test_a_setting_that_was_not_drawn_has_no_point():
 def test_the_most_important_setting_is_at_the_top(monkeypatch):
     shares = {"mask.ratio": 0.7, "train.learning_rate": 0.3}
     monkeypatch.setattr("ndt_cli.search.study.importance", lambda *given: shares)
-    (axes,) = draw_importance(results(*MEMBERS), DRAWS).figure.axes
+    drawn = draw_importance(results(*MEMBERS), DRAWS)
+    (axes,) = drawn.figure.axes
+    assert axes.get_title().startswith("uncertain")  # from so few draws
+    assert "Uncertain" in drawn.caption
     assert [label.get_text() for label in axes.get_yticklabels()] == [
         "learning rate", "mask ratio"
     ]  # fmt: skip

@@ -17,7 +17,7 @@ from ndt_cli.search.member import read_rungs
 from ndt_cli.search.pbt import Lineage
 from ndt_cli.search.results import MemberResult, SweepResults
 from ndt_cli.search.space import Space
-from ndt_cli.search.study import importance, rung_epochs
+from ndt_cli.search.study import importance, importance_caveat, rung_epochs
 
 SETTINGS = tiny_settings(train={"max_epochs": 3})
 SPACE = Space.from_tables(
@@ -308,6 +308,16 @@ def test_the_setting_that_makes_members_good_is_the_most_important(tmp_path):
     assert sum(found.values()) == pytest.approx(1)
     few = SweepResults(tmp_path, "masked-loss", tuple(members[:3]), {})
     assert importance(few, SPACE.draws) == {}
+
+
+def test_importance_from_a_few_draws_is_called_uncertain(tmp_path):
+    members = tuple(
+        MemberResult(i, tmp_path, SPACE.draw(0, i // 2), "finished", {"masked-loss": 0.5 + i})
+        for i in range(38)
+    )
+    results = SweepResults(tmp_path, "masked-loss", members, {}, n_seeds=2)
+    assert importance_caveat(results).startswith("uncertain: 19 draws")  # seeds are no draws
+    assert importance_caveat(replace(results, n_seeds=1)) == ""
 
 
 # Experiment trackers
