@@ -165,14 +165,14 @@ def _finish(
     folder = RunFolder.open(result.run)
     if recording.train.sessions is not None:
         return _finish_sessions(folder, result, recording, draw=draw)
-    evaluation, figures = _conclude(
-        folder, result, recording, draw=draw, accept_changes=accept_changes
-    )
     if recording.train.behavior_BTV is not None:  # for sessions that start from this run
         model = load_trained(folder.path, accept_changes=accept_changes)
         decoder = fit_decoder([(activations_of(model, recording.train), recording.train)])
         assert decoder is not None
         save_decoder(folder.own_decoder, decoder, recording.train)
+    evaluation, figures = _conclude(
+        folder, result, recording, draw=draw, accept_changes=accept_changes
+    )
     settings = folder.settings()
     if settings.train.tensorboard:
         log_results(folder, settings, final_scores(evaluation), figures, len(result.history))
@@ -187,7 +187,7 @@ def _conclude(
     draw: bool,
     accept_changes: bool = False,
 ) -> tuple[Evaluation, list[Path]]:
-    """Evaluate a run of one session, write its summary and rates, and draw."""
+    """Evaluate a run of one session, write its rates, draw, and write its summary."""
     if not folder.smoothing.is_file():
         SmoothingReference.fit(recording.train).save(folder.smoothing)
     _log.info("scoring %d validation trials", recording.valid.n_trials)
@@ -197,9 +197,11 @@ def _conclude(
     # Larger ones take their time and place only when asked for.
     if 2 * 4 * rates.data.spikes_BTN.size <= KEPT_BYTES:
         write_rates(folder.rates, replace(rates, activations=None), overwrite=True)
+    figures = write_run_figures(folder, evaluation) if draw else []
+    # Last: it says that the run is complete.
     scores = evaluation.to_json()
     folder.write_json("summary.json", {**_outcome(folder, result), "evaluation": scores})
-    return evaluation, write_run_figures(folder, evaluation) if draw else []
+    return evaluation, figures
 
 
 def _outcome(folder: RunFolder, result: TrainResult) -> dict[str, Any]:

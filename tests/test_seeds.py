@@ -5,15 +5,17 @@ import shutil
 
 import numpy as np
 import pytest
-from builders import changed, recording, tiny_settings
+from builders import changed, recording, run_files, tiny_settings
 from typer.testing import CliRunner
 
 from ndt_cli.app import app
 from ndt_cli.data.write import write_recording
 from ndt_cli.engine.events import EpochDone
 from ndt_cli.engine.inference import load_trained
+from ndt_cli.engine.training import resume
 from ndt_cli.errors import ExistingFileError, RunError, SettingsError
 from ndt_cli.evaluation import evaluate
+from ndt_cli.fitting import fit, resume_fit
 from ndt_cli.seeds import fit_seeds, resume_seeds
 
 SETTINGS = tiny_settings(train={"max_epochs": 2, "seed": 4})
@@ -73,6 +75,39 @@ def test_an_interrupted_training_resumes_to_the_same_result(made, spikes, tmp_pa
     # What was finished is not trained again.
     assert (tmp_path / "two" / "seed-4" / "metrics.jsonl").stat().st_mtime_ns == first
     assert resume_seeds(tmp_path / "two", recording=spikes).scores == made.scores
+
+
+def test_a_seed_that_was_killed_while_it_was_drawn_is_drawn_on_resuming(
+    made, spikes, tmp_path, monkeypatch
+):
+    class KilledError(Exception):
+        pass
+
+    def killed(folder, evaluation):
+        (folder.figures / ".rates.0123abcd.part.png").touch()
+        raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("ndt_cli.fitting.write_run_figures", killed)
+        with pytest.raises(KilledError):
+            fit_seeds(SETTINGS, 2, out=tmp_path / "two", recording=spikes)
+    assert not (tmp_path / "two" / "seed-4" / "summary.json").exists()
+    assert resume_seeds(tmp_path / "two", recording=spikes).scores == made.scores
+    assert run_files(tmp_path / "two") == run_files(made.path)
+
+
+def test_a_run_that_is_trained_further_keeps_no_scores_of_its_earlier_end(spikes, tmp_path):
+    longer = ["train.max_epochs=4"]
+    fit(SETTINGS, out=tmp_path / "run", recording=spikes, draw=False)
+    ended = {"summary.json", "rates.h5"}
+    assert ended <= set(run_files(tmp_path / "run"))
+    # Nothing is left to train: the scores stay those of its weights.
+    resume(tmp_path / "run", recording=spikes)
+    assert ended <= set(run_files(tmp_path / "run"))
+    resume(tmp_path / "run", overrides=longer, recording=spikes, until_epoch=3)
+    assert ended.isdisjoint(run_files(tmp_path / "run"))
+    resume_fit(tmp_path / "run", recording=spikes)
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["epochs"] == 4
 
 
 def test_seeds_with_other_settings_are_not_averaged(made, spikes, tmp_path):

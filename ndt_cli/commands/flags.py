@@ -46,6 +46,16 @@ JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else.")
 ]
 
+FromOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        metavar="RUN",
+        help="Start from the weights of this run: its encoder, for the same neurons or others.",
+        show_default=False,
+    ),
+]
+
 AcceptChangesOption = Annotated[
     bool,
     typer.Option(
@@ -157,3 +167,19 @@ def with_flag(changes: list[str] | None, flag: str, key: str, value: object) -> 
             f"{flag} and --set {key} are the same setting", "Leave out one of them."
         )
     return [*changes, f"{key}={value}"]
+
+
+def settings_from(start: Path, config: str | None, changes: list[str]) -> "Settings":
+    """Return the settings of a run that starts from another."""
+    if config is not None:
+        raise SettingsError(
+            "--from takes the settings of its run",
+            "Leave out --config; --set changes some of them.",
+        )
+    made = any(change.startswith("data.synthetic=") for change in changes)
+    if not made and not names_files(changes):
+        raise SettingsError("--from needs spikes to train on", "Give a spike file: --data FILE.")
+    from ndt_cli.engine.starting import Start
+
+    note(f"settings: model, masks and learning rate of {start}, lengths by the size of the data")
+    return Start.load(start).settings(changes)

@@ -135,7 +135,7 @@ def nlb_submit(
                 progress=progress.stage,
             )
     except Interrupted:
-        note(f"Stopped. Finished and unfinished runs are in {folder}.")
+        note(f"Stopped and saved. The same command with --out {typed(folder)} continues.")
         raise typer.Exit(130) from None
     errors = [finding for finding in result.findings if finding.severity == "error"]
     if as_json:

@@ -12,9 +12,11 @@ from ndt_cli.commands.console import note, run_warnings_shown, stop_request
 from ndt_cli.commands.flags import (
     ConfigOption,
     DataOption,
+    FromOption,
     JsonOption,
     SetOption,
     chosen_settings,
+    settings_from,
     with_data,
     with_flag,
 )
@@ -48,6 +50,7 @@ def sweep(
     config: ConfigOption = None,
     overrides: SetOption = None,
     data: DataOption = None,
+    start: FromOption = None,
     space: Annotated[
         str | None,
         typer.Option(
@@ -221,7 +224,10 @@ def sweep(
     if resume is None:
         changes = with_data(overrides, data)
         changes = with_flag(changes, "--choose-by", "train.choose_by", choose_by)
-        name, settings = chosen_settings(config, changes)
+        if start is not None:
+            name, settings = "", settings_from(start, config, changes)
+        else:
+            name, settings = chosen_settings(config, changes)
 
     from ndt_cli.engine.run_folder import default_path
     from ndt_cli.search.folder import SweepFolder

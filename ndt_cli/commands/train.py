@@ -21,10 +21,11 @@ from ndt_cli.commands.flags import (
     AcceptChangesOption,
     ConfigOption,
     DataOption,
+    FromOption,
     JsonOption,
     SetOption,
     chosen_settings,
-    names_files,
+    settings_from,
     with_data,
 )
 from ndt_cli.errors import SettingsError, count, typed
@@ -32,7 +33,6 @@ from ndt_cli.errors import SettingsError, count, typed
 if TYPE_CHECKING:
     from ndt_cli.fitting import Fit
     from ndt_cli.seeds import SeedsFit
-    from ndt_cli.settings.tree import Settings
 
 
 def train(
@@ -53,15 +53,7 @@ def train(
         typer.Option("--resume", help="Resume this run from its last checkpoint."),
     ] = None,
     accept_changes: AcceptChangesOption = False,
-    start: Annotated[
-        Path | None,
-        typer.Option(
-            "--from",
-            metavar="RUN",
-            help="Start from the weights of this run: its encoder, for the same neurons or others.",
-            show_default=False,
-        ),
-    ] = None,
+    start: FromOption = None,
     n_seeds: Annotated[
         int | None,
         typer.Option(
@@ -90,7 +82,7 @@ def train(
     if accept_changes and resume is None:
         raise SettingsError("--accept-changes is about a run to --resume, and none is given")
     if start is not None:
-        settings = _settings_from(start, config, changes)
+        settings = settings_from(start, config, changes)
     elif resume is None:
         _, settings = chosen_settings(config, changes)
 
@@ -104,7 +96,7 @@ def train(
             if changes:
                 raise SettingsError(
                     f"{resume} holds the runs of several seeds, which keep their settings",
-                    "Leave out --set and --data, or resume one of its runs.",
+                    "Leave out --set and --data; for other settings, train in another folder.",
                 )
             of_seeds = resume_seeds(resume, watch=progress, should_stop=stop)
         elif n_seeds is not None:
@@ -187,22 +179,6 @@ def _print_sessions(result: "Fit") -> None:
     for name in result.sessions:
         say(f"run of {name}: {run / 'sessions' / name}")
     say(f"run: {run}")
-
-
-def _settings_from(start: Path, config: str | None, changes: list[str]) -> "Settings":
-    """Return the settings of a run that starts from another."""
-    if config is not None:
-        raise SettingsError(
-            "--from takes the settings of its run",
-            "Leave out --config; --set changes some of them.",
-        )
-    made = any(change.startswith("data.synthetic=") for change in changes)
-    if not made and not names_files(changes):
-        raise SettingsError("--from needs spikes to train on", "Give a spike file: --data FILE.")
-    from ndt_cli.engine.starting import Start
-
-    note(f"settings: model, masks and learning rate of {start}, lengths by the size of the data")
-    return Start.load(start).settings(changes)
 
 
 def _print_seeds(found: "SeedsFit", as_json: bool) -> None:

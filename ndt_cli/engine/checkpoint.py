@@ -497,6 +497,8 @@ class Saver:
         self._waiting: dict[str, Checkpoint] = {}  # best ones; a newer last one replaces the last
         self._log_is_whole = True
         self._shows = True
+        self._place: tuple[int, int] | None = None  # of run.json on its disk
+        self._id = ""
         self.is_behind = False  # something that should be on disk is not
 
     def is_due(self) -> bool:
@@ -510,6 +512,7 @@ class Saver:
             return
         self._log_is_whole = False
         try:
+            self._check_place()
             self._folder.append_metrics(history[-1])
             self._log_is_whole = True
         except OSError as error:
@@ -550,6 +553,8 @@ class Saver:
         else:
             self._waiting[name] = checkpoint
         try:
+            self._check_place()
+            self._folder.forget_end()
             for writing in list(self._waiting):
                 self._waiting[writing].save(self._folder.checkpoint(writing))
                 del self._waiting[writing]
@@ -566,12 +571,31 @@ class Saver:
                 self._waiting[name] = _copied(checkpoint)
             self._failed(f"checkpoints/{writing}.safetensors", error, must=must)
 
+    def _check_place(self) -> None:
+        """Refuse to write where the run folder is not, or where another run now is."""
+        path = self._folder.path
+        status = (path / "run.json").stat()
+        place = status.st_dev, status.st_ino
+        if place == self._place:
+            return
+        id_ = self._folder.facts().id
+        if self._place is not None and id_ != self._id:
+            raise RunError(
+                f"{path} holds another run now: the folder was moved or removed while it trained",
+                "What was saved before is where it was moved to; resume it there.",
+            )
+        self._place, self._id = place, id_
+
     def _failed(self, name: str, error: OSError, *, must: bool = False) -> None:
-        what = f"{self._folder.path / name} cannot be written ({error.strerror or error})"
+        path, hint = self._folder.path, "free some space, then resume"
+        what = f"{path / name} cannot be written ({error.strerror or error})"
+        if not path.is_dir():
+            what = f"{path} is not there: it was moved, renamed or removed while it trained"
+            hint = "put it back, then resume"
         if must or self._settings.on_save_error == "stop":
             raise RunError(
                 f"{what}; the checkpoints that were saved before are whole",
-                f"free some space, then resume: {called('resume', self._folder.path)}",
+                f"{hint}: {called('resume', path)}",
             ) from error
         if not self.is_behind:
             warnings.warn(

@@ -464,6 +464,11 @@ class RunFolder:
         saved = any(self.checkpoint(name).exists() for name in CHECKPOINTS)
         return not saved and not self.read_metrics()
 
+    def forget_end(self) -> None:
+        """Remove scores and rates of an earlier end: training goes on, and they are outdated."""
+        for path in (self.path / "summary.json", self.rates):
+            path.unlink(missing_ok=True)
+
     def remove_leftovers(self) -> None:
         """Remove half-written files of killed processes; only for the process that trains."""
         mine = (

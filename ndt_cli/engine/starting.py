@@ -7,7 +7,7 @@ Axes: N neurons, O neurons of the run started from, C spike-count classes, H hea
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,6 +176,17 @@ class Start:
                 "with `model.embedding=linear`, as the preset recordings does.",
             )
         return columns_N
+
+    def check_draws(self, draws: Iterable[str], space: str) -> None:
+        """Refuse a search space, by its name, that draws what the weights of the run decide."""
+        free = {f"model.{name}" for name in _FREE}
+        drawn = [key for key in draws if key.startswith("model.") and key not in free]
+        if drawn:
+            raise SettingsError(
+                f"the space {space} draws {', '.join(drawn)}, and the network is that of "
+                f"{self.run}, which training starts from",
+                "Leave it out of a `space` of your own, or use `space=from-run`.",
+            )
 
     def _check_model(self, model: ModelSettings, n_neurons: int) -> None:
         old, new = self.checkpoint.model_settings, model

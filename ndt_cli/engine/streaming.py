@@ -233,7 +233,7 @@ class RateStream:
         for key, value in own.items():
             found = state[key].shape if key in state else None
             what = None
-            if not key.startswith("waiting") and found != value.shape:
+            if found is None or (not key.startswith("waiting") and found != value.shape):
                 what = f"{key} is {found or 'missing'}; expected {value.shape}"
             elif key == "weights" and not np.array_equal(state[key], value):
                 what = "it is of a model with other weights"

@@ -268,6 +268,9 @@ def make_session_runs(
         own_settings = settings.model_copy(update={"data": data})
         (own.path / "checkpoints").mkdir(parents=True, exist_ok=True)
         own.figures.mkdir(exist_ok=True)
+        # Of an earlier end of the training: the folder is no run until it is whole again.
+        (own.path / "settings.toml").unlink(missing_ok=True)
+        own.forget_end()
         about = {"data": describe_data(session), "trained_in": str(folder.path.absolute())}
         own.write_json("run.json", {**folder.read_json("run.json"), **about})
         own.write_metrics(folder.read_metrics())

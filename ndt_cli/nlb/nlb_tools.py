@@ -103,6 +103,14 @@ class NwbSource:
                     names = ", ".join(found.colnames)
                     raise self.wrong(f"the {table} table has no column {column!r}; found {names}")
 
+        used = self.trials[self.trials["split"].isin(("train", "val", "test"))]
+        lacking = used.index[~np.isfinite(used[self.dataset.align_field].to_numpy(dtype=float))]
+        if len(lacking):
+            raise self.wrong(
+                f"{len(lacking)} trials have no {self.dataset.align_field}, the first in row "
+                f"{lacking[0]}; such trials have the split 'none'"
+            )
+
     def check_train(self) -> None:
         """Check that this is a train file: both splits, held-in and held-out units, behavior."""
         splits = set(self.trials["split"])

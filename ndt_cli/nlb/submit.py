@@ -13,16 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from ndt_cli.atomic import write_text_atomic
+from ndt_cli.atomic import leftovers, write_text_atomic
 from ndt_cli.data.spike_data import Recording, SpikeData
 from ndt_cli.data.write import write_recording
 from ndt_cli.engine.checkpoint import Checkpoint
 from ndt_cli.engine.ensembles import Ensemble
 from ndt_cli.engine.events import Watcher
 from ndt_cli.engine.inference import load_trained
-from ndt_cli.engine.preflight import check_same_data
+from ndt_cli.engine.preflight import check_same_data, check_same_settings
 from ndt_cli.engine.run_folder import RunFolder
-from ndt_cli.engine.training import train
+from ndt_cli.engine.training import for_trials, resume, train
 from ndt_cli.errors import ExistingFileError, RunError, SettingsError, called
 from ndt_cli.jsonable import json_text
 from ndt_cli.nlb.benchmark_scores import Scores, score_with_baselines
@@ -115,7 +115,8 @@ def submit(
     names : sequence of str
         Datasets, such as ``"mc_maze"``.
     out : Path
-        New folder: ``submission.h5``, ``scores.json``, and one folder of runs per dataset.
+        New folder, or one that a call with the same arguments was stopped in, which is continued:
+        ``submission.h5``, ``scores.json``, and one folder of runs per dataset.
     data_dir : Path
         Folder of the NWB files.
     bin_ms : {5, 20}
@@ -155,9 +156,8 @@ def submit(
     >>> result.datasets[0].scores["NDT"]["co-bps"]  # doctest: +SKIP
     """
     _check_sources(names, members, runs, sweep)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ExistingFileError(out, "Choose another folder.")
     keys = [submission_key(name, bin_ms) for name in names]
+    _check_unused(out, keys)
     runs = _expanded(runs)
     if sweep is not None:
         SweepFolder.open(sweep)
@@ -220,6 +220,18 @@ def submit(
     write_text_atomic(out / "scores.json", json_text(summary(result)) + "\n", overwrite=False)
     progress("writing and checking the submission", 1, 1)
     return result
+
+
+def _check_unused(out: Path, keys: Sequence[str]) -> None:
+    """Refuse a folder that is in use, unless it holds only runs of one that was stopped."""
+    written = ("submission.h5", "scores.json")
+    if not out.exists():
+        return
+    temporary = leftovers(out, written)
+    if not out.is_dir() or not all(
+        path in temporary or (path.is_dir() and path.name in keys) for path in out.iterdir()
+    ):
+        raise ExistingFileError(out, "Choose another folder.")
 
 
 def _check_sources(
@@ -309,21 +321,33 @@ def _train(
     watch: Watcher | None,
     should_stop: StopRequest,
 ) -> None:
-    """Train one model; its spike file lies beside the run, for resuming and evaluation."""
+    """Train one model, or resume it; its spike file lies beside the run, to evaluate it with."""
     out.parent.mkdir(parents=True, exist_ok=True)
     data_file = out.with_name("spikes.h5")
     if not data_file.exists():
         write_recording(recording, data_file)
     data = settings.data.model_copy(update={"file": data_file.absolute(), "file_bin_ms": None})
-    train(
-        settings.model_copy(update={"data": data}),
-        out=out,
-        recording=replace(recording, source=str(data_file)),
-        watch=watch,
-        should_stop=should_stop,
-        until_epoch=n_epochs,
-    )
+    settings = settings.model_copy(update={"data": data})
+    how: dict[str, Any] = {
+        "recording": replace(recording, source=str(data_file)),
+        "watch": watch,
+        "should_stop": should_stop,
+        "until_epoch": n_epochs,
+    }
+    if (out / "settings.toml").is_file():
+        before, now = RunFolder.open(out).settings(), for_trials(settings, recording.train)
+        what = f"{out} was begun with other settings"
+        check_same_settings(before, now, what, "Repeat them, or choose another `out`.")
+        result = resume(out, **how)
+    else:
+        result = train(settings, out=out, **how)
     stop_if_asked(should_stop)
+    if n_epochs is not None and len(result.history) != n_epochs:
+        raise RunError(
+            f"{out} has trained for {len(result.history)} epochs; expected {n_epochs}, after which "
+            "the run of the validation phase was best",
+            "Choose another `out`.",
+        )
 
 
 def _chosen_epochs(run: Path) -> int:

@@ -33,7 +33,7 @@ from ndt_cli import __version__
 from ndt_cli.atomic import leftovers, remove_leftovers, write_text_atomic
 from ndt_cli.data.loading import load_recording
 from ndt_cli.data.spike_data import Recording
-from ndt_cli.engine.checkpoint import Progress
+from ndt_cli.engine.checkpoint import PLACES, Progress
 from ndt_cli.engine.ensembles import save_ensembles
 from ndt_cli.engine.inference import ensemble_curve
 from ndt_cli.engine.measures import MEASURES, ValidationScores
@@ -222,9 +222,13 @@ class SweepFolder:
             return {}
         return self.space.draw(self.plan.seed, index // self.plan.seeds)
 
-    def check_members(self) -> None:
-        """Refuse to continue with settings that members were not trained with."""
+    def check_members(self) -> list[int]:
+        """Refuse to continue with settings that members were not trained with.
+
+        Returns the members that were trained for more epochs than the others, by hand.
+        """
         again = self.plan.sampler == "random" and self.plan.pbt_interval is None
+        begun: dict[int, tuple[Settings, Settings]] = {}
         for index in range(-1, self.n_members):
             run = RunFolder(self.member_folder(index))
             if not (run.path / "settings.toml").is_file():
@@ -232,23 +236,33 @@ class SweepFolder:
             drawn = self.drawn(index)
             if index >= 0 and again:
                 drawn = self.space.draw(self.plan.seed, index // self.plan.seeds)
+            begun[index] = run.settings(), self.member(index, drawn).settings
+        longer = [
+            i for i, (own, asked) in begun.items() if own.train.max_epochs > asked.train.max_epochs
+        ]
+        if len(longer) == len(begun):  # rather base.toml was edited
+            longer = []
+        for index, (own, asked) in begun.items():
             check_same_settings(
-                run.settings(),
-                self.member(index, drawn).settings,
-                f"{run.path} has other settings",
+                own,
+                asked,
+                f"{self.member_folder(index)} has other settings",
                 f"Put base.toml, space.toml and sweep.toml in {self.path} back as they were, or "
                 "start a new sweep.",
+                (*PLACES, "train.max_epochs") if index in longer else PLACES,
             )
+        return longer
 
     def result(self, index: int) -> MemberResult:
         """Return what is known of a member."""
         folder = self.member_folder(index)
         file = folder / "member.json"
+        progress = Progress.of(RunFolder(folder))
         if file.is_file():
             here = {"index": index, "folder": str(folder)}
             result: MemberResult = read_record(_MEMBER, file, self._hint, **here)
-            return result
-        progress = Progress.of(RunFolder(folder))
+            if result.epochs >= progress.epoch:  # otherwise it was trained further since
+                return result
         status: Status = "unfinished" if progress.epoch else "waiting"
         epochs, seconds, drawn = progress.epoch, progress.seconds, self.drawn(index)
         return MemberResult(index, folder, drawn, status, epochs=epochs, seconds=seconds)

@@ -20,6 +20,7 @@ from ndt_cli.engine.executors import Executor, InTurn, Job, Report, StopRequest
 from ndt_cli.engine.inference import reference_scores
 from ndt_cli.engine.preflight import check_same_data, check_trainable, load_own_data
 from ndt_cli.engine.run_folder import NewMetrics, RunFolder, default_path, hold_run
+from ndt_cli.engine.starting import Start
 from ndt_cli.engine.trackers import MemberLogger, log_results, require_tensorboard
 from ndt_cli.engine.trainer import ignore
 from ndt_cli.engine.training import for_trials, make_session_runs
@@ -162,6 +163,10 @@ def sweep(
     settings = for_trials(settings, recording.train)
     space = space or find_space(default_space(settings))
     check_population(plan, settings, space)
+    if settings.train.start_from is not None:
+        start = Start.load(settings.train.start_from)
+        start.check_draws(space.draws, space.name)
+        start.match(settings, recording.train, recording.source)
     path = Path(out) if out is not None else default_path(f"sweep-{Path(recording.source).stem}")
     folder = SweepFolder(path, settings, space, plan)
     check_draws(folder)
@@ -268,7 +273,14 @@ class _Loop:
         """Find out what is done; the folder is held."""
         folder, recording = self._folder, self._recording
         folder.remove_leftovers()
-        folder.check_members()
+        if longer := folder.check_members():
+            names = ", ".join(folder.member(index).name for index in longer)
+            warnings.warn(
+                f"{names}: trained for more epochs than the other members, by hand, which may be "
+                "why it ranks higher",
+                RunWarning,
+                stacklevel=2,
+            )
         (folder.path / "members").mkdir(exist_ok=True)
         for run in (*(folder.path / "members").iterdir(), folder.path / "default"):
             if run.suffix == ".stop":

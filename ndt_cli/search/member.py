@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import FiniteFloat, TypeAdapter
 
-from ndt_cli.engine.checkpoint import Progress
+from ndt_cli.engine.checkpoint import Checkpoint, Progress
 from ndt_cli.engine.device import cpu_threads
 from ndt_cli.engine.events import EpochDone, Event, Watcher
 from ndt_cli.engine.executors import SECONDS_TO_SAVE, Job, StopRequest, Task
@@ -65,16 +65,17 @@ def train_member(
     """
     scores = read_rungs(member.folder) if rungs else {}
 
-    def tell(event: Event) -> None:
-        watch(event)
-        if not isinstance(event, EpochDone) or "valid_masked_loss" not in event.record:
-            return
-        epoch, last = int(event.record["epoch"]), max(scores, default=0)
+    def measure(epoch: int) -> None:
         # A member may validate at other epochs than the rest, if that is drawn.
-        if any(last < rung <= epoch for rung in rungs):
+        if any(max(scores, default=0) < rung <= epoch for rung in rungs):
             scores[epoch] = _scores(member, job).get(job.settings.train.choose_by, math.nan)
             content = {str(epoch): score for epoch, score in scores.items()}
             RunFolder(member.folder).write_json("rungs.json", content)
+
+    def tell(event: Event) -> None:
+        watch(event)
+        if isinstance(event, EpochDone) and "valid_masked_loss" in event.record:
+            measure(int(event.record["epoch"]))
 
     how: dict[str, Any] = {
         "recording": job.recording,
@@ -87,7 +88,9 @@ def train_member(
     message = ""
     try:
         if (member.folder / "settings.toml").is_file():
-            status = resume(member.folder, **how).stopped
+            if rungs:  # it may have been killed after the checkpoint, before the score
+                measure(_last_validation(member))
+            status = "interrupted" if should_stop() else resume(member.folder, **how).stopped
         else:
             status = train(member.settings, out=member.folder, **how).stopped
     except TrainingError as error:
@@ -98,6 +101,16 @@ def train_member(
             return
         status = "stopped"
     member.end(status, message, _scores(member, job))
+
+
+def _last_validation(member: Member) -> int:
+    """Return the epoch of the last validation, if its checkpoint is the last one; else 0."""
+    last = RunFolder(member.folder).checkpoint("last")
+    if not last.is_file():
+        return 0
+    progress = Progress.from_json(Checkpoint.load(last).progress)
+    is_last = progress.validated_epoch == progress.epoch and not progress.step
+    return progress.epoch if is_last else 0
 
 
 def _scores(member: Member, job: Job) -> ValidationScores:

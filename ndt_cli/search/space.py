@@ -286,6 +286,8 @@ def space_text(name: str) -> str:
 
 def default_space(settings: Settings, preset: str = "") -> str:
     """Return the shipped space for settings, and for the preset or file that they are from."""
+    if settings.train.start_from is not None:
+        return "from-run"  # others would draw another network
     if settings.model.context_forward == 0 and not settings.model.full_context:
         return "recordings-causal"  # others would make the model look ahead
     ours = "recordings" if settings.train.optimizer == "muon" else _DEFAULT_SPACE

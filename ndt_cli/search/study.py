@@ -80,6 +80,7 @@ class OptunaStrategy:
         )
         self._trials: dict[int, Any] = {}  # by draw, which several seeds share
         self._reported: dict[int, int] = {}  # by member: the last epoch that its trial knows of
+        self._lagging: dict[int, tuple[int, float]] = {}  # by member: where it lags behind
         for member in results.members:
             if member.status != "waiting":
                 self._trial(member.index, member.drawn)
@@ -121,15 +122,15 @@ class OptunaStrategy:
 
     def _report(self, member: Member | MemberResult) -> tuple[int, float] | None:
         """Report a member's new scores; return the epoch and score at which it lags behind."""
-        trial, lagging = self._trials[member.index // self._folder.plan.seeds], None
+        trial = self._trials[member.index // self._folder.plan.seeds]
         worst = math.inf if self._study.direction.name == "MINIMIZE" else -math.inf
         for epoch, score in sorted(read_rungs(member.folder).items()):
             if epoch > self._reported.get(member.index, 0):
                 self._reported[member.index] = epoch
                 trial.report(score if math.isfinite(score) else worst, epoch)
                 if trial.should_prune():
-                    lagging = lagging or (epoch, score)
-        return lagging
+                    self._lagging.setdefault(member.index, (epoch, score))
+        return self._lagging.get(member.index)
 
     def _trial(self, index: int, drawn: Mapping[str, Value]) -> Any:
         """Return the trial of a member; a new one has values that Optuna did not choose."""

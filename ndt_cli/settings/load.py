@@ -276,7 +276,10 @@ def find_config(config: str | Path | ConfigSource | None = None) -> ConfigSource
         return config
     if str(config) == "-":
         # Relative paths count from the working directory, as in the overrides.
-        return ConfigSource("standard input", "file", sys.stdin.read(_MAX_BYTES), Path("-"))
+        text = _decoded(_read_standard_input(), "standard input", "a config", _TOML_HINT)
+        if not text.strip():  # the command before the pipe has failed
+            raise SettingsError("standard input is empty; expected a config", _TOML_HINT)
+        return ConfigSource("standard input", "file", text, Path("-"))
     path, name = at_home(config), str(config)
     if path.is_file():
         hint = (
@@ -314,9 +317,20 @@ def read_toml_text(path: Path, what: str, hint: str) -> str:
         If the file is not text, or larger than 1 MB; it names ``what`` was expected, and ``hint``.
     """
     with path.open("rb") as file:
-        content = file.read(_MAX_BYTES + 1)
+        return _decoded(file.read(_MAX_BYTES + 1), str(path), what, hint)
+
+
+def _read_standard_input() -> bytes:
+    """Return what standard input holds; a stream of text, as in a notebook, has no bytes."""
+    stream: Any = getattr(sys.stdin, "buffer", sys.stdin)
+    content = b"" if stream is None else stream.read(_MAX_BYTES + 1)
+    return content.encode() if isinstance(content, str) else content
+
+
+def _decoded(content: bytes, name: str, what: str, hint: str) -> str:
+    """Return the text of a file, or raise as `read_toml_text` does."""
     if len(content) > _MAX_BYTES:
-        raise SettingsError(f"{path} is not {what}: it has more than {_MAX_BYTES} bytes", hint)
+        raise SettingsError(f"{name} is not {what}: it has more than {_MAX_BYTES} bytes", hint)
     # PowerShell's > writes UTF-16. Editors on Windows may begin UTF-8 with a mark, which TOML
     # does not allow.
     utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
@@ -325,7 +339,7 @@ def read_toml_text(path: Path, what: str, hint: str) -> str:
     except UnicodeDecodeError as error:
         kind = "UTF-16" if utf16 else "UTF-8"
         raise SettingsError(
-            f"{path} is not {what}: byte {error.start} is not {kind} text", hint
+            f"{name} is not {what}: byte {error.start} is not {kind} text", hint
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import sys
 import warnings
 
@@ -169,10 +170,16 @@ def test_a_line_of_the_log_that_was_cut_is_written_again(tmp_path, whole, monkey
     assert_same_run(tmp_path, whole)
 
 
-def test_what_waits_for_the_disk_is_what_was_to_be_written(tmp_path, disk):
-    # Training goes on to change the very tensors that could not be written.
-    folder = RunFolder(tmp_path)
+def _run_folder(path, whole):
+    folder = RunFolder(path)
     folder.create()
+    shutil.copy(whole / "run.json", path)
+    return folder
+
+
+def test_what_waits_for_the_disk_is_what_was_to_be_written(tmp_path, disk, whole):
+    # Training goes on to change the very tensors that could not be written.
+    folder = _run_folder(tmp_path, whole)
     network, saver = build_network(), Saver(folder, SHORT.train)
     before = snapshot(network)
     progress = Progress().to_json()
@@ -189,9 +196,10 @@ def test_what_waits_for_the_disk_is_what_was_to_be_written(tmp_path, disk):
     assert same_tensors(last.model, snapshot(network))
 
 
-def test_the_last_checkpoint_never_claims_a_best_one_that_is_not_there(tmp_path, monkeypatch):
-    folder = RunFolder(tmp_path)
-    folder.create()
+def test_the_last_checkpoint_never_claims_a_best_one_that_is_not_there(
+    tmp_path, whole, monkeypatch
+):
+    folder = _run_folder(tmp_path, whole)
     write = Checkpoint.save
 
     def no_best(checkpoint, path):
@@ -226,3 +234,52 @@ def test_a_user_reads_of_a_full_disk_in_one_line(tmp_path, disk):
     assert f"Error: {out}/checkpoints/" in text
     assert f"free some space, then resume: ndt train --resume {out}" in text
     assert "Traceback" not in text
+
+
+def _after_epoch(number, action):
+    """Watch training; act once this epoch is done."""
+
+    def watch(event):
+        if isinstance(event, EpochDone) and event.record["epoch"] == number:
+            action()
+
+    return watch
+
+
+def test_a_folder_that_is_moved_while_it_trains_is_said_to_be_gone_and_resumes(tmp_path, whole):
+    out, other = tmp_path / "run", tmp_path / "other"
+    with (
+        pytest.warns(RunWarning, match="run is not there: it was moved, renamed or removed"),
+        pytest.raises(RunError, match="is not there") as refused,
+    ):
+        train(SHORT, out=out, recording=data(), watch=_after_epoch(2, lambda: out.rename(other)))
+    assert "put it back, then resume" in refused.value.hint
+    assert not out.exists()
+    resume(other, recording=data())
+    assert_same_run(other, whole)
+    shutil.rmtree(other)
+
+    # It may come back in time.
+    def away_and_back(event):
+        if isinstance(event, EpochDone) and event.record["epoch"] in (1, 3):
+            first, second = (out, other) if event.record["epoch"] == 1 else (other, out)
+            first.rename(second)
+
+    with pytest.warns(RunWarning, match="is not there"):
+        train(SHORT, out=out, recording=data(), watch=away_and_back)
+    assert_same_run(out, whole)
+
+
+def test_a_run_never_writes_into_another_run_that_took_its_place(tmp_path, whole):
+    out = tmp_path / "run"
+
+    def replaced():
+        out.rename(tmp_path / "other")
+        shutil.copytree(whole, out)
+
+    with pytest.raises(RunError, match="holds another run now"):
+        train(SHORT, out=out, recording=data(), watch=_after_epoch(2, replaced))
+    assert_same_run(out, whole)
+    assert run_files(out) == run_files(whole)
+    resume(tmp_path / "other", recording=data())
+    assert_same_run(tmp_path / "other", whole)

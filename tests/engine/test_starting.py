@@ -19,6 +19,8 @@ from ndt_cli.engine.trainer import new_network
 from ndt_cli.engine.training import resume, train
 from ndt_cli.errors import DataError, NdtError, SettingsError
 from ndt_cli.model.cpu.kernels import CpuMath
+from ndt_cli.search.loop import sweep
+from ndt_cli.search.space import find_space
 from ndt_cli.settings.load import load_settings
 
 LINEAR = {"embedding": "linear", "width": 16, "n_heads": 2, "n_layers": 2}
@@ -253,3 +255,25 @@ def test_train_from_a_run_says_what_it_takes_over(first, tmp_path, capsys):
     assert not stopped.value.code, said.err
     assert "read-in and read-out of 2 of the 3 neurons" in " ".join(said.err.split())
     assert load_trained(tmp_path / "new").trained_on.n_neurons == 3
+
+
+def test_a_sweep_starts_each_member_from_the_run_and_draws_no_other_network(first, tmp_path):
+    settings, data = _settings(first, max_epochs=1), _day_2()
+    generic = find_space("generic")
+    with pytest.raises(SettingsError, match=r"space generic draws model\.context_") as refused:
+        sweep(settings, generic, n_members=2, out=tmp_path / "sweep", recording=data)
+    assert "`space=from-run`" in refused.value.hint
+    other = changed(settings, "model", n_layers=1)
+    with pytest.raises(SettingsError, match=r"model\.n_layers is 1, and 2 in"):
+        sweep(other, n_members=2, out=tmp_path / "sweep", recording=data)
+    assert not (tmp_path / "sweep").exists()
+    results = sweep(settings, n_members=2, out=tmp_path / "sweep", recording=data).results
+    assert len(results.ranked) == 2
+    for member in results.members:
+        drawn = RunFolder(member.folder).settings().train
+        assert drawn.start_from == first
+        assert drawn.frozen_share == member.drawn["train.frozen_share"]
+        alone = train(
+            RunFolder(member.folder).settings(), out=tmp_path / str(member.index), recording=data
+        )
+        assert_same_run(alone.run, member.folder)

@@ -13,9 +13,10 @@ pytest.importorskip("pynwb", reason='pynwb is not installed: pip install "ndt-cl
 from nlb_nwb import write_maze
 
 from ndt_cli.app import app
+from ndt_cli.engine.events import EpochDone
 from ndt_cli.engine.inference import load_trained
 from ndt_cli.engine.run_folder import RunFolder
-from ndt_cli.errors import DataError, ExistingFileError, SettingsError
+from ndt_cli.errors import DataError, ExistingFileError, RunError, SettingsError
 from ndt_cli.nlb.catalog import DEFAULT_CONFIG, Interrupted, dataset_settings
 from ndt_cli.nlb.submission import read_groups
 from ndt_cli.nlb.submit import submit
@@ -77,6 +78,43 @@ def test_weights_are_chosen_by_co_bps_by_default(two_members):
     assert dataset_settings(
         "mc_maze", 5, None, ["train.choose_by=masked-loss"]
     ).train.choose_by == ("masked-loss")
+
+
+def test_a_submission_that_was_stopped_continues_to_the_same_one(two_members, data_dir, tmp_path):
+    done, out = [], tmp_path / "out"
+
+    def watch(event):
+        done.extend([event] if isinstance(event, EpochDone) else [])
+
+    def in_the_second_run():
+        return len(done) >= 6
+
+    with pytest.raises(Interrupted):
+        make(data_dir, out, members=2, watch=watch, should_stop=in_the_second_run)
+    with pytest.raises(SettingsError, match=r"val-0 was begun with other settings: train\.max_ep"):
+        submit(
+            ["mc_maze_small"], out=out, data_dir=data_dir, bin_ms=20, members=2,
+            overrides=[*FAST, "train.max_epochs=5"],
+        )  # fmt: skip
+    again = make(data_dir, out, members=2, watch=watch)
+    assert len([event for event in done if event.record["epoch"] == 1]) == 2
+    for key, rates_BTN in two_members.datasets[0].rates.items():
+        np.testing.assert_array_equal(again.datasets[0].rates[key], rates_BTN)
+    with pytest.raises(ExistingFileError):
+        make(data_dir, out, members=2)
+
+
+def test_a_model_of_the_test_phase_that_trained_for_longer_is_refused(
+    data_dir, tmp_path, monkeypatch
+):
+    chosen = "ndt_cli.nlb.submit._chosen_epochs"
+    monkeypatch.setattr(chosen, lambda run: 3)
+    make(data_dir, tmp_path / "out", phase="test")
+    for name in ("submission.h5", "scores.json"):
+        (tmp_path / "out" / name).unlink()
+    monkeypatch.setattr(chosen, lambda run: 2)
+    with pytest.raises(RunError, match="has trained for 3 epochs; expected 2"):
+        make(data_dir, tmp_path / "out", phase="test")
 
 
 def test_a_run_of_a_submission_can_be_evaluated_and_used_again(two_members, data_dir, tmp_path):

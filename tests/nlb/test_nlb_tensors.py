@@ -168,6 +168,15 @@ def test_a_trial_that_nlb_tools_would_leave_out_is_an_error(tmp_path):
         made(written)
 
 
+def test_a_trial_without_a_time_to_align_it_to_is_named(tmp_path):
+    written = write_maze(tmp_path)
+    (train,) = tmp_path.rglob("*train*.nwb")
+    with h5py.File(train, "r+") as file:
+        file["intervals/trials/move_onset_time"][3] = np.nan
+    with pytest.raises(DataError, match="1 trials have no move_onset_time, the first in row 3"):
+        made(written)
+
+
 def test_a_file_of_another_size_than_the_public_one_is_noted(maze):
     assert made(maze).notes[0] == (
         "4 held-in and 2 held-out neurons; the public mc_maze_small has 107 and 35."

@@ -74,13 +74,24 @@ def test_the_space_of_a_causal_preset_keeps_it_causal():
 
 
 def test_the_shipped_spaces_are_these_and_presets_name_them():
-    assert set(space_names()) == {*PAPER, *OURS}
+    assert set(space_names()) == {*PAPER, *OURS, "from-run"}
     assert set(SPACE_OF_PRESET) <= set(preset_names())
     assert set(SPACE_OF_PRESET.values()) <= {*PAPER, *OURS}
     assert default_space(load_settings("mc_rtt"), "mc_rtt") == "maze-rtt"
     assert default_space(load_settings("lorenz-quick"), "lorenz-quick") == "quick"
     assert default_space(load_settings("lorenz"), "lorenz") == "generic"
     assert default_space(load_settings("recordings"), "settings") == "recordings"
+
+
+def test_training_that_starts_from_a_run_draws_no_other_network():
+    for preset in preset_names():
+        settings = load_settings(preset, ["train.start_from=runs/first"])
+        its = find_space(default_space(settings, preset))
+        assert its.name == "from-run"
+        drawn = {key for key in its.draws if key.startswith("model.")}
+        assert drawn == {"model.dropout", "model.dropout_embedding", "model.dropout_rates"}
+        for member in range(20):
+            its.settings_with(settings, its.draw(0, member), member)
 
 
 @pytest.mark.parametrize("preset", preset_names())

@@ -1,6 +1,7 @@
 """How a sweep chooses settings, stops members early, and what it makes of seeds and of time."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import optuna
@@ -172,6 +173,23 @@ def test_members_that_lag_behind_are_stopped_and_still_ranked(tmp_path, pruner):
     assert results.count("finished") >= 1
     for member in stopped:
         assert max(read_rungs(member.folder)) == member.epochs
+
+
+@pytest.mark.parametrize("killed", ["before it was measured", "before it was stopped"])
+def test_a_member_killed_where_it_is_compared_is_stopped_there_all_the_same(tmp_path, killed):
+    how = {"n_members": 5, "pruner": "halving", "grace_epochs": 1}
+    whole = _sweep(tmp_path / "sweep", LONG, SLOW_OR_FAST, **how).results
+    stopped = next(member for member in whole.members if member.status == "stopped")
+    for later in whole.members[stopped.index + 1 :]:
+        shutil.rmtree(later.folder)
+    (stopped.folder / "member.json").unlink()
+    if killed == "before it was measured":
+        rungs = read_rungs(stopped.folder)
+        del rungs[max(rungs)]
+        RunFolder(stopped.folder).write_json("rungs.json", rungs)
+    results = resume_sweep(tmp_path / "sweep", recording=_data()).results
+    for found, member in zip(results.members, whole.members, strict=True):
+        assert replace(found, seconds=0) == replace(member, seconds=0)
 
 
 def _folder(space=SPACE, pruner="halving", grace_epochs=None, **train):

@@ -20,8 +20,8 @@ from ndt_cli.engine.inference import run_scores
 from ndt_cli.engine.measures import scores_of_rates
 from ndt_cli.engine.run_folder import RunFolder
 from ndt_cli.engine.step import TrainingStep
-from ndt_cli.engine.training import train
-from ndt_cli.errors import DataError, RunError, SettingsError
+from ndt_cli.engine.training import resume, train
+from ndt_cli.errors import DataError, RunError, RunWarning, SettingsError
 from ndt_cli.search.folder import SweepFolder
 from ndt_cli.search.loop import Watching, resume_sweep, sweep
 from ndt_cli.search.results import MemberResult, SweepResults
@@ -266,6 +266,7 @@ def test_a_folder_with_anything_else_in_it_is_left_alone(tmp_path, name):
     ("file", "old", "new", "what"),
     [
         ("base.toml", "max_epochs = 3", "max_epochs = 4", "train.max_epochs was 3, and is 4"),
+        ("base.toml", "max_epochs = 3", "max_epochs = 2", "train.max_epochs was 3, and is 2"),
         ("space.toml", "max_span", "span_ramp_end_epoch", "mask.max_span was"),
         ("sweep.toml", "seed = 5", "seed = 6", "train.learning_rate was"),
     ],
@@ -278,6 +279,26 @@ def test_a_sweep_whose_settings_were_edited_trains_no_other_members(
     (tmp_path / "sweep" / file).write_text(text.replace(old, new, 1))
     with pytest.raises(SettingsError, match=rf"members.000 has other settings: .*{what}"):
         resume_sweep(tmp_path / "sweep", n_members=4, recording=_data())
+
+
+def test_a_member_that_was_trained_further_by_hand_is_measured_again(tmp_path, whole):
+    path = tmp_path / "sweep"
+    shutil.copytree(whole, path)
+    longer = ["train.max_epochs=5"]
+    resume(path / "members" / "001", overrides=longer, recording=_data(), until_epoch=4)
+    # It does not keep the score of weights that it no longer has.
+    assert SweepFolder.open(path).results().members[1].status == "unfinished"
+    with pytest.warns(RunWarning, match="member 1: trained for more epochs than the other"):
+        results = resume_sweep(path, recording=_data()).results
+    member = results.members[1]
+    assert (member.status, member.epochs) == ("finished", 5)
+    assert member.scores == run_scores(member.folder, _data().valid, SETTINGS)
+    before = SweepFolder.open(whole).results().members
+    assert [one.scores for one in results.members if one.index != 1] == [
+        one.scores for one in before if one.index != 1
+    ]
+    with pytest.warns(RunWarning, match="member 1"):
+        assert resume_sweep(path, recording=_data()).results.members == results.members
 
 
 def test_a_sweep_that_has_ended_trains_nothing_more(whole):

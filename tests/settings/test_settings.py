@@ -1,4 +1,6 @@
+import io
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,6 +85,20 @@ def test_the_utf_16_of_powershell_is_read_and_other_bytes_are_not(tmp_path):
     assert "is not UTF-16 text" in problems(path)
     path.write_bytes(b"#" * 2_000_000)
     assert "more than 1000000 bytes" in problems(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_standard_input_may_hold_what_a_file_may(monkeypatch, encoding):
+    content = "[train]\r\nseed = 3\r\n".encode(encoding)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    assert load_settings("-").train.seed == 3
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"\x80", b" \n", bytes(1_000_001)])
+def test_standard_input_without_a_config_is_refused(monkeypatch, content):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    with pytest.raises(SettingsError, match=r"^standard input is "):
+        load_settings("-")
 
 
 # TOML
