@@ -174,7 +174,8 @@ def test_an_interrupt_while_an_object_is_deleted_is_not_lost(monkeypatch):
 
     def interrupted():
         Deleted()
-        time.sleep(10)
+        for _ in range(1000):
+            time.sleep(0.01)
 
     monkeypatch.setattr(sys, "unraisablehook", app.interrupt_again)
     with pytest.raises(KeyboardInterrupt):

@@ -246,8 +246,7 @@ def test_generations_show_who_copied_whom(spikes, tmp_path):
     assert made.exit_code == 0, made.output
     (move,) = Lineage.read(out).moves
     assert (
-        f"ranked after 1 epoch: {move.member} is replaced by a copy of {move.source}"
-        in made.stderr
+        f"ranked after 1 epoch: {move.member} is replaced by a copy of {move.source}" in made.stderr
     )
     shown = ndt("sweep", "show", out).stderr.replace("\n", "")
     assert "ranked every 1 epochs, 1 times a member was replaced by a copy" in shown
