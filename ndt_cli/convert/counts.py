@@ -112,6 +112,9 @@ class TrialRows:
     table: Table  # of trials
     trial_of: IntArray  # of each row, a row of the table; -1: none
     bin_of: IntArray  # of each row, from 0 within its trial
+    starts_us_B: TicksArray  # of the first bin of each trial
+    zero: str = "the first bin"  # what those times count from, if not the recording's clock
+    is_on_clock: bool = False
 
     def folded(self, values: NDArray[Any]) -> NDArray[np.float64]:
         """Return rows as trials x bins x ...; NaN pads shorter trials."""
@@ -155,17 +158,23 @@ def find_trial_rows(job: ConvertJob, name: str, n_rows: int) -> TrialRows | None
     is_number = options.counts_times is None and guess(contents, "bins", beside) is not None
     order = guess(contents, "bins" if is_number else "times", beside)
     times = options.counts_times or beside.get(order or "")
+    unknown_us_B = np.zeros(table.n_rows, dtype=np.int64)
     if times is None:
-        return TrialRows(table, trial_of, _in_order(contents, chosen, trial_of))
+        return TrialRows(table, trial_of, _in_order(contents, chosen, trial_of), unknown_us_B)
     job.taken["number of each bin" if is_number else "time of each bin"] = times
     if is_number:
         places, step = as_whole(contents.numbers(times, None)), 1
         if places is None:
             hint = f"Of times: `counts_times={times!r}`."
             raise contents.wrong(None, times, "fractions", "the number of each bin", hint)
-    else:
-        places, step = _bin_times_us(job, times, n_rows), source_bin_us(job, name)
-    return TrialRows(table, trial_of, _bins_of(contents, times, trial_of, places, step))
+        bin_of, _, _ = _bins_of(contents, times, trial_of, places, step)
+        return TrialRows(table, trial_of, bin_of, unknown_us_B)
+    places, step = _bin_times_us(job, times, n_rows), source_bin_us(job, name)
+    bin_of, first_of, is_along = _bins_of(contents, times, trial_of, places, step)
+    starts_us_B = unknown_us_B
+    starts_us_B[trial_of[first_of]] = places[first_of]
+    zero = "the first bin" if is_along else f"zero of {short_name(times)}"
+    return TrialRows(table, trial_of, bin_of, starts_us_B, zero, is_along)
 
 
 def _in_order(contents: Contents, chosen: str, trial_of: IntArray) -> IntArray:
@@ -182,12 +191,16 @@ def _in_order(contents: Contents, chosen: str, trial_of: IntArray) -> IntArray:
 
 def _bins_of(
     contents: Contents, name: str, trial_of: IntArray, places: IntArray, step: int
-) -> IntArray:
-    """Return the bin of each row in its trial by its time or number; refuse gaps and shifts."""
+) -> tuple[IntArray, IntArray, bool]:
+    """Return the bin of each row in its trial by its time or number; refuse gaps and shifts.
+
+    Returns also the first row of each trial, and whether one trial follows another in time.
+    """
     order = np.lexsort([places, trial_of])
     order = order[trial_of[order] >= 0]
     _, first_of, n_bins_B = np.unique(trial_of[order], return_index=True, return_counts=True)
-    firsts_B = places[order][first_of]
+    first_of_B = order[first_of]
+    firsts_B = places[first_of_B]
     bin_of = np.zeros(len(trial_of), dtype=np.int64)
     bin_of[order] = np.arange(len(order)) - np.repeat(first_of, n_bins_B)
     late = places[order] - np.repeat(firsts_B, n_bins_B) - step * bin_of[order]
@@ -204,10 +217,9 @@ def _bins_of(
     is_along = (firsts_B[in_time][1:] + step // 2 >= stops_B[in_time][:-1]).all()
     if not is_along and (2 * np.abs(firsts_B - firsts_B[0]) > step - 1).any():
         odd = int(np.argmax(np.abs(firsts_B - firsts_B[0])))
-        found = f"trials that begin with different bins, row {order[first_of[odd]]} and "
-        found += f"row {order[0]}"
+        found = f"trials that begin with different bins, row {first_of_B[odd]} and row {order[0]}"
         raise contents.wrong("counts_times", name, found, "the same first bin in each trial")
-    return bin_of
+    return bin_of, first_of_B, bool(is_along)
 
 
 def read_axes(
@@ -440,17 +452,23 @@ def cut_counted_trials(
     stated_B = read_lengths(job, values_BTN.shape, source_us)
     if stated_B is not None:
         lengths_B = np.minimum(lengths_B, stated_B)
-    firsts_B, event, before_ms = np.zeros(n_trials, dtype=np.int64), "", 0.0
+    firsts_B = np.zeros(n_trials, dtype=np.int64)
+    starts_us_B, zero, is_on_clock = firsts_B, "the first bin", False
+    if rows_of is not None:
+        starts_us_B, zero, is_on_clock = rows_of.starts_us_B, rows_of.zero, rows_of.is_on_clock
+    own_us = starts_us_B[kept_B & (lengths_B > 0)]  # alike, if not on the recording's clock
+    before_ms = float(np.median(own_us)) / 1000 if len(own_us) and not is_on_clock else 0.0
+    event = zero if before_ms else ""
     if options.window_ms is not None:
         before_ms, after_ms = options.window_ms
-        event, events_us_B = "the first bin", firsts_B
+        event, events_us_B = zero, starts_us_B if is_on_clock else firsts_B
         if options.align is not None:
             event = options.align
             events_us_B, known_B = table.times_us(event, "align")
             job.keep("trials", known_B, kept_B, f"have no {event}")
         job.taken["window"] = f"{before_ms:g} to {after_ms:g} ms around {event}"
         n_source = in_bins(after_ms - before_ms, bin_us, "window_ms") * (bin_us // source_us)
-        firsts_us_B = events_us_B + ms_to_us(before_ms, "window_ms")
+        firsts_us_B = events_us_B + ms_to_us(before_ms, "window_ms") - starts_us_B
         firsts_B = (firsts_us_B + source_us // 2) // source_us
         holds_B = (firsts_B >= 0) & (firsts_B + n_source <= lengths_B)
         job.keep("trials", holds_B, kept_B, "do not hold the whole window")
@@ -460,6 +478,7 @@ def cut_counted_trials(
         raise job.nothing_left("trial")
 
     rows = np.flatnonzero(kept_B)
+    starts_us_B = (starts_us_B + firsts_B * source_us)[rows]
     firsts_B, lengths_B = firsts_B[rows], lengths_B[rows]
     unit_ids = unit_names(job, name, n_neurons)
     units = job.kept_units(unit_ids)
@@ -480,6 +499,7 @@ def cut_counted_trials(
         trial_table=table.at(rows),
         event=short_name(event),
         start_ms=before_ms,
+        start_times_s_B=starts_us_B / 1e6 if is_on_clock else None,
     )
     if options.axes is None and looks_neurons_first(data):
         job.notes.append(

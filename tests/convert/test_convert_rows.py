@@ -65,6 +65,33 @@ def test_rows_of_a_text_table_are_bins_of_their_trials_in_any_order(tmp_path, he
         assert list(data.trial_table) == ["trial", "side"]  # a silent unit is no label
 
 
+def test_times_of_rows_from_an_event_place_the_bins_and_the_window_around_it(tmp_path):
+    path = table(tmp_path / "a.csv", lambda trial, k: f"{0.02 * k - 0.1:.3f}", "trial,time", 1)
+    data = converted(path, **COLUMNS)
+    assert (data.event, data.start_ms, data.start_times_s_B) == ("zero of time", -100.0, None)
+    data = converted(path, window_ms=(-40, 40), **COLUMNS)
+    np.testing.assert_array_equal(data.spikes_BTN[..., :3], counts()[:, 3:7])
+    assert (data.event, data.start_ms) == ("zero of time", -40.0)
+
+
+def test_times_of_rows_on_the_recording_s_clock_are_kept(tmp_path):
+    rows = [
+        f"{trial},{START_MS[trial] / 1000 + 0.02 * k:.3f},{START_MS[trial] / 1000 + 0.06:.3f},"
+        f"{counts()[trial, k, 0]}"
+        for trial in range(5)
+        for k in range(LENGTHS[trial])
+    ]
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join(["trial,time,go,unit_0", *rows]))
+    data = converted(path, **COLUMNS)
+    assert (data.event, data.start_ms) == ("", 0.0)
+    np.testing.assert_allclose(data.start_times_s_B, START_MS / 1000)
+    data = converted(path, align="go", window_ms=(-40, 60), **COLUMNS)
+    np.testing.assert_array_equal(data.spikes_BTN[..., 0], counts()[:, 1:6, 0])
+    np.testing.assert_allclose(data.start_times_s_B, START_MS / 1000 + 0.02)
+    assert (data.event, data.start_ms) == ("go", -40.0)
+
+
 @pytest.mark.parametrize(
     ("head", "place", "without", "said"),
     [
