@@ -526,7 +526,7 @@ def known_labels(labels: NDArray[Any]) -> NDArray[np.bool_]:
     """Return which spikes or bins have a unit or a trial: not NaN, not empty, not -1."""
     if labels.dtype.kind == "U":  # a column of names may hold some too
         words = np.char.lower(np.char.strip(labels))
-        return ~np.isin(words, ["", "nan", "inf", "+inf", "-inf"])
+        return ~np.isin(words, ["", "nan", "inf", "+inf", "-inf", "-1"])
     return np.asarray(np.isfinite(labels) & (labels != -1))
 
 

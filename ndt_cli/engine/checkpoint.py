@@ -554,7 +554,7 @@ class Saver:
             self._waiting[name] = checkpoint
         try:
             self._check_place()
-            self._folder.forget_end()
+            self._folder.remove_results()
             for writing in list(self._waiting):
                 self._waiting[writing].save(self._folder.checkpoint(writing))
                 del self._waiting[writing]

@@ -464,7 +464,7 @@ class RunFolder:
         saved = any(self.checkpoint(name).exists() for name in CHECKPOINTS)
         return not saved and not self.read_metrics()
 
-    def forget_end(self) -> None:
+    def remove_results(self) -> None:
         """Remove scores and rates of an earlier end: training goes on, and they are outdated."""
         for path in (self.path / "summary.json", self.rates):
             path.unlink(missing_ok=True)

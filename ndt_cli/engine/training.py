@@ -270,7 +270,7 @@ def make_session_runs(
         own.figures.mkdir(exist_ok=True)
         # Of an earlier end of the training: the folder is no run until it is whole again.
         (own.path / "settings.toml").unlink(missing_ok=True)
-        own.forget_end()
+        own.remove_results()
         about = {"data": describe_data(session), "trained_in": str(folder.path.absolute())}
         own.write_json("run.json", {**folder.read_json("run.json"), **about})
         own.write_metrics(folder.read_metrics())
